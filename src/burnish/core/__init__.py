@@ -1,0 +1,1 @@
+"""Floor 0: the records that travel between rooms, the recipe, errors, folders, statistics."""

@@ -1,0 +1,43 @@
+"""Append-only JSON lines: `metrics.jsonl` and `events.jsonl` of a run."""
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+
+class Journal:
+    """Appends one JSON object a line; each line is on disk before `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(path)
+
+    def write(self, **fields: Any) -> None:
+        """Append `fields` with the time (seconds since the epoch) as `at`."""
+        line = json.dumps({"at": round(time.time(), 3), **fields}, ensure_ascii=False)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _drop_torn_line(path: Path) -> None:
+    """Cut a last line without its newline, so that the next entry doesn't grow onto it."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def read_journal(path: Path) -> list[dict[str, Any]]:
+    """All whole lines. A last line torn by a power cut is left out, as if never written."""
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,125 @@
+"""Progress with time left, on stderr; silent unless a command (or a caller) asks for it.
+
+Long work calls `with progress("Fine-tuning", total=120) as bar: bar.advance(note="loss 1.2")` and
+doesn't know who listens.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+
+class Bar(Protocol):
+    """What long work sees of its progress bar."""
+
+    def advance(self, steps: float = 1, note: str = "") -> None:
+        """`steps` more are done; `note` is shown behind the bar."""
+
+
+class Reporter(Protocol):
+    """Whoever shows progress."""
+
+    def start(self, label: str, total: float) -> Bar:
+        """Begin a piece of work of `total` steps."""
+
+    def stop(self, bar: Bar) -> None:
+        """The work has ended, done or not."""
+
+    def say(self, text: str) -> None:
+        """Show one line."""
+
+
+class _Silent:
+    """The default: nobody listens."""
+
+    def advance(self, steps: float = 1, note: str = "") -> None:
+        """Count nothing."""
+
+    def start(self, label: str, total: float) -> Bar:
+        """Return a bar that shows nothing."""
+        return self
+
+    def stop(self, bar: Bar) -> None:
+        """Nothing to end."""
+
+    def say(self, text: str) -> None:
+        """Say nothing."""
+
+
+_reporter: ContextVar[Reporter] = ContextVar("reporter", default=_Silent())
+
+
+@contextmanager
+def progress(label: str, total: float) -> Iterator[Bar]:
+    """A bar for one piece of work of `total` steps, shown by whoever listens."""
+    reporter = _reporter.get()
+    bar = reporter.start(label, total)
+    try:
+        yield bar
+    finally:
+        reporter.stop(bar)
+
+
+def say(text: str) -> None:
+    """One line to whoever listens: what was inferred, what begins."""
+    _reporter.get().say(text)
+
+
+def listen(reporter: Reporter) -> None:
+    """Send all progress of this context to `reporter`."""
+    _reporter.set(reporter)
+
+
+class Lines:
+    """Progress as plain lines on stderr, one each `every` seconds: for logs and `make`."""
+
+    def __init__(self, every: float = 10.0) -> None:
+        self.every = every
+
+    def start(self, label: str, total: float) -> Bar:
+        """Begin a piece of work; its first line comes after `every` seconds."""
+        return _LineBar(label, total, self.every)
+
+    def stop(self, bar: Bar) -> None:
+        """Print how long it took."""
+        if isinstance(bar, _LineBar):
+            bar.show(final=True)
+
+    def say(self, text: str) -> None:
+        """Print the line at once."""
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
+
+
+class _LineBar:
+    def __init__(self, label: str, total: float, every: float) -> None:
+        self.label, self.total, self.every = label, total, every
+        self.done, self.note = 0.0, ""
+        self.begun = self.shown = time.monotonic()
+
+    def advance(self, steps: float = 1, note: str = "") -> None:
+        """Count, and print a line if the last one is `every` seconds old."""
+        self.done += steps
+        self.note = note or self.note
+        if time.monotonic() - self.shown >= self.every:
+            self.show()
+
+    def show(self, final: bool = False) -> None:
+        """Print label, share done, time so far, time left, note."""
+        self.shown = time.monotonic()
+        spent = self.shown - self.begun
+        left = spent / self.done * max(self.total - self.done, 0) if self.done else 0.0
+        times = f"{clock(spent)}" if final else f"{clock(spent)}, {clock(left)} left"
+        share = min(self.done / self.total, 1) if self.total else 1
+        sys.stderr.write(f"{self.label}: {share:.0%} ({times}) {self.note}".rstrip() + "\n")
+        sys.stderr.flush()
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,171 @@
+"""The records that travel between rooms: rows, findings, prompts, answers, predictions.
+
+A `Row` is one example in one shape for all tasks: a conversation whose last assistant turn is the
+answer. Classification is the same with a `label`; plain text has `text` and no messages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Role = Literal["system", "user", "assistant", "tool"]
+Severity = Literal["error", "warning", "note"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn. `weight` 0 keeps an assistant turn as context without training on it."""
+
+    role: Role
+    content: str
+    weight: float = 1.0
+    name: str | None = None
+    tool_calls: tuple[Mapping[str, Any], ...] = ()
+    tool_call_id: str | None = None
+
+    def as_template(self) -> dict[str, Any]:
+        """The mapping that a chat template renders; absent fields are left out."""
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.name:
+            turn["name"] = self.name
+        if self.tool_calls:
+            turn["tool_calls"] = [dict(call) for call in self.tool_calls]
+        if self.tool_call_id:
+            turn["tool_call_id"] = self.tool_call_id
+        return turn
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example. `file` and `line` (1-based; for tables, the data row) say where it came from."""
+
+    messages: tuple[Message, ...] = ()
+    text: str | None = None
+    label: str | None = None
+    group: str | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+    file: str = ""
+    line: int = 0
+
+    @property
+    def id(self) -> str:
+        """`file:line`: stable as long as the file is."""
+        return f"{self.file}:{self.line}"
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        """All turns before the last assistant turn: what a route is asked."""
+        return self.messages[: self._last_answer()]
+
+    @property
+    def answer(self) -> str:
+        """The last assistant turn: what a route should say. Empty for plain text."""
+        last = self._last_answer()
+        return self.messages[last].content if last < len(self.messages) else ""
+
+    def _last_answer(self) -> int:
+        for position in range(len(self.messages) - 1, -1, -1):
+            if self.messages[position].role == "assistant":
+                return position
+        return len(self.messages)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a check found, with the rows it is about and what to do."""
+
+    code: str
+    severity: Severity
+    file: str
+    rows: tuple[int, ...]
+    message: str
+    fix: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that `burnish check --json` prints."""
+        return {**asdict(self), "rows": list(self.rows)}
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows by use. `test` is frozen: `test_hash` is the SHA-256 of its content, in order."""
+
+    train: tuple[Row, ...]
+    validation: tuple[Row, ...]
+    test: tuple[Row, ...]
+    test_hash: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One question to an engine. `choices` constrains the answer to exactly one of these texts."""
+
+    messages: tuple[Message, ...]
+    max_new_tokens: int = 256
+    choices: tuple[str, ...] = ()
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    top_logprobs: int | None = None
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The log-probability (natural) of one generated token, and of the likeliest others."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an engine said, and what it cost. `seconds` is this prompt's share of its batch."""
+
+    text: str
+    tokens_in: int
+    tokens_out: int
+    seconds: float
+    finish_reason: Literal["stop", "length"] = "stop"
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """One test row as one route answered it; `score` is in [0, 1], higher is better."""
+
+    row: str
+    prompt: str
+    expected: str
+    answer: str
+    score: float
+    tokens_in: int
+    tokens_out: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its confidence interval. `n` is the number of examples behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The per-example scores of one route, so that statistics can pair them."""
+
+    metric: str
+    predictions: Sequence[Prediction]
+    interval: Interval
+    extra: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def values(self) -> list[float]:
+        """One score per test row, in the order of the test split."""
+        return [prediction.score for prediction in self.predictions]

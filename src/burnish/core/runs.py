@@ -1,0 +1,114 @@
+"""Run folders: `<workspace>/runs/<id>/` is the truth about a run.
+
+recipe.yaml   as resolved        inputs.json    hashes of what went in, versions
+events.jsonl  what happened      metrics.jsonl  what was measured on the way
+checkpoints/  while training     artifact/      the trained model
+report.json   the result         report.html    the page to show
+"""
+
+import importlib.metadata
+import json
+import platform
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.core.errors import AlreadyThere, NotFound
+from burnish.core.folders import write_json
+from burnish.core.journal import Journal
+from burnish.core.recipe import Recipe, load_recipe
+from burnish.core.settings import workspace
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run folder. The folder is made complete at once: recipe and inputs are in it."""
+
+    path: Path
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as resolved when the run began."""
+        return load_recipe(self.path / "recipe.yaml")
+
+    @property
+    def events(self) -> Journal:
+        """What happened, in order."""
+        return Journal(self.path / "events.jsonl")
+
+    @property
+    def metrics(self) -> Journal:
+        """What was measured on the way."""
+        return Journal(self.path / "metrics.jsonl")
+
+    @property
+    def artifact(self) -> Path:
+        """The trained model's folder; it exists only when it is whole."""
+        return self.path / "artifact"
+
+    def read(self, name: str) -> dict[str, Any]:
+        """One of the run's JSON files, or an empty mapping."""
+        file = self.path / name
+        return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
+
+
+def runs_folder() -> Path:
+    """Where this workspace keeps its runs."""
+    return workspace() / "runs"
+
+
+def new_run(verb: str, recipe: Recipe, inputs: Mapping[str, Any], out: Path | None = None) -> Run:
+    """Make a run folder named by time and verb (or `out`), with its recipe and inputs written.
+
+    Raises AlreadyThere if `out` exists and isn't an empty folder.
+    """
+    path = out or runs_folder() / f"{time.strftime('%Y%m%d-%H%M%S')}-{verb}-{secrets.token_hex(2)}"
+    if path.exists() and any(path.iterdir()):
+        raise AlreadyThere(f"{path} exists already.", "Choose another --out, or remove it.")
+    path.mkdir(parents=True, exist_ok=True)
+    recipe.save(path / "recipe.yaml")
+    write_json(path / "inputs.json", {**inputs, "versions": versions()})
+    run = Run(path.absolute())
+    run.events.write(event="created", verb=verb)
+    return run
+
+
+def find_run(name: str) -> Run:
+    """A run by folder, id, unique beginning of an id, or `last`. Raises NotFound."""
+    if (Path(name) / "recipe.yaml").exists():
+        return Run(Path(name).absolute())
+    runs = list_runs()
+    if name == "last" and runs:
+        return runs[-1]
+    found = [run for run in runs if run.id == name] or [r for r in runs if r.id.startswith(name)]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise NotFound(f"`{name}` fits {len(found)} runs.", "Write more of the id.")
+    raise NotFound(f"There is no run `{name}` in {runs_folder()}.", "`burnish runs` lists them.")
+
+
+def list_runs() -> list[Run]:
+    """All runs of this workspace, oldest first."""
+    folder = runs_folder()
+    if not folder.exists():
+        return []
+    return [Run(path) for path in sorted(folder.iterdir()) if (path / "recipe.yaml").exists()]
+
+
+def versions() -> dict[str, str]:
+    """What is needed to repeat the run: burnish, Python, machine, and the libraries that count."""
+    names = ("burnish", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
+    return {
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        **{name: importlib.metadata.version(name) for name in names},
+    }

@@ -1,0 +1,218 @@
+"""The sections of a recipe: closed, frozen records whose field descriptions are the only copy.
+
+The command line's help, the published JSON Schema and the docs table all print these texts.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _as_tuple(value: object) -> object:
+    """Let people write one path where several may stand."""
+    return (value,) if isinstance(value, str | Path) else value
+
+
+def _kind_or(default: str) -> BeforeValidator:
+    """Let people write `lora` for `{kind: lora}`, and leave the usual kind out of a mapping."""
+
+    def complete(value: object) -> object:
+        if isinstance(value, str):
+            return {"kind": value}
+        if isinstance(value, dict) and "kind" not in value:
+            return {"kind": default, **value}
+        return value
+
+    return BeforeValidator(complete)
+
+
+Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_tuple)]
+
+
+class Section(BaseModel):
+    """The base of all sections: an unknown key is an error and nothing changes after parsing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Task(Section):
+    """What the model is for."""
+
+    kind: Literal["auto", "classification", "extraction", "qa", "generation"] = Field(
+        "auto", description="What the answers are; `auto` infers it from the training rows."
+    )
+    prompt: str | None = Field(
+        None, description="System message put before every row that has none; none if empty."
+    )
+    labels: tuple[str, ...] = Field(
+        (), description="The allowed labels of a classification; taken from the rows if empty."
+    )
+
+
+class Model(Section):
+    """The base model."""
+
+    name: str = Field(
+        "smollm2-135m-instruct",
+        description="A name of the catalogue, a hub id (owner/name), or a local folder.",
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Number format of the weights in training; `auto` asks the hardware."
+    )
+
+
+class Columns(Section):
+    """Which column or key of the data holds what, where it isn't the usual name."""
+
+    prompt: str | None = Field(None, description="What the user says.")
+    completion: str | None = Field(None, description="The answer to learn.")
+    label: str | None = Field(None, description="The class of the row.")
+    context: str | None = Field(None, description="A passage put before the prompt.")
+    system: str | None = Field(None, description="The system message.")
+    text: str | None = Field(None, description="Plain text without an answer.")
+
+
+class Data(Section):
+    """Where the rows are and how they are split."""
+
+    train: Paths = Field((), description="Files to learn from.")
+    validation: Paths = Field((), description="Files to choose the checkpoint by.")
+    test: Paths = Field((), description="Files to measure on; frozen at the first run.")
+    format: Literal["auto", "chat", "pairs", "alpaca", "sharegpt", "labelled", "text"] = Field(
+        "auto", description="Shape of the rows; `auto` looks at their keys."
+    )
+    columns: Columns = Field(Columns(), description="Names of the columns that hold what.")
+    group: str | None = Field(
+        None, description="Column whose equal values must not be torn over splits (a customer)."
+    )
+    validation_share: float = Field(
+        0.1, ge=0, lt=1, description="Share of the rows for validation if no file is given."
+    )
+    test_share: float = Field(
+        0.2, ge=0, lt=1, description="Share of the rows for the test split if no file is given."
+    )
+    near_duplicate: float = Field(
+        0.8, gt=0, le=1, description="Jaccard similarity from which two rows are near duplicates."
+    )
+    max_rows: int | None = Field(
+        None, ge=1, description="Use at most this many training rows, drawn by `seed`."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the splits.")
+
+
+class Sft(Section):
+    """Supervised fine-tuning: cross-entropy on the assistant turns only."""
+
+    kind: Literal["sft"] = "sft"
+
+
+class Full(Section):
+    """All weights move."""
+
+    kind: Literal["full"] = "full"
+
+
+class Lora(Section):
+    """Low-rank adapters on frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    kind: Literal["lora"] = "lora"
+    rank: int = Field(16, ge=1, description="Width of the update; higher learns and costs more.")
+    alpha: float = Field(32, gt=0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped.")
+    targets: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
+        ("all-linear",), description="Layers that get an adapter: `all-linear`, or their names."
+    )
+
+
+class Train(Section):
+    """How the weights move."""
+
+    objective: Annotated[Sft, _kind_or("sft")] = Field(
+        Sft(), description="What is learnt from a row."
+    )
+    method: Annotated[Annotated[Lora | Full, Field(discriminator="kind")], _kind_or("lora")] = (
+        Field(Lora(), description="Which weights move.")
+    )
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
+    epochs: float = Field(3, gt=0, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
+    batch_size: int = Field(16, ge=1, description="Rows per optimizer step.")
+    micro_batch_tokens: int = Field(
+        2048, ge=16, description="Padded tokens per forward pass; bounds the peak memory."
+    )
+    max_length: int = Field(1024, ge=8, description="Longest row, in tokens.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the learning rate falls after the warm-up."
+    )
+    warmup_share: float = Field(0.03, ge=0, le=1, description="Share of the steps to warm up in.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    evaluate_every: int = Field(
+        0, ge=0, description="Optimizer steps between validations; 0: twice an epoch."
+    )
+    patience: int = Field(
+        3, ge=0, description="Stop after this many validations without a better one; 0: never."
+    )
+    checkpoint_every: int = Field(
+        50, ge=1, description="Optimizer steps between checkpoints; one is made at the end too."
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="How many checkpoints stay on the disk.")
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations twice to hold fewer: slower, less memory."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if empty.")
+    seed: int = Field(0, ge=0, description="Seed of initial adapter weights and row order.")
+
+
+class Evaluate(Section):
+    """How answers are scored."""
+
+    metric: Literal[
+        "auto", "accuracy", "exact_match", "token_f1", "field_f1", "rouge_l", "bleu", "chrf"
+    ] = Field("auto", description="The score that decides; `auto` takes the task's own.")
+    batch_size: int = Field(16, ge=1, description="Prompts answered at once.")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="Longest answer; taken from the training answers if empty."
+    )
+    max_rows: int | None = Field(
+        None, ge=1, description="Measure on the first N test rows only (a smoke run)."
+    )
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals.")
+    seed: int = Field(0, ge=0, description="Seed of the bootstrap.")
+
+
+class Compare(Section):
+    """Which routes are measured and when one is better."""
+
+    routes: tuple[Literal["base", "few_shot", "fine_tuned"], ...] = Field(
+        ("base", "few_shot", "fine_tuned"), description="The routes to measure."
+    )
+    shots: int = Field(8, ge=1, description="Examples in the few-shot prompt, if they fit.")
+    alpha: float = Field(
+        0.05, gt=0, lt=0.5, description="Chance of shipping a fine-tune that is no better."
+    )
+    power: float = Field(
+        0.8, gt=0.5, lt=1, description="Chance of seeing a real difference, for the rows advised."
+    )
+    least_gain: float = Field(
+        0.02, ge=0, lt=1, description="Smallest gain in the metric that is worth a fine-tune."
+    )
+    forgetting: bool = Field(
+        True, description="Ask a small general set before and after, to see what was lost."
+    )
+    price_per_hour: float = Field(
+        0.10, ge=0, description="Price of an hour of this machine, for the cost per request."
+    )
+    currency: str = Field("USD", description="Currency of `price_per_hour`.")
+
+
+class Serve(Section):
+    """The HTTP server."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; loopback by default.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    max_batch: int = Field(16, ge=1, description="Requests answered at once.")
+    max_new_tokens: int = Field(
+        512, ge=1, description="Longest answer if the request names no length."
+    )

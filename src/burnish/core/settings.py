@@ -1,0 +1,39 @@
+"""The environment variables that burnish reads; nothing else reads the environment."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One environment variable: its name, its default as people should read it, and its use."""
+
+    name: str
+    default: str
+    help: str
+
+
+SETTINGS = (
+    Setting("BURNISH_HOME", ".burnish", "The workspace: runs, frozen test splits, server state."),
+    Setting("BURNISH_API_KEY", "made at first start", "The key that `burnish serve` asks for."),
+    Setting("BURNISH_MODELS", "the user's cache folder", "Where pulled models are kept."),
+)
+
+
+def workspace() -> Path:
+    """The folder for runs and state: `BURNISH_HOME`, or `.burnish` in the current folder."""
+    return Path(os.environ.get("BURNISH_HOME") or ".burnish").absolute()
+
+
+def models_folder() -> Path:
+    """Where pulled models are kept, shared by all workspaces of this user."""
+    named = os.environ.get("BURNISH_MODELS")
+    return Path(named or Path(platformdirs.user_cache_dir("burnish")) / "models").absolute()
+
+
+def api_key() -> str | None:
+    """The API key from the environment, if one is set."""
+    return os.environ.get("BURNISH_API_KEY") or None

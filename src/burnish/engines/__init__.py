@@ -1,0 +1,1 @@
+"""Floor 2: whatever answers a prompt, behind one small protocol."""

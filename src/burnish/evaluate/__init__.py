@@ -1,0 +1,1 @@
+"""Floor 3: scores with their uncertainty."""

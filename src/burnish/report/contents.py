@@ -1,0 +1,86 @@
+"""What a report shows, as plain records; whoever has a result fills them, `page` draws them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from burnish.core.records import Finding, Interval
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLine:
+    """One route in the table. Costs are per request; `p_value` is against the incumbent route."""
+
+    name: str
+    metric: str
+    score: Interval
+    extra: Mapping[str, float]
+    gain: Interval | None
+    p_value: float | None
+    latency_p50_s: float
+    latency_p95_s: float
+    tokens_in: float
+    tokens_out: float
+    cost_per_1000: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line of the training plot: optimizer steps and a value at each."""
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """One test row as each route answered it."""
+
+    row: str
+    prompt: str
+    expected: str
+    answers: Mapping[str, str]
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLine:
+    """One class (or kind of error) with its score by route."""
+
+    name: str
+    n: int
+    scores: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastLine:
+    """One quantity that was forecast, with its interval, and what it turned out to be."""
+
+    name: str
+    unit: str
+    low: float
+    expected: float
+    high: float
+    actual: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """All that `report.html` shows."""
+
+    title: str
+    decision: str
+    headline: str
+    paragraph: str
+    routes: Sequence[RouteLine]
+    currency: str = "USD"
+    curves: Sequence[Curve] = ()
+    classes: Sequence[ClassLine] = ()
+    examples: Sequence[SideBySide] = ()
+    findings: Sequence[Finding] = ()
+    forecast: Sequence[ForecastLine] = ()
+    forgetting: Sequence[RouteLine] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+    hashes: Mapping[str, str] = field(default_factory=dict)
+    reproduce: str = ""
