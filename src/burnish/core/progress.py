@@ -49,13 +49,14 @@ class _Silent:
         """Say nothing."""
 
 
-_reporter: ContextVar[Reporter] = ContextVar("reporter", default=_Silent())
+_SILENT = _Silent()
+_reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 
 @contextmanager
 def progress(label: str, total: float) -> Iterator[Bar]:
     """A bar for one piece of work of `total` steps, shown by whoever listens."""
-    reporter = _reporter.get()
+    reporter = _reporter.get() or _SILENT
     bar = reporter.start(label, total)
     try:
         yield bar
@@ -65,7 +66,7 @@ def progress(label: str, total: float) -> Iterator[Bar]:
 
 def say(text: str) -> None:
     """One line to whoever listens: what was inferred, what begins."""
-    _reporter.get().say(text)
+    (_reporter.get() or _SILENT).say(text)
 
 
 def listen(reporter: Reporter) -> None:

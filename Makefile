@@ -1,0 +1,37 @@
+# make demo: the whole job on the example project.   make test: all checks and tests.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test check docs clean
+
+setup: $(STAMP)
+
+# torch comes first and pinned: a plain `torch` would pull the CUDA build, gigabytes of it.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"
+	$(BIN)/python -m pip install --quiet $(shell grep '^torch==' constraints.txt)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+demo: setup
+	$(BIN)/burnish pull smollm2-135m-instruct
+	$(BIN)/burnish compare examples/support-desk/triage.yaml
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/burnish pull smollm2-135m-instruct
+	$(BIN)/python -m pytest
+
+docs: setup
+	$(BIN)/python -m tests.write_docs
+
+clean:
+	rm -rf $(VENV) build dist

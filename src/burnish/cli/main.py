@@ -1,0 +1,77 @@
+"""`burnish`: the words, and the one place where an error becomes an exit code.
+
+0 done; 1 the answer is "no" (a gate failed, the data has errors); 2 wrong use; 70 our own fault.
+"""
+
+import logging
+import sys
+import traceback
+
+import typer
+
+from burnish import __version__
+from burnish.cli import (
+    chat,
+    check,
+    compare,
+    evaluate,
+    models,
+    pull,
+    recipe,
+    runs,
+    serve,
+    train,
+)
+from burnish.core.errors import BurnishError
+from burnish.core.progress import Lines, listen
+
+app = typer.Typer(
+    help="Turn your own data into a small language model, and prove whether it was worth it.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for word in (pull, models, check, train, evaluate, compare, chat, serve, runs, recipe):
+    app.command(word.__name__.rpartition(".")[2])(word.command)
+
+
+@app.callback(invoke_without_command=True)
+def options(
+    version: bool = typer.Option(False, "--version", help="Print the version."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress on stderr."),
+) -> None:
+    """Turn your own data into a small language model, and prove whether it was worth it."""
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    if not quiet:
+        listen(_reporter())
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.ERROR)
+
+
+def _reporter() -> Lines:
+    if sys.stderr.isatty():
+        from burnish.cli.screen import Bars
+
+        return Bars()  # type: ignore[return-value]
+    return Lines()
+
+
+def main() -> None:
+    """Run the command line; never returns."""
+    try:
+        app()
+    except BurnishError as error:
+        typer.echo(f"burnish: {error}", err=True)
+        sys.exit(error.code)
+    except KeyboardInterrupt:
+        typer.echo("burnish: stopped.", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(0)
+    except Exception:  # noqa: BLE001 the last stop: anything here is our fault, and says so
+        traceback.print_exc()
+        typer.echo("burnish: this is a fault in burnish; please report the lines above.", err=True)
+        sys.exit(70)

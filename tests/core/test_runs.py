@@ -1,0 +1,52 @@
+"""A run folder is found by id, by the beginning of its id, and as `last`."""
+
+import pickle
+
+import pytest
+
+from burnish.core import errors
+from burnish.core.errors import AlreadyThere, BurnishError, NotFound
+from burnish.core.recipe import make_recipe
+from burnish.core.runs import find_run, list_runs, new_run, runs_folder
+
+
+def test_a_run_is_found_by_every_name_it_has():
+    run = new_run("train", make_recipe({}), {"data": {}})
+
+    for name in (run.id, run.id[:-1], "last", str(run.path)):
+        assert find_run(name) == run
+    assert run.recipe == make_recipe({})
+    assert run.read("inputs.json")["versions"]["torch"]
+
+
+def test_a_name_that_fits_none_or_several_runs_is_refused():
+    with pytest.raises(NotFound, match="no run `last`"):
+        find_run("last")
+    for name in ("one", "onset"):
+        new_run("train", make_recipe({}), {}, out=runs_folder() / name)
+
+    with pytest.raises(NotFound, match="fits 2 runs"):
+        find_run("on")
+    assert find_run("one").id == "one"
+    assert [run.id for run in list_runs()] == ["one", "onset"]
+
+
+def test_a_folder_with_something_in_it_is_not_written_over(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("dear")
+
+    with pytest.raises(AlreadyThere):
+        new_run("train", make_recipe({}), {}, out=tmp_path / "out")
+
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    "kind", [kind for kind in vars(errors).values() if isinstance(kind, type)], ids=str
+)
+def test_an_error_survives_the_trip_from_another_process(kind):
+    error = pickle.loads(pickle.dumps(kind("what happened", "what to do")))
+
+    assert isinstance(error, BurnishError)
+    assert (error.what, error.fix) == ("what happened", "what to do")
+    assert 400 <= error.status < 600 and error.code in (1, 2)

@@ -1,0 +1,83 @@
+"""The house keeps its shape: floors, budgets, names, and a quick `--help`."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import burnish
+from burnish.core.recipe import recipe_sections
+from burnish.core.settings import SETTINGS
+
+PACKAGE = Path(burnish.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+FORBIDDEN = {"utils", "util", "common", "misc", "helpers", "manager"}
+HEAVY = ("torch", "transformers", "peft", "accelerate", "polars", "scipy", "fastapi")
+
+
+def functions(file):
+    tree = ast.parse(file.read_text())
+    return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_file_is_one_idea_of_bounded_size(file):
+    assert file.stem not in FORBIDDEN
+    assert len(file.read_text().splitlines()) <= 400
+    assert len(file.relative_to(PACKAGE).parts) <= 2, "depth is package, room, file"
+    assert ast.get_docstring(ast.parse(file.read_text())), "say what the file is"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_a_function_is_short_and_takes_few_arguments(file):
+    for function in functions(file):
+        assert function.end_lineno - function.lineno < 60, function.name
+        arguments = function.args
+        names = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+        own = [name for name in names if name.arg not in ("self", "cls")]
+        is_route_or_word = file.parent.name in ("cli",)
+        assert len(own) <= 6 or is_route_or_word, function.name
+
+
+def test_only_the_settings_read_the_environment():
+    readers = [f for f in FILES if "os.environ" in f.read_text() or "getenv" in f.read_text()]
+
+    assert [file.name for file in readers] in ([], ["settings.py"])
+
+
+def test_a_broad_except_stands_only_at_the_edges():
+    edges = {"main.py", "app.py"}
+    for file in FILES:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.ExceptHandler) and file.name not in edges:
+                caught = getattr(node.type, "id", None)
+                assert caught != "Exception" and node.type is not None, f"{file}:{node.lineno}"
+
+
+@pytest.mark.parametrize("section", recipe_sections(), ids=lambda section: section.__name__)
+def test_every_field_of_the_recipe_explains_itself(section):
+    assert section.__doc__
+    for name, field in section.model_fields.items():
+        if name != "kind" or field.description:
+            assert field.description and field.description.endswith("."), name
+
+
+def test_every_setting_explains_itself():
+    assert all(setting.help.endswith(".") and setting.default for setting in SETTINGS)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["recipe"]])
+def test_help_and_recipe_import_no_heavy_library(arguments):
+    program = (
+        "import sys; from burnish.cli.main import app\n"
+        f"try: app({arguments!r})\n"
+        "except SystemExit: pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+    assert done.stdout
