@@ -1,0 +1,31 @@
+"""`burnish serve`: models and runs behind the OpenAI API."""
+
+from typing import Annotated
+
+import typer
+
+from burnish.cli.options import Changes
+
+
+def command(
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Runs and models. [default: the starter model]")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    alias: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=MODEL", help="Serve a model under another name too."),
+    ] = None,
+    changes: Changes = None,
+) -> None:
+    """Serve models and fine-tuned runs to any OpenAI client, until stopped.
+
+    Example: burnish serve last --alias gpt-4o-mini=smollm2-135m-instruct
+    """
+    from burnish import api
+
+    settings = [*(changes or ())]
+    settings += [f"serve.host={host}"] if host else []
+    settings += [f"serve.port={port}"] if port is not None else []
+    api.serve(sources or ["smollm2-135m-instruct"], aliases=alias or (), changes=settings)

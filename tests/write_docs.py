@@ -1,0 +1,62 @@
+"""Write the generated pages of the docs: `make docs`. A test fails when they are stale."""
+
+import json
+from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
+
+from burnish.cli.main import app
+from burnish.core.recipe import recipe_schema, recipe_sections
+from burnish.core.settings import SETTINGS
+
+ROOT = Path(__file__).parent.parent
+WORDS = sorted(command.name for command in app.registered_commands)
+
+
+def recipe_page() -> str:
+    """Every field of every section, with its default and its description."""
+    parts = [
+        "# The recipe",
+        "",
+        "Generated from the code by `make docs`. Every field has a default; a recipe says only what",
+        "differs. `burnish recipe my.yaml` prints it with every field spelt out, `burnish recipe",
+        "--schema` prints the JSON Schema (also in `docs/burnish.schema.json`). Put",
+        "`# yaml-language-server: $schema=...` on the first line and your editor completes it.",
+    ]
+    for section in recipe_sections():
+        parts += ["", f"## {section.__name__}", "", section.__doc__ or "", ""]
+        parts += ["| field | default | what it is |", "|---|---|---|"]
+        for name, field in section.model_fields.items():
+            value = field.get_default(call_default_factory=True)
+            if hasattr(value, "model_fields"):
+                value = getattr(value, "kind", type(value).__name__)
+            text = field.description or "Chooses this kind."
+            parts.append(f"| `{name}` | `{value if value is not None else ''}` | {text} |")
+    return "\n".join(parts) + "\n"
+
+
+def commands_page() -> str:
+    """The help of every word, and the environment."""
+    parts = ["# The command line", "", "Generated from the code by `make docs`.", ""]
+    parts += ["Exit codes: 0 done; 1 the answer is \"no\"; 2 wrong use or bad input.", ""]
+    parts += ["| variable | default | use |", "|---|---|---|"]
+    parts += [f"| `{s.name}` | {s.default} | {s.help} |" for s in SETTINGS]
+    runner = CliRunner(env={"COLUMNS": "90", "TERMINAL_WIDTH": "90"})
+    for word in WORDS:
+        shown = runner.invoke(app, [word, "--help"], prog_name="burnish", terminal_width=90)
+        help_text = "\n".join(line.rstrip() for line in shown.output.splitlines()).strip()
+        parts += ["", f"## burnish {word}", "", "```", help_text, "```"]
+    return "\n".join(parts) + "\n"
+
+
+PAGES = {
+    "docs/recipe.md": recipe_page,
+    "docs/commands.md": commands_page,
+    "docs/burnish.schema.json": lambda: json.dumps(recipe_schema(), indent=2) + "\n",
+}
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (ROOT / name).write_text(page(), encoding="utf-8")
+        typer.echo(f"wrote {name}")
