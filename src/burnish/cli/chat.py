@@ -18,9 +18,7 @@ def command(
     """Talk to a model; each answer comes as it is made. An empty line or Ctrl-D ends it."""
     from burnish import api
 
-    chat = api.chat(
-        source, system=system, max_new_tokens=max_new_tokens, temperature=temperature
-    )
+    chat = api.chat(source, system=system, max_new_tokens=max_new_tokens, temperature=temperature)
     if message is not None:
         _print_answer(chat, message)
         return

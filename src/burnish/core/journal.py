@@ -3,8 +3,11 @@
 import json
 import os
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from burnish.core.folders import write_whole
 
 
 class Journal:
@@ -41,3 +44,9 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
     return [json.loads(line) for line in lines]
+
+
+def rewrite_journal(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Put `entries` in the place of all that was written, whole or not at all."""
+    lines = (json.dumps(dict(entry), ensure_ascii=False) + "\n" for entry in entries)
+    write_whole(path, "".join(lines))

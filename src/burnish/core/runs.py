@@ -59,6 +59,11 @@ class Run:
         file = self.path / name
         return dict(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else {}
 
+    def read_list(self, name: str) -> list[dict[str, Any]]:
+        """One of the run's JSON files that holds a list, or an empty list."""
+        file = self.path / name
+        return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
+
 
 def runs_folder() -> Path:
     """Where this workspace keeps its runs."""

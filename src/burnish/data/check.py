@@ -1,0 +1,236 @@
+"""What is wrong with rows: every finding with its rows and its fix."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from burnish.core.records import Finding, Row, Severity
+from burnish.core.sections import Data, Task
+from burnish.data.duplicates import content_hash, near_pairs, plain, question
+from burnish.data.personal import personal_kinds
+from burnish.data.read import read
+
+#: code → (severity, what it means, what to do). The docs print this table.
+CODES: dict[str, tuple[Severity, str, str]] = {
+    "broken_json": ("error", "The line is not a JSON object.", "Mend the line."),
+    "broken_table": ("error", "The table can't be read.", "Mend the quoting, or export it again."),
+    "encoding": ("error", "The file is not UTF-8.", "Save it as UTF-8."),
+    "bom": ("note", "The file begins with a byte order mark.", "Nothing: it is skipped."),
+    "wrong_shape": ("error", "The row lacks what its format needs.", "Add the key or drop it."),
+    "wrong_role": (
+        "error",
+        "A role is unknown, or the turns stand in no order that can be rendered.",
+        "Roles: one system first, then user and assistant (or tool) in turn.",
+    ),
+    "no_assistant_turn": (
+        "error",
+        "There is no assistant turn, so there is nothing to learn.",
+        "Add the answer, or drop the row.",
+    ),
+    "empty_answer": (
+        "error",
+        "The answer is empty: the model would learn to say nothing.",
+        "Write the answer, or drop the row.",
+    ),
+    "empty_prompt": ("error", "The question is empty.", "Write it, or drop the row."),
+    "exact_duplicate": (
+        "warning",
+        "The same row stands here more than once.",
+        "Drop the copies: they weigh double.",
+    ),
+    "near_duplicate": (
+        "note",
+        "Rows say nearly the same.",
+        "Keep them if they are meant; splitting never tears them apart.",
+    ),
+    "split_leak": (
+        "error",
+        "Rows of one file stand in another one too: a model would be asked what it has seen.",
+        "Drop them from the training file; training and compare leave them out by themselves.",
+    ),
+    "near_leak": (
+        "warning",
+        "Rows of one file stand almost the same in another one.",
+        "Drop them from the training file; training and compare leave them out by themselves.",
+    ),
+    "conflicting_answers": (
+        "warning",
+        "The same question has different answers.",
+        "Decide for one, or say in the question what makes the difference.",
+    ),
+    "label_balance": (
+        "warning",
+        "Some labels have very few rows.",
+        "Collect at least 10 rows of each: {labels}.",
+    ),
+    "unseen_label": (
+        "error",
+        "Labels are asked in one file that no training row has.",
+        "Add training rows with {labels}, or correct the label.",
+    ),
+    "personal_data": (
+        "warning",
+        "There is personal data ({kinds}); a model can repeat what it was trained on.",
+        "Remove or replace it before training.",
+    ),
+    "few_rows": (
+        "warning",
+        "There are only {count} rows: too few to show any but a huge difference.",
+        "Collect at least 100 rows, better 300.",
+    ),
+    "long_text": (
+        "warning",
+        "A row has more than 100,000 characters: probably a whole file in one field.",
+        "Cut it into rows.",
+    ),
+}
+
+_RARE, _FEW, _LONG = 5, 50, 100_000
+
+
+def check(files: Sequence[Path], data: Data, task: Task) -> list[Finding]:
+    """All findings over files; several files are taken as splits that must not share rows.
+
+    Raises NotFound for a missing file, BadData for rows of no known shape.
+    """
+    result = read(files, data, task)
+    by_file: dict[str, list[Row]] = {str(file): [] for file in files}
+    for row in result.rows:
+        by_file[row.file].append(row)
+    findings = list(result.findings)
+    for file, rows in by_file.items():
+        findings += check_rows(file, rows, data.near_duplicate)
+    findings += _across(by_file, data.near_duplicate)
+    return findings
+
+
+def check_rows(file: str, rows: Sequence[Row], near: float) -> list[Finding]:
+    """Findings within one file."""
+    found: dict[str, list[int]] = defaultdict(list)
+    kinds: Counter[str] = Counter()
+    for row in rows:
+        for code in _row_codes(row):
+            found[code].append(row.line)
+        text = " ".join([row.text or "", *(message.content for message in row.messages)])
+        if here := personal_kinds(text):
+            found["personal_data"].append(row.line)
+            kinds.update(here)
+    found |= _repeats(rows, near)
+    facts = {"kinds": ", ".join(sorted(kinds)), "count": len(rows)}
+    if 0 < len(rows) < _FEW:
+        found["few_rows"] = [row.line for row in rows]
+    findings = [finding(code, file, numbers, facts) for code, numbers in found.items() if numbers]
+    return [*findings, *_label_balance(file, rows)]
+
+
+def finding(
+    code: str, file: str, rows: Sequence[int], facts: Mapping[str, object] | None = None
+) -> Finding:
+    """A finding of the table CODES."""
+    severity, message, fix = CODES[code]
+    facts = facts or {}
+    return Finding(code, severity, file, tuple(rows), message.format(**facts), fix.format(**facts))
+
+
+def _row_codes(row: Row) -> Iterator[str]:
+    if sum(len(message.content) for message in row.messages) + len(row.text or "") > _LONG:
+        yield "long_text"
+    if row.text is not None:
+        if not row.text.strip():
+            yield "empty_answer"
+        return
+    roles = [message.role for message in row.messages]
+    answers = [message for message in row.messages if message.role == "assistant"]
+    if not answers:
+        yield "no_assistant_turn"
+    if any(not message.content.strip() and not message.tool_calls for message in answers):
+        yield "empty_answer"
+    if any(not m.content.strip() for m in row.messages if m.role == "user"):
+        yield "empty_prompt"
+    if not _in_order(roles):
+        yield "wrong_role"
+
+
+def _in_order(roles: Sequence[str]) -> bool:
+    """System only first; somebody speaks before the assistant; nobody but tools twice on end."""
+    talk = list(roles[1:] if roles[:1] == ["system"] else roles)
+    if not talk or "system" in talk or talk[0] not in ("user", "tool"):
+        return False
+    return all(one != other or one == "tool" for one, other in pairwise(talk))
+
+
+def _repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
+    """Exact and near duplicates, and one question with different answers."""
+    hashes = [content_hash(row) for row in rows]
+    count = Counter(hashes)
+    exact = [row.line for row, own in zip(rows, hashes, strict=True) if count[own] > 1]
+    answers: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        answers[_asked(row)].add(plain(row.answer) or row.answer)
+    conflicts = [row.line for row in rows if row.messages and len(answers[_asked(row)]) > 1]
+    texts = [question(row) for row in rows]
+    close = {
+        place
+        for one, other in near_pairs(texts, near)
+        if hashes[one] != hashes[other]
+        for place in (one, other)
+    }
+    return {
+        "exact_duplicate": exact,
+        "near_duplicate": [rows[place].line for place in sorted(close)],
+        "conflicting_answers": conflicts,
+    }
+
+
+def _asked(row: Row) -> str:
+    return "\n".join(f"{message.role}: {plain(message.content)}" for message in row.prompt)
+
+
+def _label_balance(file: str, rows: Sequence[Row]) -> list[Finding]:
+    counts = Counter(row.label for row in rows if row.label is not None)
+    rare = [label for label, n in counts.items() if n < _RARE]
+    if not rare or len(counts) < 2:
+        return []
+    numbers = [row.line for row in rows if row.label in rare]
+    return [finding("label_balance", file, numbers, {"labels": _some(rare)})]
+
+
+def _across(by_file: Mapping[str, Sequence[Row]], near: float) -> list[Finding]:
+    """Rows that stand in several files, and labels that only later files have."""
+    files = list(by_file)
+    findings: list[Finding] = []
+    for place, first in enumerate(files):
+        for second in files[place + 1 :]:
+            exact, close = leaks(by_file[first], by_file[second], near)
+            for code, numbers in (("split_leak", exact), ("near_leak", close)):
+                if numbers:
+                    findings.append(finding(code, first, [row.line for row in numbers]))
+    if files:
+        known = {row.label for row in by_file[files[0]]}
+        for file in files[1:]:
+            unseen = [row for row in by_file[file] if row.label not in known]
+            if unseen and None not in known:
+                labels = _some(sorted({str(row.label) for row in unseen}))
+                numbers = [row.line for row in unseen]
+                findings.append(finding("unseen_label", file, numbers, {"labels": labels}))
+    return findings
+
+
+def leaks(train: Sequence[Row], test: Sequence[Row], near: float) -> tuple[list[Row], list[Row]]:
+    """The training rows whose question stands in the test rows: exactly, and nearly."""
+    asked = {plain(question(row)) for row in test}
+    exact = [row for row in train if plain(question(row)) in asked]
+    own = {row.id for row in exact}
+    texts = [question(row) for row in (*train, *test)]
+    close = {
+        one
+        for one, other in near_pairs(texts, near)
+        if one < len(train) <= other and train[one].id not in own
+    }
+    return exact, [train[place] for place in sorted(close)]
+
+
+def _some(labels: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(str(label) for label in labels[:most])
+    return f"{shown} and {len(labels) - most} more" if len(labels) > most else shown

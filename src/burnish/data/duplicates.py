@@ -1,0 +1,93 @@
+"""Rows that say the same thing, exactly and nearly.
+
+Two texts are near duplicates if the Jaccard similarity of their words and word pairs reaches a
+threshold. All such pairs are found, not most of them: with the words sorted from rare to common,
+two sets that similar must share one of their first few (prefix filtering: Bayardo, Ma & Srikant
+2007, "Scaling up all pairs similarity search"; Xiao et al. 2008, PPJoin).
+"""
+
+import itertools
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from burnish.core.folders import hash_json
+from burnish.core.records import Row
+
+_WORD = re.compile(r"\w+")
+
+#: In data of at least this many rows, a word pair that stands in over half of them is the frame of
+#: the prompt and not what the row says.
+_FRAME_ROWS = 20
+
+
+def content_hash(row: Row) -> str:
+    """What a row says, whatever file and line it stands on."""
+    turns = [message.as_template() for message in row.messages]
+    return hash_json([turns, row.text, row.label])
+
+
+def question(row: Row) -> str:
+    """The text by which rows are compared: what the user says, or the plain text."""
+    if row.text is not None:
+        return row.text
+    return "\n".join(message.content for message in row.prompt if message.role == "user")
+
+
+def plain(text: str) -> str:
+    """Lower case, words only: what makes two questions the same question."""
+    return " ".join(_WORD.findall(text.lower()))
+
+
+def near_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int]]:
+    """All pairs of positions i < j whose similarity is at least `threshold`."""
+    sets = _without_frame([_shingles(text) for text in texts])
+    common = Counter(shingle for some in sets for shingle in some)
+    ordered = [sorted(some, key=lambda shingle: (common[shingle], shingle)) for some in sets]
+    by_size = sorted(range(len(sets)), key=lambda place: len(sets[place]))
+    index: dict[str, list[int]] = defaultdict(list)
+    for place in by_size:
+        size = len(sets[place])
+        if not size:
+            continue
+        prefix = ordered[place][: size - math.ceil(threshold * size) + 1]
+        candidates = {other for shingle in prefix for other in index[shingle]}
+        for other in candidates:
+            if len(sets[other]) >= threshold * size:
+                shared = len(sets[place] & sets[other])
+                if shared >= threshold * (size + len(sets[other]) - shared):
+                    yield min(place, other), max(place, other)
+        for shingle in prefix:
+            index[shingle].append(place)
+
+
+def clusters(count: int, pairs: Iterator[tuple[int, int]]) -> list[int]:
+    """For each position, the smallest position that it is linked to (union-find)."""
+    parent = list(range(count))
+
+    def root(place: int) -> int:
+        while parent[place] != place:
+            parent[place] = parent[parent[place]]
+            place = parent[place]
+        return place
+
+    for one, other in pairs:
+        low, high = sorted((root(one), root(other)))
+        parent[high] = low
+    return [root(place) for place in range(count)]
+
+
+def _shingles(text: str) -> frozenset[str]:
+    words = _WORD.findall(text.lower())
+    pairs = (f"{one} {two}" for one, two in itertools.pairwise(words))
+    return frozenset([*words, *pairs])
+
+
+def _without_frame(sets: Sequence[frozenset[str]]) -> list[frozenset[str]]:
+    if len(sets) < _FRAME_ROWS:
+        return list(sets)
+    counts = Counter(shingle for some in sets for shingle in some)
+    frame = {shingle for shingle, n in counts.items() if " " in shingle and n > len(sets) / 2}
+    frame |= {word for pair in frame for word in pair.split()}
+    return [some - frame or some for some in sets]

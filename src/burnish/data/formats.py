@@ -1,0 +1,223 @@
+"""The shapes that rows come in, each a pure function from one record to one `Row`.
+
+The table FORMATS is the only list: detection, errors and the docs read it.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from burnish.core.errors import BadData
+from burnish.core.records import Message, Role, Row
+from burnish.core.sections import Columns
+
+Record = Mapping[str, Any]
+
+#: What other tools call the roles.
+_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "function": "tool"}
+
+
+class BadRow(BadData):
+    """A record that is no usable row. `code` is the finding's code."""
+
+    def __init__(self, what: str, fix: str = "", code: str = "wrong_shape") -> None:
+        super().__init__(what, fix)
+        self.finding = code
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One shape: how to see it by the keys, how to read it, and a line of it for the docs."""
+
+    fits: Callable[[set[str], Columns], bool]
+    convert: Callable[[Record, Columns], Row]
+    example: str
+
+
+def chat(record: Record, columns: Columns) -> Row:
+    """OpenAI's chat lines: `messages` with roles, optional `weight`, `name`, `tools`."""
+    if "messages" not in record or not isinstance(record["messages"], list):
+        raise BadRow("there is no list `messages`", 'Write {"messages": [...]}.')
+    messages = tuple(_message(entry) for entry in record["messages"])
+    return Row(messages=_with_system(messages, record, columns), tools=_tools(record))
+
+
+def sharegpt(record: Record, columns: Columns) -> Row:
+    """ShareGPT: `conversations` of `from` and `value`."""
+    turns = record.get("conversations")
+    if not isinstance(turns, list):
+        raise BadRow("there is no list `conversations`")
+    messages = tuple(
+        _message({"role": turn.get("from"), "content": turn.get("value")})
+        if isinstance(turn, Mapping)
+        else _message(turn)
+        for turn in turns
+    )
+    return Row(messages=_with_system(messages, record, columns))
+
+
+def pairs(record: Record, columns: Columns) -> Row:
+    """A prompt and its completion."""
+    prompt = _pick(record, columns.prompt, _PROMPTS)
+    return _single(record, columns, prompt, _pick(record, columns.completion, _COMPLETIONS))
+
+
+def alpaca(record: Record, columns: Columns) -> Row:
+    """Instruction, optional input, output."""
+    instruction = _pick(record, columns.prompt, ("instruction",))
+    given = record.get("input")
+    prompt = f"{instruction}\n\n{given}" if given else instruction
+    return _single(record, columns, prompt, _pick(record, columns.completion, ("output",)))
+
+
+def labelled(record: Record, columns: Columns) -> Row:
+    """A text and its class."""
+    label = _pick(record, columns.label, _LABELS)
+    row = _single(record, columns, _pick(record, columns.prompt, (*_PROMPTS, "text")), label)
+    return Row(messages=row.messages, label=label)
+
+
+def text(record: Record, columns: Columns) -> Row:
+    """Plain text, learnt whole."""
+    return Row(text=_pick(record, columns.text, ("text",)))
+
+
+_PROMPTS = ("prompt", "question", "query")
+_COMPLETIONS = ("completion", "answer", "response")
+_LABELS = ("label", "category", "intent", "class")
+
+FORMATS: dict[str, Format] = {
+    "chat": Format(
+        lambda keys, columns: "messages" in keys,
+        chat,
+        '{"messages": [{"role": "user", "content": "1+1?"}, '
+        '{"role": "assistant", "content": "2"}]}',
+    ),
+    "sharegpt": Format(
+        lambda keys, columns: "conversations" in keys,
+        sharegpt,
+        '{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}',
+    ),
+    "labelled": Format(
+        lambda keys, columns: (
+            _has(keys, columns.label, _LABELS)
+            and _has(keys, columns.prompt, (*_PROMPTS, "text"))
+            and not columns.completion
+        ),
+        labelled,
+        '{"text": "My card is gone", "label": "lost_card"}',
+    ),
+    "pairs": Format(
+        lambda keys, columns: (
+            _has(keys, columns.prompt, _PROMPTS) and _has(keys, columns.completion, _COMPLETIONS)
+        ),
+        pairs,
+        '{"prompt": "Capital of Greece?", "completion": "Athens"}',
+    ),
+    "alpaca": Format(
+        lambda keys, columns: {"instruction", "output"} <= keys,
+        alpaca,
+        '{"instruction": "Translate to French", "input": "bread", "output": "pain"}',
+    ),
+    "text": Format(
+        lambda keys, columns: _has(keys, columns.text, ("text",)),
+        text,
+        '{"text": "Plain text, learnt whole."}',
+    ),
+}
+
+
+def detect(keys: set[str], columns: Columns) -> str:
+    """The format that records with these keys have. Raises BadData if none fits."""
+    for name, shape in FORMATS.items():
+        if shape.fits(keys, columns):
+            return name
+    raise BadData(
+        f"Rows with the keys {', '.join(sorted(keys)) or '(none)'} have no known shape.",
+        "Name the columns: --set data.columns.prompt=... and data.columns.completion=... (or "
+        f"data.columns.label=...). Known shapes: {', '.join(FORMATS)}.",
+    )
+
+
+def _single(record: Record, columns: Columns, prompt: str, answer: str) -> Row:
+    context = _optional(record, columns.context, ("context",))
+    asked = f"{context}\n\n{prompt}" if context else prompt
+    messages = (Message("user", asked), Message("assistant", answer))
+    return Row(messages=_with_system(messages, record, columns))
+
+
+def _with_system(
+    messages: tuple[Message, ...], record: Record, columns: Columns
+) -> tuple[Message, ...]:
+    system = _optional(record, columns.system, ("system",))
+    if not system or (messages and messages[0].role == "system"):
+        return messages
+    return (Message("system", system), *messages)
+
+
+def _message(entry: Any) -> Message:
+    if not isinstance(entry, Mapping):
+        raise BadRow(f"a message is {type(entry).__name__}, not an object with role and content")
+    role = _ROLES.get(str(entry.get("role")), entry.get("role"))
+    if role not in get_args(Role):
+        raise BadRow(
+            f"role {entry.get('role')!r} is not system, user, assistant or tool",
+            "Correct the role.",
+            code="wrong_role",
+        )
+    calls = entry.get("tool_calls") or ()
+    content = _content(entry.get("content"), allow_none=bool(calls))
+    weight = entry.get("weight", 1)
+    if weight not in (0, 1):
+        raise BadRow(f"weight {weight!r} is not 0 or 1", "Use 0 to leave a turn untrained.")
+    return Message(
+        role=role,
+        content=content,
+        weight=float(weight),
+        name=entry.get("name"),
+        tool_calls=tuple(calls),
+        tool_call_id=entry.get("tool_call_id"),
+    )
+
+
+def _content(content: Any, allow_none: bool) -> str:
+    if isinstance(content, list):  # content parts, as the API takes them
+        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
+        if len(parts) != len(content) or not all(isinstance(part, str) for part in parts):
+            raise BadRow("a message has content that isn't text", "Only text can be trained on.")
+        return "".join(str(part) for part in parts)
+    if content is None and allow_none:
+        return ""
+    if not isinstance(content, str):
+        raise BadRow(f"a message's content is {type(content).__name__}, not text")
+    return content
+
+
+def _tools(record: Record) -> tuple[Mapping[str, Any], ...]:
+    tools = record.get("tools") or ()
+    if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):
+        raise BadRow("`tools` is not a list of objects")
+    return tuple(tools)
+
+
+def _pick(record: Record, named: str | None, usual: Sequence[str]) -> str:
+    found = _optional(record, named, usual)
+    if found is None:
+        wanted = named or " or ".join(usual)
+        raise BadRow(f"there is no `{wanted}`", f"The row has: {', '.join(record)}.")
+    return found
+
+
+def _optional(record: Record, named: str | None, usual: Sequence[str]) -> str | None:
+    for key in (named,) if named else usual:
+        value = record.get(key)
+        if value is not None:
+            if isinstance(value, dict | list):
+                return json.dumps(value, ensure_ascii=False)
+            return str(value)
+    return None
+
+
+def _has(keys: set[str], named: str | None, usual: Sequence[str]) -> bool:
+    return named in keys if named else bool(keys & set(usual))

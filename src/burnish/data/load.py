@@ -1,0 +1,144 @@
+"""From a recipe to checked, split, frozen rows: the data that every other room works on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from burnish.core.errors import BadData, TestSplitChanged
+from burnish.core.recipe import Recipe
+from burnish.core.records import Finding, Message, Row, Split
+from burnish.core.sections import Data, Task
+from burnish.data.check import check_rows, leaks
+from burnish.data.duplicates import content_hash
+from burnish.data.freeze import freeze, frozen_hashes
+from burnish.data.infer import infer_task, labelled_rows
+from burnish.data.read import Read, read
+from burnish.data.split import draw, sample
+
+#: From this share of leaking training rows on, a file was probably named twice.
+_LEAK_LIMIT = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Rows ready to use. `notes` say what was inferred or left out, a sentence each.
+
+    `hashes` has the SHA-256 of every file, and of the frozen test split as `test split`.
+    """
+
+    split: Split
+    task: Task
+    findings: tuple[Finding, ...]
+    notes: tuple[str, ...]
+    hashes: Mapping[str, str]
+
+
+def load(recipe: Recipe) -> Dataset:
+    """Read, check, split and freeze the rows of a recipe.
+
+    Raises BadData if rows are broken, TestSplitChanged if the test split is not the frozen one.
+    """
+    data = recipe.data
+    train, validation, test = (
+        read(files, data, recipe.task) for files in (data.train, data.validation, data.test)
+    )
+    findings = [finding for part in (train, validation, test) for finding in part.findings]
+    for part in (train, validation, test):
+        findings += _findings(part, data)
+    _refuse_errors(findings)
+    task, reason = infer_task(train.rows or test.rows, recipe.task)
+    notes = [reason]
+    rows, asked, chosen = (labelled_rows(p.rows, task) for p in (train, test, validation))
+    if not data.test:
+        rows, asked = _draw_test(rows, data, notes)
+    test_hash = freeze(data, asked) if asked else ""
+    rows = _without_leaks(rows, asked, data, notes, "test")
+    if not data.validation:
+        rows, chosen = draw(rows, data.validation_share, data.seed, data.near_duplicate)
+    else:
+        chosen = _without_leaks(chosen, asked, data, notes, "test")
+        rows = _without_leaks(rows, chosen, data, notes, "validation")
+    rows = sample(rows, data.max_rows, data.seed)
+    parts = [_prompted(part, task) for part in (rows, chosen, asked)]
+    notes.append(f"Rows: {len(rows)} to train, {len(chosen)} to validate, {len(asked)} to test.")
+    split = Split(parts[0], parts[1], parts[2], test_hash)
+    hashes = {**train.hashes, **validation.hashes, **test.hashes, "test split": test_hash}
+    return Dataset(split, task, tuple(findings), tuple(notes), hashes)
+
+
+def _findings(part: Read, data: Data) -> list[Finding]:
+    files = dict.fromkeys(row.file for row in part.rows)
+    return [
+        finding
+        for file in files
+        for finding in check_rows(
+            file, [row for row in part.rows if row.file == file], data.near_duplicate
+        )
+    ]
+
+
+def _refuse_errors(findings: Sequence[Finding]) -> None:
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if not errors:
+        return
+    lines = [
+        f"{finding.file}, rows {', '.join(map(str, finding.rows[:5]))}: {finding.message}"
+        for finding in errors[:3]
+    ]
+    more = f"\n... and {len(errors) - 3} more findings." if len(errors) > 3 else ""
+    raise BadData(
+        "\n".join(lines) + more,
+        f"{errors[0].fix}\nAll findings with their rows: burnish check {errors[0].file}",
+    )
+
+
+def _draw_test(
+    rows: tuple[Row, ...], data: Data, notes: list[str]
+) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """Draw the test split; or find the frozen one again, in a file that may have grown since."""
+    before = frozen_hashes(data)
+    if before is None:
+        return draw(rows, data.test_share, data.seed, data.near_duplicate)
+    by_hash = {content_hash(row): row for row in reversed(rows)}
+    missing = [own for own in before if own not in by_hash]
+    if missing:
+        raise TestSplitChanged(
+            f"{len(missing)} of the {len(before)} frozen test rows are no longer in the data.",
+            "Put them back; or accept a new split with `burnish check --refreeze` and measure "
+            "everything again.",
+        )
+    frozen = set(before)
+    notes.append(f"Test split: the {len(before)} rows frozen by an earlier run.")
+    kept = tuple(row for row in rows if content_hash(row) not in frozen)
+    return kept, tuple(by_hash[own] for own in before)
+
+
+def _without_leaks(
+    rows: tuple[Row, ...], asked: tuple[Row, ...], data: Data, notes: list[str], name: str
+) -> tuple[Row, ...]:
+    """Leave out rows whose question, or one nearly like it, stands in the rows that are asked."""
+    exact, close = leaks(rows, asked, data.near_duplicate)
+    gone = {row.id for row in (*exact, *close)}
+    if len(exact) > _LEAK_LIMIT * max(len(rows), 1):
+        raise BadData(
+            f"{len(exact)} of {len(rows)} rows stand in the {name} rows too.",
+            "Is one file named twice? Name different files for training and test.",
+        )
+    if gone:
+        notes.append(
+            f"Left out {len(gone)} training rows that stand in the {name} rows "
+            f"({len(exact)} the same, {len(close)} nearly)."
+        )
+    return tuple(row for row in rows if row.id not in gone)
+
+
+def _prompted(rows: Sequence[Row], task: Task) -> tuple[Row, ...]:
+    """Put the recipe's prompt before every row that has no system message."""
+    if not task.prompt:
+        return tuple(rows)
+    system = Message("system", task.prompt)
+    return tuple(
+        replace(row, messages=(system, *row.messages))
+        if row.messages and row.messages[0].role != "system"
+        else row
+        for row in rows
+    )

@@ -1,0 +1,200 @@
+"""Files → rows and findings. A broken row is a finding with its number, never a crash."""
+
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import polars
+
+from burnish.core.errors import BadData, NotFound
+from burnish.core.folders import hash_file
+from burnish.core.records import Finding, Row
+from burnish.core.sections import Data, Task
+from burnish.data.formats import FORMATS, BadRow, detect
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What files hold: usable rows, what is wrong with the others, and the files' hashes."""
+
+    rows: tuple[Row, ...]
+    findings: tuple[Finding, ...]
+    hashes: Mapping[str, str]
+
+
+Numbered = tuple[int, Any]
+
+
+def read(files: Sequence[Path], data: Data, task: Task) -> Read:
+    """All rows of all files, in order.
+
+    Raises NotFound for a file that isn't there, BadData for one whose rows have no known shape.
+    """
+    rows: list[Row] = []
+    findings: list[Finding] = []
+    for file in files:
+        if not file.is_file():
+            raise NotFound(f"{file} is not a file.", "Check the path.")
+        some, found = _read_file(file, data)
+        rows += some
+        findings += found
+    return Read(tuple(rows), tuple(findings), {str(file): hash_file(file) for file in files})
+
+
+def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
+    reader = READERS.get(file.suffix.lower())
+    if reader is None:
+        raise BadData(
+            f"{file}: files of kind `{file.suffix}` can't be read.",
+            f"Known kinds: {', '.join(READERS)}.",
+        )
+    faults = _Faults(str(file))
+    records = list(reader(file, faults))
+    if not records:
+        return [], faults.findings()
+    keys = {str(key) for _, record in records for key in record}
+    shape = FORMATS[data.format if data.format != "auto" else _detected(file, keys, data)]
+    rows = []
+    for number, record in records:
+        try:
+            row = shape.convert(record, data.columns)
+        except BadRow as fault:
+            faults.add(fault.finding, number, fault.what, fault.fix)
+            continue
+        group = record.get(data.group) if data.group else None
+        rows.append(
+            replace(row, file=str(file), line=number, group=None if group is None else str(group))
+        )
+    return rows, faults.findings()
+
+
+def _detected(file: Path, keys: set[str], data: Data) -> str:
+    try:
+        return detect(keys, data.columns)
+    except BadData as error:
+        raise BadData(f"{file}: {error.what}", error.fix) from error
+
+
+class _Faults:
+    """Findings of one file, the rows of one cause together."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.rows: dict[tuple[str, str, str], list[int]] = defaultdict(list)
+
+    def add(self, code: str, number: int, message: str, fix: str) -> None:
+        self.rows[code, message, fix].append(number)
+
+    def findings(self) -> list[Finding]:
+        return [
+            Finding(
+                code, "note" if code == "bom" else "error", self.file, tuple(rows),
+                message[0].upper() + message[1:] + ("" if message.endswith(".") else "."), fix,
+            )
+            for (code, message, fix), rows in self.rows.items()
+        ]  # fmt: skip
+
+
+def _text(file: Path, faults: _Faults) -> str:
+    """The file as text. A wrong encoding is a finding that names what it seems to be."""
+    content = file.read_bytes()
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        faults.add("encoding", 1, "the file is UTF-16", "Save it as UTF-8.")
+        return ""
+    if content.startswith(b"\xef\xbb\xbf"):
+        faults.add("bom", 1, "the file begins with a byte order mark", "It is skipped; no harm.")
+        content = content[3:]
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        faults.add(
+            "encoding", line, "the file is not UTF-8 (it may be Windows-1252)",
+            "Save it as UTF-8; for example: iconv -f WINDOWS-1252 -t UTF-8 FILE.",
+        )  # fmt: skip
+        return ""
+
+
+def _json_lines(file: Path, faults: _Faults) -> Iterator[Numbered]:
+    for number, line in enumerate(_text(file, faults).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (json.JSONDecodeError, RecursionError) as error:
+            faults.add("broken_json", number, _where(error), "Mend the line: one object a line.")
+            continue
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            faults.add("broken_json", number, "the line is not a JSON object", "Write {...}.")
+
+
+def _where(error: Exception) -> str:
+    said = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+    return f"the line is not JSON: {said}"
+
+
+def _json_array(file: Path, faults: _Faults) -> Iterator[Numbered]:
+    try:
+        records = json.loads(_text(file, faults) or "[]")
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
+        faults.add("broken_json", line, _where(error), "Mend the file, or name it .jsonl.")
+        return
+    for number, record in enumerate(records if isinstance(records, list) else [records], start=1):
+        if isinstance(record, dict):
+            yield number, record
+        else:
+            faults.add("broken_json", number, "the entry is not a JSON object", "Write {...}.")
+
+
+def _table(separator: str) -> Callable[[Path, _Faults], Iterator[Numbered]]:
+    def read_table(file: Path, faults: _Faults) -> Iterator[Numbered]:
+        content = _text(file, faults)
+        if not content.strip():
+            return
+        try:
+            frame = polars.read_csv(io.StringIO(content), separator=separator, infer_schema=False)
+        except polars.exceptions.PolarsError as error:
+            cause = str(error).splitlines()[0]
+            faults.add("broken_table", 1, f"the table can't be read: {cause}", "Mend the quoting.")
+            return
+        yield from enumerate(frame.iter_rows(named=True), start=1)
+
+    return read_table
+
+
+def _parquet(file: Path, faults: _Faults) -> Iterator[Numbered]:
+    try:
+        frame = polars.read_parquet(file)
+    except (polars.exceptions.PolarsError, OSError) as error:
+        cause = str(error).splitlines()[0]
+        faults.add("broken_table", 1, f"the table can't be read: {cause}", "Write it again.")
+        return
+    yield from enumerate(frame.iter_rows(named=True), start=1)
+
+
+def _paragraphs(file: Path, faults: _Faults) -> Iterator[Numbered]:
+    line = 1
+    for part in re.split(r"(\n\s*\n)", _text(file, faults)):
+        if part.strip():
+            yield line, {"text": part.strip()}
+        line += part.count("\n")
+
+
+READERS: dict[str, Callable[[Path, _Faults], Iterator[Numbered]]] = {
+    ".jsonl": _json_lines,
+    ".ndjson": _json_lines,
+    ".json": _json_array,
+    ".csv": _table(","),
+    ".tsv": _table("\t"),
+    ".parquet": _parquet,
+    ".txt": _paragraphs,
+    ".md": _paragraphs,
+}

@@ -1,0 +1,116 @@
+"""A trained model as a folder: adapter or weights, tokenizer and template, and where it came from.
+
+artifact/adapter_config.json, adapter_model.safetensors   as PEFT writes them; or
+artifact/config.json, model.safetensors                   where all weights moved
+artifact/tokenizer.json, chat_template.jinja, ...
+artifact/artifact.json                                    lineage and hashes, written last
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from burnish.core.errors import BadData, NotFound
+from burnish.core.folders import hash_bytes, hash_file, whole_folder, write_json
+from burnish.models.load import device, load_model
+from burnish.models.local import LocalModel, find_model
+
+FACTS = "artifact.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A trained model: base + adapter, or full weights; `system` is the prompt it was trained with.
+
+    `lineage` holds the base's name and hash, the hashes of data and template, recipe and versions.
+    """
+
+    path: Path
+    base: str
+    kind: Literal["adapter", "full"]
+    system: str | None
+    lineage: Mapping[str, Any]
+
+
+def save_artifact(
+    folder: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    base: LocalModel,
+    lineage: Mapping[str, Any],
+) -> Artifact:
+    """Write a trained model, whole or not at all; an older one in its place is replaced."""
+    kind: Literal["adapter", "full"] = "adapter" if hasattr(model, "peft_config") else "full"
+    with whole_folder(folder, replace=True) as draft:
+        if kind == "adapter":
+            # A path of this machine would be of no use to anybody else.
+            for config in model.peft_config.values():
+                config.base_model_name_or_path = base.name
+        model.save_pretrained(draft, safe_serialization=True)
+        tokenizer.save_pretrained(draft)
+        (draft / "README.md").unlink(missing_ok=True)
+        facts = {
+            "kind": kind,
+            "base": {"name": base.name, "sha256": base.sha256},
+            "template_sha256": hash_bytes(str(tokenizer.chat_template).encode()),
+            **lineage,
+            "files": {file.name: hash_file(file) for file in sorted(draft.iterdir())},
+        }
+        write_json(draft / FACTS, facts)
+    return open_artifact(folder)
+
+
+def open_artifact(folder: Path) -> Artifact:
+    """Read an artifact and check that its files are what was saved. Raises NotFound, BadData."""
+    file = folder / FACTS
+    if not file.exists():
+        raise NotFound(f"There is no trained model in {folder}.", "Train one: burnish train.")
+    facts = json.loads(file.read_text(encoding="utf-8"))
+    changed = [
+        name
+        for name, sha256 in facts["files"].items()
+        if not (folder / name).exists() or hash_file(folder / name) != sha256
+    ]
+    if changed:
+        raise BadData(
+            f"{folder} is not the model that was trained: {', '.join(changed)} differs.",
+            "Restore the file, or train again.",
+        )
+    return Artifact(folder, facts["base"]["name"], facts["kind"], facts.get("system"), facts)
+
+
+def load_artifact_model(
+    artifact: Artifact, dtype: torch.dtype
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Weights and tokenizer of an artifact, ready to answer.
+
+    Raises BadData if the base on this machine isn't the one that the adapter was trained on.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+    if artifact.kind == "full":
+        model = AutoModelForCausalLM.from_pretrained(
+            artifact.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        )
+        return model.to(device()).eval(), tokenizer
+    base = find_base(artifact)
+    adapted = PeftModel.from_pretrained(
+        load_model(base, dtype), artifact.path, autocast_adapter_dtype=False
+    )
+    return adapted.to(dtype).eval(), tokenizer
+
+
+def find_base(artifact: Artifact) -> LocalModel:
+    """The base model of an adapter. Raises NotFound, or BadData if it is another one."""
+    base = find_model(artifact.base)
+    if base.sha256 != artifact.lineage["base"]["sha256"]:
+        raise BadData(
+            f"{artifact.base} on this machine is not the model that the adapter was trained on.",
+            f"Pull the same version of {artifact.base}, or train again.",
+        )
+    return base

@@ -1,0 +1,61 @@
+"""In which order rows are learnt, and how they are cut into steps and micro-batches.
+
+The order is a pure function of seed and epoch, so that a resumed run sees each row where the
+undisturbed one would have.
+"""
+
+import math
+import random
+from collections.abc import Sequence
+
+from burnish.core.sections import Train
+from burnish.models.chat import Encoded
+
+
+def trimmed(row: Encoded) -> Encoded:
+    """The row up to its last learnt token: what comes behind it teaches nothing."""
+    last = max((place for place, weight in enumerate(row.weights) if weight > 0), default=-1)
+    return Encoded(row.ids[: last + 1], row.weights[: last + 1])
+
+
+def count_steps(rows: int, settings: Train) -> int:
+    """Optimizer steps of a whole run."""
+    steps = math.ceil(rows * settings.epochs / settings.batch_size)
+    return min(steps, settings.max_steps) if settings.max_steps else steps
+
+
+def rows_of_step(rows: Sequence[Encoded], number: int, settings: Train) -> list[Encoded]:
+    """The rows of step `number` (from 0): the next `batch_size` of an endless shuffled stream."""
+    begin = number * settings.batch_size
+    chosen = []
+    for place in range(begin, begin + settings.batch_size):
+        epoch, index = divmod(place, len(rows))
+        if place >= math.ceil(len(rows) * settings.epochs):
+            break
+        chosen.append(rows[_order(len(rows), settings.seed, epoch)[index]])
+    return chosen
+
+
+_orders: dict[tuple[int, int, int], list[int]] = {}
+
+
+def _order(count: int, seed: int, epoch: int) -> list[int]:
+    key = (count, seed, epoch)
+    if key not in _orders:
+        _orders.clear()
+        order = list(range(count))
+        random.Random(f"{seed}/{epoch}").shuffle(order)
+        _orders[key] = order
+    return _orders[key]
+
+
+def micro_batches(rows: Sequence[Encoded], most_tokens: int) -> list[list[Encoded]]:
+    """Rows of like length together, at most `most_tokens` padded tokens each; no row is cut."""
+    batches: list[list[Encoded]] = []
+    for row in sorted(rows, key=lambda row: (len(row.ids), row.ids)):
+        longest = len(row.ids)
+        if batches and longest * (len(batches[-1]) + 1) <= most_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches

@@ -1,0 +1,161 @@
+"""Rows without padding, and a prefix that all rows share computed once.
+
+A micro-batch is one flat sequence: the shared prefix, then every row behind it. Only attention
+knows where rows begin; all other layers see real tokens and nothing else. Each row attends to the
+prefix and to itself, and its positions go on where the prefix ends, so the result is the one that
+the rows would give alone, and the prefix's gradient is the sum over the rows by itself. With an
+empty prefix this is plain packing without cross-contamination.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from burnish.models.chat import Encoded
+
+ATTENTION = "burnish_flat"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where rows lie in a flat sequence of `prefix + sum(row lengths)` tokens.
+
+    `gather` (rows, longest) holds each row's flat positions, padded with the row's last one;
+    `scatter` (sum of lengths,) leads back from the padded rows; `mask` (rows, 1, longest,
+    prefix + longest) is true where a token may look.
+    """
+
+    prefix: int
+    gather: torch.Tensor
+    scatter: torch.Tensor
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One micro-batch: flat tokens, positions, and what is learnt where.
+
+    `ids` and `positions` have shape (1, tokens). `predicts` are the flat positions whose next token
+    is learnt, `targets` those next tokens, `weights` their loss weights.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    predicts: torch.Tensor
+    targets: torch.Tensor
+    weights: torch.Tensor
+    layout: Layout
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the layers see."""
+        return int(self.ids.shape[1])
+
+
+def shared_prefix(rows: Sequence[Encoded]) -> int:
+    """Length of the longest beginning that all rows share and none of them learns.
+
+    At least one token is left to each row, so that every row has a place to predict from.
+    """
+    if len(rows) < 2:
+        return 0
+    first = min(rows, key=lambda row: len(row.ids))
+    last = len(first.ids) - 1
+    for row in rows:
+        same = 0
+        while same < last and row.ids[same] == first.ids[same] and row.weights[same] == 0:
+            same += 1
+        last = same
+    return last
+
+
+def flatten(rows: Sequence[Encoded], device: torch.device | str = "cpu") -> Batch:
+    """Lay rows out behind their shared prefix."""
+    prefix = shared_prefix(rows)
+    ids, positions = list(rows[0].ids[:prefix]), list(range(prefix))
+    predicts, targets, weights, starts = [], [], [], []
+    for row in rows:
+        starts.append(len(ids))
+        for place in range(prefix, len(row.ids)):
+            if row.weights[place] > 0 and place > 0:
+                before = len(ids) - 1 if place > prefix else prefix - 1
+                predicts.append(before)
+                targets.append(row.ids[place])
+                weights.append(row.weights[place])
+            ids.append(row.ids[place])
+            positions.append(place)
+    lengths = [len(row.ids) - prefix for row in rows]
+    return Batch(
+        ids=torch.tensor([ids], device=device),
+        positions=torch.tensor([positions], device=device),
+        predicts=torch.tensor(predicts, dtype=torch.long, device=device),
+        targets=torch.tensor(targets, dtype=torch.long, device=device),
+        weights=torch.tensor(weights, dtype=torch.float32, device=device),
+        layout=_layout(prefix, torch.tensor(starts), torch.tensor(lengths), device),
+    )
+
+
+def _layout(
+    prefix: int, starts: torch.Tensor, lengths: torch.Tensor, device: torch.device | str
+) -> Layout:
+    longest = int(lengths.max())
+    inside = torch.arange(longest)
+    gather = starts[:, None] + torch.minimum(inside[None], lengths[:, None] - 1)
+    real = inside[None] < lengths[:, None]
+    scatter = torch.nonzero(real.flatten()).flatten()
+    causal = inside[None] <= inside[:, None]
+    own = causal[None] & real[:, None, :] | torch.eye(longest, dtype=torch.bool)[None]
+    before = torch.ones(len(lengths), longest, prefix, dtype=torch.bool)
+    mask = torch.cat([before, own], dim=-1)[:, None]
+    return Layout(prefix, gather.to(device), scatter.to(device), mask.to(device))
+
+
+def flat_attention(  # noqa: PLR0913 the signature is given by transformers
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    layout: Layout,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a flat sequence; the signature is that of `transformers`' interface.
+
+    query (1, heads, tokens, dim), key and value (1, key heads, tokens, dim) → (1, tokens, heads,
+    dim).
+    """
+    settings: dict[str, Any] = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+    rows = [_rows(part[0], layout) for part in (query, key, value)]
+    keys, values = rows[1], rows[2]
+    if layout.prefix:
+        count = layout.gather.shape[0]
+        before = [part[:, :, : layout.prefix].expand(count, -1, -1, -1) for part in (key, value)]
+        keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
+    found = scaled_dot_product_attention(
+        rows[0], keys, values, attn_mask=layout.mask, dropout_p=dropout, **settings
+    )
+    flat = found.transpose(1, 2).flatten(0, 1).index_select(0, layout.scatter)
+    if layout.prefix:
+        first = [part[:, :, : layout.prefix] for part in (query, key, value)]
+        head = scaled_dot_product_attention(
+            first[0], first[1], first[2], is_causal=True, dropout_p=dropout, **settings
+        )
+        flat = torch.cat([head[0].transpose(0, 1), flat])
+    return flat[None], None
+
+
+def _rows(part: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """(heads, tokens, dim) → (rows, heads, longest, dim)."""
+    chosen = part.index_select(1, layout.gather.flatten())
+    shape = (part.shape[0], *layout.gather.shape, part.shape[2])
+    return chosen.view(shape).transpose(0, 1)
+
+
+AttentionInterface.register(ATTENTION, flat_attention)

@@ -1,0 +1,162 @@
+"""The one loop: steps, validations, checkpoints. It knows no method and no objective by name."""
+
+import errno
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedModel
+
+from burnish.core.errors import TrainingStopped
+from burnish.core.progress import Bar, progress
+from burnish.core.runs import Run
+from burnish.core.sections import Train
+from burnish.models.chat import Encoded
+from burnish.train.batches import count_steps, micro_batches, rows_of_step
+from burnish.train.checkpoint import State, prune, save_checkpoint
+from burnish.train.flat import Batch, flatten
+from burnish.train.optimizer import MasterAdamW
+
+Loss = Callable[[PreTrainedModel, Batch], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """All that the loop needs."""
+
+    model: Any
+    language: PreTrainedModel
+    loss: Loss
+    optimizer: MasterAdamW
+    rows: Sequence[Encoded]
+    validation: Sequence[Encoded]
+    settings: Train
+    accelerator: Accelerator
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return count_steps(len(self.rows), self.settings)
+
+    @property
+    def validate_every(self) -> int:
+        """Optimizer steps between validations; twice an epoch unless the recipe says."""
+        twice = math.ceil(len(self.rows) / self.settings.batch_size / 2)
+        return self.settings.evaluate_every or max(min(twice, self.steps), 1)
+
+
+def fit(plan: Fit, run: Run, state: State) -> State:
+    """Train from `state` to the end, or until validation no longer falls.
+
+    Leaves metrics and checkpoints in the run. Raises TrainingStopped when memory, disk or numbers
+    give out; the run can then be resumed from its last checkpoint.
+    """
+    with progress("Fine-tuning", total=plan.steps) as bar, _explained(run):
+        bar.advance(state.step)
+        while state.step < plan.steps and not state.stopped:
+            _advance(plan, run, state, bar)
+        if not state.stopped:
+            state.stopped = "all steps done"
+    return state
+
+
+def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
+    """One optimizer step, with the validation and the checkpoint that fall due after it."""
+    begun = time.perf_counter()
+    rows = rows_of_step(plan.rows, state.step, plan.settings)
+    loss = train_step(plan, rows)
+    if not math.isfinite(loss):
+        raise TrainingStopped(
+            f"The loss of step {state.step + 1} is not a number.",
+            "Lower train.learning_rate (half is a good try) and start anew, or resume from the "
+            "last checkpoint with another data.seed.",
+        )
+    rate, norm = plan.optimizer.step(state.step)
+    tokens = sum(len(row.ids) for row in rows)
+    state.step += 1
+    state.tokens += tokens
+    state.seconds += time.perf_counter() - begun
+    speed = tokens / (time.perf_counter() - begun)
+    run.metrics.write(
+        step=state.step, loss=loss, learning_rate=rate, grad_norm=norm, tokens=tokens,
+        tokens_per_second=round(speed, 1),
+    )  # fmt: skip
+    bar.advance(note=f"loss {loss:.3f}, {speed:.0f} tokens/s")
+    last = state.step == plan.steps
+    validates = bool(plan.validation) and (last or state.step % plan.validate_every == 0)
+    if validates:
+        _judge(plan, run, state, bar)
+    if validates or last or state.stopped or state.step % plan.settings.checkpoint_every == 0:
+        if not plan.validation:
+            state.best_step = state.step
+        save_checkpoint(run.path / "checkpoints", state, plan.optimizer.tensors())
+        prune(run.path / "checkpoints", plan.settings.keep_checkpoints)
+
+
+def train_step(plan: Fit, rows: Sequence[Encoded]) -> float:
+    """Gradients of one optimizer step. Returns the mean loss of a learnt token.
+
+    The loss is summed over learnt tokens and divided once by their weight in the whole step:
+    averaging each micro-batch by itself would weight short rows too much.
+    """
+    plan.model.train()
+    weight = sum(sum(row.weights) for row in rows)
+    total = 0.0
+    for some in micro_batches(rows, plan.settings.micro_batch_tokens):
+        batch = flatten(some, plan.accelerator.device)
+        loss = plan.loss(plan.language, batch) / weight
+        plan.accelerator.backward(loss)
+        plan.optimizer.collect()
+        total += float(loss.detach())
+    return total
+
+
+@torch.no_grad()
+def validation_loss(plan: Fit) -> float:
+    """Mean loss of a learnt token over the validation rows."""
+    plan.model.eval()
+    total = 0.0
+    for some in micro_batches(plan.validation, plan.settings.micro_batch_tokens):
+        total += float(plan.loss(plan.language, flatten(some, plan.accelerator.device)))
+    return total / sum(sum(row.weights) for row in plan.validation)
+
+
+def _judge(plan: Fit, run: Run, state: State, bar: Bar) -> None:
+    """Validate; remember the best; stop when it hasn't come back for `patience` validations."""
+    loss = validation_loss(plan)
+    run.metrics.write(step=state.step, validation_loss=loss)
+    bar.advance(0, note=f"validation loss {loss:.3f}")
+    if loss < state.best_loss:
+        state.best_loss, state.best_step, state.waited = loss, state.step, 0
+        return
+    state.waited += 1
+    if plan.settings.patience and state.waited >= plan.settings.patience:
+        state.stopped = f"validation loss rose {state.waited} times; step {state.best_step} is best"
+
+
+@contextmanager
+def _explained(run: Run) -> Iterator[None]:
+    """Turn what can go wrong on a machine into one sentence; the run stays resumable."""
+    resume = f"then: burnish train --resume {run.id}"
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise TrainingStopped("There is no memory left.", f"{_LESS}; {resume}") from error
+    except RuntimeError as error:
+        if "allocate memory" not in str(error) and "out of memory" not in str(error):
+            raise
+        raise TrainingStopped("There is no memory left.", f"{_LESS}; {resume}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise TrainingStopped(
+            f"The disk is full: {error}.", f"Free some space; {resume}"
+        ) from error
+
+
+_LESS = "Halve train.micro_batch_tokens, or set train.gradient_checkpointing to true"

@@ -1,0 +1,52 @@
+"""Losses as pure functions of tensors, summed; whoever calls them divides once per step."""
+
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """Cross-entropy of `hidden @ weight.T` against targets, weighted and summed.
+
+    Logits exist for one chunk at a time, and their gradient is taken while they do, so that the
+    memory is that of a chunk and not of positions × vocabulary (the idea of Liger Kernel, Hsu et
+    al. 2024, arXiv:2410.10989, and Cut Cross-Entropy, Wijmans et al. 2024, arXiv:2411.09009).
+    """
+
+    CHUNK = 512
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        weights: torch.Tensor,
+    ) -> torch.Tensor:
+        """hidden (n, d), weight (vocabulary, d), targets (n,), weights (n,) → scalar, float32."""
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
+            part = slice(begin, begin + LinearCrossEntropy.CHUNK)
+            logits = (hidden[part] @ weight.T).float()
+            norm = logits.logsumexp(-1)
+            chosen = logits.gather(1, targets[part, None]).squeeze(1)
+            total += ((norm - chosen) * weights[part]).sum()
+            grad = logits.sub_(norm[:, None]).exp_()
+            grad.scatter_add_(1, targets[part, None], torch.full_like(norm, -1.0)[:, None])
+            grad = (grad * weights[part, None]).to(hidden.dtype)
+            grad_hidden[part] = grad @ weight
+            if grad_weight is not None:
+                grad_weight += grad.T @ hidden[part]
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        """Scale the gradients that the forward pass took."""
+        hidden, weight = ctx.saved_tensors
+        scale = grad.to(hidden.dtype)
+        return hidden * scale, None if weight is None else weight * scale, None, None

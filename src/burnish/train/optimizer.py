@@ -1,0 +1,96 @@
+"""AdamW on float32 copies of the weights that move.
+
+A bfloat16 weight has 8 bits of mantissa: at a learning rate of 1e-4 most updates would round to
+nothing. The exact values and the accumulated gradients live here in float32; the model holds their
+rounded copies.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from burnish.core.sections import Train
+
+
+class MasterAdamW:
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with warm-up and decay of the rate."""
+
+    def __init__(
+        self, weights: Mapping[str, torch.nn.Parameter], settings: Train, steps: int
+    ) -> None:
+        self.weights = dict(weights)
+        self.masters = {
+            name: weight.detach().float().clone() for name, weight in self.weights.items()
+        }
+        for master in self.masters.values():
+            master.grad = torch.zeros_like(master)
+        self.settings, self.steps = settings, steps
+        self.adamw = torch.optim.AdamW(
+            list(self.masters.values()),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )
+
+    def collect(self) -> None:
+        """Add the gradients of one backward pass to the step's, in float32."""
+        for name, weight in self.weights.items():
+            if weight.grad is not None:
+                grad = self.masters[name].grad
+                assert grad is not None
+                grad += weight.grad
+                weight.grad = None
+
+    def step(self, number: int) -> tuple[float, float]:
+        """One update, `number` counted from 0. Returns the rate and the gradients' norm."""
+        rate = self.rate(number)
+        for group in self.adamw.param_groups:
+            group["lr"] = rate
+        norm = torch.nn.utils.clip_grad_norm_(
+            list(self.masters.values()), self.settings.max_grad_norm
+        )
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=False)
+        self.publish()
+        return rate, float(norm)
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Give the model the rounded copies of the exact values."""
+        for name, weight in self.weights.items():
+            weight.copy_(self.masters[name])
+
+    def rate(self, number: int) -> float:
+        """The learning rate of step `number` (from 0): linear warm-up, then the schedule."""
+        settings = self.settings
+        warm = math.ceil(settings.warmup_share * self.steps)
+        if number < warm:
+            return settings.learning_rate * (number + 1) / warm
+        done = (number - warm) / max(self.steps - warm, 1)
+        left = {
+            "constant": 1.0,
+            "linear": 1.0 - done,
+            "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
+        }[settings.schedule]
+        return settings.learning_rate * left
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Everything that an update depends on, for a checkpoint."""
+        saved = {f"master.{name}": master for name, master in self.masters.items()}
+        for name, master in self.masters.items():
+            for key, value in self.adamw.state.get(master, {}).items():
+                saved[f"{key}.{name}"] = torch.as_tensor(value)
+        return saved
+
+    @torch.no_grad()
+    def restore(self, saved: Mapping[str, torch.Tensor]) -> None:
+        """Go back to what `tensors` gave."""
+        for name, master in self.masters.items():
+            master.copy_(saved[f"master.{name}"])
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            if f"step.{name}" in saved:
+                self.adamw.state[master] = {key: saved[f"{key}.{name}"].clone() for key in keys}
+            else:
+                self.adamw.state.pop(master, None)
+        self.adamw.zero_grad(set_to_none=False)
+        self.publish()

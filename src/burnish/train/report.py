@@ -1,0 +1,32 @@
+"""What a training run leaves behind as its result."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """The result of a run. Seconds, bytes, and the mean loss of a learnt token (in nats).
+
+    `tokens_per_second` counts the tokens of the rows, prompts included; `losses` has one entry a
+    step. `forecast` carries what was expected beside what happened.
+    """
+
+    run: str
+    artifact: str
+    steps: int
+    epochs: float
+    stopped: str
+    train_seconds: float
+    tokens_per_second: float
+    peak_memory_bytes: int
+    trained_parameters: int
+    total_parameters: int
+    best_validation_loss: float | None
+    losses: Sequence[float]
+    forecast: Sequence[dict[str, Any]]
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that `burnish train --json` prints and `report.json` holds."""
+        return asdict(self)

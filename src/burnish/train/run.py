@@ -1,0 +1,177 @@
+"""`burnish train`, top to bottom."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from burnish.core.errors import AuditFailed, BadData
+from burnish.core.folders import hash_json, write_json
+from burnish.core.journal import read_journal, rewrite_journal
+from burnish.core.progress import say
+from burnish.core.recipe import Recipe
+from burnish.core.records import Row
+from burnish.core.runs import Run, new_run
+from burnish.data.load import Dataset, load
+from burnish.models.artifact import save_artifact
+from burnish.models.audit import audit
+from burnish.models.chat import Encoded, encode_row
+from burnish.models.load import device, load_model, load_tokenizer, training_dtype
+from burnish.models.local import LocalModel, find_model
+from burnish.train.adapters import METHODS, language_model, trainable
+from burnish.train.batches import count_steps, trimmed
+from burnish.train.checkpoint import State, last_checkpoint, load_weights
+from burnish.train.flat import ATTENTION
+from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
+from burnish.train.loop import Fit, fit
+from burnish.train.memory import peak_memory, reset_peak
+from burnish.train.objectives import OBJECTIVES
+from burnish.train.optimizer import MasterAdamW
+from burnish.train.report import TrainReport
+
+
+def train(
+    recipe: Recipe,
+    dataset: Dataset | None = None,
+    out: Path | None = None,
+    resume: Path | None = None,
+) -> TrainReport:
+    """Fine-tune one model; leave in the run folder all that is needed to use it or to repeat it.
+
+    Raises AuditFailed or DoesNotFit before a weight moves, TrainingStopped when the machine gives
+    out on the way; then `resume` names the run's folder and training goes on from its last
+    checkpoint, to the same weights.
+    """
+    dataset = dataset or load(recipe)
+    base = find_model(recipe.model.name)
+    tokenizer = load_tokenizer(base)
+    rows = encoded(dataset.split.train, tokenizer, recipe)
+    validation = encoded(dataset.split.validation, tokenizer, recipe)
+    inputs = {"data": dataset.hashes, "base": {"name": base.name, "sha256": base.sha256}}
+    run = _same_run(resume, inputs) if resume else new_run("train", recipe, inputs, out)
+
+    seed_everything(recipe.train.seed)
+    plan = prepare(recipe, base, rows, validation)
+    state = _resumed(run, plan) or State()
+    reset_peak()
+    if not state.step:
+        seen = probe(plan, run.path)
+        expected = forecast(plan, seen)
+        refuse_what_does_not_fit(plan, seen, expected, run.path)
+        write_json(run.path / "forecast.json", expected.as_list())
+    run.events.write(event="training", from_step=state.step, steps=plan.steps)
+    state = fit(plan, run, state)
+
+    best = load_weights(run.path / "checkpoints", state.best_step)
+    for name, weight in trainable(plan.model).items():
+        weight.data.copy_(best[name])
+    plan.language.set_attn_implementation("sdpa")
+    lineage = {
+        "system": dataset.task.prompt,
+        "task": dataset.task.model_dump(mode="json"),
+        "data": dataset.hashes,
+        "recipe": recipe.model_dump(mode="json"),
+        "versions": run.read("inputs.json")["versions"],
+        "step": state.best_step,
+        "run": run.id,
+    }
+    save_artifact(run.artifact, plan.model, tokenizer, base, lineage)
+    report = _report(run, plan, state, peak_memory())
+    write_json(run.path / "report.json", report.as_dict())
+    run.events.write(event="trained", steps=state.step, stopped=state.stopped)
+    return report
+
+
+def encoded(
+    rows: tuple[Row, ...], tokenizer: PreTrainedTokenizerBase, recipe: Recipe
+) -> list[Encoded]:
+    """Rows as tokens, after the token audit. Raises AuditFailed: the audit is a hard stop."""
+    findings = audit(rows, tokenizer, recipe.train.max_length)
+    if errors := [finding for finding in findings if finding.severity == "error"]:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more findings)" if len(errors) > 1 else ""
+        shown = ", ".join(str(row) for row in first.rows[:5])
+        raise AuditFailed(f"{first.file}, rows {shown}: {first.message}{more}", first.fix)
+    return [trimmed(encode_row(tokenizer, row, recipe.train.max_length)) for row in rows]
+
+
+def prepare(
+    recipe: Recipe, base: LocalModel, rows: list[Encoded], validation: list[Encoded]
+) -> Fit:
+    """The model with its trainable weights marked, the optimizer, and the loss: ready to fit."""
+    if not rows:
+        raise BadData("There are no training rows.", "Name a file with rows in data.train.")
+    if recipe.train.threads:
+        torch.set_num_threads(recipe.train.threads)
+    settings = recipe.train
+    model = METHODS[settings.method.kind](
+        load_model(base, training_dtype(recipe.model.dtype)), settings.method
+    )
+    language = language_model(model)
+    language.set_attn_implementation(ATTENTION)
+    if settings.gradient_checkpointing:
+        language.gradient_checkpointing_enable({"use_reentrant": False})
+    accelerator = Accelerator(cpu=device().type == "cpu")
+    optimizer = MasterAdamW(trainable(model), settings, count_steps(len(rows), settings))
+    loss = OBJECTIVES[settings.objective.kind]
+    return Fit(model, language, loss, optimizer, rows, validation, settings, accelerator)
+
+
+def seed_everything(seed: int) -> None:
+    """Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _same_run(folder: Path, inputs: dict[str, Any]) -> Run:
+    """The run to go on with. Raises BadData if its data or its base model has changed since."""
+    run = Run(folder)
+    before = run.read("inputs.json")
+    for name in ("data", "base"):
+        if hash_json(before.get(name)) != hash_json(inputs[name]):
+            raise BadData(
+                f"The {name} of {run.id} has changed since the run began.",
+                "Put back what it began with, or start a new run.",
+            )
+    return run
+
+
+def _resumed(run: Run, plan: Fit) -> State | None:
+    """Go back to the last whole checkpoint; forget what was measured after it."""
+    found = last_checkpoint(run.path / "checkpoints")
+    step = found[0].step if found else 0
+    metrics = run.path / "metrics.jsonl"
+    kept = [entry for entry in read_journal(metrics) if entry["step"] <= step]
+    rewrite_journal(metrics, kept)
+    if found is None:
+        return None
+    plan.optimizer.restore(found[1])
+    say(f"Going on with {run.id} after step {step} of {plan.steps}")
+    return found[0]
+
+
+def _report(run: Run, plan: Fit, state: State, peak: int) -> TrainReport:
+    metrics = read_journal(run.path / "metrics.jsonl")
+    disk = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
+    actual = {"peak memory": peak, "training time": state.seconds, "disk": disk}
+    quantities = run.read_list("forecast.json")
+    return TrainReport(
+        run=run.id,
+        artifact=str(run.artifact),
+        steps=state.step,
+        epochs=round(state.step * plan.settings.batch_size / len(plan.rows), 2),
+        stopped=state.stopped,
+        train_seconds=state.seconds,
+        tokens_per_second=state.tokens / state.seconds if state.seconds else 0.0,
+        peak_memory_bytes=peak,
+        trained_parameters=sum(weight.numel() for weight in plan.optimizer.masters.values()),
+        total_parameters=sum(weight.numel() for weight in plan.model.parameters()),
+        best_validation_loss=state.best_loss if plan.validation else None,
+        losses=[entry["loss"] for entry in metrics if "loss" in entry],
+        forecast=[{**quantity, "actual": actual[quantity["name"]]} for quantity in quantities],
+    )
