@@ -9,30 +9,25 @@ empty prefix this is plain packing without cross-contamination.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
 
 from burnish.models.chat import Encoded
-
-ATTENTION = "burnish_flat"
-
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where rows lie in a flat sequence of `prefix + sum(row lengths)` tokens.
 
     `gather` (rows, longest) holds each row's flat positions, padded with the row's last one;
-    `scatter` (sum of lengths,) leads back from the padded rows; `mask` (rows, 1, longest,
-    prefix + longest) is true where a token may look.
+    `scatter` (sum of lengths,) leads back from the padded rows; `bias` (1, longest,
+    prefix + longest) is 0 where a token may look and -inf behind it. Padding lies behind its row,
+    so no real token ever looks at it and one bias serves all rows.
     """
 
     prefix: int
     gather: torch.Tensor
     scatter: torch.Tensor
-    mask: torch.Tensor
+    bias: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,55 +102,5 @@ def _layout(
     gather = starts[:, None] + torch.minimum(inside[None], lengths[:, None] - 1)
     real = inside[None] < lengths[:, None]
     scatter = torch.nonzero(real.flatten()).flatten()
-    causal = inside[None] <= inside[:, None]
-    own = causal[None] & real[:, None, :] | torch.eye(longest, dtype=torch.bool)[None]
-    before = torch.ones(len(lengths), longest, prefix, dtype=torch.bool)
-    mask = torch.cat([before, own], dim=-1)[:, None]
-    return Layout(prefix, gather.to(device), scatter.to(device), mask.to(device))
-
-
-def flat_attention(  # noqa: PLR0913 the signature is given by transformers
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    *,
-    layout: Layout,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of a flat sequence; the signature is that of `transformers`' interface.
-
-    query (1, heads, tokens, dim), key and value (1, key heads, tokens, dim) → (1, tokens, heads,
-    dim).
-    """
-    settings: dict[str, Any] = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
-    rows = [_rows(part[0], layout) for part in (query, key, value)]
-    keys, values = rows[1], rows[2]
-    if layout.prefix:
-        count = layout.gather.shape[0]
-        before = [part[:, :, : layout.prefix].expand(count, -1, -1, -1) for part in (key, value)]
-        keys, values = torch.cat([before[0], keys], 2), torch.cat([before[1], values], 2)
-    found = scaled_dot_product_attention(
-        rows[0], keys, values, attn_mask=layout.mask, dropout_p=dropout, **settings
-    )
-    flat = found.transpose(1, 2).flatten(0, 1).index_select(0, layout.scatter)
-    if layout.prefix:
-        first = [part[:, :, : layout.prefix] for part in (query, key, value)]
-        head = scaled_dot_product_attention(
-            first[0], first[1], first[2], is_causal=True, dropout_p=dropout, **settings
-        )
-        flat = torch.cat([head[0].transpose(0, 1), flat])
-    return flat[None], None
-
-
-def _rows(part: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """(heads, tokens, dim) → (rows, heads, longest, dim)."""
-    chosen = part.index_select(1, layout.gather.flatten())
-    shape = (part.shape[0], *layout.gather.shape, part.shape[2])
-    return chosen.view(shape).transpose(0, 1)
-
-
-AttentionInterface.register(ATTENTION, flat_attention)
+    bias = torch.full((1, longest, prefix + longest), -torch.inf).triu(prefix + 1)
+    return Layout(prefix, gather.to(device), scatter.to(device), bias.to(device))

@@ -14,7 +14,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     al. 2024, arXiv:2410.10989, and Cut Cross-Entropy, Wijmans et al. 2024, arXiv:2411.09009).
     """
 
-    CHUNK = 512
+    CHUNK = 128
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -31,15 +31,18 @@ class LinearCrossEntropy(torch.autograd.Function):
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
             logits = (hidden[part] @ weight.T).float()
-            norm = logits.logsumexp(-1)
             chosen = logits.gather(1, targets[part, None]).squeeze(1)
+            highest, where = logits.max(-1)
+            chances = torch.softmax(logits, -1, out=logits)
+            # The highest chance is at least 1 / vocabulary, so its logarithm is always exact.
+            norm = highest - chances.gather(1, where[:, None]).squeeze(1).log()
             total += ((norm - chosen) * weights[part]).sum()
-            grad = logits.sub_(norm[:, None]).exp_()
-            grad.scatter_add_(1, targets[part, None], torch.full_like(norm, -1.0)[:, None])
-            grad = (grad * weights[part, None]).to(hidden.dtype)
-            grad_hidden[part] = grad @ weight
+            chances.scatter_add_(1, targets[part, None], torch.full_like(norm, -1.0)[:, None])
+            grad = chances.to(hidden.dtype)
+            scale = weights[part, None].to(hidden.dtype)
+            grad_hidden[part] = (grad @ weight).mul_(scale)
             if grad_weight is not None:
-                grad_weight += grad.T @ hidden[part]
+                grad_weight += grad.T @ (hidden[part] * scale)
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total
 

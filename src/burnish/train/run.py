@@ -23,10 +23,11 @@ from burnish.models.chat import Encoded, encode_row
 from burnish.models.load import device, load_model, load_tokenizer, training_dtype
 from burnish.models.local import LocalModel, find_model
 from burnish.train.adapters import METHODS, language_model, trainable
+from burnish.train.attention import ATTENTION
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
-from burnish.train.flat import ATTENTION
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
+from burnish.train.layers import fuse
 from burnish.train.loop import Fit, fit
 from burnish.train.memory import peak_memory, reset_peak
 from burnish.train.objectives import OBJECTIVES
@@ -113,6 +114,7 @@ def prepare(
     )
     language = language_model(model)
     language.set_attn_implementation(ATTENTION)
+    fuse(model)
     if settings.gradient_checkpointing:
         language.gradient_checkpointing_enable({"use_reentrant": False})
     accelerator = Accelerator(cpu=device().type == "cpu")

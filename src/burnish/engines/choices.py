@@ -1,0 +1,141 @@
+"""Exactly one of several texts: the likeliest whole text, found without scoring all of them.
+
+The texts form a tree of tokens, each ending with the token that ends the turn, so that a text which
+begins another one is decided right. A node's log-probability can only fall further down, so the
+first complete text that a best-first search reaches is the likeliest one (uniform-cost search). A
+model that is sure of its answer needs a few forward passes instead of one for every text.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+
+@dataclass(eq=False, slots=True)
+class Node:
+    """A place in the tree; `choice` is the text that ends here, if one does."""
+
+    path: tuple[int, ...] = ()
+    children: dict[int, "Node"] = field(default_factory=dict)
+    choice: int | None = None
+
+    def stretch(self) -> tuple[int, ...]:
+        """The path to here and on, as long as there is only one way to go."""
+        node = self
+        while len(node.children) == 1:
+            (node,) = node.children.values()
+        return node.path
+
+
+def choice_tree(choices: Sequence[Sequence[int]]) -> Node:
+    """The tree of several token sequences, none of which is the beginning of another one."""
+    root = Node()
+    for number, tokens in enumerate(choices):
+        node = root
+        for token in tokens:
+            node = node.children.setdefault(token, Node((*node.path, token)))
+        node.choice = number
+    return root
+
+
+@torch.inference_mode()
+def best_choices(
+    model: Any, cache: DynamicCache, mask: torch.Tensor, logits: torch.Tensor, tree: Node
+) -> list[int]:
+    """For each prompt that has been read, the number of its likeliest choice.
+
+    `cache`, `mask` and `logits` are what `decode.prefill` gave; the cache is left as it was.
+    """
+    searches = [_Search(tree, row) for row in logits.float().log_softmax(-1)]
+    while open_searches := [place for place, search in enumerate(searches) if not search.done]:
+        due = [(place, *entry) for place in open_searches for entry in searches[place].next()]
+        logs = _read_on(model, cache, mask, [(place, node.stretch()) for place, _, node in due])
+        for (place, cost, node), rows in zip(due, logs, strict=True):
+            searches[place].visit(node, cost, rows)
+    return [search.found for search in searches]
+
+
+class _Search:
+    """The search of one prompt: a heap of places in the tree, the likeliest first."""
+
+    #: Places looked at in one pass. More than the one due costs little, since small passes wait for
+    #: the weights and not for the arithmetic, and saves later passes.
+    WIDTH = 4
+    #: A place this much less likely (in nats) than the one due isn't worth an early look.
+    MARGIN = 2.0
+
+    def __init__(self, tree: Node, logs: torch.Tensor) -> None:
+        self.heap: list[tuple[float, int, Node]] = []
+        self.ties = count()
+        self._push_children(tree, 0.0, logs)
+
+    @property
+    def done(self) -> bool:
+        """Whether the likeliest place of all is the end of a text."""
+        return self.heap[0][2].choice is not None
+
+    @property
+    def found(self) -> int:
+        """The number of the text that the search ended with."""
+        choice = self.heap[0][2].choice
+        assert choice is not None
+        return choice
+
+    def next(self) -> list[tuple[float, Node]]:
+        """The next places to look at, with the cost so far (negative log-probability)."""
+        taken: list[tuple[float, Node]] = []
+        limit = self.heap[0][0] + self.MARGIN
+        while self.heap and len(taken) < self.WIDTH:
+            cost, _, node = self.heap[0]
+            if node.choice is not None or cost > limit:
+                break
+            heapq.heappop(self.heap)
+            taken.append((cost, node))
+        return taken
+
+    def visit(self, node: Node, cost: float, rows: torch.Tensor) -> None:
+        """Go on from `node`. `rows` are the log-probabilities behind each token of its stretch."""
+        place = len(node.path) - 1
+        while len(node.children) == 1:
+            ((token, child),) = node.children.items()
+            cost -= float(rows[place, token])
+            node, place = child, place + 1
+        if node.choice is not None:
+            heapq.heappush(self.heap, (cost, next(self.ties), node))
+        else:
+            self._push_children(node, cost, rows[place])
+
+    def _push_children(self, node: Node, cost: float, logs: torch.Tensor) -> None:
+        tokens = list(node.children)
+        for token, log in zip(tokens, logs[tokens].tolist(), strict=True):
+            heapq.heappush(self.heap, (cost - log, next(self.ties), node.children[token]))
+
+
+def _read_on(
+    model: Any,
+    cache: DynamicCache,
+    mask: torch.Tensor,
+    due: Sequence[tuple[int, tuple[int, ...]]],
+) -> list[torch.Tensor]:
+    """For each (prompt, path), log-probabilities (path, vocabulary) behind each of its tokens."""
+    rows = torch.tensor([place for place, _ in due], device=mask.device)
+    longest = max(len(path) for _, path in due)
+    padded = torch.tensor([[*path, *[0] * (longest - len(path))] for _, path in due])
+    real = torch.tensor([[1] * len(path) + [0] * (longest - len(path)) for _, path in due])
+    branch = DynamicCache()
+    for place, layer in enumerate(cache.layers):
+        branch.update(layer.keys[rows], layer.values[rows], place)
+    before = mask[rows]
+    logits = model(
+        input_ids=padded.to(mask.device),
+        attention_mask=torch.cat([before, real.to(mask.device)], dim=1),
+        position_ids=before.sum(1)[:, None] + torch.arange(longest, device=mask.device)[None],
+        past_key_values=branch,
+        use_cache=True,
+    ).logits.float()
+    return [row[: len(path)].log_softmax(-1) for row, (_, path) in zip(logits, due, strict=True)]

@@ -1,0 +1,231 @@
+"""Requests answered together, one token a step; they may join and leave between steps.
+
+All rows of a batch share one KV cache, padded on the left: row i has `mask[i]` over its columns.
+A request that joins is read (prefilled) by itself and its cache is padded to the others' width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedTokenizerBase
+
+from burnish.core.records import Answer, Prompt, TokenLogprob
+from burnish.engines.sampling import Sampler
+
+
+@dataclass(eq=False)
+class Request:
+    """One prompt on its way to an answer. `text` grows; `finish` is set when it is done."""
+
+    prompt: Prompt
+    ids: Sequence[int]
+    ends: frozenset[int]
+    tokenizer: PreTrainedTokenizerBase
+    made: list[int] = field(default_factory=list)
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    text: str = ""
+    finish: str = ""
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.sampler = Sampler(self.prompt)
+
+    def take(self, logits: torch.Tensor) -> int:
+        """Choose the next token from logits (vocabulary,); notice when the answer is complete."""
+        token = self.sampler.pick(logits)
+        if token in self.ends:
+            self.finish = "stop"
+            return token
+        if self.prompt.top_logprobs is not None:
+            self.logprobs.append(self._logprob(logits, token, self.prompt.top_logprobs))
+        self.made.append(token)
+        self.text = self.tokenizer.decode(self.made, skip_special_tokens=True)
+        self._stop_at_strings()
+        if not self.finish and len(self.made) >= self.prompt.max_new_tokens:
+            self.finish = "length"
+        return token
+
+    def ready(self) -> str:
+        """The text that can be shown: without half a character or what may become a stop string."""
+        if self.finish:
+            return self.text
+        held = self.text.rstrip("\ufffd")
+        for stop in self.prompt.stop:
+            for size in range(min(len(stop) - 1, len(held)), 0, -1):
+                if held.endswith(stop[:size]):
+                    held = held[:-size]
+                    break
+        return held
+
+    def answer(self) -> Answer:
+        """The finished answer."""
+        return Answer(
+            text=self.text,
+            tokens_in=len(self.ids),
+            tokens_out=len(self.made) + (self.finish == "stop"),
+            seconds=self.seconds,
+            finish_reason="length" if self.finish == "length" else "stop",
+            logprobs=tuple(self.logprobs),
+        )
+
+    def _stop_at_strings(self) -> None:
+        found = [place for stop in self.prompt.stop if (place := self.text.find(stop)) >= 0]
+        if found:
+            self.text, self.finish = self.text[: min(found)], "stop"
+
+    def _logprob(self, logits: torch.Tensor, token: int, count: int) -> TokenLogprob:
+        logs = logits.float().log_softmax(-1)
+        values, tokens = logs.topk(count) if count else (logs[:0], logs[:0].long())
+        top = tuple(
+            (self.tokenizer.decode([int(other)]), float(value))
+            for value, other in zip(values, tokens, strict=True)
+        )
+        return TokenLogprob(self.tokenizer.decode([token]), float(logs[token]), top)
+
+
+class Running:
+    """A batch in flight. All its requests must use the same weights (base or one adapter)."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.requests: list[Request] = []
+        self.cache: DynamicCache | None = None
+        self.mask = torch.zeros(0, 0, dtype=torch.long)
+        self.last: list[int] = []
+
+    @torch.inference_mode()
+    def join(self, requests: Sequence[Request], prefix: "Prefix | None" = None) -> None:
+        """Read the prompts of new requests and take their first tokens."""
+        cache, mask, logits = prefill(self.model, [request.ids for request in requests], prefix)
+        tokens = [r.take(row) for r, row in zip(requests, logits, strict=True)]
+        if self.cache is None or not self.requests:
+            self.cache, self.mask = cache, mask
+        else:
+            self.mask = _merge(self.cache, self.mask, cache, mask)
+        self.requests += requests
+        self.last += tokens
+        self._leave()
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """One more token for every request."""
+        assert self.cache is not None
+        self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.requests), 1)], dim=1)
+        logits = self.model(
+            input_ids=torch.tensor(self.last, device=self.mask.device)[:, None],
+            attention_mask=self.mask,
+            position_ids=(self.mask.sum(1) - 1)[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits[:, -1]
+        self.last = [r.take(row) for r, row in zip(self.requests, logits, strict=True)]
+        self._leave()
+
+    @torch.inference_mode()
+    def drop(self, request: Request) -> None:
+        """Leave out a request that nobody waits for any more."""
+        if request in self.requests:
+            request.finish = "stop"
+            self._leave()
+
+    def _leave(self) -> None:
+        """Finished requests leave, and their rows of the cache with them."""
+        stay = [place for place, request in enumerate(self.requests) if not request.finish]
+        if len(stay) == len(self.requests):
+            return
+        self.requests = [self.requests[place] for place in stay]
+        self.last = [self.last[place] for place in stay]
+        if not stay or self.cache is None:
+            self.cache = None
+            return
+        kept = torch.tensor(stay, device=self.mask.device)
+        self.mask = self.mask[kept]
+        # Columns that are padding for everybody who is left cost time and memory.
+        first = int(self.mask.any(0).int().argmax())
+        self.mask = self.mask[:, first:]
+        for layer in self.cache.layers:
+            layer.keys = layer.keys[kept, :, first:]
+            layer.values = layer.values[kept, :, first:]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The keys and values of tokens that several prompts begin with, computed once."""
+
+    ids: tuple[int, ...]
+    layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+
+@torch.inference_mode()
+def read_prefix(model: Any, ids: Sequence[int]) -> Prefix:
+    """Compute a prefix. `ids` are its tokens."""
+    cache = DynamicCache()
+    model(
+        input_ids=torch.tensor([list(ids)], device=model.device),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return Prefix(tuple(ids), tuple((layer.keys, layer.values) for layer in cache.layers))
+
+
+def prefill(
+    model: Any, prompts: Sequence[Sequence[int]], prefix: Prefix | None = None
+) -> tuple[DynamicCache, torch.Tensor, torch.Tensor]:
+    """Read prompts. Returns the cache, its mask (rows, columns) and the logits (rows, vocabulary).
+
+    With `prefix`, every prompt must begin with its tokens and have at least one more.
+    """
+    begin = len(prefix.ids) if prefix else 0
+    rest = [list(ids[begin:]) for ids in prompts]
+    longest = max(len(ids) for ids in rest)
+    padded = torch.tensor([[0] * (longest - len(ids)) + ids for ids in rest])
+    own = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in rest])
+    mask = torch.cat([own.new_ones(len(rest), begin), own], dim=1)
+    cache = DynamicCache()
+    if prefix:
+        for place, (keys, values) in enumerate(prefix.layers):
+            count = (len(rest), -1, -1, -1)
+            cache.update(keys.expand(count), values.expand(count), place)
+    place = model.device
+    logits = model(
+        input_ids=padded.to(place),
+        attention_mask=mask.to(place),
+        position_ids=(begin + own.cumsum(1) - 1).clamp(min=0).to(place),
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    ).logits[:, -1]
+    return cache, mask.to(place), logits
+
+
+def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The tokens that all prompts begin with; at least one token is left to each."""
+    shortest = min(prompts, key=len)
+    size = len(shortest) - 1
+    for ids in prompts:
+        same = 0
+        while same < size and ids[same] == shortest[same]:
+            same += 1
+        size = same
+    return list(shortest[:size])
+
+
+def _merge(
+    cache: DynamicCache, mask: torch.Tensor, other: DynamicCache, others: torch.Tensor
+) -> torch.Tensor:
+    """Put another cache's rows under this one's, both padded on the left to one width."""
+    width = max(mask.shape[1], others.shape[1])
+    for layer, more in zip(cache.layers, other.layers, strict=True):
+        layer.keys = torch.cat([_widen(layer.keys, width), _widen(more.keys, width)])
+        layer.values = torch.cat([_widen(layer.values, width), _widen(more.values, width)])
+    pad = torch.nn.functional.pad
+    return torch.cat(
+        [pad(mask, (width - mask.shape[1], 0)), pad(others, (width - others.shape[1], 0))]
+    )
+
+
+def _widen(part: torch.Tensor, width: int) -> torch.Tensor:
+    return torch.nn.functional.pad(part, (0, 0, width - part.shape[2], 0))

@@ -1,0 +1,199 @@
+"""Models in this process: `transformers` weights, our own batched decoding.
+
+On CPU answers are computed in float32: a bfloat16 product rounds differently for other batch
+shapes, so that an answer would depend on who else is asking (docs/decisions/0002).
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from burnish.core.errors import BadData, NotFound
+from burnish.core.records import Answer, Message, Prompt, Row
+from burnish.core.runs import find_run
+from burnish.engines.choices import best_choices, choice_tree
+from burnish.engines.decode import Prefix, Request, Running, common_prefix, prefill, read_prefix
+from burnish.models.artifact import FACTS, Artifact, load_artifact_model, open_artifact
+from burnish.models.chat import encode_prompt, encode_row, encode_text, end_of_turn
+from burnish.models.load import device, load_model, load_tokenizer
+from burnish.models.local import find_model
+
+#: A prefix shorter than this isn't worth a pass of its own.
+_LEAST_PREFIX = 8
+
+
+class LocalEngine:
+    """Answers with one model: a base, a base with one of its adapters, or full weights.
+
+    Several engines may share one base in memory: each names its adapter, and activates it (or none)
+    around every pass, so that no request sees another one's adapter.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        adapter: str | None = None,
+        system: str | None = None,
+    ) -> None:
+        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.adapter, self.system = adapter, system
+        self.ends = end_of_turn(tokenizer)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return int(self.model.config.max_position_embeddings)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """The weights of this engine, and nothing of another adapter's."""
+        if not hasattr(self.model, "peft_config"):
+            yield
+        elif self.adapter is None:
+            with self.model.disable_adapter():
+                yield
+        else:
+            self.model.set_adapter(self.adapter)
+            yield
+
+    def request(self, prompt: Prompt) -> Request:
+        """A prompt as tokens. Raises BadData if prompt and answer don't fit the context."""
+        ids = encode_prompt(self.tokenizer, prompt.messages, prompt.tools)
+        return self.request_for(prompt, ids)
+
+    def request_for(self, prompt: Prompt, ids: Sequence[int]) -> Request:
+        """The same for tokens that are there already."""
+        if len(ids) + prompt.max_new_tokens > self.context_length:
+            raise BadData(
+                f"The prompt has {len(ids)} tokens and asks for up to {prompt.max_new_tokens} "
+                f"more; the model's context holds {self.context_length}.",
+                "Shorten the prompt, or ask for a shorter answer.",
+            )
+        return Request(prompt, ids, self.ends, self.tokenizer)
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        batch_size: int = 16,
+        advance: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """One answer a prompt, in order. Raises BadData for one that doesn't fit the context."""
+        requests = [self.request(prompt) for prompt in prompts]
+        answers: dict[int, Answer] = {}
+        order = sorted(range(len(requests)), key=lambda place: len(requests[place].ids))
+        with self.active():
+            prefix = self._prefix([request.ids for request in requests])
+            for begin in range(0, len(order), batch_size):
+                places = order[begin : begin + batch_size]
+                begun = time.perf_counter()
+                some = [requests[place] for place in places]
+                self._answer_batch(some, prefix)
+                for place, request in zip(places, some, strict=True):
+                    request.seconds = (time.perf_counter() - begun) / len(places)
+                    answers[place] = request.answer()
+                if advance:
+                    advance(len(places))
+        return [answers[place] for place in range(len(requests))]
+
+    def stream(self, prompt: Prompt) -> Iterator[str]:
+        """The pieces of one answer as they are made."""
+        request = self.request(prompt)
+        shown = ""
+        with self.active():
+            running = Running(self.model)
+            running.join([request])
+            while True:
+                ready = request.ready()
+                if len(ready) > len(shown):
+                    yield ready[len(shown) :]
+                    shown = ready
+                if request.finish:
+                    return
+                running.step()
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt as it would be asked."""
+        return len(encode_prompt(self.tokenizer, messages))
+
+    @torch.inference_mode()
+    def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
+        """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
+        results = []
+        with self.active():
+            for row in rows:
+                encoded = encode_row(self.tokenizer, row, self.context_length)
+                learnt = [place for place, weight in enumerate(encoded.weights) if weight > 0]
+                ids = torch.tensor([encoded.ids], device=self.model.device)
+                before = torch.tensor(learnt, device=self.model.device) - 1
+                logits = self.model(input_ids=ids, logits_to_keep=before).logits[0]
+                logs = logits.float().log_softmax(-1)
+                chosen = logs.gather(1, ids[0, before + 1][:, None])
+                results.append((float(chosen.sum()), len(learnt)))
+        return results
+
+    def _prefix(self, prompts: Sequence[Sequence[int]]) -> Prefix | None:
+        shared = common_prefix(prompts) if len(prompts) > 1 else []
+        return read_prefix(self.model, shared) if len(shared) >= _LEAST_PREFIX else None
+
+    def _answer_batch(self, requests: Sequence[Request], prefix: Prefix | None) -> None:
+        choices = requests[0].prompt.choices
+        if choices and all(request.prompt.choices == choices for request in requests):
+            self._choose(requests, choices, prefix)
+            return
+        running = Running(self.model)
+        running.join(requests, prefix)
+        while running.requests:
+            running.step()
+
+    def _choose(
+        self, requests: Sequence[Request], choices: Sequence[str], prefix: Prefix | None
+    ) -> None:
+        end = min(self.ends, key=lambda token: token == self.tokenizer.eos_token_id)
+        tokens = [[*encode_text(self.tokenizer, choice), end] for choice in choices]
+        with torch.inference_mode():
+            cache, mask, logits = prefill(self.model, [r.ids for r in requests], prefix)
+            numbers = best_choices(self.model, cache, mask, logits, choice_tree(tokens))
+        for request, number in zip(requests, numbers, strict=True):
+            request.text, request.finish = choices[number], "stop"
+            request.made = tokens[number][:-1]
+
+
+def open_engine(source: str | Path) -> LocalEngine:
+    """A model by name, a run by id, or an artifact folder, ready to answer.
+
+    Raises NotFound if it is none of them.
+    """
+    artifact = find_artifact(source)
+    if artifact is not None:
+        model, tokenizer = load_artifact_model(artifact, answering_dtype())
+        if artifact.kind == "adapter":
+            # One adapter and nobody else's: inside the weights it costs no time.
+            model = model.merge_and_unload()
+        name = str(artifact.lineage.get("run", Path(source).name))
+        return LocalEngine(model, tokenizer, name, system=artifact.system)
+    local = find_model(str(source))
+    return LocalEngine(load_model(local, answering_dtype()), load_tokenizer(local), local.name)
+
+
+def find_artifact(source: str | Path) -> Artifact | None:
+    """The artifact that a run's id or a folder names; None if it names a model."""
+    if (Path(source) / FACTS).exists():
+        return open_artifact(Path(source))
+    try:
+        run = find_run(str(source))
+    except NotFound:
+        return None
+    return open_artifact(run.artifact)
+
+
+def answering_dtype() -> torch.dtype:
+    """float32 on CPU, where an answer must not depend on its batch; bfloat16 on a GPU."""
+    return torch.float32 if device().type == "cpu" else torch.bfloat16

@@ -1,0 +1,29 @@
+"""From logits to one token: greedy, temperature, nucleus."""
+
+import torch
+
+from burnish.core.records import Prompt
+
+
+class Sampler:
+    """Draws the tokens of one answer. Its own generator makes a seed mean the same in any batch."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.temperature, self.top_p = prompt.temperature, prompt.top_p
+        self.generator = torch.Generator()
+        if prompt.seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(prompt.seed)
+
+    def pick(self, logits: torch.Tensor) -> int:
+        """One token of logits (vocabulary,). Nucleus: Holtzman et al. 2020, arXiv:1904.09751."""
+        if self.temperature <= 0:
+            return int(logits.argmax())
+        chances = (logits.float().cpu() / self.temperature).softmax(-1)
+        ordered, tokens = chances.sort(descending=True)
+        if self.top_p < 1:
+            kept = int((ordered.cumsum(-1) - ordered < self.top_p).sum())
+            ordered, tokens = ordered[: max(kept, 1)], tokens[: max(kept, 1)]
+        drawn = torch.multinomial(ordered, 1, generator=self.generator)
+        return int(tokens[drawn])
