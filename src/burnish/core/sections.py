@@ -139,7 +139,7 @@ class Train(Section):
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
     batch_size: int = Field(16, ge=1, description="Rows per optimizer step.")
     micro_batch_tokens: int = Field(
-        2048, ge=16, description="Padded tokens per forward pass; bounds the peak memory."
+        2048, ge=16, description="Tokens per forward pass; bounds the peak memory."
     )
     max_length: int = Field(1024, ge=8, description="Longest row, in tokens.")
     schedule: Literal["cosine", "linear", "constant"] = Field(

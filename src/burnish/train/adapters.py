@@ -36,7 +36,8 @@ def add_lora(model: PreTrainedModel, method: Lora) -> Any:
 
 def train_everything(model: PreTrainedModel, method: Full) -> Any:
     """All weights move."""
-    return model.requires_grad_(True)
+    model.requires_grad_(True)
+    return model
 
 
 #: `train.method.kind` → the model with its trainable weights marked.
@@ -48,7 +49,8 @@ METHODS: dict[str, Callable[[PreTrainedModel, Any], Any]] = {
 
 def language_model(model: Any) -> PreTrainedModel:
     """The language model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "peft_config") else model
+    inner: PreTrainedModel = model.get_base_model() if hasattr(model, "peft_config") else model
+    return inner
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from burnish.core.sections import Train
 from burnish.models.chat import Encoded
+from burnish.train.flat import shared_prefix
 
 
 def trimmed(row: Encoded) -> Encoded:
@@ -50,12 +51,21 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
 
 
 def micro_batches(rows: Sequence[Encoded], most_tokens: int) -> list[list[Encoded]]:
-    """Rows of like length together, at most `most_tokens` padded tokens each; no row is cut."""
+    """Rows of like length together, at most `most_tokens` computed tokens each; no row is cut."""
     batches: list[list[Encoded]] = []
+    prefix, used = shared_prefix(rows), 0
     for row in sorted(rows, key=lambda row: (len(row.ids), row.ids)):
-        longest = len(row.ids)
-        if batches and longest * (len(batches[-1]) + 1) <= most_tokens:
+        own = len(row.ids) - prefix
+        if batches and used + own <= most_tokens:
             batches[-1].append(row)
+            used += own
         else:
             batches.append([row])
+            used = len(row.ids)
     return batches
+
+
+def computed_tokens(rows: Sequence[Encoded]) -> int:
+    """Tokens that the layers see when these rows are one micro-batch: a shared prefix once."""
+    prefix = shared_prefix(rows)
+    return prefix + sum(len(row.ids) - prefix for row in rows)

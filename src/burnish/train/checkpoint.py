@@ -90,7 +90,7 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _random_states() -> dict[str, torch.Tensor]:
-    numpy = np.random.get_state(legacy=True)
+    numpy: Any = np.random.get_state(legacy=True)
     states = {
         "rng.torch": torch.get_rng_state(),
         "rng.numpy": torch.from_numpy(np.asarray(numpy[1], dtype=np.int64)),
@@ -110,6 +110,6 @@ def _restore_random(tensors: Mapping[str, torch.Tensor], python: list[Any]) -> N
     random.setstate((python[0], tuple(python[1]), python[2]))
     torch.set_rng_state(tensors["rng.torch"])
     numbers = tensors["rng.numpy"].numpy().astype(np.uint32)
-    np.random.set_state(("MT19937", numbers, int(tensors["rng.numpy_position"][0])))
+    np.random.set_state(("MT19937", numbers, int(tensors["rng.numpy_position"][0]), 0, 0.0))
     if "rng.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["rng.cuda"])

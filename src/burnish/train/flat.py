@@ -14,6 +14,7 @@ import torch
 
 from burnish.models.chat import Encoded
 
+
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where rows lie in a flat sequence of `prefix + sum(row lengths)` tokens.

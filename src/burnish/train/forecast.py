@@ -1,14 +1,14 @@
 """What a run will need, measured before it begins: a few real steps on this machine.
 
-Probed are the longest micro-batch (it sets the peak), typical steps, one micro-batch of validation
-and one checkpoint. Nothing of it changes the run: weights don't move, random states are put back.
+Rehearsed are the longest micro-batch (it sets the peak), two typical ones, an update at a learning
+rate of 0, one micro-batch of validation and one checkpoint. Nothing of it changes the run: the
+weights stay what they are to the last bit, and the random states are put back.
 """
 
 import shutil
-import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,17 @@ from burnish.core.errors import DoesNotFit
 from burnish.core.progress import progress
 from burnish.models.chat import Encoded
 from burnish.models.load import available_memory
-from burnish.train.batches import micro_batches, rows_of_step
+from burnish.train.batches import computed_tokens, micro_batches, rows_of_step
 from burnish.train.checkpoint import State, save_checkpoint
+from burnish.train.faults import explained
 from burnish.train.flat import flatten
 from burnish.train.loop import Fit, train_step
 from burnish.train.memory import current_memory, peak_memory, reset_peak
 
-PROBE_STEPS = 3
+#: Steps whose micro-batches are looked at; longer runs are scaled up from them.
+_LOOKED_AT = 200
+
+Batches = Sequence[Sequence[Encoded]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,94 +59,119 @@ class Forecast:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What a few real steps showed. Bytes and seconds; `tokens` are those of the longest batch."""
+    """What the rehearsal showed. Bytes, tokens and seconds.
+
+    `resting` is the memory before the longest micro-batch of `tokens` computed tokens, `peak` the
+    highest with it; `run_tokens` are the computed tokens of the whole run.
+    """
 
     resting: int
     peak: int
     tokens: int
     longest_row: int
-    step_seconds: Sequence[float]
+    layers: int
+    seconds_per_token: Sequence[float]
+    update_seconds: float
     validation_seconds: float
     checkpoint_seconds: float
     checkpoint_bytes: int
+    run_tokens: float
 
 
 def probe(plan: Fit, folder: Path) -> Probe:
-    """Run the probe steps. Raises DoesNotFit when even they find no memory."""
-    torch_random = torch.get_rng_state()
-    batches = [
-        some
-        for number in range(min(plan.steps, 200))
-        for some in micro_batches(
-            rows_of_step(plan.rows, number, plan.settings), plan.settings.micro_batch_tokens
-        )
-    ]
-    longest = max(batches, key=_padded)
+    """Rehearse. Raises DoesNotFit when even that finds no memory or no disk."""
+    random = torch.get_rng_state()
+    looked = min(plan.steps, _LOOKED_AT)
+    batches = sorted(
+        (
+            some
+            for number in range(looked)
+            for some in micro_batches(
+                rows_of_step(plan.rows, number, plan.settings), plan.settings.micro_batch_tokens
+            )
+        ),
+        key=computed_tokens,
+    )
+    longest = batches[-1]
     resting = current_memory()
     reset_peak()
+    then = "the run has not begun"
     try:
-        with progress("Forecasting", total=PROBE_STEPS + 3) as bar:
+        with progress("Forecasting", total=6) as bar, explained(then, DoesNotFit):
             train_step(plan, longest)
-            peak_one = peak_memory()
             bar.advance()
-            seconds = []
-            for number in range(PROBE_STEPS):
-                rows = rows_of_step(plan.rows, number % plan.steps, plan.settings)
-                seconds.append(_timed(lambda rows=rows: train_step(plan, rows)) / _tokens(rows))  # type: ignore[misc]
+            update = _timed(lambda: plan.optimizer.step(0, rate=0.0))
+            bar.advance()
+            speeds = []
+            for share in (0.25, 0.75):
+                some = batches[int(share * len(batches))]
+                speeds.append(_timed(lambda s=some: train_step(plan, s)) / computed_tokens(some))  # type: ignore[misc]
                 bar.advance()
             validation = _validation_seconds(plan) if plan.validation else 0.0
             bar.advance()
-            spent, size = _checkpoint(plan, folder)
+            checkpoint, size = _checkpoint(plan, folder)
             bar.advance()
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise DoesNotFit("Even one micro-batch finds no memory.", _cure(plan)) from error
     finally:
-        plan.optimizer.adamw.zero_grad(set_to_none=False)
-        torch.set_rng_state(torch_random)
-    peak = max(peak_one, peak_memory())
+        plan.optimizer.forget()
+        torch.set_rng_state(random)
     return Probe(
-        resting, peak, _padded(longest), max(len(row.ids) for row in longest), seconds,
-        validation, spent, size,
-    )  # fmt: skip
+        resting=resting,
+        peak=peak_memory(),
+        tokens=computed_tokens(longest),
+        longest_row=max(len(row.ids) for row in plan.rows),
+        layers=int(plan.language.config.num_hidden_layers),
+        seconds_per_token=speeds,
+        update_seconds=update,
+        validation_seconds=validation,
+        checkpoint_seconds=checkpoint,
+        checkpoint_bytes=size,
+        run_tokens=sum(map(computed_tokens, batches)) / looked * plan.steps,
+    )
 
 
 def forecast(plan: Fit, seen: Probe) -> Forecast:
-    """From what the probe saw to the whole run.
+    """From what the rehearsal saw to the whole run.
 
-    Memory: the probe's peak and the optimizer's moments, which it hasn't made yet. Time: seconds a
-    token times the tokens of the run, and the validations and checkpoints that fall due. The time's
-    interval is wide because a machine's speed isn't constant; early stopping may end a run sooner.
+    The time's interval is wide because a machine's speed isn't constant; early stopping may end a
+    run sooner still.
     """
-    moments = sum(2 * master.numel() * 4 for master in plan.optimizer.masters.values())
-    memory = seen.peak + moments
-    mean_tokens = _tokens(plan.rows) / len(plan.rows)
-    tokens = mean_tokens * min(
-        plan.steps * plan.settings.batch_size, len(plan.rows) * plan.settings.epochs
+    validations = plan.steps // plan.validate_every + 1 if plan.validation else 0
+    checkpoints = max(validations, 1) + plan.steps // plan.settings.checkpoint_every
+    extra = (
+        validations * seen.validation_seconds
+        + checkpoints * seen.checkpoint_seconds
+        + plan.steps * seen.update_seconds
     )
-    validations = plan.steps // plan.validate_every + 1
-    checkpoints = validations + plan.steps // plan.settings.checkpoint_every
-    extra = validations * seen.validation_seconds + checkpoints * seen.checkpoint_seconds
-    typical = statistics.median(seen.step_seconds)
-    slowest, fastest = max(seen.step_seconds), min(seen.step_seconds)
-    disk = seen.checkpoint_bytes * (plan.settings.keep_checkpoints + 2) + moments
+    speeds = seen.seconds_per_token
+    typical = sum(speeds) / len(speeds) * seen.run_tokens + extra
+    kept = min(plan.settings.keep_checkpoints, checkpoints) * seen.checkpoint_bytes
     return Forecast(
-        Quantity("peak memory", "bytes", memory * 0.97, memory, memory * 1.10),
+        Quantity("peak memory", "bytes", seen.peak * 0.97, seen.peak * 1.02, seen.peak * 1.10),
         Quantity(
-            "training time", "seconds", 0.7 * fastest * tokens + extra, typical * tokens + extra,
-            1.3 * slowest * tokens + extra,
+            "training time",
+            "seconds",
+            0.7 * min(speeds) * seen.run_tokens + 0.5 * extra,
+            typical,
+            1.5 * max(speeds) * seen.run_tokens + 2 * extra,
         ),
-        Quantity("disk", "bytes", disk * 0.5, disk, disk * 1.2),
-    )  # fmt: skip
+        Quantity(
+            "disk",
+            "bytes",
+            seen.checkpoint_bytes + plan.artifact_bytes,
+            kept + plan.artifact_bytes,
+            1.05 * (kept + 2 * seen.checkpoint_bytes + plan.artifact_bytes),
+        ),
+    )
 
 
-def refuse_what_does_not_fit(plan: Fit, seen: Probe, expected: Forecast, folder: Path) -> None:
+def refuse_what_does_not_fit(seen: Probe, expected: Forecast, folder: Path) -> None:
     """Raises DoesNotFit, with the setting that fits, if memory or disk won't do."""
-    free = available_memory() + seen.peak
+    free = available_memory() + current_memory()
     if expected.memory.high > free:
         raise DoesNotFit(
             f"The run would need up to {expected.memory.high / 1e9:.1f} GB of memory and "
             f"{free / 1e9:.1f} GB are there.",
-            fitting_setting(seen, expected, free),
+            fitting_setting(seen, free),
         )
     room = shutil.disk_usage(folder).free
     if expected.disk.high > room:
@@ -153,25 +182,29 @@ def refuse_what_does_not_fit(plan: Fit, seen: Probe, expected: Forecast, folder:
         )
 
 
-def fitting_setting(seen: Probe, expected: Forecast, free: float) -> str:
-    """The largest micro-batch whose activations fit, by the bytes a token that the probe saw."""
-    activations = max(seen.peak - seen.resting, 1)
-    fixed = expected.memory.high - activations * 1.10
-    tokens = int((free - fixed) / (activations * 1.10) * seen.tokens)
-    if tokens >= seen.longest_row:
+def fitting_setting(seen: Probe, free: float) -> str:
+    """The setting that fits into `free` bytes, by the bytes a token that the rehearsal saw.
+
+    With gradient checkpointing the activations of one layer exist at a time.
+    """
+    room = free / 1.10 - seen.resting
+    a_token = max(seen.peak - seen.resting, 1) / seen.tokens
+    if (tokens := int(room / a_token)) >= seen.longest_row:
         return f"Set train.micro_batch_tokens={tokens}: that fits."
-    return "Set train.gradient_checkpointing=true, or a shorter train.max_length, or a lower rank."
+    if (tokens := int(room / a_token * seen.layers / 2)) >= seen.longest_row:
+        most = min(tokens, seen.tokens)
+        return (
+            f"Set train.gradient_checkpointing=true and train.micro_batch_tokens={most}: that fits."
+        )
+    if tokens >= 8:
+        return (
+            f"Set train.gradient_checkpointing=true and train.max_length={tokens}; rows are up to "
+            f"{seen.longest_row} tokens long."
+        )
+    return "Take a smaller model, or train.method=lora: the weights alone fill the memory."
 
 
-def _padded(rows: Sequence[Encoded]) -> int:
-    return len(rows) * max(len(row.ids) for row in rows)
-
-
-def _tokens(rows: Sequence[Encoded]) -> int:
-    return sum(len(row.ids) for row in rows)
-
-
-def _timed(work: Any) -> float:
+def _timed(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
@@ -184,17 +217,12 @@ def _validation_seconds(plan: Fit) -> float:
     batches = micro_batches(plan.validation, plan.settings.micro_batch_tokens)
     longest = flatten(batches[-1], plan.accelerator.device)
     spent = _timed(lambda: plan.loss(plan.language, longest))
-    return spent / _tokens(batches[-1]) * _tokens(plan.validation)
+    return spent / longest.tokens * sum(map(computed_tokens, batches))
 
 
 def _checkpoint(plan: Fit, folder: Path) -> tuple[float, int]:
-    """Seconds and bytes of one checkpoint, the moments counted in."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".probe-") as place:
+    """Seconds and bytes of one checkpoint."""
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as place:
         spent = _timed(lambda: save_checkpoint(Path(place), State(), plan.optimizer.tensors()))
         size = sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
-    return 3 * spent, 3 * size
-
-
-def _cure(plan: Fit) -> str:
-    half = plan.settings.micro_batch_tokens // 2
-    return f"Set train.micro_batch_tokens={half}, or train.gradient_checkpointing=true."
+    return spent, size

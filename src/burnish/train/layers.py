@@ -99,7 +99,7 @@ class GatedSilu(torch.autograd.Function):
 def _lora(self: LoraLayer, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
     base: Any = self.base_layer
     name = self.active_adapters[0]
-    flat = LoraProduct.apply(
+    flat: torch.Tensor = LoraProduct.apply(
         x.flatten(0, -2), (base.weight, base.bias), self.lora_A[name].weight,
         self.lora_B[name].weight, self.scaling[name],
     )  # fmt: skip

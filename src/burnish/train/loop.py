@@ -1,10 +1,8 @@
 """The one loop: steps, validations, checkpoints. It knows no method and no objective by name."""
 
-import errno
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +35,7 @@ class Fit:
     validation: Sequence[Encoded]
     settings: Train
     accelerator: Accelerator
+    artifact_bytes: int
 
     @property
     def steps(self) -> int:
@@ -53,10 +52,9 @@ class Fit:
 def fit(plan: Fit, run: Run, state: State) -> State:
     """Train from `state` to the end, or until validation no longer falls.
 
-    Leaves metrics and checkpoints in the run. Raises TrainingStopped when memory, disk or numbers
-    give out; the run can then be resumed from its last checkpoint.
+    Leaves metrics and checkpoints in the run. Raises TrainingStopped when a loss isn't a number.
     """
-    with progress("Fine-tuning", total=plan.steps) as bar, _explained(run):
+    with progress("Fine-tuning", total=plan.steps) as bar:
         bar.advance(state.step)
         while state.step < plan.steps and not state.stopped:
             _advance(plan, run, state, bar)
@@ -70,13 +68,9 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     begun = time.perf_counter()
     rows = rows_of_step(plan.rows, state.step, plan.settings)
     loss = train_step(plan, rows)
-    if not math.isfinite(loss):
-        raise TrainingStopped(
-            f"The loss of step {state.step + 1} is not a number.",
-            "Lower train.learning_rate (half is a good try) and start anew, or resume from the "
-            "last checkpoint with another data.seed.",
-        )
-    rate, norm = plan.optimizer.step(state.step)
+    norm = plan.optimizer.clip()
+    _refuse_runaway(state.step + 1, loss, norm)
+    rate = plan.optimizer.step(state.step)
     tokens = sum(len(row.ids) for row in rows)
     state.step += 1
     state.tokens += tokens
@@ -129,6 +123,7 @@ def validation_loss(plan: Fit) -> float:
 def _judge(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     """Validate; remember the best; stop when it hasn't come back for `patience` validations."""
     loss = validation_loss(plan)
+    _refuse_runaway(state.step, loss)
     run.metrics.write(step=state.step, validation_loss=loss)
     bar.advance(0, note=f"validation loss {loss:.3f}")
     if loss < state.best_loss:
@@ -139,24 +134,11 @@ def _judge(plan: Fit, run: Run, state: State, bar: Bar) -> None:
         state.stopped = f"validation loss rose {state.waited} times; step {state.best_step} is best"
 
 
-@contextmanager
-def _explained(run: Run) -> Iterator[None]:
-    """Turn what can go wrong on a machine into one sentence; the run stays resumable."""
-    resume = f"then: burnish train --resume {run.id}"
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise TrainingStopped("There is no memory left.", f"{_LESS}; {resume}") from error
-    except RuntimeError as error:
-        if "allocate memory" not in str(error) and "out of memory" not in str(error):
-            raise
-        raise TrainingStopped("There is no memory left.", f"{_LESS}; {resume}") from error
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
+def _refuse_runaway(step: int, *numbers: float) -> None:
+    """Raises TrainingStopped if a loss or a gradient's norm isn't a number any more."""
+    if not all(math.isfinite(number) for number in numbers):
         raise TrainingStopped(
-            f"The disk is full: {error}.", f"Free some space; {resume}"
-        ) from error
-
-
-_LESS = "Halve train.micro_batch_tokens, or set train.gradient_checkpointing to true"
+            f"The loss or its gradient is no longer a number at step {step}; the last checkpoint "
+            "is from before.",
+            "Start again with half the train.learning_rate, or with model.dtype=float32.",
+        )

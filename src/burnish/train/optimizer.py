@@ -41,18 +41,28 @@ class MasterAdamW:
                 grad += weight.grad
                 weight.grad = None
 
-    def step(self, number: int) -> tuple[float, float]:
-        """One update, `number` counted from 0. Returns the rate and the gradients' norm."""
-        rate = self.rate(number)
+    def clip(self) -> float:
+        """Bound the norm of the step's gradients; returns what it was."""
+        masters = list(self.masters.values())
+        return float(torch.nn.utils.clip_grad_norm_(masters, self.settings.max_grad_norm))
+
+    def step(self, number: int, rate: float | None = None) -> float:
+        """Update number `number` (from 0), at the schedule's rate or at `rate`. Returns the rate.
+
+        At a rate of 0 the weights stay what they are, to the last bit: such a step is a rehearsal.
+        """
+        rate = self.rate(number) if rate is None else rate
         for group in self.adamw.param_groups:
             group["lr"] = rate
-        norm = torch.nn.utils.clip_grad_norm_(
-            list(self.masters.values()), self.settings.max_grad_norm
-        )
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=False)
         self.publish()
-        return rate, float(norm)
+        return rate
+
+    def forget(self) -> None:
+        """Drop gradients and moments, as if no step had been made."""
+        self.adamw.state.clear()
+        self.adamw.zero_grad(set_to_none=False)
 
     @torch.no_grad()
     def publish(self) -> None:
@@ -81,6 +91,13 @@ class MasterAdamW:
             for key, value in self.adamw.state.get(master, {}).items():
                 saved[f"{key}.{name}"] = torch.as_tensor(value)
         return saved
+
+    @torch.no_grad()
+    def take(self, exact: Mapping[str, torch.Tensor]) -> None:
+        """Go to these exact weights."""
+        for name, master in self.masters.items():
+            master.copy_(exact[name])
+        self.publish()
 
     @torch.no_grad()
     def restore(self, saved: Mapping[str, torch.Tensor]) -> None:

@@ -26,6 +26,7 @@ from burnish.train.adapters import METHODS, language_model, trainable
 from burnish.train.attention import ATTENTION
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
+from burnish.train.faults import explained
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
 from burnish.train.layers import fuse
 from burnish.train.loop import Fit, fit
@@ -52,38 +53,26 @@ def train(
     tokenizer = load_tokenizer(base)
     rows = encoded(dataset.split.train, tokenizer, recipe)
     validation = encoded(dataset.split.validation, tokenizer, recipe)
-    inputs = {"data": dataset.hashes, "base": {"name": base.name, "sha256": base.sha256}}
-    run = _same_run(resume, inputs) if resume else new_run("train", recipe, inputs, out)
+    inputs = {"data": dict(dataset.hashes), "base": {"name": base.name, "sha256": base.sha256}}
+    run = _same_run(resume, recipe, inputs) if resume else new_run("train", recipe, inputs, out)
 
     seed_everything(recipe.train.seed)
-    plan = prepare(recipe, base, rows, validation)
-    state = _resumed(run, plan) or State()
-    reset_peak()
-    if not state.step:
-        seen = probe(plan, run.path)
-        expected = forecast(plan, seen)
-        refuse_what_does_not_fit(plan, seen, expected, run.path)
-        write_json(run.path / "forecast.json", expected.as_list())
-    run.events.write(event="training", from_step=state.step, steps=plan.steps)
-    state = fit(plan, run, state)
-
-    best = load_weights(run.path / "checkpoints", state.best_step)
-    for name, weight in trainable(plan.model).items():
-        weight.data.copy_(best[name])
-    plan.language.set_attn_implementation("sdpa")
-    lineage = {
-        "system": dataset.task.prompt,
-        "task": dataset.task.model_dump(mode="json"),
-        "data": dataset.hashes,
-        "recipe": recipe.model_dump(mode="json"),
-        "versions": run.read("inputs.json")["versions"],
-        "step": state.best_step,
-        "run": run.id,
-    }
-    save_artifact(run.artifact, plan.model, tokenizer, base, lineage)
-    report = _report(run, plan, state, peak_memory())
-    write_json(run.path / "report.json", report.as_dict())
-    run.events.write(event="trained", steps=state.step, stopped=state.stopped)
+    with explained(f"then: burnish train --resume {run.id}"):
+        plan = prepare(recipe, base, rows, validation)
+        state = _resumed(run, plan) or State()
+        reset_peak()
+        if not state.step:
+            seen = probe(plan, run.path)
+            expected = forecast(plan, seen)
+            write_json(run.path / "forecast.json", expected.as_list())
+            refuse_what_does_not_fit(seen, expected, run.path)
+        run.events.write(event="training", from_step=state.step, steps=plan.steps)
+        state = fit(plan, run, state)
+        plan.optimizer.take(load_weights(run.path / "checkpoints", state.best_step))
+        save_artifact(run.artifact, plan.model, tokenizer, base, _lineage(run, dataset, state))
+        report = _report(run, plan, state)
+        write_json(run.path / "report.json", report.as_dict())
+        run.events.write(event="trained", steps=state.step, stopped=state.stopped)
     return report
 
 
@@ -119,8 +108,19 @@ def prepare(
         language.gradient_checkpointing_enable({"use_reentrant": False})
     accelerator = Accelerator(cpu=device().type == "cpu")
     optimizer = MasterAdamW(trainable(model), settings, count_steps(len(rows), settings))
-    loss = OBJECTIVES[settings.objective.kind]
-    return Fit(model, language, loss, optimizer, rows, validation, settings, accelerator)
+    texts = sum(file.stat().st_size for file in base.path.glob("*.json"))
+    weights = sum(w.numel() * w.element_size() for w in trainable(model).values())
+    return Fit(
+        model=model,
+        language=language,
+        loss=OBJECTIVES[settings.objective.kind],
+        optimizer=optimizer,
+        rows=rows,
+        validation=validation,
+        settings=settings,
+        accelerator=accelerator,
+        artifact_bytes=weights + texts,
+    )
 
 
 def seed_everything(seed: int) -> None:
@@ -130,12 +130,14 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def _same_run(folder: Path, inputs: dict[str, Any]) -> Run:
-    """The run to go on with. Raises BadData if its data or its base model has changed since."""
-    run = Run(folder)
+def _same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
+    """The run to go on with. Raises BadData if what went into it has changed since it began."""
+    run = Run(folder.absolute())
     before = run.read("inputs.json")
-    for name in ("data", "base"):
-        if hash_json(before.get(name)) != hash_json(inputs[name]):
+    pairs = {name: (before.get(name), given) for name, given in inputs.items()}
+    pairs["recipe"] = (run.recipe.train.model_dump(), recipe.train.model_dump())
+    for name, (then, now) in pairs.items():
+        if hash_json(then) != hash_json(now):
             raise BadData(
                 f"The {name} of {run.id} has changed since the run began.",
                 "Put back what it began with, or start a new run.",
@@ -157,8 +159,22 @@ def _resumed(run: Run, plan: Fit) -> State | None:
     return found[0]
 
 
-def _report(run: Run, plan: Fit, state: State, peak: int) -> TrainReport:
+def _lineage(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
+    """Where the artifact came from."""
+    return {
+        "system": dataset.task.prompt,
+        "task": dataset.task.model_dump(mode="json"),
+        "data": dict(dataset.hashes),
+        "recipe": run.recipe.model_dump(mode="json"),
+        "versions": run.read("inputs.json")["versions"],
+        "step": state.best_step,
+        "run": run.id,
+    }
+
+
+def _report(run: Run, plan: Fit, state: State) -> TrainReport:
     metrics = read_journal(run.path / "metrics.jsonl")
+    peak = peak_memory()
     disk = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
     actual = {"peak memory": peak, "training time": state.seconds, "disk": disk}
     quantities = run.read_list("forecast.json")
