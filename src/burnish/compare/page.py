@@ -1,0 +1,147 @@
+"""A comparison as the contents of its report."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from burnish.core.journal import read_journal
+from burnish.core.records import Interval, Prediction, Scores
+from burnish.core.runs import Run, versions
+from burnish.data.load import Dataset
+from burnish.report.contents import (
+    ClassLine,
+    Contents,
+    Curve,
+    ForecastLine,
+    RouteLine,
+    SideBySide,
+)
+
+#: How many classes and side-by-side examples a report shows.
+_CLASSES, _EXAMPLES = 15, 12
+
+
+def contents_of(
+    result: Mapping[str, Any],
+    routes: Mapping[str, Scores],
+    dataset: Dataset,
+    training: Run | None,
+    command: str,
+) -> Contents:
+    """What the report shows; `result` is the comparison as JSON."""
+    verdict = result["verdict"]
+    first = next(iter(routes.values()))
+    facts = {
+        "Task": str(result["task"]),
+        "Test questions": str(first.interval.n),
+        "Smallest gain that this test size sees": f"{100 * verdict['visible']:.1f} points",
+    }
+    facts |= {f"Data, {number}": note for number, note in enumerate(dataset.notes, start=1)}
+    if result["forgetting"]:
+        facts["Forgetting"] = result["forgetting"]["words"]
+    return Contents(
+        title=f"Was fine-tuning worth it? {result['run']}",
+        decision=verdict["decision"],
+        headline=verdict["headline"],
+        paragraph=verdict["reason"],
+        routes=[_line(route, routes[route["name"]]) for route in result["routes"]],
+        curves=_curves(training),
+        classes=_classes(routes) if result["task"] == "classification" else (),
+        examples=_examples(routes),
+        findings=dataset.findings,
+        forecast=_forecast(training),
+        forgetting=_forgetting(result),
+        facts=facts,
+        hashes={**dataset.hashes, **versions()},
+        reproduce=command,
+    )
+
+
+def _line(route: Mapping[str, Any], scores: Scores) -> RouteLine:
+    gain = route["gain"]
+    return RouteLine(
+        name=route["name"],
+        metric=route["metric"],
+        score=scores.interval,
+        extra=scores.extra,
+        gain=Interval(**gain) if gain else None,
+        p_value=route["p_value"],
+        latency_p50_s=route["latency_p50_s"],
+        latency_p95_s=route["latency_p95_s"],
+        tokens_in=route["tokens_in"],
+        tokens_out=route["tokens_out"],
+        cost_per_1000=route["cost_per_1000"],
+        memory_bytes=route["memory_bytes"],
+    )
+
+
+def _curves(training: Run | None) -> list[Curve]:
+    entries = read_journal(training.path / "metrics.jsonl") if training else []
+    curves = []
+    for key, name in (("loss", "training loss"), ("validation_loss", "validation loss")):
+        some = [entry for entry in entries if key in entry]
+        if some:
+            steps, values = [e["step"] for e in some], [e[key] for e in some]
+            curves.append(Curve(name, steps, values))
+    return curves
+
+
+def _classes(routes: Mapping[str, Scores]) -> list[ClassLine]:
+    """The classes on which the last route does worst, worst first."""
+    by_class: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for name, scores in routes.items():
+        for item in scores.predictions:
+            by_class[item.expected][name].append(item.score)
+    last = list(routes)[-1]
+    lines = [
+        ClassLine(
+            label,
+            len(found[last]),
+            {name: sum(values) / len(values) for name, values in found.items()},
+        )
+        for label, found in by_class.items()
+    ]
+    return sorted(lines, key=lambda line: (line.scores[last], -line.n))[:_CLASSES]
+
+
+def _examples(routes: Mapping[str, Scores]) -> list[SideBySide]:
+    """Questions that the last route put right, those it spoilt, and some that all got wrong."""
+    names = list(routes)
+    rows = list(zip(*(routes[name].predictions for name in names), strict=True))
+
+    def gap(items: Sequence[Prediction]) -> float:
+        return items[-1].score - items[0].score
+
+    better = sorted((r for r in rows if gap(r) > 0), key=gap, reverse=True)[:5]
+    worse = sorted((r for r in rows if gap(r) < 0), key=gap)[:4]
+    wrong = [r for r in rows if gap(r) == 0 and r[-1].score < 1]
+    chosen = [*better, *worse, *wrong][:_EXAMPLES]
+    return [
+        SideBySide(
+            row=items[0].row,
+            prompt=items[0].prompt,
+            expected=items[0].expected,
+            answers={name: item.answer for name, item in zip(names, items, strict=True)},
+            scores={name: item.score for name, item in zip(names, items, strict=True)},
+        )
+        for items in chosen
+    ]
+
+
+def _forecast(training: Run | None) -> list[ForecastLine]:
+    report = training.read("report.json") if training else {}
+    return [ForecastLine(**quantity) for quantity in report.get("forecast", [])]
+
+
+def _forgetting(result: Mapping[str, Any]) -> list[RouteLine]:
+    found = result["forgetting"]
+    if not found:
+        return []
+    empty: dict[str, Any] = {
+        "extra": {}, "gain": None, "p_value": None, "latency_p50_s": 0.0, "latency_p95_s": 0.0,
+        "tokens_in": 0.0, "tokens_out": 0.0, "cost_per_1000": 0.0, "memory_bytes": 0,
+    }  # fmt: skip
+    return [
+        RouteLine(name=name, metric="general questions", score=Interval(**found[key]), **empty)
+        for name, key in (("base", "before"), ("fine_tuned", "after"))
+    ]

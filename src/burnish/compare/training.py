@@ -1,0 +1,43 @@
+"""The fine-tuned route's model: trained once, found again, or gone on with.
+
+The run's name is a hash of what the weights depend on, so that a comparison that was killed finds
+its training where it stood, and a second one with the same data and settings trains nothing.
+"""
+
+from pathlib import Path
+
+from burnish.core.folders import hash_json
+from burnish.core.progress import say
+from burnish.core.recipe import Recipe
+from burnish.core.runs import Run, runs_folder
+from burnish.data.duplicates import content_hash
+from burnish.data.load import Dataset
+from burnish.models.artifact import FACTS
+from burnish.models.local import find_model
+from burnish.train.run import train
+
+
+def trained(recipe: Recipe, dataset: Dataset) -> Run:
+    """The finished training run of this recipe and this data."""
+    run = Run(_folder(recipe, dataset))
+    if (run.artifact / FACTS).exists():
+        say(f"Fine-tuning: done by an earlier run ({run.id}).")
+        return run
+    begun = (run.path / "recipe.yaml").exists()
+    if begun:
+        train(recipe, dataset, resume=run.path)
+    else:
+        train(recipe, dataset, out=run.path)
+    return run
+
+
+def _folder(recipe: Recipe, dataset: Dataset) -> Path:
+    rows = [
+        [content_hash(row) for row in part]
+        for part in (dataset.split.train, dataset.split.validation)
+    ]
+    settings = recipe.train.model_dump(mode="json")
+    base = find_model(recipe.model.name)
+    return (
+        runs_folder() / f"train-{hash_json([rows, settings, recipe.model.dtype, base.sha256])[:12]}"
+    )

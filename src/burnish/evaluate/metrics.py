@@ -1,0 +1,141 @@
+"""Scores of one answer, in [0, 1], higher is better: the table METRICS.
+
+A score belongs to one question, so that statistics can pair routes. What only exists over a whole
+set (macro-F1, corpus BLEU) is in CORPUS and is shown beside the score, never tested.
+"""
+
+import json
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sacrebleu
+from rouge_score.rouge_scorer import RougeScorer
+from sklearn.metrics import f1_score
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+
+
+def normalise(text: str) -> str:
+    """SQuAD's normal form (Rajpurkar et al. 2016): no case, punctuation, articles, extra space."""
+    folded = unicodedata.normalize("NFKC", text).lower()
+    bare = "".join(sign for sign in folded if sign not in string.punctuation)
+    return " ".join(_ARTICLES.sub(" ", bare).split())
+
+
+def accuracy(expected: str, answer: str) -> float:
+    """1 if the label is the expected one, to the letter."""
+    return float(answer.strip() == expected.strip())
+
+
+def exact_match(expected: str, answer: str) -> float:
+    """1 if the normal forms are equal."""
+    return float(normalise(answer) == normalise(expected))
+
+
+def token_f1(expected: str, answer: str) -> float:
+    """F1 of the words that both have (SQuAD)."""
+    theirs, ours = normalise(expected).split(), normalise(answer).split()
+    if not theirs or not ours:
+        return float(theirs == ours)
+    shared = sum((Counter(theirs) & Counter(ours)).values())
+    return 2 * shared / (len(theirs) + len(ours))
+
+
+def field_f1(expected: str, answer: str) -> float:
+    """F1 over the fields of two JSON objects: a field counts if path and value are equal.
+
+    An answer that is no JSON object scores 0.
+    """
+    theirs, ours = _fields(expected), _fields(answer)
+    if theirs is None or ours is None:
+        return 0.0
+    if not theirs and not ours:
+        return 1.0
+    shared = sum((theirs & ours).values())
+    return 2 * shared / (sum(theirs.values()) + sum(ours.values()))
+
+
+def rouge_l(expected: str, answer: str) -> float:
+    """ROUGE-L F-measure, stemmed (Lin 2004)."""
+    return float(_ROUGE.score(expected, answer)["rougeL"].fmeasure)
+
+
+def bleu(expected: str, answer: str) -> float:
+    """Sentence BLEU, smoothed (sacrebleu; Post 2018), divided by 100."""
+    return min(sacrebleu.sentence_bleu(answer, [expected]).score / 100, 1.0)
+
+
+def chrf(expected: str, answer: str) -> float:
+    """Character F-score (Popović 2015; sacrebleu), divided by 100."""
+    return min(sacrebleu.sentence_chrf(answer, [expected]).score / 100, 1.0)
+
+
+_ROUGE = RougeScorer(["rougeL"], use_stemmer=True)
+
+METRICS: dict[str, Callable[[str, str], float]] = {
+    "accuracy": accuracy,
+    "exact_match": exact_match,
+    "token_f1": token_f1,
+    "field_f1": field_f1,
+    "rouge_l": rouge_l,
+    "bleu": bleu,
+    "chrf": chrf,
+}
+
+
+def macro_f1(expected: Sequence[str], answers: Sequence[str]) -> float:
+    """Mean F1 over the labels, each counting the same."""
+    labels = sorted(set(expected))
+    return float(f1_score(expected, answers, labels=labels, average="macro", zero_division=0))
+
+
+def json_validity(expected: Sequence[str], answers: Sequence[str]) -> float:
+    """Share of answers that are JSON objects."""
+    return sum(_fields(answer) is not None for answer in answers) / len(answers)
+
+
+def corpus_bleu(expected: Sequence[str], answers: Sequence[str]) -> float:
+    """BLEU over the whole set, divided by 100."""
+    return float(sacrebleu.corpus_bleu(list(answers), [list(expected)]).score / 100)
+
+
+def _mean(score: Callable[[str, str], float]) -> Callable[[Sequence[str], Sequence[str]], float]:
+    def over_all(expected: Sequence[str], answers: Sequence[str]) -> float:
+        return sum(map(score, expected, answers)) / len(answers)
+
+    return over_all
+
+
+#: Task → what is shown beside the deciding score, over the whole set.
+CORPUS: dict[str, dict[str, Callable[[Sequence[str], Sequence[str]], float]]] = {
+    "classification": {"macro_f1": macro_f1},
+    "extraction": {"exact_match": _mean(exact_match), "json_validity": json_validity},
+    "qa": {"exact_match": _mean(exact_match), "rouge_l": _mean(rouge_l)},
+    "generation": {
+        "token_f1": _mean(token_f1),
+        "corpus_bleu": corpus_bleu,
+        "chrf": _mean(chrf),
+        "exact_match": _mean(exact_match),
+    },
+}
+
+
+def _fields(text: str) -> Counter[str] | None:
+    """The leaves of a JSON object as `path=value`; None if it is no object."""
+    try:
+        value = json.loads(text)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return Counter(_leaves(value, "")) if isinstance(value, dict) else None
+
+
+def _leaves(value: Any, path: str) -> list[str]:
+    if isinstance(value, dict):
+        return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}")]
+    if isinstance(value, list):
+        return [leaf for inner in value for leaf in _leaves(inner, f"{path}[]")]
+    return [f"{path}={json.dumps(value, ensure_ascii=False)}"]

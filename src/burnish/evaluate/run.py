@@ -1,0 +1,96 @@
+"""Ask an engine, score each answer, say how sure the mean is."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.core.folders import write_whole
+from burnish.core.progress import progress
+from burnish.core.records import Prediction, Prompt, Row, Scores
+from burnish.core.sections import Evaluate, Task
+from burnish.core.stats import mean_interval, quantile
+from burnish.engines.protocol import Engine
+from burnish.evaluate.metrics import CORPUS, METRICS
+from burnish.evaluate.tasks import deciding_metric
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Rows and the prompts by which they are asked."""
+
+    rows: Sequence[Row]
+    prompts: Sequence[Prompt]
+    label: str = "Asking"
+
+
+def evaluate(engine: Engine, asked: Asked, task: Task, settings: Evaluate) -> Scores:
+    """Answer all prompts and score them against their rows."""
+    with progress(asked.label, total=len(asked.prompts)) as bar:
+        answers = engine.answer(
+            asked.prompts, batch_size=settings.batch_size, advance=lambda n: bar.advance(n)
+        )
+    metric = deciding_metric(task, settings)
+    predictions = [
+        Prediction(
+            row=row.id,
+            prompt=row.prompt[-1].content if row.prompt else "",
+            expected=row.answer,
+            answer=answer.text,
+            score=METRICS[metric](row.answer, answer.text),
+            tokens_in=answer.tokens_in,
+            tokens_out=answer.tokens_out,
+            seconds=answer.seconds,
+        )
+        for row, answer in zip(asked.rows, answers, strict=True)
+    ]
+    return score(predictions, metric, task, settings)
+
+
+def score(predictions: Sequence[Prediction], metric: str, task: Task, settings: Evaluate) -> Scores:
+    """Predictions with their interval and what is shown beside it."""
+    values = [prediction.score for prediction in predictions]
+    expected = [prediction.expected for prediction in predictions]
+    answers = [prediction.answer for prediction in predictions]
+    extra = {name: over_all(expected, answers) for name, over_all in CORPUS[task.kind].items()}
+    interval = mean_interval(values, settings.confidence, settings.seed)
+    return Scores(metric, predictions, interval, extra)
+
+
+def perplexity(engine: Engine, rows: Sequence[Row]) -> float:
+    """exp of the mean negative log-probability of an answer's token. Lower is better."""
+    found = engine.log_likelihood(rows)
+    return math.exp(-sum(log for log, _ in found) / sum(tokens for _, tokens in found))
+
+
+def summary(name: str, scores: Scores) -> dict[str, Any]:
+    """One route as `--json` prints it."""
+    predictions = scores.predictions
+    seconds = [prediction.seconds for prediction in predictions]
+    n = max(len(predictions), 1)
+    return {
+        "name": name,
+        "metric": scores.metric,
+        "value": scores.interval.value,
+        "ci": [scores.interval.low, scores.interval.high],
+        "n": scores.interval.n,
+        **{key: round(value, 6) for key, value in scores.extra.items()},
+        "latency_p50_s": quantile(seconds, 0.5),
+        "latency_p95_s": quantile(seconds, 0.95),
+        "tokens_in": sum(prediction.tokens_in for prediction in predictions) / n,
+        "tokens_out": sum(prediction.tokens_out for prediction in predictions) / n,
+    }
+
+
+def save_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
+    """One JSON object a line, whole or not at all."""
+    lines = (json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in predictions)
+    write_whole(path, "".join(lines))
+
+
+def load_predictions(path: Path) -> list[Prediction]:
+    """What `save_predictions` wrote."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [Prediction(**json.loads(line)) for line in lines if line]
