@@ -37,6 +37,10 @@ class BadData(BurnishError, ValueError):
     """A data file or one of its rows cannot be used."""
 
 
+class PromptTooLong(BadData):
+    """A prompt leaves no room for its answer in the model's context."""
+
+
 class AuditFailed(BadData):
     """The token audit found rows that would train on the wrong tokens, or on none."""
 

@@ -45,17 +45,22 @@ def choice_tree(choices: Sequence[Sequence[int]]) -> Node:
 
 @torch.inference_mode()
 def best_choices(
-    model: Any, cache: DynamicCache, mask: torch.Tensor, logits: torch.Tensor, tree: Node
+    model: Any,
+    cache: DynamicCache,
+    mask: torch.Tensor,
+    logits: torch.Tensor,
+    trees: Sequence[Node],
 ) -> list[int]:
-    """For each prompt that has been read, the number of its likeliest choice.
+    """For each prompt that has been read, the number of its likeliest choice in its tree.
 
     `cache`, `mask` and `logits` are what `decode.prefill` gave; the cache is left as it was.
     """
-    searches = [_Search(tree, row) for row in logits.float().log_softmax(-1)]
+    logs = logits.float().log_softmax(-1)
+    searches = [_Search(tree, row) for tree, row in zip(trees, logs, strict=True)]
     while open_searches := [place for place, search in enumerate(searches) if not search.done]:
         due = [(place, *entry) for place in open_searches for entry in searches[place].next()]
-        logs = _read_on(model, cache, mask, [(place, node.stretch()) for place, _, node in due])
-        for (place, cost, node), rows in zip(due, logs, strict=True):
+        read = _read_on(model, cache, mask, [(place, node.stretch()) for place, _, node in due])
+        for (place, cost, node), rows in zip(due, read, strict=True):
             searches[place].visit(node, cost, rows)
     return [search.found for search in searches]
 
@@ -128,7 +133,8 @@ def _read_on(
     padded = torch.tensor([[*path, *[0] * (longest - len(path))] for _, path in due])
     real = torch.tensor([[1] * len(path) + [0] * (longest - len(path)) for _, path in due])
     branch = DynamicCache()
-    for place, layer in enumerate(cache.layers):
+    read: list[Any] = cache.layers
+    for place, layer in enumerate(read):
         branch.update(layer.keys[rows], layer.values[rows], place)
     before = mask[rows]
     logits = model(

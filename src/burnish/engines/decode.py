@@ -41,7 +41,7 @@ class Request:
         if self.prompt.top_logprobs is not None:
             self.logprobs.append(self._logprob(logits, token, self.prompt.top_logprobs))
         self.made.append(token)
-        self.text = self.tokenizer.decode(self.made, skip_special_tokens=True)
+        self.text = str(self.tokenizer.decode(self.made, skip_special_tokens=True))
         self._stop_at_strings()
         if not self.finish and len(self.made) >= self.prompt.max_new_tokens:
             self.finish = "length"
@@ -64,7 +64,7 @@ class Request:
         return Answer(
             text=self.text,
             tokens_in=len(self.ids),
-            tokens_out=len(self.made) + (self.finish == "stop"),
+            tokens_out=len(self.made),
             seconds=self.seconds,
             finish_reason="length" if self.finish == "length" else "stop",
             logprobs=tuple(self.logprobs),
@@ -79,10 +79,13 @@ class Request:
         logs = logits.float().log_softmax(-1)
         values, tokens = logs.topk(count) if count else (logs[:0], logs[:0].long())
         top = tuple(
-            (self.tokenizer.decode([int(other)]), float(value))
+            (self._word(int(other)), float(value))
             for value, other in zip(values, tokens, strict=True)
         )
-        return TokenLogprob(self.tokenizer.decode([token]), float(logs[token]), top)
+        return TokenLogprob(self._word(token), float(logs[token]), top)
+
+    def _word(self, token: int) -> str:
+        return str(self.tokenizer.decode([token]))
 
 
 class Running:
@@ -145,7 +148,7 @@ class Running:
         # Columns that are padding for everybody who is left cost time and memory.
         first = int(self.mask.any(0).int().argmax())
         self.mask = self.mask[:, first:]
-        for layer in self.cache.layers:
+        for layer in _layers(self.cache):
             layer.keys = layer.keys[kept, :, first:]
             layer.values = layer.values[kept, :, first:]
 
@@ -168,7 +171,7 @@ def read_prefix(model: Any, ids: Sequence[int]) -> Prefix:
         use_cache=True,
         logits_to_keep=1,
     )
-    return Prefix(tuple(ids), tuple((layer.keys, layer.values) for layer in cache.layers))
+    return Prefix(tuple(ids), tuple((layer.keys, layer.values) for layer in _layers(cache)))
 
 
 def prefill(
@@ -218,13 +221,18 @@ def _merge(
 ) -> torch.Tensor:
     """Put another cache's rows under this one's, both padded on the left to one width."""
     width = max(mask.shape[1], others.shape[1])
-    for layer, more in zip(cache.layers, other.layers, strict=True):
+    for layer, more in zip(_layers(cache), _layers(other), strict=True):
         layer.keys = torch.cat([_widen(layer.keys, width), _widen(more.keys, width)])
         layer.values = torch.cat([_widen(layer.values, width), _widen(more.values, width)])
     pad = torch.nn.functional.pad
     return torch.cat(
         [pad(mask, (width - mask.shape[1], 0)), pad(others, (width - others.shape[1], 0))]
     )
+
+
+def _layers(cache: DynamicCache) -> list[Any]:
+    """The layers, which the library types as if some had no keys."""
+    return list(cache.layers)
 
 
 def _widen(part: torch.Tensor, width: int) -> torch.Tensor:

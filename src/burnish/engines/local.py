@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from burnish.core.errors import BadData, NotFound
+from burnish.core.errors import NotFound, PromptTooLong
 from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.core.runs import find_run
 from burnish.engines.choices import best_choices, choice_tree
@@ -51,6 +51,11 @@ class LocalEngine:
         """Tokens that prompt and answer may have together."""
         return int(self.model.config.max_position_embeddings)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the weights."""
+        return sum(part.numel() * part.element_size() for part in self.model.parameters())
+
     @contextmanager
     def active(self) -> Iterator[None]:
         """The weights of this engine, and nothing of another adapter's."""
@@ -60,18 +65,19 @@ class LocalEngine:
             with self.model.disable_adapter():
                 yield
         else:
-            self.model.set_adapter(self.adapter)
+            if self.model.active_adapter != self.adapter:
+                self.model.set_adapter(self.adapter)
             yield
 
     def request(self, prompt: Prompt) -> Request:
-        """A prompt as tokens. Raises BadData if prompt and answer don't fit the context."""
+        """A prompt as tokens. Raises PromptTooLong if it and its answer don't fit the context."""
         ids = encode_prompt(self.tokenizer, prompt.messages, prompt.tools)
         return self.request_for(prompt, ids)
 
     def request_for(self, prompt: Prompt, ids: Sequence[int]) -> Request:
         """The same for tokens that are there already."""
         if len(ids) + prompt.max_new_tokens > self.context_length:
-            raise BadData(
+            raise PromptTooLong(
                 f"The prompt has {len(ids)} tokens and asks for up to {prompt.max_new_tokens} "
                 f"more; the model's context holds {self.context_length}.",
                 "Shorten the prompt, or ask for a shorter answer.",
@@ -85,7 +91,7 @@ class LocalEngine:
         batch_size: int = 16,
         advance: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """One answer a prompt, in order. Raises BadData for one that doesn't fit the context."""
+        """One answer a prompt, in order. Raises PromptTooLong for one that doesn't fit."""
         requests = [self.request(prompt) for prompt in prompts]
         answers: dict[int, Answer] = {}
         order = sorted(range(len(requests)), key=lambda place: len(requests[place].ids))
@@ -106,17 +112,18 @@ class LocalEngine:
     def stream(self, prompt: Prompt) -> Iterator[str]:
         """The pieces of one answer as they are made."""
         request = self.request(prompt)
-        shown = ""
+        running, shown = Running(self.model), ""
         with self.active():
-            running = Running(self.model)
             running.join([request])
-            while True:
-                ready = request.ready()
-                if len(ready) > len(shown):
-                    yield ready[len(shown) :]
-                    shown = ready
-                if request.finish:
-                    return
+        while True:
+            ready = request.ready()
+            if len(ready) > len(shown):
+                yield ready[len(shown) :]
+                shown = ready
+            if request.finish:
+                return
+            # Whoever reads the pieces may use another adapter of these weights in between.
+            with self.active():
                 running.step()
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
@@ -144,26 +151,30 @@ class LocalEngine:
         return read_prefix(self.model, shared) if len(shared) >= _LEAST_PREFIX else None
 
     def _answer_batch(self, requests: Sequence[Request], prefix: Prefix | None) -> None:
-        choices = requests[0].prompt.choices
-        if choices and all(request.prompt.choices == choices for request in requests):
-            self._choose(requests, choices, prefix)
-            return
-        running = Running(self.model)
-        running.join(requests, prefix)
-        while running.requests:
-            running.step()
+        if bound := [request for request in requests if request.prompt.choices]:
+            self.choose(bound, prefix)
+        if free := [request for request in requests if not request.prompt.choices]:
+            running = Running(self.model)
+            running.join(free, prefix)
+            while running.requests:
+                running.step()
 
-    def _choose(
-        self, requests: Sequence[Request], choices: Sequence[str], prefix: Prefix | None
-    ) -> None:
-        end = min(self.ends, key=lambda token: token == self.tokenizer.eos_token_id)
-        tokens = [[*encode_text(self.tokenizer, choice), end] for choice in choices]
+    def choose(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
+        """Answer with exactly one of each request's choices. Call it while `active`."""
+        tokens = {choices: self._tokens(choices) for r in requests if (choices := r.prompt.choices)}
+        trees = {choices: choice_tree(some) for choices, some in tokens.items()}
         with torch.inference_mode():
             cache, mask, logits = prefill(self.model, [r.ids for r in requests], prefix)
-            numbers = best_choices(self.model, cache, mask, logits, choice_tree(tokens))
+            own = [trees[request.prompt.choices] for request in requests]
+            numbers = best_choices(self.model, cache, mask, logits, own)
         for request, number in zip(requests, numbers, strict=True):
-            request.text, request.finish = choices[number], "stop"
-            request.made = tokens[number][:-1]
+            request.text, request.finish = request.prompt.choices[number], "stop"
+            request.made = tokens[request.prompt.choices][number][:-1]
+
+    def _tokens(self, choices: Sequence[str]) -> list[list[int]]:
+        """Each choice as it would be answered: its tokens, and the one that ends the turn."""
+        end = min(self.ends, key=lambda token: token == self.tokenizer.eos_token_id)
+        return [[*encode_text(self.tokenizer, choice), end] for choice in choices]
 
 
 def open_engine(source: str | Path) -> LocalEngine:

@@ -17,6 +17,10 @@ class Engine(Protocol):
     def context_length(self) -> int:
         """Tokens that prompt and answer may have together."""
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that its weights take."""
+
     def answer(
         self,
         prompts: Sequence[Prompt],
@@ -26,7 +30,7 @@ class Engine(Protocol):
     ) -> list[Answer]:
         """One answer a prompt, in order; `advance(n)` is called when n more are done.
 
-        Raises BadData for a prompt that doesn't fit the context.
+        Raises PromptTooLong for a prompt that doesn't fit the context.
         """
 
     def count_tokens(self, messages: Sequence[Message]) -> int:

@@ -20,10 +20,13 @@ class Sampler:
         """One token of logits (vocabulary,). Nucleus: Holtzman et al. 2020, arXiv:1904.09751."""
         if self.temperature <= 0:
             return int(logits.argmax())
-        chances = (logits.float().cpu() / self.temperature).softmax(-1)
+        logits = logits.float().cpu()
+        # Measured from the greatest, so that a tiny temperature divides nothing into infinity.
+        chances = ((logits - logits.max()) / self.temperature).softmax(-1)
+        if self.top_p >= 1:
+            return int(torch.multinomial(chances, 1, generator=self.generator))
         ordered, tokens = chances.sort(descending=True)
-        if self.top_p < 1:
-            kept = int((ordered.cumsum(-1) - ordered < self.top_p).sum())
-            ordered, tokens = ordered[: max(kept, 1)], tokens[: max(kept, 1)]
+        kept = int((ordered.cumsum(-1) - ordered < self.top_p).sum())
+        ordered, tokens = ordered[: max(kept, 1)], tokens[: max(kept, 1)]
         drawn = torch.multinomial(ordered, 1, generator=self.generator)
         return int(tokens[drawn])

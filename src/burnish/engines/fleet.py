@@ -1,0 +1,106 @@
+"""Several models in one process, by name: a base is in memory once, with all its adapters."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from transformers import AutoTokenizer
+
+from burnish.core.errors import BadRecipe, NotFound
+from burnish.engines.local import LocalEngine, answering_dtype, find_artifact, open_engine
+from burnish.models.artifact import Artifact, find_base
+from burnish.models.load import load_model, load_tokenizer
+from burnish.models.local import LocalModel, find_model
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """Engines by every name that they answer to. `parents` names the base of an adapter."""
+
+    engines: Mapping[str, LocalEngine]
+    parents: Mapping[str, str]
+
+    def find(self, name: str) -> LocalEngine:
+        """The engine of that name. Raises NotFound."""
+        if name not in self.engines:
+            raise NotFound(
+                f"The model `{name}` does not exist or you do not have access to it.",
+                f"Served here: {', '.join(self.engines)}.",
+            )
+        return self.engines[name]
+
+
+def open_fleet(sources: Sequence[str], aliases: Mapping[str, str] | None = None) -> Fleet:
+    """Load runs, artifact folders and models; `aliases` maps more names to them.
+
+    A run answers to its id and to the name it was given here. Adapters of one base share its
+    weights. Raises NotFound for an unknown source, BadRecipe if nothing is named or a name means
+    two things.
+    """
+    aliases = dict(aliases or {})
+    wanted = list(dict.fromkeys([*sources, *aliases.values()]))
+    if not wanted:
+        raise BadRecipe("Nothing to serve is named.", "Name a run or a model: burnish serve last")
+    adapters: dict[str, list[tuple[str, Artifact]]] = {}
+    bases: dict[str, tuple[str, LocalModel]] = {}
+    opened: dict[str, LocalEngine] = {}
+    for source in wanted:
+        artifact = find_artifact(source)
+        if artifact is None:
+            local = find_model(source)
+            bases[local.sha256] = (source, local)
+        elif artifact.kind == "adapter":
+            adapters.setdefault(find_base(artifact).sha256, []).append((source, artifact))
+        else:
+            opened[source] = open_engine(source)
+    parents: dict[str, str] = {}
+    for sha256 in {**bases, **adapters}:
+        group = _open_group(bases.get(sha256), adapters.get(sha256, []))
+        opened |= group
+        for source, artifact in adapters.get(sha256, []):
+            parents[group[source].name] = artifact.base
+    return Fleet(_by_name(opened, aliases), parents)
+
+
+def _open_group(
+    base: tuple[str, LocalModel] | None, adapters: Sequence[tuple[str, Artifact]]
+) -> dict[str, LocalEngine]:
+    """The engines of one base, by source. One alone is opened as `evaluate` opens it."""
+    if base is None and len(adapters) == 1:
+        source = adapters[0][0]
+        return {source: open_engine(source)}
+    local = base[1] if base else find_base(adapters[0][1])
+    dtype = answering_dtype()
+    model: Any = load_model(local, dtype)
+    engines = {}
+    for number, (source, artifact) in enumerate(adapters):
+        # Names of runs and folders may hold dots, which PEFT cannot have in a module's name.
+        key, folder = f"adapter{number}", str(artifact.path)
+        if number == 0:
+            model = PeftModel.from_pretrained(model, folder, key, autocast_adapter_dtype=False)
+        else:
+            model.load_adapter(folder, key, autocast_adapter_dtype=False)
+        name = str(artifact.lineage.get("run", Path(source).name))
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        engines[source] = LocalEngine(model, tokenizer, name, adapter=key, system=artifact.system)
+    model = model.to(dtype).eval()
+    if base:
+        engines[base[0]] = LocalEngine(model, load_tokenizer(local), local.name)
+    for engine in engines.values():
+        engine.model = model
+    return engines
+
+
+def _by_name(
+    opened: Mapping[str, LocalEngine], aliases: Mapping[str, str]
+) -> dict[str, LocalEngine]:
+    names: dict[str, LocalEngine] = {}
+    given = [(engine.name, engine) for engine in opened.values()]
+    given += list(opened.items())
+    given += [(alias, opened[target]) for alias, target in aliases.items()]
+    for name, engine in given:
+        if names.setdefault(name, engine) is not engine:
+            raise BadRecipe(f"`{name}` would name two models.", "Give one of them an --alias.")
+    return names

@@ -1,0 +1,186 @@
+"""Continuous batching: requests join and leave a running batch between two tokens.
+
+One thread owns the weights. Each engine (a base, or one of its adapters) has a lane with a batch of
+its own, so that neither weights nor KV caches are ever shared between adapters; lanes take turns of
+a few tokens each, so that a busy adapter holds nobody up.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from burnish.core.errors import BurnishError
+from burnish.core.records import Answer, TokenLogprob
+from burnish.engines.decode import Request, Running
+from burnish.engines.local import LocalEngine
+
+#: Tokens a lane makes for each of its requests before the next lane's turn.
+_TURN = 4
+#: What a forward pass can raise; out of memory is a RuntimeError.
+_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
+
+
+class Overloaded(BurnishError):
+    """More requests are waiting than the server takes."""
+
+    status = 429
+
+
+class Stopped(BurnishError):
+    """The server is shutting down, or an answer could not be computed."""
+
+    status = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What is new about one request: text and its tokens; at last an answer, or an error."""
+
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    answer: Answer | None = None
+    error: BurnishError | None = None
+
+
+Listener = Callable[[Update], None]
+
+
+@dataclass(eq=False, slots=True)
+class Ticket:
+    """A request in the scheduler's hands."""
+
+    request: Request
+    listener: Listener
+    cancelled: bool = False
+    shown: int = 0
+    told: int = 0
+
+    def report(self) -> None:
+        """Tell the listener what is new, if anything is."""
+        request = self.request
+        ready = request.ready()
+        text = ready[self.shown :]
+        answer = request.answer() if request.finish else None
+        if not text and answer is None:
+            return
+        logprobs = tuple(request.logprobs[self.told :])
+        self.shown, self.told = len(ready), len(request.logprobs)
+        self.listener(Update(text, logprobs, answer))
+
+
+@dataclass(slots=True)
+class _Lane:
+    engine: LocalEngine
+    running: Running
+    waiting: list[Ticket] = field(default_factory=list)
+    tickets: list[Ticket] = field(default_factory=list)
+
+
+class Scheduler:
+    """Answers requests of many clients at once, `max_batch` of them in one pass."""
+
+    def __init__(self, max_batch: int = 16, max_waiting: int = 512) -> None:
+        self.max_batch, self.max_waiting = max_batch, max_waiting
+        self._lanes: dict[int, _Lane] = {}
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="burnish-answers", daemon=True)
+        self._thread.start()
+
+    def submit(
+        self, engine: LocalEngine, requests: Sequence[Request], listeners: Sequence[Listener]
+    ) -> list[Ticket]:
+        """Queue requests. A listener is called from the scheduler's thread and must not block.
+
+        Raises Overloaded if too many are waiting, Stopped after `close`.
+        """
+        tickets = [Ticket(*pair) for pair in zip(requests, listeners, strict=True)]
+        with self._wake:
+            if self._closed:
+                raise Stopped("The server is shutting down.", "Ask again when it is back.")
+            if self.waiting + len(tickets) > self.max_waiting:
+                raise Overloaded(f"{self.waiting} requests are waiting.", "Ask again later.")
+            lane = self._lanes.setdefault(id(engine), _Lane(engine, Running(engine.model)))
+            lane.waiting += tickets
+            self._wake.notify()
+        return tickets
+
+    def cancel(self, tickets: Sequence[Ticket]) -> None:
+        """Nobody waits for these any more; they leave before the next token."""
+        for ticket in tickets:
+            ticket.cancelled = True
+
+    def close(self) -> None:
+        """Take no more requests, finish what is running, and end the thread."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have not begun."""
+        return sum(len(lane.waiting) for lane in self._lanes.values())
+
+    @property
+    def running(self) -> int:
+        """Requests that are being answered."""
+        return sum(len(lane.tickets) for lane in self._lanes.values())
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                while not (due := self._due()) and not self._closed:
+                    self._wake.wait()
+            if not due:
+                return
+            for lane in due:
+                self._turn(lane)
+
+    def _due(self) -> list[_Lane]:
+        return [lane for lane in self._lanes.values() if lane.waiting or lane.tickets]
+
+    def _turn(self, lane: _Lane) -> None:
+        with self._wake:
+            joining = self._admit(lane)
+        try:
+            with lane.engine.active():
+                self._join(lane, joining)
+                for _ in range(_TURN):
+                    self._drop_cancelled(lane)
+                    if not lane.tickets:
+                        return
+                    lane.running.step()
+                    self._report(lane)
+        except _FAULTS as fault:
+            error = Stopped(f"The answer could not be computed: {type(fault).__name__}.")
+            lane.running = Running(lane.engine.model)
+            lost, lane.tickets = lane.tickets, []
+            for ticket in lost:
+                ticket.listener(Update(error=error))
+
+    def _admit(self, lane: _Lane) -> list[Ticket]:
+        """The waiting requests that may begin; a lane with nothing running always gets one in."""
+        lane.waiting = [ticket for ticket in lane.waiting if not ticket.cancelled]
+        room = max(self.max_batch - self.running, 0 if lane.tickets else 1)
+        joining, lane.waiting = lane.waiting[:room], lane.waiting[room:]
+        return joining
+
+    def _join(self, lane: _Lane, joining: Sequence[Ticket]) -> None:
+        lane.tickets += joining
+        requests = [ticket.request for ticket in joining]
+        if bound := [request for request in requests if request.prompt.choices]:
+            lane.engine.choose(bound)
+        if free := [request for request in requests if not request.prompt.choices]:
+            lane.running.join(free)
+        self._report(lane)
+
+    def _report(self, lane: _Lane) -> None:
+        for ticket in lane.tickets:
+            ticket.report()
+        lane.tickets = [ticket for ticket in lane.tickets if not ticket.request.finish]
+
+    def _drop_cancelled(self, lane: _Lane) -> None:
+        for ticket in [ticket for ticket in lane.tickets if ticket.cancelled]:
+            lane.running.drop(ticket.request)
+            lane.tickets.remove(ticket)

@@ -1,0 +1,166 @@
+"""An answer doesn't depend on who else is asked, nor on how the work is shared."""
+
+import math
+
+import pytest
+import torch
+
+from burnish.core.errors import NotFound, PromptTooLong
+from burnish.core.records import Message, Prompt, Row
+from burnish.engines.decode import common_prefix, read_prefix
+from burnish.engines.local import open_engine
+
+QUESTIONS = (
+    "where is my parcel?",
+    "red",
+    "I want my money back for the broken lamp; refund the order today, please, I ask you again",
+    "one two three four five six seven",
+    "How do I change the password of my account?",
+)
+LABELS = ("refund", "refund order", "parcel", "password", "account", "refund order today")
+
+
+def ask(text, **settings):
+    return Prompt((Message("user", text),), **{"max_new_tokens": 24, **settings})
+
+
+def alone(engine, prompts):
+    return [engine.answer([prompt])[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_a_batched_answer_is_the_one_given_alone(engine, batch_size):
+    prompts = [ask(text) for text in QUESTIONS]
+
+    together = engine.answer(prompts, batch_size=batch_size)
+
+    assert [a.text for a in together] == [a.text for a in alone(engine, prompts)]
+    assert len({a.text for a in together}) == len(QUESTIONS), "the model tells prompts apart"
+
+
+def test_a_shared_prefix_changes_no_answer(engine):
+    instruction = "Say where the parcel is, and what was ordered: red, green, blue or yellow. " * 4
+    prompts = [Prompt((Message("system", instruction), *ask(q).messages)) for q in QUESTIONS]
+    ids = [engine.request(prompt).ids for prompt in prompts]
+
+    assert len(common_prefix(ids)) > 50
+    assert [a.text for a in engine.answer(prompts)] == [a.text for a in alone(engine, prompts)]
+
+
+def test_a_common_prefix_leaves_every_prompt_a_token():
+    assert common_prefix([[1, 2, 3], [1, 2, 3, 4]]) == [1, 2]
+    assert common_prefix([[1, 2], [3, 4]]) == []
+
+
+@torch.inference_mode()
+def exhaustive(engine, prompt):
+    """The likeliest choice, by scoring every one of them in a pass of its own."""
+    (end,) = engine.ends
+    scores = []
+    for choice in prompt.choices:
+        ids = list(engine.request(prompt).ids)
+        tokens = [*engine.tokenizer(choice, add_special_tokens=False)["input_ids"], end]
+        logs = engine.model(torch.tensor([ids + tokens])).logits[0].log_softmax(-1)
+        places = range(len(ids) - 1, len(ids) + len(tokens) - 1)
+        scores.append(sum(float(logs[p, t]) for p, t in zip(places, tokens, strict=True)))
+    return prompt.choices[scores.index(max(scores))]
+
+
+def test_a_constrained_answer_is_the_likeliest_of_all_choices(engine):
+    prompts = [ask(text, choices=LABELS) for text in QUESTIONS]
+    prompts += [ask(text, choices=LABELS[:3]) for text in QUESTIONS]
+
+    answers = engine.answer(prompts, batch_size=4)
+
+    assert [a.text for a in answers] == [exhaustive(engine, prompt) for prompt in prompts]
+
+
+def test_choices_and_free_answers_may_be_asked_together(engine):
+    prompts = [ask(QUESTIONS[0], choices=LABELS), ask(QUESTIONS[0]), ask("red", choices=("yes",))]
+
+    answers = engine.answer(prompts)
+
+    assert [a.text for a in answers] == [a.text for a in alone(engine, prompts)]
+    assert answers[2].text == "yes" and answers[1].text not in LABELS
+
+
+def test_a_seed_gives_the_same_text_in_any_batch_and_seeds_differ(engine):
+    prompts = [ask("red", temperature=1.0, top_p=0.9, seed=seed) for seed in range(4)]
+
+    together = [a.text for a in engine.answer(prompts)]
+
+    assert together == [a.text for a in alone(engine, prompts)]
+    assert len(set(together)) == 4
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.5, 0.0])
+def test_a_tiny_temperature_is_greedy(engine, top_p):
+    cold = ask("red", temperature=1e-9, top_p=top_p)
+
+    assert engine.answer([cold])[0].text == engine.answer([ask("red")])[0].text
+
+
+def test_a_stop_string_ends_the_answer_before_it_even_across_tokens(engine):
+    whole = engine.answer([ask("red")])[0].text
+    stop = whole[5:9]
+
+    stopped = engine.answer([ask("red", stop=("never there", stop))])[0]
+
+    assert stopped.text == whole[: whole.index(stop)]
+    assert stopped.finish_reason == "stop"
+    assert engine.answer([ask("red", max_new_tokens=3)])[0].finish_reason == "length"
+
+
+def test_streamed_pieces_make_the_answer_and_never_show_a_stop_string(engine):
+    whole = engine.answer([ask("red")])[0].text
+
+    assert "".join(engine.stream(ask("red"))) == whole
+    assert (
+        "".join(engine.stream(ask("red", stop=(whole[4:8],)))) == whole[: whole.index(whole[4:8])]
+    )
+
+
+def test_logprobs_are_the_models_own(engine):
+    answer = engine.answer([ask("red", top_logprobs=3, max_new_tokens=5)])[0]
+
+    assert len(answer.logprobs) == answer.tokens_out == 5
+    for token in answer.logprobs:
+        assert token.top[0] == (token.token, token.logprob), "greedy takes the likeliest"
+        assert sum(math.exp(logprob) for _, logprob in token.top) <= 1.0001
+
+
+def test_an_answer_counts_its_tokens(engine):
+    prompt = ask("red", max_new_tokens=7)
+
+    answer = engine.answer([prompt])[0]
+
+    assert (answer.tokens_in, answer.tokens_out) == (engine.count_tokens(prompt.messages), 7)
+
+
+def test_a_prompt_that_does_not_fit_says_so(engine):
+    with pytest.raises(PromptTooLong, match="context holds 1024"):
+        engine.answer([ask("one two three " * 600)])
+
+
+def test_a_source_that_is_nothing_says_so(tiny):
+    with pytest.raises(NotFound, match="burnish pull nothing-here"):
+        open_engine("nothing-here")
+
+
+def test_log_likelihood_counts_the_answer_and_its_end(engine):
+    row = Row((Message("user", "red"), Message("assistant", "blue")))
+
+    ((total, count),) = engine.log_likelihood([row])
+
+    assert total < 0
+    assert count == len(engine.tokenizer("blue", add_special_tokens=False)["input_ids"]) + 1
+
+
+def test_a_prefix_is_never_written_to(engine):
+    ids = engine.request(ask("one two three four five six seven")).ids
+    prefix = read_prefix(engine.model, ids[:-2])
+    before = [keys.clone() for keys, _ in prefix.layers]
+
+    engine._answer_batch([engine.request(ask("one two three four five six seven"))], prefix)
+
+    assert all(torch.equal(a, b) for a, (b, _) in zip(before, prefix.layers, strict=True))
