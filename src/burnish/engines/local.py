@@ -23,8 +23,8 @@ from burnish.models.chat import encode_prompt, encode_row, encode_text, end_of_t
 from burnish.models.load import device, load_model, load_tokenizer
 from burnish.models.local import find_model
 
-#: A prefix shorter than this isn't worth a pass of its own.
-_LEAST_PREFIX = 8
+#: A shared prefix that saves fewer tokens than this isn't worth a pass of its own.
+_LEAST_SAVING = 64
 
 
 class LocalEngine:
@@ -96,7 +96,7 @@ class LocalEngine:
         answers: dict[int, Answer] = {}
         order = sorted(range(len(requests)), key=lambda place: len(requests[place].ids))
         with self.active():
-            prefix = self._prefix([request.ids for request in requests])
+            prefix = self.shared_prefix(requests)
             for begin in range(0, len(order), batch_size):
                 places = order[begin : begin + batch_size]
                 begun = time.perf_counter()
@@ -146,9 +146,13 @@ class LocalEngine:
                 results.append((float(chosen.sum()), len(learnt)))
         return results
 
-    def _prefix(self, prompts: Sequence[Sequence[int]]) -> Prefix | None:
-        shared = common_prefix(prompts) if len(prompts) > 1 else []
-        return read_prefix(self.model, shared) if len(shared) >= _LEAST_PREFIX else None
+    def shared_prefix(self, requests: Sequence[Request]) -> Prefix | None:
+        """What all these prompts begin with, read once; None if that saves nothing."""
+        if len(requests) < 2:
+            return None
+        shared = common_prefix([request.ids for request in requests])
+        saved = len(shared) * (len(requests) - 1)
+        return read_prefix(self.model, shared) if saved >= _LEAST_SAVING else None
 
     def _answer_batch(self, requests: Sequence[Request], prefix: Prefix | None) -> None:
         if bound := [request for request in requests if request.prompt.choices]:

@@ -172,7 +172,7 @@ class Scheduler:
         if bound := [request for request in requests if request.prompt.choices]:
             lane.engine.choose(bound)
         if free := [request for request in requests if not request.prompt.choices]:
-            lane.running.join(free)
+            lane.running.join(free, lane.engine.shared_prefix(free))
         self._report(lane)
 
     def _report(self, lane: _Lane) -> None:

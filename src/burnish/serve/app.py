@@ -1,0 +1,63 @@
+"""The HTTP application: routes, guard, and one error shape for everything."""
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+
+from burnish import __version__
+from burnish.core.errors import BurnishError
+from burnish.core.sections import Serve
+from burnish.engines.fleet import Fleet
+from burnish.engines.scheduler import Scheduler
+from burnish.serve import errors
+from burnish.serve.guard import LOOPBACK, Guard
+from burnish.serve.routes import House, routes
+
+
+def create_app(
+    fleet: Fleet,
+    key: str,
+    settings: Serve | None = None,
+    hosts: Collection[str] = LOOPBACK,
+) -> FastAPI:
+    """The application that answers with `fleet` to whoever has `key`.
+
+    `hosts` are the names that it answers to in the Host header; empty allows every name. When the
+    application ends, requests that have begun are finished first.
+    """
+    settings = settings or Serve()
+    scheduler = Scheduler(settings.max_batch)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await run_in_threadpool(scheduler.close)
+
+    app = FastAPI(
+        title="burnish",
+        version=__version__,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.scheduler = scheduler
+    router = routes(House(fleet, scheduler, settings))
+    app.include_router(router, prefix="/v1")
+    app.include_router(router, prefix="/openai/v1", include_in_schema=False)
+
+    @app.get("/healthz", summary="Whether the server is up; needs no key")
+    async def healthz() -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    app.add_exception_handler(BurnishError, errors.on_burnish_error)
+    app.add_exception_handler(HTTPException, errors.on_http_error)
+    app.add_exception_handler(RequestValidationError, errors.on_bad_request)
+    app.add_exception_handler(Exception, errors.on_fault)
+    app.add_middleware(Guard, key=key, hosts=hosts)
+    return app

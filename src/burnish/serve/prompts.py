@@ -1,0 +1,136 @@
+"""From a request on the wire to requests of the engine."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from burnish.core.records import Message, Prompt, Role
+from burnish.engines.decode import Request
+from burnish.engines.local import LocalEngine
+from burnish.models.chat import encode_prompt, encode_text
+from burnish.serve.errors import Refused
+from burnish.serve.wire import Asked, ChatRequest, CompletionRequest, Turn, refusals
+
+#: The hosted API's own default for plain completions.
+_COMPLETION_TOKENS = 16
+_ROLES: Mapping[str, Role] = {
+    "system": "system",
+    "developer": "system",
+    "user": "user",
+    "assistant": "assistant",
+    "tool": "tool",
+    "function": "tool",
+}
+
+
+def chat_requests(engine: LocalEngine, asked: ChatRequest, longest: int) -> list[Request]:
+    """The `n` requests that a chat request asks for.
+
+    Without a system message, a model that was trained with one is asked with it. An answer is at
+    most `longest` tokens where the request names no length, and never more than the context holds.
+    Raises Refused, PromptTooLong, BadData.
+    """
+    _refuse(asked)
+    if asked.top_logprobs and not asked.logprobs:
+        raise Refused("`top_logprobs` needs `logprobs` to be true.", "top_logprobs")
+    messages = [_message(turn, place) for place, turn in enumerate(asked.messages)]
+    if engine.system and not any(message.role == "system" for message in messages):
+        messages = [Message("system", engine.system), *messages]
+    tools = () if asked.tool_choice == "none" else _tools(asked)
+    ids = encode_prompt(engine.tokenizer, messages, tools)
+    prompt = Prompt(
+        tuple(messages),
+        max_new_tokens=asked.max_completion_tokens or asked.max_tokens or longest,
+        choices=tuple(asked.guided_choice or ()),
+        top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+    )
+    return _copies(engine, prompt, ids, asked)
+
+
+def completion_requests(
+    engine: LocalEngine, asked: CompletionRequest
+) -> list[tuple[str, list[Request]]]:
+    """For each prompt, its text and its `n` requests. Raises Refused, PromptTooLong."""
+    _refuse(asked)
+    longest = asked.max_tokens or _COMPLETION_TOKENS
+    prompt = Prompt((), max_new_tokens=longest, top_logprobs=asked.logprobs)
+    rows = [_tokens(engine, one) for one in _prompts(asked)]
+    texts = [str(engine.tokenizer.decode(ids)) for ids in rows]
+    return [
+        (text, _copies(engine, prompt, ids, asked)) for text, ids in zip(texts, rows, strict=True)
+    ]
+
+
+def _tools(asked: ChatRequest) -> tuple[Mapping[str, Any], ...]:
+    try:
+        json.dumps(asked.tools, ensure_ascii=False).encode()
+    except (RecursionError, UnicodeEncodeError) as error:
+        raise Refused("`tools` are nested too deeply, or not text.", "tools") from error
+    return tuple(asked.tools or ())
+
+
+def _refuse(asked: Asked) -> None:
+    for name, why in refusals(asked):
+        raise Refused(why, name, "unsupported_value")
+
+
+def _copies(engine: LocalEngine, prompt: Prompt, ids: Sequence[int], asked: Asked) -> list[Request]:
+    """`n` requests for the same tokens, each with a seed of its own."""
+    room = max(engine.context_length - len(ids), 1)
+    sampled = replace(
+        prompt,
+        max_new_tokens=min(prompt.max_new_tokens, room),
+        stop=asked.stops,
+        temperature=1.0 if asked.temperature is None else asked.temperature,
+        top_p=1.0 if asked.top_p is None else asked.top_p,
+    )
+    seeds = [None if asked.seed is None else asked.seed + n for n in range(asked.n or 1)]
+    return [
+        engine.request_for(replace(sampled, seed=None if seed is None else seed % 2**63), ids)
+        for seed in seeds
+    ]
+
+
+def _message(turn: Turn, place: int) -> Message:
+    calls = tuple(call.model_dump() for call in turn.tool_calls or ())
+    return Message(
+        _ROLES[turn.role],
+        _content(turn, place),
+        name=turn.name,
+        tool_calls=calls,
+        tool_call_id=turn.tool_call_id,
+    )
+
+
+def _content(turn: Turn, place: int) -> str:
+    if turn.content is None:
+        if turn.role == "assistant" and turn.tool_calls:
+            return ""
+        raise Refused("A message needs `content`.", f"messages.{place}.content")
+    if isinstance(turn.content, str):
+        return turn.content
+    for part in turn.content:
+        if part.type not in ("text", "input_text") or part.text is None:
+            raise Refused(
+                f"Content of type `{part.type}` cannot be read: this model reads text only.",
+                f"messages.{place}.content",
+            )
+    return "".join(part.text or "" for part in turn.content)
+
+
+def _prompts(asked: CompletionRequest) -> list[str | list[int]]:
+    prompt = asked.prompt
+    if isinstance(prompt, str) or isinstance(prompt[0], int):
+        return [prompt]  # type: ignore[list-item]
+    return list(prompt)  # type: ignore[arg-type]
+
+
+def _tokens(engine: LocalEngine, prompt: str | list[int]) -> list[int]:
+    ids = encode_text(engine.tokenizer, prompt) if isinstance(prompt, str) else prompt
+    if not ids:
+        raise Refused("The prompt is empty.", "prompt")
+    known = int(engine.model.config.vocab_size)
+    if max(ids) >= known:
+        raise Refused(f"The model knows tokens 0 to {known - 1}.", "prompt")
+    return ids
