@@ -9,7 +9,7 @@ from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.records import Message, Prompt
 from burnish.engines.fleet import open_fleet
 from burnish.engines.local import open_engine
-from burnish.engines.scheduler import Overloaded, Scheduler, Stopped
+from burnish.engines.scheduler import AnswerFailed, Overloaded, Scheduler, Stopped
 
 ASKED = (Message("user", "where is my parcel?"),)
 SHORT = Prompt(ASKED, max_new_tokens=12)
@@ -161,7 +161,7 @@ def test_a_fault_in_one_batch_is_told_and_the_next_one_is_answered(fleet, expect
     assert lost.done.wait(30)
     scheduler.submit(engine, [engine.request(SHORT)], [heard])
 
-    assert isinstance(lost.last.error, Stopped)
+    assert isinstance(lost.last.error, AnswerFailed)
     assert heard.wait() == expected["tiny"]
 
 

@@ -70,9 +70,9 @@ class _Search:
 
     #: Places looked at in one pass. More than the one due costs little, since small passes wait for
     #: the weights and not for the arithmetic, and saves later passes.
-    WIDTH = 4
+    WIDTH = 8
     #: A place this much less likely (in nats) than the one due isn't worth an early look.
-    MARGIN = 2.0
+    MARGIN = 3.0
 
     def __init__(self, tree: Node, logs: torch.Tensor) -> None:
         self.heap: list[tuple[float, int, Node]] = []
@@ -127,21 +127,38 @@ def _read_on(
     mask: torch.Tensor,
     due: Sequence[tuple[int, tuple[int, ...]]],
 ) -> list[torch.Tensor]:
-    """For each (prompt, path), log-probabilities (path, vocabulary) behind each of its tokens."""
-    rows = torch.tensor([place for place, _ in due], device=mask.device)
-    longest = max(len(path) for _, path in due)
-    padded = torch.tensor([[*path, *[0] * (longest - len(path))] for _, path in due])
-    real = torch.tensor([[1] * len(path) + [0] * (longest - len(path)) for _, path in due])
-    branch = DynamicCache()
+    """For each (prompt, path), log-probabilities (path, vocabulary) behind each of its tokens.
+
+    All paths of a prompt stand behind it in one row, and the mask lets each see the prompt and
+    itself only: the prompt's keys and values are shared, not copied for each path.
+    """
+    ids: list[list[int]] = [[] for _ in range(mask.shape[0])]
+    begins = []
+    for place, path in due:
+        begins.append(len(ids[place]))
+        ids[place] += path
+    longest = max(len(row) for row in ids)
+    before = mask.sum(1)
+    tokens = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
+    offsets = torch.zeros(len(ids), longest, dtype=torch.long)
+    own = torch.eye(longest, dtype=torch.bool).repeat(len(ids), 1, 1)
+    for (place, path), begin in zip(due, begins, strict=True):
+        span = slice(begin, begin + len(path))
+        offsets[place, span] = torch.arange(len(path))
+        own[place, span, span] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
+    prompt = mask.bool()[:, None, :].expand(-1, longest, -1)
     read: list[Any] = cache.layers
-    for place, layer in enumerate(read):
-        branch.update(layer.keys[rows], layer.values[rows], place)
-    before = mask[rows]
+    kept = [(layer.keys, layer.values) for layer in read]
     logits = model(
-        input_ids=padded.to(mask.device),
-        attention_mask=torch.cat([before, real.to(mask.device)], dim=1),
-        position_ids=before.sum(1)[:, None] + torch.arange(longest, device=mask.device)[None],
-        past_key_values=branch,
+        input_ids=tokens.to(mask.device),
+        attention_mask=torch.cat([prompt, own.to(mask.device)], dim=2)[:, None],
+        position_ids=before[:, None] + offsets.to(mask.device),
+        past_key_values=cache,
         use_cache=True,
     ).logits.float()
-    return [row[: len(path)].log_softmax(-1) for row, (_, path) in zip(logits, due, strict=True)]
+    for layer, (keys, values) in zip(read, kept, strict=True):
+        layer.keys, layer.values = keys, values
+    return [
+        logits[place, begin : begin + len(path)].log_softmax(-1)
+        for (place, path), begin in zip(due, begins, strict=True)
+    ]

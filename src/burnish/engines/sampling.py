@@ -4,6 +4,9 @@ import torch
 
 from burnish.core.records import Prompt
 
+#: Below this temperature only the likeliest token has a chance, and logits divided by it overflow.
+_COLD = 1e-4
+
 
 class Sampler:
     """Draws the tokens of one answer. Its own generator makes a seed mean the same in any batch."""
@@ -18,11 +21,9 @@ class Sampler:
 
     def pick(self, logits: torch.Tensor) -> int:
         """One token of logits (vocabulary,). Nucleus: Holtzman et al. 2020, arXiv:1904.09751."""
-        if self.temperature <= 0:
+        if self.temperature < _COLD:
             return int(logits.argmax())
-        logits = logits.float().cpu()
-        # Measured from the greatest, so that a tiny temperature divides nothing into infinity.
-        chances = ((logits - logits.max()) / self.temperature).softmax(-1)
+        chances = (logits.float().cpu() / self.temperature).softmax(-1)
         if self.top_p >= 1:
             return int(torch.multinomial(chances, 1, generator=self.generator))
         ordered, tokens = chances.sort(descending=True)

@@ -27,9 +27,16 @@ class Overloaded(BurnishError):
 
 
 class Stopped(BurnishError):
-    """The server is shutting down, or an answer could not be computed."""
+    """The server is shutting down."""
 
     status = 503
+
+
+class AnswerFailed(BurnishError):
+    """An answer could not be computed: no memory, or a broken model."""
+
+    status = 500
+    code = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +160,7 @@ class Scheduler:
                     lane.running.step()
                     self._report(lane)
         except _FAULTS as fault:
-            error = Stopped(f"The answer could not be computed: {type(fault).__name__}.")
+            error = AnswerFailed(f"The answer could not be computed: {type(fault).__name__}.")
             lane.running = Running(lane.engine.model)
             lost, lane.tickets = lane.tickets, []
             for ticket in lost:
