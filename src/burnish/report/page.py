@@ -1,0 +1,45 @@
+"""`report.html`: one file, no network, that a team hands to its boss or its auditor."""
+
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from burnish.core.folders import write_whole
+from burnish.report import numbers
+from burnish.report.contents import Contents
+from burnish.report.plots import curve_plot, forecast_ranges, route_plot
+
+#: Decision → the sign that stands above the headline.
+SIGNS = {
+    "ship": ("yes", "Ship"),
+    "dont_fine_tune": ("no", "Don’t fine-tune"),
+    "not_enough_evidence": ("open", "Not enough evidence"),
+}
+
+
+def write_report(contents: Contents, path: Path) -> None:
+    """Draw the contents and write the page, whole or not at all."""
+    write_whole(path, render(contents))
+
+
+def render(contents: Contents) -> str:
+    """The page as HTML. Everything that comes from data is escaped."""
+    environment = Environment(
+        loader=PackageLoader("burnish.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    formats = ("share", "points", "interval", "gain_interval", "p_value", "duration", "size",
+               "money", "amount", "name")  # fmt: skip
+    environment.filters.update({name: getattr(numbers, name) for name in formats})
+    kind, sign = SIGNS[contents.decision]
+    return environment.get_template("report.html").render(
+        report=contents,
+        kind=kind,
+        sign=sign,
+        routes=route_plot(contents.routes) if contents.routes else None,
+        curves=curve_plot(contents.curves) if contents.curves else None,
+        ranges=forecast_ranges(contents.forecast),
+    )

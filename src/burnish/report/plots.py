@@ -1,0 +1,179 @@
+"""Plots as SVG: routes with their intervals, training curves, forecast ranges.
+
+Colours are CSS classes, so that a plot follows the page's light or dark scheme.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from burnish.report.contents import Curve, ForecastLine, RouteLine
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Values from `low` to `high` on pixels from `begin` to `end`."""
+
+    low: float
+    high: float
+    begin: float
+    end: float
+
+    def at(self, value: float) -> float:
+        """The pixel of a value."""
+        span = self.high - self.low or 1.0
+        return round(self.begin + (value - self.low) / span * (self.end - self.begin), 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """One labelled place on an axis."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Dot:
+    """One route: its dot and its interval."""
+
+    name: str
+    y: float
+    x: float
+    low: float
+    high: float
+    text: str
+    best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RoutePlot:
+    """Dots with intervals over one axis of shares."""
+
+    width: int
+    height: int
+    dots: Sequence[Dot]
+    marks: Sequence[Mark]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One curve as an SVG path, with the place of its label; `best` is its lowest point."""
+
+    name: str
+    kind: str
+    path: str
+    end: tuple[float, float]
+    best: tuple[float, float, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePlot:
+    """Curves over steps."""
+
+    width: int
+    height: int
+    lines: Sequence[Line]
+    x_marks: Sequence[Mark]
+    y_marks: Sequence[Mark]
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """One forecast: its interval, the expected value and the actual one, as shares of the width."""
+
+    line: ForecastLine
+    low: float
+    high: float
+    expected: float
+    actual: float | None
+    inside: bool
+
+
+def route_plot(routes: Sequence[RouteLine], width: int = 640) -> RoutePlot:
+    """Scores with their intervals; the axis shows only the range that is in use."""
+    low = min(route.score.low for route in routes)
+    high = max(route.score.high for route in routes)
+    step = _step(max(high - low, 0.02), 5)
+    low, high = max(math.floor(low / step) * step, 0), min(math.ceil(high / step) * step, 1)
+    scale = Scale(low, high, 118, width - 24)
+    best = max(routes, key=lambda route: route.score.value)
+    dots = [
+        Dot(
+            route.name, 28 + 40 * place, scale.at(route.score.value), scale.at(route.score.low),
+            scale.at(route.score.high), f"{100 * route.score.value:.1f}%", route is best,
+        )
+        for place, route in enumerate(routes)
+    ]  # fmt: skip
+    marks = [Mark(scale.at(value), f"{100 * value:.0f}%") for value in _ticks(low, high, step)]
+    return RoutePlot(width, 40 * len(routes) + 42, dots, marks)
+
+
+def curve_plot(curves: Sequence[Curve], width: int = 640, height: int = 260) -> CurvePlot:
+    """Losses over optimizer steps."""
+    steps = [step for curve in curves for step in curve.steps]
+    values = sorted(value for curve in curves for value in curve.values)
+    # A first step far above the rest would press everything else onto the floor.
+    top = values[min(int(0.99 * len(values)), len(values) - 1)]
+    bottom = values[0]
+    step = _step(max(top - bottom, 1e-3), 4)
+    low, high = math.floor(bottom / step) * step, math.ceil(top / step) * step
+    x = Scale(0, max(steps), 48, width - 110)
+    y = Scale(low, high, height - 34, 14)
+    lines = []
+    for curve in curves:
+        points = [
+            (x.at(at), y.at(min(value, high)))
+            for at, value in zip(curve.steps, curve.values, strict=True)
+        ]
+        lowest = min(range(len(points)), key=lambda place: curve.values[place])
+        best = (*points[lowest], f"{curve.values[lowest]:.3f}")
+        kind = "validation" if "validation" in curve.name else "training"
+        path = "M" + "L".join(f"{one} {other}" for one, other in points)
+        lines.append(Line(curve.name, kind, path, points[-1], best))
+    across = _step(max(steps), 5)
+    x_marks = [Mark(x.at(at), f"{at:.0f}") for at in _ticks(0, max(steps), max(across, 1))]
+    y_marks = [Mark(y.at(at), f"{at:.2g}") for at in _ticks(low, high, step)]
+    return CurvePlot(width, height, _apart(lines), x_marks, y_marks)
+
+
+def forecast_ranges(lines: Sequence[ForecastLine]) -> list[Range]:
+    """Each forecast on a scale of its own, from 0 to a little over its largest value."""
+    ranges = []
+    for line in lines:
+        most = 1.08 * max(line.high, line.actual or 0, 1e-9)
+        actual = None if line.actual is None else 100 * line.actual / most
+        inside = line.actual is not None and line.low <= line.actual <= line.high
+        ranges.append(
+            Range(
+                line, 100 * line.low / most, 100 * line.high / most, 100 * line.expected / most,
+                actual, inside,
+            )
+        )  # fmt: skip
+    return ranges
+
+
+def _apart(lines: Sequence[Line]) -> list[Line]:
+    """Labels at the ends of curves, moved so that they don't overlap."""
+    placed: list[Line] = []
+    taken: list[float] = []
+    for line in sorted(lines, key=lambda line: line.end[1]):
+        y = line.end[1]
+        if taken and y - taken[-1] < 16:
+            y = taken[-1] + 16
+        taken.append(y)
+        placed.append(Line(line.name, line.kind, line.path, (line.end[0], y), line.best))
+    return placed
+
+
+def _step(span: float, count: int) -> float:
+    """A round distance (1, 2 or 5 times a power of ten) that cuts `span` into about `count`."""
+    rough = span / count
+    power = 10 ** math.floor(math.log10(rough))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
+
+
+def _ticks(low: float, high: float, step: float) -> list[float]:
+    return [low + step * place for place in range(round((high - low) / step + 0.499))] + (
+        [high] if abs((high - low) / step - round((high - low) / step)) < 1e-6 else []
+    )
