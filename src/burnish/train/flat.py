@@ -20,7 +20,8 @@ class Layout:
     """Where rows lie in a flat sequence of `prefix + sum(row lengths)` tokens.
 
     `gather` (rows, longest) holds each row's flat positions, padded with the row's last one;
-    `scatter` (sum of lengths,) leads back from the padded rows; `bias` (1, longest,
+    `scatter` leads back from the padded rows, and from anywhere for the tokens behind the last row
+    that only make the length round; `bias` (1, longest,
     prefix + longest) is 0 where a token may look and -inf behind it. Padding lies behind its row,
     so no real token ever looks at it and one bias serves all rows.
     """
@@ -29,6 +30,11 @@ class Layout:
     gather: torch.Tensor
     scatter: torch.Tensor
     bias: torch.Tensor
+
+    def to(self, device: torch.device | str) -> "Layout":
+        """The same on another device."""
+        moved = (part.to(device) for part in (self.gather, self.scatter, self.bias))
+        return Layout(self.prefix, *moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,23 +91,33 @@ def flatten(rows: Sequence[Encoded], device: torch.device | str = "cpu") -> Batc
             ids.append(row.ids[place])
             positions.append(place)
     lengths = [len(row.ids) - prefix for row in rows]
+    spare, unlearnt = rounded(len(ids)) - len(ids), rounded(len(predicts)) - len(predicts)
+    layout = _layout(prefix, torch.tensor(starts), torch.tensor(lengths), spare)
     return Batch(
-        ids=torch.tensor([ids], device=device),
-        positions=torch.tensor([positions], device=device),
-        predicts=torch.tensor(predicts, dtype=torch.long, device=device),
-        targets=torch.tensor(targets, dtype=torch.long, device=device),
-        weights=torch.tensor(weights, dtype=torch.float32, device=device),
-        layout=_layout(prefix, torch.tensor(starts), torch.tensor(lengths), device),
+        ids=torch.tensor([ids + spare * ids[-1:]], device=device),
+        positions=torch.tensor([positions + spare * [0]], device=device),
+        predicts=torch.tensor(predicts + unlearnt * [0], device=device),
+        targets=torch.tensor(targets + unlearnt * [0], device=device),
+        weights=torch.tensor(weights + unlearnt * [0.0], device=device),
+        layout=layout.to(device),
     )
 
 
-def _layout(
-    prefix: int, starts: torch.Tensor, lengths: torch.Tensor, device: torch.device | str
-) -> Layout:
-    longest = int(lengths.max())
+def rounded(count: int) -> int:
+    """The next length of which there are few: 16 in each doubling, and multiples of 16.
+
+    oneDNN makes and keeps code for every shape that it meets, about 1 MB each time; rows of any
+    length would fill gigabytes with it.
+    """
+    unit = max(1 << max(count.bit_length() - 5, 0), 16)
+    return -(-count // unit) * unit
+
+
+def _layout(prefix: int, starts: torch.Tensor, lengths: torch.Tensor, spare: int) -> Layout:
+    longest = rounded(int(lengths.max()))
     inside = torch.arange(longest)
     gather = starts[:, None] + torch.minimum(inside[None], lengths[:, None] - 1)
     real = inside[None] < lengths[:, None]
     scatter = torch.nonzero(real.flatten()).flatten()
     bias = torch.full((1, longest, prefix + longest), -torch.inf).triu(prefix + 1)
-    return Layout(prefix, gather.to(device), scatter.to(device), bias.to(device))
+    return Layout(prefix, gather, torch.nn.functional.pad(scatter, (0, spare)), bias)

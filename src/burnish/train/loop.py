@@ -71,16 +71,19 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     norm = plan.optimizer.clip()
     _refuse_runaway(state.step + 1, loss, norm)
     rate = plan.optimizer.step(state.step)
+    seconds = time.perf_counter() - begun
     tokens = sum(len(row.ids) for row in rows)
-    state.step += 1
-    state.tokens += tokens
-    state.seconds += time.perf_counter() - begun
-    speed = tokens / (time.perf_counter() - begun)
+    state.step, state.tokens = state.step + 1, state.tokens + tokens
+    state.seconds += seconds
     run.metrics.write(
-        step=state.step, loss=loss, learning_rate=rate, grad_norm=norm, tokens=tokens,
-        tokens_per_second=round(speed, 1),
-    )  # fmt: skip
-    bar.advance(note=f"loss {loss:.3f}, {speed:.0f} tokens/s")
+        step=state.step,
+        loss=loss,
+        learning_rate=rate,
+        grad_norm=norm,
+        tokens=tokens,
+        seconds=round(seconds, 4),
+    )
+    bar.advance(note=f"loss {loss:.3f}, {tokens / seconds:.0f} tokens/s")
     last = state.step == plan.steps
     validates = bool(plan.validation) and (last or state.step % plan.validate_every == 0)
     if validates:

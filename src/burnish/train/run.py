@@ -1,6 +1,7 @@
 """`burnish train`, top to bottom."""
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import AuditFailed, BadData
-from burnish.core.folders import hash_json, write_json
+from burnish.core.folders import write_json
 from burnish.core.journal import read_journal, rewrite_journal
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
@@ -134,10 +135,10 @@ def _same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
     """The run to go on with. Raises BadData if what went into it has changed since it began."""
     run = Run(folder.absolute())
     before = run.read("inputs.json")
-    pairs = {name: (before.get(name), given) for name, given in inputs.items()}
-    pairs["recipe"] = (run.recipe.train.model_dump(), recipe.train.model_dump())
-    for name, (then, now) in pairs.items():
-        if hash_json(then) != hash_json(now):
+    same = {name: before.get(name) == given for name, given in inputs.items()}
+    same["recipe"] = run.recipe.train == recipe.train and run.recipe.model == recipe.model
+    for name, is_same in same.items():
+        if not is_same:
             raise BadData(
                 f"The {name} of {run.id} has changed since the run began.",
                 "Put back what it began with, or start a new run.",
@@ -146,7 +147,9 @@ def _same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
 
 
 def _resumed(run: Run, plan: Fit) -> State | None:
-    """Go back to the last whole checkpoint; forget what was measured after it."""
+    """Go back to the last whole checkpoint; forget what was half-written or measured after it."""
+    for draft in [*run.path.glob(".*"), *run.path.glob("checkpoints/.*")]:
+        shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
     found = last_checkpoint(run.path / "checkpoints")
     step = found[0].step if found else 0
     metrics = run.path / "metrics.jsonl"

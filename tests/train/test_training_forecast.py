@@ -1,0 +1,99 @@
+"""A run is forecast from real steps, which change nothing, and scored afterwards."""
+
+import ctypes
+import pickle
+from dataclasses import replace
+
+import pytest
+import torch
+from tests.train.conftest import in_child, make_rows
+
+from burnish.core.errors import DoesNotFit
+from burnish.train.forecast import fitting_setting, forecast, probe, refuse_what_does_not_fit
+from burnish.train.run import train
+
+LONG = "red green blue " * 60
+
+
+def state_of(plan):
+    weights = {name: weight.detach().clone() for name, weight in plan.model.named_parameters()}
+    return weights, plan.optimizer.tensors(), torch.get_rng_state()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_rehearsal_changes_no_bit(dtype, plan_of, tmp_path):
+    rows = make_rows(12)
+    plan = plan_of(rows, f"model.dtype={dtype}", "train.method.dropout=0.1", validation=rows[:3])
+    weights, exact, random = state_of(plan)
+    exact = {name: tensor.clone() for name, tensor in exact.items()}
+
+    probe(plan, tmp_path)
+
+    after, exact_after, random_after = state_of(plan)
+    assert all(torch.equal(weights[name], after[name]) for name in weights)
+    assert exact.keys() == exact_after.keys(), "no moments are left"
+    assert all(torch.equal(exact[name], exact_after[name]) for name in exact)
+    assert all(not master.grad.any() for master in plan.optimizer.masters.values())
+    assert torch.equal(random, random_after)
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_and_disk_come_out_within_their_intervals(dataset, recipe_of, tmp_path):
+    report = train(recipe_of(), dataset, out=tmp_path / "run")
+
+    found = {quantity["name"]: quantity for quantity in report.forecast}
+    for name in ("peak memory", "disk"):
+        line = found[name]
+        assert line["low"] <= line["actual"] <= line["high"], line
+    assert found["training time"]["low"] < found["training time"]["expected"]
+
+
+def seen_in_child(plan_of, tmp_path, tokens):
+    """A probe of a run whose memory no other test has touched."""
+    found = tmp_path / str(tokens)
+
+    def work():
+        ctypes.CDLL(None).malloc_trim(0)
+        rows = make_rows(64, system=LONG, longest=400)
+        plan = plan_of(rows, "train.batch_size=64", f"train.micro_batch_tokens={tokens}")
+        found.write_bytes(pickle.dumps(probe(plan, tmp_path)))
+
+    assert in_child(work) == 0
+    return pickle.loads(found.read_bytes())
+
+
+def test_a_run_that_does_not_fit_is_refused_with_a_setting_that_does(plan_of, tmp_path):
+    seen = seen_in_child(plan_of, tmp_path, 16384)
+    free = 1.10 * (seen.resting + 0.3 * (seen.peak - seen.resting))
+
+    advice = fitting_setting(seen, free)
+
+    tokens = int(advice.split("train.micro_batch_tokens=")[1].split(":")[0])
+    assert tokens < 0.4 * seen.tokens
+    assert seen_in_child(plan_of, tmp_path, tokens).peak < free
+
+
+def test_less_and_less_room_is_answered_by_smaller_and_smaller_settings(plan_of, tmp_path):
+    seen = probe(plan_of(make_rows(64, longest=100)), tmp_path)
+    seen = replace(seen, resting=1000, tokens=800, peak=1000 + 800 * 10, longest_row=200, layers=8)
+
+    def advised(tokens):
+        return fitting_setting(seen, 1.10 * (1000 + (tokens + 0.5) * 10))
+
+    assert advised(400) == "Set train.micro_batch_tokens=400: that fits."
+    assert "checkpointing=true and train.micro_batch_tokens=40" in advised(100)
+    assert "checkpointing=true and train.max_length=160" in advised(40)
+    assert "weights alone" in advised(1)
+
+
+def test_a_forecast_beyond_the_machine_is_refused_before_a_weight_moves(plan_of, tmp_path):
+    plan = plan_of(make_rows(8))
+    seen = probe(plan, tmp_path)
+
+    with pytest.raises(DoesNotFit, match=r"need up to .* GB of memory"):
+        grown = replace(seen, peak=1 << 50)
+        refuse_what_does_not_fit(grown, forecast(plan, grown), tmp_path)
+    with pytest.raises(DoesNotFit, match=r"would write up to .* GB"):
+        grown = replace(seen, checkpoint_bytes=1 << 60)
+        refuse_what_does_not_fit(grown, forecast(plan, grown), tmp_path)
+    refuse_what_does_not_fit(seen, forecast(plan, seen), tmp_path)
