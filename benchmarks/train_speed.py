@@ -1,0 +1,317 @@
+"""Tokens per second and peak memory beside TRL's SFTTrainer, on the same rows in one run.
+
+    python benchmarks/train_speed.py --json
+
+Each side trains in a process of its own (so that the peak is its own), in alternating order, with
+the same rows in the same batches, number format, LoRA settings and first weights, threads and
+environment. The first step of a side warms up and is not timed. A plain float32 loop with
+`transformers` and `peft` says what the losses should be. Rows are made here: about 200 tokens each,
+with nothing in common but the chat template's default system message; `--instruction` puts a task's
+instruction before each, as most fine-tunes have it. The last line is JSON with `--json`.
+"""
+
+import argparse
+import json
+import os
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+MODEL = "smollm2-135m-instruct"
+RANK, ALPHA, RATE = 16, 32, 5e-4
+INSTRUCTION = (
+    "You work at the help desk of a bicycle hire. Read the message and work out what it costs. Show "
+    "each step of the sum on a line of its own, name the unit of every number, take the rates from "
+    "the message only, round to whole cents at the very end, and close with the line `Total:`."
+)
+Losses = list[float]
+
+
+def rows_of(count: int, instruction: bool) -> list[Any]:
+    """Word problems with their worked answers, each of other length."""
+    from burnish.core.records import Message, Row
+
+    draw = random.Random(0)
+    names = [
+        "Anna",
+        "Boris",
+        "Chen",
+        "Dora",
+        "Emil",
+        "Fatma",
+        "Goran",
+        "Hana",
+        "Igor",
+        "Jana",
+        "Karim",
+        "Lena",
+        "Milo",
+        "Nora",
+    ]
+    things = [
+        "bicycles",
+        "helmets",
+        "locks",
+        "trailers",
+        "lamps",
+        "baskets",
+        "pumps",
+        "saddles",
+        "gloves",
+        "maps",
+    ]
+    rows = []
+    for number in range(count):
+        orders = [
+            (draw.choice(names), draw.randint(2, 40), draw.choice(things), draw.randint(3, 99))
+            for _ in range(draw.randint(2, 5))
+        ]
+        question = " ".join(
+            f"{who} hires {n} {what} for {price} cents an hour each."
+            for who, n, what, price in orders
+        )
+        steps = "\n".join(
+            f"{who}: {n} {what} at {price} cents make {n * price} cents an hour."
+            for who, n, what, price in orders
+        )
+        total = sum(n * price for _, n, _, price in orders)
+        before = (Message("system", INSTRUCTION),) if instruction else ()
+        asked = Message("user", f"{question} What do they pay together in an hour?")
+        answer = Message("assistant", f"{steps}\nTogether that is {total} cents.\nTotal: {total}")
+        rows.append(Row((*before, asked, answer), file="made", line=number + 1))
+    return rows
+
+
+def same_start(weights: dict[str, Any]) -> None:
+    """The same first adapter for every side."""
+    import torch
+
+    for number, name in enumerate(sorted(weights)):
+        if "lora_A" in name:
+            torch.manual_seed(number)
+            exact = torch.randn(weights[name].shape) / weights[name].shape[1] ** 0.5
+            weights[name].data.copy_(exact)
+
+
+def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
+    """Base model's folder, tokenizer, and the rows as tokens."""
+    from burnish.models.chat import encode_row
+    from burnish.models.load import load_tokenizer
+    from burnish.models.pull import pull
+
+    base = pull(MODEL)
+    tokenizer = load_tokenizer(base)
+    rows = rows_of(arguments.steps * arguments.batch, arguments.instruction)
+    return base, tokenizer, [encode_row(tokenizer, row, 1024) for row in rows]
+
+
+def ours(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
+    """burnish: its own loop, batches, layers and optimizer."""
+    from burnish.core.recipe import make_recipe
+    from burnish.train.adapters import trainable
+    from burnish.train.batches import trimmed
+    from burnish.train.loop import train_step
+    from burnish.train.run import prepare
+
+    base, _, rows = loaded(arguments)
+    changes = [
+        f"train.batch_size={arguments.batch}", f"train.threads={arguments.threads}",
+        f"model.dtype={arguments.dtype}", "train.schedule=constant", "train.warmup_share=0",
+        f"train.learning_rate={RATE}", f"train.method.rank={RANK}", f"train.method.alpha={ALPHA}",
+        f"train.gradient_checkpointing={str(arguments.checkpointing).lower()}",
+    ]  # fmt: skip
+    plan = prepare(make_recipe({"model": {"name": MODEL}}, changes), base, rows, [])
+    same_start(trainable(plan.model))
+    plan.optimizer.take({name: w.detach().float() for name, w in plan.optimizer.weights.items()})
+    losses, seconds = [], []
+    for step in range(arguments.steps):
+        begun = time.perf_counter()
+        some = [trimmed(row) for row in rows[step * arguments.batch : (step + 1) * arguments.batch]]
+        losses.append(train_step(plan, some))
+        plan.optimizer.clip()
+        plan.optimizer.step(step)
+        seconds.append(time.perf_counter() - begun)
+    return losses, seconds
+
+
+def trl(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
+    """TRL's SFTTrainer with its defaults, but for what the comparison fixes."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import TrainerCallback
+    from trl import SFTConfig, SFTTrainer
+
+    from burnish.models.load import load_model
+
+    base, tokenizer, rows = loaded(arguments)
+    torch.set_num_threads(arguments.threads)
+    losses, ends = [], []
+
+    class Watch(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter())
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            ends.append(time.perf_counter())
+
+        def on_log(self, *_: Any, logs: dict[str, float] | None = None, **__: Any) -> None:
+            if logs and "loss" in logs:
+                losses.append(logs["loss"])
+
+    class InOrder(SFTTrainer):
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    learnt = [
+        {"input_ids": list(row.ids), "completion_mask": [int(w > 0) for w in row.weights]}
+        for row in rows
+    ]
+    low = arguments.dtype == "bfloat16"
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = InOrder(
+            model=load_model(base, torch.bfloat16 if low else torch.float32),
+            args=SFTConfig(
+                output_dir=folder, max_steps=arguments.steps, use_cpu=True, bf16=low,
+                per_device_train_batch_size=arguments.batch, completion_only_loss=True,
+                learning_rate=RATE, lr_scheduler_type="constant", weight_decay=0.0,
+                gradient_checkpointing=arguments.checkpointing, logging_steps=1, report_to=[],
+                save_strategy="no", disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_list(learnt),
+            processing_class=tokenizer,
+            peft_config=LoraConfig(
+                r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"
+            ),
+            callbacks=[Watch()],
+        )  # fmt: skip
+        same_start({n: p for n, p in trainer.model.named_parameters() if p.requires_grad})
+        trainer.train()
+    return losses, [end - begin for begin, end in zip(ends, ends[1:], strict=False)]
+
+
+def reference(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
+    """A plain float32 loop, row by row, with all logits: what the losses should be."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from burnish.models.load import load_model
+
+    base, _, rows = loaded(arguments)
+    torch.set_num_threads(arguments.threads)
+    config = LoraConfig(
+        r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    model: Any = get_peft_model(load_model(base, torch.float32), config)
+    weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    same_start(weights)
+    adamw = torch.optim.AdamW(weights.values(), lr=RATE, weight_decay=0.0)
+    losses, seconds = [], []
+    for step in range(arguments.steps):
+        begun = time.perf_counter()
+        some = rows[step * arguments.batch : (step + 1) * arguments.batch]
+        learnt, total = sum(row.trained for row in some), 0.0
+        for row in some:
+            logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0, :-1]
+            each = torch.nn.functional.cross_entropy(
+                logits, torch.tensor(row.ids[1:]), reduction="none"
+            )
+            loss = (each * torch.tensor(row.weights[1:])).sum() / learnt
+            loss.backward()
+            total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(weights.values(), 1.0)
+        adamw.step()
+        adamw.zero_grad()
+        losses.append(total)
+        seconds.append(time.perf_counter() - begun)
+    return losses, seconds
+
+
+SIDES: dict[str, Callable[[argparse.Namespace], tuple[Losses, list[float]]]] = {
+    "ours": ours,
+    "trl": trl,
+    "reference": reference,
+}
+
+
+def measure(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Train one side in this process."""
+    losses, seconds = SIDES[side](arguments)
+    lengths = [len(row.ids) for row in loaded(arguments)[2]]
+    size = arguments.batch
+    tokens = [sum(lengths[i * size : (i + 1) * size]) for i in range(arguments.steps)]
+    return {
+        "side": side,
+        "losses": losses,
+        "seconds": seconds,
+        "tokens_per_second": sum(tokens[1:]) / sum(seconds[1:]),
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "row_tokens": statistics.mean(lengths),
+    }
+
+
+def in_child(side: str) -> dict[str, Any]:
+    """Train one side in a process of its own."""
+    command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=dict(os.environ))
+    found: dict[str, Any] = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    print(
+        f"{side:10} {found['tokens_per_second']:7.1f} tokens/s "
+        f"{found['peak_bytes'] / 1e9:5.2f} GB  losses {[round(x, 4) for x in found['losses']]}",
+        file=sys.stderr,
+    )
+    return found
+
+
+def gap(one: Losses, other: Losses) -> float:
+    """The largest difference of two series of losses."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def main() -> None:
+    """Measure all sides and print the ratios."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument("--instruction", action="store_true")
+    parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument("--side", choices=sorted(SIDES))
+    arguments = parser.parse_args()
+    if arguments.side:
+        print(json.dumps(measure(arguments.side, arguments)))
+        return
+    found: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
+    for number in range(arguments.rounds):
+        for side in ("ours", "trl") if number % 2 == 0 else ("trl", "ours"):
+            found[side].append(in_child(side))
+    truth = in_child("reference")["losses"]
+    speed = {s: statistics.median(m["tokens_per_second"] for m in found[s]) for s in found}
+    memory = {s: max(m["peak_bytes"] for m in found[s]) for s in found}
+    result = {
+        "speed_ratio": speed["ours"] / speed["trl"],
+        "memory_ratio": memory["ours"] / memory["trl"],
+        "loss_max_difference": gap(found["ours"][0]["losses"], truth),
+        "trl_loss_max_difference": gap(found["trl"][0]["losses"], truth),
+        "tokens_per_second": speed,
+        "peak_bytes": memory,
+        "row_tokens": found["ours"][0]["row_tokens"],
+        "script": Path(__file__).name,
+        "arguments": vars(arguments),
+    }
+    lines = [f"{name}: {value}" for name, value in result.items()]
+    print(json.dumps(result) if arguments.as_json else "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""Flat batches with a shared prefix give what each row gives alone, with layers replaced too."""
+
+import pytest
+import torch
+from tests.train.conftest import make_rows
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from burnish.models.chat import Encoded
+from burnish.train.adapters import METHODS, trainable
+from burnish.train.attention import _ATTEND, ATTENTION, _attend_fused
+from burnish.train.batches import computed_tokens, micro_batches, trimmed
+from burnish.train.flat import flatten, rounded, shared_prefix
+from burnish.train.layers import GatedSilu, LoraProduct, RmsNorm, fuse
+from burnish.train.loop import train_step
+from burnish.train.losses import LinearCrossEntropy
+from burnish.train.objectives import sft_loss
+
+
+def stir(model):
+    """LoRA begins as no change at all; give it one, so that gradients are not zero."""
+    torch.manual_seed(1)
+    for weight in trainable(model).values():
+        weight.data.add_(torch.randn_like(weight) * 0.05)
+
+
+def plain_loss(model, row):
+    """Cross-entropy of one row by `transformers` itself, summed, weights applied."""
+    logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits, torch.tensor(row.ids[1:]), reduction="none")
+    return (losses * torch.tensor(row.weights[1:])).sum()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("system", ["", "Sort the request into one of the known kinds."])
+@pytest.mark.parametrize("tokens", [64, 4096])
+def test_loss_and_gradients_are_those_of_each_row_alone(method, system, tokens, plan_of):
+    rows = make_rows(7, system=system)
+    plan = plan_of(rows, f"train.method={method}", f"train.micro_batch_tokens={tokens}")
+    stir(plan.model)
+    weight = sum(sum(row.weights) for row in plan.rows)
+
+    loss = train_step(plan, plan.rows)
+
+    found = {name: plan.optimizer.masters[name].grad.clone() for name in plan.optimizer.weights}
+    plain = plan_of(rows, f"train.method={method}")
+    plain.language.set_attn_implementation("sdpa")
+    for layer in plain.model.modules():
+        layer.__dict__.pop("forward", None)
+    stir(plain.model)
+    expected = sum(plain_loss(plain.language, row) for row in plain.rows) / weight
+    expected.backward()
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
+    for name, parameter in trainable(plain.model).items():
+        torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_attention_of_other_devices_gives_the_same(plan_of, monkeypatch):
+    rows = make_rows(6, system="Sort the request.")
+    losses = []
+    for attend in (_ATTEND["cpu"], _attend_fused):
+        monkeypatch.setitem(_ATTEND, "cpu", attend)
+        plan = plan_of(rows)
+        stir(plan.model)
+        losses.append(float(sft_loss(plan.language, flatten(plan.rows)).detach()))
+
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_shared_prefix_is_computed_once_and_never_learnt():
+    rows = [
+        Encoded((1, 2, 3, 4, 5), (0, 0, 0, 1, 1)),
+        Encoded((1, 2, 3, 4, 6), (0, 0, 0, 1, 1)),
+        Encoded((1, 2, 3), (0, 0, 1)),
+    ]
+
+    assert shared_prefix(rows) == 2
+    assert shared_prefix(rows[:2]) == 3, "the fourth is shared too, but learnt"
+    assert shared_prefix(rows[:1]) == 0
+    assert computed_tokens(rows) == 2 + 3 + 3 + 1
+
+
+def test_micro_batches_hold_every_row_once_and_no_more_than_their_budget():
+    rows = [Encoded((9, *range(n)), (0, *[1] * n)) for n in (5, 30, 8, 2, 17, 40, 8)]
+
+    batches = micro_batches(rows, 32)
+
+    assert sorted(row.ids for some in batches for row in some) == sorted(row.ids for row in rows)
+    assert all(computed_tokens(some) <= 32 or len(some) == 1 for some in batches)
+    assert any(len(some) > 1 for some in batches)
+
+
+def test_what_follows_the_last_learnt_token_is_left_out():
+    assert trimmed(Encoded((1, 2, 3, 4), (0, 1, 0, 0))) == Encoded((1, 2), (0, 1))
+
+
+def test_shapes_are_few_and_never_too_small():
+    lengths = {rounded(count) for count in range(1, 4097)}
+
+    assert all(count <= rounded(count) <= max(count * 1.07, count + 15) for count in range(1, 4097))
+    assert len(lengths) < 100
+
+
+def exactly(shape, *, seed=0):
+    torch.manual_seed(seed)
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def test_the_layers_own_gradients_are_right():
+    x, a, b = exactly((5, 6)), exactly((2, 6)), exactly((4, 2))
+    weight = exactly((4, 6)).detach()
+    gradcheck = torch.autograd.gradcheck
+
+    assert gradcheck(lambda *t: LoraProduct.apply(t[0], (weight, None), t[1], t[2], 0.5), (x, a, b))
+    assert gradcheck(GatedSilu.apply, (exactly((3, 4)), exactly((3, 4), seed=1)))
+    # float32 inside, as `transformers` has it, so the check is against its formula
+    x, scale = (torch.randn(3, 8, requires_grad=True), torch.randn(8, requires_grad=True))
+    inward = torch.randn(3, 8)
+    own = torch.autograd.grad(RmsNorm.apply(x, scale, 1e-5), (x, scale), inward)
+    plain = scale * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-5))
+    for found, expected in zip(own, torch.autograd.grad(plain, (x, scale), inward), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_cross_entropy_in_chunks_is_cross_entropy():
+    torch.manual_seed(0)
+    hidden = torch.randn(300, 16, requires_grad=True)
+    weight = (10 * torch.randn(50, 16)).requires_grad_()
+    targets, weights = torch.randint(0, 50, (300,)), torch.rand(300).round(decimals=1)
+
+    loss = LinearCrossEntropy.apply(hidden, weight, targets, weights)
+    found = torch.autograd.grad(loss, (hidden, weight))
+
+    losses = torch.nn.functional.cross_entropy(hidden @ weight.T, targets, reduction="none")
+    expected = (losses * weights).sum()
+    torch.testing.assert_close(loss, expected)
+    for own, plain in zip(found, torch.autograd.grad(expected, (hidden, weight)), strict=True):
+        torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_every_layer_of_the_tiny_model_that_can_be_is_replaced(plan_of):
+    plan = plan_of(make_rows(4))
+
+    assert fuse(plan.model) == 2 * 7 + 5 + 2
+    assert fuse(plan_of(make_rows(4), "train.method.dropout=0.1").model) == 5 + 2
+
+
+def test_a_model_of_another_family_keeps_its_own_layers():
+    class OtherRMSNorm(torch.nn.Module):
+        pass
+
+    assert fuse(torch.nn.Sequential(OtherRMSNorm(), torch.nn.Linear(2, 2))) == 0
+    llama = LlamaForCausalLM(
+        LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+                    num_attention_heads=2, hidden_act="gelu")
+    )  # fmt: skip
+    llama.set_attn_implementation(ATTENTION)
+    assert fuse(llama) == 3, "the norms, but not a gate with another activation"
