@@ -10,19 +10,21 @@ Heavy libraries load inside the verb that needs them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe, load_recipe, make_recipe
-from burnish.core.records import Finding
+from burnish.core.records import Finding, Message, Prompt
 
 if TYPE_CHECKING:
     from burnish.compare.run import Comparison
+    from burnish.evaluate.source import Evaluation
     from burnish.core.runs import Run
+    from burnish.engines.local import LocalEngine
     from burnish.models.local import LocalModel
     from burnish.train.report import TrainReport
 
@@ -46,8 +48,9 @@ def resolve(recipe: Source | None = None, **files: Unpack[Files]) -> Recipe:
     """
     values = (load_recipe(Path(recipe)) if recipe else Recipe()).model_dump(mode="json")
     for name in ("train", "validation", "test"):
-        if paths := files.get(name):
-            values["data"][name] = [str(Path(str(path)).absolute()) for path in paths]
+        paths: Sequence[Source] = files.get(name) or ()  # type: ignore[assignment]
+        if paths:
+            values["data"][name] = [str(Path(path).absolute()) for path in paths]
     if model := files.get("model"):
         values["model"]["name"] = model
     resolved = make_recipe(values, files.get("changes") or ())
@@ -150,3 +153,66 @@ def compare(
     from burnish.compare.run import compare as compare_routes
 
     return compare_routes(resolve(recipe, **files), out=out)
+
+
+def evaluate(
+    recipe: Source | None = None,
+    source: str | None = None,
+    out: Path | None = None,
+    **files: Unpack[Files],
+) -> Evaluation:
+    """Measure one model or run on the frozen test split of a recipe."""
+    from burnish.evaluate.source import evaluate_source
+
+    return evaluate_source(resolve(recipe, **files), source, out)
+
+
+class Chat:
+    """A conversation with one model; `ask` gives the pieces of an answer as they are made."""
+
+    def __init__(self, engine: LocalEngine, system: str | None, settings: Prompt) -> None:
+        self.engine, self.settings = engine, settings
+        told = engine.system if system is None else system
+        self.messages: list[Message] = [Message("system", told)] if told else []
+
+    def ask(self, question: str) -> Iterator[str]:
+        """Raises BadData when the conversation has outgrown the model's context."""
+        self.messages.append(Message("user", question))
+        pieces = []
+        for piece in self.engine.stream(replace(self.settings, messages=tuple(self.messages))):
+            pieces.append(piece)
+            yield piece
+        self.messages.append(Message("assistant", "".join(pieces)))
+
+
+def chat(
+    source: str = "last",
+    system: str | None = None,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
+) -> Chat:
+    """Open a conversation with a run or a model; a run speaks with the prompt of its training."""
+    from burnish.engines.local import open_engine
+
+    settings = Prompt((), max_new_tokens=max_new_tokens, temperature=temperature)
+    return Chat(open_engine(source), system, settings)
+
+
+def serve(sources: Sequence[str], aliases: Iterable[str] = (), changes: Iterable[str] = ()) -> None:
+    """Serve runs and models over HTTP until stopped. `aliases` are `name=model`."""
+    from burnish.serve.run import serve as serve_models
+
+    pairs = {}
+    for alias in aliases:
+        name, equals, model = alias.partition("=")
+        if not (name and equals and model):
+            raise BadRecipe(f"`--alias {alias}` is not NAME=MODEL.", "--alias gpt-4o-mini=last")
+        pairs[name] = model
+    serve_models(sources, make_recipe({}, changes).serve, pairs)
+
+
+def refreeze(recipe: Source) -> None:
+    """Accept the test split as it is now; figures measured before can't be compared any more."""
+    from burnish.data.freeze import thaw
+
+    thaw(resolve(recipe).data)

@@ -1,9 +1,14 @@
 """`burnish chat`: talk to a model or a run."""
 
+from __future__ import annotations
+
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from burnish.api import Chat
 
 
 def command(
@@ -32,7 +37,7 @@ def _question() -> str:
     return sys.stdin.readline().strip()
 
 
-def _print_answer(chat: "Chat", question: str) -> None:
+def _print_answer(chat: Chat, question: str) -> None:
     for piece in chat.ask(question):
         typer.echo(piece, nl=False)
     typer.echo()

@@ -14,6 +14,9 @@ def command(
     files: Annotated[list[Path], typer.Argument(help="Data files, or one recipe (YAML).")],
     model: Model = None,
     changes: Changes = None,
+    refreeze: Annotated[
+        bool, typer.Option("--refreeze", help="Accept the recipe's test split as it is now.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check data: shape, duplicates, leaks, personal data; with --model, the tokens too.
@@ -22,6 +25,8 @@ def command(
     """
     from burnish import api
 
+    if refreeze:
+        api.refreeze(files[0])
     report = api.check(files, model=model, changes=changes or ())
     text = "\n".join([*map(_line, report.findings), _summary(report.findings, report.rows)])
     findings = [finding.as_dict() for finding in report.findings]

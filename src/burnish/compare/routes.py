@@ -4,7 +4,6 @@ The table ROUTES is the only list. A route gets the fair chance that a competent
 it: a base model that must choose among labels is told the labels.
 """
 
-import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ from burnish.core.recipe import Recipe
 from burnish.core.records import Prompt, Row
 from burnish.data.load import Dataset
 from burnish.engines.local import LocalEngine
-from burnish.evaluate.tasks import answer_length, as_prompt, with_examples, with_instruction
+from burnish.evaluate.tasks import answer_length, as_prompt, with_examples, with_form
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +37,7 @@ Ask = Callable[[Setting, LocalEngine], list[Prompt]]
 
 def base_prompts(setting: Setting, engine: LocalEngine) -> list[Prompt]:
     """The recipe's prompt; where answers have a form, the prompt says which."""
-    told = _instruction(setting)
-    return [with_instruction(p, told) if told else p for p in setting.plain]
+    return [with_form(p, setting.dataset.task, setting.dataset.split.train) for p in setting.plain]
 
 
 def few_shot_prompts(setting: Setting, engine: LocalEngine) -> list[Prompt]:
@@ -84,23 +82,3 @@ def choose_examples(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
             if waiting and len(chosen) < count:
                 chosen.append(waiting.pop(0))
     return chosen
-
-
-def _instruction(setting: Setting) -> str:
-    task = setting.dataset.task
-    if task.kind == "classification":
-        return f"Answer with exactly one of these labels: {', '.join(task.labels)}."
-    if task.kind == "extraction":
-        keys = dict.fromkeys(
-            key for row in setting.dataset.split.train for key in _keys(row.answer)
-        )
-        return f"Answer with one JSON object with the keys: {', '.join(keys)}."
-    return ""
-
-
-def _keys(answer: str) -> list[str]:
-    try:
-        value = json.loads(answer)
-    except json.JSONDecodeError:
-        return []
-    return list(value) if isinstance(value, dict) else []

@@ -124,7 +124,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
 
     setting = Setting(recipe, dataset, dataset.split.test[: recipe.evaluate.max_rows])
     models = _Models(setting, run)
-    routes = {name: models.measure(name) for name in recipe.compare.routes}
+    routes: dict[str, Scores] = {name: models.measure(name) for name in recipe.compare.routes}
     forgetting = models.forgetting() if recipe.compare.forgetting and OURS in routes else None
     for name, scores in routes.items():
         save_predictions(run.path / f"predictions-{name}.jsonl", scores.predictions)

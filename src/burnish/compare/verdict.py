@@ -150,5 +150,5 @@ def _chance(p_value: float) -> str:
 
 def _rounded(count: int) -> int:
     """A number of rows as one would say it: two digits, rounded up."""
-    size = 10 ** max(len(str(count)) - 2, 0)
+    size = int(10 ** max(len(str(count)) - 2, 0))
     return -(-count // size) * size

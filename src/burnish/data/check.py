@@ -203,9 +203,9 @@ def _across(by_file: Mapping[str, Sequence[Row]], near: float) -> list[Finding]:
     for place, first in enumerate(files):
         for second in files[place + 1 :]:
             exact, close = leaks(by_file[first], by_file[second], near)
-            for code, numbers in (("split_leak", exact), ("near_leak", close)):
-                if numbers:
-                    findings.append(finding(code, first, [row.line for row in numbers]))
+            for code, some in (("split_leak", exact), ("near_leak", close)):
+                if some:
+                    findings.append(finding(code, first, [row.line for row in some]))
     if files:
         known = {row.label for row in by_file[files[0]]}
         for file in files[1:]:

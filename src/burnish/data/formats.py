@@ -159,7 +159,7 @@ def _with_system(
 def _message(entry: Any) -> Message:
     if not isinstance(entry, Mapping):
         raise BadRow(f"a message is {type(entry).__name__}, not an object with role and content")
-    role = _ROLES.get(str(entry.get("role")), entry.get("role"))
+    role: Any = _ROLES.get(str(entry.get("role")), entry.get("role"))
     if role not in get_args(Role):
         raise BadRow(
             f"role {entry.get('role')!r} is not system, user, assistant or tool",

@@ -15,7 +15,8 @@ _LABEL_WORDS, _SHORT_WORDS = 5, 6
 def infer_task(rows: Sequence[Row], task: Task) -> tuple[Task, str]:
     """The task with kind and labels resolved, and why. What the recipe says is kept."""
     answers = [row.answer for row in rows if row.messages]
-    kind, reason = (task.kind, "said by the recipe")
+    kind: str = task.kind
+    reason = "said by the recipe"
     if kind == "auto":
         kind, reason = _kind(rows, answers)
     labels = task.labels

@@ -1,5 +1,6 @@
 """What a task means for asking and scoring: the table TASKS."""
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,13 +47,34 @@ def as_prompt(row: Row, task: Task, max_new_tokens: int) -> Prompt:
     return Prompt(row.prompt, max_new_tokens=max_new_tokens, choices=choices, tools=row.tools)
 
 
-def with_instruction(prompt: Prompt, text: str) -> Prompt:
+def with_form(prompt: Prompt, task: Task, train: Sequence[Row]) -> Prompt:
+    """The prompt told what form an answer has: the labels, or the keys of the JSON object.
+
+    A model that wasn't trained on the rows can't know them otherwise.
+    """
+    if task.kind == "classification":
+        return _told(prompt, f"Answer with exactly one of these labels: {', '.join(task.labels)}.")
+    if task.kind == "extraction":
+        keys = dict.fromkeys(key for row in train for key in _keys(row.answer))
+        return _told(prompt, f"Answer with one JSON object with the keys: {', '.join(keys)}.")
+    return prompt
+
+
+def _told(prompt: Prompt, text: str) -> Prompt:
     """The prompt with `text` at the end of its system message (or as one)."""
     first, *rest = prompt.messages
     if first.role == "system":
         told = replace(first, content=f"{first.content}\n\n{text}")
         return replace(prompt, messages=(told, *rest))
     return replace(prompt, messages=(Message("system", text), *prompt.messages))
+
+
+def _keys(answer: str) -> list[str]:
+    try:
+        value = json.loads(answer)
+    except json.JSONDecodeError:
+        return []
+    return list(value) if isinstance(value, dict) else []
 
 
 def with_examples(prompt: Prompt, rows: Sequence[Row]) -> Prompt:

@@ -94,7 +94,7 @@ def load_artifact_model(
     """
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     if artifact.kind == "full":
-        model = AutoModelForCausalLM.from_pretrained(
+        model: Any = AutoModelForCausalLM.from_pretrained(
             artifact.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
         )
         return model.to(device()).eval(), tokenizer

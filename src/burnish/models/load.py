@@ -1,6 +1,6 @@
 """From a model folder to weights and tokenizer."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -21,10 +21,11 @@ def load_model(local: LocalModel, dtype: torch.dtype) -> PreTrainedModel:
     """
     if local.kind != "causal":
         raise BadRecipe(f"{local.name} is an {local.kind} model; it doesn't write text.")
-    model = AutoModelForCausalLM.from_pretrained(
+    model: Any = AutoModelForCausalLM.from_pretrained(
         local.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
     )
-    return model.to(device()).eval()
+    placed: PreTrainedModel = model.to(device()).eval()
+    return placed
 
 
 def load_tokenizer(local: LocalModel) -> Tokenizer:
@@ -49,7 +50,7 @@ def training_dtype(name: Literal["auto", "float32", "bfloat16"]) -> torch.dtype:
 
 def _has_fast_bfloat16() -> bool:
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     flags = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
 

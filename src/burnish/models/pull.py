@@ -179,17 +179,17 @@ def _wheel(package: Package, store: Path) -> Path:
         text=True,
         check=False,
     )
-    wheel = next(fetched.glob("*.whl"), None) if fetched.exists() else None
-    if done.returncode or wheel is None:
+    found = next(fetched.glob("*.whl"), None) if fetched.exists() else None
+    if done.returncode or found is None:
         last = (done.stderr.strip() or "pip said nothing").splitlines()[-1]
         raise PullFailed(f"{pinned} could not be fetched: {last}", "Check the connection of pip.")
-    if hash_file(wheel) != package.sha256:
+    if hash_file(found) != package.sha256:
         shutil.rmtree(fetched)
         raise PullFailed(
             f"{pinned} is not the file that the catalogue knows: its SHA-256 differs.",
             "Do not use it. Try again; if it stays so, report it.",
         )
-    kept = wheel.replace(store / wheel.name)
+    kept = found.replace(store / found.name)
     shutil.rmtree(fetched)
     return kept
 

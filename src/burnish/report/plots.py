@@ -170,7 +170,9 @@ def _step(span: float, count: int) -> float:
     """A round distance (1, 2 or 5 times a power of ten) that cuts `span` into about `count`."""
     rough = span / count
     power = 10 ** math.floor(math.log10(rough))
-    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
+    return next(
+        float(power * factor) for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999
+    )
 
 
 def _ticks(low: float, high: float, step: float) -> list[float]:

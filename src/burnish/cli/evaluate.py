@@ -1,0 +1,47 @@
+"""`burnish evaluate`: how good is one model?"""
+
+from typing import Annotated
+
+import typer
+
+from burnish.cli.options import AsJson, Changes, Model, Out, Recipe, TestFiles, TrainFiles
+from burnish.cli.output import facts, show
+
+
+def command(
+    recipe: Recipe = None,
+    source: Annotated[
+        str | None, typer.Option(help="A run (an id, or `last`) or a model. [default: the base]")
+    ] = None,
+    train: TrainFiles = None,
+    test: TestFiles = None,
+    model: Model = None,
+    changes: Changes = None,
+    out: Out = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure one model or run on the frozen test split, with its interval.
+
+    Example: burnish evaluate triage.yaml --source last
+    """
+    from burnish import api
+
+    result = api.evaluate(
+        recipe,
+        source=source,
+        out=out,
+        train=train or (),
+        test=test or (),
+        model=model,
+        changes=changes or (),
+    )
+    found = result.scores.interval
+    beside = {name: f"{value:.1%}" for name, value in result.scores.extra.items()}
+    lines = {
+        result.scores.metric: f"{found.value:.1%} ({found.low:.1%} to {found.high:.1%})",
+        **beside,
+        "perplexity": f"{result.perplexity:.2f}",
+        "questions": str(found.n),
+        "predictions": str(result.run.path / "predictions.jsonl"),
+    }
+    show(facts(lines), result.as_dict(), as_json)
