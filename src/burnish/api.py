@@ -22,9 +22,9 @@ from burnish.core.records import Finding, Message, Prompt
 
 if TYPE_CHECKING:
     from burnish.compare.run import Comparison
-    from burnish.evaluate.source import Evaluation
     from burnish.core.runs import Run
     from burnish.engines.local import LocalEngine
+    from burnish.evaluate.source import Evaluation
     from burnish.models.local import LocalModel
     from burnish.train.report import TrainReport
 

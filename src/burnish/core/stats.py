@@ -1,7 +1,8 @@
 """Intervals, paired tests and power: pure functions of plain sequences.
 
 Everything is paired: two routes answer the same questions, and what is compared is the score of one
-question under both. `scipy` and `statsmodels` do the arithmetic where they can.
+question under both. Scores are in [0, 1]. `scipy` and `statsmodels` do the arithmetic where they
+can; `docs/evidence.md` says why these methods.
 """
 
 import math
@@ -16,18 +17,24 @@ from statsmodels.stats.proportion import proportion_confint
 from burnish.core.records import Interval
 
 DRAWS = 10_000
+#: Numbers drawn at once: bounds the memory of a bootstrap (doubles).
+_BLOCK = 4_000_000
+#: Two perfect or two hopeless routes differ on no question; one in twenty is assumed to.
+_LEAST_DISCORDANCE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
     """Whether one route is better than another on the same questions.
 
-    `p_value` is one-sided: the chance of a gain like this if the first were no better. `wins` and
-    `losses` count the questions that decide (for scores that are not 0 or 1: any difference).
+    `p_value` is one-sided: the chance of a gain like this if the first were no better;
+    `p_two_sided` that of a difference like this in either direction if they were equal. `wins` and
+    `losses` count the questions on which one is better.
     """
 
     gain: Interval
     p_value: float
+    p_two_sided: float
     wins: int
     losses: int
 
@@ -38,16 +45,31 @@ def proportion(scores: Sequence[float], confidence: float = 0.95) -> Interval:
     if not n:
         return Interval(math.nan, 0.0, 1.0, 0)
     low, high = proportion_confint(hits, n, 1 - confidence, method="wilson")
-    return Interval(hits / n, float(low), float(high), n)
+    return Interval(hits / n, max(float(low), 0.0), min(float(high), 1.0), n)
 
 
 def mean_interval(scores: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Interval:
     """Mean of any scores: Wilson if they are all 0 or 1, else the percentile bootstrap
-    (Efron & Tibshirani 1993)."""
-    if is_binary(scores) or len(scores) < 2:
+    (Efron & Tibshirani 1993) over the scores and two more, a 0 and a 1.
+
+    The two keep it honest where nearly all scores are equal, as Agresti & Coull (1998) do for
+    proportions: of 10 answers with F1 near 1, the plain bootstrap and BCa cover 42 to 78 %.
+    """
+    if is_binary(scores):
         return proportion(scores, confidence)
-    low, high = np.quantile(_bootstrap_means(scores, seed), _tails(confidence))
-    return Interval(float(np.mean(scores)), float(low), float(high), len(scores))
+    return _bootstrap(scores, (0.0, 1.0), confidence, seed)
+
+
+def mcnemar(wins: int, losses: int) -> tuple[float, float]:
+    """Exact McNemar test (McNemar 1947): one-sided and two-sided p-value.
+
+    A binomial test on the questions that only one of the two routes answers rightly.
+    """
+    decided = wins + losses
+    if not decided:
+        return 1.0, 1.0
+    one, two = (binomtest(wins, decided, 0.5, side).pvalue for side in ("greater", "two-sided"))
+    return float(one), float(two)
 
 
 def paired_test(
@@ -55,20 +77,17 @@ def paired_test(
 ) -> PairedTest:
     """Compare scores of the same questions, ours minus theirs.
 
-    0/1 scores: exact McNemar, one-sided (a binomial test on the questions that differ; McNemar
-    1947), with the Wilson-based interval of Newcombe for paired proportions (1998, method 10).
-    Other scores: a sign-flip permutation test and the paired bootstrap. Raises ValueError if the
-    lengths differ.
+    0/1 scores: exact McNemar, with Newcombe's interval for paired proportions (1998, method 10).
+    Other scores: a sign-flip permutation test (Fisher 1935) and the paired bootstrap, with one
+    question more that is won and one that is lost. Raises ValueError if the lengths differ.
     """
     gaps = np.array([one - other for one, other in zip(ours, theirs, strict=True)])
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
     if is_binary(ours) and is_binary(theirs):
-        decided = wins + losses
-        p_value = binomtest(wins, decided, 0.5, "greater").pvalue if decided else 1.0
-        return PairedTest(_newcombe(ours, theirs, confidence), float(p_value), wins, losses)
-    low, high = np.quantile(_bootstrap_means(gaps, seed), _tails(confidence))
-    gain = Interval(float(gaps.mean()), float(low), float(high), len(gaps))
-    return PairedTest(gain, _sign_flip(gaps, seed), wins, losses)
+        gain = _newcombe(ours, theirs, confidence)
+        return PairedTest(gain, *mcnemar(wins, losses), wins, losses)
+    gain = _bootstrap(gaps, (-1.0, 1.0), confidence, seed)
+    return PairedTest(gain, *_sign_flip(gaps, seed), wins, losses)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -79,20 +98,6 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return {name: float(value) for name, value in zip(p_values, adjusted, strict=True)}
 
 
-def smallest_visible(
-    ours: Sequence[float], theirs: Sequence[float], alpha: float = 0.05, power: float = 0.8
-) -> float:
-    """The smallest true gain that a one-sided paired test of this size sees with `power`.
-
-    Normal approximation with the spread of the observed differences; for 0/1 scores the spread is
-    never taken as less than that of one differing question in twenty.
-    """
-    n = len(ours)
-    if n < 2:
-        return math.inf
-    return _factor(alpha, power) * _spread(ours, theirs) / math.sqrt(n)
-
-
 def rows_needed(
     ours: Sequence[float],
     theirs: Sequence[float],
@@ -100,13 +105,33 @@ def rows_needed(
     alpha: float = 0.05,
     power: float = 0.8,
 ) -> int:
-    """Test rows with which a true gain of `gain` is seen with `power`, by the same approximation.
+    """Questions with which a one-sided paired test sees a true gain of `gain` with `power`.
 
-    Raises ValueError if `gain` isn't positive.
+    From the observed spread of the differences (for 0/1 scores: from the discordance, Connor 1987,
+    with the continuity correction of Fleiss, since the exact test moves in steps). Raises
+    ValueError if `gain` isn't positive.
     """
     if gain <= 0:
         raise ValueError("a gain of 0 can't be seen with any number of rows")
-    return math.ceil((_factor(alpha, power) * _spread(ours, theirs) / gain) ** 2)
+    sought = _factor(alpha, power) * _spread(ours, theirs)
+    step = _step(ours, theirs)
+    # The root of `gain * n - sought * sqrt(n) - step = 0`.
+    root = (sought + math.sqrt(sought**2 + 4 * gain * step)) / (2 * gain)
+    return math.ceil(root**2)
+
+
+def smallest_visible(
+    ours: Sequence[float], theirs: Sequence[float], alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The smallest true gain that a one-sided paired test of this size sees with `power`.
+
+    The inverse of `rows_needed`; infinite below two questions.
+    """
+    n = len(ours)
+    if n < 2:
+        return math.inf
+    sought = _factor(alpha, power) * _spread(ours, theirs)
+    return sought / math.sqrt(n) + _step(ours, theirs) / n
 
 
 def is_binary(scores: Sequence[float]) -> bool:
@@ -141,32 +166,61 @@ def _newcombe(ours: Sequence[float], theirs: Sequence[float], confidence: float)
     return Interval(gap, max(low, -1.0), min(high, 1.0), n)
 
 
-def _sign_flip(gaps: np.ndarray, seed: int) -> float:
-    """One-sided p-value under random signs: if neither is better, any gap might be turned."""
+def _sign_flip(gaps: np.ndarray, seed: int) -> tuple[float, float]:
+    """P-values (one-sided, two-sided) under random signs: if the routes were equal, any gap might
+    as well be turned. The observed signs count as one draw, so that the test is exact
+    (Phipson & Smyth 2010)."""
     decided = gaps[gaps != 0]
     if not len(decided):
-        return 1.0
-    signs = np.random.default_rng(seed).choice([-1.0, 1.0], (DRAWS, len(decided)))
-    as_large = (signs @ decided >= decided.sum() - 1e-12).sum()
-    return float((as_large + 1) / (DRAWS + 1))
-
-
-def _bootstrap_means(scores: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:
-    values = np.asarray(scores, dtype=float)
+        return 1.0, 1.0
     random = np.random.default_rng(seed)
-    chunks = [random.choice(values, (1000, len(values))).mean(axis=1) for _ in range(DRAWS // 1000)]
-    return np.concatenate(chunks)
+    observed, slack = decided.sum(), 1e-9
+    larger = further = 0
+    for count in _blocks(len(decided)):
+        signs = random.integers(0, 2, (count, len(decided)), dtype=np.int8) * 2 - 1
+        sums = signs @ decided
+        larger += int((sums >= observed - slack).sum())
+        further += int((np.abs(sums) >= abs(observed) - slack).sum())
+    return (larger + 1) / (DRAWS + 1), (further + 1) / (DRAWS + 1)
+
+
+def _bootstrap(
+    values: Sequence[float] | np.ndarray,
+    ends: tuple[float, float],
+    confidence: float,
+    seed: int,
+) -> Interval:
+    """Percentile interval of the mean of `values`, with the two `ends` of the scale added."""
+    n = len(values)
+    if not n:
+        return Interval(math.nan, *ends, 0)
+    mean = float(np.mean(values))
+    padded = np.concatenate([np.asarray(values, dtype=float), ends])
+    random = np.random.default_rng(seed)
+    means = np.concatenate(
+        [random.choice(padded, (count, n + 2)).mean(axis=1) for count in _blocks(n + 2)]
+    )
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(mean, min(float(low), mean), max(float(high), mean), n)
+
+
+def _blocks(width: int) -> list[int]:
+    """DRAWS split into blocks whose numbers fit the memory."""
+    size = max(min(DRAWS, _BLOCK // width), 1)
+    return [min(size, DRAWS - begin) for begin in range(0, DRAWS, size)]
 
 
 def _spread(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """Standard deviation of the differences if the mean difference were 0."""
     gaps = np.array([one - other for one, other in zip(ours, theirs, strict=True)])
-    least = math.sqrt(0.05) if is_binary(ours) and is_binary(theirs) else 1e-3
-    return max(float(gaps.std(ddof=1)) if len(gaps) > 1 else 0.0, least)
+    square = float((gaps**2).mean()) if len(gaps) else 0.0
+    return math.sqrt(max(square, _LEAST_DISCORDANCE if _step(ours, theirs) else 1e-6))
+
+
+def _step(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """By how much a sum of differences may move at once, halved: 1 for 0/1 scores."""
+    return 1.0 if is_binary(ours) and is_binary(theirs) else 0.0
 
 
 def _factor(alpha: float, power: float) -> float:
     return float(norm.ppf(1 - alpha) + norm.ppf(power))
-
-
-def _tails(confidence: float) -> list[float]:
-    return [(1 - confidence) / 2, (1 + confidence) / 2]
