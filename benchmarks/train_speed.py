@@ -11,6 +11,7 @@ instruction before each, as most fine-tunes have it. The last line is JSON with 
 """
 
 import argparse
+import itertools
 import json
 import os
 import random
@@ -27,9 +28,9 @@ from typing import Any
 MODEL = "smollm2-135m-instruct"
 RANK, ALPHA, RATE = 16, 32, 5e-4
 INSTRUCTION = (
-    "You work at the help desk of a bicycle hire. Read the message and work out what it costs. Show "
-    "each step of the sum on a line of its own, name the unit of every number, take the rates from "
-    "the message only, round to whole cents at the very end, and close with the line `Total:`."
+    "You work at the help desk of a bicycle hire. Read the message and work out what it costs. "
+    "Show each step of the sum on a line of its own, name the unit of every number, take the rates "
+    "from the message only, round to whole cents at the very end, and close with a line `Total:`."
 )
 Losses = list[float]
 
@@ -194,7 +195,7 @@ def trl(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
         )  # fmt: skip
         same_start({n: p for n, p in trainer.model.named_parameters() if p.requires_grad})
         trainer.train()
-    return losses, [end - begin for begin, end in zip(ends, ends[1:], strict=False)]
+    return losses, [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 def reference(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:

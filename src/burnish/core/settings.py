@@ -1,4 +1,4 @@
-"""The environment variables that burnish reads; nothing else reads the environment."""
+"""The environment variables that burnish reads or sets; nothing else touches the environment."""
 
 import os
 from dataclasses import dataclass
@@ -37,3 +37,12 @@ def models_folder() -> Path:
 def api_key() -> str | None:
     """The API key from the environment, if one is set."""
     return os.environ.get("BURNISH_API_KEY") or None
+
+
+def yield_cores() -> None:
+    """Let idle compute threads sleep soon, so that a busy neighbour doesn't stall the others.
+
+    By default the threads of GNU OpenMP spin while they wait; one other busy process then makes
+    training 5 to 12 times slower (docs/performance.md). Read when torch loads, so call it before.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
