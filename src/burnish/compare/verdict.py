@@ -10,7 +10,7 @@ stays at alpha, however many rivals there are and although the best one is found
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from burnish.core.records import Scores
@@ -79,10 +79,7 @@ def against_incumbent(
         if name != INCUMBENT
     }
     adjusted = holm({name: test.p_value for name, test in tests.items()})
-    return {
-        name: PairedTest(test.gain, adjusted[name], test.wins, test.losses)
-        for name, test in tests.items()
-    }
+    return {name: replace(test, p_value=adjusted[name]) for name, test in tests.items()}
 
 
 def _test(ours: Scores, theirs: Scores, settings: Compare) -> PairedTest:

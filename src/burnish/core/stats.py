@@ -45,7 +45,8 @@ def proportion(scores: Sequence[float], confidence: float = 0.95) -> Interval:
     if not n:
         return Interval(math.nan, 0.0, 1.0, 0)
     low, high = proportion_confint(hits, n, 1 - confidence, method="wilson")
-    return Interval(hits / n, max(float(low), 0.0), min(float(high), 1.0), n)
+    value = hits / n
+    return Interval(value, min(float(low), value), max(float(high), value), n)
 
 
 def mean_interval(scores: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Interval:
@@ -163,7 +164,7 @@ def _newcombe(ours: Sequence[float], theirs: Sequence[float], confidence: float)
     up = (one.high - one.value, other.value - other.low)
     low = gap - math.sqrt(max(down[0] ** 2 - 2 * phi * down[0] * down[1] + down[1] ** 2, 0))
     high = gap + math.sqrt(max(up[0] ** 2 - 2 * phi * up[0] * up[1] + up[1] ** 2, 0))
-    return Interval(gap, max(low, -1.0), min(high, 1.0), n)
+    return Interval(gap, max(min(low, gap), -1.0), min(max(high, gap), 1.0), n)
 
 
 def _sign_flip(gaps: np.ndarray, seed: int) -> tuple[float, float]:
@@ -211,14 +212,17 @@ def _blocks(width: int) -> list[int]:
 
 
 def _spread(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Standard deviation of the differences if the mean difference were 0."""
+    """Standard deviation of the differences; for 0/1 scores, that of the null hypothesis."""
     gaps = np.array([one - other for one, other in zip(ours, theirs, strict=True)])
-    square = float((gaps**2).mean()) if len(gaps) else 0.0
-    return math.sqrt(max(square, _LEAST_DISCORDANCE if _step(ours, theirs) else 1e-6))
+    if is_binary(ours) and is_binary(theirs):
+        discordance = float((gaps**2).mean()) if len(gaps) else 0.0
+        return math.sqrt(max(discordance, _LEAST_DISCORDANCE))
+    return max(float(gaps.std(ddof=1)) if len(gaps) > 1 else 0.0, 1e-3)
 
 
 def _step(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """By how much a sum of differences may move at once, halved: 1 for 0/1 scores."""
+    """Half of the step in which the sum of differences moves: 1 for 0/1 scores, where a question
+    that turns moves it by 2; scores on a fine scale move it smoothly."""
     return 1.0 if is_binary(ours) and is_binary(theirs) else 0.0
 
 

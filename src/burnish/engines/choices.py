@@ -3,7 +3,8 @@
 The texts form a tree of tokens, each ending with the token that ends the turn, so that a text which
 begins another one is decided right. A node's log-probability can only fall further down, so the
 first complete text that a best-first search reaches is the likeliest one (uniform-cost search). A
-model that is sure of its answer needs a few forward passes instead of one for every text.
+model that is sure of its answer reads the tokens of one text, and one that isn't leaves a text as
+soon as it is less likely than another whole one.
 """
 
 import heapq
@@ -13,23 +14,17 @@ from itertools import count
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+
+from burnish.engines.cache import GrowingCache
 
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """A place in the tree; `choice` is the text that ends here, if one does."""
+    """A place in the tree, behind `token`; `choice` is the text that ends here, if one does."""
 
-    path: tuple[int, ...] = ()
+    token: int = -1
     children: dict[int, "Node"] = field(default_factory=dict)
     choice: int | None = None
-
-    def stretch(self) -> tuple[int, ...]:
-        """The path to here and on, as long as there is only one way to go."""
-        node = self
-        while len(node.children) == 1:
-            (node,) = node.children.values()
-        return node.path
 
 
 def choice_tree(choices: Sequence[Sequence[int]]) -> Node:
@@ -38,7 +33,7 @@ def choice_tree(choices: Sequence[Sequence[int]]) -> Node:
     for number, tokens in enumerate(choices):
         node = root
         for token in tokens:
-            node = node.children.setdefault(token, Node((*node.path, token)))
+            node = node.children.setdefault(token, Node(token))
         node.choice = number
     return root
 
@@ -46,7 +41,7 @@ def choice_tree(choices: Sequence[Sequence[int]]) -> Node:
 @torch.inference_mode()
 def best_choices(
     model: Any,
-    cache: DynamicCache,
+    cache: GrowingCache,
     mask: torch.Tensor,
     logits: torch.Tensor,
     trees: Sequence[Node],
@@ -55,110 +50,106 @@ def best_choices(
 
     `cache`, `mask` and `logits` are what `decode.prefill` gave; the cache is left as it was.
     """
+    width = cache.width
     logs = logits.float().log_softmax(-1)
     searches = [_Search(tree, row) for tree, row in zip(trees, logs, strict=True)]
-    while open_searches := [place for place, search in enumerate(searches) if not search.done]:
-        due = [(place, *entry) for place in open_searches for entry in searches[place].next()]
-        read = _read_on(model, cache, mask, [(place, node.stretch()) for place, _, node in due])
-        for (place, cost, node), rows in zip(due, read, strict=True):
-            searches[place].visit(node, cost, rows)
+    reader = _Reader(model, cache, mask)
+    while not all(search.done for search in searches):
+        due = [search.next() for search in searches]
+        for search, places, rows in zip(searches, due, reader.read(due), strict=True):
+            for place, row in zip(places, rows, strict=True):
+                search.visit(place, row)
+    cache.cut(width)
     return [search.found for search in searches]
+
+
+@dataclass(eq=False, slots=True)
+class _Place:
+    """A node that a search has reached, at what cost (negative log-probability, nats).
+
+    `columns` are the cache's columns of the tokens on the way here, once they have been read.
+    """
+
+    node: Node
+    cost: float
+    columns: tuple[int, ...] = ()
 
 
 class _Search:
     """The search of one prompt: a heap of places in the tree, the likeliest first."""
 
-    #: Places looked at in one pass. More than the one due costs little, since small passes wait for
-    #: the weights and not for the arithmetic, and saves later passes.
-    WIDTH = 8
-    #: A place this much less likely (in nats) than the one due isn't worth an early look.
-    MARGIN = 3.0
+    #: Places looked at in one pass, at the most.
+    WIDTH = 16
+    #: A place this much less likely than the one due isn't worth an early look. Passes of a few
+    #: tokens wait for the weights and not for the arithmetic, so an early look costs little.
+    MARGIN = 2.0
 
     def __init__(self, tree: Node, logs: torch.Tensor) -> None:
-        self.heap: list[tuple[float, int, Node]] = []
+        self.heap: list[tuple[float, int, _Place]] = []
         self.ties = count()
-        self._push_children(tree, 0.0, logs)
+        self.visit(_Place(tree, 0.0), logs)
 
     @property
     def done(self) -> bool:
         """Whether the likeliest place of all is the end of a text."""
-        return self.heap[0][2].choice is not None
+        return self.heap[0][2].node.choice is not None
 
     @property
     def found(self) -> int:
         """The number of the text that the search ended with."""
-        choice = self.heap[0][2].choice
+        choice = self.heap[0][2].node.choice
         assert choice is not None
         return choice
 
-    def next(self) -> list[tuple[float, Node]]:
-        """The next places to look at, with the cost so far (negative log-probability)."""
-        taken: list[tuple[float, Node]] = []
+    def next(self) -> list[_Place]:
+        """The places to look at in the next pass; none when the search is done."""
+        taken: list[_Place] = []
         limit = self.heap[0][0] + self.MARGIN
         while self.heap and len(taken) < self.WIDTH:
-            cost, _, node = self.heap[0]
-            if node.choice is not None or cost > limit:
+            cost, _, place = self.heap[0]
+            if place.node.choice is not None or cost > limit:
                 break
-            heapq.heappop(self.heap)
-            taken.append((cost, node))
+            taken.append(heapq.heappop(self.heap)[2])
         return taken
 
-    def visit(self, node: Node, cost: float, rows: torch.Tensor) -> None:
-        """Go on from `node`. `rows` are the log-probabilities behind each token of its stretch."""
-        place = len(node.path) - 1
-        while len(node.children) == 1:
-            ((token, child),) = node.children.items()
-            cost -= float(rows[place, token])
-            node, place = child, place + 1
-        if node.choice is not None:
-            heapq.heappush(self.heap, (cost, next(self.ties), node))
-        else:
-            self._push_children(node, cost, rows[place])
-
-    def _push_children(self, node: Node, cost: float, logs: torch.Tensor) -> None:
-        tokens = list(node.children)
-        for token, log in zip(tokens, logs[tokens].tolist(), strict=True):
-            heapq.heappush(self.heap, (cost - log, next(self.ties), node.children[token]))
+    def visit(self, place: _Place, logs: torch.Tensor) -> None:
+        """Go on from a place, whose next token has the log-probabilities `logs` (vocabulary,)."""
+        children = place.node.children
+        for child, log in zip(children.values(), logs[list(children)].tolist(), strict=True):
+            after = _Place(child, place.cost - log, place.columns)
+            heapq.heappush(self.heap, (after.cost, next(self.ties), after))
 
 
-def _read_on(
-    model: Any,
-    cache: DynamicCache,
-    mask: torch.Tensor,
-    due: Sequence[tuple[int, tuple[int, ...]]],
-) -> list[torch.Tensor]:
-    """For each (prompt, path), log-probabilities (path, vocabulary) behind each of its tokens.
+class _Reader:
+    """Reads tokens of many branches behind each prompt, each once, in columns of the cache.
 
-    All paths of a prompt stand behind it in one row, and the mask lets each see the prompt and
-    itself only: the prompt's keys and values are shared, not copied for each path.
+    A token sees its prompt and the tokens on its own way through the tree, nothing else.
     """
-    ids: list[list[int]] = [[] for _ in range(mask.shape[0])]
-    begins = []
-    for place, path in due:
-        begins.append(len(ids[place]))
-        ids[place] += path
-    longest = max(len(row) for row in ids)
-    before = mask.sum(1)
-    tokens = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
-    offsets = torch.zeros(len(ids), longest, dtype=torch.long)
-    own = torch.eye(longest, dtype=torch.bool).repeat(len(ids), 1, 1)
-    for (place, path), begin in zip(due, begins, strict=True):
-        span = slice(begin, begin + len(path))
-        offsets[place, span] = torch.arange(len(path))
-        own[place, span, span] = torch.ones(len(path), len(path), dtype=torch.bool).tril()
-    prompt = mask.bool()[:, None, :].expand(-1, longest, -1)
-    read: list[Any] = cache.layers
-    kept = [(layer.keys, layer.values) for layer in read]
-    logits = model(
-        input_ids=tokens.to(mask.device),
-        attention_mask=torch.cat([prompt, own.to(mask.device)], dim=2)[:, None],
-        position_ids=before[:, None] + offsets.to(mask.device),
-        past_key_values=cache,
-        use_cache=True,
-    ).logits.float()
-    for layer, (keys, values) in zip(read, kept, strict=True):
-        layer.keys, layer.values = keys, values
-    return [
-        logits[place, begin : begin + len(path)].log_softmax(-1)
-        for (place, path), begin in zip(due, begins, strict=True)
-    ]
+
+    def __init__(self, model: Any, cache: GrowingCache, mask: torch.Tensor) -> None:
+        self.model, self.cache = model, cache
+        self.prompt = mask.bool()
+        self.length = mask.sum(1)
+
+    def read(self, due: Sequence[Sequence[_Place]]) -> list[torch.Tensor]:
+        """For each prompt, log-probabilities (places, vocabulary) behind each of its places."""
+        rows, longest, begin = len(due), max(map(len, due)), self.cache.width
+        tokens = torch.zeros(rows, longest, dtype=torch.long)
+        depths = torch.zeros(rows, longest, dtype=torch.long)
+        sees = torch.zeros(rows, longest, begin + longest, dtype=torch.bool)
+        sees[:, :, : self.prompt.shape[1]] = self.prompt.cpu()[:, None]
+        for row, places in enumerate(due):
+            for column, place in enumerate(places):
+                place.columns = (*place.columns, begin + column)
+                tokens[row, column] = place.node.token
+                depths[row, column] = len(place.columns) - 1
+                sees[row, column, list(place.columns)] = True
+        device = self.prompt.device
+        logits = self.model(
+            input_ids=tokens.to(device),
+            attention_mask=sees[:, None].to(device),
+            position_ids=self.length[:, None] + depths.to(device),
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits
+        return [logits[row, : len(some)].float().log_softmax(-1) for row, some in enumerate(due)]

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from burnish.core.records import Answer, Prompt, TokenLogprob
+from burnish.engines.cache import GrowingCache
 from burnish.engines.sampling import Sampler
 
 
@@ -94,7 +95,7 @@ class Running:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.requests: list[Request] = []
-        self.cache: DynamicCache | None = None
+        self.cache: GrowingCache | None = None
         self.mask = torch.zeros(0, 0, dtype=torch.long)
         self.last: list[int] = []
 
@@ -106,7 +107,9 @@ class Running:
         if self.cache is None or not self.requests:
             self.cache, self.mask = cache, mask
         else:
-            self.mask = _merge(self.cache, self.mask, cache, mask)
+            self.cache.put_under(cache)
+            width = self.cache.width
+            self.mask = torch.cat([_widened(self.mask, width), _widened(mask, width)])
         self.requests += requests
         self.last += tokens
         self._leave()
@@ -148,9 +151,7 @@ class Running:
         # Columns that are padding for everybody who is left cost time and memory.
         first = int(self.mask.any(0).int().argmax())
         self.mask = self.mask[:, first:]
-        for layer in _layers(self.cache):
-            layer.keys = layer.keys[kept, :, first:]
-            layer.values = layer.values[kept, :, first:]
+        self.cache.keep(kept, first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,19 +165,19 @@ class Prefix:
 @torch.inference_mode()
 def read_prefix(model: Any, ids: Sequence[int]) -> Prefix:
     """Compute a prefix. `ids` are its tokens."""
-    cache = DynamicCache()
+    cache = GrowingCache()
     model(
         input_ids=torch.tensor([list(ids)], device=model.device),
         past_key_values=cache,
         use_cache=True,
         logits_to_keep=1,
     )
-    return Prefix(tuple(ids), tuple((layer.keys, layer.values) for layer in _layers(cache)))
+    return Prefix(tuple(ids), tuple((layer.keys, layer.values) for layer in cache.layers))
 
 
 def prefill(
     model: Any, prompts: Sequence[Sequence[int]], prefix: Prefix | None = None
-) -> tuple[DynamicCache, torch.Tensor, torch.Tensor]:
+) -> tuple[GrowingCache, torch.Tensor, torch.Tensor]:
     """Read prompts. Returns the cache, its mask (rows, columns) and the logits (rows, vocabulary).
 
     With `prefix`, every prompt must begin with its tokens and have at least one more.
@@ -187,11 +188,9 @@ def prefill(
     padded = torch.tensor([[0] * (longest - len(ids)) + ids for ids in rest])
     own = torch.tensor([[0] * (longest - len(ids)) + [1] * len(ids) for ids in rest])
     mask = torch.cat([own.new_ones(len(rest), begin), own], dim=1)
-    cache = DynamicCache()
-    if prefix:
-        for place, (keys, values) in enumerate(prefix.layers):
-            count = (len(rest), -1, -1, -1)
-            cache.update(keys.expand(count), values.expand(count), place)
+    each = (len(rest), -1, -1, -1)
+    shared = prefix.layers if prefix else ()
+    cache = GrowingCache((keys.expand(each), values.expand(each)) for keys, values in shared)
     place = model.device
     logits = model(
         input_ids=padded.to(place),
@@ -216,24 +215,5 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     return list(shortest[:size])
 
 
-def _merge(
-    cache: DynamicCache, mask: torch.Tensor, other: DynamicCache, others: torch.Tensor
-) -> torch.Tensor:
-    """Put another cache's rows under this one's, both padded on the left to one width."""
-    width = max(mask.shape[1], others.shape[1])
-    for layer, more in zip(_layers(cache), _layers(other), strict=True):
-        layer.keys = torch.cat([_widen(layer.keys, width), _widen(more.keys, width)])
-        layer.values = torch.cat([_widen(layer.values, width), _widen(more.values, width)])
-    pad = torch.nn.functional.pad
-    return torch.cat(
-        [pad(mask, (width - mask.shape[1], 0)), pad(others, (width - others.shape[1], 0))]
-    )
-
-
-def _layers(cache: DynamicCache) -> list[Any]:
-    """The layers, which the library types as if some had no keys."""
-    return list(cache.layers)
-
-
-def _widen(part: torch.Tensor, width: int) -> torch.Tensor:
-    return torch.nn.functional.pad(part, (0, 0, width - part.shape[2], 0))
+def _widened(mask: torch.Tensor, width: int) -> torch.Tensor:
+    return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))

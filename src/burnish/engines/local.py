@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from burnish.core.errors import NotFound, PromptTooLong
 from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.core.runs import find_run
+from burnish.engines.cache import ATTENTION
 from burnish.engines.choices import best_choices, choice_tree
 from burnish.engines.decode import Prefix, Request, Running, common_prefix, prefill, read_prefix
 from burnish.models.artifact import FACTS, Artifact, load_artifact_model, open_artifact
@@ -45,6 +46,8 @@ class LocalEngine:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.adapter, self.system = adapter, system
         self.ends = end_of_turn(tokenizer)
+        if model.config._attn_implementation == "sdpa":
+            model.config._attn_implementation = ATTENTION
 
     @property
     def context_length(self) -> int:

@@ -14,15 +14,23 @@ from typing import Any
 
 import sacrebleu
 from rouge_score.rouge_scorer import RougeScorer
+from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 from sklearn.metrics import f1_score
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+#: Scripts without spaces between words: each sign counts as a word, as in MLQA.
+_UNSPACED = re.compile(r"([\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
+_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", re.DOTALL | re.IGNORECASE)
+_WORD = re.compile(r"[^\W_]+")
 
 
 def normalise(text: str) -> str:
-    """SQuAD's normal form (Rajpurkar et al. 2016): no case, punctuation, articles, extra space."""
+    """SQuAD's normal form (Rajpurkar et al. 2016): no case, punctuation, articles, extra space.
+
+    Punctuation is that of all scripts, so that other languages are scored alike.
+    """
     folded = unicodedata.normalize("NFKC", text).lower()
-    bare = "".join(sign for sign in folded if sign not in string.punctuation)
+    bare = "".join(sign for sign in folded if not _is_punctuation(sign))
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
@@ -37,8 +45,8 @@ def exact_match(expected: str, answer: str) -> float:
 
 
 def token_f1(expected: str, answer: str) -> float:
-    """F1 of the words that both have (SQuAD)."""
-    theirs, ours = normalise(expected).split(), normalise(answer).split()
+    """F1 of the words that both have (SQuAD); signs of scripts without spaces count as words."""
+    theirs, ours = (_UNSPACED.sub(r" \1 ", normalise(text)).split() for text in (expected, answer))
     if not theirs or not ours:
         return float(theirs == ours)
     shared = sum((Counter(theirs) & Counter(ours)).values())
@@ -48,7 +56,7 @@ def token_f1(expected: str, answer: str) -> float:
 def field_f1(expected: str, answer: str) -> float:
     """F1 over the fields of two JSON objects: a field counts if path and value are equal.
 
-    An answer that is no JSON object scores 0.
+    A code fence round the object is forgiven; an answer that is no JSON object scores 0.
     """
     theirs, ours = _fields(expected), _fields(answer)
     if theirs is None or ours is None:
@@ -60,7 +68,7 @@ def field_f1(expected: str, answer: str) -> float:
 
 
 def rouge_l(expected: str, answer: str) -> float:
-    """ROUGE-L F-measure, stemmed (Lin 2004)."""
+    """ROUGE-L F-measure, stemmed (Lin 2004); for ASCII text that of `rouge-score`."""
     return float(_ROUGE.score(expected, answer)["rougeL"].fmeasure)
 
 
@@ -74,7 +82,23 @@ def chrf(expected: str, answer: str) -> float:
     return min(sacrebleu.sentence_chrf(answer, [expected]).score / 100, 1.0)
 
 
-_ROUGE = RougeScorer(["rougeL"], use_stemmer=True)
+class _Words(Tokenizer):
+    """Words of any script: `rouge-score` by itself drops all that isn't a-z, a whole Greek text."""
+
+    def __init__(self) -> None:
+        self.ascii = DefaultTokenizer(use_stemmer=True)
+
+    def tokenize(self, text: str) -> list[str]:
+        """Words in lower case; those of ASCII are stemmed."""
+        words = [_UNSPACED.sub(r" \1 ", word) for word in _WORD.findall(text.lower())]
+        return [
+            part
+            for word in words
+            for part in (self.ascii.tokenize(word) if word.isascii() else word.split())
+        ]
+
+
+_ROUGE = RougeScorer(["rougeL"], tokenizer=_Words())
 
 METRICS: dict[str, Callable[[str, str], float]] = {
     "accuracy": accuracy,
@@ -94,7 +118,7 @@ def macro_f1(expected: Sequence[str], answers: Sequence[str]) -> float:
 
 
 def json_validity(expected: Sequence[str], answers: Sequence[str]) -> float:
-    """Share of answers that are JSON objects."""
+    """Share of answers that are JSON objects, as they stand or in a code fence."""
     return sum(_fields(answer) is not None for answer in answers) / len(answers)
 
 
@@ -124,18 +148,26 @@ CORPUS: dict[str, dict[str, Callable[[Sequence[str], Sequence[str]], float]]] = 
 }
 
 
+def _is_punctuation(sign: str) -> bool:
+    return sign in string.punctuation or unicodedata.category(sign).startswith("P")
+
+
 def _fields(text: str) -> Counter[str] | None:
     """The leaves of a JSON object as `path=value`; None if it is no object."""
+    fenced = _FENCE.fullmatch(text)
     try:
-        value = json.loads(text)
+        value = json.loads(fenced.group(1) if fenced else text)
     except (json.JSONDecodeError, RecursionError):
         return None
     return Counter(_leaves(value, "")) if isinstance(value, dict) else None
 
 
 def _leaves(value: Any, path: str) -> list[str]:
-    if isinstance(value, dict):
+    """Lists count as bags: their order doesn't matter. 1 and 1.0 are one number."""
+    if isinstance(value, dict) and value:
         return [leaf for key, inner in value.items() for leaf in _leaves(inner, f"{path}.{key}")]
-    if isinstance(value, list):
+    if isinstance(value, list) and value:
         return [leaf for inner in value for leaf in _leaves(inner, f"{path}[]")]
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return [f"{path}={json.dumps(value, ensure_ascii=False)}"]

@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from burnish.core.errors import PromptTooLong
 from burnish.core.folders import write_whole
-from burnish.core.progress import progress
+from burnish.core.progress import Bar, progress
 from burnish.core.records import Prediction, Prompt, Row, Scores
 from burnish.core.sections import Evaluate, Task
 from burnish.core.stats import mean_interval, quantile
@@ -19,7 +20,7 @@ from burnish.evaluate.tasks import deciding_metric
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Rows and the prompts by which they are asked."""
+    """Rows and the prompts by which they are asked, one each."""
 
     rows: Sequence[Row]
     prompts: Sequence[Prompt]
@@ -27,16 +28,28 @@ class Asked:
 
 
 def evaluate(engine: Engine, asked: Asked, task: Task, settings: Evaluate) -> Scores:
-    """Answer all prompts and score them against their rows."""
-    with progress(asked.label, total=len(asked.prompts)) as bar:
-        answers = engine.answer(
-            asked.prompts, batch_size=settings.batch_size, advance=lambda n: bar.advance(n)
-        )
+    """Answer all prompts and score them against their rows.
+
+    Raises PromptTooLong with the row whose prompt doesn't fit the context.
+    """
     metric = deciding_metric(task, settings)
-    predictions = [
+    with progress(asked.label, total=len(asked.prompts)) as bar:
+        predictions = ask(engine, asked, metric, settings.batch_size, bar)
+    return score(predictions, metric, task, settings)
+
+
+def ask(engine: Engine, asked: Asked, metric: str, batch_size: int, bar: Bar) -> list[Prediction]:
+    """One scored prediction a row."""
+    try:
+        answers = engine.answer(
+            asked.prompts, batch_size=batch_size, advance=lambda n: bar.advance(n)
+        )
+    except PromptTooLong as error:
+        raise _with_row(error, engine, asked) from error
+    return [
         Prediction(
             row=row.id,
-            prompt=row.prompt[-1].content if row.prompt else "",
+            prompt=row.prompt[-1].content,
             expected=row.answer,
             answer=answer.text,
             score=METRICS[metric](row.answer, answer.text),
@@ -46,7 +59,6 @@ def evaluate(engine: Engine, asked: Asked, task: Task, settings: Evaluate) -> Sc
         )
         for row, answer in zip(asked.rows, answers, strict=True)
     ]
-    return score(predictions, metric, task, settings)
 
 
 def score(predictions: Sequence[Prediction], metric: str, task: Task, settings: Evaluate) -> Scores:
@@ -65,11 +77,10 @@ def perplexity(engine: Engine, rows: Sequence[Row]) -> float:
     return math.exp(-sum(log for log, _ in found) / sum(tokens for _, tokens in found))
 
 
-def summary(name: str, scores: Scores) -> dict[str, Any]:
-    """One route as `--json` prints it."""
+def summary(name: str, scores: Scores, latencies: Sequence[float]) -> dict[str, Any]:
+    """One route as `--json` prints it. `latencies` are seconds of requests that came alone."""
     predictions = scores.predictions
-    seconds = [prediction.seconds for prediction in predictions]
-    n = max(len(predictions), 1)
+    n = len(predictions)
     return {
         "name": name,
         "metric": scores.metric,
@@ -77,10 +88,11 @@ def summary(name: str, scores: Scores) -> dict[str, Any]:
         "ci": [scores.interval.low, scores.interval.high],
         "n": scores.interval.n,
         **{key: round(value, 6) for key, value in scores.extra.items()},
-        "latency_p50_s": quantile(seconds, 0.5),
-        "latency_p95_s": quantile(seconds, 0.95),
+        "latency_p50_s": quantile(latencies, 0.5),
+        "latency_p95_s": quantile(latencies, 0.95),
         "tokens_in": sum(prediction.tokens_in for prediction in predictions) / n,
         "tokens_out": sum(prediction.tokens_out for prediction in predictions) / n,
+        "seconds_in_batch": sum(prediction.seconds for prediction in predictions) / n,
     }
 
 
@@ -94,3 +106,12 @@ def load_predictions(path: Path) -> list[Prediction]:
     """What `save_predictions` wrote."""
     lines = path.read_text(encoding="utf-8").split("\n")
     return [Prediction(**json.loads(line)) for line in lines if line]
+
+
+def _with_row(error: PromptTooLong, engine: Engine, asked: Asked) -> PromptTooLong:
+    """The same fault with the row that has the longest prompt."""
+    row, _ = max(
+        zip(asked.rows, asked.prompts, strict=True),
+        key=lambda pair: engine.count_tokens(pair[1].messages),
+    )
+    return PromptTooLong(f"{row.id}: {error.what}", error.fix)

@@ -2,29 +2,49 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from burnish.core.errors import BadData
 from burnish.core.records import Message, Prompt, Row
 from burnish.core.sections import Evaluate, Task
 
-#: Answers in training may be this many characters a token at the least; used to bound an answer.
-_CHARACTERS_A_TOKEN = 2.0
+#: How many of the longest training answers are counted in tokens.
+_MEASURED = 64
+
+
+def _name_labels(task: Task, rows: Sequence[Row]) -> str:
+    return f"Answer with exactly one of these labels: {', '.join(task.labels)}."
+
+
+def _name_keys(task: Task, rows: Sequence[Row]) -> str:
+    keys = dict.fromkeys(key for row in rows for key in _keys(row.answer))
+    return f"Answer with one JSON object with these keys and nothing else: {', '.join(keys)}."
+
+
+def _be_brief(task: Task, rows: Sequence[Row]) -> str:
+    return "Answer with as few words as possible and nothing else."
+
+
+def _say_nothing(task: Task, rows: Sequence[Row]) -> str:
+    return ""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskKind:
-    """The metric that decides by default, and whether answers are one of the labels."""
+    """The metric that decides by default, whether answers are one of the labels, and what a
+    competent person would tell a model that hasn't been trained on the rows."""
 
     metric: str
-    constrained: bool = False
+    constrained: bool
+    instruction: Callable[[Task, Sequence[Row]], str]
 
 
 TASKS = {
-    "classification": TaskKind("accuracy", constrained=True),
-    "extraction": TaskKind("field_f1"),
-    "qa": TaskKind("token_f1"),
-    "generation": TaskKind("rouge_l"),
+    "classification": TaskKind("accuracy", True, _name_labels),
+    "extraction": TaskKind("field_f1", False, _name_keys),
+    "qa": TaskKind("token_f1", False, _be_brief),
+    "generation": TaskKind("rouge_l", False, _say_nothing),
 }
 
 
@@ -33,12 +53,33 @@ def deciding_metric(task: Task, settings: Evaluate) -> str:
     return TASKS[task.kind].metric if settings.metric == "auto" else settings.metric
 
 
-def answer_length(rows: Sequence[Row], settings: Evaluate) -> int:
-    """Tokens that an answer may have: half more than the longest training answer needs."""
+def refuse_unanswerable(rows: Sequence[Row]) -> None:
+    """Raise BadData if a row has no question or no answer to score against, or if there is none."""
+    if not rows:
+        raise BadData("There are no test rows.", "Name a test file, or raise data.test_share.")
+    for row in rows:
+        if not row.prompt or not row.answer:
+            raise BadData(
+                f"{row.id}: the row has no question with an answer, so no answer can be scored.",
+                "Test rows are conversations, pairs or labelled texts; plain text can be trained "
+                "on (burnish train) but not compared.",
+            )
+
+
+def answer_length(
+    rows: Sequence[Row], settings: Evaluate, count: Callable[[Sequence[Message]], int]
+) -> int:
+    """Tokens that an answer may have: half more than the longest training answer.
+
+    `count` counts the tokens of messages as the engine would be asked.
+    """
     if settings.max_new_tokens:
         return settings.max_new_tokens
-    longest = max((len(row.answer) for row in rows), default=256)
-    return max(16, math.ceil(1.5 * longest / _CHARACTERS_A_TOKEN / 8) * 8)
+    answers = {row.answer for row in rows}
+    longest = sorted(answers, key=lambda answer: len(answer.encode()), reverse=True)[:_MEASURED]
+    frame = count((Message("user", ""),))
+    tokens = max((count((Message("user", answer),)) - frame for answer in longest), default=170)
+    return max(16, math.ceil(1.5 * tokens / 8) * 8)
 
 
 def as_prompt(row: Row, task: Task, max_new_tokens: int) -> Prompt:
@@ -47,34 +88,15 @@ def as_prompt(row: Row, task: Task, max_new_tokens: int) -> Prompt:
     return Prompt(row.prompt, max_new_tokens=max_new_tokens, choices=choices, tools=row.tools)
 
 
-def with_form(prompt: Prompt, task: Task, train: Sequence[Row]) -> Prompt:
-    """The prompt told what form an answer has: the labels, or the keys of the JSON object.
-
-    A model that wasn't trained on the rows can't know them otherwise.
-    """
-    if task.kind == "classification":
-        return _told(prompt, f"Answer with exactly one of these labels: {', '.join(task.labels)}.")
-    if task.kind == "extraction":
-        keys = dict.fromkeys(key for row in train for key in _keys(row.answer))
-        return _told(prompt, f"Answer with one JSON object with the keys: {', '.join(keys)}.")
-    return prompt
-
-
-def _told(prompt: Prompt, text: str) -> Prompt:
-    """The prompt with `text` at the end of its system message (or as one)."""
+def with_instruction(prompt: Prompt, text: str) -> Prompt:
+    """The prompt with `text` at the end of its system message (or as one); as it is without."""
+    if not text:
+        return prompt
     first, *rest = prompt.messages
     if first.role == "system":
         told = replace(first, content=f"{first.content}\n\n{text}")
         return replace(prompt, messages=(told, *rest))
     return replace(prompt, messages=(Message("system", text), *prompt.messages))
-
-
-def _keys(answer: str) -> list[str]:
-    try:
-        value = json.loads(answer)
-    except json.JSONDecodeError:
-        return []
-    return list(value) if isinstance(value, dict) else []
 
 
 def with_examples(prompt: Prompt, rows: Sequence[Row]) -> Prompt:
@@ -83,3 +105,11 @@ def with_examples(prompt: Prompt, rows: Sequence[Row]) -> Prompt:
     asked = prompt.messages[len(system) :]
     shown = [message for row in rows for message in row.messages if message.role != "system"]
     return replace(prompt, messages=(*system, *shown, *asked))
+
+
+def _keys(answer: str) -> list[str]:
+    try:
+        value = json.loads(answer)
+    except (json.JSONDecodeError, RecursionError):
+        return []
+    return list(value) if isinstance(value, dict) else []
