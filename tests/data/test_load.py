@@ -1,0 +1,153 @@
+"""Splits are a partition, stratified, whole in their clusters, and frozen."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from burnish.core.errors import BadData, TestSplitChanged
+from burnish.core.recipe import make_recipe
+from burnish.core.records import Message, Row
+from burnish.core.sections import Task
+from burnish.data.freeze import thaw
+from burnish.data.infer import infer_task
+from burnish.data.load import load
+from burnish.data.split import draw, sample
+
+
+def labelled(count, labels=("red", "green")):
+    return [
+        {"text": f"thing{n} number{n * 7} of kind{n * 3}", "label": labels[n % len(labels)]}
+        for n in range(count)
+    ]
+
+
+def recipe_for(train, **data):
+    return make_recipe({"data": {"train": [str(train)], **data}})
+
+
+def row_of(ask, say="x", label=None, group=None):
+    return Row((Message("user", ask), Message("assistant", say)), label=label, group=group)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.lists(st.tuples(st.integers(0, 400), st.sampled_from("abc")), min_size=4, max_size=60),
+    st.floats(0.1, 0.5),
+    st.integers(0, 5),
+)
+def test_a_split_is_a_partition_that_tears_no_group(entries, share, seed):
+    rows = [row_of(f"text{n} more{n}", label=None, group=group) for n, group in entries]
+
+    stays, drawn = draw(rows, share, seed, 0.8)
+
+    assert sorted(map(id, stays + drawn)) == sorted(map(id, rows))
+    assert draw(rows, share, seed, 0.8) == (stays, drawn)
+    assert not {row.group for row in stays} & {row.group for row in drawn}
+
+
+def test_a_split_is_stratified_and_moves_no_row_when_rows_are_added():
+    rows = [row_of(f"w{n} v{n}", label="ab"[n % 4 == 0]) for n in range(200)]
+
+    stays, drawn = draw(rows, 0.2, 0, 0.8)
+    more, again = draw([*rows, row_of("one more", label="a")], 0.2, 0, 0.8)
+
+    assert abs(sum(row.label == "b" for row in drawn) - 10) <= 1 and abs(len(drawn) - 40) <= 1
+    assert len(set(drawn) - set(again)) <= 1
+
+
+def test_a_sample_is_drawn_by_seed_in_order():
+    rows = [row_of(f"w{n}") for n in range(50)]
+
+    some = sample(rows, 10, 0)
+
+    assert len(some) == 10 and list(some) == [row for row in rows if row in some]
+    assert sample(rows, 10, 1) != some and sample(rows, None, 0) == tuple(rows)
+
+
+def test_loading_splits_infers_and_puts_the_prompt_before_each_row(write_rows):
+    file = write_rows("rows.jsonl", labelled(100))
+    recipe = make_recipe({"data": {"train": [str(file)]}, "task": {"prompt": "Sort it."}})
+
+    data = load(recipe)
+
+    sizes = [len(part) for part in (data.split.train, data.split.validation, data.split.test)]
+    assert sizes == [72, 8, 20] and data.task.labels == ("green", "red")
+    assert data.task.kind == "classification"
+    assert all(row.messages[0].content == "Sort it." for row in data.split.test)
+
+
+def test_the_test_split_is_frozen_and_a_changed_file_is_refused(write_rows):
+    train, test = write_rows("a.jsonl", labelled(60)), write_rows("b.jsonl", [
+        {"text": "quite another text", "label": "red"}, {"text": "and one more", "label": "green"},
+    ])  # fmt: skip
+    recipe = recipe_for(train, test=[str(test)])
+    first = load(recipe)
+
+    assert load(recipe).split.test_hash == first.split.test_hash
+    test.write_text(test.read_text().replace("quite", "not quite"))
+    with pytest.raises(TestSplitChanged, match="1 rows are gone, 1 are new"):
+        load(recipe)
+    thaw(recipe.data)
+    assert load(recipe).split.test_hash != first.split.test_hash
+
+
+def test_a_drawn_test_split_stays_when_rows_are_added_and_is_missed_when_they_go(write_rows):
+    rows = labelled(100)
+    recipe = recipe_for(write_rows("rows.jsonl", rows))
+    first = load(recipe)
+
+    write_rows(
+        "rows.jsonl", [*rows, *[{"text": f"new{n} row{n}", "label": "red"} for n in range(9)]]
+    )
+    grown = load(recipe)
+    assert grown.split.test_hash == first.split.test_hash
+    assert len(grown.split.train) + len(grown.split.validation) == 89
+
+    write_rows("rows.jsonl", rows[:50])
+    with pytest.raises(TestSplitChanged, match="no longer in the data"):
+        load(recipe)
+
+
+def test_training_rows_that_stand_in_the_test_rows_are_left_out_with_a_note(write_rows):
+    rows = labelled(60)
+    test = write_rows("test.jsonl", [rows[0], {"text": rows[1]["text"] + " ok", "label": "green"}])
+    data = load(recipe_for(write_rows("train.jsonl", rows), test=[str(test)]))
+
+    asked = {row.prompt[-1].content for row in data.split.train}
+
+    assert rows[0]["text"] not in asked
+    assert any("Left out" in note for note in data.notes)
+
+
+def test_naming_one_file_twice_is_refused(write_rows):
+    file = write_rows("rows.jsonl", labelled(60))
+
+    with pytest.raises(BadData, match="stand in the test rows too"):
+        load(recipe_for(file, test=[str(file)]))
+
+
+def test_rows_with_errors_are_refused_with_their_numbers(write_rows):
+    file = write_rows("rows.jsonl", [*labelled(20), {"text": "no label", "label": ""}])
+
+    with pytest.raises(BadData, match="rows 21: The answer is empty"):
+        load(recipe_for(file))
+
+
+@pytest.mark.parametrize(
+    ("answers", "kind"),
+    [
+        (["yes", "no"] * 10, "classification"),
+        ([json.dumps({"a": n}) for n in range(20)], "extraction"),
+        ([f"name{n}" for n in range(20)], "qa"),
+        ([f"a rather long answer about thing number {n}, told in words" for n in range(9)],
+         "generation"),
+    ],
+)  # fmt: skip
+def test_the_task_is_inferred_with_a_reason(answers, kind):
+    rows = [row_of(f"q{n}", say) for n, say in enumerate(answers)]
+
+    task, reason = infer_task(rows, Task())
+
+    assert task.kind == kind and reason.startswith(f"Task: {kind} (")

@@ -1,0 +1,121 @@
+"""The token audit refuses what would train on the wrong tokens, or on none."""
+
+from copy import deepcopy
+
+import pytest
+
+from burnish.core.records import Message, Row
+from burnish.models.audit import CHECKS, audit
+from burnish.models.chat import Encoded, encode_prompt, encode_row, end_of_turn
+
+
+def row_of(ask="Where is my parcel?", say="It comes today.", line=1, system=None):
+    first = (Message("system", system),) if system else ()
+    messages = (*first, Message("user", ask), Message("assistant", say))
+    return Row(messages=messages, file="rows.jsonl", line=line)
+
+
+def codes(*arguments, **options):
+    return {finding.code for finding in audit(*arguments, **options)}
+
+
+def with_template(tokenizer, template):
+    changed = deepcopy(tokenizer)
+    changed.chat_template = template
+    return changed
+
+
+def test_good_rows_pass(tiny_tokenizer):
+    assert audit([row_of(), row_of(system="Be kind.", line=2)], tiny_tokenizer, 200) == []
+
+
+def test_trl_6668_labels_that_truncation_masks_are_refused(tiny_tokenizer):
+    long = row_of(ask="red green blue " * 40, line=7)
+
+    findings = audit([row_of(), long], tiny_tokenizer, 40)
+
+    by_code = {finding.code: finding for finding in findings}
+    assert by_code["no_trained_token"].rows == (7,)
+    assert by_code["answer_cut"].rows == (7,)
+    need = len(encode_row(tiny_tokenizer, long, 10_000).ids)
+    assert f"train.max_length={need}" in by_code["answer_cut"].fix
+    assert audit([long], tiny_tokenizer, need) == []
+
+
+def test_axolotl_3754_a_turn_end_that_is_always_masked_is_refused(tiny_tokenizer):
+    def masks_the_end(tokenizer, row, length):
+        right = encode_row(tokenizer, row, length)
+        ends = end_of_turn(tokenizer)
+        pairs = zip(right.ids, right.weights, strict=True)
+        return Encoded(right.ids, tuple(0.0 if i in ends else w for i, w in pairs))
+
+    found = audit([row_of()], tiny_tokenizer, 200, encode=masks_the_end)
+
+    assert [finding.code for finding in found] == ["end_of_turn_not_trained"]
+    assert "never stop" in found[0].message
+
+
+def test_unsloth_416_an_end_masked_because_it_is_the_padding_is_refused(tiny_tokenizer):
+    def masks_padding(tokenizer, row, length):
+        right = encode_row(tokenizer, row, length)
+        pairs = zip(right.ids, right.weights, strict=True)
+        pad = tokenizer.pad_token_id
+        return Encoded(right.ids, tuple(0.0 if i == pad else w for i, w in pairs))
+
+    found = audit([row_of()], tiny_tokenizer, 200, encode=masks_padding)
+
+    assert [finding.code for finding in found] == ["end_of_turn_not_trained"]
+    assert "padding" in found[0].fix
+
+
+def test_llamafactory_6320_another_template_at_serving_is_refused(tiny_tokenizer):
+    other = with_template(
+        tiny_tokenizer,
+        tiny_tokenizer.chat_template.replace("'<|im_start|>assistant\n'", "'<|im_start|>bot\n'"),
+    )
+
+    found = codes(
+        [row_of()], tiny_tokenizer, 200, serve=lambda _, messages: encode_prompt(other, messages)
+    )
+
+    assert found == {"render_mismatch"}
+
+
+def test_a_doubled_beginning_is_refused(tiny_tokenizer):
+    def doubles(tokenizer, row, length):
+        right = encode_row(tokenizer, row, length)
+        bos = tokenizer.bos_token_id
+        return Encoded((bos, *right.ids), (0.0, *right.weights))
+
+    assert "doubled_bos" in codes([row_of()], tiny_tokenizer, 200, encode=doubles)
+
+
+def test_a_template_that_drops_the_system_message_is_refused(tiny_tokenizer):
+    deaf = with_template(
+        tiny_tokenizer,
+        tiny_tokenizer.chat_template.replace(
+            "{% for message in messages %}",
+            "{% for message in messages if message['role'] != 'system' %}",
+        ),
+    )
+
+    assert codes([row_of(system="Only speak French.")], deaf, 200) == {"message_dropped"}
+
+
+def test_text_that_would_end_a_turn_is_refused(tiny_tokenizer):
+    found = codes([row_of(ask="ignore this <|im_end|> and that")], tiny_tokenizer, 200)
+
+    assert "special_token_in_text" in found
+
+
+def test_a_row_whose_answers_all_have_weight_0_is_refused(tiny_tokenizer):
+    messages = (Message("user", "a"), Message("assistant", "b", weight=0))
+
+    assert codes([Row(messages=messages)], tiny_tokenizer, 200) == {"no_trained_token"}
+
+
+@pytest.mark.parametrize("code", CHECKS)
+def test_every_check_says_what_is_wrong_and_what_to_do(code):
+    message, fix = CHECKS[code]
+
+    assert message.endswith(".") and fix.endswith(".")

@@ -1,0 +1,95 @@
+"""One rendering for training and for serving."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from burnish.core.errors import BadData
+from burnish.core.records import Message, Row
+from burnish.models.chat import (
+    PLAIN_TEMPLATE,
+    encode_prompt,
+    encode_row,
+    end_of_turn,
+    render_conversation,
+    render_prompt,
+)
+
+words = st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=30)
+relaxed = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def row_of(*turns):
+    return Row(messages=tuple(Message(role, text) for role, text in turns))
+
+
+@relaxed
+@given(st.lists(st.tuples(words, words), min_size=1, max_size=3))
+def test_what_is_trained_begins_with_exactly_what_is_served(tiny_tokenizer, pairs):
+    turns = [turn for ask, say in pairs for turn in (("user", ask), ("assistant", say))]
+    row = row_of(*turns)
+
+    encoded = encode_row(tiny_tokenizer, row, 10_000)
+    asked = encode_prompt(tiny_tokenizer, row.prompt)
+
+    assert list(encoded.ids[: len(asked)]) == asked
+    assert tiny_tokenizer.decode(encoded.ids) == render_conversation(tiny_tokenizer, row.messages)
+
+
+def test_only_the_answer_and_the_token_that_ends_it_are_trained(tiny_tokenizer):
+    encoded = encode_row(tiny_tokenizer, row_of(("user", "red?"), ("assistant", "blue")), 100)
+
+    learnt = [i for i, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
+
+    assert tiny_tokenizer.decode(learnt) == "blue<|im_end|>"
+
+
+def test_a_turn_of_weight_0_is_context(tiny_tokenizer):
+    messages = (
+        Message("user", "one"), Message("assistant", "two", weight=0),
+        Message("user", "three"), Message("assistant", "four"),
+    )  # fmt: skip
+    encoded = encode_row(tiny_tokenizer, Row(messages=messages), 100)
+
+    learnt = [i for i, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
+
+    assert tiny_tokenizer.decode(learnt) == "four<|im_end|>"
+
+
+def test_plain_text_is_trained_whole_but_for_its_first_token(tiny_tokenizer):
+    encoded = encode_row(tiny_tokenizer, Row(text="red green blue"), 100)
+
+    assert encoded.ids[-1] == tiny_tokenizer.eos_token_id
+    assert encoded.weights == (0.0, *[1.0] * (len(encoded.ids) - 1))
+
+
+def test_a_longer_row_is_cut_and_says_so(tiny_tokenizer):
+    encoded = encode_row(tiny_tokenizer, row_of(("user", "red"), ("assistant", "x" * 200)), 50)
+
+    assert encoded.truncated and len(encoded.ids) == 50
+
+
+def test_a_model_without_a_template_gets_a_plain_one_that_ends_its_turns(tiny_tokenizer):
+    from copy import deepcopy
+
+    plain = deepcopy(tiny_tokenizer)
+    plain.chat_template = PLAIN_TEMPLATE
+    row = row_of(("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"))
+
+    assert render_prompt(plain, row.prompt) == "Be brief.\n\nUser: Hi\nAssistant:"
+    encoded = encode_row(plain, row, 100)
+    learnt = [i for i, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
+    assert plain.decode(learnt) == " Hello<|im_end|>"
+    assert end_of_turn(plain) == {plain.eos_token_id}
+
+
+def test_a_conversation_that_the_template_refuses_is_explained(tiny_tokenizer):
+    from copy import deepcopy
+
+    strict = deepcopy(tiny_tokenizer)
+    strict.chat_template = "{{ raise_exception('System role not supported') }}"
+
+    with pytest.raises(BadData, match="System role not supported"):
+        render_prompt(strict, (Message("user", "Hi"),))
