@@ -1,34 +1,67 @@
-"""Predictions, kept by the content of what was asked of whom: nothing is asked twice."""
+"""Answers, kept by the content of what was asked of whom: nothing is asked twice.
 
-from collections.abc import Callable
+A comparison that is killed has lost at most one block of answers. The key holds all that an answer
+depends on: weights, prompts, expected answers, metric, and the version of the code.
+"""
+
+import json
+from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
-from burnish.core.folders import hash_json
-from burnish.core.progress import say
-from burnish.core.records import Scores
+from burnish import __version__
+from burnish.core.folders import hash_json, write_json
+from burnish.core.progress import progress, say
+from burnish.core.records import Prediction, Prompt, Scores
 from burnish.core.sections import Evaluate, Task
 from burnish.core.settings import workspace
 from burnish.engines.protocol import Engine
-from burnish.evaluate.run import Asked, evaluate, load_predictions, save_predictions, score
+from burnish.evaluate.latency import latencies
+from burnish.evaluate.run import Asked, ask, load_predictions, save_predictions, score
 from burnish.evaluate.tasks import deciding_metric
 
+#: Questions answered between two writes to the disk.
+_BLOCK = 256
 
-def measured(
-    identity: str,
-    engine: Callable[[], Engine],
-    asked: Asked,
-    task: Task,
-    settings: Evaluate,
-) -> Scores:
+
+def measured(identity: str, engine: Engine, asked: Asked, task: Task, settings: Evaluate) -> Scores:
     """Scores of an engine whose weights are `identity` (a hash); asked only if it hasn't been."""
     metric = deciding_metric(task, settings)
-    prompts = [asdict(prompt) for prompt in asked.prompts]
-    expected = [(row.id, row.answer) for row in asked.rows]
-    key = hash_json([identity, prompts, expected, metric])
-    file = workspace() / "cache" / "predictions" / f"{key[:24]}.jsonl"
-    if file.exists():
-        say(f"{asked.label}: answers of an earlier run.")
-        return score(load_predictions(file), metric, task, settings)
-    scores = evaluate(engine(), asked, task, settings)
-    save_predictions(file, scores.predictions)
-    return scores
+    blocks = [
+        Asked(asked.rows[begin : begin + _BLOCK], asked.prompts[begin : begin + _BLOCK])
+        for begin in range(0, len(asked.rows), _BLOCK)
+    ]
+    files = [_kept("predictions", _key(identity, block, metric), "jsonl") for block in blocks]
+    known = sum(file.exists() for file in files)
+    if known:
+        say(f"{asked.label}: {known} of {len(files)} blocks of answers are there already.")
+    predictions: list[Prediction] = []
+    with progress(asked.label, total=len(asked.rows)) as bar:
+        for block, file in zip(blocks, files, strict=True):
+            if file.exists():
+                bar.advance(len(block.rows))
+            else:
+                save_predictions(file, ask(engine, block, metric, settings.batch_size, bar))
+            predictions += load_predictions(file)
+    return score(predictions, metric, task, settings)
+
+
+def timed(identity: str, engine: Engine, prompts: Sequence[Prompt]) -> list[float]:
+    """Seconds of single requests, as `latencies` measures them, once for each weights and prompts.
+
+    The machine isn't part of the key: a workspace belongs to one machine.
+    """
+    file = _kept("latency", [identity, [asdict(prompt) for prompt in prompts]], "json")
+    if not file.exists():
+        write_json(file, latencies(engine, prompts))
+    return [float(seconds) for seconds in json.loads(file.read_text(encoding="utf-8"))]
+
+
+def _key(identity: str, block: Asked, metric: str) -> list[Any]:
+    prompts = [asdict(prompt) for prompt in block.prompts]
+    return [identity, prompts, [(row.id, row.answer) for row in block.rows], metric]
+
+
+def _kept(kind: str, key: list[Any], ending: str) -> Path:
+    return workspace() / "cache" / kind / f"{hash_json([__version__, *key])[:24]}.{ending}"

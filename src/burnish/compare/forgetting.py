@@ -1,76 +1,68 @@
 """What was lost: a small general set asked before and after.
 
 A fine-tune can forget what the base could do. Fifty multiple-choice questions on everyday facts,
-arithmetic, language and following an instruction are asked of both; chance alone gives a quarter.
+arithmetic, language and following an instruction are asked of both, without the recipe's prompt.
+The model chooses among four answers, so that scoring is exact; chance alone gives a quarter.
 """
 
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from burnish.core.records import Interval, Message, Prompt
-from burnish.core.stats import PairedTest, mean_interval, paired_test
-from burnish.engines.protocol import Engine
+from burnish.core.records import Interval, Message, Prompt, Row, Scores
+from burnish.core.stats import PairedTest, paired_test, smallest_visible
+from burnish.evaluate.run import Asked
 
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One general question; the first choice is the right one."""
-
-    kind: str
-    ask: str
-    choices: tuple[str, ...]
+_SET = Path(__file__).with_name("forgetting.toml")
 
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """How the base and the fine-tune answer the general set, and which they lost or gained."""
+    """How the base and the fine-tune answer the general set, which answers were lost, and the
+    smallest loss (a share) that a set of this size would show four times in five."""
 
     before: Interval
     after: Interval
     change: PairedTest
     lost: tuple[str, ...]
+    visible: float
     words: str
 
 
-def general_set() -> list[Question]:
-    """The questions of forgetting.toml."""
-    source = Path(__file__).with_name("forgetting.toml").read_text(encoding="utf-8")
-    return [
-        Question(entry["kind"], entry["ask"], tuple(entry["choices"]))
-        for entry in tomllib.loads(source)["question"]
-    ]
+def general_set(file: Path = _SET) -> Asked:
+    """The questions of forgetting.toml as rows with their prompts; `group` is the kind."""
+    entries = tomllib.loads(file.read_text(encoding="utf-8"))["question"]
+    rows, prompts = [], []
+    for number, entry in enumerate(entries, start=1):
+        question = Message("user", entry["ask"])
+        answer = Message("assistant", entry["choices"][0])
+        rows.append(Row((question, answer), group=entry["kind"], file=file.name, line=number))
+        # Sorted, so that the place of a choice says nothing about it.
+        prompts.append(
+            Prompt((question,), max_new_tokens=16, choices=tuple(sorted(entry["choices"])))
+        )
+    return Asked(rows, prompts)
 
 
-def general_scores(engine: Engine, questions: Sequence[Question]) -> list[float]:
-    """1 for each question that the engine answers rightly, choosing among its choices."""
-    prompts = [
-        Prompt((Message("user", question.ask),), choices=tuple(sorted(question.choices)))
-        for question in questions
-    ]
-    answers = engine.answer(prompts)
-    return [
-        float(answer.text == question.choices[0])
-        for answer, question in zip(answers, questions, strict=True)
-    ]
+def what_was_lost(before: Scores, after: Scores, alpha: float = 0.05) -> Forgetting:
+    """Compare the two, question by question. A loss is real if chance gives it in `alpha` or less.
 
-
-def what_was_lost(
-    before: Sequence[float], after: Sequence[float], questions: Sequence[Question]
-) -> Forgetting:
-    """Compare the two, question by question."""
-    change = paired_test(after, before)
+    The interval of the change has the level of a one-sided test at `alpha` on either side.
+    """
+    change = paired_test(after.values, before.values, 1 - 2 * alpha)
+    drop = paired_test(before.values, after.values)
+    visible = min(smallest_visible(after.values, before.values, alpha), 1.0)
     lost = tuple(
-        question.ask
-        for question, was, now in zip(questions, before, after, strict=True)
-        if was > now
+        was.prompt
+        for was, now in zip(before.predictions, after.predictions, strict=True)
+        if was.score > now.score
     )
-    drop = paired_test(before, after)
-    points = 100 * change.gain.value
-    sure = "a real loss" if drop.p_value < 0.05 else "within what luck gives"
+    n, gain = change.gain.n, change.gain
+    verdict = "a real loss" if drop.p_value < alpha else "no loss that luck couldn't explain"
     words = (
-        f"On {len(questions)} general questions the base has {sum(before):.0f} right and the "
-        f"fine-tune {sum(after):.0f} ({points:+.0f} points; {sure})."
+        f"On {n} general questions the base has {sum(before.values):.0f} right and the fine-tune "
+        f"{sum(after.values):.0f}: {100 * gain.value:+.0f} points "
+        f"({100 * gain.low:+.0f} to {100 * gain.high:+.0f}), {verdict}. "
+        f"Losses of less than {100 * visible:.0f} points would often go unseen here."
     )
-    return Forgetting(mean_interval(before), mean_interval(after), change, lost, words)
+    return Forgetting(before.interval, after.interval, change, lost, visible, words)

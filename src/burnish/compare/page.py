@@ -4,8 +4,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from burnish.compare.verdict import OURS
 from burnish.core.journal import read_journal
-from burnish.core.records import Interval, Prediction, Scores
+from burnish.core.records import Interval, Scores
 from burnish.core.runs import Run, versions
 from burnish.data.load import Dataset
 from burnish.report.contents import (
@@ -31,12 +32,15 @@ def contents_of(
     """What the report shows; `result` is the comparison as JSON."""
     verdict = result["verdict"]
     first = next(iter(routes.values()))
+    inferred = result["inferred"]
     facts = {
-        "Task": str(result["task"]),
+        "Task": str(inferred["task"]),
+        "Metric": first.metric,
         "Test questions": str(first.interval.n),
         "Smallest gain that this test size sees": f"{100 * verdict['visible']:.1f} points",
+        "Training run": str(result["training"] or "none"),
     }
-    facts |= {f"Data, {number}": note for number, note in enumerate(dataset.notes, start=1)}
+    facts |= {f"Data, {number}": note for number, note in enumerate(inferred["notes"], start=1)}
     if result["forgetting"]:
         facts["Forgetting"] = result["forgetting"]["words"]
     return Contents(
@@ -45,9 +49,10 @@ def contents_of(
         headline=verdict["headline"],
         paragraph=verdict["reason"],
         routes=[_line(route, routes[route["name"]]) for route in result["routes"]],
+        currency=result["currency"],
         curves=_curves(training),
-        classes=_classes(routes) if result["task"] == "classification" else (),
-        examples=_examples(routes),
+        classes=_classes(routes, _judged(result)) if inferred["task"] == "classification" else (),
+        examples=_examples(routes, verdict["rival"], _judged(result)),
         findings=dataset.findings,
         forecast=_forecast(training),
         forgetting=_forgetting(result),
@@ -55,6 +60,12 @@ def contents_of(
         hashes={**dataset.hashes, **versions()},
         reproduce=command,
     )
+
+
+def _judged(result: Mapping[str, Any]) -> str:
+    """The route that the page looks into: the fine-tune, or the best one without it."""
+    names = [route["name"] for route in result["routes"]]
+    return OURS if OURS in names else str(result["verdict"]["winner"])
 
 
 def _line(route: Mapping[str, Any], scores: Scores) -> RouteLine:
@@ -86,46 +97,50 @@ def _curves(training: Run | None) -> list[Curve]:
     return curves
 
 
-def _classes(routes: Mapping[str, Scores]) -> list[ClassLine]:
-    """The classes on which the last route does worst, worst first."""
+def _classes(routes: Mapping[str, Scores], judged: str) -> list[ClassLine]:
+    """The classes on which the judged route does worst, worst first."""
     by_class: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for name, scores in routes.items():
         for item in scores.predictions:
             by_class[item.expected][name].append(item.score)
-    last = list(routes)[-1]
     lines = [
         ClassLine(
             label,
-            len(found[last]),
+            len(found[judged]),
             {name: sum(values) / len(values) for name, values in found.items()},
         )
         for label, found in by_class.items()
     ]
-    return sorted(lines, key=lambda line: (line.scores[last], -line.n))[:_CLASSES]
+    return sorted(lines, key=lambda line: (line.scores[judged], -line.n, line.name))[:_CLASSES]
 
 
-def _examples(routes: Mapping[str, Scores]) -> list[SideBySide]:
-    """Questions that the last route put right, those it spoilt, and some that all got wrong."""
-    names = list(routes)
-    rows = list(zip(*(routes[name].predictions for name in names), strict=True))
-
-    def gap(items: Sequence[Prediction]) -> float:
-        return items[-1].score - items[0].score
-
-    better = sorted((r for r in rows if gap(r) > 0), key=gap, reverse=True)[:5]
-    worse = sorted((r for r in rows if gap(r) < 0), key=gap)[:4]
-    wrong = [r for r in rows if gap(r) == 0 and r[-1].score < 1]
-    chosen = [*better, *worse, *wrong][:_EXAMPLES]
+def _examples(routes: Mapping[str, Scores], rival: str, judged: str) -> list[SideBySide]:
+    """Questions that the judged route put right, those it spoilt, and some that both got wrong."""
+    places = range(len(routes[judged].predictions))
+    ours, theirs = routes[judged].values, routes[rival].values
+    groups = (
+        [place for place in places if ours[place] > theirs[place]],
+        [place for place in places if ours[place] < theirs[place]],
+        [place for place in places if ours[place] == theirs[place] and ours[place] < 1],
+    )
+    chosen = [place for group in groups for place in _spread(group, _EXAMPLES // len(groups))]
     return [
         SideBySide(
-            row=items[0].row,
-            prompt=items[0].prompt,
-            expected=items[0].expected,
-            answers={name: item.answer for name, item in zip(names, items, strict=True)},
-            scores={name: item.score for name, item in zip(names, items, strict=True)},
+            row=routes[judged].predictions[place].row,
+            prompt=routes[judged].predictions[place].prompt,
+            expected=routes[judged].predictions[place].expected,
+            answers={name: scores.predictions[place].answer for name, scores in routes.items()},
+            scores={name: scores.predictions[place].score for name, scores in routes.items()},
         )
-        for items in chosen
+        for place in chosen
     ]
+
+
+def _spread(places: Sequence[int], count: int) -> list[int]:
+    """`count` of the places, evenly apart: a file is often sorted by class."""
+    if len(places) <= count:
+        return list(places)
+    return [places[number * len(places) // count] for number in range(count)]
 
 
 def _forecast(training: Run | None) -> list[ForecastLine]:

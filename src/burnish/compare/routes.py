@@ -1,4 +1,4 @@
-"""The routes a team could take: each is an engine and the prompts to ask it with.
+"""The routes a team could take: each is a model and the prompts to ask it with.
 
 The table ROUTES is the only list. A route gets the fair chance that a competent person would give
 it: a base model that must choose among labels is told the labels.
@@ -13,8 +13,17 @@ from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Prompt, Row
 from burnish.data.load import Dataset
-from burnish.engines.local import LocalEngine
-from burnish.evaluate.tasks import answer_length, as_prompt, with_examples, with_form
+from burnish.engines.protocol import Engine
+from burnish.evaluate.tasks import (
+    TASKS,
+    answer_length,
+    as_prompt,
+    with_examples,
+    with_instruction,
+)
+
+#: Examples that are too long for the context are passed over; this many times `shots` are tried.
+_TRIED = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,52 +34,58 @@ class Setting:
     dataset: Dataset
     rows: Sequence[Row]
 
-    @property
-    def plain(self) -> list[Prompt]:
-        """The test questions as the recipe puts them."""
-        length = answer_length(self.dataset.split.train, self.recipe.evaluate)
-        return [as_prompt(row, self.dataset.task, length) for row in self.rows]
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How a route's prompts are made, and whether they go to the trained model or to the base."""
+
+    prompts: Callable[[Setting, Engine], list[Prompt]]
+    trained: bool = False
 
 
-Ask = Callable[[Setting, LocalEngine], list[Prompt]]
+def plain_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
+    """The test questions as the recipe puts them and as they were trained: no list of labels."""
+    train, settings = setting.dataset.split.train, setting.recipe.evaluate
+    length = answer_length(train, settings, engine.count_tokens)
+    return [as_prompt(row, setting.dataset.task, length) for row in setting.rows]
 
 
-def base_prompts(setting: Setting, engine: LocalEngine) -> list[Prompt]:
+def base_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
     """The recipe's prompt; where answers have a form, the prompt says which."""
-    return [with_form(p, setting.dataset.task, setting.dataset.split.train) for p in setting.plain]
+    task = setting.dataset.task
+    told = TASKS[task.kind].instruction(task, setting.dataset.split.train)
+    return [with_instruction(prompt, told) for prompt in plain_prompts(setting, engine)]
 
 
-def few_shot_prompts(setting: Setting, engine: LocalEngine) -> list[Prompt]:
+def few_shot_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
     """The base prompt behind examples from the training rows, as many as fit the context."""
     prompts = base_prompts(setting, engine)
     wanted = setting.recipe.compare.shots
-    examples = choose_examples(setting.dataset.split.train, wanted, setting.recipe.data.seed)
+    ranked = choose_examples(setting.dataset.split.train, _TRIED * wanted, setting.recipe.data.seed)
     longest = max(prompts, key=lambda prompt: engine.count_tokens(prompt.messages))
-    while examples:
-        tokens = engine.count_tokens(with_examples(longest, examples).messages)
-        if tokens + longest.max_new_tokens <= engine.context_length:
-            break
-        examples = examples[:-1]
-    if len(examples) < wanted:
-        say(f"few_shot: {len(examples)} of {wanted} examples fit the context.")
+    examples: list[Row] = []
+    for row in ranked:
+        shown = with_examples(longest, [*examples, row])
+        size = engine.count_tokens(shown.messages) + longest.max_new_tokens
+        if len(examples) < wanted and size <= engine.context_length:
+            examples.append(row)
+    more = engine.count_tokens(with_examples(longest, examples).messages) - engine.count_tokens(
+        longest.messages
+    )
+    say(f"few_shot: {len(examples)} of {wanted} examples; they cost {more} tokens a question.")
     return [with_examples(prompt, examples) for prompt in prompts]
 
 
-def fine_tuned_prompts(setting: Setting, engine: LocalEngine) -> list[Prompt]:
-    """The prompt that was trained: no list of labels, no examples."""
-    return setting.plain
-
-
-#: `compare.routes` → how its prompts are made. `fine_tuned` is asked on the trained model.
-ROUTES: dict[str, Ask] = {
-    "base": base_prompts,
-    "few_shot": few_shot_prompts,
-    "fine_tuned": fine_tuned_prompts,
+#: `compare.routes` → the route.
+ROUTES: dict[str, Route] = {
+    "base": Route(base_prompts),
+    "few_shot": Route(few_shot_prompts),
+    "fine_tuned": Route(plain_prompts, trained=True),
 }
 
 
 def choose_examples(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """`count` rows, drawn by seed; different labels first where rows have labels."""
+    """`count` rows, drawn by seed; where rows have labels, each label once before any twice."""
     order = list(rows)
     random.Random(seed).shuffle(order)
     by_label: dict[str | None, list[Row]] = defaultdict(list)

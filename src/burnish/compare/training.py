@@ -4,6 +4,7 @@ The run's name is a hash of what the weights depend on, so that a comparison tha
 its training where it stood, and a second one with the same data and settings trains nothing.
 """
 
+import shutil
 from pathlib import Path
 
 from burnish.core.folders import hash_json
@@ -23,12 +24,18 @@ def trained(recipe: Recipe, dataset: Dataset) -> Run:
     if (run.artifact / FACTS).exists():
         say(f"Fine-tuning: done by an earlier run ({run.id}).")
         return run
-    begun = (run.path / "recipe.yaml").exists()
-    if begun:
+    if _can_go_on(run, recipe, dataset):
         train(recipe, dataset, resume=run.path)
     else:
+        shutil.rmtree(run.path, ignore_errors=True)
         train(recipe, dataset, out=run.path)
     return run
+
+
+def _can_go_on(run: Run, recipe: Recipe, dataset: Dataset) -> bool:
+    """Whether the unfinished run was begun from these very files, by these names."""
+    inputs = run.read("inputs.json")
+    return inputs.get("data") == dict(dataset.hashes) and run.recipe.model == recipe.model
 
 
 def _folder(recipe: Recipe, dataset: Dataset) -> Path:
@@ -38,6 +45,5 @@ def _folder(recipe: Recipe, dataset: Dataset) -> Path:
     ]
     settings = recipe.train.model_dump(mode="json")
     base = find_model(recipe.model.name)
-    return (
-        runs_folder() / f"train-{hash_json([rows, settings, recipe.model.dtype, base.sha256])[:12]}"
-    )
+    key = hash_json([rows, settings, recipe.model.dtype, base.sha256])
+    return runs_folder() / f"train-{key[:12]}"

@@ -176,10 +176,12 @@ class Evaluate(Section):
         None, ge=1, description="Longest answer; taken from the training answers if empty."
     )
     max_rows: int | None = Field(
-        None, ge=1, description="Measure on the first N test rows only (a smoke run)."
+        None,
+        ge=1,
+        description="Measure on this many test rows only, drawn by `seed` (a smoke run).",
     )
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Level of the intervals.")
-    seed: int = Field(0, ge=0, description="Seed of the bootstrap.")
+    seed: int = Field(0, ge=0, description="Seed of the bootstrap and of `max_rows`.")
 
 
 class Compare(Section):

@@ -4,16 +4,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.core.errors import BadData
 from burnish.core.folders import write_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Scores
 from burnish.core.runs import Run, new_run
+from burnish.core.sections import Task
 from burnish.data.load import load
+from burnish.data.split import sample
 from burnish.engines.local import find_artifact, open_engine
+from burnish.evaluate.latency import latencies
 from burnish.evaluate.run import Asked, evaluate, perplexity, save_predictions, summary
-from burnish.evaluate.tasks import answer_length, as_prompt, with_form
+from burnish.evaluate.tasks import (
+    TASKS,
+    answer_length,
+    as_prompt,
+    refuse_unanswerable,
+    with_instruction,
+)
+from burnish.models.artifact import Artifact
 
 #: Perplexity is measured on this many test rows at the most.
 _PERPLEXITY_ROWS = 100
@@ -21,19 +30,25 @@ _PERPLEXITY_ROWS = 100
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores of one model on the test split, and the run folder that holds its predictions."""
+    """Scores of one model on the test split, and the run folder that holds its predictions.
+
+    `latencies` are seconds of requests that came alone; `perplexity` is of the expected answers.
+    """
 
     run: Run
     source: str
     scores: Scores
+    latencies: tuple[float, ...]
     perplexity: float
+    notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish evaluate --json` prints."""
         return {
             "run": self.run.id,
-            **summary(self.source, self.scores),
+            **summary(self.source, self.scores, self.latencies),
             "perplexity": self.perplexity,
+            "inferred": list(self.notes),
         }
 
 
@@ -42,24 +57,46 @@ def evaluate_source(
 ) -> Evaluation:
     """Measure a run or a model (by default the recipe's base) on the recipe's test split.
 
-    Raises BadData if there are no test rows, NotFound for an unknown source.
+    A model is told what a competent person would tell it (the labels, the keys); a run is asked as
+    it was trained. Raises BadData if there are no test rows, NotFound for an unknown source.
     """
+    name = source or recipe.model.name
+    artifact = find_artifact(name)
+    recipe = recipe.model_copy(update={"task": _task_of(recipe.task, artifact)})
     dataset = load(recipe)
     for note in dataset.notes:
         say(note)
-    rows = dataset.split.test[: recipe.evaluate.max_rows]
-    if not rows:
-        raise BadData("There are no test rows.", "Name a test file, or raise data.test_share.")
-    name = source or recipe.model.name
-    trained = find_artifact(name) is not None
-    length = answer_length(dataset.split.train, recipe.evaluate)
-    prompts = [as_prompt(row, dataset.task, length) for row in rows]
-    if not trained:
-        prompts = [with_form(prompt, dataset.task, dataset.split.train) for prompt in prompts]
+    task, settings = dataset.task, recipe.evaluate
+    rows = sample(dataset.split.test, settings.max_rows, settings.seed)
+    refuse_unanswerable(rows)
+    run = new_run("evaluate", recipe, {"data": dict(dataset.hashes), "source": name}, out)
+
     engine = open_engine(name)
-    scores = evaluate(engine, Asked(rows, prompts, f"Asking {name}"), dataset.task, recipe.evaluate)
-    run = new_run("evaluate", recipe, {"data": dataset.hashes, "source": name}, out)
+    known = dataset.split.train or rows
+    length = answer_length(known, settings, engine.count_tokens)
+    told = "" if artifact else TASKS[task.kind].instruction(task, known)
+    prompts = [with_instruction(as_prompt(row, task, length), told) for row in rows]
+    scores = evaluate(engine, Asked(rows, prompts, f"Asking {name}"), task, settings)
+    result = Evaluation(
+        run=run,
+        source=name,
+        scores=scores,
+        latencies=tuple(latencies(engine, prompts)),
+        perplexity=perplexity(engine, sample(rows, _PERPLEXITY_ROWS, settings.seed)),
+        notes=tuple(dataset.notes),
+    )
     save_predictions(run.path / "predictions.jsonl", scores.predictions)
-    result = Evaluation(run, name, scores, perplexity(engine, rows[:_PERPLEXITY_ROWS]))
     write_json(run.path / "report.json", result.as_dict())
+    run.events.write(event="evaluated", value=scores.interval.value)
     return result
+
+
+def _task_of(task: Task, artifact: Artifact | None) -> Task:
+    """What the recipe leaves open, as the artifact was trained: kind, labels, system message."""
+    if artifact is None:
+        return task
+    trained = Task(**artifact.lineage["task"]) if "task" in artifact.lineage else Task()
+    kind = trained.kind if task.kind == "auto" else task.kind
+    labels = task.labels or (trained.labels if kind == trained.kind else ())
+    prompt = task.prompt or artifact.system
+    return task.model_copy(update={"kind": kind, "labels": labels, "prompt": prompt})

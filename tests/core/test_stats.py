@@ -1,0 +1,236 @@
+"""The statistics agree with the libraries, keep their bounds, and hold what they promise."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from burnish.core import stats
+
+bits = st.lists(st.integers(0, 1), min_size=1, max_size=60)
+shares = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=2, max_size=20)
+pairs_of_bits = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=60)
+pairs_of_shares = st.lists(
+    st.tuples(st.floats(0, 1, allow_subnormal=False), st.floats(0, 1, allow_subnormal=False)),
+    min_size=2,
+    max_size=15,
+)
+few = settings(max_examples=25, deadline=None)
+
+
+@given(bits)
+def test_an_interval_of_hits_is_wilsons(scores):
+    found = stats.mean_interval(scores)
+
+    low, high = proportion_confint(sum(scores), len(scores), 0.05, method="wilson")
+    assert found.low == pytest.approx(max(low, 0), abs=1e-12)
+    assert found.high == pytest.approx(min(high, 1), abs=1e-12)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+@few
+@given(shares)
+def test_an_interval_of_any_scores_lies_around_their_mean_and_within_the_scale(scores):
+    found = stats.mean_interval(scores)
+
+    assert 0 <= found.low <= found.value <= found.high <= 1
+    assert found.value == pytest.approx(np.mean(scores))
+    assert found == stats.mean_interval(scores), "the same seed gives the same interval"
+
+
+@few
+@given(shares)
+def test_more_confidence_never_narrows_an_interval(scores):
+    wide, narrow = stats.mean_interval(scores, 0.99), stats.mean_interval(scores, 0.8)
+
+    assert wide.low <= narrow.low and narrow.high <= wide.high
+
+
+@given(pairs_of_bits)
+def test_the_exact_test_is_mcnemars(pairs):
+    ours, theirs = zip(*pairs, strict=True)
+    table = np.zeros((2, 2))
+    for one, other in pairs:
+        table[one, other] += 1
+
+    found = stats.paired_test(ours, theirs)
+
+    assert (found.wins, found.losses) == (table[1, 0], table[0, 1])
+    assert found.p_two_sided == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue)
+    if found.wins + found.losses:
+        one_sided = binomtest(found.wins, found.wins + found.losses, 0.5, "greater")
+        assert found.p_value == pytest.approx(one_sided.pvalue)
+
+
+@given(pairs_of_bits)
+def test_turning_the_routes_round_turns_the_gain_round(pairs):
+    ours, theirs = zip(*pairs, strict=True)
+    forth, back = stats.paired_test(ours, theirs), stats.paired_test(theirs, ours)
+
+    assert forth.gain.value == pytest.approx(-back.gain.value)
+    assert forth.gain.low == pytest.approx(-back.gain.high, abs=1e-9)
+    assert forth.p_two_sided == pytest.approx(back.p_two_sided)
+    assert forth.p_value + back.p_value >= 1
+
+
+@few
+@given(pairs_of_shares, st.randoms(use_true_random=False))
+def test_a_paired_test_keeps_its_bounds_and_ignores_the_order_of_wins(pairs, random):
+    ours, theirs = zip(*pairs, strict=True)
+    found = stats.paired_test(ours, theirs)
+
+    assert -1 <= found.gain.low <= found.gain.value <= found.gain.high <= 1
+    assert 0 < found.p_value <= 1 and 0 < found.p_two_sided <= 1
+    assert found.gain.value == pytest.approx(np.mean(ours) - np.mean(theirs), abs=1e-12)
+
+    turned = random.sample(pairs, len(pairs))
+    again = stats.paired_test(*zip(*turned, strict=True))
+    assert (again.wins, again.losses) == (found.wins, found.losses)
+
+
+def test_a_permutation_test_of_few_rows_finds_the_exact_share_of_signs():
+    found = stats.paired_test([0.9, 0.8, 0.7, 0.65], [0.1, 0.2, 0.3, 0.25])
+
+    assert found.p_value == pytest.approx(1 / 16, abs=0.01)
+    assert found.p_two_sided == pytest.approx(2 / 16, abs=0.01)
+
+
+def test_routes_that_answer_alike_are_not_told_apart():
+    for scores in ([0, 1, 1], [0.5, 0.25, 1.0]):
+        found = stats.paired_test(scores, scores)
+
+        assert found.p_value == found.p_two_sided == 1
+        assert found.gain.low < 0 < found.gain.high, "three questions prove nothing"
+
+
+def test_routes_asked_different_questions_cannot_be_paired():
+    with pytest.raises(ValueError):
+        stats.paired_test([1, 0, 1], [1, 0])
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.floats(0, 1), min_size=1))
+def test_holm_lies_between_no_adjustment_and_bonferroni_and_keeps_the_order(p_values):
+    adjusted = stats.holm(p_values)
+
+    order = sorted(p_values, key=lambda name: p_values[name])
+    assert all(p_values[name] <= adjusted[name] + 1e-12 for name in order)
+    assert all(adjusted[one] <= adjusted[next_] + 1e-12 for one, next_ in pairwise(order))
+    assert adjusted[order[0]] == pytest.approx(min(len(order) * p_values[order[0]], 1))
+
+
+def test_holm_by_hand():
+    assert stats.holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
+        {"a": 0.03, "b": 0.06, "c": 0.06}
+    )
+    assert stats.holm({}) == {}
+
+
+@given(pairs_of_bits, st.floats(0.01, 0.5))
+def test_rows_needed_and_the_smallest_visible_gain_are_inverse(pairs, gain):
+    ours, theirs = zip(*pairs, strict=True)
+    needed = stats.rows_needed(ours, theirs, gain)
+
+    # The same answers given `needed` times over: the spread stays, the size is that advised.
+    times = math.ceil(needed / len(pairs))
+    assert stats.smallest_visible(ours * times, theirs * times) <= gain + 1e-9
+
+
+def test_half_the_gain_needs_about_four_times_the_rows():
+    ours, theirs = [1, 0] * 100, [0, 1] * 100
+    some, more = (stats.rows_needed(ours, theirs, gain) for gain in (0.1, 0.05))
+
+    assert 3.5 < more / some < 4.1
+    with pytest.raises(ValueError):
+        stats.rows_needed(ours, theirs, 0.0)
+
+
+def test_of_nothing_there_is_no_estimate():
+    for found in (stats.mean_interval([]), stats.paired_test([], []).gain):
+        assert math.isnan(found.value) and found.n == 0
+    assert stats.smallest_visible([1], [0]) == math.inf
+    assert stats.quantile([], 0.5) == 0
+
+
+def draws_of(random, kind, size):
+    """Scores whose true mean is known: (draws, mean)."""
+    if kind == "mostly right":
+        return np.where(random.random(size) < 0.85, 1.0, random.beta(2, 2, size)), 0.925
+    if kind == "sparse":
+        return np.where(random.random(size) < 0.05, 0.5, 1.0), 0.975
+    if kind == "hits":
+        return (random.random(size) < 0.9).astype(float), 0.9
+    return random.beta(0.3, 3, size), 0.3 / 3.3
+
+
+@pytest.mark.parametrize("kind", ["mostly right", "sparse", "hits", "skewed"])
+@pytest.mark.parametrize("n", [12, 60])
+def test_a_95_percent_interval_holds_the_truth_in_about_95_of_100_draws(kind, n, monkeypatch):
+    monkeypatch.setattr(stats, "DRAWS", 1000)
+    draws, mean = draws_of(np.random.default_rng(1), kind, (300, n))
+
+    found = [stats.mean_interval(row.tolist()) for row in draws]
+
+    share = np.mean([interval.low <= mean <= interval.high for interval in found])
+    assert share >= 0.92
+
+
+@pytest.mark.parametrize("both", [0.5, 0.75, 0.86])
+@pytest.mark.parametrize("n", [40, 200])
+def test_an_interval_of_a_gain_holds_the_truth_in_about_95_of_100_draws(both, n):
+    random = np.random.default_rng(2)
+    wins, losses = 0.08, 0.04
+    cells = random.choice(4, (600, n), p=[both, wins, losses, 1 - both - wins - losses])
+
+    found = [
+        stats.paired_test(np.isin(row, (0, 1)) * 1.0, np.isin(row, (0, 2)) * 1.0).gain
+        for row in cells
+    ]
+
+    share = np.mean([interval.low <= wins - losses <= interval.high for interval in found])
+    assert share >= 0.935
+
+
+def test_an_interval_of_a_gain_in_fine_scores_holds_the_truth_too(monkeypatch):
+    monkeypatch.setattr(stats, "DRAWS", 1000)
+    random = np.random.default_rng(3)
+    ours, theirs = random.beta(4, 2, (300, 40)), random.beta(3, 2, (300, 40))
+    truth = 4 / 6 - 3 / 5
+
+    found = [
+        stats.paired_test(a.tolist(), b.tolist()).gain for a, b in zip(ours, theirs, strict=True)
+    ]
+
+    assert np.mean([gain.low <= truth <= gain.high for gain in found]) >= 0.92
+
+
+@pytest.mark.parametrize("scale", ["hits", "fine"])
+def test_equal_routes_are_called_different_no_more_often_than_alpha(scale, monkeypatch):
+    monkeypatch.setattr(stats, "DRAWS", 500)
+    random = np.random.default_rng(4)
+    scores = random.random((2, 500, 50))
+    if scale == "hits":
+        scores = (scores < 0.6) * 1.0
+
+    p_values = [
+        stats.paired_test(a.tolist(), b.tolist()).p_value for a, b in zip(*scores, strict=True)
+    ]
+
+    assert np.mean(np.array(p_values) < 0.05) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 500)
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(0.08, 0.04), (0.2, 0.1), (0.06, 0.01)])
+def test_with_the_rows_advised_a_real_gain_is_seen_with_the_power_promised(wins, losses):
+    random = np.random.default_rng(5)
+    pilot = random.choice(3, 4000, p=[1 - wins - losses, wins, losses])
+    n = stats.rows_needed((pilot == 1) * 1.0, (pilot == 2) * 1.0, wins - losses)
+
+    cells = random.multinomial(n, [wins, losses, 1 - wins - losses], size=1500)
+    seen = [stats.mcnemar(int(w), int(v))[0] < 0.05 for w, v, _ in cells]
+
+    assert 0.78 <= np.mean(seen) <= 0.9
