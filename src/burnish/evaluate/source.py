@@ -69,9 +69,9 @@ def evaluate_source(
     task, settings = dataset.task, recipe.evaluate
     rows = sample(dataset.split.test, settings.max_rows, settings.seed)
     refuse_unanswerable(rows)
+    engine = open_engine(name)
     run = new_run("evaluate", recipe, {"data": dict(dataset.hashes), "source": name}, out)
 
-    engine = open_engine(name)
     known = dataset.split.train or rows
     length = answer_length(known, settings, engine.count_tokens)
     told = "" if artifact else TASKS[task.kind].instruction(task, known)
