@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 
 import typer
+from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.core.recipe import recipe_schema, recipe_sections
 from burnish.core.settings import SETTINGS
+from burnish.data.check import CODES
+from burnish.data.formats import FORMATS
+from burnish.models.audit import CHECKS
 
 ROOT = Path(__file__).parent.parent
 WORDS = sorted(command.name for command in app.registered_commands)
@@ -29,7 +33,7 @@ def recipe_page() -> str:
         parts += ["| field | default | what it is |", "|---|---|---|"]
         for name, field in section.model_fields.items():
             value = field.get_default(call_default_factory=True)
-            if hasattr(value, "model_fields"):
+            if isinstance(value, BaseModel):
                 value = getattr(value, "kind", type(value).__name__)
             text = field.description or "Chooses this kind."
             parts.append(f"| `{name}` | `{value if value is not None else ''}` | {text} |")
@@ -39,7 +43,7 @@ def recipe_page() -> str:
 def commands_page() -> str:
     """The help of every word, and the environment."""
     parts = ["# The command line", "", "Generated from the code by `make docs`.", ""]
-    parts += ["Exit codes: 0 done; 1 the answer is \"no\"; 2 wrong use or bad input.", ""]
+    parts += ['Exit codes: 0 done; 1 the answer is "no"; 2 wrong use or bad input.', ""]
     parts += ["| variable | default | use |", "|---|---|---|"]
     parts += [f"| `{s.name}` | {s.default} | {s.help} |" for s in SETTINGS]
     runner = CliRunner(env={"COLUMNS": "90", "TERMINAL_WIDTH": "90"})
@@ -50,7 +54,27 @@ def commands_page() -> str:
     return "\n".join(parts) + "\n"
 
 
+def data_page() -> str:
+    """The page on data: what is between `<!-- name -->` marks' lines comes from the code."""
+    page = (ROOT / "docs/data.md").read_text(encoding="utf-8")
+    tables = {
+        "formats": ["| format | a line of it |", "|---|---|"]
+        + [f"| {name} | `{shape.example}` |" for name, shape in FORMATS.items()],
+        "findings": ["| code | severity | what it means | what to do |", "|---|---|---|---|"]
+        + [f"| `{c}` | {s} | {m} | {f} |" for c, (s, m, f) in CODES.items()],
+        "audit": ["| code | what it means | what to do |", "|---|---|---|"]
+        + [f"| `{code}` | {message} | {fix} |" for code, (message, fix) in CHECKS.items()],
+    }
+    for name, rows in tables.items():
+        begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        head, _, rest = page.partition(begin)
+        rest = rest.partition(end)[2] if end in rest else rest
+        page = head + "\n".join([begin, "", *rows, "", end]) + rest
+    return page
+
+
 PAGES = {
+    "docs/data.md": data_page,
     "docs/recipe.md": recipe_page,
     "docs/commands.md": commands_page,
     "docs/burnish.schema.json": lambda: json.dumps(recipe_schema(), indent=2) + "\n",
