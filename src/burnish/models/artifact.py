@@ -52,7 +52,9 @@ def save_artifact(
             # A path of this machine would be of no use to anybody else.
             for config in model.peft_config.values():
                 config.base_model_name_or_path = base.name
-        model.save_pretrained(draft, safe_serialization=True)
+        # `False` because "auto" would ask the hub whether the base's vocabulary was changed.
+        extra = {"save_embedding_layers": False} if kind == "adapter" else {}
+        model.save_pretrained(draft, safe_serialization=True, **extra)
         tokenizer.save_pretrained(draft)
         (draft / "README.md").unlink(missing_ok=True)
         facts = {

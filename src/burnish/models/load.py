@@ -6,10 +6,14 @@ import psutil
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers import PreTrainedTokenizerBase as Tokenizer
+from transformers.utils import logging as transformers_logging
 
 from burnish.core.errors import BadRecipe
 from burnish.models.chat import PLAIN_TEMPLATE
 from burnish.models.local import LocalModel
+
+# Progress is ours to show (core.progress); a second bar for half a second's work is noise.
+transformers_logging.disable_progress_bar()
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
