@@ -4,14 +4,14 @@ import pytest
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from tests.train.conftest import make_rows
-from tests.train.test_flat_batches import stir
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from burnish.models.load import load_model, load_tokenizer
 from burnish.train.adapters import trainable
 from burnish.train.loop import train_step
+from tests.train.conftest import make_rows
+from tests.train.test_flat_batches import stir
 
 
 class Spy(TrainerCallback):

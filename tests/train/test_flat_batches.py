@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.train.conftest import make_rows
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.models.chat import Encoded
@@ -14,6 +13,7 @@ from burnish.train.layers import GatedSilu, LoraProduct, RmsNorm, fuse
 from burnish.train.loop import train_step
 from burnish.train.losses import LinearCrossEntropy
 from burnish.train.objectives import sft_loss
+from tests.train.conftest import make_rows
 
 
 def stir(model):

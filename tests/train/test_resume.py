@@ -4,11 +4,11 @@ import random
 import shutil
 
 import pytest
-from tests.train.conftest import die_at_sync, in_child, make_rows, weights
 
 from burnish.core.errors import BadData
 from burnish.core.journal import read_journal
 from burnish.train.run import train
+from tests.train.conftest import die_at_sync, in_child, make_rows, weights
 
 KILLED = -9
 

@@ -3,13 +3,13 @@
 import resource
 
 import pytest
-from tests.train.conftest import in_child, weights
 
 from burnish.core.errors import DoesNotFit, TrainingStopped
 from burnish.core.journal import read_journal
 from burnish.core.progress import listen
 from burnish.train.faults import is_memory
 from burnish.train.run import train
+from tests.train.conftest import in_child, weights
 
 
 class At:

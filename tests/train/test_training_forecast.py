@@ -1,16 +1,16 @@
 """A run is forecast from real steps, which change nothing, and scored afterwards."""
 
-import ctypes
 import pickle
 from dataclasses import replace
 
 import pytest
 import torch
-from tests.train.conftest import in_child, make_rows
 
 from burnish.core.errors import DoesNotFit
 from burnish.train.forecast import fitting_setting, forecast, probe, refuse_what_does_not_fit
+from burnish.train.memory import give_back
 from burnish.train.run import train
+from tests.train.conftest import in_child, make_rows
 
 LONG = "red green blue " * 60
 
@@ -53,7 +53,7 @@ def seen_in_child(plan_of, tmp_path, tokens):
     found = tmp_path / str(tokens)
 
     def work():
-        ctypes.CDLL(None).malloc_trim(0)
+        give_back()
         rows = make_rows(64, system=LONG, longest=400)
         plan = plan_of(rows, "train.batch_size=64", f"train.micro_batch_tokens={tokens}")
         found.write_bytes(pickle.dumps(probe(plan, tmp_path)))
@@ -82,7 +82,7 @@ def test_less_and_less_room_is_answered_by_smaller_and_smaller_settings(plan_of,
 
     assert advised(400) == "Set train.micro_batch_tokens=400: that fits."
     assert "checkpointing=true and train.micro_batch_tokens=40" in advised(100)
-    assert "checkpointing=true and train.max_length=160" in advised(40)
+    assert "checkpointing=true and train.max_length=16" in advised(40)
     assert "weights alone" in advised(1)
 
 

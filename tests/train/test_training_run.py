@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from tests.train.conftest import make_rows, weights
 
 from burnish.core.errors import AuditFailed
 from burnish.core.journal import read_journal
@@ -16,6 +15,7 @@ from burnish.train.adapters import METHODS, trainable
 from burnish.train.loop import validation_loss
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.run import train
+from tests.train.conftest import make_rows, weights
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -24,7 +24,7 @@ from burnish.train.checkpoint import State, save_checkpoint
 from burnish.train.faults import explained
 from burnish.train.flat import flatten
 from burnish.train.loop import Fit, train_step
-from burnish.train.memory import current_memory, peak_memory, reset_peak
+from burnish.train.memory import current_memory, give_back, peak_memory, reset_peak
 
 #: Steps whose micro-batches are looked at; longer runs are scaled up from them.
 _LOOKED_AT = 200
@@ -61,8 +61,9 @@ class Forecast:
 class Probe:
     """What the rehearsal showed. Bytes, tokens and seconds.
 
-    `resting` is the memory before the longest micro-batch of `tokens` computed tokens, `peak` the
-    highest with it; `run_tokens` are the computed tokens of the whole run.
+    `peak` is the memory with the longest micro-batch, of `tokens` computed tokens, and `resting`
+    what stays between batches: weights, gradients, moments, compiled code; `run_tokens` are the
+    computed tokens of the whole run.
     """
 
     resting: int
@@ -93,7 +94,6 @@ def probe(plan: Fit, folder: Path) -> Probe:
         key=computed_tokens,
     )
     longest = batches[-1]
-    resting = current_memory()
     reset_peak()
     then = "the run has not begun"
     try:
@@ -101,6 +101,8 @@ def probe(plan: Fit, folder: Path) -> Probe:
             train_step(plan, longest)
             bar.advance()
             update = _timed(lambda: plan.optimizer.step(0, rate=0.0))
+            give_back()
+            resting = current_memory()
             bar.advance()
             speeds = []
             for share in (0.25, 0.75):

@@ -1,5 +1,6 @@
 """Peak memory of a piece of work: of the GPU if there is one, else of this process."""
 
+import ctypes
 import resource
 import sys
 from pathlib import Path
@@ -32,6 +33,14 @@ def current_memory() -> int:
     if torch.cuda.is_available():
         return int(torch.cuda.memory_allocated())
     return _status("VmRSS") if _STATUS.exists() else peak_memory()
+
+
+def give_back() -> None:
+    """Return freed memory to the system, so that `current_memory` counts what is in use (glibc)."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def _status(name: str) -> int:
