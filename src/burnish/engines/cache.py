@@ -25,13 +25,14 @@ class GrowingLayer(DynamicLayer):
     `keys` and `values` are views of the used part of a buffer.
     """
 
-    def __init__(
-        self, keys: torch.Tensor | None = None, values: torch.Tensor | None = None
-    ) -> None:
+    keys: Any  # the library's type allows none, before the first tokens
+    values: Any
+
+    def __init__(self, begin: tuple[torch.Tensor, torch.Tensor] | None = None) -> None:
         super().__init__()
         self._buffers: tuple[torch.Tensor, torch.Tensor] | None = None
-        if keys is not None and values is not None:
-            self._set(keys, values)
+        if begin is not None:
+            self._set(*begin)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
@@ -50,7 +51,7 @@ class GrowingLayer(DynamicLayer):
 
     def get_seq_length(self) -> int:
         """Tokens in use."""
-        return self.keys.shape[2] if self.keys is not None else 0
+        return int(self.keys.shape[2]) if self.is_initialized else 0
 
     def cut(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
@@ -82,7 +83,7 @@ class GrowingCache(DynamicCache):
     def __init__(self, begin: Iterable[tuple[torch.Tensor, torch.Tensor]] = ()) -> None:
         super().__init__()
         self.layer_class_to_replicate = GrowingLayer
-        self.layers = [GrowingLayer(keys, values) for keys, values in begin]
+        self.layers = [GrowingLayer(pair) for pair in begin]
 
     @property
     def width(self) -> int:
