@@ -1,6 +1,7 @@
 """An engine on the tiny model, and two adapters that nobody can mistake."""
 
 import pytest
+
 from tests.canaries import two_canaries
 
 

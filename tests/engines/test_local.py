@@ -1,6 +1,7 @@
 """An answer doesn't depend on who else is asked, nor on how the work is shared."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from burnish.core.errors import NotFound, PromptTooLong
 from burnish.core.records import Message, Prompt, Row
 from burnish.engines.decode import common_prefix, read_prefix
-from burnish.engines.local import open_engine
+from burnish.engines.local import LocalEngine, open_engine
 
 QUESTIONS = (
     "where is my parcel?",
@@ -164,3 +165,33 @@ def test_a_prefix_is_never_written_to(engine):
     engine._answer_batch([engine.request(ask("one two three four five six seven"))], prefix)
 
     assert all(torch.equal(a, b) for a, (b, _) in zip(before, prefix.layers, strict=True))
+
+
+def test_a_model_that_sees_a_window_is_answered_alike_batched_or_alone(engine):
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(0)
+    config = Gemma3TextConfig(
+        vocab_size=len(engine.tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"],
+        initializer_range=0.2,
+    )
+    windowed = LocalEngine(Gemma3ForCausalLM(config).eval(), engine.tokenizer, "windowed")
+    instruction = Message("system", "Say where the parcel is: red, green, blue or yellow.")
+    prompts = [Prompt((instruction, *ask(text).messages), 16) for text in QUESTIONS]
+    bound = [replace(prompt, choices=LABELS) for prompt in prompts]
+
+    assert [a.text for a in windowed.answer(prompts)] == [a.text for a in alone(windowed, prompts)]
+    assert [a.text for a in windowed.answer(bound)] == [exhaustive(windowed, p) for p in bound]
+    ids = torch.tensor([list(windowed.request(prompts[0]).ids)])
+    made = windowed.model.generate(ids, max_new_tokens=16, do_sample=False, eos_token_id=2)
+    text = engine.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
+    assert windowed.answer(prompts)[0].text == text

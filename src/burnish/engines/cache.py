@@ -145,5 +145,32 @@ def grouped_attention(
     return output.reshape(rows, heads, queries, -1).transpose(1, 2).contiguous(), None
 
 
+def window(config: Any) -> int | None:
+    """How many tokens back the model's sliding layers see; None if it has none."""
+    text = config.get_text_config()
+    kinds = getattr(text, "layer_types", None)
+    if kinds is not None and "sliding_attention" not in kinds:
+        return None
+    size = getattr(text, "sliding_window", None)
+    return int(size) if size else None
+
+
+def tree_masks(
+    config: Any, sees: torch.Tensor, distance: torch.Tensor
+) -> torch.Tensor | dict[str, torch.Tensor]:
+    """The mask of tokens that don't simply follow one another, as the model's layers take it.
+
+    `sees` and `distance` (how many positions back) are [rows, queries, tokens].
+    """
+    size = window(config)
+    if size is None:
+        return sees[:, None]
+    sliding = (sees & (distance < size))[:, None]
+    kinds = set(getattr(config.get_text_config(), "layer_types", None) or ["sliding_attention"])
+    if kinds == {"sliding_attention"}:
+        return sliding
+    return {"full_attention": sees[:, None], "sliding_attention": sliding}
+
+
 AttentionInterface.register(ATTENTION, grouped_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from burnish.engines.cache import GrowingCache
+from burnish.engines.cache import GrowingCache, tree_masks
 
 
 @dataclass(eq=False, slots=True)
@@ -128,8 +128,9 @@ class _Reader:
 
     def __init__(self, model: Any, cache: GrowingCache, mask: torch.Tensor) -> None:
         self.model, self.cache = model, cache
-        self.prompt = mask.bool()
-        self.length = mask.sum(1)
+        self.prompt = mask.bool().cpu()
+        self.length = mask.sum(1).cpu()
+        self.positions = (mask.cumsum(1) - 1).cpu()
 
     def read(self, due: Sequence[Sequence[_Place]]) -> list[torch.Tensor]:
         """For each prompt, log-probabilities (places, vocabulary) behind each of its places."""
@@ -137,18 +138,21 @@ class _Reader:
         tokens = torch.zeros(rows, longest, dtype=torch.long)
         depths = torch.zeros(rows, longest, dtype=torch.long)
         sees = torch.zeros(rows, longest, begin + longest, dtype=torch.bool)
-        sees[:, :, : self.prompt.shape[1]] = self.prompt.cpu()[:, None]
+        sees[:, :, : self.prompt.shape[1]] = self.prompt[:, None]
         for row, places in enumerate(due):
             for column, place in enumerate(places):
                 place.columns = (*place.columns, begin + column)
                 tokens[row, column] = place.node.token
                 depths[row, column] = len(place.columns) - 1
                 sees[row, column, list(place.columns)] = True
-        device = self.prompt.device
+        asking = self.length[:, None] + depths
+        self.positions = torch.cat([self.positions, asking], dim=1)
+        distance = asking[:, :, None] - self.positions[:, None, :]
+        device = self.model.device
         logits = self.model(
             input_ids=tokens.to(device),
-            attention_mask=sees[:, None].to(device),
-            position_ids=self.length[:, None] + depths.to(device),
+            attention_mask=tree_masks(self.model.config, sees.to(device), distance.to(device)),
+            position_ids=asking.to(device),
             past_key_values=self.cache,
             use_cache=True,
         ).logits

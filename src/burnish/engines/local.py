@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from burnish.core.errors import NotFound, PromptTooLong
 from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.core.runs import find_run
-from burnish.engines.cache import ATTENTION
+from burnish.engines.cache import ATTENTION, window
 from burnish.engines.choices import best_choices, choice_tree
 from burnish.engines.decode import Prefix, Request, Running, common_prefix, prefill, read_prefix
 from burnish.models.artifact import FACTS, Artifact, load_artifact_model, open_artifact
@@ -151,7 +151,8 @@ class LocalEngine:
 
     def shared_prefix(self, requests: Sequence[Request]) -> Prefix | None:
         """What all these prompts begin with, read once; None if that saves nothing."""
-        if len(requests) < 2:
+        # A layer that sees some tokens back counts columns, and the shorter rows have a gap there.
+        if len(requests) < 2 or window(self.model.config):
             return None
         shared = common_prefix([request.ids for request in requests])
         saved = len(shared) * (len(requests) - 1)
