@@ -25,13 +25,15 @@ from burnish.core.progress import say
 
 @dataclass(slots=True)
 class State:
-    """Where a run stands. `step` counts finished optimizer steps."""
+    """Where a run stands. `step` counts finished optimizer steps, which took `seconds`;
+    `other_seconds` went into validations and checkpoints."""
 
     step: int = 0
     best_step: int = 0
     best_loss: float = float("inf")
     waited: int = 0
     seconds: float = 0.0
+    other_seconds: float = 0.0
     tokens: int = 0
     stopped: str = ""
 

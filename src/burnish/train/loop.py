@@ -84,6 +84,7 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
         seconds=round(seconds, 4),
     )
     bar.advance(note=f"loss {loss:.3f}, {tokens / seconds:.0f} tokens/s")
+    done = time.perf_counter()
     last = state.step == plan.steps
     validates = bool(plan.validation) and (last or state.step % plan.validate_every == 0)
     if validates:
@@ -93,6 +94,7 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
             state.best_step = state.step
         save_checkpoint(run.path / "checkpoints", state, plan.optimizer.tensors())
         prune(run.path / "checkpoints", plan.settings.keep_checkpoints)
+    state.other_seconds += time.perf_counter() - done
 
 
 def train_step(plan: Fit, rows: Sequence[Encoded]) -> float:

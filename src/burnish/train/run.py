@@ -177,9 +177,9 @@ def _lineage(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
 
 def _report(run: Run, plan: Fit, state: State) -> TrainReport:
     metrics = read_journal(run.path / "metrics.jsonl")
-    peak = peak_memory()
+    peak, spent = peak_memory(), state.seconds + state.other_seconds
     disk = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
-    actual = {"peak memory": peak, "training time": state.seconds, "disk": disk}
+    actual = {"peak memory": peak, "training time": spent, "disk": disk}
     quantities = run.read_list("forecast.json")
     return TrainReport(
         run=run.id,
@@ -187,7 +187,7 @@ def _report(run: Run, plan: Fit, state: State) -> TrainReport:
         steps=state.step,
         epochs=round(state.step * plan.settings.batch_size / len(plan.rows), 2),
         stopped=state.stopped,
-        train_seconds=state.seconds,
+        train_seconds=spent,
         tokens_per_second=state.tokens / state.seconds if state.seconds else 0.0,
         peak_memory_bytes=peak,
         trained_parameters=sum(weight.numel() for weight in plan.optimizer.masters.values()),
