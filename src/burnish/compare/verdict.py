@@ -160,8 +160,8 @@ def _words(
     measured = (
         f"On the same {ours.n} questions fine-tuning reaches {ours.value:.1%} {metric} and "
         f"{other}{best} {theirs.value:.1%}: a gain of {_points(gain.gain.value)} "
-        f"({verdict.confidence:.0%} interval {_points(gain.gain.low)} to "
-        f"{_points(gain.gain.high)}); better on {gain.wins} questions, worse on {gain.losses}."
+        f"({verdict.confidence:.0%} interval {100 * gain.gain.low:+.1f} to "
+        f"{100 * gain.gain.high:+.1f}); better on {gain.wins} questions, worse on {gain.losses}."
     )
     if verdict.decision == "ship":
         return "Ship the fine-tune.", (

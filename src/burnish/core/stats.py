@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.stats import binomtest, norm
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from burnish.core.records import Interval
@@ -93,10 +92,12 @@ def paired_test(
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """P-values adjusted for the number of tests (Holm 1979)."""
-    if not p_values:
-        return {}
-    adjusted = multipletests(list(p_values.values()), method="holm")[1]
-    return {name: float(value) for name, value in zip(p_values, adjusted, strict=True)}
+    # `statsmodels` has it too, with a full garbage collection in every call: 0.1 s.
+    adjusted, least = {}, 0.0
+    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        least = min(max(least, (len(p_values) - place) * p_values[name]), 1.0)
+        adjusted[name] = least
+    return {name: adjusted[name] for name in p_values}
 
 
 def rows_needed(

@@ -1,0 +1,174 @@
+"""`compare` from rows to verdict, on a tiny model that really trains."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from burnish.compare.run import compare
+from burnish.core.errors import AlreadyThere, AuditFailed
+from burnish.core.recipe import load_recipe
+from burnish.core.runs import find_run, list_runs
+from burnish.evaluate import latency
+from burnish.evaluate.run import load_predictions
+
+FEW = ("compare.forgetting=false",)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Three single requests are enough here."""
+    monkeypatch.setattr(latency, "_QUESTIONS", 3)
+
+
+def test_what_can_be_learnt_ships_with_a_full_run_folder(ticket_recipe, tmp_path):
+    result = compare(ticket_recipe(), out=tmp_path / "run")
+
+    assert (result.verdict.decision, result.exit_code) == ("ship", 0)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert {"run", "verdict", "routes", "forgetting", "inferred"} <= set(report)
+    assert {"decision", "winner", "reason"} <= set(report["verdict"])
+    assert [route["name"] for route in report["routes"]] == ["base", "few_shot", "fine_tuned"]
+    for route in report["routes"]:
+        found = load_predictions(tmp_path / "run" / f"predictions-{route['name']}.jsonl")
+        assert len(found) == route["n"] == 45
+        assert sum(item.score for item in found) / 45 == pytest.approx(route["value"])
+        assert route["ci"][0] <= route["value"] <= route["ci"][1]
+        assert route["cost_per_1000"] > 0 and route["latency_p50_s"] > 0
+    assert report["routes"][1]["tokens_in"] > report["routes"][0]["tokens_in"]
+    assert report["routes"][2]["tokens_in"] < report["routes"][0]["tokens_in"]
+    assert report["forgetting"]["before"]["n"] == 50
+    assert find_run(str(tmp_path / "run")).artifact.exists()
+    assert "Ship" in result.as_text()
+
+
+def test_the_page_shows_the_verdict_and_how_to_repeat_it(ticket_recipe, tmp_path):
+    result = compare(ticket_recipe(*FEW, "compare.currency=EUR"), out=tmp_path / "run")
+
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert result.verdict.headline in page and "EUR" in page
+    assert "validation loss" in page and "burnish compare" in page
+    recipe = load_recipe(tmp_path / "run" / "recipe.yaml")
+    assert recipe.task.kind == "classification" and recipe.task.labels, "what was inferred"
+    again = compare(recipe)
+    assert again.verdict == result.verdict
+
+
+def test_labels_that_mean_nothing_do_not_ship(ticket_recipe):
+    result = compare(ticket_recipe(*FEW, shuffled=True))
+
+    assert result.verdict.decision in ("dont_fine_tune", "not_enough_evidence")
+    assert result.exit_code == 1
+
+
+def test_a_second_run_asks_and_trains_nothing_again(ticket_recipe, workspace):
+    first = compare(ticket_recipe())
+    kept = {file: file.stat().st_mtime_ns for file in workspace.glob("cache/**/*.json*")}
+    trained = first.routes["fine_tuned"].scores.predictions
+
+    second = compare(ticket_recipe("compare.least_gain=0.9"))
+
+    now = {file: file.stat().st_mtime_ns for file in workspace.glob("cache/**/*.json*")}
+    assert now == kept
+    assert second.routes["fine_tuned"].scores.predictions == trained, "timings too"
+    assert second.training == first.training
+    assert second.verdict.decision != "ship", "only the rule has changed"
+
+
+def test_other_training_settings_train_again_and_keep_the_bases_answers(ticket_recipe):
+    first = compare(ticket_recipe(*FEW))
+    second = compare(ticket_recipe(*FEW, "train.epochs=1"))
+
+    assert second.training != first.training
+    base = [run.routes["base"].scores.predictions for run in (first, second)]
+    assert base[0] == base[1]
+
+
+@pytest.mark.parametrize("when", ["answering", "training"])
+def test_killed_it_goes_on_in_the_same_folder_to_the_same_verdict(
+    ticket_recipe, tmp_path, workspace, monkeypatch, when
+):
+    recipe = ticket_recipe(*FEW, "train.checkpoint_every=3")
+    child = os.fork()
+    if child == 0:
+        try:
+            die(when)
+            compare(recipe, out=tmp_path / "run")
+        finally:
+            os._exit(70)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert not (tmp_path / "run" / "report.json").exists()
+    left = {file: file.stat().st_mtime_ns for file in workspace.glob("cache/**/*.jsonl")}
+
+    result = compare(recipe, out=tmp_path / "run")
+
+    assert result.verdict.decision == "ship"
+    assert left and all(file.stat().st_mtime_ns == before for file, before in left.items())
+    monkeypatch.setenv("BURNISH_HOME", str(tmp_path / "elsewhere"))
+    undisturbed = compare(recipe)
+    assert undisturbed.verdict == result.verdict
+    weights = [find_run(str(one.run.path)).artifact for one in (result, undisturbed)]
+    tensors = [(folder / "adapter_model.safetensors").read_bytes() for folder in weights]
+    assert tensors[0] == tensors[1]
+
+
+def die(when):
+    """Kill this process, as a power cut would, on the way."""
+    from burnish.compare import answers
+    from burnish.train import run
+
+    module, name = {"answering": (answers, "save_predictions"), "training": (run, "save_artifact")}[
+        when
+    ]
+    real, calls = getattr(module, name), 0
+
+    def call(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 2 or when == "training":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments)
+
+    setattr(module, name, call)
+
+
+def test_a_folder_that_holds_another_result_is_not_written_over(ticket_recipe, tmp_path):
+    compare(ticket_recipe("compare.routes=[base]"), out=tmp_path / "run")
+
+    with pytest.raises(AlreadyThere, match="exists already"):
+        compare(ticket_recipe("compare.routes=[base]"), out=tmp_path / "run")
+
+
+def test_without_the_fine_tune_nothing_is_trained(ticket_recipe, workspace):
+    result = compare(ticket_recipe("compare.routes=[base, few_shot]"))
+
+    assert result.training is None and result.exit_code == 1
+    assert not list(workspace.glob("runs/train-*"))
+
+
+def test_rows_that_would_train_wrongly_stop_it_before_the_first_question(ticket_recipe, workspace):
+    with pytest.raises(AuditFailed):
+        compare(ticket_recipe("train.max_length=12"))
+
+    assert not list_runs() and not (workspace / "cache").exists()
+
+
+def test_answers_that_are_texts_are_compared_too(tiny, write_rows, ticket_recipe):
+    rows = [
+        {"prompt": f"say {a} {b}", "completion": f"{b} {a} {b} {a} and {number} apple pear plum"}
+        for number, (a, b) in enumerate(
+            (a, b) for a in ("red", "green", "blue", "one") for b in ("two", "plum", "pear", "six")
+        )
+    ]
+    recipe = ticket_recipe(
+        *FEW, "task.kind=generation", "evaluate.metric=chrf", "evaluate.max_new_tokens=12",
+        f"data.train=[{write_rows('a.jsonl', rows[:12])}]",
+        f"data.test=[{write_rows('b.jsonl', rows[12:])}]",
+    )  # fmt: skip
+
+    result = compare(recipe)
+
+    assert result.verdict.decision in ("dont_fine_tune", "not_enough_evidence", "ship")
+    route = result.as_dict()["routes"][0]
+    assert route["metric"] == "chrf" and "corpus_bleu" in route and route["n"] == 4

@@ -1,0 +1,174 @@
+"""The verdict keeps its promises: seldom ships what is no better, seldom drops what is."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+from burnish.compare.verdict import against_incumbent, judge
+from burnish.core import stats
+from burnish.core.records import Prediction, Scores
+from burnish.core.sections import Compare
+from burnish.core.stats import mean_interval
+
+
+def scores(values):
+    """Scores of a route, one a question."""
+    values = [float(value) for value in values]
+    predictions = [
+        Prediction(str(number), "q", "a", "b", value, 1, 1, 0.1)
+        for number, value in enumerate(values)
+    ]
+    return Scores("accuracy", predictions, mean_interval(values))
+
+
+def hits(right, n=200, begin=0):
+    """`right` questions answered rightly from number `begin` on, of n."""
+    return scores([begin <= number < begin + right for number in range(n)])
+
+
+def test_a_large_gain_over_every_route_ships():
+    verdict = judge({"base": hits(80), "few_shot": hits(90), "fine_tuned": hits(140)}, Compare())
+
+    assert (verdict.decision, verdict.winner, verdict.rival) == ("ship", "fine_tuned", "few_shot")
+    assert verdict.p_value < 1e-6 and verdict.more_rows == 0
+    assert "140" not in verdict.reason and "+25.0 points" in verdict.reason
+
+
+def test_beating_the_plain_prompt_is_not_enough_if_examples_do_as_well():
+    verdict = judge({"base": hits(80), "few_shot": hits(140), "fine_tuned": hits(141)}, Compare())
+
+    assert verdict.decision != "ship" and verdict.winner == "few_shot"
+
+
+def test_a_worse_fine_tune_is_dropped():
+    verdict = judge({"base": hits(150), "fine_tuned": hits(110)}, Compare())
+
+    assert (verdict.decision, verdict.winner) == ("dont_fine_tune", "base")
+    assert "no gain at all" in verdict.reason
+
+
+def test_a_gain_that_is_real_but_too_small_is_not_shipped():
+    settings = Compare(least_gain=0.2)
+    verdict = judge({"base": hits(500, 1000), "fine_tuned": hits(560, 1000)}, settings)
+
+    assert verdict.decision == "dont_fine_tune"
+    assert "less than the 20.0 points asked for" in verdict.reason
+
+
+def test_few_questions_prove_nothing_and_the_verdict_says_how_many_would():
+    ours = scores([1, 1, 1, 0, 0, 1, 1, 0] * 3)
+    theirs = scores([1, 0, 1, 0, 1, 1, 0, 0] * 3)
+
+    verdict = judge({"base": theirs, "fine_tuned": ours}, Compare())
+
+    assert verdict.decision == "not_enough_evidence" and verdict.winner == "base"
+    assert f"about {verdict.more_rows:,} more test rows" in verdict.headline
+    with_more = {
+        "base": scores(theirs.values * (1 + math.ceil(verdict.more_rows / 24))),
+        "fine_tuned": scores(ours.values * (1 + math.ceil(verdict.more_rows / 24))),
+    }
+    assert judge(with_more, Compare()).decision == "ship"
+
+
+def test_a_real_gain_near_the_least_one_asks_which_side_it_lies_on():
+    ours, theirs = hits(1040, 2000), hits(1005, 2000)
+
+    verdict = judge({"base": theirs, "fine_tuned": ours}, Compare(least_gain=0.02))
+
+    assert verdict.decision == "not_enough_evidence" and verdict.p_value < 0.05
+    assert "more than luck, but may be less" in verdict.reason and verdict.more_rows > 0
+
+
+def test_equal_answers_on_three_questions_are_no_proof_of_anything():
+    for values in ([1, 0, 1], [0.5, 0.25, 1]):
+        routes = {"base": scores(values), "fine_tuned": scores(values)}
+
+        assert judge(routes, Compare()).decision == "not_enough_evidence"
+
+
+@pytest.mark.parametrize("names", [("base", "few_shot"), ("fine_tuned",)])
+def test_without_a_fine_tune_and_a_rival_there_is_nothing_to_decide(names):
+    verdict = judge({name: hits(10 + len(name)) for name in names}, Compare())
+
+    assert verdict.decision == "not_enough_evidence" and "nothing to decide" in verdict.headline
+
+
+def test_what_the_table_shows_and_what_the_verdict_says_never_disagree():
+    random = np.random.default_rng(0)
+    for _ in range(60):
+        rates = random.uniform(0.4, 0.6, 3)
+        names = ("base", "few_shot", "fine_tuned")
+        routes = {
+            name: scores(random.random(150) < rate) for name, rate in zip(names, rates, strict=True)
+        }
+        verdict, table = judge(routes, Compare()), against_incumbent(routes, Compare(), 0.95)
+
+        assert verdict.p_value >= table["fine_tuned"].p_value
+        if verdict.decision == "ship":
+            assert table["fine_tuned"].p_value < 0.05
+
+
+def correlated(random, rates, n, spread=1.0):
+    """0/1 scores of several routes: hard questions are hard for all of them."""
+    hard = random.normal(0, spread, n)
+    noise = random.normal(0, 1, (len(rates), n))
+    draws = (hard + noise) / math.hypot(spread, 1)
+    return [draw > norm.isf(rate) for draw, rate in zip(draws, rates, strict=True)]
+
+
+def decisions(rates, settings, n, draws=300, spread=1.0):
+    """How often each decision falls over simulated comparisons of routes with these true rates."""
+    random = np.random.default_rng(11)
+    names = ("base", "few_shot", "fine_tuned") if len(rates) == 3 else ("base", "fine_tuned")
+    made = []
+    for _ in range(draws):
+        answers = correlated(random, rates, n, spread)
+        routes = {name: scores(values) for name, values in zip(names, answers, strict=True)}
+        made.append(judge(routes, settings).decision)
+    return {kind: made.count(kind) / draws for kind in ("ship", "dont_fine_tune")}
+
+
+SLACK = 2 * math.sqrt(0.05 * 0.95 / 300)
+
+
+@pytest.mark.parametrize(
+    "rates",
+    [(0.5, 0.5, 0.5), (0.3, 0.6, 0.6), (0.6, 0.3, 0.6), (0.85, 0.9, 0.9), (0.7, 0.7)],
+    ids=["all equal", "examples as good", "prompt as good", "few errors", "two routes"],
+)
+def test_a_fine_tune_that_is_no_better_than_the_best_rival_ships_in_at_most_alpha(rates):
+    # Without a least gain, so that the test alone must hold.
+    found = decisions(rates, Compare(least_gain=0.0), n=150)
+
+    assert found["ship"] <= 0.05 + SLACK
+
+
+@pytest.mark.parametrize("rates", [(0.5, 0.5, 0.6), (0.3, 0.5, 0.6)])
+def test_a_gain_worth_having_is_dropped_in_at_most_alpha(rates):
+    found = decisions(rates, Compare(least_gain=0.1), n=150)
+
+    assert found["dont_fine_tune"] <= 0.05 + SLACK
+
+
+def test_a_planted_gain_ships_with_the_power_promised():
+    random = np.random.default_rng(12)
+    ours, theirs = correlated(random, (0.72, 0.6), 4000)
+    n = stats.rows_needed(ours * 1.0, theirs * 1.0, 0.12)
+
+    found = decisions((0.6, 0.72), Compare(least_gain=0.02), n=n)
+
+    assert 0.74 <= found["ship"] <= 0.92
+
+
+def test_fine_scores_without_a_gain_ship_in_at_most_alpha(monkeypatch):
+    monkeypatch.setattr(stats, "DRAWS", 500)
+    random = np.random.default_rng(13)
+    shipped = 0
+    for _ in range(200):
+        names = ("base", "few_shot", "fine_tuned")
+        routes = {name: scores(random.beta(2, 1, 60)) for name in names}
+        shipped += judge(routes, Compare(least_gain=0.0)).decision == "ship"
+
+    assert shipped / 200 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
