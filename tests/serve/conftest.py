@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import openai
 import pytest
 import uvicorn
+
 from tests.canaries import two_canaries
 
 

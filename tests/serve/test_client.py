@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
+
 from tests.serve.conftest import KEY
 
 USER = [{"role": "user", "content": "where is my parcel?"}]

@@ -5,10 +5,10 @@ import stat
 
 import httpx
 import pytest
-from tests.serve.conftest import KEY
 
 from burnish.serve.guard import MOST_BYTES
 from burnish.serve.keys import find_key
+from tests.serve.conftest import KEY
 
 AUTH = {"authorization": f"Bearer {KEY}"}
 GOOD = {

@@ -10,9 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
-from tests.serve.conftest import KEY
 
 from burnish.serve.wire import REFUSED, ChatRequest, CompletionRequest
+from tests.serve.conftest import KEY
 
 AUTH = {"authorization": f"Bearer {KEY}"}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "red"}], "max_tokens": 2}
