@@ -25,8 +25,8 @@ def recipe_page() -> str:
         "",
         "Generated from the code by `make docs`. Every field has a default: a recipe says only",
         "what differs. `burnish recipe my.yaml` prints it with every field spelt out,",
-        "`burnish recipe --schema` prints the JSON Schema (also in `docs/burnish.schema.json`). Put",
-        "`# yaml-language-server: $schema=...` on the first line and your editor completes it.",
+        "`burnish recipe --schema` prints the JSON Schema (also in `docs/burnish.schema.json`).",
+        "Put `# yaml-language-server: $schema=...` on the first line: your editor completes it.",
     ]
     for section in recipe_sections():
         parts += ["", f"## {section.__name__}", "", section.__doc__ or "", ""]
