@@ -57,7 +57,7 @@ def test_one_answer_more_or_less_is_not_called_a_loss():
 
     found = what_was_lost(before, after)
 
-    assert found.lost == ("What is the capital of France?",)
+    assert found.lost == ("What is the capital of France? Answer with one word.",)
     assert "no loss that luck couldn't explain" in found.words
     assert found.visible > 0.02
 
@@ -68,4 +68,4 @@ def test_the_starter_model_knows_much_of_the_set_but_not_all(starter):
 
     found = evaluate(engine, general_set(), TASK, Evaluate()).interval
 
-    assert found.low > 0.4 and found.value < 1, "room to lose, and something to lose"
+    assert found.low > 0.4 and found.value < 0.9, "more than chance, and not all of it by heart"

@@ -31,10 +31,10 @@ class Forgetting:
 
 def general_set(file: Path = _SET) -> Asked:
     """The questions of forgetting.toml as rows with their prompts; `group` is the kind."""
-    entries = tomllib.loads(file.read_text(encoding="utf-8"))["question"]
+    content = tomllib.loads(file.read_text(encoding="utf-8"))
     rows, prompts = [], []
-    for number, entry in enumerate(entries, start=1):
-        question = Message("user", entry["ask"])
+    for number, entry in enumerate(content["question"], start=1):
+        question = Message("user", f"{entry['ask']} {content['tell']}")
         answer = Message("assistant", entry["choices"][0])
         rows.append(Row((question, answer), group=entry["kind"], file=file.name, line=number))
         # Sorted, so that the place of a choice says nothing about it.
