@@ -79,10 +79,10 @@ class _Search:
     """The search of one prompt: a heap of places in the tree, the likeliest first."""
 
     #: Places looked at in one pass, at the most.
-    WIDTH = 16
+    WIDTH = 32
     #: A place this much less likely than the one due isn't worth an early look. Passes of a few
     #: tokens wait for the weights and not for the arithmetic, so an early look costs little.
-    MARGIN = 2.0
+    MARGIN = 3.0
 
     def __init__(self, tree: Node, logs: torch.Tensor) -> None:
         self.heap: list[tuple[float, int, _Place]] = []
