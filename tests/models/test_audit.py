@@ -102,6 +102,53 @@ def test_a_template_that_drops_the_system_message_is_refused(tiny_tokenizer):
     assert codes([row_of(system="Only speak French.")], deaf, 200) == {"message_dropped"}
 
 
+THINKS = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+FORGETS = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] if loop.last or message['role'] != 'assistant'"
+    " else message['content'].split('#')[-1] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_prompt_that_no_answer_continues_is_refused(tiny_tokenizer):
+    thinking = with_template(tiny_tokenizer, THINKS)
+
+    assert codes([row_of()], thinking, 200) == {"render_mismatch"}
+    assert end_of_turn(thinking) == end_of_turn(tiny_tokenizer)
+
+
+def test_a_template_that_drops_earlier_thoughts_trains_single_answers_only(tiny_tokenizer):
+    forgetful = with_template(tiny_tokenizer, FORGETS)
+    ask, think = Message("user", "a"), Message("assistant", "thought # b")
+    unlearnt = Message("assistant", "thought # b", weight=0)
+
+    assert codes([Row(messages=(ask, think, ask, think))], forgetful, 200) == {"render_mismatch"}
+    single = Row(messages=(ask, unlearnt, ask, Message("assistant", "b")))
+    row = encode_row(forgetful, single, 200)
+    asked = encode_prompt(forgetful, single.prompt)
+    assert list(row.ids[: len(asked)]) == asked
+    assert row.weights[: len(asked)] == (0.0,) * len(asked)
+    assert row.trained == 2
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "track", "arguments": "{}"}}
+
+
+def test_tools_that_the_template_leaves_out_are_refused(tiny_tokenizer):
+    asked = Message("user", "Where is it?")
+    called = Message("assistant", "", tool_calls=(CALL,))
+    offered = {"type": "function", "function": {"name": "track"}}
+
+    assert "tools_dropped" in codes([Row(messages=(asked, called))], tiny_tokenizer, 200)
+    row = Row(messages=row_of().messages, tools=(offered,))
+    assert codes([row], tiny_tokenizer, 200) == {"tools_dropped"}
+
+
 def test_text_that_would_end_a_turn_is_refused(tiny_tokenizer):
     found = codes([row_of(ask="ignore this <|im_end|> and that")], tiny_tokenizer, 200)
 

@@ -6,8 +6,9 @@ errors, and training does not begin before they are gone.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +17,7 @@ from burnish.core.progress import progress
 from burnish.core.records import Finding, Message, Row
 from burnish.models.chat import (
     Encoded,
+    PromptChanges,
     encode_prompt,
     encode_row,
     end_of_turn,
@@ -51,11 +53,16 @@ CHECKS: dict[str, tuple[str, str]] = {
     ),
     "render_mismatch": (
         "What is trained isn't what will be asked: the prompt's tokens differ from those served.",
-        "Train and serve with one template; an answer must not change how its prompt is rendered.",
+        "Train and serve with one template. If this one drops parts of earlier answers, give them "
+        "weight 0; if its prompt holds what no answer repeats (`<think>`), use another template.",
     ),
     "message_dropped": (
         "The template leaves out what one of the messages says.",
         "Put that text into the user's message, or use a model whose template renders the role.",
+    ),
+    "tools_dropped": (
+        "The template leaves out the row's tools or the call of one.",
+        "Use a model whose template renders tools, or describe them in the system message.",
     ),
     "special_token_in_text": (
         "A message holds the text of a special token, which would end or begin a turn.",
@@ -122,6 +129,8 @@ def _codes(
         cut = whole if len(whole.ids) <= max_length else encode(tokenizer, row, max_length)
         asked = serve(tokenizer, row.prompt) if row.messages and not row.tools else []
         rendered = render_conversation(tokenizer, row.messages, row.tools) if row.messages else ""
+    except PromptChanges:
+        return ["render_mismatch"], 0
     except BadData:
         return ["template_refuses"], 0
     case = _Case(row, whole, cut, asked, rendered)
@@ -155,6 +164,18 @@ def _message_dropped(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
     return any(message.content.strip() not in case.rendered for message in case.row.messages)
 
 
+def _tools_dropped(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
+    calls = [call for message in case.row.messages for call in message.tool_calls]
+    names = [str(_function(tool).get("name", "")) for tool in (*case.row.tools, *calls)]
+    return any(name not in case.rendered for name in names)
+
+
+def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The function of a tool or of a call, which OpenAI's format wraps."""
+    inner = tool.get("function")
+    return inner if isinstance(inner, Mapping) else tool
+
+
 def _special_token_in_text(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
     texts = [message.content for message in case.row.messages] or [case.row.text or ""]
     return any(token in text for token in tokenizer.all_special_tokens for text in texts)
@@ -167,5 +188,6 @@ _WRONG: dict[str, Callable[[_Case, PreTrainedTokenizerBase], bool]] = {
     "doubled_bos": _doubled_bos,
     "render_mismatch": _render_mismatch,
     "message_dropped": _message_dropped,
+    "tools_dropped": _tools_dropped,
     "special_token_in_text": _special_token_in_text,
 }

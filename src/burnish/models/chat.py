@@ -8,6 +8,7 @@ it, then the answer up to and including the token that ends the turn.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any
 
 from jinja2 import TemplateError
@@ -28,6 +29,10 @@ PLAIN_TEMPLATE = (
     "{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
+
+
+class PromptChanges(BadData):
+    """What would be trained isn't what would be asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +85,21 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) ->
     """A row as tokens, with a weight for each token that is learnt.
 
     Trained are the assistant turns whose `weight` isn't 0, each with the token that ends it; plain
-    text is trained whole. Longer rows are cut at `max_length` tokens and say so.
+    text is trained whole. Longer rows are cut at `max_length` tokens and say so. Raises
+    PromptChanges for a template that renders a prompt otherwise once its answer is there.
     """
     if row.text is not None:
         ids = [*encode_text(tokenizer, row.text), _eos(tokenizer)]
         return _cut(ids, [0.0, *[1.0] * (len(ids) - 1)], max_length)
     ids, weights = [], []
-    rendered = ""
+    rendered, last = "", len(row.prompt)
     for position, message in enumerate(row.messages):
-        if message.role != "assistant":
+        if message.role != "assistant" or (message.weight == 0 and position < last):
             continue
         asked = render_prompt(tokenizer, row.messages[:position], row.tools)
         whole = render_conversation(tokenizer, row.messages[: position + 1], row.tools)
-        between = encode_text(tokenizer, asked.removeprefix(rendered))
-        answer = encode_text(tokenizer, whole.removeprefix(asked))
+        between = encode_text(tokenizer, _behind(rendered, asked))
+        answer = encode_text(tokenizer, _behind(asked, whole))
         ids += [*between, *answer]
         learnt = _through_end_of_turn(tokenizer, answer)
         weights += [0.0] * len(between)
@@ -111,10 +117,24 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 def _ends(tokenizer: PreTrainedTokenizerBase, template: str) -> frozenset[int]:
     probe = (Message("user", "a"), Message("assistant", "b"))
     asked = render_prompt(tokenizer, probe[:1])
-    answer = encode_text(tokenizer, render_conversation(tokenizer, probe).removeprefix(asked))
+    whole = render_conversation(tokenizer, probe)
+    same = sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, whole, strict=False))
+    )
+    answer = encode_text(tokenizer, whole[same:])
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     first = next((token for token in answer if token in special), None)
     return frozenset(token for token in (first, tokenizer.eos_token_id) if token is not None)
+
+
+def _behind(before: str, text: str) -> str:
+    """What `text` says more than `before`, which it must begin with."""
+    if not text.startswith(before):
+        raise PromptChanges(
+            "The chat template renders a prompt otherwise once its answer is there.",
+            "Train single answers (weight 0 for the earlier turns), or use another template.",
+        )
+    return text[len(before) :]
 
 
 def _through_end_of_turn(tokenizer: PreTrainedTokenizerBase, answer: Sequence[int]) -> int:
