@@ -104,12 +104,12 @@ def test_the_frame_of_a_prompt_makes_no_duplicates():
 @pytest.mark.parametrize(
     ("text", "kinds"),
     [
-        ("write to jo.doe+x@mail.example.org please", ["mail address"]),
+        ("write to jo.doe+x@mail.desk.internal please", ["mail address"]),
         ("card 4111 1111 1111 1111 exp 12/29", ["card number"]),
         ("IBAN DE89 3704 0044 0532 0130 00", ["IBAN"]),
         ("call +44 20 7946 0958 today", ["phone number"]),
         ("order 4111 1111 1111 1112, version 1.2.3, 2026-11-21, 12345678", []),
-        ("user@home, price 3.99@2", []),
+        ("user@home, price 3.99@2, jo@mail.example.org, jo@firm.example", []),
         ("0000 0000 0000 0000", []),
     ],
 )
@@ -119,7 +119,7 @@ def test_personal_data_is_told_from_other_numbers(text, kinds):
 
 def test_findings_never_repeat_the_personal_data():
     (finding,) = (
-        f for f in check_rows("f", [pair("mail me: jo@mail.example.org")], 0.8)
+        f for f in check_rows("f", [pair("mail me: jo@mail.desk.internal")], 0.8)
         if f.code == "personal_data"
     )  # fmt: skip
 

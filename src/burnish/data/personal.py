@@ -11,13 +11,15 @@ import phonenumbers
 from stdnum import iban, luhn
 
 _MAIL = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
+#: Domains that belong to nobody (RFC 2606).
+_NOBODYS = re.compile(r"(?:\.|@)(?:example(?:\.(?:com|net|org))?|invalid|test)$")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")
 _CARD = re.compile(r"(?<![\d-])(?:\d[ -]?){12,18}\d(?![\d-])")
 _DIGITS = re.compile(r"\d(?:[ ()./-]?\d){6,}")
 
 
 def _has_mail(text: str) -> bool:
-    return "@" in text and bool(_MAIL.search(text))
+    return "@" in text and any(not _NOBODYS.search(mail) for mail in _MAIL.findall(text))
 
 
 def _has_iban(text: str) -> bool:
