@@ -1,18 +1,17 @@
 """A run is forecast from real steps, which change nothing, and scored afterwards."""
 
-import pickle
+import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 from burnish.core.errors import DoesNotFit
-from burnish.train.forecast import fitting_setting, forecast, probe, refuse_what_does_not_fit
-from burnish.train.memory import give_back
+from burnish.train.forecast import Probe, fitting_setting, forecast, probe, refuse_what_does_not_fit
 from burnish.train.run import train
-from tests.train.conftest import in_child, make_rows
-
-LONG = "red green blue " * 60
+from tests.train.conftest import make_rows
 
 
 def state_of(plan):
@@ -48,34 +47,36 @@ def test_memory_and_disk_come_out_within_their_intervals(dataset, recipe_of, tmp
     assert found["training time"]["low"] < found["training time"]["expected"]
 
 
-def seen_in_child(plan_of, tmp_path, tokens):
-    """A probe of a run whose memory no other test has touched."""
-    found = tmp_path / str(tokens)
-
-    def work():
-        give_back()
-        rows = make_rows(64, system=LONG, longest=400)
-        plan = plan_of(rows, "train.batch_size=64", f"train.micro_batch_tokens={tokens}")
-        found.write_bytes(pickle.dumps(probe(plan, tmp_path)))
-
-    assert in_child(work) == 0
-    return pickle.loads(found.read_bytes())
+def rehearsed(tokens, folder):
+    """A probe in a process of its own."""
+    command = [sys.executable, "-m", "tests.train.rehearse", str(tokens), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Probe(**json.loads(done.stdout))
 
 
-def test_a_run_that_does_not_fit_is_refused_with_a_setting_that_does(plan_of, tmp_path):
-    seen = seen_in_child(plan_of, tmp_path, 16384)
+def test_a_run_that_does_not_fit_is_refused_with_a_setting_that_does(tiny, tmp_path):
+    seen = rehearsed(16384, tmp_path)
     free = 1.10 * (seen.resting + 0.3 * (seen.peak - seen.resting))
 
     advice = fitting_setting(seen, free)
 
     tokens = int(advice.split("train.micro_batch_tokens=")[1].split(":")[0])
     assert tokens < 0.4 * seen.tokens
-    assert seen_in_child(plan_of, tmp_path, tokens).peak < free
+    assert rehearsed(tokens, tmp_path).peak < free
 
 
 def test_less_and_less_room_is_answered_by_smaller_and_smaller_settings(plan_of, tmp_path):
     seen = probe(plan_of(make_rows(64, longest=100)), tmp_path)
-    seen = replace(seen, resting=1000, tokens=800, peak=1000 + 800 * 10, longest_row=200, layers=8)
+    seen = replace(
+        seen,
+        resting=800,
+        tokens=800,
+        peak=1000 + 800 * 10,
+        half_tokens=400,
+        half_peak=1000 + 400 * 10,
+        longest_row=200,
+        layers=8,
+    )
 
     def advised(tokens):
         return fitting_setting(seen, 1.10 * (1000 + (tokens + 0.5) * 10))

@@ -1,8 +1,9 @@
 """What a run will need, measured before it begins: a few real steps on this machine.
 
-Rehearsed are the longest micro-batch (it sets the peak), two typical ones, an update at a learning
-rate of 0, one micro-batch of validation and one checkpoint. Nothing of it changes the run: the
-weights stay what they are to the last bit, and the random states are put back.
+Rehearsed are the longest micro-batch (it sets the peak), half of it (which shows what a token
+costs), two typical ones, an update at a learning rate of 0, one micro-batch of validation and one
+checkpoint. Nothing of it changes the run: the weights stay what they are to the last bit, and the
+random states are put back.
 """
 
 import shutil
@@ -61,14 +62,16 @@ class Forecast:
 class Probe:
     """What the rehearsal showed. Bytes, tokens and seconds.
 
-    `peak` is the memory with the longest micro-batch, of `tokens` computed tokens, and `resting`
-    what stays between batches: weights, gradients, moments, compiled code; `run_tokens` are the
-    computed tokens of the whole run.
+    `peak` is the memory with the longest micro-batch, of `tokens` computed tokens, `half_peak` that
+    with half of its rows, and `resting` what stays between batches: weights, gradients, moments,
+    compiled code; `run_tokens` are the computed tokens of the whole run.
     """
 
     resting: int
     peak: int
     tokens: int
+    half_peak: int
+    half_tokens: int
     longest_row: int
     layers: int
     seconds_per_token: Sequence[float]
@@ -77,6 +80,14 @@ class Probe:
     checkpoint_seconds: float
     checkpoint_bytes: int
     run_tokens: float
+
+    @property
+    def line(self) -> tuple[float, float]:
+        """(bytes whatever the batch, bytes a token more), through the two peaks."""
+        if self.half_tokens >= self.tokens or self.half_peak >= self.peak:
+            return self.resting, max(self.peak - self.resting, 1) / self.tokens
+        a_token = (self.peak - self.half_peak) / (self.tokens - self.half_tokens)
+        return max(self.peak - a_token * self.tokens, self.resting), a_token
 
 
 def probe(plan: Fit, folder: Path) -> Probe:
@@ -94,6 +105,7 @@ def probe(plan: Fit, folder: Path) -> Probe:
         key=computed_tokens,
     )
     longest = batches[-1]
+    half = longest[: max(1, len(longest) // 2)]
     reset_peak()
     then = "the run has not begun"
     try:
@@ -102,7 +114,10 @@ def probe(plan: Fit, folder: Path) -> Probe:
             bar.advance()
             update = _timed(lambda: plan.optimizer.step(0, rate=0.0))
             give_back()
-            resting = current_memory()
+            resting, peak = current_memory(), peak_memory()
+            reset_peak()
+            train_step(plan, half)
+            half_peak = peak_memory()
             bar.advance()
             speeds = []
             for share in (0.25, 0.75):
@@ -118,8 +133,10 @@ def probe(plan: Fit, folder: Path) -> Probe:
         torch.set_rng_state(random)
     return Probe(
         resting=resting,
-        peak=peak_memory(),
+        peak=max(peak, peak_memory()),
         tokens=computed_tokens(longest),
+        half_peak=half_peak,
+        half_tokens=computed_tokens(half),
         longest_row=max(len(row.ids) for row in plan.rows),
         layers=int(plan.language.config.num_hidden_layers),
         seconds_per_token=speeds,
@@ -189,8 +206,8 @@ def fitting_setting(seen: Probe, free: float) -> str:
 
     With gradient checkpointing the activations of one layer exist at a time.
     """
-    room = free / 1.10 - seen.resting
-    a_token = max(seen.peak - seen.resting, 1) / seen.tokens
+    fixed, a_token = seen.line
+    room = free / 1.10 - fixed
     if (tokens := int(room / a_token)) >= seen.longest_row:
         return f"Set train.micro_batch_tokens={tokens}: that fits."
     if (tokens := int(room / a_token * seen.layers / 2)) >= seen.longest_row:

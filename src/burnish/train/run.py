@@ -106,7 +106,7 @@ def prepare(
     language.set_attn_implementation(ATTENTION)
     fuse(model)
     if settings.gradient_checkpointing:
-        language.gradient_checkpointing_enable({"use_reentrant": False})
+        language.activation_checkpointing_enable({"use_reentrant": False})
     accelerator = Accelerator(cpu=device().type == "cpu")
     optimizer = MasterAdamW(trainable(model), settings, count_steps(len(rows), settings))
     texts = sum(file.stat().st_size for file in base.path.glob("*.json"))
