@@ -79,14 +79,15 @@ class _Search:
     """The search of one prompt: a heap of places in the tree, the likeliest first."""
 
     #: Places looked at in one pass, at the most.
-    WIDTH = 32
-    #: A place this much less likely than the one due isn't worth an early look. Passes of a few
-    #: tokens wait for the weights and not for the arithmetic, so an early look costs little.
+    WIDTH = 16
+    #: A place this much less likely than the one due isn't worth an early look in the first pass.
+    #: The margin grows with each pass: who is still unsure will look at most places anyway, and
+    #: prompts that are read together should keep each other company.
     MARGIN = 3.0
 
     def __init__(self, tree: Node, logs: torch.Tensor) -> None:
         self.heap: list[tuple[float, int, _Place]] = []
-        self.ties = count()
+        self.ties, self.passes = count(), 0
         self.visit(_Place(tree, 0.0), logs)
 
     @property
@@ -104,7 +105,8 @@ class _Search:
     def next(self) -> list[_Place]:
         """The places to look at in the next pass; none when the search is done."""
         taken: list[_Place] = []
-        limit = self.heap[0][0] + self.MARGIN
+        self.passes += 1
+        limit = self.heap[0][0] + self.passes * self.MARGIN
         while self.heap and len(taken) < self.WIDTH:
             cost, _, place = self.heap[0]
             if place.node.choice is not None or cost > limit:
