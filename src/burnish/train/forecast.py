@@ -62,7 +62,8 @@ class Probe:
 
     `peak` is the memory with the longest micro-batch, of `tokens` computed tokens, `half_peak` that
     with half of its rows, and `resting` what stays between batches: weights, gradients, moments,
-    compiled code; `run_tokens` are the computed tokens of the whole run.
+    compiled code; `run_tokens` are the computed tokens of the whole run. `longest_row` has the
+    tokens of all `answers` of a row together.
     """
 
     resting: int
@@ -71,6 +72,7 @@ class Probe:
     half_peak: int
     half_tokens: int
     longest_row: int
+    answers: int
     layers: int
     seconds_per_token: Sequence[float]
     update_seconds: float
@@ -140,6 +142,7 @@ def probe(plan: Fit, folder: Path) -> Probe:
         half_peak=half_peak,
         half_tokens=computed_tokens(half),
         longest_row=max(computed_tokens([row]) for row in plan.rows),
+        answers=max(len(row.answers) for row in plan.rows),
         layers=int(plan.language.config.num_hidden_layers),
         seconds_per_token=speeds,
         update_seconds=update,
@@ -219,10 +222,10 @@ def fitting_setting(seen: Probe, free: float) -> str:
         return (
             f"Set train.gradient_checkpointing=true and train.micro_batch_tokens={most}: that fits."
         )
-    if tokens >= 8:
+    if tokens >= 8 * seen.answers:
         return (
-            f"Set train.gradient_checkpointing=true and train.max_length={tokens}; rows are up to "
-            f"{seen.longest_row} tokens long."
+            f"Set train.gradient_checkpointing=true and train.max_length={tokens // seen.answers}; "
+            f"rows have up to {seen.longest_row} tokens."
         )
     return "Take a smaller model, or train.method=lora: the weights alone fill the memory."
 

@@ -58,7 +58,7 @@ def _referring(plan: Fit, known: Known) -> Fit:
 def _measure(plan: Fit, run: Run, may_begin: bool) -> Known:
     rows = [row for row in (*plan.rows, *plan.validation) if isinstance(row, Contrast)]
     shown = {replace(row, answers=row.measured, mismatched=None): row for row in rows}
-    batches = micro_batches(list(shown), plan.settings.micro_batch_tokens)
+    batches = micro_batches(list[Example](shown), plan.settings.micro_batch_tokens)
     lines = read_journal(run.path / "reference.jsonl")
     if len(lines) < len(batches) and not may_begin:
         raise BadData(
@@ -78,6 +78,7 @@ def _measure(plan: Fit, run: Run, may_begin: bool) -> Known:
                 journal.write(batch=number, logprobs=chances)
             left = iter(chances)
             for row in some:
-                known[shown[row]] = tuple(next(left) for _ in row.answers)
+                if isinstance(row, Contrast):
+                    known[shown[row]] = tuple(next(left) for _ in row.answers)
             bar.advance()
     return known

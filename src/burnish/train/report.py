@@ -7,7 +7,8 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """The result of a run. Seconds, bytes, and the mean loss of a learnt token (in nats).
+    """The result of a run. Seconds, bytes, and the mean loss of a learnt token (in nats), or of a
+    row where answers are compared.
 
     `tokens_per_second` counts the tokens of the rows, prompts included; `losses` has one entry a
     step. `forecast` carries what was expected beside what happened.
