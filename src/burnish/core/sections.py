@@ -111,8 +111,7 @@ class Sft(Section):
 
 
 class Dpo(Section):
-    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): a preferred answer
-    gains on a rejected one, measured from where the model began."""
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): pairs of answers."""
 
     kind: Literal["dpo"] = "dpo"
     loss: Literal["sigmoid", "ipo", "hinge"] = Field(
@@ -138,8 +137,7 @@ class Dpo(Section):
 
 
 class Orpo(Section):
-    """Odds-ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691): supervised
-    fine-tuning on the preferred answer, and odds against the rejected one."""
+    """Odds-ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691): no reference."""
 
     kind: Literal["orpo"] = "orpo"
     beta: float = Field(
@@ -148,8 +146,7 @@ class Orpo(Section):
 
 
 class Simpo(Section):
-    """Simple preference optimisation (Meng et al. 2024, arXiv:2405.14734): the preferred answer is
-    likelier a token than the rejected one, by a margin; there is no reference."""
+    """Simple preference optimisation (Meng et al. 2024, arXiv:2405.14734): no reference."""
 
     kind: Literal["simpo"] = "simpo"
     beta: float = Field(2.0, gt=0, description="Scale of the log-probability of a token.")
@@ -157,8 +154,7 @@ class Simpo(Section):
 
 
 class Kto(Section):
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306): answers that are
-    desirable or undesirable by themselves, without a pair."""
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306): marked answers."""
 
     kind: Literal["kto"] = "kto"
     beta: float = Field(
