@@ -47,7 +47,7 @@ def train(
 
     Raises AuditFailed or DoesNotFit before a weight moves, TrainingStopped when the machine gives
     out on the way; then `resume` names the run's folder and training goes on from its last
-    checkpoint, to the same weights.
+    checkpoint, to the same weights. Raises Busy while another process trains the same run.
     """
     dataset = dataset or load(recipe)
     base = find_model(recipe.model.name)
@@ -58,7 +58,7 @@ def train(
     run = _same_run(resume, recipe, inputs) if resume else new_run("train", recipe, inputs, out)
 
     seed_everything(recipe.train.seed)
-    with explained(f"then: burnish train --resume {run.id}"):
+    with run.held(), explained(f"then: burnish train --resume {run.id}"):
         plan = prepare(recipe, base, rows, validation)
         state = _resumed(run, plan) or State()
         reset_peak()
