@@ -24,7 +24,9 @@ def command(
     validation: ValidationFiles = None,
     test: TestFiles = None,
     model: Model = None,
-    method: Annotated[str | None, typer.Option(help="Which weights move: lora, full.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Which weights move: lora, dora, qlora, ia3, full.")
+    ] = None,
     resume: Annotated[
         str | None, typer.Option(help="Go on with this run (an id, or `last`).")
     ] = None,

@@ -23,7 +23,7 @@ from burnish.models.audit import audit
 from burnish.models.chat import Encoded, encode_row
 from burnish.models.load import device, load_model, load_tokenizer, training_dtype
 from burnish.models.local import LocalModel, find_model
-from burnish.train.adapters import METHODS, language_model, trainable
+from burnish.train.adapters import METHODS, language_model, quantization, trainable
 from burnish.train.attention import ATTENTION
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
@@ -170,6 +170,7 @@ def _lineage(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
         "data": dict(dataset.hashes),
         "recipe": run.recipe.model_dump(mode="json"),
         "versions": run.read("inputs.json")["versions"],
+        "quantized": quantization(run.recipe.train.method),
         "step": state.best_step,
         "run": run.id,
     }
