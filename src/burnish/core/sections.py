@@ -201,6 +201,41 @@ class Train(Section):
     seed: int = Field(0, ge=0, description="Seed of initial adapter weights and row order.")
 
 
+class Room(Section):
+    """The numbers that a search may choose from; whole ones if both ends are."""
+
+    low: int | float = Field(description="The smallest value.")
+    high: int | float = Field(description="The largest value.")
+    log: bool = Field(False, description="Draw the value's logarithm evenly.")
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are meant."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+class Search(Section):
+    """Which settings `burnish train --search` tries."""
+
+    trials: int = Field(20, ge=1, description="Settings to try.")
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="How settings are chosen: by what earlier ones gave, or at random."
+    )
+    prune: bool = Field(
+        True, description="Give up a trial whose validation loss falls behind the others' median."
+    )
+    seeds: int = Field(3, ge=1, description="Trainings of the best settings, for the spread.")
+    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    space: dict[str, Room | tuple[str | int | float | bool, ...]] = Field(
+        {
+            "train.learning_rate": Room(low=1e-5, high=2e-3, log=True),
+            "train.method.rank": (8, 16, 32, 64),
+            "train.batch_size": (8, 16, 32),
+        },
+        description="Fields of the recipe, each with a range or a list of values.",
+    )
+
+
 class Evaluate(Section):
     """How answers are scored."""
 

@@ -21,6 +21,8 @@ from burnish.train.flat import Batch, flatten
 from burnish.train.optimizer import MasterAdamW
 
 Loss = Callable[[PreTrainedModel, Batch], torch.Tensor]
+#: Hears of each validation (step, loss), and may end the run by raising an error.
+Watch = Callable[[int, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Fit:
     settings: Train
     accelerator: Accelerator
     artifact_bytes: int
+    watch: Watch | None = None
 
     @property
     def steps(self) -> int:
@@ -131,6 +134,8 @@ def _judge(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     _refuse_runaway(state.step, loss)
     run.metrics.write(step=state.step, validation_loss=loss)
     bar.advance(0, note=f"validation loss {loss:.3f}")
+    if plan.watch:
+        plan.watch(state.step, loss)
     if loss < state.best_loss:
         state.best_loss, state.best_step, state.waited = loss, state.step, 0
         return

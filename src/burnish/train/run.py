@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from burnish.train.checkpoint import State, last_checkpoint, load_weights
 from burnish.train.faults import explained
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
 from burnish.train.layers import fuse
-from burnish.train.loop import Fit, fit
+from burnish.train.loop import Fit, Watch, fit
 from burnish.train.memory import peak_memory, reset_peak
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.optimizer import MasterAdamW
@@ -42,6 +43,7 @@ def train(
     dataset: Dataset | None = None,
     out: Path | None = None,
     resume: Path | None = None,
+    watch: Watch | None = None,
 ) -> TrainReport:
     """Fine-tune one model; leave in the run folder all that is needed to use it or to repeat it.
 
@@ -59,7 +61,7 @@ def train(
 
     seed_everything(recipe.train.seed)
     with run.held(), explained(f"then: burnish train --resume {run.id}"):
-        plan = prepare(recipe, base, rows, validation)
+        plan = replace(prepare(recipe, base, rows, validation), watch=watch)
         state = _resumed(run, plan) or State()
         reset_peak()
         if not state.step:
