@@ -155,7 +155,7 @@ def ours(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
     for step in range(arguments.steps):
         begun = time.perf_counter()
         some = [trimmed(row) for row in rows[step * arguments.batch : (step + 1) * arguments.batch]]
-        losses.append(train_step(plan, some))
+        losses.append(train_step(plan, some)["loss"])
         plan.optimizer.clip()
         plan.optimizer.step(step)
         seconds.append(time.perf_counter() - begun)

@@ -73,6 +73,8 @@ def command(
             "next": f"burnish chat {report.run}",
         }
     )
+    for found in report.diagnoses:
+        text += f"\n\n{found.message}\n{found.fix}"
     show(text, report.as_dict(), as_json)
 
 

@@ -6,7 +6,7 @@ The command line's help, the published JSON Schema and the docs table all print 
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _as_tuple(value: object) -> object:
@@ -67,6 +67,8 @@ class Columns(Section):
 
     prompt: str | None = Field(None, description="What the user says.")
     completion: str | None = Field(None, description="The answer to learn.")
+    chosen: str | None = Field(None, description="The preferred one of two answers.")
+    rejected: str | None = Field(None, description="The other one of two answers.")
     label: str | None = Field(None, description="The class of the row.")
     context: str | None = Field(None, description="A passage put before the prompt.")
     system: str | None = Field(None, description="The system message.")
@@ -79,9 +81,10 @@ class Data(Section):
     train: Paths = Field((), description="Files to learn from.")
     validation: Paths = Field((), description="Files to choose the checkpoint by.")
     test: Paths = Field((), description="Files to measure on; frozen at the first run.")
-    format: Literal["auto", "chat", "pairs", "alpaca", "sharegpt", "labelled", "text"] = Field(
-        "auto", description="Shape of the rows; `auto` looks at their keys."
-    )
+    format: Literal[
+        "auto", "chat", "openai_preference", "preference", "unpaired_preference", "sharegpt",
+        "labelled", "pairs", "alpaca", "text",
+    ] = Field("auto", description="Shape of the rows; `auto` looks at their keys.")  # fmt: skip
     columns: Columns = Field(Columns(), description="Names of the columns that hold what.")
     group: str | None = Field(
         None, description="Column whose equal values must not be torn over splits (a customer)."
@@ -105,6 +108,66 @@ class Sft(Section):
     """Supervised fine-tuning: cross-entropy on the assistant turns only."""
 
     kind: Literal["sft"] = "sft"
+
+
+class Dpo(Section):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): a preferred answer
+    gains on a rejected one, measured from where the model began."""
+
+    kind: Literal["dpo"] = "dpo"
+    loss: Literal["sigmoid", "ipo", "hinge"] = Field(
+        "sigmoid",
+        description="`sigmoid` as in the paper; `ipo` holds back where all raters agree (Azar et "
+        "al. 2023, arXiv:2310.12036); `hinge` stops at a margin (SLiC, arXiv:2305.10425).",
+    )
+    beta: float = Field(
+        0.1, gt=0, description="How strongly the model is held to where it began; lower moves more."
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="Share of the pairs that are taken to be the wrong way round (`sigmoid` only).",
+    )
+
+    @model_validator(mode="after")
+    def _smooths_only_the_sigmoid(self) -> "Dpo":
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise ValueError("label_smoothing is for loss sigmoid")
+        return self
+
+
+class Orpo(Section):
+    """Odds-ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691): supervised
+    fine-tuning on the preferred answer, and odds against the rejected one."""
+
+    kind: Literal["orpo"] = "orpo"
+    beta: float = Field(
+        0.1, gt=0, description="Weight of the odds ratio beside the loss of the preferred answer."
+    )
+
+
+class Simpo(Section):
+    """Simple preference optimisation (Meng et al. 2024, arXiv:2405.14734): the preferred answer is
+    likelier a token than the rejected one, by a margin; there is no reference."""
+
+    kind: Literal["simpo"] = "simpo"
+    beta: float = Field(2.0, gt=0, description="Scale of the log-probability of a token.")
+    gamma: float = Field(1.0, ge=0, description="Margin by which the preferred answer is to win.")
+
+
+class Kto(Section):
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306): answers that are
+    desirable or undesirable by themselves, without a pair."""
+
+    kind: Literal["kto"] = "kto"
+    beta: float = Field(
+        0.1, gt=0, description="How strongly the model is held to where it began; lower moves more."
+    )
+    desirable_weight: float = Field(1.0, gt=0, description="Weight of a desirable answer's loss.")
+    undesirable_weight: float = Field(
+        1.0, gt=0, description="Weight of an undesirable answer's loss."
+    )
 
 
 class Full(Section):
@@ -164,9 +227,9 @@ class Ia3(Section):
 class Train(Section):
     """How the weights move."""
 
-    objective: Annotated[Sft, _kind_or("sft")] = Field(
-        Sft(), description="What is learnt from a row."
-    )
+    objective: Annotated[
+        Annotated[Sft | Dpo | Orpo | Simpo | Kto, Field(discriminator="kind")], _kind_or("sft")
+    ] = Field(Sft(), description="What is learnt from a row.")
     method: Annotated[
         Annotated[Lora | Dora | Qlora | Ia3 | Full, Field(discriminator="kind")], _kind_or("lora")
     ] = Field(Lora(), description="Which weights move.")

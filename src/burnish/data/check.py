@@ -2,6 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,6 +35,16 @@ CODES: dict[str, tuple[Severity, str, str]] = {
         "error",
         "The answer is empty: the model would learn to say nothing.",
         "Write the answer, or drop the row.",
+    ),
+    "same_answers": (
+        "error",
+        "The preferred answer and the rejected one are the same: there is nothing to prefer.",
+        "Correct one of them, or drop the row.",
+    ),
+    "judged_both_ways": (
+        "warning",
+        "The same answer to the same question is marked desirable and undesirable.",
+        "Decide for one.",
     ),
     "empty_prompt": ("error", "The question is empty.", "Write it, or drop the row."),
     "exact_duplicate": (
@@ -124,7 +135,7 @@ def check_rows(file: str, rows: Sequence[Row], near: float) -> list[Finding]:
     for row in rows:
         for code in _row_codes(row):
             found[code].append(row.line)
-        text = " ".join([row.text or "", *(message.content for message in row.messages)])
+        text = " ".join(_texts(row))
         if is_bad(text):
             found["garbled"].append(row.line)
         if here := personal_kinds(text):
@@ -148,7 +159,7 @@ def finding(
 
 
 def _row_codes(row: Row) -> Iterator[str]:
-    if sum(len(message.content) for message in row.messages) + len(row.text or "") > _LONG:
+    if sum(map(len, _texts(row))) > _LONG:
         yield "long_text"
     if row.text is not None:
         if not row.text.strip():
@@ -158,12 +169,24 @@ def _row_codes(row: Row) -> Iterator[str]:
     answers = [message for message in row.messages if message.role == "assistant"]
     if not answers:
         yield "no_assistant_turn"
+    if row.rejected:
+        if row.rejected.content.strip() == answers[-1].content.strip() and (
+            row.rejected.tool_calls == answers[-1].tool_calls
+        ):
+            yield "same_answers"
+        answers.append(row.rejected)
     if any(not message.content.strip() and not message.tool_calls for message in answers):
         yield "empty_answer"
     if any(not m.content.strip() for m in row.messages if m.role == "user"):
         yield "empty_prompt"
     if not _in_order(roles):
         yield "wrong_role"
+
+
+def _texts(row: Row) -> list[str]:
+    """All that somebody says in a row."""
+    turns = [*row.messages, *([row.rejected] if row.rejected else [])]
+    return [row.text or "", *(message.content for message in turns)]
 
 
 def _in_order(roles: Sequence[str]) -> bool:
@@ -180,9 +203,10 @@ def _repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
     count = Counter(hashes)
     exact = [row.line for row, own in zip(rows, hashes, strict=True) if count[own] > 1]
     answers: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
+    learnt = [row for row in rows if not row.is_preference]
+    for row in learnt:
         answers[_asked(row)].add(plain(row.answer) or row.answer)
-    conflicts = [row.line for row in rows if row.messages and len(answers[_asked(row)]) > 1]
+    conflicts = [row.line for row in learnt if row.messages and len(answers[_asked(row)]) > 1]
     texts = [question(row) for row in rows]
     close = {
         place
@@ -194,7 +218,22 @@ def _repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
         "exact_duplicate": exact,
         "near_duplicate": [rows[place].line for place in sorted(close)],
         "conflicting_answers": conflicts,
+        "judged_both_ways": _contradictions(rows),
     }
+
+
+def _contradictions(rows: Sequence[Row]) -> list[int]:
+    """Rows that judge one answer to one question both ways."""
+    judged: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.desirable is not None:
+            judged[content_hash(replace(row, desirable=None))].append(row)
+    return sorted(
+        row.line
+        for same in judged.values()
+        if len({row.desirable for row in same}) > 1
+        for row in same
+    )
 
 
 def _asked(row: Row) -> str:
