@@ -80,13 +80,16 @@ class Reply:
 
 
 def ask(engine: LocalEngine, index: Index, question: str, asking: Asking) -> Reply:
-    """Answer a question from the index. Raises PromptTooLong if not even one passage fits."""
+    """Answer a question from the index. Raises PromptTooLong if not even one passage fits.
+
+    A model is told to cite; a run is asked as it was trained, with the prompt of its training.
+    """
     found = index.search(question, asking.k, asking.files)
     nearest = max((item.similarity or 0.0 for item in found), default=0.0)
     if nearest < asking.least_similarity:
         say(f"The nearest passage has a similarity of {nearest:.2f}: the model was not asked.")
         return Reply(DONT_KNOW, False, ())
-    told = "\n\n".join(part for part in (engine.system, INSTRUCTION) if part)
+    told = INSTRUCTION if engine.system is None else engine.system
     messages = (Message("system", told), Message("user", question))
     room = engine.context_length - asking.max_new_tokens
     kept = fitting(messages, [item.passage for item in found], engine.count_tokens, room)

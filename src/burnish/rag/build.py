@@ -127,6 +127,8 @@ class _Indexing:
                 passages = self._passages(Path(file))
                 if passages:
                     self.waiting.append((file, found[file], passages))
+                else:
+                    bar.advance(_size(file))
                 if sum(len(some) for _, _, some in self.waiting) >= _BLOCK:
                     self._put_down(bar)
             self._put_down(bar)
@@ -149,7 +151,7 @@ class _Indexing:
         try:
             document = read_document(file)
         except (BadData, Unavailable) as error:
-            self._skip(file, " ".join(str(error).split()))
+            self._skip(file, f"{error.what.rstrip('.')}. {error.fix}")
             return []
         spans, most = self.embedder.token_spans, self.making.chunk_tokens
         return [

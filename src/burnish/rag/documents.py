@@ -47,7 +47,9 @@ class Draft:
     _heading_at: int | None = None
 
     def heading(self, level: int, text: str) -> None:
-        """Begin a section; `level` 1 is the outermost."""
+        """Begin a section; `level` 1 is the outermost. An empty one is nothing."""
+        if not (text := text.strip()):
+            return
         if self._heading_at is None:
             self._heading_at = len(self.text)
         self._outline = {own: name for own, name in self._outline.items() if own < level}

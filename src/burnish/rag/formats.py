@@ -4,6 +4,7 @@ import csv
 import importlib
 import io
 import json
+import logging
 import re
 from collections.abc import Iterable, Mapping
 from html.parser import HTMLParser
@@ -73,7 +74,9 @@ def read_csv(file: Path) -> Document:
     try:
         return _records(file, rows)
     except csv.Error as error:
-        raise BadData(f"{file}, line {rows.line_num}: {error}.", "Mend the line.") from error
+        raise BadData(
+            f"{file}, after line {rows.line_num}: {error}.", "Mend the quotes there."
+        ) from error
 
 
 def read_jsonl(file: Path) -> Document:
@@ -104,6 +107,8 @@ def read_html(file: Path) -> Document:
 def read_pdf(file: Path) -> Document:
     """PDF: the text of each page."""
     pypdf = _library("pypdf")
+    # What it mends by itself isn't worth a line; what it can't, it raises.
+    logging.getLogger("pypdf").setLevel(logging.CRITICAL)
     draft = Draft(file.stem)
     try:
         with file.open("rb") as opened:

@@ -11,10 +11,10 @@ Count = Callable[[Sequence[Message]], int]
 
 
 def with_passages(messages: Sequence[Message], passages: Sequence[Passage]) -> tuple[Message, ...]:
-    """The messages with numbered passages before the last question; as they are without any."""
-    if not passages:
+    """The messages with numbered passages before the last question; as they are without either."""
+    place = max((n for n, turn in enumerate(messages) if turn.role == "user"), default=None)
+    if not passages or place is None:
         return tuple(messages)
-    place = max(n for n, message in enumerate(messages) if message.role == "user")
     told = "\n\n".join(numbered(passage, n) for n, passage in enumerate(passages, start=1))
     asked = replace(messages[place], content=f"{told}\n\nQuestion: {messages[place].content}")
     return (*messages[:place], asked, *messages[place + 1 :])

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from burnish.core.errors import BadRecipe, NotFound
-from burnish.core.progress import say
+from burnish.core.progress import progress, say
 from burnish.core.settings import workspace
 from burnish.models.embedder import Embedder
 from burnish.models.local import find_model
@@ -60,6 +60,15 @@ class Index:
         Raises NotFound if no file of the index matches it.
         """
         return self.nearest(question, self.embedder.encode([question])[0], k, files)
+
+    def search_all(self, questions: Sequence[str], k: int = 5) -> list[list[Found]]:
+        """The same for many questions, embedded together."""
+        with progress("Searching", total=len(questions)) as bar:
+            vectors = self.embedder.encode(questions, advance=bar.advance)
+            return [
+                self.nearest(question, vector, k)
+                for question, vector in zip(questions, vectors, strict=True)
+            ]
 
     def nearest(
         self, question: str, vector: np.ndarray, k: int = 5, files: str | None = None
