@@ -5,12 +5,16 @@
 Each side trains in a process of its own (so that the peak is its own), in alternating order, with
 the same rows in the same batches, number format, LoRA settings and first weights, threads and
 environment. The first step of a side warms up and is not timed. A plain float32 loop with
-`transformers` and `peft` says what the losses should be. Rows are made here: about 200 tokens each,
-with nothing in common but the chat template's default system message; `--instruction` puts a task's
-instruction before each, as most fine-tunes have it. The last line is JSON with `--json`.
+`transformers` and `peft` says what the losses should be. Two kinds of rows, one after the other:
+`plain` rows are made here, about 200 tokens each, with nothing in common but the chat template's
+default system message; `shared` rows are the example project's tickets, short, each behind the
+same two pages of the handbook as a system message, as most fine-tunes have it. Tokens are counted
+as the rows have them, whether a side computes the shared ones once or for each row. The last line
+is JSON with `--json`.
 """
 
 import argparse
+import csv
 import itertools
 import json
 import os
@@ -27,15 +31,29 @@ from typing import Any
 
 MODEL = "smollm2-135m-instruct"
 RANK, ALPHA, RATE = 16, 32, 5e-4
-INSTRUCTION = (
-    "You work at the help desk of a bicycle hire. Read the message and work out what it costs. "
-    "Show each step of the sum on a line of its own, name the unit of every number, take the rates "
-    "from the message only, round to whole cents at the very end, and close with a line `Total:`."
-)
+DESK = Path(__file__).parents[1] / "examples" / "support-desk"
 Losses = list[float]
 
 
-def rows_of(count: int, instruction: bool) -> list[Any]:
+def shared_rows(count: int) -> list[Any]:
+    """Tickets and their queues, all behind the same two pages."""
+    from burnish.core.records import Message, Row
+
+    pages = [(DESK / "handbook" / f"{name}.md").read_text() for name in ("desks", "safety")]
+    page = Message("system", "\n".join(pages))
+    with (DESK / "triage.csv").open(encoding="utf-8") as file:
+        tickets = list(csv.DictReader(file))
+    return [
+        Row(
+            (page, Message("user", ticket["text"]), Message("assistant", ticket["queue"])),
+            file="triage.csv",
+            line=number + 1,
+        )
+        for number, ticket in enumerate(itertools.islice(itertools.cycle(tickets), count))
+    ]
+
+
+def plain_rows(count: int) -> list[Any]:
     """Word problems with their worked answers, each of other length."""
     from burnish.core.records import Message, Row
 
@@ -83,11 +101,13 @@ def rows_of(count: int, instruction: bool) -> list[Any]:
             for who, n, what, price in orders
         )
         total = sum(n * price for _, n, _, price in orders)
-        before = (Message("system", INSTRUCTION),) if instruction else ()
         asked = Message("user", f"{question} What do they pay together in an hour?")
         answer = Message("assistant", f"{steps}\nTogether that is {total} cents.\nTotal: {total}")
-        rows.append(Row((*before, asked, answer), file="made", line=number + 1))
+        rows.append(Row((asked, answer), file="made", line=number + 1))
     return rows
+
+
+ROWS: dict[str, Callable[[int], list[Any]]] = {"plain": plain_rows, "shared": shared_rows}
 
 
 def same_start(weights: dict[str, Any]) -> None:
@@ -109,7 +129,7 @@ def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
 
     base = pull(MODEL)
     tokenizer = load_tokenizer(base)
-    rows = rows_of(arguments.steps * arguments.batch, arguments.instruction)
+    rows = ROWS[arguments.rows](arguments.steps * arguments.batch)
     return base, tokenizer, [encode_row(tokenizer, row, 1024) for row in rows]
 
 
@@ -135,7 +155,7 @@ def ours(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
     for step in range(arguments.steps):
         begun = time.perf_counter()
         some = [trimmed(row) for row in rows[step * arguments.batch : (step + 1) * arguments.batch]]
-        losses.append(train_step(plan, some))
+        losses.append(train_step(plan, some)["loss"])
         plan.optimizer.clip()
         plan.optimizer.step(step)
         seconds.append(time.perf_counter() - begun)
@@ -258,17 +278,37 @@ def measure(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def in_child(side: str) -> dict[str, Any]:
+def in_child(side: str, rows: str) -> dict[str, Any]:
     """Train one side in a process of its own."""
-    command = [sys.executable, __file__, *sys.argv[1:], "--side", side]
+    command = [sys.executable, __file__, *sys.argv[1:], "--side", side, "--rows", rows]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=dict(os.environ))
     found: dict[str, Any] = json.loads(done.stdout.decode().strip().splitlines()[-1])
     print(
-        f"{side:10} {found['tokens_per_second']:7.1f} tokens/s "
+        f"{side:9} {rows:6} {found['tokens_per_second']:7.1f} tokens/s "
         f"{found['peak_bytes'] / 1e9:5.2f} GB  losses {[round(x, 4) for x in found['losses']]}",
         file=sys.stderr,
     )
     return found
+
+
+def beside(rows: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Both sides on one kind of rows, in alternating order, and the reference once."""
+    found: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
+    for number in range(arguments.rounds):
+        for side in ("ours", "trl") if number % 2 == 0 else ("trl", "ours"):
+            found[side].append(in_child(side, rows))
+    truth = in_child("reference", rows)["losses"]
+    speed = {s: statistics.median(m["tokens_per_second"] for m in found[s]) for s in found}
+    memory = {s: max(m["peak_bytes"] for m in found[s]) for s in found}
+    return {
+        "speed_ratio": speed["ours"] / speed["trl"],
+        "memory_ratio": memory["ours"] / memory["trl"],
+        "loss_max_difference": gap(found["ours"][0]["losses"], truth),
+        "trl_loss_max_difference": gap(found["trl"][0]["losses"], truth),
+        "tokens_per_second": speed,
+        "peak_bytes": memory,
+        "row_tokens": found["ours"][0]["row_tokens"],
+    }
 
 
 def gap(one: Losses, other: Losses) -> float:
@@ -284,7 +324,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
-    parser.add_argument("--instruction", action="store_true")
+    parser.add_argument("--rows", choices=sorted(ROWS), help="only this kind")
     parser.add_argument("--checkpointing", action="store_true")
     parser.add_argument("--json", action="store_true", dest="as_json")
     parser.add_argument("--side", choices=sorted(SIDES))
@@ -292,24 +332,11 @@ def main() -> None:
     if arguments.side:
         print(json.dumps(measure(arguments.side, arguments)))
         return
-    found: dict[str, list[dict[str, Any]]] = {"ours": [], "trl": []}
-    for number in range(arguments.rounds):
-        for side in ("ours", "trl") if number % 2 == 0 else ("trl", "ours"):
-            found[side].append(in_child(side))
-    truth = in_child("reference")["losses"]
-    speed = {s: statistics.median(m["tokens_per_second"] for m in found[s]) for s in found}
-    memory = {s: max(m["peak_bytes"] for m in found[s]) for s in found}
-    result = {
-        "speed_ratio": speed["ours"] / speed["trl"],
-        "memory_ratio": memory["ours"] / memory["trl"],
-        "loss_max_difference": gap(found["ours"][0]["losses"], truth),
-        "trl_loss_max_difference": gap(found["trl"][0]["losses"], truth),
-        "tokens_per_second": speed,
-        "peak_bytes": memory,
-        "row_tokens": found["ours"][0]["row_tokens"],
-        "script": Path(__file__).name,
-        "arguments": vars(arguments),
-    }
+    kinds = [arguments.rows] if arguments.rows else list(ROWS)
+    result = {"script": Path(__file__).name, "arguments": vars(arguments)}
+    for rows in kinds:
+        prefix = "" if rows == "plain" else "prefix_"
+        result |= {f"{prefix}{name}": value for name, value in beside(rows, arguments).items()}
     lines = [f"{name}: {value}" for name, value in result.items()]
     print(json.dumps(result) if arguments.as_json else "\n".join(lines))
 

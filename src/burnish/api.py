@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from burnish.rag.build import IndexReport
     from burnish.rag.search import Found
     from burnish.train.report import TrainReport
+    from burnish.train.search import SearchReport
 
 Source = Path | str
 
@@ -147,6 +148,15 @@ def train(
         run = find_run(resume)
         return train_model(run.recipe, resume=run.path)
     return train_model(resolve(recipe, **files), out=out)
+
+
+def train_search(
+    recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
+) -> SearchReport:
+    """Try the settings of the recipe's `search` section and train the best with several seeds."""
+    from burnish.train.search import search as search_settings
+
+    return search_settings(resolve(recipe, **files), out=out)
 
 
 def compare(

@@ -1,11 +1,13 @@
 """A run folder is found by id, by the beginning of its id, and as `last`."""
 
 import pickle
+import subprocess
+import sys
 
 import pytest
 
 from burnish.core import errors
-from burnish.core.errors import AlreadyThere, BurnishError, NotFound
+from burnish.core.errors import AlreadyThere, BurnishError, Busy, NotFound
 from burnish.core.recipe import make_recipe
 from burnish.core.runs import find_run, list_runs, new_run, runs_folder
 
@@ -50,3 +52,23 @@ def test_an_error_survives_the_trip_from_another_process(kind):
     assert isinstance(error, BurnishError)
     assert (error.what, error.fix) == ("what happened", "what to do")
     assert 400 <= error.status < 600 and error.code in (1, 2)
+
+
+def test_a_run_is_worked_on_by_one_process_and_freed_by_its_death():
+    run = new_run("train", make_recipe({}), {})
+    code = f"""
+import os, pathlib
+from burnish.core.runs import Run
+with Run(pathlib.Path({str(run.path)!r})).held():
+    print("held", flush=True)
+    input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(Busy, match=run.id), run.held():
+            pass
+        other.kill()
+    with run.held():
+        pass

@@ -130,3 +130,18 @@ def test_every_code_says_what_it_means_and_what_to_do():
     for code, (severity, message, fix) in CODES.items():
         assert severity in ("error", "warning", "note") and message.endswith("."), code
         assert fix.endswith("."), code
+
+
+def test_text_that_was_decoded_wrongly_is_found():
+    rows = [pair("Größe nummer 1?", "schön", 1), pair("GrÃ¶ÃŸe nummer 2?", "schÃ¶n", 2)]
+
+    assert found(rows)["garbled"] == (2,)
+
+
+def test_an_empty_file_is_an_error(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n")
+
+    (finding,) = check([file], Data(), Task())
+
+    assert (finding.code, finding.severity) == ("no_rows", "error")

@@ -160,3 +160,14 @@ def test_no_bytes_crash_the_reader(tmp_path, suffix, content):
         rows_of(file)
     except BurnishError as refusal:
         assert refusal.what
+
+
+@pytest.mark.parametrize("separator", [",", ";", "|", "\t"])
+def test_the_header_tells_what_separates_columns(separator, tmp_path):
+    file = tmp_path / "rows.csv"
+    lines = [separator.join(pair) for pair in (("text", "label"), ('"a; b, c"', "x"), ("d", "y"))]
+    file.write_text("\n".join(lines) + "\n")
+
+    assert [(row.prompt[-1].content, row.label) for row in rows_of(file).rows] == [
+        ("a; b, c", "x"), ("d", "y"),
+    ]  # fmt: skip

@@ -1,6 +1,7 @@
 """The token audit refuses what would train on the wrong tokens, or on none."""
 
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,17 @@ def test_trl_6668_labels_that_truncation_masks_are_refused(tiny_tokenizer):
     need = len(encode_row(tiny_tokenizer, long, 10_000).ids)
     assert f"train.max_length={need}" in by_code["answer_cut"].fix
     assert audit([long], tiny_tokenizer, need) == []
+
+
+def test_both_of_two_answers_are_audited(tiny_tokenizer):
+    cut = replace(row_of(line=3), rejected=Message("assistant", "red green " * 40))
+    ends = replace(row_of(line=4), rejected=Message("assistant", "It comes.<|im_end|>"))
+
+    findings = audit([cut, ends, replace(ends, line=5)], tiny_tokenizer, 40)
+
+    assert {finding.code: finding.rows for finding in findings} == {
+        "answer_cut": (3,), "special_token_in_text": (4, 5),
+    }  # fmt: skip
 
 
 def test_axolotl_3754_a_turn_end_that_is_always_masked_is_refused(tiny_tokenizer):

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,29 @@ def dataset():
         notes=(),
         hashes={"rows.jsonl": "0"},
     )
+
+
+def preferring(rows, kind="dpo"):
+    """The same rows with another answer that is worse; for `kto`, every other answer is the worse
+    one and marked so."""
+    draw = random.Random(1)
+    judged = []
+    for place, row in enumerate(rows):
+        worse = Message("assistant", " ".join(draw.choices(WORDS, k=draw.randint(1, 4))) + " no")
+        if kind == "kto":
+            answer = worse if place % 2 else row.messages[-1]
+            judged.append(replace(row, messages=(*row.prompt, answer), desirable=place % 2 == 0))
+        else:
+            judged.append(replace(row, rejected=worse))
+    return tuple(judged)
+
+
+def preferred(dataset, kind):
+    """The dataset as the objective `kind` learns from it."""
+    if kind == "sft":
+        return dataset
+    parts = [preferring(part, kind) for part in (dataset.split.train, dataset.split.validation)]
+    return replace(dataset, split=Split(*parts, ()))
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def test_loss_and_gradients_are_those_of_each_row_alone(method, system, tokens, 
     stir(plan.model)
     weight = sum(sum(row.weights) for row in plan.rows)
 
-    loss = train_step(plan, plan.rows)
+    loss = train_step(plan, plan.rows)["loss"]
 
     found = {name: plan.optimizer.masters[name].grad.clone() for name in plan.optimizer.weights}
     plain = plan_of(rows, f"train.method={method}")

@@ -1,14 +1,17 @@
 """Killed at any moment, a run that is resumed ends in the same weights, bit for bit."""
 
+import itertools
+import os
 import random
 import shutil
+import signal
 
 import pytest
 
 from burnish.core.errors import BadData
 from burnish.core.journal import read_journal
 from burnish.train.run import train
-from tests.train.conftest import die_at_sync, in_child, make_rows, weights
+from tests.train.conftest import die_at_sync, in_child, make_rows, preferred, weights
 
 KILLED = -9
 
@@ -26,15 +29,21 @@ def undisturbed(recipe, dataset, tmp_path):
 
 
 def measured(run):
-    names = ("step", "loss", "learning_rate", "grad_norm", "tokens", "validation_loss")
+    names = (
+        "step",
+        "loss",
+        "learning_rate",
+        "grad_norm",
+        "tokens",
+        "validation_loss",
+        "rewards/margin",
+    )
     entries = read_journal(run / "metrics.jsonl")
     return [{name: entry[name] for name in names if name in entry} for entry in entries]
 
 
 def writes_of_a_run(recipe, dataset, folder):
     """How often a whole run makes the disk keep something."""
-    import os
-
     count = folder / "count"
     real, calls = os.fsync, []
 
@@ -66,6 +75,49 @@ def test_killed_in_the_middle_of_any_write_it_ends_in_the_same_bits(
         assert weights(run) == weights(undisturbed), f"killed at write {moment}"
         assert measured(run) == measured(undisturbed), "no step twice, none missing"
         assert not list(run.rglob(".*")), "no draft is left"
+
+
+def die_in_the_reference(batch):
+    """Kill this process before micro-batch `batch` (from 0) of the reference is measured."""
+    from burnish.train import reference
+
+    real, count = reference.answer_logprobs, itertools.count()
+
+    def measure(model, some):
+        if next(count) == batch:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(model, some)
+
+    reference.answer_logprobs = measure
+
+
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_killed_while_the_reference_is_measured_or_later_it_ends_in_the_same_bits(
+    method, objective, recipe_of, dataset, tmp_path
+):
+    recipe = recipe_of(f"train.method={method}", f"train.objective={objective}")
+    rows, whole, run = preferred(dataset, objective), tmp_path / "whole", tmp_path / "run"
+    train(recipe, rows, out=whole)
+    lines = len(read_journal(whole / "reference.jsonl"))
+
+    def go_on(die, *how):
+        def life():
+            die(*how)
+            train(recipe, rows, **({"resume": run} if run.exists() else {"out": run}))
+
+        return in_child(life)
+
+    assert go_on(die_in_the_reference, 2) == KILLED
+    assert len(read_journal(run / "reference.jsonl")) == 2 < lines
+    assert go_on(die_at_sync, lines + 20) == KILLED
+    assert len(read_journal(run / "reference.jsonl")) == lines
+    assert list((run / "checkpoints").iterdir()), "it died between checkpoints"
+    train(recipe, rows, resume=run)
+
+    files = [next((each / "artifact").glob("*model.safetensors")) for each in (run, whole)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert measured(run) == measured(whole), "no step twice, none missing"
 
 
 def test_killed_again_and_again_it_still_ends_in_the_same_bits(

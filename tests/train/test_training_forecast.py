@@ -11,7 +11,7 @@ import torch
 from burnish.core.errors import DoesNotFit
 from burnish.train.forecast import Probe, fitting_setting, forecast, probe, refuse_what_does_not_fit
 from burnish.train.run import train
-from tests.train.conftest import make_rows
+from tests.train.conftest import make_rows, preferred, preferring
 
 
 def state_of(plan):
@@ -20,9 +20,13 @@ def state_of(plan):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_rehearsal_changes_no_bit(dtype, plan_of, tmp_path):
-    rows = make_rows(12)
-    plan = plan_of(rows, f"model.dtype={dtype}", "train.method.dropout=0.1", validation=rows[:3])
+@pytest.mark.parametrize("objective", ["sft", "kto"])
+def test_the_rehearsal_changes_no_bit(objective, dtype, plan_of, tmp_path):
+    rows = preferring(make_rows(12), "kto") if objective == "kto" else make_rows(12)
+    plan = plan_of(
+        rows, f"model.dtype={dtype}", "train.method.dropout=0.1", f"train.objective={objective}",
+        validation=rows[:3],
+    )  # fmt: skip
     weights, exact, random = state_of(plan)
     exact = {name: tensor.clone() for name, tensor in exact.items()}
 
@@ -37,8 +41,11 @@ def test_the_rehearsal_changes_no_bit(dtype, plan_of, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_memory_and_disk_come_out_within_their_intervals(dataset, recipe_of, tmp_path):
-    report = train(recipe_of(), dataset, out=tmp_path / "run")
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_memory_and_disk_come_out_within_their_intervals(objective, dataset, recipe_of, tmp_path):
+    rows = preferred(dataset, objective)
+
+    report = train(recipe_of(f"train.objective={objective}"), rows, out=tmp_path / "run")
 
     found = {quantity["name"]: quantity for quantity in report.forecast}
     for name in ("peak memory", "disk"):
@@ -67,6 +74,7 @@ def test_a_run_that_does_not_fit_is_refused_with_a_setting_that_does(tiny, tmp_p
 
 def test_less_and_less_room_is_answered_by_smaller_and_smaller_settings(plan_of, tmp_path):
     seen = probe(plan_of(make_rows(64, longest=100)), tmp_path)
+    pair = probe(plan_of(preferring(make_rows(4)), "train.objective=dpo"), tmp_path)
     seen = replace(
         seen,
         resting=800,
@@ -77,6 +85,7 @@ def test_less_and_less_room_is_answered_by_smaller_and_smaller_settings(plan_of,
         longest_row=200,
         layers=8,
     )
+    assert (seen.answers, pair.answers) == (1, 2)
 
     def advised(tokens):
         return fitting_setting(seen, 1.10 * (1000 + (tokens + 0.5) * 10))
@@ -85,6 +94,8 @@ def test_less_and_less_room_is_answered_by_smaller_and_smaller_settings(plan_of,
     assert "checkpointing=true and train.micro_batch_tokens=40" in advised(100)
     assert "checkpointing=true and train.max_length=16" in advised(40)
     assert "weights alone" in advised(1)
+    seen = replace(seen, answers=2)
+    assert "checkpointing=true and train.max_length=81" in advised(40)
 
 
 def test_a_forecast_beyond_the_machine_is_refused_before_a_weight_moves(plan_of, tmp_path):

@@ -12,10 +12,10 @@ from burnish.core.records import Message, Row, Split
 from burnish.data.load import Dataset
 from burnish.models.artifact import load_artifact_model, open_artifact
 from burnish.train.adapters import METHODS, trainable
-from burnish.train.loop import validation_loss
+from burnish.train.loop import validation_means
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.run import train
-from tests.train.conftest import make_rows, weights
+from tests.train.conftest import make_rows, preferred, weights
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -24,14 +24,19 @@ from tests.train.conftest import make_rows, weights
 def test_a_run_lowers_the_loss_and_leaves_a_complete_folder(
     objective, method, dtype, dataset, recipe_of, tmp_path
 ):
+    # A few factors learn little on a random model, and begin at 1, a long way to go.
+    rate, left = (0.1, 0.9) if method == "ia3" else (5e-3, 0.8)
     recipe = recipe_of(
-        f"train.method={method}", f"train.objective={objective}", f"model.dtype={dtype}"
+        f"train.method={method}",
+        f"train.objective={objective}",
+        f"model.dtype={dtype}",
+        f"train.learning_rate={rate}",
     )
 
-    report = train(recipe, dataset, out=tmp_path / "run")
+    report = train(recipe, preferred(dataset, objective), out=tmp_path / "run")
 
     assert report.steps == 13 and report.epochs == 2.0
-    assert report.losses[-1] < 0.8 * report.losses[0]
+    assert report.losses[-1] < left * report.losses[0]
     run = tmp_path / "run"
     assert load_recipe(run / "recipe.yaml") == recipe
     assert json.loads((run / "report.json").read_text()) == json.loads(json.dumps(report.as_dict()))
@@ -58,7 +63,8 @@ def test_the_artifact_is_the_best_checkpoint_and_gives_its_validation_loss(
     trained = dict(loaded.named_parameters())
     for name, weight in trainable(plan.model).items():
         weight.data.copy_(trained[name])
-    assert validation_loss(plan) == pytest.approx(report.best_validation_loss, rel=1e-5)
+    loss = validation_means(plan, plan.validation)["loss"]
+    assert loss == pytest.approx(report.best_validation_loss, rel=1e-5)
     losses = [e.get("validation_loss") for e in read_journal(tmp_path / "run" / "metrics.jsonl")]
     assert report.best_validation_loss == min(loss for loss in losses if loss is not None)
 

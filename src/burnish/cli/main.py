@@ -77,6 +77,9 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except OSError as error:
+        typer.echo(f"burnish: {error}\nCheck the disk's free space and permissions.", err=True)
+        sys.exit(1)
     except Exception:  # noqa: BLE001 the last stop: anything here is our fault, and says so
         traceback.print_exc()
         typer.echo("burnish: this is a fault in burnish; please report the lines above.", err=True)

@@ -1,6 +1,7 @@
 """`burnish train`: fine-tune a model."""
 
-from typing import Annotated
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,6 +18,9 @@ from burnish.cli.options import (
 from burnish.cli.output import facts, show, size
 from burnish.core.progress import clock
 
+if TYPE_CHECKING:
+    from burnish.train.search import SearchReport
+
 
 def command(
     recipe: Recipe = None,
@@ -24,10 +28,15 @@ def command(
     validation: ValidationFiles = None,
     test: TestFiles = None,
     model: Model = None,
-    method: Annotated[str | None, typer.Option(help="Which weights move: lora, full.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="Which weights move: lora, dora, qlora, ia3, full.")
+    ] = None,
     resume: Annotated[
         str | None, typer.Option(help="Go on with this run (an id, or `last`).")
     ] = None,
+    search: Annotated[
+        bool, typer.Option("--search", help="Try the settings of the recipe's search section.")
+    ] = False,
     changes: Changes = None,
     out: Out = None,
     as_json: AsJson = False,
@@ -39,6 +48,11 @@ def command(
     from burnish import api
 
     settings = [*(changes or ()), *([f"train.method={method}"] if method else ())]
+    if search:
+        files = {"train": train or (), "validation": validation or (), "test": test or ()}
+        result = api.train_search(recipe, out=out, model=model, changes=settings, **files)
+        show(_told(result), result.as_dict(), as_json)
+        return
     report = api.train(
         recipe,
         out=out,
@@ -59,4 +73,20 @@ def command(
             "next": f"burnish chat {report.run}",
         }
     )
+    for found in report.diagnoses:
+        text += f"\n\n{found.message}\n{found.fix}"
     show(text, report.as_dict(), as_json)
+
+
+def _told(result: "SearchReport") -> str:
+    losses = ", ".join(f"{loss:.4f}" for loss in result.losses.values())
+    ended = Counter(trial["ended"] for trial in result.trials)
+    return facts(
+        {
+            "trials": ", ".join(f"{count} {how}" for how, count in ended.items()),
+            **{field: str(value) for field, value in result.best.items()},
+            "validation loss": f"{losses} (spread {result.spread:.4f})",
+            "artifact": result.artifact,
+            "next": f"burnish chat {result.run}",
+        }
+    )

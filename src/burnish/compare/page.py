@@ -50,6 +50,7 @@ def contents_of(
         routes=[_line(route, routes[route["name"]]) for route in result["routes"]],
         currency=result["currency"],
         curves=_curves(training),
+        diagnoses=_diagnoses(training),
         classes=_classes(routes, _judged(result)) if inferred["task"] == "classification" else (),
         examples=_examples(routes, verdict["rival"], _judged(result)),
         findings=dataset.findings,
@@ -139,6 +140,11 @@ def _spread(places: Sequence[int], count: int) -> list[int]:
     if len(places) <= count:
         return list(places)
     return [places[number * len(places) // count] for number in range(count)]
+
+
+def _diagnoses(training: Run | None) -> list[str]:
+    report = training.read("report.json") if training else {}
+    return [f"{found['message']} {found['fix']}" for found in report.get("diagnoses", [])]
 
 
 def _forecast(training: Run | None) -> list[ForecastLine]:

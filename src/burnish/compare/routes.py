@@ -151,8 +151,11 @@ ROUTES: dict[str, Route] = {
 
 
 def choose_examples(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """`count` rows, drawn by seed; where rows have labels, each label once before any twice."""
-    order = list(rows)
+    """`count` rows, drawn by seed; where rows have labels, each label once before any twice.
+
+    Answers that are marked as undesirable are no examples.
+    """
+    order = [row for row in rows if row.desirable is not False]
     random.Random(seed).shuffle(order)
     by_label: dict[str | None, list[Row]] = defaultdict(list)
     for row in order:

@@ -63,6 +63,12 @@ class AlreadyThere(BurnishError, FileExistsError):
     status = 409
 
 
+class Busy(BurnishError):
+    """Another process is working on the same run."""
+
+    status = 409
+
+
 class PullFailed(BurnishError):
     """A model could not be fetched, checked or converted."""
 

@@ -22,6 +22,7 @@ from burnish.core.sections import (
     Evaluate,
     Model,
     Rag,
+    Search,
     Section,
     Serve,
     Task,
@@ -36,6 +37,7 @@ class Recipe(Section):
     model: Model = Field(Model(), description="The base model.")
     data: Data = Field(Data(), description="Where the rows are and how they are split.")
     train: Train = Field(Train(), description="How the weights move.")
+    search: Search = Field(Search(), description="Which settings a search tries.")
     evaluate: Evaluate = Field(Evaluate(), description="How answers are scored.")
     rag: Rag = Field(Rag(), description="Documents to answer from.")
     compare: Compare = Field(Compare(), description="Which routes are measured.")

@@ -1,11 +1,12 @@
 """The records that travel between rooms: rows, findings, prompts, answers, predictions.
 
 A `Row` is one example in one shape for all tasks: a conversation whose last assistant turn is the
-answer. Classification is the same with a `label`; plain text has `text` and no messages.
+answer. Classification is the same with a `label`; plain text has `text` and no messages. A row of
+preferences has a `rejected` answer beside it, or says whether its own is `desirable`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -42,6 +43,8 @@ class Row:
     messages: tuple[Message, ...] = ()
     text: str | None = None
     label: str | None = None
+    rejected: Message | None = None
+    desirable: bool | None = None
     group: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     file: str = ""
@@ -59,9 +62,25 @@ class Row:
 
     @property
     def answer(self) -> str:
-        """The last assistant turn: what a route should say. Empty for plain text."""
+        """The last assistant turn: what a route should say. Empty for plain text, and for an answer
+        that is marked as undesirable."""
+        if self.desirable is False:
+            return ""
         last = self._last_answer()
         return self.messages[last].content if last < len(self.messages) else ""
+
+    @property
+    def is_preference(self) -> bool:
+        """Whether the row judges answers: one against another, or one by itself."""
+        return self.rejected is not None or self.desirable is not None
+
+    @property
+    def sides(self) -> tuple["Row", ...]:
+        """The conversations that the row tells of: its own, and that with the rejected answer."""
+        if self.rejected is None:
+            return (self,)
+        other = replace(self, messages=(*self.prompt, self.rejected), rejected=None)
+        return replace(self, rejected=None), other
 
     def _last_answer(self) -> int:
         for position in range(len(self.messages) - 1, -1, -1):

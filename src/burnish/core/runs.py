@@ -4,6 +4,7 @@ recipe.yaml   as resolved        inputs.json    hashes of what went in, versions
 events.jsonl  what happened      metrics.jsonl  what was measured on the way
 checkpoints/  while training     artifact/      the trained model
 report.json   the result         report.html    the page to show
+lock          held by the process that works on it
 """
 
 import importlib.metadata
@@ -11,12 +12,15 @@ import json
 import platform
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.core.errors import AlreadyThere, NotFound
+from filelock import FileLock, Timeout
+
+from burnish.core.errors import AlreadyThere, Busy, NotFound
 from burnish.core.folders import write_json
 from burnish.core.journal import Journal
 from burnish.core.recipe import Recipe, load_recipe
@@ -53,6 +57,21 @@ class Run:
     def artifact(self) -> Path:
         """The trained model's folder; it exists only when it is whole."""
         return self.path / "artifact"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Work on the run alone. Raises Busy if another process does; its death frees the run."""
+        lock = FileLock(self.path / "lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise Busy(
+                f"Another process is working on {self.id}.", "Wait for it, or stop it first."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
     def read(self, name: str) -> dict[str, Any]:
         """One of the run's JSON files, or an empty mapping."""

@@ -2,8 +2,11 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+
+from ftfy.badness import is_bad
 
 from burnish.core.records import Finding, Row, Severity
 from burnish.core.sections import Data, Task
@@ -32,6 +35,16 @@ CODES: dict[str, tuple[Severity, str, str]] = {
         "error",
         "The answer is empty: the model would learn to say nothing.",
         "Write the answer, or drop the row.",
+    ),
+    "same_answers": (
+        "error",
+        "The preferred answer and the rejected one are the same: there is nothing to prefer.",
+        "Correct one of them, or drop the row.",
+    ),
+    "judged_both_ways": (
+        "warning",
+        "The same answer to the same question is marked desirable and undesirable.",
+        "Decide for one.",
     ),
     "empty_prompt": ("error", "The question is empty.", "Write it, or drop the row."),
     "exact_duplicate": (
@@ -76,8 +89,14 @@ CODES: dict[str, tuple[Severity, str, str]] = {
     ),
     "few_rows": (
         "warning",
-        "There are only {count} rows: too few to show any but a huge difference.",
+        "Too few rows ({count}) to show any but a huge difference.",
         "Collect at least 100 rows, better 300.",
+    ),
+    "no_rows": ("error", "The file holds no rows.", "Check the path and what wrote the file."),
+    "garbled": (
+        "warning",
+        "Text was decoded wrongly before it came here (`Ã¶` for `ö`).",
+        "Export it again as UTF-8, or mend it with ftfy.",
     ),
     "long_text": (
         "warning",
@@ -101,6 +120,10 @@ def check(files: Sequence[Path], data: Data, task: Task) -> list[Finding]:
     findings = list(result.findings)
     for file, rows in by_file.items():
         findings += check_rows(file, rows, data.near_duplicate)
+    spoken_of = {finding.file for finding in findings}
+    findings += [
+        finding("no_rows", f, ()) for f in by_file if not by_file[f] and f not in spoken_of
+    ]
     findings += _across(by_file, data.near_duplicate)
     return findings
 
@@ -112,7 +135,9 @@ def check_rows(file: str, rows: Sequence[Row], near: float) -> list[Finding]:
     for row in rows:
         for code in _row_codes(row):
             found[code].append(row.line)
-        text = " ".join([row.text or "", *(message.content for message in row.messages)])
+        text = " ".join(_texts(row))
+        if is_bad(text):
+            found["garbled"].append(row.line)
         if here := personal_kinds(text):
             found["personal_data"].append(row.line)
             kinds.update(here)
@@ -134,7 +159,7 @@ def finding(
 
 
 def _row_codes(row: Row) -> Iterator[str]:
-    if sum(len(message.content) for message in row.messages) + len(row.text or "") > _LONG:
+    if sum(map(len, _texts(row))) > _LONG:
         yield "long_text"
     if row.text is not None:
         if not row.text.strip():
@@ -144,12 +169,24 @@ def _row_codes(row: Row) -> Iterator[str]:
     answers = [message for message in row.messages if message.role == "assistant"]
     if not answers:
         yield "no_assistant_turn"
+    if row.rejected:
+        if row.rejected.content.strip() == answers[-1].content.strip() and (
+            row.rejected.tool_calls == answers[-1].tool_calls
+        ):
+            yield "same_answers"
+        answers.append(row.rejected)
     if any(not message.content.strip() and not message.tool_calls for message in answers):
         yield "empty_answer"
     if any(not m.content.strip() for m in row.messages if m.role == "user"):
         yield "empty_prompt"
     if not _in_order(roles):
         yield "wrong_role"
+
+
+def _texts(row: Row) -> list[str]:
+    """All that somebody says in a row."""
+    turns = [*row.messages, *([row.rejected] if row.rejected else [])]
+    return [row.text or "", *(message.content for message in turns)]
 
 
 def _in_order(roles: Sequence[str]) -> bool:
@@ -166,9 +203,10 @@ def _repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
     count = Counter(hashes)
     exact = [row.line for row, own in zip(rows, hashes, strict=True) if count[own] > 1]
     answers: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
+    learnt = [row for row in rows if not row.is_preference]
+    for row in learnt:
         answers[_asked(row)].add(plain(row.answer) or row.answer)
-    conflicts = [row.line for row in rows if row.messages and len(answers[_asked(row)]) > 1]
+    conflicts = [row.line for row in learnt if row.messages and len(answers[_asked(row)]) > 1]
     texts = [question(row) for row in rows]
     close = {
         place
@@ -180,7 +218,22 @@ def _repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
         "exact_duplicate": exact,
         "near_duplicate": [rows[place].line for place in sorted(close)],
         "conflicting_answers": conflicts,
+        "judged_both_ways": _contradictions(rows),
     }
+
+
+def _contradictions(rows: Sequence[Row]) -> list[int]:
+    """Rows that judge one answer to one question both ways."""
+    judged: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.desirable is not None:
+            judged[content_hash(replace(row, desirable=None))].append(row)
+    return sorted(
+        row.line
+        for same in judged.values()
+        if len({row.desirable for row in same}) > 1
+        for row in same
+    )
 
 
 def _asked(row: Row) -> str:

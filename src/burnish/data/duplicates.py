@@ -25,7 +25,9 @@ _FRAME_ROWS = 20
 def content_hash(row: Row) -> str:
     """What a row says, whatever file and line it stands on."""
     turns = [message.as_template() for message in row.messages]
-    return hash_json([turns, row.text, row.label])
+    other = row.rejected.as_template() if row.rejected else None
+    judged = [other, row.desirable] if row.is_preference else []
+    return hash_json([turns, row.text, row.label, *judged])
 
 
 def question(row: Row) -> str:

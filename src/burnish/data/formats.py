@@ -5,7 +5,7 @@ The table FORMATS is the only list: detection, errors and the docs read it.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from burnish.core.errors import BadData
@@ -71,6 +71,83 @@ def alpaca(record: Record, columns: Columns) -> Row:
     return _single(record, columns, prompt, _pick(record, columns.completion, ("output",)))
 
 
+def openai_preference(record: Record, columns: Columns) -> Row:
+    """OpenAI's preference lines: `input` with messages, a preferred and a non-preferred output."""
+    given = record.get("input")
+    if not isinstance(given, Mapping) or not isinstance(given.get("messages"), list):
+        raise BadRow(
+            "there is no `input` with a list `messages`", 'Write "input": {"messages": [...]}.'
+        )
+    sides = [record.get(key) for key in ("preferred_output", "non_preferred_output")]
+    return _compared(given["messages"], sides, given, columns)
+
+
+def preference(record: Record, columns: Columns) -> Row:
+    """TRL's preference rows: `prompt`, `chosen` and `rejected`, as texts or as messages.
+
+    Without a prompt, it is what both conversations begin with.
+    """
+    prompt = record.get(columns.prompt or "prompt")
+    sides = [record.get(columns.chosen or "chosen"), record.get(columns.rejected or "rejected")]
+    if all(isinstance(side, list) and len(side) > 1 for side in sides):
+        before, other = (list(side)[:-1] for side in sides if side)
+        if before != other:
+            raise BadRow(
+                "the two conversations differ before their last turn",
+                "Let both begin with the same turns; only the last answer is compared.",
+            )
+        prompt, sides = before, [side[-1:] for side in sides if side]
+    return _compared(prompt, sides, record, columns)
+
+
+def unpaired_preference(record: Record, columns: Columns) -> Row:
+    """TRL's unpaired rows (for KTO): `prompt`, `completion`, and `label` true or false."""
+    label = _TRUTHS.get(str(record.get(columns.label or "label")).lower())
+    if label is None:
+        raise BadRow(
+            f"the label is {record.get(columns.label or 'label')!r}, not true or false",
+            "Write true or false; or say what the rows are: data.format=labelled, or =pairs.",
+        )
+    answer = _answer(record.get(columns.completion or "completion"), "completion")
+    prompt = _asked(record.get(columns.prompt or "prompt"))
+    messages = _with_system((*prompt, answer), record, columns)
+    return Row(messages=messages, desirable=label, tools=_tools(record))
+
+
+def _compared(prompt: Any, sides: Sequence[Any], record: Record, columns: Columns) -> Row:
+    chosen = _answer(sides[0], "preferred answer")
+    rejected = _answer(sides[1], "rejected answer")
+    messages = _with_system((*_asked(prompt), chosen), record, columns)
+    return Row(messages=messages, rejected=rejected, tools=_tools(record))
+
+
+def _asked(prompt: Any) -> tuple[Message, ...]:
+    """The turns before an answer that is judged: context, so none of them is learnt."""
+    if isinstance(prompt, str):
+        return (Message("user", prompt),)
+    if not isinstance(prompt, list) or not prompt:
+        raise BadRow("there is no prompt", "Write it as a text or as a list of messages.")
+    return tuple(
+        replace(message, weight=0.0) if message.role == "assistant" else message
+        for message in map(_message, prompt)
+    )
+
+
+def _answer(side: Any, name: str) -> Message:
+    """One answer, from its text or from a list of one message."""
+    if isinstance(side, str):
+        return Message("assistant", side)
+    if isinstance(side, list) and len(side) == 1:
+        message = _message(side[0])
+        if message.role == "assistant":
+            return replace(message, weight=1.0)
+    if side is None:
+        raise BadRow(f"there is no {name}", "Add it, or drop the row.")
+    raise BadRow(
+        f"the {name} is not one assistant message", "Put the turns before it into the prompt."
+    )
+
+
 def labelled(record: Record, columns: Columns) -> Row:
     """A text and its class."""
     label = _pick(record, columns.label, _LABELS)
@@ -86,6 +163,7 @@ def text(record: Record, columns: Columns) -> Row:
 _PROMPTS = ("prompt", "question", "query")
 _COMPLETIONS = ("completion", "answer", "response")
 _LABELS = ("label", "category", "intent", "class")
+_TRUTHS = {"true": True, "false": False}
 
 FORMATS: dict[str, Format] = {
     "chat": Format(
@@ -93,6 +171,29 @@ FORMATS: dict[str, Format] = {
         chat,
         '{"messages": [{"role": "user", "content": "1+1?"}, '
         '{"role": "assistant", "content": "2"}]}',
+    ),
+    "openai_preference": Format(
+        lambda keys, columns: {"input", "preferred_output"} <= keys,
+        openai_preference,
+        '{"input": {"messages": [{"role": "user", "content": "1+1?"}]}, "preferred_output": '
+        '[{"role": "assistant", "content": "2"}], "non_preferred_output": '
+        '[{"role": "assistant", "content": "3"}]}',
+    ),
+    "preference": Format(
+        lambda keys, columns: (
+            _has(keys, columns.chosen, ("chosen",)) and _has(keys, columns.rejected, ("rejected",))
+        ),
+        preference,
+        '{"prompt": "1+1?", "chosen": "2", "rejected": "3"}',
+    ),
+    "unpaired_preference": Format(
+        lambda keys, columns: (
+            _has(keys, columns.prompt, ("prompt",))
+            and _has(keys, columns.completion, ("completion",))
+            and _has(keys, columns.label, ("label",))
+        ),
+        unpaired_preference,
+        '{"prompt": "1+1?", "completion": "2", "label": true}',
     ),
     "sharegpt": Format(
         lambda keys, columns: "conversations" in keys,

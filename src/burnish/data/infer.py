@@ -14,7 +14,7 @@ _LABEL_WORDS, _SHORT_WORDS = 5, 6
 
 def infer_task(rows: Sequence[Row], task: Task) -> tuple[Task, str]:
     """The task with kind and labels resolved, and why. What the recipe says is kept."""
-    answers = [row.answer for row in rows if row.messages]
+    answers = [row.answer for row in rows if row.messages and row.desirable is not False]
     kind: str = task.kind
     reason = "said by the recipe"
     if kind == "auto":
@@ -31,7 +31,7 @@ def labelled_rows(rows: Sequence[Row], task: Task) -> tuple[Row, ...]:
     """Rows of a classification with their label set: it is the answer."""
     if task.kind != "classification":
         return tuple(rows)
-    return tuple(replace(row, label=row.label or row.answer) for row in rows)
+    return tuple(replace(row, label=row.label or row.answer or None) for row in rows)
 
 
 def _kind(rows: Sequence[Row], answers: Sequence[str]) -> tuple[str, str]:

@@ -51,6 +51,7 @@ def load(recipe: Recipe) -> Dataset:
     if not data.test:
         rows, asked = _draw_test(rows, data, notes)
     test_hash = freeze(data, asked) if asked else ""
+    asked = _desirable(asked, notes)
     rows = _without_leaks(rows, asked, data, notes, "test")
     if not data.validation:
         rows, chosen = draw(rows, data.validation_share, data.seed, data.near_duplicate)
@@ -110,6 +111,14 @@ def _draw_test(
     notes.append(f"Test split: the {len(before)} rows frozen by an earlier run.")
     kept = tuple(row for row in rows if content_hash(row) not in frozen)
     return kept, tuple(by_hash[own] for own in before)
+
+
+def _desirable(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...]:
+    """Test rows without those whose answer is undesirable: no answer can be measured by it."""
+    kept = tuple(row for row in rows if row.desirable is not False)
+    if gone := len(rows) - len(kept):
+        notes.append(f"Left out {gone} test rows: their answers are marked undesirable.")
+    return kept
 
 
 def _without_leaks(

@@ -154,13 +154,23 @@ def _json_array(file: Path, faults: _Faults) -> Iterator[Numbered]:
             faults.add("broken_json", number, "the entry is not a JSON object", "Write {...}.")
 
 
-def _table(separator: str) -> Callable[[Path, _Faults], Iterator[Numbered]]:
+def _separator(content: str) -> str:
+    """What stands between the names of a table's columns; in many countries it is a semicolon."""
+    names = content.partition("\n")[0]
+    return max(",;|\t", key=names.count)
+
+
+def _table(separator: str | None = None) -> Callable[[Path, _Faults], Iterator[Numbered]]:
     def read_table(file: Path, faults: _Faults) -> Iterator[Numbered]:
         content = _text(file, faults)
         if not content.strip():
             return
         try:
-            frame = polars.read_csv(io.StringIO(content), separator=separator, infer_schema=False)
+            frame = polars.read_csv(
+                io.StringIO(content),
+                separator=separator or _separator(content),
+                infer_schema=False,
+            )
         except polars.exceptions.PolarsError as error:
             cause = str(error).splitlines()[0]
             faults.add("broken_table", 1, f"the table can't be read: {cause}", "Mend the quoting.")
@@ -192,7 +202,7 @@ READERS: dict[str, Callable[[Path, _Faults], Iterator[Numbered]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json_array,
-    ".csv": _table(","),
+    ".csv": _table(),
     ".tsv": _table("\t"),
     ".parquet": _parquet,
     ".txt": _paragraphs,

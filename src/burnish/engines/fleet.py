@@ -36,8 +36,8 @@ def open_fleet(sources: Sequence[str], aliases: Mapping[str, str] | None = None)
     """Load runs, artifact folders and models; `aliases` maps more names to them.
 
     A run answers to its id and to the name it was given here. Adapters of one base share its
-    weights. Raises NotFound for an unknown source, BadRecipe if nothing is named or a name means
-    two things.
+    weights, but for those that were trained on weights of 4 bits. Raises NotFound for an unknown
+    source, BadRecipe if nothing is named or a name means two things.
     """
     aliases = dict(aliases or {})
     wanted = list(dict.fromkeys([*sources, *aliases.values()]))
@@ -51,7 +51,7 @@ def open_fleet(sources: Sequence[str], aliases: Mapping[str, str] | None = None)
         if artifact is None:
             local = find_model(source)
             bases[local.sha256] = (source, local)
-        elif artifact.kind == "adapter":
+        elif artifact.kind == "adapter" and not artifact.quantized:
             adapters.setdefault(find_base(artifact).sha256, []).append((source, artifact))
         else:
             opened[source] = open_engine(source)

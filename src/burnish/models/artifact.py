@@ -20,6 +20,7 @@ from burnish.core.errors import BadData, NotFound
 from burnish.core.folders import hash_bytes, hash_file, whole_folder, write_json
 from burnish.models.load import device, load_model
 from burnish.models.local import LocalModel, find_model
+from burnish.models.quantize import round_trip
 
 FACTS = "artifact.json"
 
@@ -36,6 +37,12 @@ class Artifact:
     kind: Literal["adapter", "full"]
     system: str | None
     lineage: Mapping[str, Any]
+
+    @property
+    def quantized(self) -> Mapping[str, Any] | None:
+        """How the base's weights were quantised while the adapter was trained, if they were."""
+        found: Mapping[str, Any] | None = self.lineage.get("quantized")
+        return found
 
 
 def save_artifact(
@@ -100,10 +107,10 @@ def load_artifact_model(
             artifact.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
         )
         return model.to(device()).eval(), tokenizer
-    base = find_base(artifact)
-    adapted = PeftModel.from_pretrained(
-        load_model(base, dtype), artifact.path, autocast_adapter_dtype=False
-    )
+    model = load_model(find_base(artifact), dtype)
+    if artifact.quantized:
+        round_trip(model, artifact.quantized["double_quant"])
+    adapted = PeftModel.from_pretrained(model, artifact.path, autocast_adapter_dtype=False)
     return adapted.to(dtype).eval(), tokenizer
 
 

@@ -91,24 +91,25 @@ def audit(
 ) -> list[Finding]:
     """All findings over `rows`, one for each code and file, with the rows' numbers.
 
-    `encode` is what training will use and `serve` what a server will ask; the audit compares the
-    two. All findings are errors.
+    Of a row with two answers, both are looked at. `encode` is what training will use and `serve`
+    what a server will ask; the audit compares the two. All findings are errors.
     """
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
     need = 0
     with progress("Token audit", total=len(rows)) as bar:
         for row in rows:
-            codes, length = _codes(row, tokenizer, max_length, encode, serve)
-            need = max(need, length)
-            for code in codes:
-                found[code, row.file].append(row.line)
+            for side in row.sides:
+                codes, length = _codes(side, tokenizer, max_length, encode, serve)
+                need = max(need, length)
+                for code in codes:
+                    found[code, row.file].append(row.line)
             bar.advance()
     return [
         Finding(
             code=code,
             severity="error",
             file=file,
-            rows=tuple(numbers),
+            rows=tuple(dict.fromkeys(numbers)),
             message=CHECKS[code][0],
             fix=CHECKS[code][1].format(need=need),
         )

@@ -44,6 +44,11 @@ class Encoded:
     truncated: bool = False
 
     @property
+    def answers(self) -> tuple["Encoded", ...]:
+        """Itself: a row that is learnt has one answer (one that is compared has more)."""
+        return (self,)
+
+    @property
     def trained(self) -> int:
         """How many tokens are trained."""
         return sum(weight > 0 for weight in self.weights)

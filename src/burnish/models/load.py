@@ -1,5 +1,6 @@
 """From a model folder to weights and tokenizer."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 import psutil
@@ -63,4 +64,19 @@ def available_memory() -> int:
     """Bytes that a run may still use on the device it will run on."""
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
-    return int(psutil.virtual_memory().available)
+    return min([int(psutil.virtual_memory().available), *_container_rooms()])
+
+
+def _container_rooms(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Bytes that a container's memory limit leaves (cgroup v2 and v1); what is cached is free."""
+    rooms = []
+    for most, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        limit = (root / most).read_text().strip() if (root / most).exists() else "max"
+        if limit != "max":
+            facts = (root / most).with_name("memory.stat").read_text().split()
+            cached = int(facts[facts.index("inactive_file") + 1])
+            rooms.append(int(limit) - int((root / used).read_text()) + cached)
+    return rooms

@@ -76,6 +76,7 @@ class Contents:
     routes: Sequence[RouteLine]
     currency: str = "USD"
     curves: Sequence[Curve] = ()
+    diagnoses: Sequence[str] = ()
     classes: Sequence[ClassLine] = ()
     examples: Sequence[SideBySide] = ()
     findings: Sequence[Finding] = ()

@@ -1,17 +1,22 @@
 """Which weights move: the table of methods."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model, set_peft_model_state_dict
+from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from burnish.core.errors import BadRecipe
-from burnish.core.sections import Full, Lora
+from burnish.core.runs import find_run
+from burnish.core.sections import Dora, Full, Ia3, Lora, LowRank, Qlora
+from burnish.models.artifact import find_base, open_artifact
+from burnish.models.quantize import quantize
 
 
-def add_lora(model: PreTrainedModel, method: Lora) -> Any:
+def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
     """Freeze the model and add low-rank adapters in its own number format.
 
     Adapters in another format than the model would cost a copy of every activation; the optimizer
@@ -23,14 +28,37 @@ def add_lora(model: PreTrainedModel, method: Lora) -> Any:
         lora_alpha=method.alpha,  # type: ignore[arg-type]
         lora_dropout=method.dropout,
         target_modules=targets,
+        rank_pattern=dict(method.ranks),
+        use_rslora=method.rslora,
+        use_dora=method.kind == "dora",
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, config, autocast_adapter_dtype=False)
+        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
     except ValueError as error:
         raise BadRecipe(
             f"No layer is called {', '.join(method.targets)}: {error}",
             "Set train.method.targets to layers that the model has, or to all-linear.",
+        ) from error
+    if method.start:
+        _go_on_from(method.start, adapted)
+    return adapted
+
+
+def add_qlora(model: PreTrainedModel, method: Qlora) -> Any:
+    """LoRA on weights of 4 bits."""
+    quantize(model, method.double_quant)
+    return add_lora(model, method)  # type: ignore[arg-type]
+
+
+def add_ia3(model: PreTrainedModel, method: Ia3) -> Any:
+    """Freeze the model and add factors, in float32: bfloat16 has few numbers close to 1."""
+    try:
+        return get_peft_model(model, IA3Config(task_type="CAUSAL_LM"))
+    except ValueError as error:
+        raise BadRecipe(
+            f"PEFT doesn't know where a {model.config.model_type} model takes IA3: {error}",
+            "Set train.method=lora.",
         ) from error
 
 
@@ -43,8 +71,18 @@ def train_everything(model: PreTrainedModel, method: Full) -> Any:
 #: `train.method.kind` → the model with its trainable weights marked.
 METHODS: dict[str, Callable[[PreTrainedModel, Any], Any]] = {
     "lora": add_lora,
+    "dora": add_lora,
+    "qlora": add_qlora,
+    "ia3": add_ia3,
     "full": train_everything,
 }
+
+
+def quantization(method: LowRank | Ia3 | Full) -> dict[str, Any] | None:
+    """How a method holds the frozen weights, for whoever loads its adapter; None if as they are."""
+    if isinstance(method, Qlora):
+        return {"kind": "nf4", "double_quant": method.double_quant}
+    return None
 
 
 def language_model(model: Any) -> PreTrainedModel:
@@ -56,3 +94,26 @@ def language_model(model: Any) -> PreTrainedModel:
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The weights that move, by name, in a fixed order."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def _go_on_from(name: str, adapted: Any) -> None:
+    """Begin with the adapter of an earlier run. Raises BadRecipe if its shape or base differs."""
+    artifact = open_artifact(find_run(name).artifact)
+    if artifact.kind != "adapter" or find_base(artifact).path != Path(adapted.name_or_path):
+        raise BadRecipe(
+            f"{name} holds no adapter of this base model.",
+            "Name a run of train.method=lora on the same model in train.method.start.",
+        )
+    weights = load_file(artifact.path / "adapter_model.safetensors")
+    try:
+        done: Any = set_peft_model_state_dict(adapted, weights)
+    except RuntimeError as error:
+        raise BadRecipe(
+            f"The adapter of {name} has another shape than this recipe's.",
+            "Give train.method the same kind, rank and targets as that run's recipe.yaml.",
+        ) from error
+    if done.unexpected_keys:
+        raise BadRecipe(
+            f"The adapter of {name} has layers that this recipe's has not.",
+            "Give train.method the same kind and targets as that run's recipe.yaml.",
+        )

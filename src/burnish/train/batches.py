@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from burnish.core.sections import Train
 from burnish.models.chat import Encoded
-from burnish.train.flat import shared_prefix
+from burnish.train.examples import Example
+from burnish.train.flat import shared_lengths, shared_prefix
 
 
 def trimmed(row: Encoded) -> Encoded:
@@ -25,7 +26,7 @@ def count_steps(rows: int, settings: Train) -> int:
     return min(steps, settings.max_steps) if settings.max_steps else steps
 
 
-def rows_of_step(rows: Sequence[Encoded], number: int, settings: Train) -> list[Encoded]:
+def rows_of_step(rows: Sequence[Example], number: int, settings: Train) -> list[Example]:
     """The rows of step `number` (from 0): the next `batch_size` of an endless shuffled stream."""
     begin = number * settings.batch_size
     chosen = []
@@ -50,22 +51,36 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
     return _orders[key]
 
 
-def micro_batches(rows: Sequence[Encoded], most_tokens: int) -> list[list[Encoded]]:
+def micro_batches(rows: Sequence[Example], most_tokens: int) -> list[list[Example]]:
     """Rows of like length together, at most `most_tokens` computed tokens each; no row is cut."""
-    batches: list[list[Encoded]] = []
-    prefix, used = shared_prefix(rows), 0
-    for row in sorted(rows, key=lambda row: (len(row.ids), row.ids)):
-        own = len(row.ids) - prefix
+    batches: list[list[Example]] = []
+    prefix, used = _shared(rows), 0
+    for row in sorted(rows, key=lambda row: (_own_tokens(row, prefix), row.answers[0].ids)):
+        own = _own_tokens(row, prefix)
         if batches and used + own <= most_tokens:
             batches[-1].append(row)
             used += own
         else:
             batches.append([row])
-            used = len(row.ids)
+            used = prefix + own
     return batches
 
 
-def computed_tokens(rows: Sequence[Encoded]) -> int:
-    """Tokens that the layers see when these rows are one micro-batch: a shared prefix once."""
-    prefix = shared_prefix(rows)
-    return prefix + sum(len(row.ids) - prefix for row in rows)
+def computed_tokens(rows: Sequence[Example]) -> int:
+    """Tokens that the layers see when these rows are one micro-batch: what is shared, once."""
+    prefix = _shared(rows)
+    return prefix + sum(_own_tokens(row, prefix) for row in rows)
+
+
+def all_tokens(rows: Sequence[Example]) -> int:
+    """Tokens of all answers with their questions, whatever of it is shared."""
+    return sum(len(answer.ids) for row in rows for answer in row.answers)
+
+
+def _shared(rows: Sequence[Example]) -> int:
+    return shared_prefix([answer for row in rows for answer in row.answers])
+
+
+def _own_tokens(row: Example, prefix: int) -> int:
+    shared = shared_lengths(row, prefix)
+    return sum(len(answer.ids) - known for answer, known in zip(row.answers, shared, strict=True))

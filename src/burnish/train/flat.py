@@ -4,24 +4,27 @@ A micro-batch is one flat sequence: the shared prefix, then every row behind it.
 knows where rows begin; all other layers see real tokens and nothing else. Each row attends to the
 prefix and to itself, and its positions go on where the prefix ends, so the result is the one that
 the rows would give alone, and the prefix's gradient is the sum over the rows by itself. With an
-empty prefix this is plain packing without cross-contamination.
+empty prefix this is plain packing without cross-contamination. Two answers to one question share
+the question in the same way: it stands in the sequence once, and both look at it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 
 from burnish.models.chat import Encoded
+from burnish.train.examples import Example
 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where rows lie in a flat sequence of `prefix + sum(row lengths)` tokens.
 
-    `gather` (rows, longest) holds each row's flat positions, padded with the row's last one;
-    `scatter` leads back from the padded rows, and from anywhere for the tokens behind the last row
-    that only make the length round; `bias` (1, longest,
+    `gather` (rows, longest) holds each row's flat positions, padded with the row's last one; rows
+    that share a question hold the same ones. `scatter` leads back from the padded rows, and from
+    anywhere for the tokens behind the last row that only make the length round; `bias` (1, longest,
     prefix + longest) is 0 where a token may look and -inf behind it. Padding lies behind its row,
     so no real token ever looks at it and one bias serves all rows.
     """
@@ -42,7 +45,8 @@ class Batch:
     """One micro-batch: flat tokens, positions, and what is learnt where.
 
     `ids` and `positions` have shape (1, tokens). `predicts` are the flat positions whose next token
-    is learnt, `targets` those next tokens, `weights` their loss weights.
+    is learnt, `targets` those next tokens, `weights` their loss weights, and `owners` the numbers
+    of the answers that they belong to, counted through all `examples`.
     """
 
     ids: torch.Tensor
@@ -50,7 +54,9 @@ class Batch:
     predicts: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
+    owners: torch.Tensor
     layout: Layout
+    examples: Sequence[Example]
 
     @property
     def tokens(self) -> int:
@@ -75,32 +81,47 @@ def shared_prefix(rows: Sequence[Encoded]) -> int:
     return last
 
 
-def flatten(rows: Sequence[Encoded], device: torch.device | str = "cpu") -> Batch:
-    """Lay rows out behind their shared prefix."""
+def flatten(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
+    """Lay rows out behind their shared prefix, and answers of one example behind their question."""
+    rows = [answer for example in examples for answer in example.answers]
     prefix = shared_prefix(rows)
+    longest = rounded(max(len(row.ids) for row in rows) - prefix)
     ids, positions = list(rows[0].ids[:prefix]), list(range(prefix))
-    predicts, targets, weights, starts = [], [], [], []
-    for row in rows:
-        starts.append(len(ids))
-        for place in range(prefix, len(row.ids)):
-            if row.weights[place] > 0 and place > 0:
-                before = len(ids) - 1 if place > prefix else prefix - 1
-                predicts.append(before)
-                targets.append(row.ids[place])
-                weights.append(row.weights[place])
-            ids.append(row.ids[place])
-            positions.append(place)
-    lengths = [len(row.ids) - prefix for row in rows]
-    spare, unlearnt = rounded(len(ids)) - len(ids), rounded(len(predicts)) - len(predicts)
-    layout = _layout(prefix, torch.tensor(starts), torch.tensor(lengths), spare)
+    paths: list[list[int]] = []
+    scatter, learnt = [], []
+    for example in examples:
+        for row, shared in zip(example.answers, shared_lengths(example, prefix), strict=True):
+            path = paths[-1][:shared] if shared > prefix else list(range(prefix))
+            for place in range(shared, len(row.ids)):
+                path.append(len(ids))
+                scatter.append(len(paths) * longest + place - prefix)
+                ids.append(row.ids[place])
+                positions.append(place)
+            learnt += [
+                (path[place - 1], row.ids[place], row.weights[place], len(paths))
+                for place in range(1, len(row.ids))
+                if row.weights[place] > 0
+            ]
+            paths.append(path)
+    spare, unlearnt = rounded(len(ids)) - len(ids), rounded(len(learnt)) - len(learnt)
+    learnt += unlearnt * [(0, 0, 0.0, 0)]
+    predicts, targets, weights, owners = (list(part) for part in zip(*learnt, strict=True))
     return Batch(
         ids=torch.tensor([ids + spare * ids[-1:]], device=device),
         positions=torch.tensor([positions + spare * [0]], device=device),
-        predicts=torch.tensor(predicts + unlearnt * [0], device=device),
-        targets=torch.tensor(targets + unlearnt * [0], device=device),
-        weights=torch.tensor(weights + unlearnt * [0.0], device=device),
-        layout=layout.to(device),
+        predicts=torch.tensor(predicts, device=device),
+        targets=torch.tensor(targets, device=device),
+        weights=torch.tensor(weights, device=device),
+        owners=torch.tensor(owners, device=device),
+        layout=_layout([path[prefix:] for path in paths], scatter, prefix, spare).to(device),
+        examples=examples,
     )
+
+
+def shared_lengths(example: Example, prefix: int = 0) -> list[int]:
+    """Of each answer of an example, how many tokens the batch or the answer before it has."""
+    pairs = pairwise(example.answers)
+    return [prefix, *(max(prefix, shared_prefix(pair)) for pair in pairs)]
 
 
 def rounded(count: int) -> int:
@@ -113,11 +134,8 @@ def rounded(count: int) -> int:
     return -(-count // unit) * unit
 
 
-def _layout(prefix: int, starts: torch.Tensor, lengths: torch.Tensor, spare: int) -> Layout:
-    longest = rounded(int(lengths.max()))
-    inside = torch.arange(longest)
-    gather = starts[:, None] + torch.minimum(inside[None], lengths[:, None] - 1)
-    real = inside[None] < lengths[:, None]
-    scatter = torch.nonzero(real.flatten()).flatten()
+def _layout(paths: list[list[int]], scatter: list[int], prefix: int, spare: int) -> Layout:
+    longest = rounded(max(len(path) for path in paths))
+    gather = torch.tensor([path + (longest - len(path)) * path[-1:] for path in paths])
     bias = torch.full((1, longest, prefix + longest), -torch.inf).triu(prefix + 1)
-    return Layout(prefix, gather, torch.nn.functional.pad(scatter, (0, spare)), bias)
+    return Layout(prefix, gather, torch.tensor(scatter + spare * [0]), bias)

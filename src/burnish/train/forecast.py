@@ -18,19 +18,17 @@ import torch
 
 from burnish.core.errors import DoesNotFit
 from burnish.core.progress import progress
-from burnish.models.chat import Encoded
 from burnish.models.load import available_memory
 from burnish.train.batches import computed_tokens, micro_batches, rows_of_step
 from burnish.train.checkpoint import State, save_checkpoint
+from burnish.train.examples import Example
 from burnish.train.faults import explained
-from burnish.train.flat import flatten
-from burnish.train.loop import Fit, train_step
+from burnish.train.loop import Fit, train_step, validation_means
 from burnish.train.memory import current_memory, give_back, peak_memory, reset_peak
+from burnish.train.reference import unmeasured
 
 #: Steps whose micro-batches are looked at; longer runs are scaled up from them.
 _LOOKED_AT = 200
-
-Batches = Sequence[Sequence[Encoded]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +62,8 @@ class Probe:
 
     `peak` is the memory with the longest micro-batch, of `tokens` computed tokens, `half_peak` that
     with half of its rows, and `resting` what stays between batches: weights, gradients, moments,
-    compiled code; `run_tokens` are the computed tokens of the whole run.
+    compiled code; `run_tokens` are the computed tokens of the whole run. `longest_row` has the
+    tokens of all `answers` of a row together.
     """
 
     resting: int
@@ -73,10 +72,12 @@ class Probe:
     half_peak: int
     half_tokens: int
     longest_row: int
+    answers: int
     layers: int
     seconds_per_token: Sequence[float]
     update_seconds: float
     validation_seconds: float
+    reference_seconds: float
     checkpoint_seconds: float
     checkpoint_bytes: int
     run_tokens: float
@@ -92,6 +93,7 @@ class Probe:
 
 def probe(plan: Fit, folder: Path) -> Probe:
     """Rehearse. Raises DoesNotFit when even that finds no memory or no disk."""
+    plan = unmeasured(plan)
     random = torch.get_rng_state()
     looked = min(plan.steps, _LOOKED_AT)
     batches = sorted(
@@ -124,7 +126,9 @@ def probe(plan: Fit, folder: Path) -> Probe:
                 some = batches[int(share * len(batches))]
                 speeds.append(_timed(lambda s=some: train_step(plan, s)) / computed_tokens(some))  # type: ignore[misc]
                 bar.advance()
-            validation = _validation_seconds(plan) if plan.validation else 0.0
+            validation = _pass_seconds(plan, plan.validation)
+            measured = [*plan.rows, *plan.validation] if plan.objective.has_reference else []
+            reference = _pass_seconds(plan, measured)
             bar.advance()
             checkpoint, size = _checkpoint(plan, folder)
             bar.advance()
@@ -137,11 +141,13 @@ def probe(plan: Fit, folder: Path) -> Probe:
         tokens=computed_tokens(longest),
         half_peak=half_peak,
         half_tokens=computed_tokens(half),
-        longest_row=max(len(row.ids) for row in plan.rows),
+        longest_row=max(computed_tokens([row]) for row in plan.rows),
+        answers=max(len(row.answers) for row in plan.rows),
         layers=int(plan.language.config.num_hidden_layers),
         seconds_per_token=speeds,
         update_seconds=update,
         validation_seconds=validation,
+        reference_seconds=reference,
         checkpoint_seconds=checkpoint,
         checkpoint_bytes=size,
         run_tokens=sum(map(computed_tokens, batches)) / looked * plan.steps,
@@ -157,7 +163,8 @@ def forecast(plan: Fit, seen: Probe) -> Forecast:
     validations = plan.steps // plan.validate_every + 1 if plan.validation else 0
     checkpoints = max(validations, 1) + plan.steps // plan.settings.checkpoint_every
     extra = (
-        validations * seen.validation_seconds
+        seen.reference_seconds
+        + validations * seen.validation_seconds
         + checkpoints * seen.checkpoint_seconds
         + plan.steps * seen.update_seconds
     )
@@ -215,10 +222,10 @@ def fitting_setting(seen: Probe, free: float) -> str:
         return (
             f"Set train.gradient_checkpointing=true and train.micro_batch_tokens={most}: that fits."
         )
-    if tokens >= 8:
+    if tokens >= 8 * seen.answers:
         return (
-            f"Set train.gradient_checkpointing=true and train.max_length={tokens}; rows are up to "
-            f"{seen.longest_row} tokens long."
+            f"Set train.gradient_checkpointing=true and train.max_length={tokens // seen.answers}; "
+            f"rows have up to {seen.longest_row} tokens."
         )
     return "Take a smaller model, or train.method=lora: the weights alone fill the memory."
 
@@ -229,14 +236,13 @@ def _timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
-@torch.no_grad()
-def _validation_seconds(plan: Fit) -> float:
-    """Seconds of a whole validation, from its longest micro-batch."""
-    plan.model.eval()
-    batches = micro_batches(plan.validation, plan.settings.micro_batch_tokens)
-    longest = flatten(batches[-1], plan.accelerator.device)
-    spent = _timed(lambda: plan.loss(plan.language, longest))
-    return spent / longest.tokens * sum(map(computed_tokens, batches))
+def _pass_seconds(plan: Fit, rows: Sequence[Example]) -> float:
+    """Seconds of a whole pass over rows without learning, from its longest micro-batch."""
+    if not rows:
+        return 0.0
+    batches = micro_batches(rows, plan.settings.micro_batch_tokens)
+    spent = _timed(lambda: validation_means(plan, batches[-1]))
+    return spent / computed_tokens(batches[-1]) * sum(map(computed_tokens, batches))
 
 
 def _checkpoint(plan: Fit, folder: Path) -> tuple[float, int]:

@@ -13,6 +13,9 @@ from peft.tuners.lora.layer import Linear as LoraLayer
 from torch.autograd.function import once_differentiable
 from transformers.activations import SiLUActivation
 
+from burnish.models.quantize import plain
+from burnish.train.joint import join
+
 
 class LoraProduct(torch.autograd.Function):
     """`x W' + s (x A') B'` in five products, added in place; of its own it keeps x and x A'."""
@@ -27,23 +30,24 @@ class LoraProduct(torch.autograd.Function):
         scaling: float,
     ) -> torch.Tensor:
         """x (tokens, in), base: weight (out, in) and bias (out,), a (rank, in), b (out, rank)."""
-        weight, bias = base
+        weight, bias = plain(base[0]), base[1]
         inner = x @ a.T
         y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
         y.addmm_(inner, b.T, alpha=scaling)
-        ctx.save_for_backward(x, inner, weight, a, b)
-        ctx.scaling = scaling
+        ctx.save_for_backward(x, inner, a, b)
+        # Frozen, and perhaps of 4 bits: kept as it is and made plain again for the gradient.
+        ctx.weight, ctx.scaling = base[0], scaling
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         """Gradients of x, a and b; the base is frozen."""
-        x, inner, weight, a, b = ctx.saved_tensors
+        x, inner, a, b = ctx.saved_tensors
         back = (grad @ b).mul_(ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ weight
+            grad_x = grad @ plain(ctx.weight)
             grad_x.addmm_(back, a)
         return grad_x, None, back.T @ x, (grad.T @ inner).mul_(ctx.scaling), None
 
@@ -116,14 +120,28 @@ def _gated(self: Any, x: torch.Tensor) -> torch.Tensor:
     return down
 
 
-def _is_plain_lora(layer: torch.nn.Module) -> bool:
+def _is_plain_lora(layer: Any) -> bool:
     """LoRA on a frozen linear layer, without dropout, bias of its own, or a variant (DoRA, ...)."""
     return (
-        type(layer) is LoraLayer
-        and type(layer.base_layer) is torch.nn.Linear
-        and not layer.lora_variant
+        (type(layer) is LoraLayer and type(layer.base_layer) is torch.nn.Linear)
+        or _is_quantized_lora(layer)
+    ) and _adds_a_product_only(layer)
+
+
+def _adds_a_product_only(layer: Any) -> bool:
+    return (
+        not layer.lora_variant
         and not any(layer.lora_bias.values())
         and all(isinstance(drop, torch.nn.Identity) for drop in layer.lora_dropout.values())
+    )
+
+
+def _is_quantized_lora(layer: Any) -> bool:
+    """LoRA on weights of 4 bits; PEFT has that class only where bitsandbytes is."""
+    return (
+        type(layer).__module__ == "peft.tuners.lora.bnb"
+        and type(layer).__name__ == "Linear4bit"
+        and layer.base_layer.weight.device.type == "cpu"
     )
 
 
@@ -147,6 +165,10 @@ FUSED: tuple[tuple[Callable[[torch.nn.Module], bool], Callable[..., torch.Tensor
 )
 
 
+#: Children that read the same activations, one after the other, in the families above.
+JOINED = {"Attention": ("q_proj", "k_proj", "v_proj"), "MLP": ("gate_proj", "up_proj")}
+
+
 def fuse(model: torch.nn.Module) -> int:
     """Replace the computation of every layer that is known. Returns how many those are."""
     count = 0
@@ -155,4 +177,21 @@ def fuse(model: torch.nn.Module) -> int:
             if known(layer):
                 layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]
                 count += 1
+    for layer in model.modules():
+        if group := _group(layer):
+            join(group)
     return count
+
+
+def _group(layer: torch.nn.Module) -> list[Any]:
+    """The projections inside a layer that can be computed together."""
+    for kind, names in JOINED.items():
+        if type(layer).__name__ in {f"{family}{kind}" for family in _FAMILIES}:
+            group = [getattr(layer, name) for name in names]
+            if all(map(_is_joinable, group)):
+                return group
+    return []
+
+
+def _is_joinable(layer: Any) -> bool:
+    return type(layer) is LoraLayer and _is_plain_lora(layer) and layer.base_layer.bias is None

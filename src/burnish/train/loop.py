@@ -14,13 +14,16 @@ from burnish.core.errors import TrainingStopped
 from burnish.core.progress import Bar, progress
 from burnish.core.runs import Run
 from burnish.core.sections import Train
-from burnish.models.chat import Encoded
-from burnish.train.batches import count_steps, micro_batches, rows_of_step
+from burnish.train.batches import all_tokens, count_steps, micro_batches, rows_of_step
 from burnish.train.checkpoint import State, prune, save_checkpoint
-from burnish.train.flat import Batch, flatten
+from burnish.train.examples import Example
+from burnish.train.flat import flatten
+from burnish.train.means import Means
+from burnish.train.objectives import Objective
 from burnish.train.optimizer import MasterAdamW
 
-Loss = Callable[[PreTrainedModel, Batch], torch.Tensor]
+#: Hears of each validation (step, loss), and may end the run by raising an error.
+Watch = Callable[[int, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +32,14 @@ class Fit:
 
     model: Any
     language: PreTrainedModel
-    loss: Loss
+    objective: Objective
     optimizer: MasterAdamW
-    rows: Sequence[Encoded]
-    validation: Sequence[Encoded]
+    rows: Sequence[Example]
+    validation: Sequence[Example]
     settings: Train
     accelerator: Accelerator
     artifact_bytes: int
+    watch: Watch | None = None
 
     @property
     def steps(self) -> int:
@@ -67,17 +71,18 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     """One optimizer step, with the validation and the checkpoint that fall due after it."""
     begun = time.perf_counter()
     rows = rows_of_step(plan.rows, state.step, plan.settings)
-    loss = train_step(plan, rows)
+    means = train_step(plan, rows)
+    loss = means["loss"]
     norm = plan.optimizer.clip()
     _refuse_runaway(state.step + 1, loss, norm)
     rate = plan.optimizer.step(state.step)
     seconds = time.perf_counter() - begun
-    tokens = sum(len(row.ids) for row in rows)
+    tokens = all_tokens(rows)
     state.step, state.tokens = state.step + 1, state.tokens + tokens
     state.seconds += seconds
     run.metrics.write(
         step=state.step,
-        loss=loss,
+        **means,
         learning_rate=rate,
         grad_norm=norm,
         tokens=tokens,
@@ -97,40 +102,44 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     state.other_seconds += time.perf_counter() - done
 
 
-def train_step(plan: Fit, rows: Sequence[Encoded]) -> float:
-    """Gradients of one optimizer step. Returns the mean loss of a learnt token.
+def train_step(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:
+    """Gradients of one optimizer step. Returns its `loss` and what else the objective measures.
 
-    The loss is summed over learnt tokens and divided once by their weight in the whole step:
-    averaging each micro-batch by itself would weight short rows too much.
+    The loss is summed and divided once by the rows' weight in the whole step (their learnt tokens,
+    or their number): averaging each micro-batch by itself would weight short rows too much.
     """
     plan.model.train()
-    weight = sum(sum(row.weights) for row in rows)
-    total = 0.0
+    means = Means(plan.objective.weight(rows))
+    judge = plan.objective.judge_of(plan.language, rows, plan.settings.micro_batch_tokens)
     for some in micro_batches(rows, plan.settings.micro_batch_tokens):
-        batch = flatten(some, plan.accelerator.device)
-        loss = plan.loss(plan.language, batch) / weight
-        plan.accelerator.backward(loss)
+        judgement = judge(plan.language, flatten(some, plan.accelerator.device))
+        plan.accelerator.backward(judgement.loss / means.weight)
         plan.optimizer.collect()
-        total += float(loss.detach())
-    return total
+        means.add(judgement)
+    return means.as_dict()
 
 
 @torch.no_grad()
-def validation_loss(plan: Fit) -> float:
-    """Mean loss of a learnt token over the validation rows."""
+def validation_means(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:
+    """The same means over rows from which nothing is learnt."""
     plan.model.eval()
-    total = 0.0
-    for some in micro_batches(plan.validation, plan.settings.micro_batch_tokens):
-        total += float(plan.loss(plan.language, flatten(some, plan.accelerator.device)))
-    return total / sum(sum(row.weights) for row in plan.validation)
+    means = Means(plan.objective.weight(rows))
+    judge = plan.objective.judge_of(plan.language, rows, plan.settings.micro_batch_tokens)
+    for some in micro_batches(rows, plan.settings.micro_batch_tokens):
+        means.add(judge(plan.language, flatten(some, plan.accelerator.device)))
+    return means.as_dict()
 
 
 def _judge(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     """Validate; remember the best; stop when it hasn't come back for `patience` validations."""
-    loss = validation_loss(plan)
+    means = validation_means(plan, plan.validation)
+    loss = means["loss"]
     _refuse_runaway(state.step, loss)
-    run.metrics.write(step=state.step, validation_loss=loss)
+    named = {f"validation_{name}": mean for name, mean in means.items()}
+    run.metrics.write(step=state.step, **named)
     bar.advance(0, note=f"validation loss {loss:.3f}")
+    if plan.watch:
+        plan.watch(state.step, loss)
     if loss < state.best_loss:
         state.best_loss, state.best_step, state.waited = loss, state.step, 0
         return

@@ -53,3 +53,53 @@ class LinearCrossEntropy(torch.autograd.Function):
         hidden, weight = ctx.saved_tensors
         scale = grad.to(hidden.dtype)
         return hidden * scale, None if weight is None else weight * scale, None, None
+
+
+class LinearLogProbs(torch.autograd.Function):
+    """The log-probability (natural) of each target under `softmax(hidden @ weight.T)`.
+
+    Chunk by chunk as above, for losses that aren't a sum over tokens: what each token passes on to
+    its hidden state is known before its share in the loss is.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """hidden (n, d), weight (vocabulary, d), targets (n,) → (n,), float32."""
+        found = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        inward = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for part in _chunks(hidden):
+            logits = (hidden[part] @ weight.T).float()
+            found[part] = logits.gather(1, targets[part, None]).squeeze(1) - logits.logsumexp(-1)
+            if inward is not None:
+                inward[part] = _surprise(logits, targets[part]).to(hidden.dtype) @ weight
+        ctx.save_for_backward(hidden, weight, targets, inward)
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        """Scale what each token passes on; logits are computed again only if the weight moves."""
+        hidden, weight, targets, inward = ctx.saved_tensors
+        scale = grad[:, None].to(hidden.dtype)
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight)
+            for part in _chunks(hidden):
+                logits = (hidden[part] @ weight.T).float()
+                own = _surprise(logits, targets[part]).to(hidden.dtype)
+                grad_weight += own.T @ (hidden[part] * scale[part])
+        return None if inward is None else inward * scale, grad_weight, None
+
+
+def _chunks(hidden: torch.Tensor) -> list[slice]:
+    step = LinearCrossEntropy.CHUNK
+    return [slice(begin, begin + step) for begin in range(0, len(hidden), step)]
+
+
+def _surprise(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The log-probability's derivative by the logits: 1 at the target, minus all chances."""
+    chances = torch.softmax(logits, -1)
+    ones = torch.ones_like(targets, dtype=chances.dtype)[:, None]
+    return chances.neg_().scatter_add_(1, targets[:, None], ones)

@@ -1,18 +1,76 @@
-"""What is learnt from a row: the table of objectives. One entry is one loss over one batch."""
+"""What is learnt from rows: the table of objectives.
 
-from collections.abc import Callable
+An objective says what a row becomes, what a step's summed loss is divided by, and how a batch is
+judged. The loop knows nothing else of it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
-from burnish.train.flat import Batch
-from burnish.train.losses import LinearCrossEntropy
+from burnish.core.records import Row
+from burnish.core.sections import Dpo, Kto, Orpo, Sft, Simpo
+from burnish.train import preferences
+from burnish.train.batches import micro_batches
+from burnish.train.examples import Contrast, Encode, Example, judged, learnt, pairs
+from burnish.train.flat import Batch, flatten
+from burnish.train.losses import LinearCrossEntropy, LinearLogProbs
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A batch as an objective sees it: its loss, summed, and what is measured beside it.
+
+    `measured` has a value for each row that a name is about; a step shows their mean.
+    """
+
+    loss: torch.Tensor
+    measured: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+Judge = Callable[[PreTrainedModel, Batch], Judgement]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """One way to learn.
+
+    `examples` says what rows become, and `weight` what the summed loss of some is divided by.
+    `judge_of` (model, rows of a step, most tokens of a forward pass) gives the step's judge, and
+    may look at all of its rows first. `has_reference` asks for log-probabilities from before
+    training.
+    """
+
+    examples: Callable[[Sequence[Row], Encode], list[Example]]
+    weight: Callable[[Sequence[Example]], float]
+    judge_of: Callable[[PreTrainedModel, Sequence[Example], int], Judge]
+    has_reference: bool = False
 
 
 def sft_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
-    """Supervised fine-tuning: cross-entropy summed over the learnt tokens, times their weights.
+    """Supervised fine-tuning: cross-entropy summed over the learnt tokens, times their weights."""
+    chosen, head = _predicting(model, batch)
+    loss: torch.Tensor = LinearCrossEntropy.apply(chosen, head, batch.targets, batch.weights)
+    return loss
 
-    Only positions that predict a learnt token reach the vocabulary.
+
+def answer_logprobs(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """(answers,): the log-probability of each answer in a batch, summed over its tokens."""
+    chosen, head = _predicting(model, batch)
+    tokens = LinearLogProbs.apply(chosen, head, batch.targets) * batch.weights
+    answers = torch.arange(len(batch.layout.gather), device=tokens.device)
+    # A product and not index_add: its order of additions is the same on every device.
+    own: torch.Tensor = (batch.owners[None] == answers[:, None]).to(tokens.dtype) @ tokens
+    return own
+
+
+def _predicting(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Hidden states of the positions that predict a learnt token, and the head's weight.
+
+    Only these positions reach the vocabulary.
     """
     hidden = model.base_model(
         input_ids=batch.ids,
@@ -20,11 +78,137 @@ def sft_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
         use_cache=False,
         layout=batch.layout,
     ).last_hidden_state[0]
-    chosen = hidden.index_select(0, batch.predicts)
-    head = model.get_output_embeddings()
-    loss: torch.Tensor = LinearCrossEntropy.apply(chosen, head.weight, batch.targets, batch.weights)
-    return loss
+    return hidden.index_select(0, batch.predicts), model.get_output_embeddings().weight
 
 
-#: `train.objective.kind` → the loss of a batch: summed, not averaged.
-OBJECTIVES: dict[str, Callable[[PreTrainedModel, Batch], torch.Tensor]] = {"sft": sft_loss}
+def _sft(settings: Sft) -> Objective:
+    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
+        return Judgement(sft_loss(model, batch))
+
+    return Objective(learnt, _learnt_tokens, _always(judge))
+
+
+def _dpo(settings: Dpo) -> Objective:
+    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
+        gains = answer_logprobs(model, batch) - _references(batch)
+        chosen, rejected = _sides(gains)
+        if settings.loss == "ipo":
+            margin = torch.sub(*_sides(gains / _lengths(batch)))
+            losses = preferences.ipo(margin, settings.beta)
+        elif settings.loss == "hinge":
+            losses = preferences.dpo_hinge(chosen - rejected, settings.beta)
+        else:
+            losses = preferences.dpo_sigmoid(
+                chosen - rejected, settings.beta, settings.label_smoothing
+            )
+        return Judgement(losses.sum(), _rewards(settings.beta * chosen, settings.beta * rejected))
+
+    return Objective(pairs, _count, _always(judge), has_reference=True)
+
+
+def _orpo(settings: Orpo) -> Objective:
+    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
+        chosen, rejected = _sides(answer_logprobs(model, batch) / _lengths(batch))
+        losses = preferences.orpo(chosen, rejected, settings.beta)
+        return Judgement(losses.sum(), _rewards(settings.beta * chosen, settings.beta * rejected))
+
+    return Objective(pairs, _count, _always(judge))
+
+
+def _simpo(settings: Simpo) -> Objective:
+    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
+        chosen, rejected = _sides(answer_logprobs(model, batch) / _lengths(batch))
+        losses = preferences.simpo(chosen, rejected, settings.beta, settings.gamma)
+        return Judgement(losses.sum(), _rewards(settings.beta * chosen, settings.beta * rejected))
+
+    return Objective(pairs, _count, _always(judge))
+
+
+def _kto(settings: Kto) -> Objective:
+    def judge_of(model: PreTrainedModel, rows: Sequence[Example], most_tokens: int) -> Judge:
+        drift = _drift(model, rows, most_tokens)
+        return lambda model, batch: judge(model, batch, drift)
+
+    def judge(model: PreTrainedModel, batch: Batch, drift: float) -> Judgement:
+        gains = answer_logprobs(model, batch) - _references(batch)
+        desirable = torch.tensor([row.desirable for row in _contrasts(batch)], device=gains.device)
+        losses = preferences.kto(gains, desirable, gains.new_tensor(drift), settings.beta)
+        weights = torch.where(desirable, settings.desirable_weight, settings.undesirable_weight)
+        rewards = settings.beta * gains.detach()
+        measured = {
+            "rewards/chosen": rewards[desirable],
+            "rewards/rejected": rewards[~desirable],
+            "rewards/accuracy": ((rewards > settings.beta * drift) == desirable).float(),
+            "kl": torch.full_like(rewards, drift),
+        }
+        return Judgement((weights * losses).sum(), measured)
+
+    return Objective(judged, _count, judge_of, has_reference=True)
+
+
+#: `train.objective.kind` → the objective with its settings.
+OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
+    "sft": _sft,
+    "dpo": _dpo,
+    "orpo": _orpo,
+    "simpo": _simpo,
+    "kto": _kto,
+}
+
+
+def _always(judge: Judge) -> Callable[[PreTrainedModel, Sequence[Example], int], Judge]:
+    """A judge that looks at nothing but its batch."""
+    return lambda model, rows, most_tokens: judge
+
+
+def _learnt_tokens(rows: Sequence[Example]) -> float:
+    return sum(sum(answer.weights) for row in rows for answer in row.answers)
+
+
+def _count(rows: Sequence[Example]) -> float:
+    return len(rows)
+
+
+def _contrasts(batch: Batch) -> list[Contrast]:
+    return [row for row in batch.examples if isinstance(row, Contrast)]
+
+
+def _references(batch: Batch) -> torch.Tensor:
+    """(answers,): log-probabilities of a batch's answers before training."""
+    known = [chance for row in _contrasts(batch) for chance in row.reference[: len(row.answers)]]
+    return torch.tensor(known, device=batch.ids.device)
+
+
+def _lengths(batch: Batch) -> torch.Tensor:
+    """(answers,): how many tokens of each answer are learnt."""
+    lengths = [float(answer.trained) for row in batch.examples for answer in row.answers]
+    return torch.tensor(lengths, device=batch.ids.device)
+
+
+def _sides(answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(2 x pairs,) → those of the chosen answers, those of the rejected ones."""
+    return answers[::2], answers[1::2]
+
+
+def _rewards(chosen: torch.Tensor, rejected: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What a step of pairs measures beside its loss."""
+    return {
+        "rewards/chosen": chosen.detach(),
+        "rewards/rejected": rejected.detach(),
+        "rewards/accuracy": (chosen > rejected).float(),
+    }
+
+
+@torch.no_grad()
+def _drift(model: PreTrainedModel, rows: Sequence[Example], most_tokens: int) -> float:
+    """Mean gain of a step's mismatched answers, at least 0: what KTO takes for the divergence."""
+    apart = [
+        Contrast((row.mismatched,), reference=row.reference[-1:])
+        for row in rows
+        if isinstance(row, Contrast) and row.mismatched
+    ]
+    total = 0.0
+    for some in micro_batches(apart, most_tokens):
+        batch = flatten(some, model.device)
+        total += float((answer_logprobs(model, batch) - _references(batch)).sum())
+    return max(total / len(apart), 0.0) if apart else 0.0

@@ -4,13 +4,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from burnish.train.diagnosis import Diagnosis
+
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """The result of a run. Seconds, bytes, and the mean loss of a learnt token (in nats).
+    """The result of a run. Seconds, bytes, and the mean loss of a learnt token (in nats), or of a
+    row where answers are compared.
 
     `tokens_per_second` counts the tokens of the rows, prompts included; `losses` has one entry a
-    step. `forecast` carries what was expected beside what happened.
+    step. `forecast` carries what was expected beside what happened, and `diagnoses` what the
+    figures say went wrong.
     """
 
     run: str
@@ -26,6 +30,7 @@ class TrainReport:
     best_validation_loss: float | None
     losses: Sequence[float]
     forecast: Sequence[dict[str, Any]]
+    diagnoses: Sequence[Diagnosis] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish train --json` prints and `report.json` holds."""

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,23 @@ from burnish.core.runs import Run, new_run
 from burnish.data.load import Dataset, load
 from burnish.models.artifact import save_artifact
 from burnish.models.audit import audit
-from burnish.models.chat import Encoded, encode_row
+from burnish.models.chat import encode_row
 from burnish.models.load import device, load_model, load_tokenizer, training_dtype
 from burnish.models.local import LocalModel, find_model
-from burnish.train.adapters import METHODS, language_model, trainable
+from burnish.train.adapters import METHODS, language_model, quantization, trainable
 from burnish.train.attention import ATTENTION
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
+from burnish.train.diagnosis import diagnose
+from burnish.train.examples import Example
 from burnish.train.faults import explained
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
 from burnish.train.layers import fuse
-from burnish.train.loop import Fit, fit
+from burnish.train.loop import Fit, Watch, fit
 from burnish.train.memory import peak_memory, reset_peak
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.optimizer import MasterAdamW
+from burnish.train.reference import with_reference
 from burnish.train.report import TrainReport
 
 
@@ -42,12 +46,13 @@ def train(
     dataset: Dataset | None = None,
     out: Path | None = None,
     resume: Path | None = None,
+    watch: Watch | None = None,
 ) -> TrainReport:
     """Fine-tune one model; leave in the run folder all that is needed to use it or to repeat it.
 
     Raises AuditFailed or DoesNotFit before a weight moves, TrainingStopped when the machine gives
     out on the way; then `resume` names the run's folder and training goes on from its last
-    checkpoint, to the same weights.
+    checkpoint, to the same weights. Raises Busy while another process trains the same run.
     """
     dataset = dataset or load(recipe)
     base = find_model(recipe.model.name)
@@ -58,8 +63,8 @@ def train(
     run = _same_run(resume, recipe, inputs) if resume else new_run("train", recipe, inputs, out)
 
     seed_everything(recipe.train.seed)
-    with explained(f"then: burnish train --resume {run.id}"):
-        plan = prepare(recipe, base, rows, validation)
+    with run.held(), explained(f"then: burnish train --resume {run.id}"):
+        plan = replace(prepare(recipe, base, rows, validation), watch=watch)
         state = _resumed(run, plan) or State()
         reset_peak()
         if not state.step:
@@ -67,6 +72,7 @@ def train(
             expected = forecast(plan, seen)
             write_json(run.path / "forecast.json", expected.as_list())
             refuse_what_does_not_fit(seen, expected, run.path)
+        plan = with_reference(plan, run, state)
         run.events.write(event="training", from_step=state.step, steps=plan.steps)
         state = fit(plan, run, state)
         plan.optimizer.take(load_weights(run.path / "checkpoints", state.best_step))
@@ -79,21 +85,27 @@ def train(
 
 def encoded(
     rows: tuple[Row, ...], tokenizer: PreTrainedTokenizerBase, recipe: Recipe
-) -> list[Encoded]:
-    """Rows as tokens, after the token audit. Raises AuditFailed: the audit is a hard stop."""
+) -> list[Example]:
+    """Rows as tokens, after the token audit. Raises AuditFailed: the audit is a hard stop.
+
+    Raises BadData for rows that aren't what the objective learns from.
+    """
     findings = audit(rows, tokenizer, recipe.train.max_length)
     if errors := [finding for finding in findings if finding.severity == "error"]:
         first = errors[0]
         more = f" (and {len(errors) - 1} more findings)" if len(errors) > 1 else ""
         shown = ", ".join(str(row) for row in first.rows[:5])
         raise AuditFailed(f"{first.file}, rows {shown}: {first.message}{more}", first.fix)
-    return [trimmed(encode_row(tokenizer, row, recipe.train.max_length)) for row in rows]
+    objective = OBJECTIVES[recipe.train.objective.kind](recipe.train.objective)
+    return objective.examples(
+        rows, lambda row: trimmed(encode_row(tokenizer, row, recipe.train.max_length))
+    )
 
 
 def prepare(
-    recipe: Recipe, base: LocalModel, rows: list[Encoded], validation: list[Encoded]
+    recipe: Recipe, base: LocalModel, rows: list[Example], validation: list[Example]
 ) -> Fit:
-    """The model with its trainable weights marked, the optimizer, and the loss: ready to fit."""
+    """The model with its trainable weights marked, optimizer and objective: ready to fit."""
     if not rows:
         raise BadData("There are no training rows.", "Name a file with rows in data.train.")
     if recipe.train.threads:
@@ -114,7 +126,7 @@ def prepare(
     return Fit(
         model=model,
         language=language,
-        loss=OBJECTIVES[settings.objective.kind],
+        objective=OBJECTIVES[settings.objective.kind](settings.objective),
         optimizer=optimizer,
         rows=rows,
         validation=validation,
@@ -170,6 +182,7 @@ def _lineage(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
         "data": dict(dataset.hashes),
         "recipe": run.recipe.model_dump(mode="json"),
         "versions": run.read("inputs.json")["versions"],
+        "quantized": quantization(run.recipe.train.method),
         "step": state.best_step,
         "run": run.id,
     }
@@ -194,5 +207,6 @@ def _report(run: Run, plan: Fit, state: State) -> TrainReport:
         total_parameters=sum(weight.numel() for weight in plan.model.parameters()),
         best_validation_loss=state.best_loss if plan.validation else None,
         losses=[entry["loss"] for entry in metrics if "loss" in entry],
+        diagnoses=diagnose(metrics, plan.settings),
         forecast=[{**quantity, "actual": actual[quantity["name"]]} for quantity in quantities],
     )

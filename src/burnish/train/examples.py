@@ -1,0 +1,97 @@
+"""What the loop learns from: a row as tokens, or the answers to one question that are compared."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from burnish.core.errors import BadData
+from burnish.core.records import Row
+from burnish.models.chat import Encoded
+
+Encode = Callable[[Row], Encoded]
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """Answers to one question, compared with one another or with what the model said before.
+
+    A pair has the preferred answer first; a judged answer stands alone and is `desirable` or not.
+    `mismatched` is the question with the answer to another one, which only KTO looks at (None where
+    the question leaves no room for it). `reference`
+    has the log-probabilities (natural, summed) of the answers, then of the mismatched one, before
+    training.
+    """
+
+    answers: tuple[Encoded, ...]
+    desirable: bool = True
+    mismatched: Encoded | None = None
+    reference: tuple[float, ...] = ()
+
+    @property
+    def measured(self) -> tuple[Encoded, ...]:
+        """All that has a reference, in its order."""
+        return (*self.answers, self.mismatched) if self.mismatched else self.answers
+
+
+Example = Encoded | Contrast
+
+
+def learnt(rows: Sequence[Row], encode: Encode) -> list[Example]:
+    """Rows whose answers are learnt. Raises BadData where one is marked as undesirable."""
+    _refuse(
+        [row for row in rows if row.desirable is False],
+        "the answer is undesirable, and this objective would learn it.",
+        "Set train.objective=kto, or drop these rows.",
+    )
+    return [encode(row) for row in rows]
+
+
+def pairs(rows: Sequence[Row], encode: Encode) -> list[Example]:
+    """Rows of two answers, the preferred one first. Raises BadData where one has no other."""
+    _refuse(
+        [row for row in rows if row.rejected is None],
+        "there is no rejected answer to compare with.",
+        "Give every row a chosen and a rejected answer (docs/data.md), or set another objective: "
+        "train.objective=sft for answers, =kto for answers marked true or false.",
+    )
+    return [Contrast(tuple(encode(side) for side in row.sides)) for row in rows]
+
+
+def judged(rows: Sequence[Row], encode: Encode) -> list[Example]:
+    """Rows of one judged answer, each beside its question with the answer of the next other one.
+
+    A row with two answers becomes two rows, as in the paper. Raises BadData for rows that don't say
+    whether their answer is desirable.
+    """
+    _refuse(
+        [row for row in rows if not row.is_preference],
+        "nothing says whether the answer is desirable.",
+        'Give every row "label": true or false (docs/data.md), or set train.objective=sft.',
+    )
+    single = [side for row in rows for side in _singles(row)]
+    examples: list[Example] = []
+    for place, row in enumerate(single):
+        behind = (*single[place + 1 :], *single[:place])
+        other = next((some for some in behind if some.prompt != row.prompt), row)
+        mismatched = encode(replace(row, messages=(*row.prompt, other.messages[-1])))
+        examples.append(
+            Contrast(
+                (encode(row),),
+                desirable=bool(row.desirable),
+                mismatched=mismatched if mismatched.trained else None,
+            )
+        )
+    return examples
+
+
+def _singles(row: Row) -> list[Row]:
+    if row.rejected is None:
+        return [row]
+    chosen, rejected = row.sides
+    return [replace(chosen, desirable=True), replace(rejected, desirable=False)]
+
+
+def _refuse(rows: Sequence[Row], what: str, fix: str) -> None:
+    if rows:
+        shown = ", ".join(str(row.line) for row in rows[:5])
+        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        raise BadData(f"{rows[0].file}, rows {shown}{more}: {what}", fix)
