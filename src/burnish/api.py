@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from burnish.engines.local import LocalEngine
     from burnish.evaluate.source import Evaluation
     from burnish.models.local import LocalModel
+    from burnish.rag.ask import Reply
+    from burnish.rag.build import IndexReport
+    from burnish.rag.search import Found
     from burnish.train.report import TrainReport
     from burnish.train.search import SearchReport
 
@@ -147,7 +150,7 @@ def train(
     return train_model(resolve(recipe, **files), out=out)
 
 
-def search(
+def train_search(
     recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
 ) -> SearchReport:
     """Try the settings of the recipe's `search` section and train the best with several seeds."""
@@ -175,6 +178,50 @@ def evaluate(
     from burnish.evaluate.source import evaluate_source
 
     return evaluate_source(resolve(recipe, **files), source, out)
+
+
+def index(
+    sources: Sequence[Source],
+    name: str,
+    embedder: str | None = None,
+    chunk_tokens: int | None = None,
+) -> IndexReport:
+    """Make or renew an index so that it holds what folders and files hold now.
+
+    Without sources, those of last time. Raises NotFound, BadData, BadRecipe.
+    """
+    from burnish.rag.build import build_index
+
+    wanted = {"embedder": embedder, "chunk_tokens": chunk_tokens}
+    changes = {key: value for key, value in wanted.items() if value is not None}
+    return build_index([Path(source) for source in sources], name, changes)
+
+
+def search(name: str, question: str, k: int = 5, files: str | None = None) -> list[Found]:
+    """The `k` best passages of an index, of files that match the pattern. Raises NotFound."""
+    from burnish.rag.search import open_index
+
+    return open_index(name).search(question, k, files)
+
+
+class AskOptions(TypedDict, total=False):
+    """How a question is asked: see `rag.ask.Asking`."""
+
+    k: int
+    files: str | None
+    least_similarity: float
+    max_new_tokens: int
+
+
+def ask(model: str, question: str, index: str, **options: Unpack[AskOptions]) -> Reply:
+    """Answer a question from the passages of an index, with citations. Raises NotFound."""
+    from burnish.engines.local import open_engine
+    from burnish.rag.ask import Asking
+    from burnish.rag.ask import ask as ask_engine
+    from burnish.rag.search import open_index
+
+    opened = open_index(index)
+    return ask_engine(open_engine(model), opened, question, Asking(**options))
 
 
 class Chat:

@@ -172,3 +172,31 @@ def test_fine_scores_without_a_gain_ship_in_at_most_alpha(monkeypatch):
         shipped += judge(routes, Compare(least_gain=0.0)).decision == "ship"
 
     assert shipped / 200 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
+
+
+def test_of_two_fine_tunes_the_better_is_judged_against_those_that_do_not_train():
+    routes = {
+        "base": hits(80), "retrieval": hits(100), "fine_tuned": hits(90),
+        "retrieval_fine_tuned": hits(140),
+    }  # fmt: skip
+
+    verdict = judge(routes, Compare())
+
+    assert (verdict.decision, verdict.judged, verdict.rival) == (
+        "ship", "retrieval_fine_tuned", "retrieval",
+    )  # fmt: skip
+    assert "fine-tuning with retrieval reaches" in verdict.reason
+    lost = judge({**routes, "retrieval_fine_tuned": hits(60), "fine_tuned": hits(50)}, Compare())
+    assert (lost.decision, lost.winner) == ("dont_fine_tune", "retrieval")
+    assert "Use retrieval." in lost.reason
+
+
+def test_the_better_of_two_equal_fine_tunes_is_not_shipped_by_luck():
+    random = np.random.default_rng(1)
+    shipped = 0
+    for _ in range(300):
+        names = ("base", "retrieval", "fine_tuned", "retrieval_fine_tuned")
+        routes = {name: scores((random.random(100) < 0.5).astype(float)) for name in names}
+        shipped += judge(routes, Compare(least_gain=0.0)).decision == "ship"
+
+    assert shipped <= 300 * 0.05 + 3 * (300 * 0.05 * 0.95) ** 0.5

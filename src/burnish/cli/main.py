@@ -11,14 +11,17 @@ import typer
 
 from burnish import __version__
 from burnish.cli import (
+    ask,
     chat,
     check,
     compare,
     evaluate,
+    index,
     models,
     pull,
     recipe,
     runs,
+    search,
     serve,
     train,
 )
@@ -32,7 +35,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for word in (pull, models, check, train, evaluate, compare, chat, serve, runs, recipe):
+WORDS = (
+    pull, models, check, train, evaluate, compare, index, search, ask, chat, serve, runs, recipe,
+)  # fmt: skip
+for word in WORDS:
     app.command(word.__name__.rpartition(".")[2])(word.command)
 
 

@@ -50,7 +50,7 @@ def command(
     settings = [*(changes or ()), *([f"train.method={method}"] if method else ())]
     if search:
         files = {"train": train or (), "validation": validation or (), "test": test or ()}
-        result = api.search(recipe, out=out, model=model, changes=settings, **files)
+        result = api.train_search(recipe, out=out, model=model, changes=settings, **files)
         show(_told(result), result.as_dict(), as_json)
         return
     report = api.train(

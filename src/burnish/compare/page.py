@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from burnish.compare.verdict import OURS
 from burnish.core.journal import read_journal
 from burnish.core.records import Interval, Scores
 from burnish.core.runs import Run, versions
@@ -65,8 +64,7 @@ def contents_of(
 
 def _judged(result: Mapping[str, Any]) -> str:
     """The route that the page looks into: the fine-tune, or the best one without it."""
-    names = [route["name"] for route in result["routes"]]
-    return OURS if OURS in names else str(result["verdict"]["winner"])
+    return str(result["verdict"]["judged"] or result["verdict"]["winner"])
 
 
 def _line(route: Mapping[str, Any], scores: Scores) -> RouteLine:
@@ -164,5 +162,5 @@ def _forgetting(result: Mapping[str, Any]) -> list[RouteLine]:
     }  # fmt: skip
     return [
         RouteLine(name=name, metric="general questions", score=Interval(**found[key]), **empty)
-        for name, key in (("base", "before"), ("fine_tuned", "after"))
+        for name, key in (("base", "before"), (_judged(result), "after"))
     ]

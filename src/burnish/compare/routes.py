@@ -7,11 +7,12 @@ it: a base model that must choose among labels is told the labels.
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from burnish.compare.retrieval import Documents, prompts_with_passages, rows_with_passages
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
-from burnish.core.records import Prompt, Row
+from burnish.core.records import Prompt, Row, Split
 from burnish.data.load import Dataset
 from burnish.engines.protocol import Engine
 from burnish.evaluate.tasks import (
@@ -21,6 +22,9 @@ from burnish.evaluate.tasks import (
     with_examples,
     with_instruction,
 )
+from burnish.models.chat import encode_row
+from burnish.models.load import load_tokenizer
+from burnish.models.local import find_model
 
 #: Examples that are too long for the context are passed over; this many times `shots` are tried.
 _TRIED = 4
@@ -28,19 +32,27 @@ _TRIED = 4
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What all routes are asked: the data, the recipe, and the test rows in use."""
+    """What all routes are asked: the data, the recipe, and the test rows in use.
+
+    `documents` are there if a route reads them.
+    """
 
     recipe: Recipe
     dataset: Dataset
     rows: Sequence[Row]
+    documents: Documents | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How a route's prompts are made, and whether they go to the trained model or to the base."""
+    """How a route's prompts are made, and from which rows its model is trained: none for the base.
+
+    `reads` if it needs the recipe's documents.
+    """
 
     prompts: Callable[[Setting, Engine], list[Prompt]]
-    trained: bool = False
+    learns: Callable[[Setting], Split] | None = None
+    reads: bool = False
 
 
 def plain_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
@@ -76,11 +88,65 @@ def few_shot_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
     return [with_examples(prompt, examples) for prompt in prompts]
 
 
+def retrieval_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
+    """The base prompt with the passages found for its question, as many as fit the context."""
+    prompts, room = base_prompts(setting, engine), engine.context_length
+    return prompts_with_passages(
+        _documents(setting), prompts, engine.count_tokens, room, "retrieval"
+    )
+
+
+def trained_retrieval_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
+    """The plain prompt with passages, as it was trained: no longer than training rows may be."""
+    room = min(engine.context_length, setting.recipe.train.max_length)
+    return prompts_with_passages(
+        _documents(setting),
+        plain_prompts(setting, engine),
+        engine.count_tokens,
+        room,
+        "retrieval_fine_tuned",
+    )
+
+
+def plain_rows(setting: Setting) -> Split:
+    """The rows as they are."""
+    return setting.dataset.split
+
+
+def retrieval_rows(setting: Setting) -> Split:
+    """The rows with the passages found for their questions; some training rows without those that
+    hold the answer."""
+    documents, split, recipe = _documents(setting), setting.dataset.split, setting.recipe
+    tokenizer = load_tokenizer(find_model(recipe.model.name))
+    room, seed = recipe.train.max_length, recipe.train.seed
+
+    def size(row: Row) -> int:
+        return len(encode_row(tokenizer, row, room + 1).ids)
+
+    def shown(rows: Sequence[Row], gold_share: float) -> tuple[Row, ...]:
+        return rows_with_passages(documents, rows, size, room, gold_share, seed)
+
+    # Validation sees what the test will see: passages as they are found.
+    return replace(
+        split,
+        train=shown(split.train, recipe.rag.gold_share),
+        validation=shown(split.validation, 1.0),
+    )
+
+
+def _documents(setting: Setting) -> Documents:
+    if setting.documents is None:
+        raise ValueError("a route that reads was made without documents")
+    return setting.documents
+
+
 #: `compare.routes` → the route.
 ROUTES: dict[str, Route] = {
     "base": Route(base_prompts),
     "few_shot": Route(few_shot_prompts),
-    "fine_tuned": Route(plain_prompts, trained=True),
+    "retrieval": Route(retrieval_prompts, reads=True),
+    "fine_tuned": Route(plain_prompts, learns=plain_rows),
+    "retrieval_fine_tuned": Route(trained_retrieval_prompts, learns=retrieval_rows, reads=True),
 }
 
 

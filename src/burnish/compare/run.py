@@ -11,9 +11,10 @@ from typing import Any
 from burnish.compare.answers import measured, timed
 from burnish.compare.forgetting import Forgetting, general_set, what_was_lost
 from burnish.compare.page import contents_of
+from burnish.compare.retrieval import open_documents
 from burnish.compare.routes import ROUTES, Setting
 from burnish.compare.training import trained
-from burnish.compare.verdict import OURS, Verdict, against_incumbent, judge
+from burnish.compare.verdict import Verdict, against_incumbent, best_trained, judge
 from burnish.core.errors import AuditFailed
 from burnish.core.folders import hash_json, whole_folder, write_json
 from burnish.core.progress import say
@@ -100,18 +101,20 @@ class Comparison:
     def as_text(self) -> str:
         """What a person reads on the terminal."""
         lines = []
+        width = max(len("few_shot  "), *map(len, self.routes)) + 1
         for name in self.routes:
             route = self._route(name)
             low, high = route["ci"]
             spread = f"{route['value']:7.1%}  ({low:.1%} to {high:.1%})"
             p_value = "" if route["p_value"] is None else f"p = {route['p_value']:.2g}"
             lines.append(
-                f"  {name:<11} {spread:<26} {p_value:<12} {route['latency_p50_s'] * 1000:6.0f} ms "
-                f"{route['tokens_in']:6.0f} tokens in"
+                f"  {name:<{width}} {spread:<26} {p_value:<12} "
+                f"{route['latency_p50_s'] * 1000:6.0f} ms {route['tokens_in']:6.0f} tokens in"
             )
         first = next(iter(self.routes.values())).scores
         level = f"{self.recipe.evaluate.confidence:.0%}"
-        heads = f"  {'route':<11} {first.metric} on {first.interval.n} questions ({level} interval)"
+        asked = f"{first.metric} on {first.interval.n} questions ({level} interval)"
+        heads = f"  {'route':<{width}} {asked}"
         parts = [f"{self.verdict.headline} {self.verdict.reason}", "\n".join([heads, *lines])]
         if self.forgetting:
             parts.append(self.forgetting.words)
@@ -133,13 +136,18 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     recipe = recipe.model_copy(update={"task": dataset.task})
     rows = sample(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     refuse_unanswerable(rows)
-    dataset = replace(dataset, findings=(*dataset.findings, *_audited(dataset, recipe)))
+    setting = _audited(_with_documents(Setting(recipe, dataset, rows)))
+    dataset = setting.dataset
     run = _run_of(recipe, dataset, out)
 
-    models = _Models(Setting(recipe, dataset, rows), run)
+    models = _Models(setting, run)
     routes: dict[str, Measured] = {name: models.measure(name) for name in recipe.compare.routes}
     scores = {name: route.scores for name, route in routes.items()}
-    forgetting = models.forgetting() if recipe.compare.forgetting and OURS in routes else None
+    judged = best_trained(scores)
+    if judged:
+        models.keep(judged)
+    forgetting = models.forgetting(judged) if recipe.compare.forgetting and judged else None
+    training = models.trainings[judged] if judged else None
     for name, found in scores.items():
         save_predictions(run.path / f"predictions-{name}.jsonl", found.predictions)
 
@@ -151,10 +159,10 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         routes=routes,
         tests=against_incumbent(scores, recipe.compare, recipe.evaluate.confidence),
         forgetting=forgetting,
-        training=models.training.id if models.training else None,
+        training=training.id if training else None,
     )
     again = shlex.join(["burnish", "compare", str(run.path / "recipe.yaml")])
-    contents = contents_of(result.as_dict(), scores, dataset, models.training, again)
+    contents = contents_of(result.as_dict(), scores, dataset, training, again)
     write_report(contents, run.path / "report.html")
     write_json(run.path / "report.json", {**result.as_dict(), "seconds": time.time() - begun})
     run.events.write(event="compared", decision=result.verdict.decision)
@@ -166,12 +174,12 @@ class _Models:
 
     def __init__(self, setting: Setting, run: Run) -> None:
         self.setting, self.run = setting, run
-        self.training: Run | None = None
+        self.trainings: dict[str, Run] = {}
         self.loaded: tuple[str, LocalEngine] | None = None
 
     def measure(self, name: str) -> Measured:
         """One route on the test rows."""
-        source = self._source(ROUTES[name].trained)
+        source = self._source(name)
         engine, identity = self._engine(source), self._identity(source)
         prompts = ROUTES[name].prompts(self.setting, engine)
         asked = Asked(self.setting.rows, prompts, f"Asking {name}")
@@ -181,28 +189,34 @@ class _Models:
         self.run.events.write(event="measured", route=name, value=scores.interval.value)
         return Measured(scores, seconds, engine.memory_bytes)
 
-    def forgetting(self) -> Forgetting:
-        """The general set, before and after."""
-        return what_was_lost(self._general("base", False), self._general("fine_tuned", True))
+    def keep(self, judged: str) -> None:
+        """Put what the judged route trained into the comparison's own folder."""
+        if not self.run.artifact.exists():
+            with whole_folder(self.run.artifact) as draft:
+                shutil.copytree(self.trainings[judged].artifact, draft, dirs_exist_ok=True)
 
-    def _general(self, name: str, is_trained: bool) -> Scores:
-        source = self._source(is_trained)
+    def forgetting(self, judged: str) -> Forgetting:
+        """The general set, before and after."""
+        return what_was_lost(self._general("base"), self._general(judged))
+
+    def _general(self, name: str) -> Scores:
+        source = self._source(name)
         asked = replace(general_set(), label=f"General questions, {name}")
         task = Task(kind="classification")
         settings = Evaluate(confidence=self.setting.recipe.evaluate.confidence)
         return measured(self._identity(source), self._engine(source), asked, task, settings)
 
-    def _source(self, is_trained: bool) -> str:
-        """The base model's name, or the folder of what was trained for this comparison."""
-        if not is_trained:
+    def _source(self, name: str) -> str:
+        """The base model's name, or the folder of what was trained for this route."""
+        learns = ROUTES[name].learns
+        if learns is None:
             return self.setting.recipe.model.name
-        if self.training is None:
+        if name not in self.trainings:
             self.loaded = None
-            self.training = trained(self.setting.recipe, self.setting.dataset)
-            if not self.run.artifact.exists():
-                with whole_folder(self.run.artifact) as draft:
-                    shutil.copytree(self.training.artifact, draft, dirs_exist_ok=True)
-        return str(self.training.artifact)
+            say(f"Training for {name}")
+            dataset = replace(self.setting.dataset, split=learns(self.setting))
+            self.trainings[name] = trained(self.setting.recipe, dataset)
+        return str(self.trainings[name].artifact)
 
     def _engine(self, source: str) -> LocalEngine:
         if self.loaded is None or self.loaded[0] != source:
@@ -212,8 +226,8 @@ class _Models:
 
     def _identity(self, source: str) -> str:
         """A hash of the weights that answer."""
-        if self.training and source == str(self.training.artifact):
-            lineage = open_artifact(self.training.artifact).lineage
+        if source in {str(run.artifact) for run in self.trainings.values()}:
+            lineage = open_artifact(Path(source)).lineage
             return hash_json([lineage["base"]["sha256"], lineage["files"]])
         return find_model(source).sha256
 
@@ -233,15 +247,31 @@ def _run_of(recipe: Recipe, dataset: Dataset, out: Path | None) -> Run:
     return new_run("compare", recipe, inputs, out)
 
 
-def _audited(dataset: Dataset, recipe: Recipe) -> list[Finding]:
-    """What the token audit of all rows found, before the first question. Raises AuditFailed."""
-    if OURS not in recipe.compare.routes:
-        return []
-    tokenizer = load_tokenizer(find_model(recipe.model.name))
-    rows = (*dataset.split.train, *dataset.split.validation)
-    findings = audit(rows, tokenizer, recipe.train.max_length)
-    for finding in findings:
-        if finding.severity == "error":
-            shown = ", ".join(str(row) for row in finding.rows[:5])
-            raise AuditFailed(f"{finding.file}, rows {shown}: {finding.message}", finding.fix)
-    return findings
+def _with_documents(setting: Setting) -> Setting:
+    """The setting with the recipe's documents, if a route reads them; their hash is an input."""
+    recipe = setting.recipe
+    if not any(ROUTES[name].reads for name in recipe.compare.routes):
+        if recipe.rag.documents:
+            say("rag.documents are named, but no route in compare.routes reads them.")
+        return setting
+    documents = open_documents(recipe.rag)
+    hashes = {**setting.dataset.hashes, "documents": documents.fingerprint()}
+    return replace(setting, documents=documents, dataset=replace(setting.dataset, hashes=hashes))
+
+
+def _audited(setting: Setting) -> Setting:
+    """The setting with what the token audit found in the rows of the routes that train, before the
+    first question. Raises AuditFailed."""
+    recipe, dataset = setting.recipe, setting.dataset
+    routes = [route for name in recipe.compare.routes if (route := ROUTES[name].learns)]
+    findings: dict[Finding, None] = dict.fromkeys(dataset.findings)
+    for learns in routes:
+        split = learns(setting)
+        tokenizer = load_tokenizer(find_model(recipe.model.name))
+        found = audit((*split.train, *split.validation), tokenizer, recipe.train.max_length)
+        for finding in found:
+            if finding.severity == "error":
+                shown = ", ".join(str(row) for row in finding.rows[:5])
+                raise AuditFailed(f"{finding.file}, rows {shown}: {finding.message}", finding.fix)
+        findings |= dict.fromkeys(found)
+    return replace(setting, dataset=replace(dataset, findings=tuple(findings)))

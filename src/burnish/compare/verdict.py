@@ -8,7 +8,9 @@
 comparison must succeed, the chance of shipping a fine-tune that is no better than its best rival
 stays at alpha, however many rivals there are and although the best one is found by looking.
 "Surely less" looks at the most favourable of several bounds, so each has its share of alpha
-(Bonferroni). `docs/evidence.md` has the argument, `benchmarks/planted_null.py` the proof by trying.
+(Bonferroni). Where several routes train, the best of them is judged, and since it is found by
+looking, each has its share of alpha too. `docs/evidence.md` has the argument,
+`benchmarks/planted_null.py` the proof by trying.
 """
 
 from collections.abc import Mapping
@@ -21,7 +23,9 @@ from burnish.core.stats import PairedTest, holm, paired_test, rows_needed, small
 
 Decision = Literal["ship", "dont_fine_tune", "not_enough_evidence"]
 
-OURS, INCUMBENT = "fine_tuned", "base"
+INCUMBENT = "base"
+#: The routes that train; `judge` asks whether the best of them is worth it.
+TRAINED = ("fine_tuned", "retrieval_fine_tuned")
 #: Differences smaller than this are not planned for, whatever `least_gain` says.
 _FINEST = 0.005
 
@@ -30,15 +34,17 @@ _FINEST = 0.005
 class Verdict:
     """The decision, the route to take, why, and what would change it.
 
-    `gain` is that of the fine-tune over its best rival, with an interval of level `confidence`;
-    `p_value` the worst over all rivals, by which it ships; `visible` the smallest gain that this
-    test size sees with the power asked for; `more_rows` the test rows that are missing.
+    `judged` is the trained route that it is about, empty if there is none; `gain` is its gain over
+    the best rival, with an interval of level `confidence`; `p_value` the worst over all rivals, by
+    which it ships; `visible` the smallest gain that this test size sees with the power asked for;
+    `more_rows` the test rows that are missing.
     """
 
     decision: Decision
     winner: str
     headline: str
     reason: str
+    judged: str
     rival: str
     gain: PairedTest | None
     confidence: float
@@ -47,32 +53,40 @@ class Verdict:
     more_rows: int
 
 
+def best_trained(routes: Mapping[str, Scores]) -> str | None:
+    """The trained route with the highest score; none if no route is trained."""
+    trained = [name for name in routes if name in TRAINED]
+    return max(trained, key=lambda name: routes[name].interval.value) if trained else None
+
+
 def judge(routes: Mapping[str, Scores], settings: Compare) -> Verdict:
     """The verdict over routes that were measured on the same questions."""
-    rivals = {name: scores for name, scores in routes.items() if name != OURS}
-    if OURS not in routes or not rivals:
+    rivals = {name: scores for name, scores in routes.items() if name not in TRAINED}
+    judged = best_trained(routes)
+    if judged is None or not rivals:
         return _nothing_to_decide(routes)
     rival = max(rivals, key=lambda name: rivals[name].interval.value)
-    share = settings.alpha / len(rivals)
-    ours, theirs = routes[OURS].values, routes[rival].values
+    share, alpha = settings.alpha / len(rivals), settings.alpha / _candidates(routes)
+    ours, theirs = routes[judged].values, routes[rival].values
     gain = paired_test(ours, theirs, 1 - 2 * share)
-    p_value = _worst_p_value(routes, settings)
+    p_value = _worst_p_value(routes, judged, settings)
     decision: Decision = "not_enough_evidence"
     if p_value < settings.alpha and gain.gain.value >= settings.least_gain:
         decision = "ship"
-    elif gain.gain.high < settings.least_gain:
+    elif _most_favourable(routes, rival, share) < settings.least_gain:
         decision = "dont_fine_tune"
     verdict = Verdict(
         decision=decision,
-        winner=OURS if decision == "ship" else rival,
+        winner=judged if decision == "ship" else rival,
         headline="",
         reason="",
+        judged=judged,
         rival=rival,
         gain=gain,
         confidence=1 - 2 * share,
         p_value=p_value,
-        visible=min(smallest_visible(ours, theirs, settings.alpha, settings.power), 1.0),
-        more_rows=_more_rows(routes, rival, share, settings)
+        visible=min(smallest_visible(ours, theirs, alpha, settings.power), 1.0),
+        more_rows=_more_rows(routes, (judged, rival), share, settings)
         if decision == "not_enough_evidence"
         else 0,
     )
@@ -96,30 +110,49 @@ def against_incumbent(
     return {name: replace(test, p_value=adjusted[name]) for name, test in tests.items()}
 
 
-def _worst_p_value(routes: Mapping[str, Scores], settings: Compare) -> float:
-    """The largest p-value of the fine-tune against each rival; against the plain prompt the one
-    that the table of routes shows (Holm), so that page and verdict never disagree."""
+def _worst_p_value(routes: Mapping[str, Scores], judged: str, settings: Compare) -> float:
+    """The largest p-value of the judged route against each rival, times the routes it was chosen
+    from; against the plain prompt the one that the table of routes shows (Holm), so that page and
+    verdict never disagree."""
     shown = against_incumbent(routes, settings, 0.95)
-    return max(
-        shown[OURS].p_value
+    worst = max(
+        shown[judged].p_value
         if name == INCUMBENT
-        else paired_test(routes[OURS].values, scores.values).p_value
+        else paired_test(routes[judged].values, scores.values).p_value
         for name, scores in routes.items()
-        if name != OURS
+        if name not in TRAINED
+    )
+    return min(worst * _candidates(routes), 1.0)
+
+
+def _candidates(routes: Mapping[str, Scores]) -> int:
+    """How many trained routes the judged one was chosen from."""
+    return sum(name in TRAINED for name in routes)
+
+
+def _most_favourable(routes: Mapping[str, Scores], rival: str, share: float) -> float:
+    """The largest gain over the rival that any trained route may still have."""
+    return max(
+        paired_test(scores.values, routes[rival].values, 1 - 2 * share).gain.high
+        for name, scores in routes.items()
+        if name in TRAINED
     )
 
 
-def _more_rows(routes: Mapping[str, Scores], rival: str, share: float, settings: Compare) -> int:
+def _more_rows(
+    routes: Mapping[str, Scores], pair: tuple[str, str], share: float, settings: Compare
+) -> int:
     """Test rows with which the open question would be decided with the power asked for.
 
     A gain that looks worth having must be told from none; a smaller one from a gain that is worth
-    having, at the bound's share of alpha.
+    having, at the bound's share of alpha. `pair` is the judged route and its rival.
     """
-    ours, theirs = routes[OURS].values, routes[rival].values
-    gain = routes[OURS].interval.value - routes[rival].interval.value
+    ours, theirs = (routes[name].values for name in pair)
+    gain = routes[pair[0]].interval.value - routes[pair[1]].interval.value
     n, least = len(ours), settings.least_gain
     if gain >= least:
-        needed = rows_needed(ours, theirs, max(gain, _FINEST), settings.alpha, settings.power)
+        alpha = settings.alpha / _candidates(routes)
+        needed = rows_needed(ours, theirs, max(gain, _FINEST), alpha, settings.power)
     else:
         needed = rows_needed(ours, theirs, max(least, _FINEST), share, settings.power)
     if needed <= n:
@@ -135,8 +168,9 @@ def _nothing_to_decide(routes: Mapping[str, Scores]) -> Verdict:
         decision="not_enough_evidence",
         winner=best,
         headline="There is nothing to decide.",
-        reason="A verdict needs the fine-tuned route and at least one other; only "
+        reason="A verdict needs a fine-tuned route and one that isn't; only "
         f"{', '.join(routes)} was measured.",
+        judged=best_trained(routes) or "",
         rival=best,
         gain=None,
         confidence=0.0,
@@ -146,20 +180,27 @@ def _nothing_to_decide(routes: Mapping[str, Scores]) -> Verdict:
     )
 
 
-_NAMES = {"base": "the plain prompt", "few_shot": "few-shot examples", "fine_tuned": "fine-tuning"}
+_NAMES = {
+    "base": "the plain prompt",
+    "few_shot": "few-shot examples",
+    "retrieval": "retrieval",
+    "fine_tuned": "fine-tuning",
+    "retrieval_fine_tuned": "fine-tuning with retrieval",
+}
 
 
 def _words(
     verdict: Verdict, gain: PairedTest, routes: Mapping[str, Scores], settings: Compare
 ) -> tuple[str, str]:
-    ours, theirs = routes[OURS].interval, routes[verdict.rival].interval
-    metric = routes[OURS].metric.replace("_", " ")
+    ours, theirs = routes[verdict.judged].interval, routes[verdict.rival].interval
+    metric = routes[verdict.judged].metric.replace("_", " ")
     other = _NAMES[verdict.rival]
     least, visible = (f"{100 * size:.1f} points" for size in (settings.least_gain, verdict.visible))
-    best = ", the best other route," if len(routes) > 2 else ""
+    untrained = sum(name not in TRAINED for name in routes)
+    best = ", the best other route," if untrained > 1 else ""
     measured = (
-        f"On the same {ours.n} questions fine-tuning reaches {ours.value:.1%} {metric} and "
-        f"{other}{best} {theirs.value:.1%}: a gain of {_points(gain.gain.value)} "
+        f"On the same {ours.n} questions {_NAMES[verdict.judged]} reaches {ours.value:.1%} "
+        f"{metric} and {other}{best} {theirs.value:.1%}: a gain of {_points(gain.gain.value)} "
         f"({verdict.confidence:.0%} interval {100 * gain.gain.low:+.1f} to "
         f"{100 * gain.gain.high:+.1f}); better on {gain.wins} questions, worse on {gain.losses}."
     )

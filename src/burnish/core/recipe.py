@@ -21,6 +21,7 @@ from burnish.core.sections import (
     Data,
     Evaluate,
     Model,
+    Rag,
     Search,
     Section,
     Serve,
@@ -38,6 +39,7 @@ class Recipe(Section):
     train: Train = Field(Train(), description="How the weights move.")
     search: Search = Field(Search(), description="Which settings a search tries.")
     evaluate: Evaluate = Field(Evaluate(), description="How answers are scored.")
+    rag: Rag = Field(Rag(), description="Documents to answer from.")
     compare: Compare = Field(Compare(), description="Which routes are measured.")
     serve: Serve = Field(Serve(), description="The HTTP server.")
 
@@ -66,7 +68,11 @@ def load_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
     lines = dict(_lines(root, str(path)))
     values = _with_changes(values, changes)
     recipe = _parse(values, str(path), lines)
-    return recipe.model_copy(update={"data": _anchored(recipe.data, path.parent)})
+    anchored = {
+        "data": _anchored(recipe.data, ("train", "validation", "test"), path.parent),
+        "rag": _anchored(recipe.rag, ("documents",), path.parent),
+    }
+    return recipe.model_copy(update=anchored)
 
 
 def make_recipe(values: Mapping[str, Any] | None = None, changes: Iterable[str] = ()) -> Recipe:
@@ -198,11 +204,11 @@ _ScalarLoader.add_implicit_resolver(
 )
 
 
-def _anchored(data: Data, folder: Path) -> Data:
-    """Make the data files absolute, so that a saved recipe works from any folder."""
-    return data.model_copy(
+def _anchored(section: Section, fields: Iterable[str], folder: Path) -> Section:
+    """Make the paths of a section absolute, so that a saved recipe works from any folder."""
+    return section.model_copy(
         update={
-            name: tuple((folder / path).resolve() for path in getattr(data, name))
-            for name in ("train", "validation", "test")
+            name: tuple((folder / path).resolve() for path in getattr(section, name))
+            for name in fields
         }
     )

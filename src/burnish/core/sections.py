@@ -314,11 +314,33 @@ class Evaluate(Section):
     seed: int = Field(0, ge=0, description="Seed of the bootstrap and of `max_rows`.")
 
 
+class Rag(Section):
+    """Documents whose passages are put before the question in the retrieval routes."""
+
+    documents: Paths = Field((), description="Folders and files that hold the facts.")
+    embedder: str = Field(
+        "all-minilm-l6-v2", description="The embedding model: a name of the catalogue or a folder."
+    )
+    chunk_tokens: int = Field(
+        200, ge=16, description="Longest passage, in tokens of the embedder (it reads 256)."
+    )
+    k: int = Field(5, ge=1, description="Passages put before a question, if they fit.")
+    gold_share: float = Field(
+        0.8,
+        ge=0,
+        le=1,
+        description="Share of the training rows that keep the passages that hold the answer.",
+    )
+
+
 class Compare(Section):
     """Which routes are measured and when one is better."""
 
-    routes: tuple[Literal["base", "few_shot", "fine_tuned"], ...] = Field(
-        ("base", "few_shot", "fine_tuned"), description="The routes to measure."
+    routes: tuple[
+        Literal["base", "few_shot", "retrieval", "fine_tuned", "retrieval_fine_tuned"], ...
+    ] = Field(
+        ("base", "few_shot", "fine_tuned"),
+        description="The routes to measure; those with retrieval need `rag.documents`.",
     )
     shots: int = Field(8, ge=1, description="Examples in the few-shot prompt, if they fit.")
     alpha: float = Field(

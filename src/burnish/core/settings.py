@@ -17,7 +17,11 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("BURNISH_HOME", ".burnish", "The workspace: runs, frozen test splits, server state."),
+    Setting(
+        "BURNISH_HOME",
+        ".burnish",
+        "The workspace: runs, indexes, frozen test splits, server state.",
+    ),
     Setting("BURNISH_API_KEY", "made at first start", "The key that `burnish serve` asks for."),
     Setting("BURNISH_MODELS", "the user's cache folder", "Where pulled models are kept."),
 )

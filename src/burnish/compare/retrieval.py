@@ -1,0 +1,134 @@
+"""What the routes with retrieval add: passages of the recipe's documents before each question.
+
+A model that is fine-tuned for it sees in training what it will see when asked: the passages as they
+are retrieved for the question, good and bad. In some rows those that hold the answer are taken out,
+as in RAFT (Zhang et al. 2024, arXiv:2403.10131), so that it doesn't just copy the first passage.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from burnish.core.errors import BadRecipe
+from burnish.core.folders import hash_json
+from burnish.core.progress import say
+from burnish.core.records import Message, Prompt, Row
+from burnish.core.sections import Rag
+from burnish.data.duplicates import content_hash, plain
+from burnish.rag.build import build_index
+from burnish.rag.prompt import Count, fitting, with_passages
+from burnish.rag.search import Index, open_index
+from burnish.rag.store import Passage
+
+#: Passages are looked up this many times `k` deep: where some are taken out, others move up.
+_SPARE = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Documents:
+    """The recipe's documents, indexed. What was found for a question is kept."""
+
+    index: Index
+    settings: Rag
+    _found: dict[str, list[Passage]] = field(default_factory=dict)
+
+    def ranked(self, questions: Sequence[str]) -> list[list[Passage]]:
+        """For each question more passages than will be shown, best first."""
+        new = list(dict.fromkeys(text for text in questions if text not in self._found))
+        found = self.index.search_all(new, _SPARE * self.settings.k)
+        for question, some in zip(new, found, strict=True):
+            self._found[question] = [item.passage for item in some]
+        return [self._found[question] for question in questions]
+
+    def fingerprint(self) -> str:
+        """A hash of what the documents hold."""
+        return hash_json(self.index.store.digests())
+
+
+def open_documents(settings: Rag) -> Documents:
+    """Index the recipe's documents, or bring their index up to date.
+
+    Raises BadRecipe if none are named; NotFound and BadData as `burnish index` does.
+    """
+    if not settings.documents:
+        raise BadRecipe(
+            "A route with retrieval is named, but no documents.", "Set rag.documents to a folder."
+        )
+    making = {"embedder": settings.embedder, "chunk_tokens": settings.chunk_tokens}
+    name = f"recipe-{hash_json([[str(path) for path in settings.documents], making])[:12]}"
+    report = build_index(settings.documents, name, making)
+    say(report.as_text().splitlines()[0])
+    return Documents(open_index(name), settings)
+
+
+def prompts_with_passages(
+    documents: Documents, prompts: Sequence[Prompt], count: Count, room: int, label: str
+) -> list[Prompt]:
+    """Each prompt with the passages found for its question, as many of the best as fit into `room`
+    tokens with the answer."""
+    k = documents.settings.k
+    found = documents.ranked([_question(prompt.messages) for prompt in prompts])
+    shown = []
+    for prompt, ranked in zip(prompts, found, strict=True):
+        kept = fitting(prompt.messages, ranked[:k], count, room - prompt.max_new_tokens)
+        shown.append((replace(prompt, messages=with_passages(prompt.messages, kept)), len(kept)))
+    most = max(len(prompts), 1)
+    before = sum(count(prompt.messages) for prompt in prompts) / most
+    after = sum(count(prompt.messages) for prompt, _ in shown) / most
+    number = sum(kept for _, kept in shown) / most
+    say(
+        f"{label}: {number:.1f} of {k} passages a question; they cost {after - before:.0f} tokens "
+        "a question."
+    )
+    return [prompt for prompt, _ in shown]
+
+
+def rows_with_passages(
+    documents: Documents,
+    rows: Sequence[Row],
+    size: Callable[[Row], int],
+    room: int,
+    gold_share: float,
+    seed: int,
+) -> tuple[Row, ...]:
+    """Rows with the passages found for their questions; `size` gives a row's tokens, `room` the
+    most that it may have.
+
+    A share of `gold_share` as found; from the others' passages all that hold the answer are taken
+    out. Which ones depends on the seed and on what the row says. Plain text stays as it is.
+    """
+    found = documents.ranked([_question(row.prompt) for row in rows])
+    made = []
+    for row, ranked in zip(rows, found, strict=True):
+        if not row.prompt:
+            made.append(row)
+            continue
+        draw = random.Random(f"{seed}/{content_hash(row)}").random()
+        some = ranked if draw < gold_share else _without_gold(ranked, row.answer)
+        kept = some[: documents.settings.k]
+        while kept and size(_with(row, kept)) > room:
+            kept = kept[:-1]
+        made.append(_with(row, kept))
+    return tuple(made)
+
+
+def _with(row: Row, passages: Sequence[Passage]) -> Row:
+    asked = with_passages(row.prompt, passages)
+    return replace(row, messages=(*asked, *row.messages[len(row.prompt) :]))
+
+
+def _without_gold(ranked: Sequence[Passage], answer: str) -> list[Passage]:
+    """The passages that don't say the answer; if none says it in these words, all but the best."""
+    said = _plain(answer)
+    others = [passage for passage in ranked if said not in _plain(passage.text)]
+    return others if len(others) < len(ranked) else list(ranked[1:])
+
+
+def _plain(text: str) -> str:
+    """Words only, with a space on each side, so that a word isn't found inside another."""
+    return f" {plain(text)} "
+
+
+def _question(messages: Sequence[Message]) -> str:
+    """What is looked up: the last thing that the user says."""
+    return next((turn.content for turn in reversed(messages) if turn.role == "user"), "")

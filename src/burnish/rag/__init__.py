@@ -1,0 +1,1 @@
+"""Passages with their source: documents in, the passages that answer a question out."""

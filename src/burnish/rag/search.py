@@ -1,0 +1,179 @@
+"""Hybrid search: the nearest by meaning and the best by words, joined by their ranks."""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burnish.core.errors import BadRecipe, NotFound
+from burnish.core.progress import progress, say
+from burnish.core.settings import workspace
+from burnish.models.embedder import Embedder
+from burnish.models.local import find_model
+from burnish.rag.store import Passage, Ranking, SqliteStore, Store
+
+#: The file inside an index's folder.
+FILE = "index.db"
+#: The constant of reciprocal rank fusion, as in the paper.
+_RRF_K = 60
+#: How far down each of the two rankings is read, at the least.
+_DEPTH = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A passage that was found. `score` is the fused one, `similarity` the cosine to the question.
+
+    `by_meaning` and `by_words` are its ranks, from 1. What a ranking doesn't hold is none.
+    """
+
+    passage: Passage
+    score: float
+    similarity: float | None
+    by_meaning: int | None
+    by_words: int | None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that `burnish search --json` prints."""
+        found = asdict(self)
+        passage = found.pop("passage")
+        return {**passage, "headings": list(passage["headings"]), **found}
+
+
+@dataclass(slots=True)
+class Index:
+    """An index that is open: its store, and the embedder that made its vectors."""
+
+    name: str
+    store: Store
+    embedder: Embedder
+    root: Path
+
+    def search(self, question: str, k: int = 5, files: str | None = None) -> list[Found]:
+        """The `k` best passages, best first; `files` is a pattern that their file must match.
+
+        Raises NotFound if no file of the index matches it.
+        """
+        return self.nearest(question, self.embedder.encode([question])[0], k, files)
+
+    def search_all(self, questions: Sequence[str], k: int = 5) -> list[list[Found]]:
+        """The same for many questions, embedded together."""
+        with progress("Searching", total=len(questions)) as bar:
+            vectors = self.embedder.encode(questions, advance=bar.advance)
+            return [
+                self.nearest(question, vector, k)
+                for question, vector in zip(questions, vectors, strict=True)
+            ]
+
+    def nearest(
+        self, question: str, vector: np.ndarray, k: int = 5, files: str | None = None
+    ) -> list[Found]:
+        """The same for a question whose vector is there already: float32 of shape (width,)."""
+        wanted = self._matching(files) if files else None
+        depth = max(_DEPTH, k)
+        meaning = self.store.by_vector(vector, depth, wanted)
+        words = self.store.by_words(question, depth, wanted)
+        fused = reciprocal_rank_fusion([_ids(meaning), _ids(words)])[:k]
+        passages = self.store.passages([own for own, _ in fused])
+        cosines = dict(meaning)
+        places = [
+            {own: rank for rank, own in enumerate(_ids(some), 1)} for some in (meaning, words)
+        ]
+        return [
+            Found(
+                passage=replace(passage, file=self.shown(passage.file)),
+                score=score,
+                similarity=cosines.get(own),
+                by_meaning=places[0].get(own),
+                by_words=places[1].get(own),
+            )
+            for (own, score), passage in zip(fused, passages, strict=True)
+        ]
+
+    def shown(self, file: str) -> str:
+        """A file as people know it: from the folder that was indexed."""
+        path = Path(file)
+        return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else file
+
+    def _matching(self, pattern: str) -> set[str]:
+        files = self.store.digests()
+        wanted = {file for file in files if fnmatch(self.shown(file), pattern)}
+        if not wanted:
+            raise NotFound(
+                f"No file of the index `{self.name}` matches `{pattern}`.",
+                f"Its files: {', '.join(sorted(map(self.shown, files))[:10])}",
+            )
+        return wanted
+
+
+def reciprocal_rank_fusion(
+    rankings: Sequence[Sequence[int]], k: int = _RRF_K
+) -> list[tuple[int, float]]:
+    """(id, score), best first: the sum of 1 / (k + rank) over the rankings, ranks from 1.
+
+    Cormack, Clarke & Büttcher 2009 (SIGIR), k = 60. Ties go to the earlier of the first ranking.
+    """
+    scores: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, own in enumerate(ranking, start=1):
+            scores[own] = scores.get(own, 0.0) + 1 / (k + rank)
+    return sorted(scores.items(), key=lambda item: -item[1])
+
+
+def index_folder(name: str) -> Path:
+    """Where this workspace keeps the index `name`. Raises BadRecipe if it can't be a folder's."""
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise BadRecipe(
+            f"`{name}` can't be the name of an index.", "Letters, digits, `_`, `-` and `.` can."
+        )
+    return workspace() / "indexes" / name
+
+
+def index_names() -> list[str]:
+    """The indexes of this workspace, by name."""
+    return sorted(file.parent.name for file in (workspace() / "indexes").glob(f"*/{FILE}"))
+
+
+def open_index(name: str) -> Index:
+    """An index that was made before. Raises NotFound."""
+    file = index_folder(name) / FILE
+    if not file.exists():
+        known = ", ".join(index_names()) or "none yet"
+        raise NotFound(
+            f"There is no index `{name}` in this workspace (there are: {known}).",
+            f"burnish index FOLDER --name {name}",
+        )
+    store = SqliteStore(file)
+    facts = store.facts()
+    if not facts:
+        raise NotFound(f"The index `{name}` is empty.", f"burnish index FOLDER --name {name}")
+    if not facts["complete"]:
+        say(f"The indexing of `{name}` was interrupted; go on with: burnish index --name {name}")
+    embedder = Embedder(find_model(facts["embedder"]["name"]))
+    refuse_other_embedder(name, facts, embedder)
+    return Index(name, store, embedder, common_folder(facts["sources"]))
+
+
+def refuse_other_embedder(name: str, facts: Mapping[str, Any], embedder: Embedder) -> None:
+    """Raise BadRecipe if the vectors of the index are another model's."""
+    if facts["embedder"]["sha256"] != embedder.sha256:
+        raise BadRecipe(
+            f"The index `{name}` was made with {facts['embedder']['name']} as it was then; the "
+            f"vectors of {embedder.name} can't be compared with those.",
+            f"Choose another --name, or remove {index_folder(name)}.",
+        )
+
+
+def common_folder(sources: Sequence[str]) -> Path:
+    """The folder from which files are named: the one that was indexed, or holds all that was."""
+    folders = [Path(source) if Path(source).is_dir() else Path(source).parent for source in sources]
+    return Path(os.path.commonpath(folders)) if folders else Path("/")
+
+
+def _ids(ranking: Ranking) -> list[int]:
+    return [own for own, _ in ranking]
