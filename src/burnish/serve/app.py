@@ -17,6 +17,8 @@ from burnish.engines.scheduler import Scheduler
 from burnish.serve import errors
 from burnish.serve.guard import LOOPBACK, Guard
 from burnish.serve.routes import House, routes
+from burnish.serve.tuning_routes import file_routes, job_routes
+from burnish.serve.worker import Worker
 
 
 def create_app(
@@ -24,10 +26,12 @@ def create_app(
     key: str,
     settings: Serve | None = None,
     hosts: Collection[str] = LOOPBACK,
+    worker: Worker | None = None,
 ) -> FastAPI:
     """The application that answers with `fleet` to whoever has `key`.
 
-    `hosts` are the names that it answers to in the Host header; empty allows every name. When the
+    `hosts` are the names that it answers to in the Host header; empty allows every name. With a
+    `worker` there are files and fine-tuning jobs, and it works while the application runs. When the
     application ends, requests that have begun are finished first.
     """
     settings = settings or Serve()
@@ -35,7 +39,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if worker:
+            worker.start()
         yield
+        if worker:
+            await run_in_threadpool(worker.stop)
         await run_in_threadpool(scheduler.close)
 
     app = FastAPI(
@@ -47,7 +55,11 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.scheduler = scheduler
-    router = routes(House(fleet, scheduler, settings))
+    desk = worker.desk if worker else None
+    router = routes(House(fleet, scheduler, settings, desk))
+    if desk:
+        router.include_router(file_routes(desk))
+        router.include_router(job_routes(desk))
     app.include_router(router, prefix="/v1")
     app.include_router(router, prefix="/openai/v1", include_in_schema=False)
 
