@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from burnish.serve.store import Checkpoint, Event, Job
 from burnish.serve.wire import Wire
@@ -18,9 +18,18 @@ def _storable(value: str) -> str:
     return value
 
 
-Label = Annotated[str, Field(max_length=512), AfterValidator(_storable)]
-Labels = Annotated[dict[Annotated[Label, Field(max_length=64)], Label] | None, Field(max_length=16)]
+Labels = Annotated[
+    dict[
+        Annotated[str, Field(max_length=64), AfterValidator(_storable)],
+        Annotated[str, Field(max_length=512), AfterValidator(_storable)],
+    ]
+    | None,
+    Field(max_length=16),
+]
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")]
+
+
+_AUTO = BeforeValidator(lambda value: None if value in ("auto", -1) else value)
 
 
 class Closed(Wire):
@@ -30,11 +39,11 @@ class Closed(Wire):
 
 
 class Hyperparameters(Closed):
-    """How to train; `auto` leaves a number to us."""
+    """How to train; `auto` (for Azure's clients -1, or nothing) leaves a number to us."""
 
-    n_epochs: Literal["auto"] | Annotated[int, Field(ge=1, le=50)] = "auto"
-    batch_size: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
-    learning_rate_multiplier: Literal["auto"] | Annotated[float, Field(gt=0, le=100)] = "auto"
+    n_epochs: Annotated[int | None, _AUTO] = Field(None, ge=1, le=50)
+    batch_size: Annotated[int | None, _AUTO] = Field(None, ge=1, le=256)
+    learning_rate_multiplier: Annotated[float | None, _AUTO] = Field(None, gt=0, le=100)
 
 
 class Supervised(Closed):
@@ -71,7 +80,7 @@ class CreateJob(Closed):
         """The hyperparameters, wherever they were written."""
         inner = self.method.supervised if self.method else None
         chosen = (inner and inner.hyperparameters) or self.hyperparameters or Hyperparameters()
-        return chosen.model_dump()
+        return {name: number or "auto" for name, number in chosen.model_dump().items()}
 
 
 def model_name(job: Job) -> str:

@@ -117,7 +117,7 @@ def _create(desk: Desk, asked: CreateJob) -> Job:
     for param in ("training_file", "validation_file"):
         _check_file(desk, getattr(asked, param), param)
     if asked.validation_file == asked.training_file:
-        raise Refused("The validation file is the training file.", "validation_file")
+        raise Refused("The validation file is the training file.", "validation_file", "same_file")
     own, now = f"ftjob-{token_hex(12)}", int(time.time())
     job = Job(
         id=own,
