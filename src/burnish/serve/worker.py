@@ -107,6 +107,10 @@ class Worker:
         except BurnishError as error:  # the file or the model has gone since the job was made
             self._fail(job, "not_found", str(error))
             return
+        except (RuntimeError, ValueError, LookupError, TypeError, MemoryError) as fault:
+            message = f"The files could not be checked: {type(fault).__name__}: {fault}"
+            self._fail(job, "server_error", message)
+            return
         told = Happening("validated", "Files validated, moving job to queued state")
         with self._held(job) as (session, mine):
             if mine.status != "validating_files":
