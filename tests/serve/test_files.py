@@ -1,11 +1,12 @@
 """`client.files` of the unmodified client."""
 
+import http.client
 import io
 
 import openai
 import pytest
 
-from tests.serve.tuning import begin, rows, upload, wait
+from tests.serve.tuning import KEY, begin, rows, upload, wait
 
 
 @pytest.fixture
@@ -90,3 +91,16 @@ def test_a_file_that_a_job_needs_stays(server):
 
     client.fine_tuning.jobs.cancel(job)
     assert wait(client, job) and client.files.delete(file).deleted
+
+
+def test_a_file_that_is_too_large_is_refused_before_it_is_sent(house):
+    host = house.address.removeprefix("http://")
+    for path, size, status in (("files", 600 * 2**20, 413), ("completions", 9 * 2**20, 413)):
+        sent = http.client.HTTPConnection(host, timeout=30)
+        sent.putrequest("POST", f"/v1/{path}")
+        sent.putheader("authorization", f"Bearer {KEY}")
+        sent.putheader("content-length", str(size))
+        sent.endheaders()
+        answer = sent.getresponse()
+        assert answer.status == status and b"Maximum content size" in answer.read()
+        sent.close()

@@ -6,7 +6,7 @@ import io
 import openai
 import pytest
 
-from tests.serve.tuning import begin, chat_line, events, lines, rows, upload, wait
+from tests.serve.tuning import KEY, begin, chat_line, events, lines, rows, upload, wait
 
 
 @pytest.fixture
@@ -216,3 +216,50 @@ def test_unknown_jobs_are_not_found(jobs):
         with pytest.raises(openai.NotFoundError) as missing:
             call("ftjob-unknown")
         assert missing.value.code == "fine_tune_not_found"
+
+
+def test_a_deleted_model_is_gone_and_a_base_stays(client, jobs):
+    job = wait(client, begin(client, 10, hyperparameters={"n_epochs": 1, "batch_size": 5}))
+    assert said(client, job.fine_tuned_model)
+
+    assert client.models.delete(job.fine_tuned_model).deleted
+
+    assert job.fine_tuned_model not in [model.id for model in client.models.list()]
+    for call in (client.models.retrieve, client.models.delete, lambda name: said(client, name)):
+        with pytest.raises(openai.NotFoundError) as gone:
+            call(job.fine_tuned_model)
+        assert gone.value.code == "model_not_found"
+    assert jobs.retrieve(job.id).fine_tuned_model == job.fine_tuned_model
+    with pytest.raises(openai.PermissionDeniedError):
+        client.models.delete("tiny")
+
+
+def test_the_azure_client_does_the_same(server, finished):
+    address = server.address.removesuffix("/v1")
+    azure = openai.AzureOpenAI(
+        azure_endpoint=address, api_version="2024-10-21", api_key=KEY, max_retries=0
+    )
+
+    file = azure.files.create(file=("rows.jsonl", rows(10)), purpose="fine-tune")
+    job = azure.fine_tuning.jobs.create(
+        model="tiny",
+        training_file=file.id,
+        hyperparameters={"n_epochs": -1, "batch_size": 5},
+        extra_body={"trainingType": "standard"},
+    )
+
+    assert azure.fine_tuning.jobs.retrieve(job.id).hyperparameters.batch_size == 5
+    assert azure.fine_tuning.jobs.cancel(job.id).status == "cancelled"
+    name = finished.fine_tuned_model
+    assert said(azure, name) == said(server.client, name)
+    fixed = openai.AzureOpenAI(
+        azure_endpoint=address,
+        azure_deployment=name,
+        api_version="2024-10-21",
+        api_key=KEY,
+        max_retries=0,
+    )
+    assert said(fixed, "whatever") == said(server.client, name)
+    with pytest.raises(openai.BadRequestError) as refused:
+        azure.chat.completions.create(model="tiny", messages=[])
+    assert refused.value.param == "messages"

@@ -16,7 +16,8 @@ from burnish.engines.fleet import Fleet
 from burnish.engines.scheduler import Scheduler
 from burnish.serve import errors
 from burnish.serve.guard import LOOPBACK, Guard
-from burnish.serve.routes import House, routes
+from burnish.serve.house import House
+from burnish.serve.routes import deployment_routes, routes
 from burnish.serve.tuning_routes import file_routes, job_routes
 from burnish.serve.worker import Worker
 
@@ -56,12 +57,15 @@ def create_app(
     )
     app.state.scheduler = scheduler
     desk = worker.desk if worker else None
-    router = routes(House(fleet, scheduler, settings, desk))
+    house = House(fleet, scheduler, settings, desk)
+    router = routes(house)
     if desk:
         router.include_router(file_routes(desk))
         router.include_router(job_routes(desk))
     app.include_router(router, prefix="/v1")
-    app.include_router(router, prefix="/openai/v1", include_in_schema=False)
+    for prefix in ("/openai/v1", "/openai"):
+        app.include_router(router, prefix=prefix, include_in_schema=False)
+        app.include_router(deployment_routes(house), prefix=prefix, include_in_schema=False)
 
     @app.get("/healthz", summary="Whether the server is up; needs no key")
     async def healthz() -> JSONResponse:

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from burnish.core.settings import workspace
 from burnish.serve.files import Files
 from burnish.serve.jobs import Jobs
-from burnish.serve.store import Checkpoint, File, Job, Store, sqlite_url
+from burnish.serve.store import Checkpoint, Deleted, File, Job, Store, sqlite_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class Desk:
     def tuned(self) -> Sequence[Tuned]:
         """All models that jobs have made, those of steps on the way too, oldest first."""
         with self.store.reading() as session:
+            deleted = set(session.scalars(select(Deleted.name)))
             done = session.scalars(
                 select(Job).where(Job.fine_tuned_model.is_not(None)).order_by(Job.seq)
             ).all()
@@ -75,17 +76,23 @@ class Desk:
             Tuned(str(job.fine_tuned_model), job.base, self._artifact(job), job.created_at)
             for job in done
         ]
-        return models + [
+        models += [
             Tuned(step.name, job.base, self.run_folder(job) / step.folder, step.created_at)
             for step, job in steps
         ]
-
-    def _artifact(self, job: Job) -> Path:
-        return self.run_folder(job) / "artifact"
+        return [model for model in models if model.name not in deleted]
 
     def find_tuned(self, name: str) -> Tuned | None:
         """The model of that name, if a job has made it."""
         return next((model for model in self.tuned() if model.name == name), None)
+
+    def forget(self, name: str) -> None:
+        """Delete a model from all lists; its run stays in the workspace."""
+        with self.store.writing() as session:
+            session.merge(Deleted(name=name))
+
+    def _artifact(self, job: Job) -> Path:
+        return self.run_folder(job) / "artifact"
 
 
 def open_desk(url: str = "", aliases: Mapping[str, str] | None = None) -> Desk:

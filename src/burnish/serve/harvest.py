@@ -18,6 +18,12 @@ from burnish.serve.steps import exported
 _COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
 
+def sizes(run: Run) -> list[int]:
+    """How long the run's journals are: where they haven't grown there is no news."""
+    journals = (run.path / name for name in ("metrics.jsonl", "events.jsonl"))
+    return [file.stat().st_size if file.exists() else 0 for file in journals]
+
+
 def steps_of(run: Run) -> dict[int, dict[str, Any]]:
     """Step → `train_loss`, `valid_loss` where it was measured, `tokens`, `seconds`, `at`."""
     steps: dict[int, dict[str, Any]] = defaultdict(dict)

@@ -39,13 +39,13 @@ def serve(
     listening = _listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     try:
+        worker = Worker(open_desk(settings.store, aliases))
         fleet = open_fleet(sources, aliases)
         key = find_key()
         if key.made:
             say(f"API key, shown once (kept in {workspace() / 'api_key'}): {key.value}")
         # Whoever binds to the network chooses the names; on loopback only loopback's are right.
         hosts = LOOPBACK | {settings.host} if settings.host in LOOPBACK else ()
-        worker = Worker(open_desk(settings.store, aliases))
         app = create_app(fleet, key.value, settings, hosts, worker)
         say(f"Serving {', '.join(fleet.engines)} at {base_url(str(host), port)} (Ctrl-C stops it)")
         config = uvicorn.Config(

@@ -136,6 +136,13 @@ class Checkpoint(Table):
     metrics: Mapped[dict[str, Any]]
 
 
+class Deleted(Table):
+    """A model that was deleted; the run that made it stays."""
+
+    __tablename__ = "deleted_models"
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+
+
 class Store:
     """Sessions on one database. What `writing` has left is on disk."""
 

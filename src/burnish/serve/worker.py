@@ -165,14 +165,14 @@ class Worker:
 
     def _watch(self, job: Job, run: Run, trainer: subprocess.Popen[bytes], told: int) -> int | None:
         """Tell what the trainer does until it ends: its exit code, or None if it is to stop."""
-        size, journal = -1, run.path / "metrics.jsonl"
+        seen: list[int] = []
         while True:
             code = trainer.poll()
             if self._stop.is_set() or not self._is_wanted(job):
                 return None
-            now = journal.stat().st_size if journal.exists() else 0
-            if now != size or code is not None:
-                size = now
+            sizes = harvest.sizes(run)
+            if sizes != seen or code is not None:
+                seen = sizes
                 told += self._report(job, run, told, ended=code == 0)
             if code is not None:
                 return code
