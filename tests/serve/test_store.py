@@ -7,10 +7,12 @@ import time
 import pytest
 from sqlalchemy import create_engine, select, text
 
+from burnish.serve.desk import Desk
 from burnish.serve.errors import Refused
 from burnish.serve.files import Files
 from burnish.serve.jobs import Happening, Jobs, Lost, fail, tell
 from burnish.serve.store import SCHEMA, Event, Job, Store, StoreUnavailable, Table, sqlite_url
+from burnish.serve.worker import CHECKER, TRAINER, Worker
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -133,7 +135,7 @@ def test_a_dead_workers_job_is_taken_over_when_its_lease_is_out_and_not_before(j
     assert jobs.claim(("queued",), "dead", 60).id == job.id
     assert jobs.claim(("queued",), "heir", 60) is None
 
-    jobs.renew("dead", -1)
+    jobs.renew(["dead"], -1)
 
     assert jobs.claim(("queued",), "heir", 60).lives == 2
 
@@ -141,7 +143,7 @@ def test_a_dead_workers_job_is_taken_over_when_its_lease_is_out_and_not_before(j
 def test_a_lease_that_is_renewed_holds(jobs):
     new_job(jobs)
     jobs.claim(("queued",), "alive", 0.2)
-    jobs.renew("alive", 60)
+    jobs.renew(["alive"], 60)
     time.sleep(0.3)
 
     assert jobs.claim(("queued",), "heir", 60) is None
@@ -155,7 +157,7 @@ def test_a_worker_that_lost_its_job_changes_nothing_any_more(jobs):
     with pytest.raises(Lost), jobs.held(job.id, "slow") as (session, mine):
         fail(session, mine, "x", "never")
     jobs.release(job.id, "slow")
-    jobs.renew("slow", 1000)
+    jobs.renew(["slow"], 1000)
 
     found = jobs.find(job.id)
     assert found.worker == "heir" and found.status == "queued" and told(jobs, job) == ["created"]
@@ -244,3 +246,23 @@ def test_rows_survive_closing(url, jobs, store):
     again.close()
 
     assert found.id == job.id and found.labels == {"a": "ü"} and found.error is None
+
+
+def test_what_the_checker_lets_go_of_its_own_trainer_keeps(store, jobs, tmp_path):
+    worker = Worker(Desk(store, tmp_path))
+    job = new_job(jobs, status="validating_files")
+
+    def check(claimed):
+        with jobs.held(claimed.id, claimed.worker) as (session, mine):
+            mine.status, mine.worker = "queued", None
+        worker._take(TRAINER, lambda mine: held.append(mine.worker) or go_on_checking(mine))
+
+    def go_on_checking(mine):
+        jobs.release(mine.id, checker[0])
+        held.append(jobs.find(mine.id).worker)
+
+    held, checker = [], []
+    worker._take(CHECKER, lambda claimed: checker.append(claimed.worker) or check(claimed))
+
+    assert held == [held[0], held[0]] and held[0] != checker[0]
+    assert jobs.find(job.id).worker is None

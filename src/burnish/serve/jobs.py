@@ -138,12 +138,11 @@ class Jobs:
                 job.lives += 1
         return job
 
-    def renew(self, worker: str, lease: float) -> None:
-        """Hold on to what `worker` holds, for `lease` seconds from now."""
+    def renew(self, workers: Sequence[str], lease: float) -> None:
+        """Hold on to what these workers hold, for `lease` seconds from now."""
+        held = update(Job).where(Job.worker.in_(workers))
         with self.store.writing() as session:
-            session.execute(
-                update(Job).where(Job.worker == worker).values(lease_until=time.time() + lease)
-            )
+            session.execute(held.values(lease_until=time.time() + lease))
 
     @contextmanager
     def held(self, name: str, worker: str) -> Iterator[tuple[Session, Job]]:

@@ -37,6 +37,9 @@ MOST_DEATHS = 5
 #: What the loop survives: a store that is away, a full disk, a broken file.
 _FAULTS = (SQLAlchemyError, OSError, BurnishError, RuntimeError, ValueError, LookupError, TypeError)
 _PAUSE = 5.0
+CHECKER, TRAINER = "checker", "trainer"
+#: Which states of a job each thread takes on.
+STAGES = {CHECKER: ("validating_files",), TRAINER: ("queued", "running")}
 
 
 @dataclass
@@ -67,13 +70,18 @@ class Worker:
             thread.join()
 
     def _check_jobs(self) -> None:
-        self._repeat(lambda: self._take(("validating_files",), self._check), self.tick)
+        self._repeat(lambda: self._take(CHECKER, self._check), self.tick)
 
     def _train_jobs(self) -> None:
-        self._repeat(lambda: self._take(("queued", "running"), self._train), self.tick)
+        self._repeat(lambda: self._take(TRAINER, self._train), self.tick)
 
     def _renew_leases(self) -> None:
-        self._repeat(lambda: self.desk.jobs.renew(self.name, self.lease), self.lease / 4)
+        names = [self._holder(stage) for stage in STAGES]
+        self._repeat(lambda: self.desk.jobs.renew(names, self.lease), self.lease / 4)
+
+    def _holder(self, stage: str) -> str:
+        """Each thread holds jobs by a name of its own: one must not let go what the other holds."""
+        return f"{self.name}-{stage}"
 
     def _repeat(self, work: Callable[[], None], pause: float) -> None:
         """Until stopped; a fault is told, and what it stopped is tried again."""
@@ -87,14 +95,15 @@ class Worker:
                 self._stop.wait(_PAUSE)
             self._stop.wait(pause)
 
-    def _take(self, statuses: tuple[str, ...], work: Callable[[Job], None]) -> None:
-        """Work on the next job in one of these states, if there is one."""
-        job = self.desk.jobs.claim(statuses, self.name, self.lease)
+    def _take(self, stage: str, work: Callable[[Job], None]) -> None:
+        """Work on the next job of this stage, if there is one."""
+        holder = self._holder(stage)
+        job = self.desk.jobs.claim(STAGES[stage], holder, self.lease)
         if job:
             try:
                 work(job)
             finally:
-                self.desk.jobs.release(job.id, self.name)
+                self.desk.jobs.release(job.id, holder)
 
     def _check(self, job: Job) -> None:
         """Check a job's files and settle its numbers."""
@@ -121,7 +130,7 @@ class Worker:
             tell(session, mine, [told])
 
     def _held(self, job: Job) -> AbstractContextManager[tuple[Session, Job]]:
-        return self.desk.jobs.held(job.id, self.name)
+        return self.desk.jobs.held(job.id, str(job.worker))
 
     def _fail(self, job: Job, code: str, message: str, param: str | None = None) -> None:
         with self._held(job) as (session, mine):
@@ -193,7 +202,7 @@ class Worker:
     def _is_wanted(self, job: Job) -> bool:
         """Whether the job is still to be trained, by this worker."""
         now = self.desk.jobs.find(job.id)
-        return now.status == "running" and now.worker == self.name
+        return now.status == "running" and now.worker == job.worker
 
     def _finish(self, job: Job, run: Run) -> None:
         """The trained model gets its name, and the job its end, in one transaction."""
