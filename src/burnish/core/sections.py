@@ -253,6 +253,9 @@ class Train(Section):
         50, ge=1, description="Optimizer steps between checkpoints; one is made at the end too."
     )
     keep_checkpoints: int = Field(2, ge=1, description="How many checkpoints stay on the disk.")
+    keep_every: int = Field(
+        0, ge=0, description="Checkpoints at multiples of this step are made and stay; 0: none."
+    )
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice to hold fewer: slower, less memory."
     )
@@ -369,4 +372,9 @@ class Serve(Section):
     max_batch: int = Field(16, ge=1, description="Requests answered at once.")
     max_new_tokens: int = Field(
         512, ge=1, description="Longest answer if the request names no length."
+    )
+    store: str = Field(
+        "",
+        description="Database of files and jobs (postgresql+psycopg://...); empty: SQLite in the "
+        "workspace.",
     )
