@@ -5,9 +5,8 @@
 Each side trains in a process of its own, in alternating order, with the same pairs in the same
 batches, number format, LoRA settings, first weights and threads. Timed is all that an epoch needs
 once the model is loaded: the reference and the steps, by the clock and in processor time, which a
-busy machine disturbs less. Pairs are word problems of about 150 tokens
-with a worked answer and a wrong one, as made by `train_speed.py`. The last line is JSON with
-`--json`.
+busy machine disturbs less. Pairs are the word problems of `train_speed.py` behind an instruction,
+about 160 tokens each, with the right total and a wrong one. The last line is JSON with `--json`.
 """
 
 import argparse
@@ -24,9 +23,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from train_speed import ALPHA, MODEL, RANK, gap, rows_of, same_start
+from train_speed import ALPHA, MODEL, RANK, gap, plain_rows, same_start
 
 RATE, BETA = 5e-5, 0.1
+INSTRUCTION = (
+    "You work at the help desk of a bicycle hire. Read the message and work out what it costs. "
+    "Show each step of the sum on a line of its own, name the unit of every number, take the rates "
+    "from the message only, round to whole cents at the very end, and close with a line `Total:`."
+)
 Seconds = tuple[float, float]
 
 
@@ -46,10 +50,11 @@ def pairs_of(count: int) -> list[Any]:
     from burnish.core.records import Message
 
     pairs = []
-    for number, row in enumerate(rows_of(count, instruction=True)):
+    system = Message("system", INSTRUCTION)
+    for number, row in enumerate(plain_rows(count)):
         total = row.answer.splitlines()[-1]
         wrong = Message("assistant", f"I think that it may be about {number * 7 + 3} cents.")
-        messages = (*row.prompt, Message("assistant", total))
+        messages = (system, *row.prompt, Message("assistant", total))
         pairs.append(replace(row, messages=messages, rejected=wrong))
     return pairs
 
