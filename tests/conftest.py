@@ -31,6 +31,16 @@ def workspace(tmp_path, monkeypatch):
     return tmp_path / ".burnish"
 
 
+@pytest.fixture(autouse=True)
+def silence():
+    """Whoever begins to listen in a test listens no longer than that."""
+    from burnish.core import progress
+
+    before = progress._reporter.set(None)
+    yield
+    progress._reporter.reset(before)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Tiny models are quicker, and bit-equal, on one thread."""

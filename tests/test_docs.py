@@ -4,8 +4,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from burnish.core import errors
+from burnish.core.recipe import make_recipe
+from burnish.train.objectives import OBJECTIVES
 from tests.write_docs import PAGES, ROOT, WORDS
 
 
@@ -27,6 +30,17 @@ def test_the_readme_names_only_commands_and_files_that_exist():
 def test_links_between_pages_lead_somewhere(page: Path):
     for link in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
         assert link.startswith("http") or (page.parent / link).exists(), link
+
+
+def test_every_objective_has_an_example_recipe_that_is_read():
+    page = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+
+    recipes = [
+        make_recipe(yaml.safe_load(block))
+        for block in re.findall(r"```yaml\n(.*?)```", page, flags=re.DOTALL)
+    ]
+
+    assert [recipe.train.objective.kind for recipe in recipes] == list(OBJECTIVES)
 
 
 def test_every_error_says_in_one_sentence_what_it_is():

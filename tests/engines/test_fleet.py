@@ -8,7 +8,7 @@ import pytest
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.records import Message, Prompt
 from burnish.engines.fleet import open_fleet
-from burnish.engines.local import open_engine
+from burnish.engines.local import find_artifact, open_engine
 from burnish.engines.scheduler import AnswerFailed, Overloaded, Scheduler, Stopped
 
 ASKED = (Message("user", "where is my parcel?"),)
@@ -179,3 +179,35 @@ def test_a_name_cannot_mean_two_models(canaries):
         open_fleet(["tiny", "last"], {"tiny": "last"})
     with pytest.raises(BadRecipe, match="Nothing to serve"):
         open_fleet([])
+
+
+def test_an_adapter_is_added_while_the_base_answers_and_changes_nobody_elses_text(
+    canaries, expected, scheduler
+):
+    fleet = open_fleet(["tiny"])
+    long = Prompt(ASKED, max_new_tokens=40)
+    alone = open_engine("tiny").answer([long])[0].text
+    heard, later = Heard(), Heard()
+    base = fleet.find("tiny")
+    scheduler.submit(base, [base.request(long)], [heard])
+
+    for name in canaries:
+        folder = find_artifact(name).path
+        added = scheduler.do(lambda name=name, folder=folder: fleet.add(name, folder)).result(30)
+        own = Heard()
+        scheduler.submit(added, [added.request(SHORT)], [own])
+        assert own.wait() == expected[name]
+    scheduler.submit(base, [base.request(SHORT)], [later])
+
+    assert heard.wait() == alone and later.wait() == expected["tiny"]
+    assert len({id(engine.model) for engine in fleet.engines.values()}) == 1
+    assert fleet.parents == dict.fromkeys(canaries, "tiny")
+
+
+def test_what_an_errand_raises_comes_to_whoever_asked(scheduler):
+    def refuse():
+        raise NotFound("no", "")
+
+    with pytest.raises(NotFound):
+        scheduler.do(refuse).result(30)
+    assert scheduler.do(lambda: 7).result(30) == 7

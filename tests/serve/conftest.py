@@ -10,6 +10,8 @@ import pytest
 import uvicorn
 
 from tests.canaries import two_canaries
+from tests.serve import postgres, tuning
+from tests.serve.tuning import KEY
 
 
 @pytest.fixture(scope="session")
@@ -19,9 +21,6 @@ def canary_home(tiny_folder, tmp_path_factory):
 
     home = tmp_path_factory.mktemp("home")
     return home, two_canaries(open_model(tiny_folder / "tiny"), home)
-
-
-KEY = "bk-test-key"
 
 
 @contextlib.contextmanager
@@ -46,13 +45,17 @@ def house(canary_home):
     from burnish.core.sections import Serve
     from burnish.engines.fleet import open_fleet
     from burnish.serve.app import create_app
+    from burnish.serve.desk import Desk
+    from burnish.serve.store import Store, sqlite_url
+    from burnish.serve.worker import Worker
 
     home, cries = canary_home
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BURNISH_HOME", str(home))
         patch.setenv("BURNISH_MODELS", str(home / "models"))
         fleet = open_fleet([*cries, "tiny"], {"org/gpt-4o-mini": "tiny"})
-    app = create_app(fleet, KEY, Serve(max_batch=8, max_new_tokens=32))
+    worker = Worker(Desk(Store(sqlite_url(home)), home))
+    app = create_app(fleet, KEY, Serve(max_batch=8, max_new_tokens=32), worker=worker)
     with running(app) as address:
         yield SimpleNamespace(address=address, fleet=fleet, cries=cries, app=app)
 
@@ -61,3 +64,33 @@ def house(canary_home):
 def client(house):
     """The unmodified client."""
     return openai.OpenAI(base_url=f"{house.address}/v1", api_key=KEY, max_retries=0)
+
+
+@pytest.fixture(scope="session")
+def server(tiny_folder, tmp_path_factory):
+    """A server process with a worker, for all tests that kill nothing."""
+    server = tuning.Server(tmp_path_factory.mktemp("tuning"), tiny_folder)
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="session")
+def finished(server):
+    """A job that has succeeded, with a validation file, a suffix and metadata."""
+    job = tuning.begin(
+        server.client,
+        validation_file=tuning.upload(server.client, tuning.rows(30)[-400:].split(b"\n", 1)[1]),
+        suffix="Desk",
+        seed=5,
+        metadata={"team": "support"},
+    )
+    return tuning.wait(server.client, job)
+
+
+@pytest.fixture(scope="session")
+def postgres_url():
+    """A PostgreSQL of our own; skipped only where it isn't installed."""
+    if postgres.binaries() is None:
+        pytest.skip("PostgreSQL is not installed (apt-get install postgresql)")
+    with postgres.cluster() as url:
+        yield url

@@ -57,7 +57,7 @@ def test_unknown_paths_and_methods_have_the_same_shape(http):
     assert "/v1/nowhere" in error(http.get("/v1/nowhere"), 404)["message"]
     error(http.get("/"), 404)
     error(http.get("/v1/chat/completions"), 405)
-    error(http.delete("/v1/models/tiny"), 405)
+    error(http.patch("/v1/models/tiny"), 405)
     error(http.get("/v1/models/"), 404)
 
 

@@ -17,6 +17,10 @@ def command(
         list[str] | None,
         typer.Option(metavar="NAME=MODEL", help="Serve a model under another name too."),
     ] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Database of files and jobs. [default: SQLite]"),
+    ] = None,
     changes: Changes = None,
 ) -> None:
     """Serve models and fine-tuned runs to any OpenAI client, until stopped.
@@ -28,4 +32,5 @@ def command(
     settings = [*(changes or ())]
     settings += [f"serve.host={host}"] if host else []
     settings += [f"serve.port={port}"] if port is not None else []
+    settings += [f"serve.store={store}"] if store else []
     api.serve(sources or ["smollm2-135m-instruct"], aliases=alias or (), changes=settings)

@@ -111,8 +111,7 @@ class Sft(Section):
 
 
 class Dpo(Section):
-    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): a preferred answer
-    gains on a rejected one, measured from where the model began."""
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): pairs of answers."""
 
     kind: Literal["dpo"] = "dpo"
     loss: Literal["sigmoid", "ipo", "hinge"] = Field(
@@ -138,8 +137,7 @@ class Dpo(Section):
 
 
 class Orpo(Section):
-    """Odds-ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691): supervised
-    fine-tuning on the preferred answer, and odds against the rejected one."""
+    """Odds-ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691): no reference."""
 
     kind: Literal["orpo"] = "orpo"
     beta: float = Field(
@@ -148,8 +146,7 @@ class Orpo(Section):
 
 
 class Simpo(Section):
-    """Simple preference optimisation (Meng et al. 2024, arXiv:2405.14734): the preferred answer is
-    likelier a token than the rejected one, by a margin; there is no reference."""
+    """Simple preference optimisation (Meng et al. 2024, arXiv:2405.14734): no reference."""
 
     kind: Literal["simpo"] = "simpo"
     beta: float = Field(2.0, gt=0, description="Scale of the log-probability of a token.")
@@ -157,8 +154,7 @@ class Simpo(Section):
 
 
 class Kto(Section):
-    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306): answers that are
-    desirable or undesirable by themselves, without a pair."""
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306): marked answers."""
 
     kind: Literal["kto"] = "kto"
     beta: float = Field(
@@ -257,6 +253,9 @@ class Train(Section):
         50, ge=1, description="Optimizer steps between checkpoints; one is made at the end too."
     )
     keep_checkpoints: int = Field(2, ge=1, description="How many checkpoints stay on the disk.")
+    keep_every: int = Field(
+        0, ge=0, description="Checkpoints at multiples of this step are made and stay; 0: none."
+    )
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice to hold fewer: slower, less memory."
     )
@@ -373,4 +372,9 @@ class Serve(Section):
     max_batch: int = Field(16, ge=1, description="Requests answered at once.")
     max_new_tokens: int = Field(
         512, ge=1, description="Longest answer if the request names no length."
+    )
+    store: str = Field(
+        "",
+        description="Database of files and jobs (postgresql+psycopg://...); empty: SQLite in the "
+        "workspace.",
     )

@@ -1,7 +1,7 @@
 """Several models in one process, by name: a base is in memory once, with all its adapters."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,21 @@ from transformers import AutoTokenizer
 
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.engines.local import LocalEngine, answering_dtype, find_artifact, open_engine
-from burnish.models.artifact import Artifact, find_base
+from burnish.models.artifact import Artifact, find_base, open_artifact
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import LocalModel, find_model
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """Engines by every name that they answer to. `parents` names the base of an adapter."""
+    """Engines by every name that they answer to. `parents` names the base of an adapter.
 
-    engines: Mapping[str, LocalEngine]
-    parents: Mapping[str, str]
+    `shared` has the weights that adapters can be added to, by the hash of their base.
+    """
+
+    engines: dict[str, LocalEngine]
+    parents: dict[str, str]
+    shared: dict[str, Any] = field(default_factory=dict)
 
     def find(self, name: str) -> LocalEngine:
         """The engine of that name. Raises NotFound."""
@@ -30,6 +34,28 @@ class Fleet:
                 f"Served here: {', '.join(self.engines)}.",
             )
         return self.engines[name]
+
+    def add(self, name: str, folder: Path) -> LocalEngine:
+        """Serve one more adapter under `name`, beside what is served already.
+
+        It changes weights in memory: call it in the thread that answers (`Scheduler.do`). Raises
+        NotFound or BadData if the folder or its base aren't what they were.
+        """
+        artifact = open_artifact(folder)
+        local = find_base(artifact)
+        model = self.shared.get(local.sha256)
+        if model is None:
+            model = load_model(local, answering_dtype())
+        key = f"adapter{len(getattr(model, 'peft_config', {}))}"
+        adapted = _with_adapter(model, folder, key).to(answering_dtype()).eval()
+        for engine in self.engines.values():
+            if engine.model is model:
+                engine.model = adapted
+        self.shared[local.sha256] = adapted
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        engine = LocalEngine(adapted, tokenizer, name, adapter=key, system=artifact.system)
+        self.engines[name], self.parents[name] = engine, artifact.base
+        return engine
 
 
 def open_fleet(sources: Sequence[str], aliases: Mapping[str, str] | None = None) -> Fleet:
@@ -56,12 +82,15 @@ def open_fleet(sources: Sequence[str], aliases: Mapping[str, str] | None = None)
         else:
             opened[source] = open_engine(source)
     parents: dict[str, str] = {}
+    shared: dict[str, Any] = {}
     for sha256 in {**bases, **adapters}:
         group = _open_group(bases.get(sha256), adapters.get(sha256, []))
         opened |= group
+        if sha256 in bases or len(group) > 1:
+            shared[sha256] = next(iter(group.values())).model
         for source, artifact in adapters.get(sha256, []):
             parents[group[source].name] = artifact.base
-    return Fleet(_by_name(opened, aliases), parents)
+    return Fleet(_by_name(opened, aliases), parents, shared)
 
 
 def _open_group(
@@ -77,11 +106,8 @@ def _open_group(
     engines = {}
     for number, (source, artifact) in enumerate(adapters):
         # Names of runs and folders may hold dots, which PEFT cannot have in a module's name.
-        key, folder = f"adapter{number}", str(artifact.path)
-        if number == 0:
-            model = PeftModel.from_pretrained(model, folder, key, autocast_adapter_dtype=False)
-        else:
-            model.load_adapter(folder, key, autocast_adapter_dtype=False)
+        key, folder = f"adapter{number}", artifact.path
+        model = _with_adapter(model, folder, key)
         name = str(artifact.lineage.get("run", Path(source).name))
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         engines[source] = LocalEngine(model, tokenizer, name, adapter=key, system=artifact.system)
@@ -91,6 +117,14 @@ def _open_group(
     for engine in engines.values():
         engine.model = model
     return engines
+
+
+def _with_adapter(model: Any, folder: Path, key: str) -> Any:
+    """The model with one more adapter, called `key`; a base becomes a PEFT model by its first."""
+    if hasattr(model, "peft_config"):
+        model.load_adapter(str(folder), key, autocast_adapter_dtype=False)
+        return model
+    return PeftModel.from_pretrained(model, str(folder), key, autocast_adapter_dtype=False)
 
 
 def _by_name(

@@ -7,6 +7,7 @@ a few tokens each, so that a busy adapter holds nobody up.
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from burnish.core.errors import BurnishError
@@ -89,6 +90,7 @@ class Scheduler:
     def __init__(self, max_batch: int = 16, max_waiting: int = 512) -> None:
         self.max_batch, self.max_waiting = max_batch, max_waiting
         self._lanes: dict[int, _Lane] = {}
+        self._errands: list[tuple[Callable[[], object], Future[object]]] = []
         self._wake = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="burnish-answers", daemon=True)
@@ -111,6 +113,19 @@ class Scheduler:
             lane.waiting += tickets
             self._wake.notify()
         return tickets
+
+    def do(self, work: Callable[[], object]) -> Future[object]:
+        """Run `work` in the thread that owns the weights, between two turns.
+
+        Raises Stopped after `close`; what `work` raises comes out of the future.
+        """
+        future: Future[object] = Future()
+        with self._wake:
+            if self._closed:
+                raise Stopped("The server is shutting down.", "Ask again when it is back.")
+            self._errands.append((work, future))
+            self._wake.notify()
+        return future
 
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Nobody waits for these any more; they leave before the next token."""
@@ -137,9 +152,12 @@ class Scheduler:
     def _work(self) -> None:
         while True:
             with self._wake:
-                while not (due := self._due()) and not self._closed:
+                while not (due := self._due()) and not self._errands and not self._closed:
                     self._wake.wait()
-            if not due:
+                errands, self._errands = self._errands, []
+            for work, future in errands:
+                _run_errand(work, future)
+            if not due and not errands:
                 return
             for lane in due:
                 self._turn(lane)
@@ -191,3 +209,10 @@ class Scheduler:
         for ticket in [ticket for ticket in lane.tickets if ticket.cancelled]:
             lane.running.drop(ticket.request)
             lane.tickets.remove(ticket)
+
+
+def _run_errand(work: Callable[[], object], future: Future[object]) -> None:
+    try:
+        future.set_result(work())
+    except (BurnishError, OSError, *_FAULTS) as fault:
+        future.set_exception(fault)

@@ -16,7 +16,10 @@ from burnish.engines.fleet import Fleet
 from burnish.engines.scheduler import Scheduler
 from burnish.serve import errors
 from burnish.serve.guard import LOOPBACK, Guard
-from burnish.serve.routes import House, routes
+from burnish.serve.house import House
+from burnish.serve.routes import deployment_routes, routes
+from burnish.serve.tuning_routes import file_routes, job_routes
+from burnish.serve.worker import Worker
 
 
 def create_app(
@@ -24,10 +27,12 @@ def create_app(
     key: str,
     settings: Serve | None = None,
     hosts: Collection[str] = LOOPBACK,
+    worker: Worker | None = None,
 ) -> FastAPI:
     """The application that answers with `fleet` to whoever has `key`.
 
-    `hosts` are the names that it answers to in the Host header; empty allows every name. When the
+    `hosts` are the names that it answers to in the Host header; empty allows every name. With a
+    `worker` there are files and fine-tuning jobs, and it works while the application runs. When the
     application ends, requests that have begun are finished first.
     """
     settings = settings or Serve()
@@ -35,7 +40,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        if worker:
+            worker.start()
         yield
+        if worker:
+            await run_in_threadpool(worker.stop)
         await run_in_threadpool(scheduler.close)
 
     app = FastAPI(
@@ -47,9 +56,16 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.scheduler = scheduler
-    router = routes(House(fleet, scheduler, settings))
+    desk = worker.desk if worker else None
+    house = House(fleet, scheduler, settings, desk)
+    router = routes(house)
+    if desk:
+        router.include_router(file_routes(desk))
+        router.include_router(job_routes(desk))
     app.include_router(router, prefix="/v1")
-    app.include_router(router, prefix="/openai/v1", include_in_schema=False)
+    for prefix in ("/openai/v1", "/openai"):
+        app.include_router(router, prefix=prefix, include_in_schema=False)
+        app.include_router(deployment_routes(house), prefix=prefix, include_in_schema=False)
 
     @app.get("/healthz", summary="Whether the server is up; needs no key")
     async def healthz() -> JSONResponse:

@@ -21,6 +21,9 @@ from burnish.serve.errors import error_response
 OPEN_PATHS = frozenset({"/healthz"})
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 MOST_BYTES = 8 * 2**20
+#: Where files are uploaded, a body may be a file and the few fields around it.
+UPLOADS = "/files"
+MOST_UPLOADED = 512 * 2**20 + 2**16
 _SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -40,15 +43,18 @@ class Guard:
             return
         headers = Headers(scope=scope)
         answer = _Answer(send, headers.get("x-request-id", ""))
-        refusal = self._refusal(scope["path"], headers)
+        most = MOST_UPLOADED if scope["path"].endswith(UPLOADS) else self.most_bytes
+        refusal = self._refusal(scope["path"], headers, most)
         if refusal:
             status, message, code = refusal
             response = error_response(status, message, None, code, {"connection": "close"})
             await response(scope, receive, answer.send)
             return
-        await self.app(scope, self._limited(receive), answer.send)
+        await self.app(scope, _limited(receive, most), answer.send)
 
-    def _refusal(self, path: str, headers: Headers) -> tuple[int, str, str | None] | None:
+    def _refusal(
+        self, path: str, headers: Headers, most: int
+    ) -> tuple[int, str, str | None] | None:
         host = _name(headers.get("host", ""))
         if self.hosts and host not in self.hosts:
             return 400, "This server does not answer to that Host.", "invalid_host"
@@ -63,26 +69,28 @@ class Guard:
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
             return 400, "The Content-Length is not a number.", None
-        if len(length) > 12 or int(length) > self.most_bytes:
-            return 413, self._too_large(), "request_too_large"
+        if len(length) > 12 or int(length) > most:
+            return 413, _too_large(most), "request_too_large"
         return None
 
-    def _limited(self, receive: Receive) -> Receive:
-        """Count the bytes of a body that comes without its length."""
-        read = 0
 
-        async def counted() -> Message:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > self.most_bytes:
-                raise HTTPException(413, self._too_large())
-            return message
+def _limited(receive: Receive, most: int) -> Receive:
+    """Count the bytes of a body that comes without its length."""
+    read = 0
 
-        return counted
+    async def counted() -> Message:
+        nonlocal read
+        message = await receive()
+        read += len(message.get("body", b""))
+        if read > most:
+            raise HTTPException(413, _too_large(most))
+        return message
 
-    def _too_large(self) -> str:
-        return f"Maximum content size limit ({self.most_bytes} bytes) exceeded."
+    return counted
+
+
+def _too_large(most: int) -> str:
+    return f"Maximum content size limit ({most} bytes) exceeded."
 
 
 class _Answer:

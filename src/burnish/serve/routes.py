@@ -1,59 +1,17 @@
-"""The routes under /v1: models, chat completions, completions."""
+"""The routes under /v1: models, chat completions, completions; and where Azure's clients look."""
 
-import asyncio
-import time
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
-from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import ValidationError
 
-from burnish.core.errors import NotFound
-from burnish.core.sections import Serve
-from burnish.engines.fleet import Fleet
-from burnish.engines.local import LocalEngine
-from burnish.engines.scheduler import Scheduler
-from burnish.serve.answers import ChatAnswers, Completions
-from burnish.serve.errors import ModelNotFound
-from burnish.serve.exchange import Exchange, Shape
-from burnish.serve.prompts import chat_requests, completion_requests
+from burnish.serve.house import House
 from burnish.serve.wire import Asked, ChatRequest, CompletionRequest
 
-#: Nobody is left to read it; nginx's number for a client that closed the connection.
-_CLIENT_GONE = 499
-
-
-@dataclass
-class House:
-    """What the routes answer with."""
-
-    fleet: Fleet
-    scheduler: Scheduler
-    settings: Serve
-    started: int = field(default_factory=lambda: int(time.time()))
-    #: A fast tokenizer must not be used by two threads at once.
-    encoding: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    def engine(self, name: str) -> LocalEngine:
-        """The engine of that name. Raises ModelNotFound, as the hosted API words it."""
-        try:
-            return self.fleet.find(name)
-        except NotFound as error:
-            raise ModelNotFound(str(error), "model", "model_not_found") from error
-
-    def card(self, name: str) -> dict[str, Any]:
-        """A model as `GET /models` lists it."""
-        engine = self.engine(name)
-        return {
-            "id": name,
-            "object": "model",
-            "created": self.started,
-            "owned_by": "burnish",
-            "root": engine.name,
-            "parent": self.fleet.parents.get(engine.name),
-            "max_model_len": engine.context_length,
-        }
+Kind = TypeVar("Kind", bound=Asked)
 
 
 def routes(house: House) -> APIRouter:
@@ -61,43 +19,48 @@ def routes(house: House) -> APIRouter:
     router = APIRouter()
 
     @router.get("/models", summary="The models that are served")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [house.card(name) for name in house.fleet.engines]}
+    def models() -> dict[str, Any]:
+        return {"object": "list", "data": house.cards()}
 
     @router.get("/models/{name:path}", summary="One model")
-    async def model(name: str) -> dict[str, Any]:
+    def model(name: str) -> dict[str, Any]:
         return house.card(name)
+
+    @router.delete("/models/{name:path}", summary="Forget a model that a job has made")
+    def delete(name: str) -> dict[str, Any]:
+        house.delete(name)
+        return {"id": name, "object": "model", "deleted": True}
 
     @router.post("/chat/completions", summary="Answer a conversation")
     async def chat(asked: ChatRequest, http: Request) -> Response:
-        engine = house.engine(asked.model)
-        async with house.encoding:
-            longest = house.settings.max_new_tokens
-            requests = await run_in_threadpool(chat_requests, engine, asked, longest)
-        exchange = Exchange(house.scheduler, engine, requests)
-        shape = ChatAnswers(asked.model, with_logprobs=bool(asked.logprobs))
-        return await _respond(http, exchange, shape, asked)
+        return await house.chat(asked, http)
 
     @router.post("/completions", summary="Continue plain text")
     async def completions(asked: CompletionRequest, http: Request) -> Response:
-        engine = house.engine(asked.model)
-        async with house.encoding:
-            groups = await run_in_threadpool(completion_requests, engine, asked)
-        exchange = Exchange(house.scheduler, engine, [r for _, some in groups for r in some])
-        offsets = [len(text) for text, some in groups for _ in some]
-        shape = Completions(asked.model, asked.logprobs is not None, offsets, asked.n or 1)
-        return await _respond(http, exchange, shape, asked)
+        return await house.complete(asked, http)
 
     return router
 
 
-async def _respond(http: Request, exchange: Exchange, shape: Shape, asked: Asked) -> Response:
-    if asked.stream:
-        with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
-        events = exchange.events(shape, with_usage, asked.n or 1)
-        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
-    answers = await exchange.answers(http)
-    if answers is None:
-        return Response(status_code=_CLIENT_GONE)
-    return JSONResponse(shape.whole(answers))
+def deployment_routes(house: House) -> APIRouter:
+    """The same questions where `AzureOpenAI` asks them: a deployment is a model by its name."""
+    router = APIRouter(prefix="/deployments/{name:path}")
+
+    @router.post("/chat/completions")
+    async def chat(name: str, body: dict[str, Any], http: Request) -> Response:
+        return await house.chat(_asked(ChatRequest, name, body), http)
+
+    @router.post("/completions")
+    async def completions(name: str, body: dict[str, Any], http: Request) -> Response:
+        return await house.complete(_asked(CompletionRequest, name, body), http)
+
+    return router
+
+
+def _asked(kind: type[Kind], name: str, body: Mapping[str, Any]) -> Kind:
+    """The body as a request to the deployment `name`, whatever model it names itself."""
+    try:
+        return kind.model_validate({**body, "model": name})
+    except ValidationError as error:
+        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from error

@@ -12,8 +12,10 @@ from burnish.core.sections import Serve
 from burnish.core.settings import workspace
 from burnish.engines.fleet import open_fleet
 from burnish.serve.app import create_app
+from burnish.serve.desk import open_desk
 from burnish.serve.guard import LOOPBACK
 from burnish.serve.keys import find_key
+from burnish.serve.worker import Worker
 
 #: Seconds that open requests get to finish after the signal to stop.
 _GRACE = 30
@@ -31,19 +33,20 @@ def serve(
     """Serve runs, artifact folders and models until SIGINT or SIGTERM; then finish what has begun.
 
     Says the address, and at the first start the key. Raises NotFound for an unknown source,
-    BadRecipe if nothing is named, PortTaken.
+    BadRecipe if nothing is named, PortTaken, StoreUnavailable.
     """
     settings = settings or Serve()
     listening = _listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     try:
+        worker = Worker(open_desk(settings.store, aliases))
         fleet = open_fleet(sources, aliases)
         key = find_key()
         if key.made:
             say(f"API key, shown once (kept in {workspace() / 'api_key'}): {key.value}")
         # Whoever binds to the network chooses the names; on loopback only loopback's are right.
         hosts = LOOPBACK | {settings.host} if settings.host in LOOPBACK else ()
-        app = create_app(fleet, key.value, settings, hosts)
+        app = create_app(fleet, key.value, settings, hosts, worker)
         say(f"Serving {', '.join(fleet.engines)} at {base_url(str(host), port)} (Ctrl-C stops it)")
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE

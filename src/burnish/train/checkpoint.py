@@ -81,14 +81,22 @@ def load_weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
     }
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Keep the newest `keep` checkpoints, and the best that each of them speaks of."""
-    newest = sorted(folder.glob("step-*"))[-keep:]
+def prune(folder: Path, keep: int, every: int = 0) -> None:
+    """Keep the newest `keep` checkpoints, the best each speaks of, and multiples of `every`."""
+    whole = sorted(folder.glob("step-*"))
+    newest = whole[-keep:]
     bests = {json.loads((p / "checkpoint.json").read_text())["best_step"] for p in newest}
     kept = {path.name for path in newest} | {f"step-{step:06}" for step in bests}
+    if every:
+        kept |= {path.name for path in whole if step_of(path) % every == 0}
     for path in folder.iterdir():
         if path.name not in kept:
             shutil.rmtree(path)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was made."""
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _random_states() -> dict[str, torch.Tensor]:

@@ -70,7 +70,7 @@ def judged(rows: Sequence[Row], encode: Encode) -> list[Example]:
     single = [side for row in rows for side in _singles(row)]
     examples: list[Example] = []
     for place, row in enumerate(single):
-        behind = (*single[place + 1 :], *single[:place])
+        behind = (single[(place + step) % len(single)] for step in range(1, len(single)))
         other = next((some for some in behind if some.prompt != row.prompt), row)
         mismatched = encode(replace(row, messages=(*row.prompt, other.messages[-1])))
         examples.append(

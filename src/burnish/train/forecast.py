@@ -96,16 +96,7 @@ def probe(plan: Fit, folder: Path) -> Probe:
     plan = unmeasured(plan)
     random = torch.get_rng_state()
     looked = min(plan.steps, _LOOKED_AT)
-    batches = sorted(
-        (
-            some
-            for number in range(looked)
-            for some in micro_batches(
-                rows_of_step(plan.rows, number, plan.settings), plan.settings.micro_batch_tokens
-            )
-        ),
-        key=computed_tokens,
-    )
+    batches = _batches(plan, looked)
     longest = batches[-1]
     half = longest[: max(1, len(longest) // 2)]
     reset_peak()
@@ -228,6 +219,15 @@ def fitting_setting(seen: Probe, free: float) -> str:
             f"rows have up to {seen.longest_row} tokens."
         )
     return "Take a smaller model, or train.method=lora: the weights alone fill the memory."
+
+
+def _batches(plan: Fit, steps: int) -> list[list[Example]]:
+    """The micro-batches of the first steps, short ones first."""
+    budget = plan.settings.micro_batch_tokens
+    parts = (rows_of_step(plan.rows, number, plan.settings) for number in range(steps))
+    return sorted(
+        (some for rows in parts for some in micro_batches(rows, budget)), key=computed_tokens
+    )
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -94,12 +94,18 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     validates = bool(plan.validation) and (last or state.step % plan.validate_every == 0)
     if validates:
         _judge(plan, run, state, bar)
-    if validates or last or state.stopped or state.step % plan.settings.checkpoint_every == 0:
+    if validates or last or state.stopped or _checkpoint_is_due(state.step, plan.settings):
         if not plan.validation:
             state.best_step = state.step
         save_checkpoint(run.path / "checkpoints", state, plan.optimizer.tensors())
-        prune(run.path / "checkpoints", plan.settings.keep_checkpoints)
+        kept = plan.settings
+        prune(run.path / "checkpoints", kept.keep_checkpoints, kept.keep_every)
     state.other_seconds += time.perf_counter() - done
+
+
+def _checkpoint_is_due(step: int, settings: Train) -> bool:
+    rhythms = (settings.checkpoint_every, settings.keep_every)
+    return any(every and step % every == 0 for every in rhythms)
 
 
 def train_step(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:

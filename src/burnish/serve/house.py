@@ -1,0 +1,154 @@
+"""What answers: the models in memory, those that jobs have made, and the scheduler."""
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+
+from burnish.core.sections import Serve
+from burnish.engines.fleet import Fleet
+from burnish.engines.local import LocalEngine
+from burnish.engines.scheduler import Scheduler
+from burnish.serve.answers import ChatAnswers, Completions
+from burnish.serve.desk import Desk, Tuned
+from burnish.serve.errors import ModelNotFound, Refused
+from burnish.serve.exchange import Exchange, Shape
+from burnish.serve.job_wire import ORGANISATION
+from burnish.serve.prompts import chat_requests, completion_requests
+from burnish.serve.wire import Asked, ChatRequest, CompletionRequest
+
+#: Nobody is left to read it; nginx's number for a client that closed the connection.
+_CLIENT_GONE = 499
+
+
+class NotYours(Refused):
+    """A model that cannot be deleted over HTTP."""
+
+    status = 403
+
+
+@dataclass
+class House:
+    """What the routes answer with."""
+
+    fleet: Fleet
+    scheduler: Scheduler
+    settings: Serve
+    desk: Desk | None = None
+    #: Models of jobs that are in memory.
+    adopted: set[str] = field(default_factory=set)
+    started: int = field(default_factory=lambda: int(time.time()))
+    #: A fast tokenizer must not be used by two threads at once.
+    encoding: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def chat(self, asked: ChatRequest, http: Request) -> Response:
+        """Answer a conversation."""
+        engine = await self._engine(asked.model)
+        async with self.encoding:
+            longest = self.settings.max_new_tokens
+            requests = await run_in_threadpool(chat_requests, engine, asked, longest)
+        exchange = Exchange(self.scheduler, engine, requests)
+        shape = ChatAnswers(asked.model, with_logprobs=bool(asked.logprobs))
+        return await _respond(http, exchange, shape, asked)
+
+    async def complete(self, asked: CompletionRequest, http: Request) -> Response:
+        """Continue plain text."""
+        engine = await self._engine(asked.model)
+        async with self.encoding:
+            groups = await run_in_threadpool(completion_requests, engine, asked)
+        exchange = Exchange(self.scheduler, engine, [r for _, some in groups for r in some])
+        offsets = [len(text) for text, some in groups for _ in some]
+        shape = Completions(asked.model, asked.logprobs is not None, offsets, asked.n or 1)
+        return await _respond(http, exchange, shape, asked)
+
+    def cards(self) -> list[dict[str, Any]]:
+        """Every model as `GET /models` lists it."""
+        own = [name for name in list(self.fleet.engines) if name not in self.adopted]
+        cards = [self._card(name, self._own(name)) for name in own]
+        return cards + [_card_of(made) for made in (self.desk.tuned() if self.desk else ())]
+
+    def card(self, name: str) -> dict[str, Any]:
+        """One of them. Raises ModelNotFound."""
+        made = self.desk.find_tuned(name) if self.desk else None
+        return _card_of(made) if made else self._card(name, self._own(name))
+
+    def delete(self, name: str) -> None:
+        """Forget a model that a job has made. Raises ModelNotFound; NotYours for any other."""
+        if self.desk is None or self.desk.find_tuned(name) is None:
+            self._own(name)
+            raise NotYours(f"{name} was not made by a fine-tuning job: it stays.", "model")
+        self.desk.forget(name)
+
+    async def _engine(self, name: str) -> LocalEngine:
+        """What answers to that name. Raises ModelNotFound, as the hosted API words it.
+
+        What a job has made is loaded when it is first asked; another server may have deleted it.
+        """
+        if self.desk and (name in self.adopted or name not in self.fleet.engines):
+            made = await run_in_threadpool(self.desk.find_tuned, name)
+            if made is None:
+                raise _not_found(name, self.fleet)
+            await asyncio.wrap_future(self.scheduler.do(partial(self._adopt, made)))
+            return self.fleet.find(name)
+        return self._own(name)
+
+    def _adopt(self, made: Tuned) -> None:
+        if made.name not in self.fleet.engines:  # somebody else may have asked at the same time
+            self.fleet.add(made.name, made.folder)
+            self.adopted.add(made.name)
+
+    def _own(self, name: str) -> LocalEngine:
+        """What was named when the server was started. Raises ModelNotFound."""
+        if name in self.adopted or name not in self.fleet.engines:
+            raise _not_found(name, self.fleet)
+        return self.fleet.find(name)
+
+    def _card(self, name: str, engine: LocalEngine) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": self.started,
+            "owned_by": "burnish",
+            "root": engine.name,
+            "parent": self.fleet.parents.get(engine.name),
+            "max_model_len": engine.context_length,
+        }
+
+
+def _not_found(name: str, fleet: Fleet) -> ModelNotFound:
+    """The error in the words of the hosted API."""
+    return ModelNotFound(
+        f"The model `{name}` does not exist or you do not have access to it.\n"
+        f"Served here: {', '.join(list(fleet.engines))}.",
+        "model",
+        "model_not_found",
+    )
+
+
+def _card_of(made: Tuned) -> dict[str, Any]:
+    """A model that a job has made; it need not be in memory."""
+    return {
+        "id": made.name,
+        "object": "model",
+        "created": made.created,
+        "owned_by": ORGANISATION,
+        "root": made.name,
+        "parent": made.base,
+    }
+
+
+async def _respond(http: Request, exchange: Exchange, shape: Shape, asked: Asked) -> Response:
+    if asked.stream:
+        with_usage = bool(asked.stream_options and asked.stream_options.include_usage)
+        events = exchange.events(shape, with_usage, asked.n or 1)
+        headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+        return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    answers = await exchange.answers(http)
+    if answers is None:
+        return Response(status_code=_CLIENT_GONE)
+    return JSONResponse(shape.whole(answers))

@@ -1,0 +1,140 @@
+"""Requests for fine-tuning and jobs as OpenAI clients write and read them."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+
+from burnish.serve.store import Checkpoint, Event, Job
+from burnish.serve.wire import Wire
+
+ORGANISATION = "org-burnish"
+_OWNER = "burnish"
+
+
+def _storable(value: str) -> str:
+    """Raises ValueError for text that a database cannot hold."""
+    if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
+        raise ValueError("it holds a character that cannot be stored")
+    return value
+
+
+Labels = Annotated[
+    dict[
+        Annotated[str, Field(max_length=64), AfterValidator(_storable)],
+        Annotated[str, Field(max_length=512), AfterValidator(_storable)],
+    ]
+    | None,
+    Field(max_length=16),
+]
+Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")]
+
+
+_AUTO = BeforeValidator(lambda value: None if value in ("auto", -1) else value)
+
+
+class Closed(Wire):
+    """A part of a job's request: what is unknown here would be promised and not done."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Hyperparameters(Closed):
+    """How to train; `auto` (for Azure's clients -1, or nothing) leaves a number to us."""
+
+    n_epochs: Annotated[int | None, _AUTO] = Field(None, ge=1, le=50)
+    batch_size: Annotated[int | None, _AUTO] = Field(None, ge=1, le=256)
+    learning_rate_multiplier: Annotated[float | None, _AUTO] = Field(None, gt=0, le=100)
+
+
+class Supervised(Closed):
+    """Learning from whole answers."""
+
+    hyperparameters: Hyperparameters | None = None
+
+
+class Method(Closed):
+    """What is learnt from a row."""
+
+    type: Literal["supervised"]
+    supervised: Supervised | None = None
+
+
+class CreateJob(Closed):
+    """POST /fine_tuning/jobs."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable)]
+    training_file: Id
+    validation_file: Id | None = None
+    suffix: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
+    seed: int | None = Field(None, ge=0, lt=2**31)
+    metadata: Labels = None
+    method: Method | None = None
+    hyperparameters: Hyperparameters | None = Field(
+        None, description="The older place of `method.supervised.hyperparameters`."
+    )
+    integrations: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
+    trainingType: str | int | None = Field(None, description="Azure's; there is one kind here.")
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """The hyperparameters, wherever they were written."""
+        inner = self.method.supervised if self.method else None
+        chosen = (inner and inner.hyperparameters) or self.hyperparameters or Hyperparameters()
+        return {name: number or "auto" for name, number in chosen.model_dump().items()}
+
+
+def model_name(job: Job) -> str:
+    """The name of the job's model: the same however often it is asked."""
+    return f"ft:{job.model}:{_OWNER}:{(job.suffix or '').lower()}:{job.id[-8:]}"
+
+
+def job_body(job: Job) -> dict[str, Any]:
+    """A job as clients read it."""
+    return {
+        "id": job.id,
+        "object": "fine_tuning.job",
+        "created_at": job.created_at,
+        "finished_at": job.finished_at,
+        "estimated_finish": job.estimated_finish,
+        "model": job.model,
+        "fine_tuned_model": job.fine_tuned_model,
+        "organization_id": ORGANISATION,
+        "status": job.status,
+        "error": job.error,
+        "hyperparameters": job.hyperparameters,
+        "method": {"type": job.method, job.method: {"hyperparameters": job.hyperparameters}},
+        "training_file": job.training_file,
+        "validation_file": job.validation_file,
+        "result_files": job.result_files,
+        "trained_tokens": job.trained_tokens,
+        "seed": job.seed,
+        "integrations": [],
+        "metadata": job.labels,
+        "user_provided_suffix": job.suffix,
+    }
+
+
+def event_body(event: Event) -> dict[str, Any]:
+    """An event as clients read it."""
+    return {
+        "id": event.id,
+        "object": "fine_tuning.job.event",
+        "created_at": event.created_at,
+        "level": event.level,
+        "type": event.type,
+        "message": event.message,
+        "data": event.data,
+    }
+
+
+def checkpoint_body(checkpoint: Checkpoint) -> dict[str, Any]:
+    """A checkpoint as clients read it."""
+    return {
+        "id": checkpoint.id,
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": checkpoint.created_at,
+        "fine_tuned_model_checkpoint": checkpoint.name,
+        "fine_tuning_job_id": checkpoint.job,
+        "step_number": checkpoint.step,
+        "metrics": checkpoint.metrics,
+    }

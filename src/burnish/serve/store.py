@@ -1,0 +1,226 @@
+"""What outlives the server: files, jobs, their events and checkpoints, as rows in SQL.
+
+SQLite (WAL) in the workspace, or PostgreSQL by its URL; one schema for both. Bytes and weights are
+not here: they lie in folders of the workspace, and a row is written after its bytes are on disk.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Connection,
+    Engine,
+    ForeignKey,
+    Integer,
+    String,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    inspect,
+    text,
+)
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from burnish.core.errors import BurnishError
+
+#: Raised by one whenever a table changes; a store of another number is not opened.
+SCHEMA = 1
+#: Any number that only burnish uses: two servers must not make the tables at once.
+_MAKING = 7_203_991
+#: SQLite counts only an INTEGER up by itself.
+_Count = BigInteger().with_variant(Integer, "sqlite")
+
+
+class StoreUnavailable(BurnishError):
+    """The database cannot be reached, or was made by another version of burnish."""
+
+    status = 503
+
+
+class Table(DeclarativeBase):
+    """The base of all tables."""
+
+    type_annotation_map = {  # noqa: RUF012 SQLAlchemy's way
+        dict[str, Any]: JSON(none_as_null=True),
+        list[str]: JSON(none_as_null=True),
+    }
+
+
+class Version(Table):
+    """One row: the number of the schema."""
+
+    __tablename__ = "schema_version"
+    version: Mapped[int] = mapped_column(primary_key=True)
+
+
+class File(Table):
+    """An uploaded or a result file. `seq` is the order of creation; times are Unix seconds."""
+
+    __tablename__ = "files"
+    seq: Mapped[int] = mapped_column(_Count, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    filename: Mapped[str] = mapped_column(Text)
+    purpose: Mapped[str] = mapped_column(String(32))
+    bytes: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[int] = mapped_column(BigInteger, default=lambda: int(time.time()))
+
+
+class Job(Table):
+    """A fine-tuning job: what was asked, where it stands, and who holds it until when."""
+
+    __tablename__ = "jobs"
+    seq: Mapped[int] = mapped_column(_Count, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[int] = mapped_column(BigInteger, default=lambda: int(time.time()))
+    finished_at: Mapped[int | None] = mapped_column(BigInteger)
+    estimated_finish: Mapped[int | None] = mapped_column(BigInteger)
+    status: Mapped[str] = mapped_column(String(32), index=True)
+    model: Mapped[str] = mapped_column(Text)
+    base: Mapped[str] = mapped_column(Text)
+    suffix: Mapped[str | None] = mapped_column(String(64))
+    seed: Mapped[int] = mapped_column(BigInteger)
+    training_file: Mapped[str] = mapped_column(String(64), index=True)
+    validation_file: Mapped[str | None] = mapped_column(String(64), index=True)
+    method: Mapped[str] = mapped_column(String(32))
+    asked: Mapped[dict[str, Any]]
+    hyperparameters: Mapped[dict[str, Any]]
+    labels: Mapped[dict[str, Any] | None]
+    run: Mapped[str] = mapped_column(Text)
+    recipe: Mapped[dict[str, Any] | None]
+    fine_tuned_model: Mapped[str | None] = mapped_column(String(255), unique=True)
+    trained_tokens: Mapped[int | None] = mapped_column(BigInteger)
+    result_files: Mapped[list[str]] = mapped_column(default=list)
+    error: Mapped[dict[str, Any] | None]
+    worker: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[float | None]
+    lives: Mapped[int] = mapped_column(default=0)
+    deaths: Mapped[int] = mapped_column(default=0)
+    died_at_step: Mapped[int] = mapped_column(default=-1)
+
+
+class Event(Table):
+    """What happened to a job. `key` names the happening, so that none is told twice."""
+
+    __tablename__ = "job_events"
+    __table_args__ = (UniqueConstraint("job", "key"),)
+    seq: Mapped[int] = mapped_column(_Count, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    key: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    level: Mapped[str] = mapped_column(String(8))
+    type: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str] = mapped_column(Text)
+    data: Mapped[dict[str, Any]]
+
+
+class Checkpoint(Table):
+    """A model saved on the way, by the name that it answers to."""
+
+    __tablename__ = "job_checkpoints"
+    __table_args__ = (UniqueConstraint("job", "step"),)
+    seq: Mapped[int] = mapped_column(_Count, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
+    step: Mapped[int]
+    name: Mapped[str] = mapped_column(String(255), unique=True)
+    folder: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[int] = mapped_column(BigInteger)
+    metrics: Mapped[dict[str, Any]]
+
+
+class Deleted(Table):
+    """A model that was deleted; the run that made it stays."""
+
+    __tablename__ = "deleted_models"
+    name: Mapped[str] = mapped_column(String(255), primary_key=True)
+
+
+class Store:
+    """Sessions on one database. What `writing` has left is on disk."""
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._engine = create_engine(url, pool_pre_ping=True)
+        except (ArgumentError, NoSuchModuleError) as error:
+            raise StoreUnavailable(
+                "The store's URL cannot be understood.",
+                "For example: postgresql+psycopg://user:password@host/burnish",
+            ) from error
+        except ModuleNotFoundError as error:
+            raise StoreUnavailable(
+                f"The store needs the package `{error.name}`.", "pip install 'burnish[postgresql]'"
+            ) from error
+        if self._engine.dialect.name == "sqlite":
+            _prepare_sqlite(self._engine)
+        self._writer = self._engine.execution_options(burnish_writes=True)
+        try:
+            with self._writer.begin() as connection:
+                _make_tables(connection)
+        except SQLAlchemyError as error:
+            self._engine.dispose()
+            cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+            raise StoreUnavailable(
+                f"The store cannot be opened: {cause}.", "Check --store, and that it is running."
+            ) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A session that changes nothing. Its records may be used after it."""
+        with Session(self._engine, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A session that is committed at its end, or rolled back if the block raises."""
+        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._engine.dispose()
+
+
+def sqlite_url(workspace: Path) -> str:
+    """The store of a workspace that names no other."""
+    workspace.mkdir(parents=True, exist_ok=True)
+    return f"sqlite:///{workspace / 'burnish.db'}"
+
+
+def _make_tables(connection: Connection) -> None:
+    """Make what is missing. Raises StoreUnavailable for tables of another version."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MAKING})
+    if not inspect(connection).has_table(Version.__tablename__):
+        Table.metadata.create_all(connection)
+        connection.execute(Version.__table__.insert(), {"version": SCHEMA})  # type: ignore[attr-defined]
+    found = connection.execute(Version.__table__.select()).scalar_one()
+    if found != SCHEMA:
+        raise StoreUnavailable(
+            f"The store has schema {found}, and this version of burnish needs {SCHEMA}.",
+            "Use the version that made it, or name another store.",
+        )
+
+
+def _prepare_sqlite(engine: Engine) -> None:
+    """WAL, real fsyncs, patience; and transactions that say at once that they will write."""
+
+    @event.listens_for(engine, "connect")
+    def connect(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions of its own
+        settings = ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
+        for setting in settings:
+            connection.execute(f"PRAGMA {setting}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A reader that becomes a writer in the middle fails where another one was quicker.
+        writes = connection.get_execution_options().get("burnish_writes")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

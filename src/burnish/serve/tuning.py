@@ -1,0 +1,141 @@
+"""From what a client asks to a recipe: files checked, `auto` turned into numbers.
+
+Problems of the request are answered at once; problems of the rows end the job, with their numbers.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.core.errors import BurnishError
+from burnish.core.recipe import Recipe, make_recipe
+from burnish.data.load import load
+from burnish.models.audit import audit
+from burnish.models.chat import encode_row
+from burnish.models.load import load_tokenizer
+from burnish.models.local import find_model
+
+#: The hosted API's least number of rows.
+LEAST_ROWS = 10
+#: Passes over the rows where the client leaves the number to us.
+_EPOCHS = 3
+_LEARNING_RATE = 5e-4
+_MOST_BATCH = 16
+_UNCUT = 1 << 30
+
+
+class BadFile(BurnishError):
+    """A training or validation file cannot be trained on; `param` says which of the two."""
+
+    def __init__(self, what: str, fix: str = "", param: str = "training_file") -> None:
+        super().__init__(what, fix)
+        self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a job is to be trained on and how; `auto` is still among the hyperparameters.
+
+    `files` has the file ids by path, so that messages name what the client knows.
+    """
+
+    base: str
+    train: Path
+    validation: Path | None
+    asked: dict[str, Any]
+    seed: int
+    files: dict[str, str]
+
+
+def plan(wish: Wish) -> tuple[Recipe, dict[str, Any]]:
+    """The recipe that a wish means, and its hyperparameters as numbers.
+
+    Raises BadFile for rows that cannot be trained on.
+    """
+    recipe = _recipe(wish, {})
+    try:
+        split = load(recipe).split
+    except BurnishError as error:
+        raise BadFile(*_named(error, wish), param=_blamed(str(error), wish)) from error
+    _require(len(split.train), LEAST_ROWS, "training_file")
+    if wish.validation:
+        _require(len(split.validation), 1, "validation_file")
+    base = find_model(wish.base)
+    tokenizer = load_tokenizer(base)
+    everything = (*split.train, *split.validation)
+    if errors := audit(everything, tokenizer, base.context_length):
+        first = errors[0]
+        lines = ", ".join(str(row) for row in first.rows[:5])
+        raise BadFile(
+            *_shown(f"{first.file}, rows {lines}: {first.message}", first.fix, wish),
+            param=_blamed(first.file, wish),
+        )
+    longest = max(len(encode_row(tokenizer, row, _UNCUT).ids) for row in everything)
+    chosen = resolved(wish.asked, len(split.train))
+    return _recipe(wish, _settings(chosen, len(split.train), longest)), chosen
+
+
+def _require(rows: int, least: int, param: str) -> None:
+    if rows < least:
+        named = param.replace("_", " ")
+        raise BadFile(
+            f"The {named} has {rows} example(s), but must have at least {least} examples.",
+            "Add more rows.",
+            param,
+        )
+
+
+def resolved(asked: dict[str, Any], rows: int) -> dict[str, Any]:
+    """Hyperparameters with `auto` as numbers: at least ten steps an epoch, three epochs."""
+    usual = {
+        "n_epochs": _EPOCHS,
+        "batch_size": max(1, min(_MOST_BATCH, rows // LEAST_ROWS)),
+        "learning_rate_multiplier": 1.0,
+    }
+    return {
+        name: number if asked.get(name, "auto") == "auto" else asked[name]
+        for name, number in usual.items()
+    }
+
+
+def _settings(numbers: dict[str, Any], rows: int, longest: int) -> dict[str, Any]:
+    epoch = math.ceil(rows / numbers["batch_size"])
+    return {
+        "epochs": numbers["n_epochs"],
+        "batch_size": numbers["batch_size"],
+        "learning_rate": _LEARNING_RATE * numbers["learning_rate_multiplier"],
+        "max_length": max(longest, 8),
+        "keep_every": epoch,
+        # The number of epochs is the client's to choose.
+        "patience": 0,
+    }
+
+
+def _recipe(wish: Wish, settings: dict[str, Any]) -> Recipe:
+    data = {"train": [str(wish.train)], "validation_share": 0, "test_share": 0}
+    if wish.validation:
+        data["validation"] = [str(wish.validation)]
+    return make_recipe(
+        {
+            "model": {"name": wish.base},
+            "data": data,
+            "train": {"seed": wish.seed, **settings},
+        }
+    )
+
+
+def _named(error: BurnishError, wish: Wish) -> tuple[str, str]:
+    return _shown(error.what, error.fix.partition("\nAll findings")[0], wish)
+
+
+def _shown(what: str, fix: str, wish: Wish) -> tuple[str, str]:
+    """A message with the ids of files where it has their paths."""
+    for path, name in wish.files.items():
+        what, fix = what.replace(path, name), fix.replace(path, name)
+    return what, fix
+
+
+def _blamed(text: str, wish: Wish) -> str:
+    validation = wish.validation and str(wish.validation) in text
+    return "validation_file" if validation else "training_file"

@@ -1,0 +1,178 @@
+"""The routes /files and /fine_tuning/jobs."""
+
+import os
+import random
+import time
+from collections.abc import Mapping
+from secrets import token_hex
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Form, Query, Request, UploadFile
+from fastapi.responses import FileResponse
+from sqlalchemy import Select, select
+
+from burnish.models.local import list_models
+from burnish.serve.desk import Desk, run_name
+from burnish.serve.errors import Refused
+from burnish.serve.files import PURPOSES, NoSuchFile, file_body
+from burnish.serve.job_wire import CreateJob, checkpoint_body, event_body, job_body
+from burnish.serve.jobs import CHANGES, Happening, storable
+from burnish.serve.pages import Order, page_body
+from burnish.serve.store import Checkpoint, Event, Job
+
+Limit = Annotated[int, Query(ge=1, le=10_000)]
+Upload = Literal["fine-tune", "batch", "assistants", "vision", "user_data", "evals"]
+
+
+def file_routes(desk: Desk) -> APIRouter:
+    """Upload, list, read and delete files."""
+    router, files = APIRouter(), desk.files
+
+    @router.post("/files", summary="Upload a file")
+    def create(
+        file: UploadFile,
+        purpose: Annotated[Upload, Form()],
+        expires: Annotated[str | None, Form(alias="expires_after[seconds]")] = None,
+    ) -> dict[str, Any]:
+        if expires is not None:
+            raise Refused("Files do not expire here: delete them.", "expires_after")
+        name = storable(os.path.basename(file.filename or "upload"))[:255]
+        return file_body(files.add(file.file, name, purpose))
+
+    @router.get("/files", summary="The files, newest first")
+    def some(
+        purpose: str | None = None,
+        after: str | None = None,
+        limit: Limit = 10_000,
+        order: Order = "desc",
+    ) -> dict[str, Any]:
+        if purpose is not None and purpose not in PURPOSES:
+            raise Refused(f"`{purpose}` is no purpose of a file.", "purpose", "invalid_value")
+        return page_body(*files.page(purpose, after, limit, order), file_body)
+
+    @router.get("/files/{name}", summary="One file")
+    def one(name: str) -> dict[str, Any]:
+        return file_body(files.find(name))
+
+    @router.get("/files/{name}/content", summary="The bytes of a file")
+    def content(name: str) -> FileResponse:
+        file = files.find(name)
+        path = files.path(file)
+        if not path.exists():
+            raise NoSuchFile(name)
+        return FileResponse(path, media_type="application/octet-stream", filename=file.filename)
+
+    @router.delete("/files/{name}", summary="Delete a file")
+    def delete(name: str) -> dict[str, Any]:
+        files.delete(name)
+        return {"id": name, "object": "file", "deleted": True}
+
+    return router
+
+
+def job_routes(desk: Desk) -> APIRouter:
+    """Make, follow and steer fine-tuning jobs."""
+    router, jobs = APIRouter(prefix="/fine_tuning/jobs"), desk.jobs
+
+    @router.post("", summary="Begin a fine-tuning job")
+    def create(asked: CreateJob) -> dict[str, Any]:
+        return job_body(_create(desk, asked))
+
+    @router.get("", summary="The jobs, newest first")
+    def some(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+        query = _labelled(desk, request.query_params)
+        return page_body(*jobs.page(query, after, limit), job_body)
+
+    @router.get("/{name}", summary="One job")
+    def one(name: str) -> dict[str, Any]:
+        return job_body(jobs.find(name))
+
+    @router.get("/{name}/events", summary="What happened to a job, newest first")
+    def events(name: str, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
+        return page_body(*jobs.parts(Event, name, after, limit), event_body)
+
+    @router.get("/{name}/checkpoints", summary="Models of steps on the way, newest first")
+    def checkpoints(name: str, after: str | None = None, limit: Limit = 10) -> dict[str, Any]:
+        return page_body(*jobs.parts(Checkpoint, name, after, limit), checkpoint_body)
+
+    def steered(word: str) -> None:
+        @router.post(f"/{{name}}/{word}", summary=f"{word.capitalize()} a job", name=word)
+        def steer(name: str) -> dict[str, Any]:
+            return job_body(jobs.change(name, word))
+
+    for word in CHANGES:
+        steered(word)
+    return router
+
+
+def _create(desk: Desk, asked: CreateJob) -> Job:
+    """Check what can be checked at once; then write the job and its first events."""
+    base = desk.aliases.get(asked.model, asked.model)
+    if base not in {model.name for model in list_models() if model.kind == "causal"}:
+        raise Refused(
+            f"Model {asked.model} is not available for fine-tuning or does not exist.",
+            "model",
+            "model_not_available",
+        )
+    for param in ("training_file", "validation_file"):
+        _check_file(desk, getattr(asked, param), param)
+    if asked.validation_file == asked.training_file:
+        raise Refused("The validation file is the training file.", "validation_file", "same_file")
+    own, now = f"ftjob-{token_hex(12)}", int(time.time())
+    job = Job(
+        id=own,
+        created_at=now,
+        status="validating_files",
+        model=asked.model,
+        base=base,
+        suffix=asked.suffix,
+        seed=random.randrange(2**31) if asked.seed is None else asked.seed,
+        training_file=asked.training_file,
+        validation_file=asked.validation_file,
+        method="supervised",
+        asked=asked.numbers,
+        hyperparameters=asked.numbers,
+        labels=asked.metadata,
+        run=run_name(own, now),
+    )
+    files = f"training file: {asked.training_file}"
+    if asked.validation_file:
+        files += f" and validation file: {asked.validation_file}"
+    first = [
+        Happening("created", f"Created fine-tuning job: {own}"),
+        Happening("validating", f"Validating {files}"),
+    ]
+    return desk.jobs.add(job, first)
+
+
+def _check_file(desk: Desk, name: str | None, param: str) -> None:
+    """Raises Refused for a file that isn't here or isn't for training."""
+    if name is None:
+        return
+    try:
+        file = desk.files.find(name)
+    except NoSuchFile as error:
+        raise Refused(f"{name} does not exist.", param, "file_not_found") from error
+    if file.purpose != "fine-tune":
+        raise Refused(
+            f"{name} has the purpose `{file.purpose}`; it must be `fine-tune`.",
+            param,
+            "invalid_file_purpose",
+        )
+
+
+def _labelled(desk: Desk, asked: Mapping[str, str]) -> Select[Job]:
+    """Jobs whose metadata holds each `metadata[k]=v` of the query; with `null`, those without."""
+    if asked.get("metadata") == "null":
+        return select(Job).where(Job.labels.is_(None))
+    wanted = {
+        name[9:-1]: value
+        for name, value in asked.items()
+        if name.startswith("metadata[") and name.endswith("]")
+    }
+    if not wanted:
+        return select(Job)
+    with desk.store.reading() as session:
+        labels = session.execute(select(Job.id, Job.labels).where(Job.labels.is_not(None))).all()
+    found = [own for own, given in labels if wanted.items() <= (given or {}).items()]
+    return select(Job).where(Job.id.in_(found))

@@ -1,0 +1,170 @@
+"""Server, worker and trainer are killed for real, and nothing is lost, doubled or torn."""
+
+import random
+import signal
+import time
+
+import psutil
+import pytest
+
+from burnish.core.runs import Run
+from burnish.train.run import train
+from tests.serve.tuning import Server, begin, events, rows, upload, wait
+
+#: Some hundred steps, so that there is something to kill.
+LONG = {"n_epochs": 12, "batch_size": 1, "learning_rate_multiplier": 4.0}
+
+
+def trainers(server):
+    """The trainer processes that work in this server's workspace."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+            if "burnish.serve.trainer" in line and str(server.home) in " ".join(line):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def kill_trainer(server):
+    for process in trainers(server):
+        process.kill()
+
+
+def kill_server(server):
+    """The trainer must not go on alone: the next server starts one of its own."""
+    left = trainers(server)
+    server.kill()
+    assert not psutil.wait_procs(left, timeout=20)[1]
+    server.start()
+
+
+def kill_both(server):
+    kill_trainer(server)
+    server.restart()
+
+
+def stop_server(server):
+    server.kill(signal.SIGTERM)
+    assert not trainers(server)
+    server.start()
+
+
+KILLS = {"trainer": kill_trainer, "server": kill_server, "both": kill_both, "stop": stop_server}
+
+
+def steps_told(server, job):
+    return [e.data["step"] for e in events(server.client, job) if e.type == "metrics"]
+
+
+def steps_done(server, job):
+    return max(steps_told(server, job), default=0)
+
+
+def let_it_get_to(server, job, step):
+    """Wait until the job has told of this step, or has ended."""
+    for _ in range(600):
+        if steps_done(server, job) >= step or server.client.fine_tuning.jobs.retrieve(
+            job
+        ).status not in ("validating_files", "queued", "running"):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} never came")
+
+
+def run_of(server, job):
+    return Run(next((server.home / "runs").glob(f"*-{job[-8:]}")))
+
+
+def check_undisturbed(server, job, folder):
+    """The weights are, to the last bit, those of a run that nobody kills."""
+    run = run_of(server, job)
+    train(run.recipe, out=folder)
+    name = "artifact/adapter_model.safetensors"
+    assert (run.path / name).read_bytes() == (folder / name).read_bytes()
+
+
+def check_whole(server, job, steps):
+    """One model, each step told once and in order, every answer that was given still true."""
+    done = wait(server.client, job)
+    assert done.status == "succeeded", done.error
+    told = events(server.client, job)
+    messages = [event.message for event in told]
+    assert steps_told(server, job) == list(range(1, steps + 1))
+    ends = ("Created fine-tuning job", "Fine-tuning job started", "New fine-tuned model created")
+    for words in ends:
+        assert len([m for m in messages if m.startswith(words)]) == 1
+    made = [m.id for m in server.client.models.list() if m.id.endswith(job[-8:])]
+    assert made == [done.fine_tuned_model]
+    jobs = list(server.client.fine_tuning.jobs.list())
+    assert len(list((server.home / "runs").iterdir())) == len(jobs), "one job, one run"
+    assert server.client.files.content(done.result_files[0]).text.count("\n") == steps + 1
+    assert not trainers(server)
+
+
+@pytest.fixture
+def victim(tiny, tiny_folder, tmp_path):
+    server = Server(tmp_path / "home", tiny_folder)
+    yield server
+    server.end()
+
+
+def test_killed_in_every_way_the_job_ends_in_the_same_weights(victim, tmp_path):
+    file = upload(victim.client, rows(12))
+    job = begin(victim.client, training_file=file, seed=3, hyperparameters=LONG)
+
+    for step, kill in ((10, kill_trainer), (50, kill_server), (90, kill_both)):
+        let_it_get_to(victim, job, step)
+        kill(victim)
+        assert victim.client.files.content(file).read() == rows(12)
+
+    check_whole(victim, job, 144)
+    check_undisturbed(victim, job, tmp_path / "undisturbed")
+
+
+@pytest.mark.long
+def test_two_servers_on_one_postgresql_share_the_jobs(tiny_folder, tmp_path, postgres_url):
+    first, second = (Server(tmp_path / "home", tiny_folder, postgres_url) for _ in range(2))
+    made = [begin(first.client, 12, hyperparameters=LONG) for _ in range(2)]
+    for job in made:
+        wait(second.client, job, "running")
+        let_it_get_to(second, job, 20)
+    first.kill()
+
+    for job in made:
+        assert wait(second.client, job).status == "succeeded"
+        assert steps_told(second, job) == list(range(1, 145))
+    second.end()
+
+
+def test_a_trainer_that_dies_again_and_again_fails_the_job(victim):
+    job = begin(victim.client, 40, hyperparameters={"n_epochs": 50, "batch_size": 1})
+    for _ in range(2000):
+        kill_trainer(victim)
+        found = victim.client.fine_tuning.jobs.retrieve(job)
+        if found.status == "failed":
+            break
+        time.sleep(0.05)
+
+    assert found.status == "failed" and found.error.code == "training_process_died"
+    assert "signal 9" in found.error.message and "trainer.log" in found.error.message
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("store", ["sqlite", "postgresql"])
+def test_fifty_kills_at_random_moments_change_nothing(store, tiny, tiny_folder, tmp_path, request):
+    url = request.getfixturevalue("postgres_url") if store == "postgresql" else ""
+    server = Server(tmp_path / "home", tiny_folder, url)
+    draw, kills = random.Random(store), 0
+    while kills < 50:
+        job = begin(server.client, 12, seed=3, hyperparameters=LONG)
+        for _ in range(5):
+            let_it_get_to(server, job, steps_done(server, job) + draw.randint(0, 12))
+            time.sleep(draw.random() * 2)
+            KILLS[draw.choice(list(KILLS))](server)
+            kills += 1
+        check_whole(server, job, 144)
+        check_undisturbed(server, job, tmp_path / f"undisturbed-{kills}")
+    server.end()
