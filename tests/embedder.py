@@ -9,7 +9,7 @@ from tests.conftest import CORPUS
 FACTS = {
     "kind": "embedding",
     "licence": "Apache-2.0",
-    "context_length": 64,
+    "context_length": 256,
     "has_template": False,
     "source": "tests",
 }
@@ -46,7 +46,7 @@ def write_embedder(folder, modules=MODULES, pooling="pooling_mode_mean_tokens"):
     tokenizer.save_pretrained(folder)
     listed = [{"idx": n, "type": f"sentence_transformers.{name}"} for n, name in enumerate(modules)]
     (folder / "modules.json").write_text(json.dumps(listed))
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 64}))
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 256}))
     (folder / "1_Pooling").mkdir(exist_ok=True)
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({pooling: True}))
     write_manifest(folder, {"name": folder.name, **FACTS})

@@ -90,6 +90,7 @@ def build_index(
     making = Making(**{**before.get("making", {}), **(changes or {})})
     files, not_read = _files(named)
     embedder = Embedder(find_model(making.embedder))
+    _refuse_too_long(making, embedder)
     _refuse_other_making(name, before, making, embedder)
     folder.mkdir(parents=True, exist_ok=True)
     store = SqliteStore(folder / FILE)
@@ -220,6 +221,16 @@ def _facts_of(folder: Path) -> dict[str, Any]:
     facts = store.facts()
     store.close()
     return facts
+
+
+def _refuse_too_long(making: Making, embedder: Embedder) -> None:
+    """Raise BadRecipe for passages whose end would not be in their vectors."""
+    if making.chunk_tokens > embedder.max_tokens:
+        raise BadRecipe(
+            f"Passages of {making.chunk_tokens} tokens are longer than what {embedder.name} reads "
+            f"({embedder.max_tokens} tokens).",
+            "Take shorter ones, with room for the headings: --chunk-tokens 200",
+        )
 
 
 def _refuse_other_making(
