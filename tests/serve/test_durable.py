@@ -105,10 +105,22 @@ def check_whole(server, job, steps):
 
 
 @pytest.fixture
-def victim(tiny, tiny_folder, tmp_path):
-    server = Server(tmp_path / "home", tiny_folder)
-    yield server
-    server.end()
+def start(tiny, tiny_folder, tmp_path):
+    """Start servers on one workspace (and one store); they end with the test."""
+    begun = []
+
+    def one(store=""):
+        begun.append(Server(tmp_path / "home", tiny_folder, store))
+        return begun[-1]
+
+    yield one
+    for server in begun:
+        server.end()
+
+
+@pytest.fixture
+def victim(start):
+    return start()
 
 
 def test_killed_in_every_way_the_job_ends_in_the_same_weights(victim, tmp_path):
@@ -125,8 +137,8 @@ def test_killed_in_every_way_the_job_ends_in_the_same_weights(victim, tmp_path):
 
 
 @pytest.mark.long
-def test_two_servers_on_one_postgresql_share_the_jobs(tiny_folder, tmp_path, postgres_url):
-    first, second = (Server(tmp_path / "home", tiny_folder, postgres_url) for _ in range(2))
+def test_two_servers_on_one_postgresql_share_the_jobs(start, postgres_url):
+    first, second = start(postgres_url), start(postgres_url)
     made = [begin(first.client, 12, hyperparameters=LONG) for _ in range(2)]
     for job in made:
         wait(second.client, job, "running")
@@ -136,7 +148,6 @@ def test_two_servers_on_one_postgresql_share_the_jobs(tiny_folder, tmp_path, pos
     for job in made:
         assert wait(second.client, job).status == "succeeded"
         assert steps_told(second, job) == list(range(1, 145))
-    second.end()
 
 
 def test_a_trainer_that_dies_again_and_again_fails_the_job(victim):
@@ -154,9 +165,8 @@ def test_a_trainer_that_dies_again_and_again_fails_the_job(victim):
 
 @pytest.mark.long
 @pytest.mark.parametrize("store", ["sqlite", "postgresql"])
-def test_fifty_kills_at_random_moments_change_nothing(store, tiny, tiny_folder, tmp_path, request):
-    url = request.getfixturevalue("postgres_url") if store == "postgresql" else ""
-    server = Server(tmp_path / "home", tiny_folder, url)
+def test_fifty_kills_at_random_moments_change_nothing(store, start, tmp_path, request):
+    server = start(request.getfixturevalue("postgres_url") if store == "postgresql" else "")
     draw, kills = random.Random(store), 0
     while kills < 50:
         job = begin(server.client, 12, seed=3, hyperparameters=LONG)
@@ -167,4 +177,3 @@ def test_fifty_kills_at_random_moments_change_nothing(store, tiny, tiny_folder, 
             kills += 1
         check_whole(server, job, 144)
         check_undisturbed(server, job, tmp_path / f"undisturbed-{kills}")
-    server.end()

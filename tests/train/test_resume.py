@@ -198,6 +198,18 @@ def test_no_more_checkpoints_stay_than_asked_for_and_the_best_one_does(
     assert kept == sorted({f"step-{best:06}", "step-000039"})
 
 
+def test_the_last_three_checkpoints_at_multiples_stay_too(recipe_of, dataset, tmp_path):
+    recipe = recipe_of(
+        "train.keep_checkpoints=1", "train.epochs=3", "train.keep_every=4", "train.patience=0",
+        "train.checkpoint_every=50", "train.evaluate_every=50",
+    )  # fmt: skip
+
+    train(recipe, dataset, out=tmp_path / "run")
+
+    kept = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert kept == ["step-000012", "step-000016", "step-000020"]
+
+
 def test_the_order_of_rows_is_a_function_of_seed_and_epoch(plan_of):
     from burnish.train.batches import rows_of_step
 

@@ -254,7 +254,7 @@ class Train(Section):
     )
     keep_checkpoints: int = Field(2, ge=1, description="How many checkpoints stay on the disk.")
     keep_every: int = Field(
-        0, ge=0, description="Checkpoints at multiples of this step are made and stay; 0: none."
+        0, ge=0, description="Keep the last 3 checkpoints at multiples of this step too; 0: none."
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice to hold fewer: slower, less memory."

@@ -10,21 +10,20 @@ from safetensors.torch import load_file, save_file
 from burnish.core.folders import hash_file, whole_folder, write_json
 from burnish.core.runs import Run
 from burnish.models.artifact import FACTS
-from burnish.train.checkpoint import load_weights, step_of
+from burnish.train.checkpoint import LANDMARKS, load_weights, step_of
 
-#: The hosted API keeps the models of the last three epochs.
-KEPT = 3
 _WEIGHTS = "adapter_model.safetensors"
 
 
 def export_steps(run: Run, every: int) -> None:
     """Write `steps/step-N`, an artifact each, for the last checkpoints at multiples of `every`.
 
+    The hosted API keeps the models of the last three epochs.
     A checkpoint has exact weights in float32; they are rounded as the run's own artifact is.
     """
     whole = sorted((run.path / "checkpoints").glob("step-*"))
     chosen = [path for path in whole if step_of(path) % every == 0 or path == whole[-1]]
-    for path in chosen[-KEPT:]:
+    for path in chosen[-LANDMARKS:]:
         if not (run.path / "steps" / path.name).exists():
             _export(run, step_of(path))
 

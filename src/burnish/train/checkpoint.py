@@ -22,6 +22,9 @@ from safetensors.torch import load_file, save_file
 from burnish.core.folders import hash_file, whole_folder, write_json
 from burnish.core.progress import say
 
+#: Checkpoints at multiples of `train.keep_every` that stay.
+LANDMARKS = 3
+
 
 @dataclass(slots=True)
 class State:
@@ -82,13 +85,15 @@ def load_weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
 
 
 def prune(folder: Path, keep: int, every: int = 0) -> None:
-    """Keep the newest `keep` checkpoints, the best each speaks of, and multiples of `every`."""
+    """Keep the newest `keep` checkpoints, the best that each of them speaks of, and the newest
+    `LANDMARKS` at multiples of `every`."""
     whole = sorted(folder.glob("step-*"))
     newest = whole[-keep:]
     bests = {json.loads((p / "checkpoint.json").read_text())["best_step"] for p in newest}
     kept = {path.name for path in newest} | {f"step-{step:06}" for step in bests}
     if every:
-        kept |= {path.name for path in whole if step_of(path) % every == 0}
+        landmarks = [path.name for path in whole if step_of(path) % every == 0]
+        kept |= set(landmarks[-LANDMARKS:])
     for path in folder.iterdir():
         if path.name not in kept:
             shutil.rmtree(path)

@@ -20,7 +20,7 @@ from burnish.core.errors import DoesNotFit
 from burnish.core.progress import progress
 from burnish.models.load import available_memory
 from burnish.train.batches import computed_tokens, micro_batches, rows_of_step
-from burnish.train.checkpoint import State, save_checkpoint
+from burnish.train.checkpoint import LANDMARKS, State, save_checkpoint
 from burnish.train.examples import Example
 from burnish.train.faults import explained
 from burnish.train.loop import Fit, train_step, validation_means
@@ -152,7 +152,9 @@ def forecast(plan: Fit, seen: Probe) -> Forecast:
     run sooner still.
     """
     validations = plan.steps // plan.validate_every + 1 if plan.validation else 0
-    checkpoints = max(validations, 1) + plan.steps // plan.settings.checkpoint_every
+    settings = plan.settings
+    landmarks = plan.steps // settings.keep_every if settings.keep_every else 0
+    checkpoints = max(validations, 1) + plan.steps // settings.checkpoint_every + landmarks
     extra = (
         seen.reference_seconds
         + validations * seen.validation_seconds
@@ -161,7 +163,8 @@ def forecast(plan: Fit, seen: Probe) -> Forecast:
     )
     speeds = seen.seconds_per_token
     typical = sum(speeds) / len(speeds) * seen.run_tokens + extra
-    kept = min(plan.settings.keep_checkpoints, checkpoints) * seen.checkpoint_bytes
+    staying = settings.keep_checkpoints + min(landmarks, LANDMARKS)
+    kept = min(staying, checkpoints) * seen.checkpoint_bytes
     return Forecast(
         Quantity("peak memory", "bytes", seen.peak * 0.97, seen.peak * 1.02, seen.peak * 1.10),
         Quantity(
