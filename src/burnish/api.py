@@ -5,7 +5,7 @@
     result = api.compare(train=["tickets.jsonl"], model="smollm2-135m-instruct")
     print(result.verdict.reason)
 
-Heavy libraries load inside the verb that needs them.
+Heavy libraries load inside the verb that needs them, once what it was told makes sense.
 """
 
 from __future__ import annotations
@@ -142,30 +142,32 @@ def train(
     Raises AuditFailed, BadData, DoesNotFit before anything is trained; TrainingStopped after.
     """
     from burnish.core.runs import find_run
+
+    run = find_run(resume) if resume else None
+    resolved = run.recipe if run else resolve(recipe, **files)
     from burnish.train.run import train as train_model
 
-    if resume:
-        run = find_run(resume)
-        return train_model(run.recipe, resume=run.path)
-    return train_model(resolve(recipe, **files), out=out)
+    return train_model(resolved, out=out, resume=run.path if run else None)
 
 
 def train_search(
     recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
 ) -> SearchReport:
     """Try the settings of the recipe's `search` section and train the best with several seeds."""
+    resolved = resolve(recipe, **files)
     from burnish.train.search import search as search_settings
 
-    return search_settings(resolve(recipe, **files), out=out)
+    return search_settings(resolved, out=out)
 
 
 def compare(
     recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
 ) -> Comparison:
     """Measure every route on the same frozen test split and say which to take."""
+    resolved = resolve(recipe, **files)
     from burnish.compare.run import compare as compare_routes
 
-    return compare_routes(resolve(recipe, **files), out=out)
+    return compare_routes(resolved, out=out)
 
 
 def evaluate(
@@ -175,9 +177,10 @@ def evaluate(
     **files: Unpack[Files],
 ) -> Evaluation:
     """Measure one model or run on the frozen test split of a recipe."""
+    resolved = resolve(recipe, **files)
     from burnish.evaluate.source import evaluate_source
 
-    return evaluate_source(resolve(recipe, **files), source, out)
+    return evaluate_source(resolved, source, out)
 
 
 def index(

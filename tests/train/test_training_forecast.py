@@ -63,12 +63,12 @@ def rehearsed(tokens, folder):
 
 def test_a_run_that_does_not_fit_is_refused_with_a_setting_that_does(tiny, tmp_path):
     seen = rehearsed(16384, tmp_path)
-    free = 1.10 * (seen.resting + 0.3 * (seen.peak - seen.resting))
+    free = 1.10 * (seen.resting + 0.5 * (seen.peak - seen.resting))
 
     advice = fitting_setting(seen, free)
 
     tokens = int(advice.split("train.micro_batch_tokens=")[1].split(":")[0])
-    assert tokens < 0.4 * seen.tokens
+    assert tokens < 0.6 * seen.tokens
     assert rehearsed(tokens, tmp_path).peak < free
 
 

@@ -1,5 +1,6 @@
 """The environment variables that burnish reads or sets; nothing else touches the environment."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,3 +51,8 @@ def yield_cores() -> None:
     training 5 to 12 times slower (docs/performance.md). Read when torch loads, so call it before.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+def hush() -> None:
+    """Keep a library from advising packages that burnish doesn't need, each time PEFT loads it."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
