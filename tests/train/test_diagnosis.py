@@ -52,5 +52,12 @@ def test_a_few_steps_show_nothing():
     assert codes([2.0] * 8) == []
 
 
+def test_the_loss_of_a_preference_is_not_taken_for_nats():
+    flat = run_of([0.5, 0.499] * 20)
+
+    assert [found.code for found in diagnose(flat, Train())] == ["no_learning"]
+    assert diagnose(flat, Train.model_validate({"objective": "kto"})) == []
+
+
 def test_every_rule_is_tested():
     assert len(RULES) == 5

@@ -26,12 +26,13 @@ class Diagnosis:
 
 
 def diagnose(metrics: Entries, settings: Train) -> list[Diagnosis]:
-    """All that the metrics of a finished or stopped run show. Losses are nats a learnt token."""
+    """All that the metrics of a finished or stopped run show."""
     steps = [entry for entry in metrics if "learning_rate" in entry]
     judged = [entry for entry in metrics if "validation_loss" in entry]
     if len(steps) < _LEAST:
         return []
-    found = (rule(steps, judged, settings) for rule in RULES)
+    rules = RULES if settings.objective.kind == "sft" else OF_ANY_LOSS
+    found = (rule(steps, judged, settings) for rule in rules)
     return [diagnosis for diagnosis in found if diagnosis]
 
 
@@ -105,7 +106,9 @@ def _slower(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | Non
 
 
 Rule = Callable[[Entries, Entries, Train], Diagnosis | None]
-RULES: tuple[Rule, ...] = (_overfitting, _no_learning, _rate_too_high, _ended_early, _slower)
+#: Rules for losses of any kind and scale, and those that take them for nats.
+OF_ANY_LOSS: tuple[Rule, ...] = (_overfitting, _ended_early, _slower)
+RULES: tuple[Rule, ...] = (*OF_ANY_LOSS, _no_learning, _rate_too_high)
 
 
 def _is_calm(steps: Entries) -> bool:
