@@ -14,7 +14,6 @@ from torch.autograd.function import once_differentiable
 from transformers.activations import SiLUActivation
 
 from burnish.models.quantize import plain
-from burnish.train.joint import join
 
 
 class LoraProduct(torch.autograd.Function):
@@ -165,10 +164,6 @@ FUSED: tuple[tuple[Callable[[torch.nn.Module], bool], Callable[..., torch.Tensor
 )
 
 
-#: Children that read the same activations, one after the other, in the families above.
-JOINED = {"Attention": ("q_proj", "k_proj", "v_proj"), "MLP": ("gate_proj", "up_proj")}
-
-
 def fuse(model: torch.nn.Module) -> int:
     """Replace the computation of every layer that is known. Returns how many those are."""
     count = 0
@@ -177,21 +172,4 @@ def fuse(model: torch.nn.Module) -> int:
             if known(layer):
                 layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]
                 count += 1
-    for layer in model.modules():
-        if group := _group(layer):
-            join(group)
     return count
-
-
-def _group(layer: torch.nn.Module) -> list[Any]:
-    """The projections inside a layer that can be computed together."""
-    for kind, names in JOINED.items():
-        if type(layer).__name__ in {f"{family}{kind}" for family in _FAMILIES}:
-            group = [getattr(layer, name) for name in names]
-            if all(map(_is_joinable, group)):
-                return group
-    return []
-
-
-def _is_joinable(layer: Any) -> bool:
-    return type(layer) is LoraLayer and _is_plain_lora(layer) and layer.base_layer.bias is None
