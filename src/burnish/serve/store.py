@@ -4,6 +4,7 @@ SQLite (WAL) in the workspace, or PostgreSQL by its URL; one schema for both. By
 not here: they lie in folders of the workspace, and a row is written after its bytes are on disk.
 """
 
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -209,15 +210,30 @@ def _make_tables(connection: Connection) -> None:
         )
 
 
+def _switch_to_wal(connection: sqlite3.Connection, tries: int = 600) -> None:
+    """Begin write-ahead logging. SQLite's own patience doesn't cover others that switch too."""
+    for _ in range(tries):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.05)
+        else:
+            return
+    connection.execute("PRAGMA journal_mode=WAL")
+
+
 def _prepare_sqlite(engine: Engine) -> None:
     """WAL, real fsyncs, patience; and transactions that say at once that they will write."""
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
         connection.isolation_level = None  # the driver must not begin transactions of its own
-        settings = ("busy_timeout=30000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
-        for setting in settings:
-            connection.execute(f"PRAGMA {setting}")
+        connection.execute("PRAGMA busy_timeout=30000")
+        _switch_to_wal(connection)
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA foreign_keys=ON")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
