@@ -48,21 +48,18 @@ def command(
     from burnish import api
 
     settings = [*(changes or ()), *([f"train.method={method}"] if method else ())]
+    files: api.Files = {
+        "train": train or (),
+        "validation": validation or (),
+        "test": test or (),
+        "model": model,
+        "changes": settings,
+    }
     if search:
-        files = {"train": train or (), "validation": validation or (), "test": test or ()}
-        result = api.train_search(recipe, out=out, model=model, changes=settings, **files)
+        result = api.train_search(recipe, out=out, **files)
         show(_told(result), result.as_dict(), as_json)
         return
-    report = api.train(
-        recipe,
-        out=out,
-        resume=resume,
-        train=train or (),
-        validation=validation or (),
-        test=test or (),
-        model=model,
-        changes=settings,
-    )
+    report = api.train(recipe, out=out, resume=resume, **files)
     text = facts(
         {
             "artifact": str(report.artifact),

@@ -20,7 +20,7 @@ from burnish.core.folders import hash_json, whole_folder, write_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Finding, Scores
-from burnish.core.runs import Run, new_run
+from burnish.core.runs import Run, begun_or_new_run
 from burnish.core.sections import Evaluate, Task
 from burnish.core.stats import PairedTest
 from burnish.data.load import Dataset, load
@@ -138,7 +138,9 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     refuse_unanswerable(rows)
     setting = _audited(_with_documents(Setting(recipe, dataset, rows)))
     dataset = setting.dataset
-    run = _run_of(recipe, dataset, out)
+    base = find_model(recipe.model.name)
+    inputs = {"data": dict(dataset.hashes), "base": base.identity}
+    run = begun_or_new_run("compare", recipe, inputs, out)
 
     models = _Models(setting, run)
     routes: dict[str, Measured] = {name: models.measure(name) for name in recipe.compare.routes}
@@ -230,21 +232,6 @@ class _Models:
             lineage = open_artifact(Path(source)).lineage
             return hash_json([lineage["base"]["sha256"], lineage["files"]])
         return find_model(source).sha256
-
-
-def _run_of(recipe: Recipe, dataset: Dataset, out: Path | None) -> Run:
-    """A new run folder; or the one named by `out`, if the same comparison was interrupted there."""
-    if out and (out / "inputs.json").exists() and not (out / "report.json").exists():
-        run = Run(out.absolute())
-        if run.recipe == recipe:
-            say(f"Going on with {run.id}")
-            return run
-    base = find_model(recipe.model.name)
-    inputs = {
-        "data": dict(dataset.hashes),
-        "base": {"name": base.name, "sha256": base.sha256},
-    }
-    return new_run("compare", recipe, inputs, out)
 
 
 def _with_documents(setting: Setting) -> Setting:

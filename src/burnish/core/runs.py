@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from burnish.core.errors import AlreadyThere, Busy, NotFound
 from burnish.core.folders import write_json
 from burnish.core.journal import Journal
+from burnish.core.progress import say
 from burnish.core.recipe import Recipe, load_recipe
 from burnish.core.settings import workspace
 
@@ -103,6 +104,21 @@ def new_run(verb: str, recipe: Recipe, inputs: Mapping[str, Any], out: Path | No
     run = Run(path.absolute())
     run.events.write(event="created", verb=verb)
     return run
+
+
+def begun_or_new_run(
+    verb: str, recipe: Recipe, inputs: Mapping[str, Any], out: Path | None = None
+) -> Run:
+    """The run at `out` if it was begun with the same recipe and has no result yet; else a new one.
+
+    Raises AlreadyThere as `new_run` does.
+    """
+    if out and (out / "inputs.json").exists() and not (out / "report.json").exists():
+        run = Run(out.absolute())
+        if run.recipe == recipe:
+            say(f"Going on with {run.id}")
+            return run
+    return new_run(verb, recipe, inputs, out)
 
 
 def find_run(name: str) -> Run:

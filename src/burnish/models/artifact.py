@@ -66,7 +66,7 @@ def save_artifact(
         (draft / "README.md").unlink(missing_ok=True)
         facts = {
             "kind": kind,
-            "base": {"name": base.name, "sha256": base.sha256},
+            "base": base.identity,
             "template_sha256": hash_bytes(str(tokenizer.chat_template).encode()),
             **lineage,
             "files": {file.name: hash_file(file) for file in sorted(draft.iterdir())},

@@ -30,6 +30,11 @@ class LocalModel:
     has_template: bool
     sha256: str
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name and hash, as runs and artifacts note which base they began from."""
+        return {"name": self.name, "sha256": self.sha256}
+
 
 def find_model(name: str) -> LocalModel:
     """A pulled model by name, or any folder with a manifest. Raises NotFound."""

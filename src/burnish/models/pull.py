@@ -149,7 +149,7 @@ def _from_hub(name: str) -> Writer:
         try:
             fetched = Path(
                 snapshot_download(
-                    name, allow_patterns=HUB_FILES, local_dir=_partial(folder_name(name))
+                    name, allow_patterns=HUB_FILES, local_dir=_partial(folder_of(name).name)
                 )
             )
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -161,11 +161,6 @@ def _from_hub(name: str) -> Writer:
         return {}
 
     return write
-
-
-def folder_name(name: str) -> str:
-    """A hub id as a folder's name."""
-    return name.replace("/", "--")
 
 
 def _partial(name: str) -> Path:

@@ -4,12 +4,12 @@ It may be killed at any moment: started again, it goes on from the run's last ch
 lock, so that nobody else trains in the same folder, and ends when whoever started it has gone.
 """
 
-import fcntl
 import os
-import shutil
 import sys
 import threading
 from pathlib import Path
+
+from filelock import FileLock
 
 from burnish.core.errors import BurnishError
 from burnish.core.folders import write_json
@@ -17,22 +17,17 @@ from burnish.core.progress import Lines, listen
 from burnish.core.recipe import load_recipe
 from burnish.core.runs import Run
 from burnish.serve.steps import export_steps
-from burnish.train.run import train
+from burnish.train.run import train_in
 
 
 def main(recipe: Path, run: Path, outcome: Path) -> int:
     """Train, or go on training. What a person has to mend is written to `outcome`."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     listen(Lines())
-    with recipe.with_name("lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(recipe.with_name("lock")):
         try:
             settings = load_recipe(recipe)
-            if (run / "inputs.json").exists():
-                train(settings, resume=run)
-            else:
-                shutil.rmtree(run, ignore_errors=True)  # killed while the folder was being made
-                train(settings, out=run)
+            train_in(run, settings)
             export_steps(Run(run), settings.train.keep_every)
         except BurnishError as error:
             write_json(outcome, {"what": error.what, "fix": error.fix})

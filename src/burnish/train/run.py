@@ -59,7 +59,7 @@ def train(
     tokenizer = load_tokenizer(base)
     rows = encoded(dataset.split.train, tokenizer, recipe)
     validation = encoded(dataset.split.validation, tokenizer, recipe)
-    inputs = {"data": dict(dataset.hashes), "base": {"name": base.name, "sha256": base.sha256}}
+    inputs = {"data": dict(dataset.hashes), "base": base.identity}
     run = _same_run(resume, recipe, inputs) if resume else new_run("train", recipe, inputs, out)
 
     seed_everything(recipe.train.seed)
@@ -81,6 +81,19 @@ def train(
         write_json(run.path / "report.json", report.as_dict())
         run.events.write(event="trained", steps=state.step, stopped=state.stopped)
     return report
+
+
+def train_in(
+    folder: Path, recipe: Recipe, dataset: Dataset | None = None, watch: Watch | None = None
+) -> TrainReport:
+    """Train in this folder: go on if a run was begun there, else begin one.
+
+    What was left by a death while the folder was being made is cleared away.
+    """
+    if (folder / "inputs.json").exists():
+        return train(recipe, dataset, resume=folder, watch=watch)
+    shutil.rmtree(folder, ignore_errors=True)
+    return train(recipe, dataset, out=folder, watch=watch)
 
 
 def encoded(

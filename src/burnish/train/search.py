@@ -18,12 +18,12 @@ from burnish.core.errors import BadRecipe, BurnishError, DoesNotFit, TrainingSto
 from burnish.core.folders import hash_json, whole_folder, write_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe, make_recipe
-from burnish.core.runs import Run, new_run
+from burnish.core.runs import Run, begun_or_new_run
 from burnish.core.sections import Search
 from burnish.data.load import Dataset, load
 from burnish.models.local import find_model
 from burnish.train.report import TrainReport
-from burnish.train.run import train
+from burnish.train.run import train_in
 
 Settings = Mapping[str, Any]
 
@@ -70,7 +70,9 @@ def search(recipe: Recipe, out: Path | None = None) -> SearchReport:
             "A search needs validation rows to judge by.",
             "Name a file in data.validation, or raise data.validation_share.",
         )
-    run = _run_of(recipe, dataset, out)
+    base = find_model(recipe.model.name)
+    inputs = {"data": dict(dataset.hashes), "base": base.identity}
+    run = begun_or_new_run("search", recipe, inputs, out)
     with run.held():
         study = _Study(run, recipe.search)
         while (number := study.ended) < recipe.search.trials:
@@ -199,20 +201,7 @@ def _trained(
     """One training with these settings, gone on with if it was begun."""
     changed = with_settings(recipe, settings)
     folder = run.path / "trials" / hash_json(changed.train.model_dump(mode="json"))[:12]
-    begun = {"resume": folder} if (folder / "inputs.json").exists() else {"out": folder}
-    return train(changed, dataset, **begun, watch=study.watch if study else None)
-
-
-def _run_of(recipe: Recipe, dataset: Dataset, out: Path | None) -> Run:
-    """A new run folder; or the one named by `out`, if the same search was interrupted there."""
-    if out and (out / "inputs.json").exists() and not (out / "report.json").exists():
-        run = Run(out.absolute())
-        if run.recipe == recipe:
-            say(f"Going on with {run.id}")
-            return run
-    base = find_model(recipe.model.name)
-    inputs = {"data": dict(dataset.hashes), "base": {"name": base.name, "sha256": base.sha256}}
-    return new_run("search", recipe, inputs, out)
+    return train_in(folder, changed, dataset, study.watch if study else None)
 
 
 def _refuse_bad_space(recipe: Recipe) -> None:
