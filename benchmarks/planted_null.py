@@ -73,7 +73,7 @@ def simulate(draws: int, seed: int) -> None:
     for name, gain in GAINS.items():
         pilot = draw(rng, (0.6, 0.6 + gain), 4000)
         base, ours = pilot.values()
-        n = rows_needed(ours.values, base.values, gain)
+        n = rows_needed(ours.values, base.values, gain, Compare().alpha / 2)
         rates = (0.4, 0.6, 0.6 + gain)
         seen = Counter(judge(draw(rng, rates, n), Compare()).decision for _ in range(draws))
         print(

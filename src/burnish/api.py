@@ -117,8 +117,8 @@ def check(
         model = recipe.model.name
     else:
         recipe = resolve(train=paths, changes=changes)
-    findings = check_rows(paths, recipe.data, recipe.task)
-    rows = read(paths, recipe.data, recipe.task).rows
+    result = read(paths, recipe.data, recipe.task)
+    rows, findings = result.rows, check_rows(result, recipe.data.near_duplicate)
     if model:
         from burnish.models.audit import audit
         from burnish.models.load import load_tokenizer

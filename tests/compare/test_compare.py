@@ -7,9 +7,11 @@ import signal
 import pytest
 
 from burnish.compare.run import compare
+from burnish.compare.training import folder_of
 from burnish.core.errors import AlreadyThere, AuditFailed
 from burnish.core.recipe import load_recipe
 from burnish.core.runs import find_run, list_runs
+from burnish.data.load import load
 from burnish.evaluate import latency
 from burnish.evaluate.run import load_predictions
 
@@ -138,6 +140,20 @@ def test_a_folder_that_holds_another_result_is_not_written_over(ticket_recipe, t
 
     with pytest.raises(AlreadyThere, match="exists already"):
         compare(ticket_recipe("compare.routes=[base]"), out=tmp_path / "run")
+
+
+def test_other_settings_are_another_training_and_a_default_that_is_spelt_out_is_none(
+    ticket_recipe, tiny
+):
+    def name(*changes):
+        recipe = ticket_recipe(*changes)
+        return folder_of(recipe, load(recipe)).name
+
+    usual = name()
+    changes = ["method=dora", "method=qlora", "objective=orpo", "method.rank=3", "learning_rate=1"]
+
+    assert len({usual, *(name(f"train.{change}") for change in changes)}) == 1 + len(changes)
+    assert name("train.method=lora", "train.max_grad_norm=1.0") == usual
 
 
 def test_without_the_fine_tune_nothing_is_trained(ticket_recipe, workspace):

@@ -4,6 +4,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.stats import norm
 
 from burnish.compare.verdict import against_incumbent, judge
@@ -172,6 +174,46 @@ def test_fine_scores_without_a_gain_ship_in_at_most_alpha(monkeypatch):
         shipped += judge(routes, Compare(least_gain=0.0)).decision == "ship"
 
     assert shipped / 200 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
+
+
+@given(
+    st.lists(st.tuples(*3 * [st.sampled_from([0.0, 0.2, 0.5, 0.7, 1.0])]), min_size=2, max_size=40),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_what_ships_has_a_gain_whose_whole_interval_is_above_nothing(rows, whole):
+    routes = [scores(round(v) if whole else v for v in route) for route in zip(*rows, strict=True)]
+    verdict = judge(dict(zip(("base", "few_shot", "fine_tuned"), routes, strict=True)), Compare())
+
+    gain = verdict.gain.gain
+    assert verdict.confidence >= 0.95
+    if verdict.decision == "ship":
+        assert gain.low > 0 and verdict.p_value < 0.05
+    if verdict.decision == "dont_fine_tune":
+        assert gain.high < Compare().least_gain
+
+
+def test_a_few_small_gains_beside_one_great_loss_do_not_ship_although_the_signs_speak_for_it():
+    # 19 of 20 answers are a little better; one lost nearly everything. The test of signs says 0.05
+    # or less of the sum's sign at times, the interval knows that one such loss eats it all.
+    base = [0.3] * 19 + [0.95]
+    verdict = judge(
+        {"base": scores(base), "fine_tuned": scores([0.4] * 19 + [0.05])}, Compare(least_gain=0)
+    )
+
+    assert verdict.gain.gain.low < 0 < verdict.gain.gain.value
+    assert verdict.decision == "not_enough_evidence"
+
+
+def test_a_gain_on_most_of_two_dozen_questions_ships():
+    random = np.random.default_rng(0)
+    base = random.uniform(0.2, 0.5, 24)
+    verdict = judge(
+        {"base": scores(base), "fine_tuned": scores(base + random.normal(0.08, 0.08, 24))},
+        Compare(),
+    )
+
+    assert verdict.decision == "ship" and verdict.gain.gain.low > 0
 
 
 def test_of_two_fine_tunes_the_better_is_judged_against_those_that_do_not_train():

@@ -9,6 +9,7 @@ from burnish.core.sections import Data, Task
 from burnish.data.check import CODES, check, check_rows, leaks
 from burnish.data.duplicates import near_pairs
 from burnish.data.personal import personal_kinds
+from burnish.data.read import read
 
 
 def pair(ask, say="fine", line=1, label=None):
@@ -72,7 +73,7 @@ def test_leaks_and_unseen_labels_across_files_are_found(write_rows):
         {"text": "please raise the limit of my credit card today now", "label": "fraud"},
     ])  # fmt: skip
 
-    by_code = {f.code: f for f in check([train, test], Data(), Task())}
+    by_code = {f.code: f for f in check(read([train, test], Data(), Task()), 0.8)}
 
     assert by_code["split_leak"].rows == (1,) and by_code["split_leak"].file == str(train)
     assert by_code["near_leak"].rows == (2,)
@@ -142,6 +143,6 @@ def test_an_empty_file_is_an_error(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n")
 
-    (finding,) = check([file], Data(), Task())
+    (finding,) = check(read([file], Data(), Task()), 0.8)
 
     assert (finding.code, finding.severity) == ("no_rows", "error")

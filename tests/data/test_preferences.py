@@ -101,7 +101,7 @@ def test_a_missing_side_is_a_finding_with_its_row_and_its_fix(broken, message, w
 
 
 def codes_of(file):
-    return {finding.code: finding.rows for finding in check([file], Data(), Task())}
+    return {finding.code: finding.rows for finding in check(read([file], Data(), Task()), 0.8)}
 
 
 def test_what_teaches_nothing_or_both_ways_is_found(write_rows):

@@ -10,6 +10,7 @@ from burnish.core.records import Message, Prompt
 from burnish.engines.fleet import open_fleet
 from burnish.engines.local import find_artifact, open_engine
 from burnish.engines.scheduler import AnswerFailed, Overloaded, Scheduler, Stopped
+from burnish.models.artifact import Artifact
 
 ASKED = (Message("user", "where is my parcel?"),)
 SHORT = Prompt(ASKED, max_new_tokens=12)
@@ -202,6 +203,18 @@ def test_an_adapter_is_added_while_the_base_answers_and_changes_nobody_elses_tex
     assert heard.wait() == alone and later.wait() == expected["tiny"]
     assert len({id(engine.model) for engine in fleet.engines.values()}) == 1
     assert fleet.parents == dict.fromkeys(canaries, "tiny")
+
+
+def test_an_adapter_that_was_trained_on_other_weights_is_added_with_weights_of_its_own(
+    canaries, expected, monkeypatch
+):
+    monkeypatch.setattr(Artifact, "quantized", property(lambda _: {"double_quant": True}))
+    fleet, folder = open_fleet(["tiny"]), find_artifact("last").path
+    added = fleet.add("four-bit", folder)
+
+    assert added.name == "four-bit" and added.model is not fleet.find("tiny").model
+    assert added.answer([SHORT])[0].text == open_engine("last").answer([SHORT])[0].text
+    assert fleet.find("tiny").answer([SHORT])[0].text == expected["tiny"]
 
 
 def test_what_an_errand_raises_comes_to_whoever_asked(scheduler):

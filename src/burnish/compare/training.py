@@ -17,10 +17,13 @@ from burnish.models.artifact import FACTS
 from burnish.models.local import find_model
 from burnish.train.run import train
 
+#: Raised when the same settings come to mean other weights, by another default or another loop.
+_MAKE = 1
+
 
 def trained(recipe: Recipe, dataset: Dataset) -> Run:
     """The finished training run of this recipe and this data."""
-    run = Run(_folder(recipe, dataset))
+    run = Run(folder_of(recipe, dataset))
     if (run.artifact / FACTS).exists():
         say(f"Fine-tuning: done by an earlier run ({run.id}).")
         return run
@@ -38,12 +41,15 @@ def _can_go_on(run: Run, recipe: Recipe, dataset: Dataset) -> bool:
     return inputs.get("data") == dict(dataset.hashes) and run.recipe.model == recipe.model
 
 
-def _folder(recipe: Recipe, dataset: Dataset) -> Path:
+def folder_of(recipe: Recipe, dataset: Dataset) -> Path:
+    """Where the training of this recipe and this data is, or will be."""
     rows = [
         [content_hash(row) for row in part]
         for part in (dataset.split.train, dataset.split.validation)
     ]
-    settings = recipe.train.model_dump(mode="json")
+    # What was left at its default is not named: a field that a later version adds changes nothing.
+    settings = recipe.train.model_dump(mode="json", exclude_defaults=True)
+    kinds = [recipe.train.objective.kind, recipe.train.method.kind]
     base = find_model(recipe.model.name)
-    key = hash_json([rows, settings, recipe.model.dtype, base.sha256])
+    key = hash_json([_MAKE, rows, kinds, settings, recipe.model.dtype, base.sha256])
     return runs_folder() / f"train-{key[:12]}"

@@ -1,15 +1,16 @@
 """Was fine-tuning worth it? One of three decisions, with the reason in plain words.
 
-    ship                  better than every other route (p < alpha each), by at least `least_gain`
-    dont_fine_tune        the gain over the best other route is surely less than `least_gain`
+    ship                  better than every other route (p < alpha each), by at least `least_gain`,
+                          and the whole interval of the gain lies above 0
+    dont_fine_tune        the whole interval lies below `least_gain`
     not_enough_evidence   neither can be said with this many questions; about N more would do
 
 "Better than every other route" is an intersection-union test (Berger 1982): since each single
 comparison must succeed, the chance of shipping a fine-tune that is no better than its best rival
 stays at alpha, however many rivals there are and although the best one is found by looking.
-"Surely less" looks at the most favourable of several bounds, so each has its share of alpha
-(Bonferroni). Where several routes train, the best of them is judged, and since it is found by
-looking, each has its share of alpha too. `docs/evidence.md` has the argument,
+Each end of the interval has a share of alpha (Bonferroni): of the routes that the best rival, or
+the best trained route, was chosen from by looking, and never more than half, so that the interval
+is one of 95 % or more and the decision can be read off it. `docs/evidence.md` has the argument,
 `benchmarks/planted_null.py` the proof by trying.
 """
 
@@ -66,12 +67,12 @@ def judge(routes: Mapping[str, Scores], settings: Compare) -> Verdict:
     if judged is None or not rivals:
         return _nothing_to_decide(routes)
     rival = max(rivals, key=lambda name: rivals[name].interval.value)
-    share, alpha = settings.alpha / len(rivals), settings.alpha / _candidates(routes)
+    share = settings.alpha / max(len(rivals), _candidates(routes), 2)
     ours, theirs = routes[judged].values, routes[rival].values
     gain = paired_test(ours, theirs, 1 - 2 * share)
     p_value = _worst_p_value(routes, judged, settings)
     decision: Decision = "not_enough_evidence"
-    if p_value < settings.alpha and gain.gain.value >= settings.least_gain:
+    if _is_real(gain, p_value, settings) and gain.gain.value >= settings.least_gain:
         decision = "ship"
     elif _most_favourable(routes, rival, share) < settings.least_gain:
         decision = "dont_fine_tune"
@@ -85,7 +86,7 @@ def judge(routes: Mapping[str, Scores], settings: Compare) -> Verdict:
         gain=gain,
         confidence=1 - 2 * share,
         p_value=p_value,
-        visible=min(smallest_visible(ours, theirs, alpha, settings.power), 1.0),
+        visible=min(smallest_visible(ours, theirs, share, settings.power), 1.0),
         more_rows=_more_rows(routes, (judged, rival), share, settings)
         if decision == "not_enough_evidence"
         else 0,
@@ -125,6 +126,11 @@ def _worst_p_value(routes: Mapping[str, Scores], judged: str, settings: Compare)
     return min(worst * _candidates(routes), 1.0)
 
 
+def _is_real(gain: PairedTest, p_value: float, settings: Compare) -> bool:
+    """Whether the gain is more than luck, by the test and by the interval that is shown."""
+    return p_value < settings.alpha and gain.gain.low > 0
+
+
 def _candidates(routes: Mapping[str, Scores]) -> int:
     """How many trained routes the judged one was chosen from."""
     return sum(name in TRAINED for name in routes)
@@ -145,14 +151,13 @@ def _more_rows(
     """Test rows with which the open question would be decided with the power asked for.
 
     A gain that looks worth having must be told from none; a smaller one from a gain that is worth
-    having, at the bound's share of alpha. `pair` is the judged route and its rival.
+    having; both at the bound's share of alpha. `pair` is the judged route and its rival.
     """
     ours, theirs = (routes[name].values for name in pair)
     gain = routes[pair[0]].interval.value - routes[pair[1]].interval.value
     n, least = len(ours), settings.least_gain
     if gain >= least:
-        alpha = settings.alpha / _candidates(routes)
-        needed = rows_needed(ours, theirs, max(gain, _FINEST), alpha, settings.power)
+        needed = rows_needed(ours, theirs, max(gain, _FINEST), share, settings.power)
     else:
         needed = rows_needed(ours, theirs, max(least, _FINEST), share, settings.power)
     if needed <= n:
@@ -217,10 +222,9 @@ def _words(
             f"model of your own. Use {other}. What would change this: more or better training "
             "rows, or a larger base model."
         )
-    is_real = verdict.p_value is not None and verdict.p_value < settings.alpha
     open_question = (
         f"That is more than luck, but may be less than the {least} asked for"
-        if is_real
+        if _is_real(gain, verdict.p_value or 0, settings)
         else f"That is neither surely more than luck nor surely less than the {least} asked for"
     )
     return f"Not enough evidence: collect about {verdict.more_rows:,} more test rows.", (

@@ -20,6 +20,8 @@ DRAWS = 10_000
 _BLOCK = 4_000_000
 #: Two perfect or two hopeless routes differ on no question; one in twenty is assumed to.
 _LEAST_DISCORDANCE = 0.05
+#: Fewer decided questions than this can't give a p-value under 0.05 (2**-4 is 0.06).
+_LEAST_DECIDED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +81,17 @@ def paired_test(
 
     0/1 scores: exact McNemar, with Newcombe's interval for paired proportions (1998, method 10).
     Other scores: a sign-flip permutation test (Fisher 1935) and the paired bootstrap, with one
-    question more that is won and one that is lost. Raises ValueError if the lengths differ.
+    question more that is won and one that is lost, by as much as the largest gap seen. Raises
+    ValueError if the lengths differ.
     """
     gaps = np.array([one - other for one, other in zip(ours, theirs, strict=True)])
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
     if is_binary(ours) and is_binary(theirs):
         gain = _newcombe(ours, theirs, confidence)
         return PairedTest(gain, *mcnemar(wins, losses), wins, losses)
-    gain = _bootstrap(gaps, (-1.0, 1.0), confidence, seed)
+    # Where hardly any question tells the two apart, the gaps seen say nothing of those to come.
+    reach = float(np.abs(gaps).max()) if wins + losses >= _LEAST_DECIDED else 1.0
+    gain = _bootstrap(gaps, (-reach, reach), confidence, seed)
     return PairedTest(gain, *_sign_flip(gaps, seed), wins, losses)
 
 

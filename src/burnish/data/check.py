@@ -4,15 +4,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 from ftfy.badness import is_bad
 
 from burnish.core.records import Finding, Row, Severity
-from burnish.core.sections import Data, Task
 from burnish.data.duplicates import content_hash, near_pairs, plain, question
 from burnish.data.personal import personal_kinds
-from burnish.data.read import read
+from burnish.data.read import Read
 
 #: code → (severity, what it means, what to do). The docs print this table.
 CODES: dict[str, tuple[Severity, str, str]] = {
@@ -108,23 +106,22 @@ CODES: dict[str, tuple[Severity, str, str]] = {
 _RARE, _FEW, _LONG = 5, 50, 100_000
 
 
-def check(files: Sequence[Path], data: Data, task: Task) -> list[Finding]:
-    """All findings over files; several files are taken as splits that must not share rows.
+def check(result: Read, near: float) -> list[Finding]:
+    """All findings over files that were read; several are taken as splits that must not share rows.
 
-    Raises NotFound for a missing file, BadData for rows of no known shape.
+    `near` is the likeness from which rows count as near duplicates (`data.near_duplicate`).
     """
-    result = read(files, data, task)
-    by_file: dict[str, list[Row]] = {str(file): [] for file in files}
+    by_file: dict[str, list[Row]] = {file: [] for file in result.hashes}
     for row in result.rows:
         by_file[row.file].append(row)
     findings = list(result.findings)
     for file, rows in by_file.items():
-        findings += check_rows(file, rows, data.near_duplicate)
+        findings += check_rows(file, rows, near)
     spoken_of = {finding.file for finding in findings}
     findings += [
         finding("no_rows", f, ()) for f in by_file if not by_file[f] and f not in spoken_of
     ]
-    findings += _across(by_file, data.near_duplicate)
+    findings += _across(by_file, near)
     return findings
 
 

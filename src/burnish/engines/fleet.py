@@ -38,22 +38,23 @@ class Fleet:
     def add(self, name: str, folder: Path) -> LocalEngine:
         """Serve one more adapter under `name`, beside what is served already.
 
-        It changes weights in memory: call it in the thread that answers (`Scheduler.do`). Raises
+        It may change weights in memory: call it in the thread that answers (`Scheduler.do`). Raises
         NotFound or BadData if the folder or its base aren't what they were.
         """
         artifact = open_artifact(folder)
-        local = find_base(artifact)
-        model = self.shared.get(local.sha256)
-        if model is None:
-            model = load_model(local, answering_dtype())
-        key = f"adapter{len(getattr(model, 'peft_config', {}))}"
-        adapted = _with_adapter(model, folder, key).to(answering_dtype()).eval()
-        for engine in self.engines.values():
-            if engine.model is model:
-                engine.model = adapted
-        self.shared[local.sha256] = adapted
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        engine = LocalEngine(adapted, tokenizer, name, adapter=key, system=artifact.system)
+        if not _shares_base(artifact):
+            engine = open_engine(folder)
+            engine.name = name
+        else:
+            local = find_base(artifact)
+            model = self.shared.get(local.sha256)
+            if model is None:
+                model = load_model(local, answering_dtype())
+            engine = _adapted(model, artifact, name)
+            for other in self.engines.values():
+                if other.model is model:
+                    other.model = engine.model
+            self.shared[local.sha256] = engine.model
         self.engines[name], self.parents[name] = engine, artifact.base
         return engine
 
@@ -77,7 +78,7 @@ def open_fleet(sources: Sequence[str], aliases: Mapping[str, str] | None = None)
         if artifact is None:
             local = find_model(source)
             bases[local.sha256] = (source, local)
-        elif artifact.kind == "adapter" and not artifact.quantized:
+        elif _shares_base(artifact):
             adapters.setdefault(find_base(artifact).sha256, []).append((source, artifact))
         else:
             opened[source] = open_engine(source)
@@ -101,17 +102,12 @@ def _open_group(
         source = adapters[0][0]
         return {source: open_engine(source)}
     local = base[1] if base else find_base(adapters[0][1])
-    dtype = answering_dtype()
-    model: Any = load_model(local, dtype)
-    engines = {}
-    for number, (source, artifact) in enumerate(adapters):
-        # Names of runs and folders may hold dots, which PEFT cannot have in a module's name.
-        key, folder = f"adapter{number}", artifact.path
-        model = _with_adapter(model, folder, key)
+    model: Any = load_model(local, answering_dtype())
+    engines: dict[str, LocalEngine] = {}
+    for source, artifact in adapters:
         name = str(artifact.lineage.get("run", Path(source).name))
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        engines[source] = LocalEngine(model, tokenizer, name, adapter=key, system=artifact.system)
-    model = model.to(dtype).eval()
+        engines[source] = _adapted(model, artifact, name)
+        model = engines[source].model
     if base:
         engines[base[0]] = LocalEngine(model, load_tokenizer(local), local.name)
     for engine in engines.values():
@@ -119,12 +115,23 @@ def _open_group(
     return engines
 
 
-def _with_adapter(model: Any, folder: Path, key: str) -> Any:
-    """The model with one more adapter, called `key`; a base becomes a PEFT model by its first."""
+def _shares_base(artifact: Artifact) -> bool:
+    """Whether its base's weights may serve others too: 4-bit ones are other weights."""
+    return artifact.kind == "adapter" and not artifact.quantized
+
+
+def _adapted(model: Any, artifact: Artifact, name: str) -> LocalEngine:
+    """An engine of the model with one more adapter; a base becomes a PEFT model by its first."""
+    folder = str(artifact.path)
+    # Names of runs and folders may hold dots, which PEFT cannot have in a module's name.
+    key = f"adapter{len(getattr(model, 'peft_config', {}))}"
     if hasattr(model, "peft_config"):
-        model.load_adapter(str(folder), key, autocast_adapter_dtype=False)
-        return model
-    return PeftModel.from_pretrained(model, str(folder), key, autocast_adapter_dtype=False)
+        model.load_adapter(folder, key, autocast_adapter_dtype=False)
+    else:
+        model = PeftModel.from_pretrained(model, folder, key, autocast_adapter_dtype=False)
+    model = model.to(answering_dtype()).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return LocalEngine(model, tokenizer, name, adapter=key, system=artifact.system)
 
 
 def _by_name(
