@@ -206,7 +206,6 @@ def _report(run: Run, plan: Fit, state: State) -> TrainReport:
     peak, spent = peak_memory(), state.seconds + state.other_seconds
     disk = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
     actual = {"peak memory": peak, "training time": spent, "disk": disk}
-    quantities = run.read_list("forecast.json")
     return TrainReport(
         run=run.id,
         artifact=str(run.artifact),
@@ -221,5 +220,20 @@ def _report(run: Run, plan: Fit, state: State) -> TrainReport:
         best_validation_loss=state.best_loss if plan.validation else None,
         losses=[entry["loss"] for entry in metrics if "loss" in entry],
         diagnoses=diagnose(metrics, plan.settings),
-        forecast=[{**quantity, "actual": actual[quantity["name"]]} for quantity in quantities],
+        forecast=[
+            {**quantity, "actual": actual[quantity["name"]]}
+            for quantity in _foreseen(run, plan, state)
+        ],
     )
+
+
+def _foreseen(run: Run, plan: Fit, state: State) -> list[dict[str, Any]]:
+    """The forecast; its time is that of the steps which were done, if the run stopped early."""
+    share = state.step / plan.steps
+    bounds = ("low", "expected", "high")
+    return [
+        {**found, **{bound: found[bound] * share for bound in bounds}}
+        if found["unit"] == "seconds"
+        else found
+        for found in run.read_list("forecast.json")
+    ]
