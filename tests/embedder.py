@@ -1,4 +1,4 @@
-"""A tiny embedding model as sentence-transformers lays one out: 2 layers, 32 wide, random."""
+"""A tiny embedding model as sentence-transformers lays one out: 1 layer, 128 wide, random."""
 
 import json
 
@@ -40,8 +40,11 @@ def write_embedder(folder, modules=MODULES, pooling="pooling_mode_mean_tokens"):
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]"
     )
     torch.manual_seed(0)
-    size = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = BertConfig(vocab_size=len(tokenizer), intermediate_size=64, **size)
+    size = {"hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    # Wide enough that other words give other vectors.
+    config = BertConfig(
+        vocab_size=len(tokenizer), intermediate_size=64, initializer_range=0.5, **size
+    )
     BertModel(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     listed = [{"idx": n, "type": f"sentence_transformers.{name}"} for n, name in enumerate(modules)]

@@ -3,6 +3,7 @@
 import pytest
 
 from burnish.compare.routes import ROUTES, Setting, choose_examples
+from burnish.compare.training import trained
 from burnish.compare.verdict import TRAINED
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Split
@@ -40,7 +41,8 @@ def test_the_base_is_told_the_labels_and_the_fine_tune_is_not(setting):
     assert all("account, delivery, refund" in words(prompt) for prompt in base)
     assert [words(prompt) for prompt in tuned] == [f"test {n}" for n in range(5)]
     assert {prompt.choices for prompt in (*base, *tuned)} == {LABELS}
-    assert {name for name, route in ROUTES.items() if route.learns} == set(TRAINED)
+    fine_tunes = {name for name, route in ROUTES.items() if route.learns and route.makes is trained}
+    assert fine_tunes == set(TRAINED)
 
 
 def test_examples_come_from_the_training_rows_only_one_of_each_label_first(setting):

@@ -28,7 +28,7 @@ def all_passages(name="docs"):
 def vector(store):
     import numpy as np
 
-    return np.ones(32, dtype=np.float32)
+    return np.ones(128, dtype=np.float32)
 
 
 def test_only_what_changed_is_embedded_and_what_is_gone_leaves(folder, index, monkeypatch):

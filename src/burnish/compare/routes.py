@@ -8,12 +8,19 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 
+from burnish.compare.classifier import classifier
 from burnish.compare.retrieval import Documents, prompts_with_passages, rows_with_passages
+from burnish.compare.training import trained
+from burnish.core.errors import NotFound
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Prompt, Row, Split
+from burnish.core.runs import Run
+from burnish.core.sections import Task
 from burnish.data.load import Dataset
+from burnish.engines.linear import said
 from burnish.engines.protocol import Engine
 from burnish.evaluate.tasks import (
     TASKS,
@@ -23,6 +30,7 @@ from burnish.evaluate.tasks import (
     with_instruction,
 )
 from burnish.models.chat import encode_row
+from burnish.models.embedder import Embedder
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 
@@ -45,13 +53,14 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How a route's prompts are made, and from which rows its model is trained: none for the base.
+    """How a route's prompts are made, and from which rows its model is made: none for the base.
 
-    `reads` if it needs the recipe's documents.
+    `makes` gives the run that holds the model; `reads` if it needs the recipe's documents.
     """
 
     prompts: Callable[[Setting, Engine], list[Prompt]]
     learns: Callable[[Setting], Split] | None = None
+    makes: Callable[[Recipe, Dataset], Run] = trained
     reads: bool = False
 
 
@@ -71,21 +80,41 @@ def base_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
 
 def few_shot_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
     """The base prompt behind examples from the training rows, as many as fit the context."""
-    prompts = base_prompts(setting, engine)
-    wanted = setting.recipe.compare.shots
-    ranked = choose_examples(setting.dataset.split.train, _TRIED * wanted, setting.recipe.data.seed)
-    longest = max(prompts, key=lambda prompt: engine.count_tokens(prompt.messages))
+    prompts, recipe = base_prompts(setting, engine), setting.recipe
+    train, tried = setting.dataset.split.train, _TRIED * recipe.compare.shots
+    if recipe.compare.examples == "similar":
+        ranked = similar_examples(train, setting.rows, tried, recipe.rag.embedder)
+        # What stands next to the question weighs most: the nearest comes last.
+        fits = [
+            _fitting(prompt, some, recipe.compare.shots, engine)[::-1]
+            for prompt, some in zip(prompts, ranked, strict=True)
+        ]
+    else:
+        longest = max(prompts, key=lambda prompt: engine.count_tokens(prompt.messages))
+        drawn = choose_examples(train, tried, recipe.data.seed)
+        fits = [_fitting(longest, drawn, recipe.compare.shots, engine)] * len(prompts)
+    shown = [with_examples(prompt, some) for prompt, some in zip(prompts, fits, strict=True)]
+    more = mean(
+        engine.count_tokens(after.messages) - engine.count_tokens(before.messages)
+        for before, after in zip(prompts, shown, strict=True)
+    )
+    number = mean(map(len, fits))
+    say(
+        f"few_shot: {number:.3g} of {recipe.compare.shots} examples; they cost {more:.0f} tokens a "
+        "question."
+    )
+    return shown
+
+
+def _fitting(prompt: Prompt, ranked: Sequence[Row], wanted: int, engine: Engine) -> list[Row]:
+    """The first `wanted` of the rows with which the prompt and its answer fit the context."""
     examples: list[Row] = []
     for row in ranked:
-        shown = with_examples(longest, [*examples, row])
-        size = engine.count_tokens(shown.messages) + longest.max_new_tokens
+        shown = with_examples(prompt, [*examples, row])
+        size = engine.count_tokens(shown.messages) + prompt.max_new_tokens
         if len(examples) < wanted and size <= engine.context_length:
             examples.append(row)
-    more = engine.count_tokens(with_examples(longest, examples).messages) - engine.count_tokens(
-        longest.messages
-    )
-    say(f"few_shot: {len(examples)} of {wanted} examples; they cost {more} tokens a question.")
-    return [with_examples(prompt, examples) for prompt in prompts]
+    return examples
 
 
 def retrieval_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
@@ -145,9 +174,44 @@ ROUTES: dict[str, Route] = {
     "base": Route(base_prompts),
     "few_shot": Route(few_shot_prompts),
     "retrieval": Route(retrieval_prompts, reads=True),
+    "classifier": Route(plain_prompts, learns=plain_rows, makes=classifier),
     "fine_tuned": Route(plain_prompts, learns=plain_rows),
     "retrieval_fine_tuned": Route(trained_retrieval_prompts, learns=retrieval_rows, reads=True),
 }
+
+
+def similar_examples(
+    rows: Sequence[Row], asked: Sequence[Row], count: int, embedder: str
+) -> list[list[Row]]:
+    """For each row asked, the `count` rows whose questions are nearest to its own, nearest first
+    (Liu et al. 2022, arXiv:2101.06804).
+
+    Raises NotFound without the embedding model.
+    """
+    usable = [row for row in rows if row.desirable is not False]
+    model = Embedder(find_model(embedder))
+    known, new = (model.encode([said(row.prompt) for row in some]) for some in (usable, asked))
+    nearest = (-(new @ known.T)).argsort(1, kind="stable")[:, :count]
+    return [[usable[place] for place in places] for places in nearest]
+
+
+def with_routes(recipe: Recipe, task: Task) -> Recipe:
+    """The recipe with the usual routes of its task, if it names none."""
+    if recipe.compare.routes:
+        return recipe
+    names = ["base", "few_shot", "fine_tuned"]
+    if task.kind == "classification":
+        try:
+            find_model(recipe.rag.embedder)
+            names.insert(2, "classifier")
+        except NotFound:
+            say(
+                "Not measured: a linear classifier on embeddings, often the better choice for "
+                f"labels. It needs: burnish pull {recipe.rag.embedder}"
+            )
+    return recipe.model_copy(
+        update={"compare": recipe.compare.model_copy(update={"routes": tuple(names)})}
+    )
 
 
 def choose_examples(rows: Sequence[Row], count: int, seed: int) -> list[Row]:

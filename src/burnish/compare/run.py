@@ -12,9 +12,8 @@ from burnish.compare.answers import measured, timed
 from burnish.compare.forgetting import Forgetting, general_set, what_was_lost
 from burnish.compare.page import contents_of
 from burnish.compare.retrieval import open_documents
-from burnish.compare.routes import ROUTES, Setting
-from burnish.compare.training import trained
-from burnish.compare.verdict import Verdict, against_incumbent, best_trained, judge
+from burnish.compare.routes import ROUTES, Setting, with_routes
+from burnish.compare.verdict import TRAINED, Verdict, against_incumbent, best_trained, judge
 from burnish.core.errors import AuditFailed
 from burnish.core.folders import hash_json, whole_folder, write_json
 from burnish.core.progress import say
@@ -25,7 +24,8 @@ from burnish.core.sections import Evaluate, Task
 from burnish.core.stats import PairedTest
 from burnish.data.load import Dataset, load
 from burnish.data.split import sample
-from burnish.engines.local import LocalEngine, open_engine
+from burnish.engines.open import open_any
+from burnish.engines.protocol import Engine
 from burnish.evaluate.run import Asked, save_predictions, summary
 from burnish.evaluate.tasks import refuse_unanswerable
 from burnish.models.artifact import open_artifact
@@ -133,7 +133,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     dataset = load(recipe)
     for note in dataset.notes:
         say(note)
-    recipe = recipe.model_copy(update={"task": dataset.task})
+    recipe = with_routes(recipe.model_copy(update={"task": dataset.task}), dataset.task)
     rows = sample(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     refuse_unanswerable(rows)
     setting = _audited(_with_documents(Setting(recipe, dataset, rows)))
@@ -177,7 +177,7 @@ class _Models:
     def __init__(self, setting: Setting, run: Run) -> None:
         self.setting, self.run = setting, run
         self.trainings: dict[str, Run] = {}
-        self.loaded: tuple[str, LocalEngine] | None = None
+        self.loaded: tuple[str, Engine] | None = None
 
     def measure(self, name: str) -> Measured:
         """One route on the test rows."""
@@ -217,13 +217,13 @@ class _Models:
             self.loaded = None
             say(f"Training for {name}")
             dataset = replace(self.setting.dataset, split=learns(self.setting))
-            self.trainings[name] = trained(self.setting.recipe, dataset)
+            self.trainings[name] = ROUTES[name].makes(self.setting.recipe, dataset)
         return str(self.trainings[name].artifact)
 
-    def _engine(self, source: str) -> LocalEngine:
+    def _engine(self, source: str) -> Engine:
         if self.loaded is None or self.loaded[0] != source:
             self.loaded = None
-            self.loaded = (source, open_engine(source))
+            self.loaded = (source, open_any(source))
         return self.loaded[1]
 
     def _identity(self, source: str) -> str:
@@ -250,7 +250,11 @@ def _audited(setting: Setting) -> Setting:
     """The setting with what the token audit found in the rows of the routes that train, before the
     first question. Raises AuditFailed."""
     recipe, dataset = setting.recipe, setting.dataset
-    routes = [route for name in recipe.compare.routes if (route := ROUTES[name].learns)]
+    routes = [
+        learns
+        for name in recipe.compare.routes
+        if name in TRAINED and (learns := ROUTES[name].learns)
+    ]
     findings: dict[Finding, None] = dict.fromkeys(dataset.findings)
     for learns in routes:
         split = learns(setting)

@@ -25,7 +25,7 @@ from burnish.core.stats import PairedTest, holm, paired_test, rows_needed, small
 Decision = Literal["ship", "dont_fine_tune", "not_enough_evidence"]
 
 INCUMBENT = "base"
-#: The routes that train; `judge` asks whether the best of them is worth it.
+#: The routes that fine-tune; `judge` asks whether the best of them is worth it.
 TRAINED = ("fine_tuned", "retrieval_fine_tuned")
 #: Differences smaller than this are not planned for, whatever `least_gain` says.
 _FINEST = 0.005
@@ -189,6 +189,7 @@ _NAMES = {
     "base": "the plain prompt",
     "few_shot": "few-shot examples",
     "retrieval": "retrieval",
+    "classifier": "a linear classifier on embeddings",
     "fine_tuned": "fine-tuning",
     "retrieval_fine_tuned": "fine-tuning with retrieval",
 }

@@ -340,12 +340,21 @@ class Compare(Section):
     """Which routes are measured and when one is better."""
 
     routes: tuple[
-        Literal["base", "few_shot", "retrieval", "fine_tuned", "retrieval_fine_tuned"], ...
+        Literal[
+            "base", "few_shot", "retrieval", "classifier", "fine_tuned", "retrieval_fine_tuned"
+        ],
+        ...,
     ] = Field(
-        ("base", "few_shot", "fine_tuned"),
-        description="The routes to measure; those with retrieval need `rag.documents`.",
+        (),
+        description="The routes to measure; empty: base, few_shot, fine_tuned and, for labels, "
+        "classifier (if `rag.embedder` is here). Those with retrieval need `rag.documents`.",
     )
     shots: int = Field(8, ge=1, description="Examples in the few-shot prompt, if they fit.")
+    examples: Literal["drawn", "similar"] = Field(
+        "drawn",
+        description="The few-shot examples: `drawn` by seed, the same for all questions; `similar` "
+        "takes those nearest to each question by `rag.embedder`.",
+    )
     alpha: float = Field(
         0.05, gt=0, lt=0.5, description="Chance of shipping a fine-tune that is no better."
     )

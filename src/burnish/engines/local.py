@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from burnish.core.errors import NotFound, PromptTooLong
+from burnish.core.errors import BadRecipe, NotFound, PromptTooLong
 from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.core.runs import find_run
 from burnish.engines.cache import ATTENTION, window
@@ -186,12 +186,17 @@ class LocalEngine:
 
 
 def open_engine(source: str | Path) -> LocalEngine:
-    """A model by name, a run by id, or an artifact folder, ready to answer.
+    """A language model by name, a run by id, or an artifact folder, ready to answer.
 
-    Raises NotFound if it is none of them.
+    Raises NotFound if it is none of them, BadRecipe if it is a classifier, which makes no text.
     """
     artifact = find_artifact(source)
     if artifact is not None:
+        if artifact.kind == "linear":
+            raise BadRecipe(
+                f"{source} is a linear classifier: it chooses labels and makes no text.",
+                "Measure it with `burnish evaluate`, or name a language model.",
+            )
         model, tokenizer = load_artifact_model(artifact, answering_dtype())
         if artifact.kind == "adapter":
             # One adapter and nobody else's: inside the weights it costs no time.

@@ -4,6 +4,8 @@ artifact/adapter_config.json, adapter_model.safetensors   as PEFT writes them; o
 artifact/config.json, model.safetensors                   where all weights moved
 artifact/tokenizer.json, chat_template.jinja, ...
 artifact/artifact.json                                    lineage and hashes, written last
+
+A linear classifier on sentence vectors (`models/linear.py`) is an artifact too.
 """
 
 import json
@@ -27,14 +29,15 @@ FACTS = "artifact.json"
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A trained model: base + adapter, or full weights; `system` is the prompt it was trained with.
+    """A trained model: base + adapter, full weights, or a matrix on vectors.
 
-    `lineage` holds the base's name and hash, the hashes of data and template, recipe and versions.
+    `system` is the prompt it was trained with. `lineage` holds the base's name and hash, the hashes
+    of data and template, recipe and versions.
     """
 
     path: Path
     base: str
-    kind: Literal["adapter", "full"]
+    kind: Literal["adapter", "full", "linear"]
     system: str | None
     lineage: Mapping[str, Any]
 

@@ -106,8 +106,10 @@ def probe(plan: Fit, folder: Path) -> Probe:
             train_step(plan, longest)
             bar.advance()
             update = _timed(lambda: plan.optimizer.step(0, rate=0.0))
+            # The first micro-batch was computed before the optimizer had its moments.
+            peak = peak_memory() + plan.optimizer.moment_bytes
             give_back()
-            resting, peak = current_memory(), peak_memory()
+            resting = current_memory()
             reset_peak()
             train_step(plan, half)
             half_peak = peak_memory()

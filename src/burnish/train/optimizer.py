@@ -59,6 +59,12 @@ class MasterAdamW:
         self.publish()
         return rate
 
+    @property
+    def moment_bytes(self) -> int:
+        """Bytes of the moments that the updates so far have left."""
+        states = self.adamw.state.values()
+        return sum(int(part.nbytes) for state in states for part in state.values())
+
     def forget(self) -> None:
         """Drop gradients and moments, as if no step had been made."""
         self.adamw.state.clear()

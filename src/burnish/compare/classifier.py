@@ -1,0 +1,48 @@
+"""The classifier's route: sentence vectors and one matrix, fitted once and found again.
+
+Often the honest winner for labels on a machine without a GPU, so a fine-tune has to beat it.
+"""
+
+from burnish.core.errors import BadRecipe
+from burnish.core.folders import hash_json, write_json
+from burnish.core.progress import say
+from burnish.core.recipe import Recipe
+from burnish.core.runs import Run, new_run, runs_folder, versions
+from burnish.data.duplicates import content_hash
+from burnish.data.load import Dataset
+from burnish.models.artifact import FACTS
+from burnish.models.embedder import Embedder
+from burnish.models.linear import save_linear
+from burnish.models.local import find_model
+from burnish.train.linear import fit_head
+
+
+def classifier(recipe: Recipe, dataset: Dataset) -> Run:
+    """The run whose artifact is the classifier of these rows.
+
+    Raises BadRecipe if the answers aren't labels, NotFound without the embedding model.
+    """
+    if dataset.task.kind != "classification":
+        raise BadRecipe(
+            f"The route `classifier` is for labels, and the task is {dataset.task.kind}.",
+            "Leave it out of compare.routes, or set task.kind to classification.",
+        )
+    local, split = find_model(recipe.rag.embedder), dataset.split
+    rows = [[content_hash(row) for row in part] for part in (split.train, split.validation)]
+    run = Run(runs_folder() / f"classifier-{hash_json([rows, local.sha256])[:12]}")
+    if (run.artifact / FACTS).exists():
+        say(f"Classifier: fitted by an earlier run ({run.id}).")
+        return run
+    if not run.path.exists():
+        new_run("classifier", recipe, {"data": dict(dataset.hashes)}, run.path)
+    head = fit_head(Embedder(local), split.train, split.validation)
+    lineage = {
+        "system": dataset.task.prompt,
+        "task": dataset.task.model_dump(mode="json"),
+        "data": dict(dataset.hashes),
+        "versions": versions(),
+        "run": run.id,
+    }
+    save_linear(run.artifact, head, local, lineage)
+    write_json(run.path / "report.json", {"run": run.id, "labels": list(head.labels)})
+    return run

@@ -1,0 +1,95 @@
+"""Labels chosen by a linear classifier on the question's vector: no text is made.
+
+For labels it is the rival to beat: a small embedding model and one matrix, trained in seconds.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from burnish.core.errors import BadRecipe
+from burnish.core.records import Answer, Message, Prompt, Row
+from burnish.models.artifact import Artifact, find_base
+from burnish.models.embedder import Embedder
+from burnish.models.linear import Head, load_head
+
+
+class LinearEngine:
+    """An embedding model and the matrix on top of it."""
+
+    def __init__(self, embedder: Embedder, head: Head, name: str) -> None:
+        self.embedder, self.head, self.name = embedder, head, name
+
+    @property
+    def context_length(self) -> int:
+        """Tokens of a question that count; what is behind them isn't read."""
+        return self.embedder.max_tokens
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the embedding model's weights and the matrix."""
+        weights = self.embedder.model.parameters()
+        return sum(int(w.nbytes) for w in weights) + self.head.weight.nbytes
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        batch_size: int = 16,
+        advance: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """The likeliest of each prompt's choices, or of all labels if it names none.
+
+        Raises BadRecipe if the choices are not among the labels that it was trained with.
+        """
+        answers: list[Answer] = []
+        for begin in range(0, len(prompts), batch_size):
+            some, begun = prompts[begin : begin + batch_size], time.perf_counter()
+            logs = self.head.log_probs(self._vectors([prompt.messages for prompt in some]))
+            chosen = [self._best(row, p.choices) for row, p in zip(logs, some, strict=True)]
+            seconds = (time.perf_counter() - begun) / len(some)
+            answers += [
+                Answer(label, self.count_tokens(prompt.messages), 0, seconds)
+                for label, prompt in zip(chosen, some, strict=True)
+            ]
+            if advance:
+                advance(len(some))
+        return answers
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens that the embedding model reads."""
+        return min(len(self.embedder.token_spans(said(messages))), self.context_length)
+
+    def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
+        """For each row, the log-probability (nats) of its label, which counts as one token."""
+        logs = self.head.log_probs(self._vectors([row.prompt for row in rows]))
+        places = {label: place for place, label in enumerate(self.head.labels)}
+        return [
+            (float(row_logs[places[row.answer]]) if row.answer in places else -math.inf, 1)
+            for row_logs, row in zip(logs, rows, strict=True)
+        ]
+
+    def _vectors(self, asked: Sequence[Sequence[Message]]) -> np.ndarray:
+        return self.embedder.encode([said(messages) for messages in asked])
+
+    def _best(self, logs: np.ndarray, choices: Sequence[str]) -> str:
+        known = [place for place, label in enumerate(self.head.labels) if label in set(choices)]
+        if choices and not known:
+            raise BadRecipe(
+                f"{self.name} knows none of the labels asked for.",
+                f"It was trained with: {', '.join(self.head.labels)}.",
+            )
+        places = known or range(len(self.head.labels))
+        return self.head.labels[max(places, key=lambda place: logs[place])]
+
+
+def said(messages: Sequence[Message]) -> str:
+    """What is classified: all that the user says."""
+    return "\n".join(turn.content for turn in messages if turn.role == "user")
+
+
+def open_linear(artifact: Artifact, name: str) -> LinearEngine:
+    """A classifier ready to answer. Raises NotFound or BadData without its embedding model."""
+    return LinearEngine(Embedder(find_base(artifact)), load_head(artifact), name)
