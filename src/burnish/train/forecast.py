@@ -23,6 +23,7 @@ from burnish.train.batches import computed_tokens, micro_batches, rows_of_step
 from burnish.train.checkpoint import LANDMARKS, State, save_checkpoint
 from burnish.train.examples import Example
 from burnish.train.faults import explained
+from burnish.train.flat import rounded
 from burnish.train.loop import Fit, train_step, validation_means
 from burnish.train.memory import current_memory, give_back, peak_memory, reset_peak
 from burnish.train.reference import unmeasured
@@ -62,7 +63,8 @@ class Probe:
 
     `peak` is the memory with the longest micro-batch, of `tokens` computed tokens, `half_peak` that
     with half of its rows, and `resting` what stays between batches: weights, gradients, moments,
-    compiled code; `run_tokens` are the computed tokens of the whole run. `longest_row` has the
+    compiled code, of which a batch of another length leaves `shape_bytes` more; the run has
+    `shapes` lengths. `run_tokens` are the computed tokens of the whole run. `longest_row` has the
     tokens of all `answers` of a row together.
     """
 
@@ -71,6 +73,8 @@ class Probe:
     tokens: int
     half_peak: int
     half_tokens: int
+    shape_bytes: int
+    shapes: int
     longest_row: int
     answers: int
     layers: int
@@ -81,6 +85,11 @@ class Probe:
     checkpoint_seconds: float
     checkpoint_bytes: int
     run_tokens: float
+
+    @property
+    def run_peak(self) -> int:
+        """The peak once all lengths have been met; two of them were rehearsed."""
+        return self.peak + self.shape_bytes * max(self.shapes - 2, 0)
 
     @property
     def line(self) -> tuple[float, float]:
@@ -113,6 +122,8 @@ def probe(plan: Fit, folder: Path) -> Probe:
             reset_peak()
             train_step(plan, half)
             half_peak = peak_memory()
+            give_back()
+            shape = max(current_memory() - resting, 0)
             bar.advance()
             speeds = []
             for share in (0.25, 0.75):
@@ -134,6 +145,8 @@ def probe(plan: Fit, folder: Path) -> Probe:
         tokens=computed_tokens(longest),
         half_peak=half_peak,
         half_tokens=computed_tokens(half),
+        shape_bytes=shape,
+        shapes=len({rounded(computed_tokens(some)) for some in batches}),
         longest_row=max(computed_tokens([row]) for row in plan.rows),
         answers=max(len(row.answers) for row in plan.rows),
         layers=int(plan.language.config.num_hidden_layers),
@@ -167,8 +180,9 @@ def forecast(plan: Fit, seen: Probe) -> Forecast:
     typical = sum(speeds) / len(speeds) * seen.run_tokens + extra
     staying = settings.keep_checkpoints + min(landmarks, LANDMARKS)
     kept = min(staying, checkpoints) * seen.checkpoint_bytes
+    peak = seen.run_peak
     return Forecast(
-        Quantity("peak memory", "bytes", seen.peak * 0.97, seen.peak * 1.02, seen.peak * 1.10),
+        Quantity("peak memory", "bytes", 0.92 * peak, peak, 1.1 * peak),
         Quantity(
             "training time",
             "seconds",
