@@ -20,6 +20,7 @@ from burnish.core.sections import (
     Compare,
     Data,
     Evaluate,
+    Export,
     Model,
     Rag,
     Search,
@@ -41,6 +42,7 @@ class Recipe(Section):
     evaluate: Evaluate = Field(Evaluate(), description="How answers are scored.")
     rag: Rag = Field(Rag(), description="Documents to answer from.")
     compare: Compare = Field(Compare(), description="Which routes are measured.")
+    export: Export = Field(Export(), description="What is shipped, and the gate before it.")
     serve: Serve = Field(Serve(), description="The HTTP server.")
 
     def save(self, path: Path) -> None:

@@ -34,7 +34,7 @@ class Artifact:
 
     path: Path
     base: str
-    kind: Literal["adapter", "full"]
+    kind: Literal["adapter", "full", "gguf"]
     system: str | None
     lineage: Mapping[str, Any]
 

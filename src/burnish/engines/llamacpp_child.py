@@ -1,0 +1,35 @@
+"""The process that llama.cpp runs in: its HTTP server, until it is ended.
+
+Started by `engines.child` with its parameters as JSON; it prints its address as a line of JSON.
+"""
+
+import json
+import sys
+import threading
+from typing import Any
+
+import xllamacpp
+
+
+def parameters(asked: dict[str, Any]) -> Any:
+    """llama.cpp's parameters: `model` (path), `context` (tokens), `threads`."""
+    chosen = xllamacpp.CommonParams()
+    chosen.model.path = asked["model"]
+    chosen.n_ctx, chosen.n_parallel = asked["context"], 1
+    chosen.cpuparams.n_threads = chosen.cpuparams_batch.n_threads = asked["threads"]
+    # A conversation that outgrows the context is an error, not a reason to forget its beginning.
+    chosen.ctx_shift = chosen.warmup = False
+    chosen.verbosity = -1
+    return chosen
+
+
+def main() -> None:
+    """Serve until the process is ended."""
+    server = xllamacpp.Server(parameters(json.loads(sys.argv[1])))
+    sys.stdout.write(json.dumps({"url": server.listening_address}) + "\n")
+    sys.stdout.flush()
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()
