@@ -91,9 +91,7 @@ def paired_test(
     return PairedTest(gain, *_sign_flip(gaps, seed), wins, losses)
 
 
-def loss_bound(
-    before: Sequence[float], after: Sequence[float], confidence: float = 0.95
-) -> float:
+def loss_bound(before: Sequence[float], after: Sequence[float], confidence: float = 0.95) -> float:
     """The loss of the mean, from `before` to `after`, that is surely not exceeded (one-sided).
 
     0/1 scores: the score interval for paired proportions (Tango 1998, Stat. Med. 17:891), which
@@ -115,7 +113,7 @@ def loss_bound(
 
     # Where nothing changed, a loss of exactly 0 is a root too, and not the one that is meant.
     least = (lost - won) / n + 1e-9
-    return least if least >= 1 else float(brentq(too_large, least, 1.0))
+    return 1.0 if least >= 1 else float(brentq(too_large, least, 1.0))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

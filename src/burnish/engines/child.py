@@ -73,9 +73,7 @@ class Child:
         if url is not None:
             self._await()
 
-    def ask(
-        self, path: str, body: Mapping[str, Any] | None = None, key: str | None = None
-    ) -> Any:
+    def ask(self, path: str, body: Mapping[str, Any] | None = None, key: str | None = None) -> Any:
         """POST `body` as JSON (GET without one); returns the answer's JSON.
 
         Raises EngineFailed if the child has died or refuses; PromptTooLong where it says so.

@@ -15,7 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import psutil
+import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from burnish.core.errors import PromptTooLong, Unavailable
@@ -49,7 +49,7 @@ class LlamaCpp:
         tokenizer: PreTrainedTokenizerBase,
         name: str,
         system: str | None = None,
-        running: Running = Running(),  # noqa: B008 frozen
+        running: Running = Running(),
     ) -> None:
         """Raises Unavailable without xllamacpp, EngineFailed if the file can't be loaded."""
         self.file, self.tokenizer, self.name, self.system = file, tokenizer, name, system
@@ -57,7 +57,7 @@ class LlamaCpp:
         asked = {
             "model": str(file.absolute()),
             "context": running.context or _CONTEXT,
-            "threads": running.threads or psutil.cpu_count(logical=False) or 1,
+            "threads": running.threads or torch.get_num_threads(),
         }
         if importlib.util.find_spec("xllamacpp") is None:
             raise Unavailable("llama.cpp needs xllamacpp.", "pip install 'burnish[llamacpp]'")
@@ -187,7 +187,7 @@ class _Table:
 
     def log(self, behind: Sequence[int], token: int) -> float:
         """The log-probability of `token` behind the prompt and the tokens `behind`."""
-        logs, least = self.shown(tuple(behind))
+        logs, _ = self.shown(tuple(behind))
         return logs[token] if token in logs else self.everything(tuple(behind))[token]
 
     def shown(self, behind: tuple[int, ...]) -> tuple[dict[int, float], float]:
@@ -239,7 +239,7 @@ def _likeliest(tree: Node, table: _Table) -> int:
                 push(cost - logs.get(token, least), child, (*behind, token), None if sure else cost)
 
 
-def open_llama_cpp(artifact: Artifact, running: Running = Running()) -> LlamaCpp:  # noqa: B008
+def open_llama_cpp(artifact: Artifact, running: Running = Running()) -> LlamaCpp:
     """The engine of an exported GGUF folder. Raises Unavailable, EngineFailed."""
     file = artifact.path / str(artifact.lineage["export"]["file"])
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)

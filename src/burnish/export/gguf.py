@@ -106,8 +106,7 @@ def _refuse_unknown(model: Any) -> None:
 
 
 def _add_hyperparameters(writer: gguf.GGUFWriter, config: Any) -> None:
-    heads = config.num_attention_heads
-    dimension = getattr(config, "head_dim", None) or config.hidden_size // heads
+    heads, dimension = config.num_attention_heads, _head_width(config)
     writer.add_vocab_size(config.vocab_size)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
@@ -136,7 +135,7 @@ def _rope_factors(config: Any) -> np.ndarray | None:
     rope = config.rope_parameters
     if rope["rope_type"] != "llama3":
         return None
-    dimension = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dimension = _head_width(config)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     factors = []
     for place in range(0, dimension, 2):
@@ -145,6 +144,12 @@ def _rope_factors(config: Any) -> np.ndarray | None:
         share = min(max((turns - low) / (high - low), 0.0), 1.0)
         factors.append(1 / ((1 - share) / rope["factor"] + share))
     return np.array(factors, dtype=np.float32)
+
+
+def _head_width(config: Any) -> int:
+    return int(
+        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    )
 
 
 def _tensors(weights: dict[str, Any], config: Any) -> Iterator[tuple[str, int, torch.Tensor]]:

@@ -1,8 +1,8 @@
 """The number formats of a GGUF file, and how a tensor gets there.
 
-`gguf` itself knows how to make the blocks of 32; the K-quants (blocks of 256) are made by ggml's own
-function in xllamacpp's library. Where a row isn't a multiple of 256 llama.cpp falls back to a
-format with blocks of 32, and so do we: on a hidden size of 576 two thirds of all tensors.
+`gguf` itself knows how to make the blocks of 32; the K-quants (blocks of 256) are made by ggml's
+own function in xllamacpp's library. Where a row isn't a multiple of 256 llama.cpp falls back to a
+format with blocks of 32, and so do we: on a hidden size of 576 for most of the tensors.
 """
 
 import ctypes

@@ -19,9 +19,7 @@ class CannotExport(BurnishError):
     """A model that can't be written in the wanted format without changing what it says."""
 
 
-def add_vocabulary(
-    writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, size: int
-) -> None:
+def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
     """Write tokens, types, merges, special tokens and the chat template.
 
     `size` is the number of rows of the embedding; rows without a token get a name of their own.

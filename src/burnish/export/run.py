@@ -1,0 +1,111 @@
+"""`burnish export`, top to bottom: write it, ask it, and say whether it may ship."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from burnish.core.errors import BadRecipe
+from burnish.core.folders import write_json, write_whole
+from burnish.core.progress import say
+from burnish.core.recipe import Recipe
+from burnish.core.runs import Run
+from burnish.data.load import load
+from burnish.data.split import sample
+from burnish.engines.local import open_engine
+from burnish.evaluate.tasks import (
+    answer_length,
+    as_prompt,
+    deciding_metric,
+    refuse_unanswerable,
+)
+from burnish.export.card import card
+from burnish.export.doors import open_door
+from burnish.export.formats import quant_of, write_export
+from burnish.export.modelfile import modelfile
+from burnish.export.parity import Parity, Questions, Trained, ask_trained, measure
+from burnish.models.artifact import Artifact, open_artifact
+from burnish.models.chat import encode_prompt
+from burnish.models.local import find_model
+
+PARITY = "parity.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An exported folder and what the gate found."""
+
+    artifact: Artifact
+    parity: Parity
+    size_bytes: int
+
+    @property
+    def exit_code(self) -> int:
+        """0 if it may ship, else 1."""
+        return 0 if self.parity.shippable else 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that `burnish export --json` prints."""
+        return {
+            "folder": str(self.artifact.path),
+            "export": dict(self.artifact.lineage["export"]),
+            "size_bytes": self.size_bytes,
+            **self.parity.as_dict(),
+        }
+
+
+def export(run: Run, recipe: Recipe, out: Path | None = None) -> Exported:
+    """Export a run as the recipe's `export` section says and ask the result the test split.
+
+    Raises CannotExport, AlreadyThere, BadRecipe before anything is written; Unavailable and
+    EngineFailed if the engine isn't here or fails: the folder then stays, without `parity.json`.
+    """
+    settings = recipe.export
+    quant = quant_of(settings.to, settings.quant)
+    artifact = open_artifact(run.artifact)
+    asked = questions(recipe, artifact)
+    folder = (out or run.path / "exports" / f"{settings.to}-{quant}").absolute()
+    written = write_export(folder, artifact, settings.to, quant)
+    say(f"Wrote {folder}")
+    trained = ask_trained(open_engine(str(run.path)), asked)
+    return gate(written, asked, trained, recipe)
+
+
+def questions(recipe: Recipe, artifact: Artifact) -> Questions:
+    """What the gate asks: the recipe's test split, as the model was trained to be asked.
+
+    Raises BadRecipe if the recipe names no data, BadData if there are no test rows.
+    """
+    if not (recipe.data.train or recipe.data.test):
+        raise BadRecipe("The run's recipe names no data, so the gate has nothing to ask.")
+    dataset = load(recipe)
+    rows = sample(dataset.split.test, recipe.export.rows, recipe.evaluate.seed)
+    refuse_unanswerable(rows)
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+    longest = answer_length(
+        dataset.split.train or rows,
+        recipe.evaluate,
+        lambda some: len(encode_prompt(tokenizer, some)),
+    )
+    prompts = [as_prompt(row, dataset.task, longest) for row in rows]
+    return Questions(rows, prompts, dataset.task, deciding_metric(dataset.task, recipe.evaluate))
+
+
+def gate(written: Artifact, asked: Questions, trained: Trained, recipe: Recipe) -> Exported:
+    """Ask an exported folder, and leave `parity.json`, a model card and a Modelfile in it."""
+    door = open_door(written, recipe.export.threads)
+    try:
+        parity = measure(door, asked, trained, recipe.export)
+    finally:
+        door.close()
+    size = sum(file.stat().st_size for file in written.path.iterdir())
+    if written.kind == "gguf":
+        text = modelfile(written.lineage["export"]["file"], trained.tokenizer, written.system)
+        if text:
+            write_whole(written.path / "Modelfile", text)
+    facts = parity.as_dict()
+    licence = find_model(written.base).licence
+    write_whole(written.path / "README.md", card(written, licence, facts, size))
+    write_json(written.path / PARITY, facts)
+    return Exported(written, parity, size)
