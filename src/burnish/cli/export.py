@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli.options import AsJson, Changes
-from burnish.cli.output import facts, show, size
+from burnish.cli.output import facts, show
 
 
 def command(
@@ -32,14 +32,10 @@ def command(
     from burnish import api
 
     done = api.export(run, to=to, quant=quant, out=out, changes=changes or ())
+    from burnish.export.card import measured
+
     found = done.parity
-    lines = {"folder": str(done.artifact.path), "size": size(done.size_bytes)}
-    for name, change in found.facts["changes"].items():
-        lines[f"{change['metric']}, {name.replace('_', ' ')}"] = (
-            f"{change['exported']:.1%} (trained model {change['trained']:.1%}; loss at most "
-            f"{100 * change['loss_at_most']:.1f} points, {100 * change['budget']:.1f} allowed)"
-        )
-    lines["same answers"] = f"{found.facts['same_answers']} of {found.facts['rows']}"
+    lines = {"folder": str(done.artifact.path), **measured(found.facts, done.size_bytes)}
     lines["shippable"] = "yes" if found.shippable else "no"
     text = "\n".join([facts(lines), *[f"- {reason}" for reason in found.against]])
     show(text, done.as_dict(), as_json)

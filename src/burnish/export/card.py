@@ -21,6 +21,7 @@ def card(artifact: Artifact, licence: str, parity: Mapping[str, Any], size: int)
     """Markdown. `parity` is the content of `parity.json`, `size` the folder's bytes."""
     export, lineage = artifact.lineage["export"], artifact.lineage
     name = str(lineage.get("run", artifact.base))
+    uses = [line.format(folder=artifact.path.name, name=name) for line in _USE[export["to"]]]
     shippable = "yes" if parity["shippable"] else "NO"
     parts = [
         f"# {name} ({export['to']}, {export['quant']})",
@@ -29,13 +30,9 @@ def card(artifact: Artifact, licence: str, parity: Mapping[str, Any], size: int)
         *[f"- {reason}" for reason in parity["against"]],
         *_notes(artifact),
         "## Measured",
-        _table(parity, size),
+        _table(measured(parity, size)),
         "## Use",
-        "```\n"
-        + "\n".join(
-            line.format(folder=artifact.path.name, name=name) for line in _USE[export["to"]]
-        )
-        + "\n```",
+        "\n".join(["```", *uses, "```"]),
     ]
     if artifact.system:
         parts += [
@@ -65,25 +62,31 @@ def _notes(artifact: Artifact) -> list[str]:
     return notes
 
 
-def _table(parity: Mapping[str, Any], size: int) -> str:
-    rows = [("size", f"{size / 1e6:.1f} MB"), ("questions", str(parity["rows"]))]
+def measured(parity: Mapping[str, Any], size: int) -> dict[str, str]:
+    """What was measured, as people read it."""
+    lines = {"size": f"{size / 1e6:.1f} MB", "questions": str(parity["rows"])}
     for name, change in parity["changes"].items():
-        rows.append(
-            (
-                f"{change['metric']}, {name.replace('_', ' ')}",
-                f"{change['exported']:.1%} (trained model {change['trained']:.1%}; loss at most "
-                f"{100 * change['loss_at_most']:.1f} points, {100 * change['budget']:.1f} allowed)",
-            )
+        loss = (
+            f"loss at most {100 * change['loss_at_most']:.1f} points, "
+            f"{100 * change['budget']:.1f} allowed"
+            if change["changed"]
+            else "no answer changed"
+        )
+        lines[f"{change['metric']}, {name.replace('_', ' ')}"] = (
+            f"{change['exported']:.1%} (trained model {change['trained']:.1%}; {loss})"
         )
     speed = parity["speed"]
-    rows += [
-        ("same answers", f"{parity['same_answers']} of {parity['rows']}"),
-        ("tokens that agree", f"{parity['token_agreement']:.1%}"),
-        ("seconds an answer", f"p50 {speed['p50_s']:.3f}, p95 {speed['p95_s']:.3f}"),
-        ("answer tokens a second", f"{speed['tokens_per_s']:.1f}"),
-        ("memory of the server", f"{speed['memory_bytes'] / 1e6:.0f} MB"),
-    ]
-    return "\n".join(["| | |", "|---|---|", *[f"| {what} | {value} |" for what, value in rows]])
+    return lines | {
+        "same answers": f"{parity['same_answers']} of {parity['rows']}",
+        "tokens that agree": f"{parity['token_agreement']:.1%}",
+        "seconds an answer": f"p50 {speed['p50_s']:.3f}, p95 {speed['p95_s']:.3f}",
+        "answer tokens a second": f"{speed['tokens_per_s']:.1f}",
+        "memory of the server": f"{speed['memory_bytes'] / 1e6:.0f} MB",
+    }
+
+
+def _table(lines: Mapping[str, str]) -> str:
+    return "\n".join(["| | |", "|---|---|", *[f"| {what} | {v} |" for what, v in lines.items()]])
 
 
 def _lineage(artifact: Artifact) -> str:
