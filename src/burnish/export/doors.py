@@ -35,6 +35,8 @@ class Door(Protocol):
     """An artefact behind the server that will serve it."""
 
     child: Child
+    #: Requests that it answers together.
+    together: int
 
     def ask(self, prompt: Prompt) -> Reply:
         """One answer, greedy; with `prompt.choices`, exactly one of these."""
@@ -51,6 +53,8 @@ class Door(Protocol):
 
 class BurnishDoor:
     """`burnish serve FOLDER` in a workspace of its own."""
+
+    together = 8
 
     def __init__(self, artifact: Artifact) -> None:
         """Raises EngineFailed if the server doesn't come up."""
@@ -88,6 +92,8 @@ class BurnishDoor:
 
 class LlamaCppDoor:
     """llama.cpp's own server, with the file's own template and tokenizer."""
+
+    together = 1
 
     def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         """Raises Unavailable, EngineFailed if the server doesn't come up."""

@@ -7,6 +7,7 @@ question, with what the trained model says. Shippable is what surely loses less 
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,6 +26,8 @@ from burnish.models.chat import encode_prompt, encode_text
 
 #: With fewer questions than this, equal answers prove nothing.
 LEAST_ROWS = 30
+#: So many are asked alone first.
+_ALONE = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +109,7 @@ def measure(door: Door, asked: Questions, trained: Trained, settings: Export) ->
     """Ask the exported artefact the same and compare."""
     against: list[str] = []
     prompts = _same_prompts(door, asked, trained, against)
-    with progress("Asking the exported model", total=len(asked.prompts)) as bar:
-        replies = []
-        for prompt in free(asked.prompts):
-            replies.append(door.ask(prompt))
-            bar.advance()
+    replies = _ask_all(door, free(asked.prompts), "Asking the exported model")
     counted = sum(
         reply.tokens_in != before.tokens_in
         for reply, before in zip(replies, trained.free, strict=True)
@@ -119,11 +118,7 @@ def measure(door: Door, asked: Questions, trained: Trained, settings: Export) ->
         against.append(f"The server counts other prompt tokens on {counted} questions.")
     changes = {"free": _change(asked, trained.free, replies, settings)}
     if asked.bound:
-        with progress("Asking for labels", total=len(asked.prompts)) as bar:
-            held = []
-            for prompt in asked.prompts:
-                held.append(door.ask(prompt))
-                bar.advance()
+        held = _ask_all(door, asked.prompts, "Asking it for labels")
         changes["labels_only"] = _change(asked, trained.bound, held, settings)
     for name, change in changes.items():
         if not change.ok:
@@ -141,6 +136,17 @@ def measure(door: Door, asked: Questions, trained: Trained, settings: Export) ->
         "speed": _speed(replies, door),
     }
     return Parity(tuple(against), facts)
+
+
+def _ask_all(door: Door, prompts: Sequence[Prompt], label: str) -> list[Reply]:
+    """The first few alone, which tells how long that takes; the others as the door likes it."""
+    replies = []
+    with progress(label, total=len(prompts)) as bar, ThreadPoolExecutor(door.together) as pool:
+        for some, asking in ((prompts[:_ALONE], map), (prompts[_ALONE:], pool.map)):
+            for reply in asking(door.ask, some):
+                replies.append(reply)
+                bar.advance()
+    return replies
 
 
 def _same_prompts(
@@ -282,11 +288,12 @@ def _classes(asked: Questions, trained: Trained, replies: Sequence[Reply]) -> li
 
 
 def _speed(replies: Sequence[Reply], door: Door) -> dict[str, float]:
-    """Of free answers asked one after the other; the first warms up."""
-    seconds = [reply.seconds for reply in replies[1:] or replies]
+    """Of the free answers that were asked alone; the first warms up."""
+    alone = replies[1:_ALONE]
+    seconds = [reply.seconds for reply in alone]
     return {
         "p50_s": quantile(seconds, 0.5),
         "p95_s": quantile(seconds, 0.95),
-        "tokens_per_s": sum(r.tokens_out for r in replies) / sum(r.seconds for r in replies),
+        "tokens_per_s": sum(r.tokens_out for r in alone) / sum(seconds),
         "memory_bytes": door.child.memory_bytes(),
     }
