@@ -22,6 +22,8 @@ from burnish.core.errors import PromptTooLong, Unavailable
 from burnish.core.records import Answer, Message, Prompt, Row, TokenLogprob
 from burnish.engines.child import Child
 from burnish.engines.choices import Node, choice_tree
+from burnish.engines.local import find_artifact, open_engine
+from burnish.engines.protocol import Engine
 from burnish.models.artifact import Artifact
 from burnish.models.chat import encode_prompt, encode_row, encode_text, end_of_turn
 
@@ -54,6 +56,7 @@ class LlamaCpp:
         """Raises Unavailable without xllamacpp, EngineFailed if the file can't be loaded."""
         self.file, self.tokenizer, self.name, self.system = file, tokenizer, name, system
         self.ends = end_of_turn(tokenizer)
+        self._letter = encode_text(tokenizer, "a")[0]
         asked = {
             "model": str(file.absolute()),
             "context": running.context or _CONTEXT,
@@ -146,15 +149,42 @@ class LlamaCpp:
         made = tokens[:ended]
         text = str(self.tokenizer.decode(made, skip_special_tokens=True))
         stops = [place for stop in prompt.stop if (place := text.find(stop)) >= 0]
-        told = given.get("completion_probabilities", ())[: len(made)] if shown is not None else ()
+        logprobs = () if shown is None else self._logprobs(ids, tokens, given, shown)
         return Answer(
             text=text[: min(stops, default=len(text))],
             tokens_in=len(ids),
             tokens_out=len(made),
             seconds=time.perf_counter() - begun,
             finish_reason="length" if ended is None and not stops else "stop",
-            logprobs=tuple(self._logprob(one, shown or 0) for one in told),
+            logprobs=logprobs[: len(made)],
         )
+
+    def _logprobs(
+        self, ids: Sequence[int], tokens: Sequence[int], given: Mapping[str, Any], shown: int
+    ) -> tuple[TokenLogprob, ...]:
+        """The log-probability of each token of an answer.
+
+        The server leaves out tokens that are half a character; then each is asked for by itself.
+        """
+        told = given.get("completion_probabilities", ())
+        if len(told) == len(tokens):
+            return tuple(self._logprob(one, shown) for one in told)
+        found = []
+        for place, token in enumerate(tokens):
+            told = self.told_next([*ids, *tokens[:place]], self.vocabulary)
+            own = next(one for one in told if one["id"] == token)
+            found.append(self._logprob({**own, "top_logprobs": told}, shown))
+        return tuple(found)
+
+    def told_next(self, ids: Sequence[int], shown: int) -> list[dict[str, Any]]:
+        """The likeliest next tokens behind `ids`, as the server tells them.
+
+        It tells nothing about a token that is half a character, so another one is forced; what is
+        told are the model's own probabilities all the same.
+        """
+        bias = [[self._letter, 1e4]]
+        given = self.complete(ids, n_predict=1, temperature=0, n_probs=shown, logit_bias=bias)
+        return list(given["completion_probabilities"][0]["top_logprobs"])
 
     def _logprob(self, told: Mapping[str, Any], shown: int) -> TokenLogprob:
         top = tuple(
@@ -193,23 +223,32 @@ class _Table:
     def shown(self, behind: tuple[int, ...]) -> tuple[dict[int, float], float]:
         """The likeliest tokens, and what no other token exceeds."""
         if behind not in self.known:
-            self._ask(behind, _SHOWN, self.ahead)
+            self._look_ahead(behind)
+        if behind not in self.known:
+            self._keep(behind, self.engine.told_next([*self.ids, *behind], _SHOWN))
         logs = self.known[behind]
         return logs, min(logs.values())
 
     def everything(self, behind: tuple[int, ...]) -> dict[int, float]:
         """All tokens of the vocabulary."""
         if len(self.known.get(behind, ())) < self.engine.vocabulary:
-            self._ask(behind, self.engine.vocabulary, 1)
+            shown = self.engine.vocabulary
+            self._keep(behind, self.engine.told_next([*self.ids, *behind], shown))
         return self.known[behind]
 
-    def _ask(self, behind: tuple[int, ...], shown: int, ahead: int) -> None:
+    def _look_ahead(self, behind: tuple[int, ...]) -> None:
+        """What the model goes on with; of no use if the server has left something out."""
         given = self.engine.complete(
-            [*self.ids, *behind], n_predict=ahead, temperature=0, n_probs=shown
+            [*self.ids, *behind], n_predict=self.ahead, temperature=0, n_probs=_SHOWN
         )
-        for told in given["completion_probabilities"]:
-            self.known[behind] = {one["id"]: one["logprob"] for one in told["top_logprobs"]}
-            behind = (*behind, told["id"])
+        told = given.get("completion_probabilities", ())
+        if len(told) == len(given["tokens"]):
+            for one in told:
+                self._keep(behind, one["top_logprobs"])
+                behind = (*behind, one["id"])
+
+    def _keep(self, behind: tuple[int, ...], told: Sequence[Mapping[str, Any]]) -> None:
+        self.known[behind] = {one["id"]: one["logprob"] for one in told}
 
 
 def _likeliest(tree: Node, table: _Table) -> int:
@@ -245,3 +284,14 @@ def open_llama_cpp(artifact: Artifact, running: Running = Running()) -> LlamaCpp
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     name = str(artifact.lineage.get("run", artifact.path.name))
     return LlamaCpp(file, tokenizer, name, artifact.system, running)
+
+
+def open_any(source: str) -> Engine:
+    """The engine for a model, a run, an artifact folder, or an exported GGUF folder.
+
+    Raises NotFound if it is none of them; Unavailable, EngineFailed.
+    """
+    artifact = find_artifact(source)
+    if artifact is not None and artifact.kind == "gguf":
+        return open_llama_cpp(artifact)
+    return open_engine(source)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from burnish.core.errors import NotFound, PromptTooLong
+from burnish.core.errors import BadRecipe, NotFound, PromptTooLong
 from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.core.runs import find_run
 from burnish.engines.cache import ATTENTION, window
@@ -188,9 +188,15 @@ class LocalEngine:
 def open_engine(source: str | Path) -> LocalEngine:
     """A model by name, a run by id, or an artifact folder, ready to answer.
 
-    Raises NotFound if it is none of them.
+    Raises NotFound if it is none of them, BadRecipe for a GGUF file.
     """
     artifact = find_artifact(source)
+    if artifact is not None and artifact.kind == "gguf":
+        raise BadRecipe(
+            f"{source} is a GGUF file; transformers doesn't run it.",
+            "Measure it with `burnish evaluate`; serve it with Ollama or llama.cpp (its README.md "
+            "says how), or export with --to merged.",
+        )
     if artifact is not None:
         model, tokenizer = load_artifact_model(artifact, answering_dtype())
         if artifact.kind == "adapter":

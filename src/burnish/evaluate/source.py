@@ -12,7 +12,8 @@ from burnish.core.runs import Run, new_run
 from burnish.core.sections import Task
 from burnish.data.load import load
 from burnish.data.split import sample
-from burnish.engines.local import find_artifact, open_engine
+from burnish.engines.llamacpp import open_any
+from burnish.engines.local import find_artifact
 from burnish.evaluate.latency import latencies
 from burnish.evaluate.run import Asked, evaluate, perplexity, save_predictions, summary
 from burnish.evaluate.tasks import (
@@ -69,7 +70,7 @@ def evaluate_source(
     task, settings = dataset.task, recipe.evaluate
     rows = sample(dataset.split.test, settings.max_rows, settings.seed)
     refuse_unanswerable(rows)
-    engine = open_engine(name)
+    engine = open_any(name)
     run = new_run("evaluate", recipe, {"data": dict(dataset.hashes), "source": name}, out)
 
     known = dataset.split.train or rows

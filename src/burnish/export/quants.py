@@ -28,8 +28,8 @@ def _every(layer: int, layers: int) -> bool:
 
 def _more_bits(layer: int, layers: int) -> bool:
     """The layers that the `_M` mixes give more bits: the first and last eighth, and each third."""
-    eighth = layers // 8
-    return layer < eighth or layer >= 7 * eighth or (layer - eighth) % 3 == 2
+    first, last = layers // 8, 7 * layers // 8
+    return layer < first or layer >= last or (layer - first) % 3 == 2
 
 
 @dataclass(frozen=True, slots=True)
