@@ -18,7 +18,7 @@ from burnish.core.stats import proportion
 from burnish.engines.local import open_engine
 from burnish.export.formats import write_export
 from burnish.export.parity import ask_trained
-from burnish.export.run import gate, questions
+from burnish.export.run import Exported, gate, questions
 from burnish.models.artifact import open_artifact
 
 FORMATS = (
@@ -31,7 +31,7 @@ HEADS = (
 )  # fmt: skip
 
 
-def row(name, done):
+def row(name: str, done: Exported) -> tuple[str, ...]:
     facts = done.parity.facts
     free, held = facts["changes"]["free"], facts["changes"].get("labels_only")
     low_high = proportion([1] * round(free["exported"] * free["n"]) + [0] * round(
@@ -54,7 +54,7 @@ def row(name, done):
     )
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run")
     parser.add_argument("--rows", type=int, default=300)

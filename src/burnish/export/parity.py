@@ -120,9 +120,10 @@ def measure(door: Door, asked: Questions, trained: Trained, settings: Export) ->
     if asked.bound:
         held = _ask_all(door, asked.prompts, "Asking it for labels")
         changes["labels_only"] = _change(asked, trained.bound, held, settings)
-    for name, change in changes.items():
-        if not change.ok:
-            against.append(_too_much(name, change, settings))
+    telling = {name: change for name, change in changes.items() if change.trained or change.ok}
+    against += [_too_much(*item, settings) for item in telling.items() if not item[1].ok]
+    if not telling:
+        against.append("The trained model itself scores 0 here, so nothing shows what was lost.")
     broken = _broken(asked, trained.free, replies, settings, against)
     agreement = _agreement(trained.tokenizer, trained.free, replies)
     facts = {
