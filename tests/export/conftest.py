@@ -8,11 +8,12 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from burnish.core.export import Export
 from burnish.core.folders import write_whole
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Message, Prompt, Row
 from burnish.core.runs import Run
-from burnish.core.sections import Export, Task
+from burnish.core.sections import Task
 from burnish.export.parity import Questions, ask_trained
 from burnish.models.artifact import open_artifact, save_artifact
 from burnish.models.chat import encode_row

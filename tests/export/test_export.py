@@ -171,7 +171,7 @@ def test_ollama_s_template_renders_what_ours_does(tiny_tokenizer):
         r"{{ range \.Messages }}(.*){{ end }}{{ end }}(.*)", template, re.DOTALL
     ).groups()
     branches = dict(
-        re.findall(r'{{ (?:else )?if eq \.Role "(\w+)" }}(.*?)(?={{ else|$)', body, re.DOTALL)
+        re.findall(r'{{ (?:else )?if eq \.Role "(\w+)" }}(.*?)(?={{ else|\Z)', body, re.DOTALL)
     )
     talk = [
         Message("system", "Be brief."),

@@ -15,12 +15,12 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from burnish.core.errors import BadRecipe
+from burnish.core.export import Export
 from burnish.core.folders import write_whole
 from burnish.core.sections import (
     Compare,
     Data,
     Evaluate,
-    Export,
     Model,
     Rag,
     Search,

@@ -13,10 +13,11 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from burnish.core.export import Export
 from burnish.core.folders import hash_json
 from burnish.core.progress import progress
 from burnish.core.records import Prompt, Row
-from burnish.core.sections import Export, Task
+from burnish.core.sections import Task
 from burnish.core.stats import loss_bound, quantile
 from burnish.engines.local import LocalEngine
 from burnish.evaluate.metrics import CORPUS, METRICS
