@@ -164,7 +164,7 @@ def test_a_qlora_adapter_is_merged_into_weights_of_16_bits_and_the_card_says_so(
 
 
 def test_ollama_s_template_renders_what_ours_does(tiny_tokenizer):
-    text = modelfile("x.gguf", tiny_tokenizer, "Be brief.")
+    text = modelfile(["x.gguf"], tiny_tokenizer, "Be brief.")
 
     template = re.search('TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
     body, end = re.fullmatch(
@@ -190,7 +190,7 @@ def test_a_template_that_ollama_could_not_say_gets_no_modelfile(tiny_tokenizer):
     odd = copy.copy(tiny_tokenizer)
     odd.chat_template = "{{ messages | length }}" + PLAIN_TEMPLATE
 
-    assert modelfile("x.gguf", odd, None) is None
+    assert modelfile(["x.gguf"], odd, None) is None
 
 
 def test_what_cannot_be_written_leaves_nothing(tiny, first, tmp_path, known):

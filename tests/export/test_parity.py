@@ -20,11 +20,11 @@ def judged(artifact, asked, trained, settings):
         door.close()
 
 
-@pytest.mark.parametrize("quant", ["f16", "q8_0"])
-def test_a_faithful_gguf_file_may_ship(quant, first, asked, trained, settings, tmp_path):
+@pytest.mark.parametrize(("to", "quant"), [("gguf", "f16"), ("gguf", "q8_0"), ("gguf-lora", "f16")])
+def test_a_faithful_gguf_file_may_ship(to, quant, first, asked, trained, settings, tmp_path):
     assert [r.text for r in trained.free] == [row.answer for row in asked.rows]
 
-    parity = judged(write_export(tmp_path / "x", first, "gguf", quant), asked, trained, settings)
+    parity = judged(write_export(tmp_path / "x", first, to, quant), asked, trained, settings)
 
     assert parity.shippable, parity.against
     assert parity.facts["prompts"]["trained_sha256"] == parity.facts["prompts"]["exported_sha256"]

@@ -10,10 +10,11 @@ from burnish.core.sections import Section
 class Export(Section):
     """What is shipped, and how much worse than the trained model it may answer."""
 
-    to: Literal["merged", "adapter", "gguf"] = Field(
+    to: Literal["merged", "adapter", "gguf", "gguf-lora"] = Field(
         "merged",
         description="`merged` is a Hugging Face folder without an adapter, `adapter` is PEFT's, "
-        "`gguf` is one file for llama.cpp, Ollama and LM Studio.",
+        "`gguf` is one file for llama.cpp, Ollama and LM Studio, `gguf-lora` the base as such "
+        "a file and the adapter as another.",
     )
     quant: Literal[
         "auto", "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1",

@@ -10,7 +10,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,11 @@ _CONTEXT = 4096
 @dataclass(frozen=True, slots=True)
 class Running:
     """How a server is started. Zero means: as many threads as cores; the model's own context, but
-    not more than 4096 tokens."""
+    not more than 4096 tokens. `adapters` are GGUF LoRA files."""
 
     threads: int = 0
     context: int = 0
+    adapters: tuple[Path, ...] = ()
 
 
 class LlamaCpp:
@@ -60,6 +61,7 @@ class LlamaCpp:
         asked = {
             "model": str(file.absolute()),
             "context": running.context or _CONTEXT,
+            "adapters": [str(path.absolute()) for path in running.adapters],
             "threads": running.threads or torch.get_num_threads(),
         }
         if importlib.util.find_spec("xllamacpp") is None:
@@ -283,6 +285,8 @@ def open_llama_cpp(artifact: Artifact, running: Running = Running()) -> LlamaCpp
     file = artifact.path / str(artifact.lineage["export"]["file"])
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     name = str(artifact.lineage.get("run", artifact.path.name))
+    if adapter := artifact.lineage["export"].get("adapter"):
+        running = replace(running, adapters=(artifact.path / str(adapter),))
     return LlamaCpp(file, tokenizer, name, artifact.system, running)
 
 

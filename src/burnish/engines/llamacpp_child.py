@@ -12,7 +12,7 @@ import xllamacpp
 
 
 def parameters(asked: dict[str, Any]) -> Any:
-    """llama.cpp's parameters: `model` (path), `context` (tokens), `threads`."""
+    """llama.cpp's parameters: `model` and `adapters` (paths), `context` (tokens), `threads`."""
     chosen = xllamacpp.CommonParams()
     chosen.model.path = asked["model"]
     chosen.n_ctx, chosen.n_parallel = asked["context"], 1
@@ -20,6 +20,11 @@ def parameters(asked: dict[str, Any]) -> Any:
     # A conversation that outgrows the context is an error, not a reason to forget its beginning.
     chosen.ctx_shift = chosen.warmup = False
     chosen.verbosity = -1
+    chosen.lora_adapters = [
+        xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in asked["adapters"]
+    ]
+    # llama.cpp reuses keys and values of one adapter for another one's request (its #26207).
+    chosen.cache_prompt = not asked["adapters"]
     return chosen
 
 

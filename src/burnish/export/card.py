@@ -14,6 +14,7 @@ _USE = {
     ),
     "adapter": ("burnish serve {folder}",),
     "gguf": ("ollama create {name} -f {folder}/Modelfile",),
+    "gguf-lora": ("ollama create {name} -f {folder}/Modelfile",),
 }
 
 

@@ -95,9 +95,9 @@ class LlamaCppDoor:
 
     together = 1
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+    def __init__(self, artifact: Artifact, threads: int | None, context: int) -> None:
         """Raises Unavailable, EngineFailed if the server doesn't come up."""
-        self._engine = open_llama_cpp(artifact, Running(threads=threads or 0))
+        self._engine = open_llama_cpp(artifact, Running(threads or 0, context))
         self.child = self._engine.child
 
     def ask(self, prompt: Prompt) -> Reply:
@@ -125,9 +125,14 @@ class LlamaCppDoor:
         return list(self.child.ask("/tokenize", body)["tokens"])
 
 
-def open_door(artifact: Artifact, threads: int | None = None) -> Door:
-    """The server for an exported artefact. Raises Unavailable, EngineFailed."""
-    return LlamaCppDoor(artifact, threads) if artifact.kind == "gguf" else BurnishDoor(artifact)
+def open_door(artifact: Artifact, threads: int | None = None, context: int = 0) -> Door:
+    """The server for an exported artefact; llama.cpp's has room for `context` tokens.
+
+    Raises Unavailable, EngineFailed.
+    """
+    if artifact.kind == "gguf":
+        return LlamaCppDoor(artifact, threads, context)
+    return BurnishDoor(artifact)
 
 
 def free(prompts: Sequence[Prompt]) -> list[Prompt]:

@@ -15,11 +15,12 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.folders import hash_file, whole_folder, write_json
 from burnish.export.gguf import write_gguf
+from burnish.export.gguf_lora import write_gguf_adapter
 from burnish.export.quants import QUANTS
 from burnish.export.vocabulary import CannotExport
 from burnish.models.artifact import FACTS, Artifact, open_artifact
 from burnish.models.chat import end_of_turn
-from burnish.models.merge import merged_model
+from burnish.models.merge import adapted_model, merged_model
 
 _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
@@ -55,27 +56,43 @@ def _write_gguf(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
     return {"file": file.name, "matrices": written.kinds, "fallen_back": written.fallen_back}
 
 
+def _write_gguf_lora(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+    """The base as a GGUF file, and the adapter as another one."""
+    if artifact.kind != "adapter":
+        raise CannotExport("All weights of this run moved: it has no adapter.", "Use --to gguf.")
+    adapted, tokenizer = adapted_model(artifact)
+    write_gguf_adapter(folder / "adapter.gguf", adapted)
+    file = folder / f"base-{quant}.gguf"
+    written = write_gguf(file, adapted.unload(), tokenizer, quant, artifact.base)
+    _save_tokenizer(folder, tokenizer)
+    return {
+        "file": file.name,
+        "adapter": "adapter.gguf",
+        "matrices": written.kinds,
+        "fallen_back": written.fallen_back,
+    }
+
+
 def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.save_pretrained(folder)
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """One choice of `--to`: how it is written, in which number formats (the first is `auto`), what
-    kind of artifact it is, and which engine serves it."""
+    """One choice of `--to`: how it is written, the number formats that it has (the first is
+    `auto`), and what kind of artifact it is."""
 
     write: Callable[[Path, Artifact, str], dict[str, Any]]
     quants: tuple[str, ...]
     kind: Literal["adapter", "full", "gguf"]
-    engine: Literal["burnish", "llama.cpp"]
 
 
+_GGUF_QUANTS = ("q8_0", *[name for name in QUANTS if name != "q8_0"])
 FORMATS = {
-    "merged": Format(_write_merged, tuple(_DTYPES), "full", "burnish"),
-    "adapter": Format(_write_adapter, ("as trained",), "adapter", "burnish"),
-    "gguf": Format(
-        _write_gguf, ("q8_0", *[name for name in QUANTS if name != "q8_0"]), "gguf", "llama.cpp"
-    ),
+    "merged": Format(_write_merged, tuple(_DTYPES), "full"),
+    "adapter": Format(_write_adapter, ("as trained",), "adapter"),
+    "gguf": Format(_write_gguf, _GGUF_QUANTS, "gguf"),
+    "gguf-lora": Format(_write_gguf_lora, _GGUF_QUANTS, "gguf"),
 }
 
 

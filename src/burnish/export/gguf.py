@@ -58,7 +58,7 @@ def write_gguf(
     Raises CannotExport for another architecture, or one that the format can't say.
     """
     config = model.config
-    _refuse_unknown(model)
+    _refuse_unknown(config)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
     writer.add_file_type(QUANTS[quant].file_type)
@@ -88,21 +88,12 @@ def write_gguf(
     return Written(path, {kind: n for kind, n in kinds.items() if n}, fallen_back)
 
 
-def _refuse_unknown(model: Any) -> None:
-    config = model.config
+def _refuse_unknown(config: Any) -> None:
     if config.model_type != "llama" or config.hidden_act != "silu":
         raise CannotExport(
             f"A model of type `{config.model_type}` can't be written as GGUF yet; Llama's can.",
             "Export with --to merged, and convert that folder with llama.cpp's own script.",
         )
-    known = set(_OUTSIDE)
-    for name in model.state_dict():
-        found = _LAYER.fullmatch(name)
-        if name not in known and not (found and found[2] in _TENSORS):
-            raise CannotExport(
-                f"The tensor `{name}` has no place in a GGUF file of the Llama family.",
-                "Export with --to merged instead.",
-            )
 
 
 def _add_hyperparameters(writer: gguf.GGUFWriter, config: Any) -> None:
@@ -157,16 +148,25 @@ def _tensors(weights: dict[str, Any], config: Any) -> Iterator[tuple[str, int, t
     for name, weight in weights.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        if name in _OUTSIDE:
-            yield _OUTSIDE[name], -1, weight
-            continue
-        found = _LAYER.fullmatch(name)
-        assert found is not None
-        target = _TENSORS[found[2]]
-        if target in ("attn_q", "attn_k"):
-            heads = config.num_attention_heads
-            weight = _paired(weight, heads if target == "attn_q" else config.num_key_value_heads)
-        yield target, int(found[1]), weight
+        yield (_OUTSIDE[name], -1, weight) if name in _OUTSIDE else in_layer(name, weight, config)
+
+
+def in_layer(name: str, weight: torch.Tensor, config: Any) -> tuple[str, int, torch.Tensor]:
+    """The GGUF name, the layer and the values (out, in) of a tensor inside the layers.
+
+    Raises CannotExport for a name that the Llama family doesn't have.
+    """
+    found = _LAYER.fullmatch(name)
+    if found is None or found[2] not in _TENSORS:
+        raise CannotExport(
+            f"The tensor `{name}` has no place in a GGUF file of the Llama family.",
+            "Export with --to merged instead.",
+        )
+    target = _TENSORS[found[2]]
+    if target in ("attn_q", "attn_k"):
+        heads = config.num_attention_heads
+        weight = _paired(weight, heads if target == "attn_q" else config.num_key_value_heads)
+    return target, int(found[1]), weight
 
 
 def _paired(weight: torch.Tensor, heads: int) -> torch.Tensor:

@@ -5,6 +5,8 @@ rendering a conversation of marked words, and kept only if putting it together a
 what the template renders.
 """
 
+from collections.abc import Sequence
+
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.records import Message
@@ -19,13 +21,19 @@ _CONVERSATION = (
 )
 
 
-def modelfile(file: str, tokenizer: PreTrainedTokenizerBase, system: str | None) -> str | None:
-    """The text of a Modelfile; None if the template can't be said in Ollama's language."""
+def modelfile(
+    files: Sequence[str], tokenizer: PreTrainedTokenizerBase, system: str | None
+) -> str | None:
+    """The text of a Modelfile; None if the template can't be said in Ollama's language.
+
+    `files` are the model's GGUF file and, where there is one, its adapter's.
+    """
     template = _template(tokenizer)
     if template is None:
         return None
     stops = tokenizer.convert_ids_to_tokens(sorted(end_of_turn(tokenizer)))
-    lines = [f"FROM ./{file}", f'TEMPLATE """{template}"""']
+    lines = [f"{word} ./{file}" for word, file in zip(("FROM", "ADAPTER"), files, strict=False)]
+    lines += [f'TEMPLATE """{template}"""']
     if system:
         lines.append(f'SYSTEM """{system}"""')
     lines += [f'PARAMETER stop "{stop}"' for stop in stops]

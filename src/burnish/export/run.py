@@ -94,14 +94,18 @@ def questions(recipe: Recipe, artifact: Artifact) -> Questions:
 
 def gate(written: Artifact, asked: Questions, trained: Trained, recipe: Recipe) -> Exported:
     """Ask an exported folder, and leave `parity.json`, a model card and a Modelfile in it."""
-    door = open_door(written, recipe.export.threads)
+    longest = max(reply.tokens_in for reply in trained.free)
+    room = longest + max(prompt.max_new_tokens for prompt in asked.prompts)
+    door = open_door(written, recipe.export.threads, room)
     try:
         parity = measure(door, asked, trained, recipe.export)
     finally:
         door.close()
     size = sum(file.stat().st_size for file in written.path.iterdir())
     if written.kind == "gguf":
-        text = modelfile(written.lineage["export"]["file"], trained.tokenizer, written.system)
+        names = written.lineage["export"]
+        files = [names[part] for part in ("file", "adapter") if part in names]
+        text = modelfile(files, trained.tokenizer, written.system)
         if text:
             write_whole(written.path / "Modelfile", text)
     facts = parity.as_dict()

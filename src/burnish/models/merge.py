@@ -21,13 +21,23 @@ def merged_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
     An adapter that was trained on weights of 4 bits is added to the base's own weights of 16 bits.
     Raises NotFound or BadData if the base isn't here or is another one.
     """
-    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     if artifact.kind == "full":
+        own = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
         model: Any = AutoModelForCausalLM.from_pretrained(
             artifact.path, dtype=torch.float32, local_files_only=True
         )
-        return model.eval(), tokenizer
+        return model.eval(), own
+    adapted, tokenizer = adapted_model(artifact)
+    merged: Any = adapted.merge_and_unload()
+    return merged.eval(), tokenizer
+
+
+def adapted_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
+    """An adapter on its base's own weights, in float32 on the CPU, and its tokenizer.
+
+    Raises NotFound or BadData if the base isn't here or is another one.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     base = load_model(find_base(artifact), torch.float32)
     adapted = PeftModel.from_pretrained(base, artifact.path, autocast_adapter_dtype=False)
-    merged: Any = adapted.float().merge_and_unload()
-    return merged.cpu().eval(), tokenizer
+    return adapted.float().cpu().eval(), tokenizer
