@@ -51,6 +51,8 @@ def learn(model, tokenizer, rows, steps=220):
         chosen = logs.gather(2, ids[:, 1:, None])[:, :, 0]
         loss = -(chosen * weights).sum() / weights.sum()
         optimizer.zero_grad()
+        if loss < 0.02:
+            break
         loss.backward()
         optimizer.step()
     assert loss < 0.05, float(loss)

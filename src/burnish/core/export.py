@@ -23,7 +23,7 @@ class Export(Section):
         "auto", description="Number format of the weights; `auto`: bf16 merged, q8_0 as GGUF."
     )  # fmt: skip
     rows: int | None = Field(
-        300, ge=30, description="Test rows that the gate asks, drawn by a seed; all if empty."
+        1000, ge=30, description="Test rows that the gate asks, drawn by a seed; all if empty."
     )
     points: float = Field(
         0.01, gt=0, lt=1, description="Loss of the metric that is still shippable, absolute."

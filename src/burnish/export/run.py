@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from burnish.core.errors import BadRecipe
+from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.folders import write_json, write_whole
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
@@ -109,7 +109,14 @@ def gate(written: Artifact, asked: Questions, trained: Trained, recipe: Recipe) 
         if text:
             write_whole(written.path / "Modelfile", text)
     facts = parity.as_dict()
-    licence = find_model(written.base).licence
-    write_whole(written.path / "README.md", card(written, licence, facts, size))
+    write_whole(written.path / "README.md", card(written, _licence(written.base), facts, size))
     write_json(written.path / PARITY, facts)
     return Exported(written, parity, size)
+
+
+def _licence(base: str) -> str:
+    """The base's licence; a run whose weights all moved can be exported without its base."""
+    try:
+        return find_model(base).licence
+    except NotFound:
+        return "see the base, which isn't on this machine"
