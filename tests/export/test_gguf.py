@@ -1,5 +1,7 @@
 """A GGUF file says what the weights and the tokenizer say."""
 
+import json
+
 import gguf
 import numpy as np
 import pytest
@@ -13,8 +15,8 @@ from burnish.engines.llamacpp import LlamaCpp, Running
 from burnish.engines.local import LocalEngine
 from burnish.export.gguf import write_gguf
 from burnish.export.quants import FALLBACKS, QUANTS, quantized
-from burnish.export.vocabulary import CannotExport
-from burnish.models.gguf import BATTERY, PRE_TOKENIZERS
+from burnish.export.vocabulary import CUTS, WHOLE_WORDS, CannotExport
+from burnish.models.gguf import BATTERY
 from tests.conftest import CHATML, CORPUS
 
 
@@ -81,10 +83,10 @@ def test_an_output_that_is_not_tied_and_a_wider_head(tiny_tokenizer, tmp_path):
     assert theirs == pytest.approx(ours, rel=2e-3)
 
 
-@pytest.mark.parametrize("name", PRE_TOKENIZERS)
+@pytest.mark.parametrize("name", CUTS)
 def test_tokens_are_those_of_llama_cpp(name, tmp_path):
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = PRE_TOKENIZERS[name]
+    backend.pre_tokenizer = CUTS[name]
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=900,
@@ -93,6 +95,9 @@ def test_tokens_are_those_of_llama_cpp(name, tmp_path):
         show_progress=False,
     )
     backend.train_from_iterator([*CORPUS, *BATTERY * 3], trainer)
+    state = json.loads(backend.to_str())
+    state["model"]["ignore_merges"] = name in WHOLE_WORDS
+    backend = Tokenizer.from_str(json.dumps(state))
     tokenizer = Fast(tokenizer_object=backend, eos_token="<|im_end|>", bos_token="<|im_start|>")
     tokenizer.chat_template = CHATML
     write_gguf(tmp_path / "x.gguf", llama(tokenizer), tokenizer, "f16", "x")

@@ -8,11 +8,30 @@ import json
 from typing import Any
 
 import gguf
+from tokenizers import Regex, pre_tokenizers
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BurnishError
 from burnish.models.chat import end_of_turn
 from burnish.models.gguf import PRE_TOKENIZERS
+
+
+_LLAMA_3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+#: llama.cpp's name → how text is cut before merging (src/llama-vocab.cpp).
+CUTS = {
+    **PRE_TOKENIZERS,
+    "llama-bpe": pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_LLAMA_3), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    ),
+}
+#: Here a word that is a token stays whole, whatever the merges say.
+WHOLE_WORDS = {"llama-bpe"}
 
 
 class CannotExport(BurnishError):
@@ -50,12 +69,13 @@ def _pre_tokenizer(tokenizer: PreTrainedTokenizerBase, backend: dict[str, Any]) 
             "Export with --to merged instead.",
         )
     cut = tokenizer.backend_tokenizer.pre_tokenizer
-    for name, known in PRE_TOKENIZERS.items():
-        if _spelt(cut) == _spelt(known):
+    whole = bool(backend["model"].get("ignore_merges"))
+    for name, known in CUTS.items():
+        if _spelt(cut) == _spelt(known) and whole == (name in WHOLE_WORDS):
             return name
     raise CannotExport(
         "llama.cpp has no name that we know for how this tokenizer cuts text.",
-        f"Known are: {', '.join(PRE_TOKENIZERS)}. Export with --to merged instead.",
+        f"Known are: {', '.join(CUTS)}. Export with --to merged instead.",
     )
 
 
@@ -64,6 +84,8 @@ def _spelt(cut: Any) -> dict[str, Any]:
     state = json.loads(cut.__getstate__())
     for part in (state, *state.get("pretokenizers", ())):
         part.pop("trim_offsets", None)
+        if part["type"] == "Split":
+            part["behavior"] = str(part["behavior"]).lower()
     return dict(state)
 
 
