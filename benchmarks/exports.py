@@ -17,8 +17,8 @@ from burnish.core.runs import find_run
 from burnish.core.stats import proportion
 from burnish.engines.local import open_engine
 from burnish.export.formats import write_export
-from burnish.export.parity import ask_trained
-from burnish.export.run import Exported, gate, questions
+from burnish.export.questions import ask_trained, questions
+from burnish.export.run import Exported, gate
 from burnish.models.artifact import open_artifact
 
 FORMATS = (

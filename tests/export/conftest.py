@@ -14,7 +14,7 @@ from burnish.core.recipe import make_recipe
 from burnish.core.records import Message, Prompt, Row
 from burnish.core.runs import Run
 from burnish.core.sections import Task
-from burnish.export.parity import Questions, ask_trained
+from burnish.export.questions import Questions, ask_trained
 from burnish.models.artifact import open_artifact, save_artifact
 from burnish.models.chat import encode_row
 from burnish.models.load import load_model, load_tokenizer

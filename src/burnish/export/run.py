@@ -4,29 +4,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
-from burnish.core.errors import BadRecipe, NotFound
+from burnish.core.errors import NotFound
 from burnish.core.folders import write_json, write_whole
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.runs import Run
-from burnish.data.load import load
-from burnish.data.split import sample
 from burnish.engines.local import open_engine
-from burnish.evaluate.tasks import (
-    answer_length,
-    as_prompt,
-    deciding_metric,
-    refuse_unanswerable,
-)
 from burnish.export.card import card
 from burnish.export.doors import open_door
 from burnish.export.formats import quant_of, write_export
 from burnish.export.modelfile import modelfile
-from burnish.export.parity import Parity, Questions, Trained, ask_trained, measure
+from burnish.export.parity import Parity, measure
+from burnish.export.questions import Questions, Trained, ask_trained, questions
 from burnish.models.artifact import Artifact, open_artifact
-from burnish.models.chat import encode_prompt
 from burnish.models.local import find_model
 
 PARITY = "parity.json"
@@ -70,26 +60,6 @@ def export(run: Run, recipe: Recipe, out: Path | None = None) -> Exported:
     say(f"Wrote {folder}")
     trained = ask_trained(open_engine(str(run.path)), asked)
     return gate(written, asked, trained, recipe)
-
-
-def questions(recipe: Recipe, artifact: Artifact) -> Questions:
-    """What the gate asks: the recipe's test split, as the model was trained to be asked.
-
-    Raises BadRecipe if the recipe names no data, BadData if there are no test rows.
-    """
-    if not (recipe.data.train or recipe.data.test):
-        raise BadRecipe("The run's recipe names no data, so the gate has nothing to ask.")
-    dataset = load(recipe)
-    rows = sample(dataset.split.test, recipe.export.rows, recipe.evaluate.seed)
-    refuse_unanswerable(rows)
-    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
-    longest = answer_length(
-        dataset.split.train or rows,
-        recipe.evaluate,
-        lambda some: len(encode_prompt(tokenizer, some)),
-    )
-    prompts = [as_prompt(row, dataset.task, longest) for row in rows]
-    return Questions(rows, prompts, dataset.task, deciding_metric(dataset.task, recipe.evaluate))
 
 
 def gate(written: Artifact, asked: Questions, trained: Trained, recipe: Recipe) -> Exported:

@@ -15,7 +15,6 @@ from burnish.core.errors import BurnishError
 from burnish.models.chat import end_of_turn
 from burnish.models.gguf import PRE_TOKENIZERS
 
-
 _LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
