@@ -4,6 +4,7 @@ Started by `engines.child` with its parameters as JSON; it prints its address as
 """
 
 import json
+import os
 import sys
 import threading
 from typing import Any
@@ -33,6 +34,8 @@ def main() -> None:
     server = xllamacpp.Server(parameters(json.loads(sys.argv[1])))
     sys.stdout.write(json.dumps({"url": server.listening_address}) + "\n")
     sys.stdout.flush()
+    # Nobody reads on: what the library prints later must not fill the pipe.
+    os.dup2(2, 1)
     threading.Event().wait()
 
 
