@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from burnish.core.runs import Run
     from burnish.engines.local import LocalEngine
     from burnish.evaluate.source import Evaluation
+    from burnish.export.run import Exported
     from burnish.models.local import LocalModel
     from burnish.rag.ask import Reply
     from burnish.rag.build import IndexReport
@@ -181,6 +182,28 @@ def evaluate(
     from burnish.evaluate.source import evaluate_source
 
     return evaluate_source(resolved, source, out)
+
+
+def export(
+    run: str,
+    to: str | None = None,
+    quant: str | None = None,
+    out: Source | None = None,
+    changes: Iterable[str] = (),
+) -> Exported:
+    """Write a run as what will be served and ask it there; `changes` are of the run's recipe.
+
+    Raises CannotExport, AlreadyThere, BadRecipe before anything is written.
+    """
+    from burnish.core.runs import find_run
+
+    found = find_run(run)
+    told = [f"export.to={to}"] if to else []
+    told += [f"export.quant={quant}"] if quant else []
+    recipe = make_recipe(found.recipe.model_dump(mode="json"), [*told, *changes])
+    from burnish.export.run import export as export_run
+
+    return export_run(found, recipe, Path(out) if out else None)
 
 
 def index(

@@ -235,3 +235,29 @@ def test_with_the_rows_advised_a_real_gain_is_seen_with_the_power_promised(wins,
     seen = [stats.mcnemar(int(w), int(v))[0] < 0.05 for w, v, _ in cells]
 
     assert 0.78 <= np.mean(seen) <= 0.9
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=2, max_size=60))
+@settings(deadline=None, max_examples=60)
+def test_a_loss_bound_is_where_tango_s_score_test_turns(pairs):
+    before, after = zip(*pairs, strict=True)
+    n, lost, won = len(pairs), pairs.count((1, 0)), pairs.count((0, 1))
+    bound = stats.loss_bound(before, after)
+
+    assert (lost - won) / n <= bound <= 1
+    if lost - won < n and 1e-6 < bound < 1:
+        # The likelihood's own maximum under "the loss is `bound`", found by trying.
+        rare = np.linspace(max(-bound, 0), (1 - bound) / 2, 200_001)[1:-1]
+        logs = lost * np.log(rare + bound) + won * np.log(rare)
+        logs += (n - lost - won) * np.log1p(-2 * rare - bound)
+        at = float(rare[logs.argmax()])
+        score = (lost - won - n * bound) / math.sqrt(n * (2 * at + bound - bound**2))
+        assert score == pytest.approx(-1.645, abs=0.02)
+
+
+def test_a_loss_bound_says_something_where_nothing_changed():
+    same = [1.0] * 268 + [0.0] * 32
+
+    assert stats.loss_bound(same, same) == pytest.approx(2.7055 / 302.7055, abs=1e-4)
+    assert stats.loss_bound([1, 1], [0, 0]) == 1.0
+    assert stats.loss_bound([0.5] * 40, [0.5] * 40) < 0.1

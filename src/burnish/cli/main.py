@@ -16,6 +16,7 @@ from burnish.cli import (
     check,
     compare,
     evaluate,
+    export,
     index,
     models,
     pull,
@@ -36,7 +37,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 WORDS = (
-    pull, models, check, train, evaluate, compare, index, search, ask, chat, serve, runs, recipe,
+    pull, models, check, train, evaluate, compare, export,
+    index, search, ask, chat, serve, runs, recipe,
 )  # fmt: skip
 for word in WORDS:
     app.command(word.__name__.rpartition(".")[2])(word.command)

@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from burnish.core.errors import BadRecipe
+from burnish.core.export import Export
 from burnish.core.folders import write_whole
 from burnish.core.sections import (
     Compare,
@@ -41,6 +42,7 @@ class Recipe(Section):
     evaluate: Evaluate = Field(Evaluate(), description="How answers are scored.")
     rag: Rag = Field(Rag(), description="Documents to answer from.")
     compare: Compare = Field(Compare(), description="Which routes are measured.")
+    export: Export = Field(Export(), description="What is shipped, and the gate before it.")
     serve: Serve = Field(Serve(), description="The HTTP server.")
 
     def save(self, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,11 @@ def models_folder() -> Path:
 def api_key() -> str | None:
     """The API key from the environment, if one is set."""
     return os.environ.get("BURNISH_API_KEY") or None
+
+
+def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
+    """The environment for a process of ours, with some settings of its own."""
+    return {**os.environ, **changes}
 
 
 def yield_cores() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 from statsmodels.stats.proportion import proportion_confint
 
@@ -93,6 +94,31 @@ def paired_test(
     reach = float(np.abs(gaps).max()) if wins + losses >= _LEAST_DECIDED else 1.0
     gain = _bootstrap(gaps, (-reach, reach), confidence, seed)
     return PairedTest(gain, *_sign_flip(gaps, seed), wins, losses)
+
+
+def loss_bound(before: Sequence[float], after: Sequence[float], confidence: float = 0.95) -> float:
+    """The loss of the mean, from `before` to `after`, that is surely not exceeded (one-sided).
+
+    0/1 scores: the score interval for paired proportions (Tango 1998, Stat. Med. 17:891), which
+    says something where no answer changed; others: the paired bootstrap of `paired_test`.
+    """
+    if not (is_binary(before) and is_binary(after)):
+        return paired_test(before, after, 2 * confidence - 1).gain.high
+    n = len(before)
+    lost = sum(1 for one, other in zip(before, after, strict=True) if one > other)
+    won = sum(1 for one, other in zip(before, after, strict=True) if one < other)
+    z = float(norm.ppf(confidence))
+
+    def too_large(loss: float) -> float:
+        a, b = 2 * n, (2 * n - lost + won) * loss - lost - won
+        c = -won * loss * (1 - loss)
+        rare = (math.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
+        spread = math.sqrt(max(n * (2 * rare + loss * (1 - loss)), 0.0))
+        return lost - won - n * loss + z * spread
+
+    # Where nothing changed, a loss of exactly 0 is a root too, and not the one that is meant.
+    least = (lost - won) / n + 1e-9
+    return 1.0 if least >= 1 else float(brentq(too_large, least, 1.0))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:

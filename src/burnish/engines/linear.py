@@ -90,6 +90,7 @@ def said(messages: Sequence[Message]) -> str:
     return "\n".join(turn.content for turn in messages if turn.role == "user")
 
 
-def open_linear(artifact: Artifact, name: str) -> LinearEngine:
+def open_linear(artifact: Artifact) -> LinearEngine:
     """A classifier ready to answer. Raises NotFound or BadData without its embedding model."""
+    name = str(artifact.lineage.get("run", artifact.path.name))
     return LinearEngine(Embedder(find_base(artifact)), load_head(artifact), name)

@@ -24,6 +24,19 @@ from burnish.models.chat import encode_prompt, encode_row, encode_text, end_of_t
 from burnish.models.load import device, load_model, load_tokenizer
 from burnish.models.local import find_model
 
+#: Kinds of artifacts that `transformers` doesn't run: what they are, and what to do with them.
+_NOT_HERE = {
+    "gguf": (
+        "a GGUF file; transformers doesn't run it.",
+        "Measure it with `burnish evaluate`; serve it with Ollama or llama.cpp (its README.md "
+        "says how), or export with --to merged.",
+    ),
+    "linear": (
+        "a linear classifier: it chooses labels and makes no text.",
+        "Measure it with `burnish evaluate`, or name a language model.",
+    ),
+}
+
 #: A shared prefix that saves fewer tokens than this isn't worth a pass of its own.
 _LEAST_SAVING = 64
 
@@ -188,14 +201,13 @@ class LocalEngine:
 def open_engine(source: str | Path) -> LocalEngine:
     """A language model by name, a run by id, or an artifact folder, ready to answer.
 
-    Raises NotFound if it is none of them, BadRecipe if it is a classifier, which makes no text.
+    Raises NotFound if it is none of them, BadRecipe if it is a classifier or a GGUF file.
     """
     artifact = find_artifact(source)
     if artifact is not None:
-        if artifact.kind == "linear":
+        if artifact.kind in _NOT_HERE:
             raise BadRecipe(
-                f"{source} is a linear classifier: it chooses labels and makes no text.",
-                "Measure it with `burnish evaluate`, or name a language model.",
+                f"{source} is {_NOT_HERE[artifact.kind][0]}", _NOT_HERE[artifact.kind][1]
             )
         model, tokenizer = load_artifact_model(artifact, answering_dtype())
         if artifact.kind == "adapter":

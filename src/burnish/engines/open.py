@@ -4,17 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 
 from burnish.engines.linear import open_linear
+from burnish.engines.llamacpp import open_llama_cpp
 from burnish.engines.local import find_artifact, open_engine
 from burnish.engines.protocol import Engine
 from burnish.models.artifact import Artifact
 
 #: Kinds of artifacts that aren't language models of `transformers`.
-_OPENERS: dict[str, Callable[[Artifact, str], Engine]] = {"linear": open_linear}
+_OPENERS: dict[str, Callable[[Artifact], Engine]] = {"linear": open_linear, "gguf": open_llama_cpp}
 
 
 def open_any(source: str | Path) -> Engine:
-    """A model by name, a run by id, or an artifact folder, ready to answer. Raises NotFound."""
+    """A model by name, a run by id, or an artifact folder, ready to answer.
+
+    Raises NotFound if it is none of them; Unavailable or EngineFailed if its engine doesn't run.
+    """
     artifact = find_artifact(source)
     if artifact is None or artifact.kind not in _OPENERS:
         return open_engine(source)
-    return _OPENERS[artifact.kind](artifact, str(artifact.lineage.get("run", Path(source).name)))
+    return _OPENERS[artifact.kind](artifact)

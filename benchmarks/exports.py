@@ -1,0 +1,82 @@
+"""Every format of a fine-tuned run: size, the metric with its interval, speed, memory.
+
+    python benchmarks/exports.py RUN [--rows 300] [--formats gguf:q8_0 merged:bf16 ...]
+
+Each is written, opened by the engine that will serve it, and asked over HTTP. The trained model is
+asked once. Answers freely and, for a classification, held to the labels.
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from burnish.core.progress import Lines, listen
+from burnish.core.recipe import make_recipe
+from burnish.core.runs import find_run
+from burnish.core.stats import proportion
+from burnish.engines.local import open_engine
+from burnish.export.formats import write_export
+from burnish.export.questions import ask_trained, questions
+from burnish.export.run import Exported, gate
+from burnish.models.artifact import open_artifact
+
+FORMATS = (
+    "merged:bf16", "gguf:f16", "gguf:q8_0", "gguf:q6_k", "gguf:q5_k_m", "gguf:q5_0",
+    "gguf:q4_k_m", "gguf:q4_1", "gguf:q4_0",
+)  # fmt: skip
+HEADS = (
+    "format", "MB", "accuracy free (95%)", "held to labels", "loss at most", "same answers",
+    "p50 ms", "p95 ms", "tokens/s", "memory MB", "ships",
+)  # fmt: skip
+
+
+def row(name: str, done: Exported) -> tuple[str, ...]:
+    facts = done.parity.facts
+    free, held = facts["changes"]["free"], facts["changes"].get("labels_only")
+    low_high = proportion([1] * round(free["exported"] * free["n"]) + [0] * round(
+        (1 - free["exported"]) * free["n"]
+    ))  # fmt: skip
+    file = done.artifact.path / done.artifact.lineage["export"]["file"]
+    speed = facts["speed"]
+    return (
+        name,
+        f"{file.stat().st_size / 1e6:.0f}",
+        f"{free['exported']:.1%} ({low_high.low:.1%} to {low_high.high:.1%})",
+        f"{held['exported']:.1%}" if held else "",
+        f"{100 * free['loss_at_most']:.1f}",
+        f"{facts['same_answers']}/{facts['rows']}",
+        f"{1000 * speed['p50_s']:.0f}",
+        f"{1000 * speed['p95_s']:.0f}",
+        f"{speed['tokens_per_s']:.0f}",
+        f"{speed['memory_bytes'] / 1e6:.0f}",
+        "yes" if done.parity.shippable else "no",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run")
+    parser.add_argument("--rows", type=int, default=300)
+    parser.add_argument("--formats", nargs="+", default=FORMATS)
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args()
+    listen(Lines(30))
+    run = find_run(given.run)
+    changes = [f"export.rows={given.rows}", f"export.threads={given.threads}"]
+    recipe = make_recipe(run.recipe.model_dump(mode="json"), changes)
+    artifact = open_artifact(run.artifact)
+    asked = questions(recipe, artifact)
+    trained = ask_trained(open_engine(str(run.path)), asked)
+    print("| " + " | ".join(HEADS) + " |\n" + "|---" * len(HEADS) + "|", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in given.formats:
+            to, quant = name.split(":")
+            written = write_export(Path(folder) / name.replace(":", "-"), artifact, to, quant)
+            done = gate(written, asked, trained, recipe)
+            print("| " + " | ".join(row(name, done)) + " |", flush=True)
+            print(json.dumps(done.parity.as_dict()["against"]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

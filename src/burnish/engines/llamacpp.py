@@ -1,0 +1,288 @@
+"""llama.cpp behind the engine's protocol: its server in a child, asked with our own tokens.
+
+What the model was trained on is what it is asked: prompts are rendered and encoded by
+`models.chat`, and go over as token numbers. Exactly one of several texts is found as
+`engines.choices` finds it, by log-probabilities that the server tells.
+"""
+
+import heapq
+import importlib.util
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from burnish.core.errors import PromptTooLong, Unavailable
+from burnish.core.records import Answer, Message, Prompt, Row, TokenLogprob
+from burnish.engines.child import Child
+from burnish.engines.choices import Node, choice_tree
+from burnish.models.artifact import Artifact
+from burnish.models.chat import encode_prompt, encode_row, encode_text, end_of_turn
+
+#: Tokens whose log-probabilities are asked for at first; all of them where these don't decide.
+_SHOWN = 40
+#: Longest context that is asked for unless told otherwise: keys and values cost memory at once.
+_CONTEXT = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """How a server is started. Zero means: as many threads as cores; the model's own context, but
+    not more than 4096 tokens. `adapters` are GGUF LoRA files."""
+
+    threads: int = 0
+    context: int = 0
+    adapters: tuple[Path, ...] = ()
+
+
+class LlamaCpp:
+    """Answers with a GGUF file. `close` ends its process."""
+
+    def __init__(
+        self,
+        file: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        system: str | None = None,
+        running: Running = Running(),
+    ) -> None:
+        """Raises Unavailable without xllamacpp, EngineFailed if the file can't be loaded."""
+        self.file, self.tokenizer, self.name, self.system = file, tokenizer, name, system
+        self.ends = end_of_turn(tokenizer)
+        self._letter = encode_text(tokenizer, "a")[0]
+        asked = {
+            "model": str(file.absolute()),
+            "context": running.context or _CONTEXT,
+            "adapters": [str(path.absolute()) for path in running.adapters],
+            "threads": running.threads or torch.get_num_threads(),
+        }
+        if importlib.util.find_spec("xllamacpp") is None:
+            raise Unavailable("llama.cpp needs xllamacpp.", "pip install 'burnish[llamacpp]'")
+        words = ("burnish.engines.llamacpp_child", json.dumps(asked))
+        self.child = Child("llama.cpp", words)
+        props = self.child.ask("/props")
+        self._context = int(props["default_generation_settings"]["n_ctx"])
+        model = self.child.ask("/v1/models")["data"][0]["meta"]
+        self.vocabulary, trained = int(model["n_vocab"]), int(model["n_ctx_train"])
+        self._context = min(self._context, trained)
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self._context
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the weights."""
+        return self.file.stat().st_size
+
+    def close(self) -> None:
+        """End the child."""
+        self.child.close()
+
+    def answer(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        batch_size: int = 16,
+        advance: Callable[[int], None] | None = None,
+    ) -> list[Answer]:
+        """One answer a prompt, one after the other. Raises PromptTooLong, EngineFailed."""
+        answers = []
+        for prompt in prompts:
+            begun = time.perf_counter()
+            ids = encode_prompt(self.tokenizer, prompt.messages, prompt.tools)
+            if len(ids) + prompt.max_new_tokens > self.context_length:
+                raise PromptTooLong(
+                    f"The prompt has {len(ids)} tokens and asks for up to "
+                    f"{prompt.max_new_tokens} more; the engine's context holds "
+                    f"{self.context_length}.",
+                    "Shorten the prompt, or ask for a shorter answer.",
+                )
+            made = self._choose if prompt.choices else self._write
+            answers.append(made(prompt, ids, begun))
+            if advance:
+                advance(1)
+        return answers
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a prompt as it would be asked."""
+        return len(encode_prompt(self.tokenizer, messages))
+
+    def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
+        """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
+        found = []
+        for row in rows:
+            encoded = encode_row(self.tokenizer, row, self.context_length)
+            learnt = [place for place, weight in enumerate(encoded.weights) if weight > 0]
+            table = _Table(self, encoded.ids[: learnt[0]])
+            logs = [
+                table.log(encoded.ids[learnt[0] : place], encoded.ids[place]) for place in learnt
+            ]
+            found.append((sum(logs), len(logs)))
+        return found
+
+    def complete(self, ids: Sequence[int], **settings: Any) -> dict[str, Any]:
+        """One request of the server's own kind (`POST /completion`)."""
+        body = {"prompt": list(ids), "top_k": 0, "min_p": 0}
+        return dict(self.child.ask("/completion", {**body, "return_tokens": True, **settings}))
+
+    def _write(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
+        shown = prompt.top_logprobs
+        given = self.complete(
+            ids,
+            n_predict=prompt.max_new_tokens,
+            temperature=prompt.temperature,
+            top_p=prompt.top_p,
+            seed=-1 if prompt.seed is None else prompt.seed % 2**32,
+            stop=list(prompt.stop),
+            n_probs=0 if shown is None else max(shown, 1),
+        )
+        tokens: list[int] = given["tokens"]
+        ended = next((place for place, token in enumerate(tokens) if token in self.ends), None)
+        made = tokens[:ended]
+        text = str(self.tokenizer.decode(made, skip_special_tokens=True))
+        stops = [place for stop in prompt.stop if (place := text.find(stop)) >= 0]
+        logprobs = () if shown is None else self._logprobs(ids, tokens, given, shown)
+        return Answer(
+            text=text[: min(stops, default=len(text))],
+            tokens_in=len(ids),
+            tokens_out=len(made),
+            seconds=time.perf_counter() - begun,
+            finish_reason="length" if ended is None and not stops else "stop",
+            logprobs=logprobs[: len(made)],
+        )
+
+    def _logprobs(
+        self, ids: Sequence[int], tokens: Sequence[int], given: Mapping[str, Any], shown: int
+    ) -> tuple[TokenLogprob, ...]:
+        """The log-probability of each token of an answer.
+
+        The server leaves out tokens that are half a character; then each is asked for by itself.
+        """
+        told = given.get("completion_probabilities", ())
+        if len(told) == len(tokens):
+            return tuple(self._logprob(one, shown) for one in told)
+        found = []
+        for place, token in enumerate(tokens):
+            told = self.told_next([*ids, *tokens[:place]], self.vocabulary)
+            own = next(one for one in told if one["id"] == token)
+            found.append(self._logprob({**own, "top_logprobs": told}, shown))
+        return tuple(found)
+
+    def told_next(self, ids: Sequence[int], shown: int) -> list[dict[str, Any]]:
+        """The likeliest next tokens behind `ids`, as the server tells them.
+
+        It tells nothing about a token that is half a character, so another one is forced; what is
+        told are the model's own probabilities all the same.
+        """
+        bias = [[self._letter, 1e4]]
+        given = self.complete(ids, n_predict=1, temperature=0, n_probs=shown, logit_bias=bias)
+        return list(given["completion_probabilities"][0]["top_logprobs"])
+
+    def _logprob(self, told: Mapping[str, Any], shown: int) -> TokenLogprob:
+        top = tuple(
+            (str(self.tokenizer.decode([one["id"]])), float(one["logprob"]))
+            for one in told["top_logprobs"][:shown]
+        )
+        return TokenLogprob(str(self.tokenizer.decode([told["id"]])), float(told["logprob"]), top)
+
+    def _choose(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
+        end = min(self.ends, key=lambda token: token == self.tokenizer.eos_token_id)
+        texts = [[*encode_text(self.tokenizer, choice), end] for choice in prompt.choices]
+        chosen = _likeliest(choice_tree(texts), _Table(self, ids, max(map(len, texts))))
+        return Answer(
+            text=prompt.choices[chosen],
+            tokens_in=len(ids),
+            tokens_out=len(texts[chosen]) - 1,
+            seconds=time.perf_counter() - begun,
+        )
+
+
+class _Table:
+    """Log-probabilities of the next token behind a prompt and some tokens more, asked for once.
+
+    A question brings the model's own `ahead` next tokens with it: mostly those of the answer.
+    """
+
+    def __init__(self, engine: LlamaCpp, ids: Sequence[int], ahead: int = 1) -> None:
+        self.engine, self.ids, self.ahead = engine, list(ids), ahead
+        self.known: dict[tuple[int, ...], dict[int, float]] = {}
+
+    def log(self, behind: Sequence[int], token: int) -> float:
+        """The log-probability of `token` behind the prompt and the tokens `behind`."""
+        logs, _ = self.shown(tuple(behind))
+        return logs[token] if token in logs else self.everything(tuple(behind))[token]
+
+    def shown(self, behind: tuple[int, ...]) -> tuple[dict[int, float], float]:
+        """The likeliest tokens, and what no other token exceeds."""
+        if behind not in self.known:
+            self._look_ahead(behind)
+        if behind not in self.known:
+            self._keep(behind, self.engine.told_next([*self.ids, *behind], _SHOWN))
+        logs = self.known[behind]
+        return logs, min(logs.values())
+
+    def everything(self, behind: tuple[int, ...]) -> dict[int, float]:
+        """All tokens of the vocabulary."""
+        if len(self.known.get(behind, ())) < self.engine.vocabulary:
+            shown = self.engine.vocabulary
+            self._keep(behind, self.engine.told_next([*self.ids, *behind], shown))
+        return self.known[behind]
+
+    def _look_ahead(self, behind: tuple[int, ...]) -> None:
+        """What the model goes on with; of no use if the server has left something out."""
+        given = self.engine.complete(
+            [*self.ids, *behind], n_predict=self.ahead, temperature=0, n_probs=_SHOWN
+        )
+        told = given.get("completion_probabilities", ())
+        if len(told) == len(given["tokens"]):
+            for one in told:
+                self._keep(behind, one["top_logprobs"])
+                behind = (*behind, one["id"])
+
+    def _keep(self, behind: tuple[int, ...], told: Sequence[Mapping[str, Any]]) -> None:
+        self.known[behind] = {one["id"]: one["logprob"] for one in told}
+
+
+def _likeliest(tree: Node, table: _Table) -> int:
+    """The number of the likeliest text of a tree: uniform-cost search, as in `engines.choices`.
+
+    A token that isn't among those shown costs at least as much as the last one that is; its true
+    cost is asked for only when such a place comes first. `before` is the cost on the way there.
+    """
+    ties = count()
+    heap: list[tuple[float, int, Node, tuple[int, ...], float | None]] = []
+
+    def push(cost: float, node: Node, behind: tuple[int, ...], before: float | None) -> None:
+        heapq.heappush(heap, (cost, next(ties), node, behind, before))
+
+    push(0.0, tree, (), None)
+    while True:
+        cost, _, node, behind, before = heapq.heappop(heap)
+        if before is not None:
+            *parent, token = behind
+            push(before - table.everything(tuple(parent))[token], node, behind, None)
+        elif node.choice is not None:
+            return node.choice
+        else:
+            logs, least = table.shown(behind)
+            for token, child in node.children.items():
+                sure = token in logs
+                push(cost - logs.get(token, least), child, (*behind, token), None if sure else cost)
+
+
+def open_llama_cpp(artifact: Artifact, running: Running = Running()) -> LlamaCpp:
+    """The engine of an exported GGUF folder. Raises Unavailable, EngineFailed."""
+    file = artifact.path / str(artifact.lineage["export"]["file"])
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+    name = str(artifact.lineage.get("run", artifact.path.name))
+    if adapter := artifact.lineage["export"].get("adapter"):
+        running = replace(running, adapters=(artifact.path / str(adapter),))
+    return LlamaCpp(file, tokenizer, name, artifact.system, running)

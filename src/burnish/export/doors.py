@@ -1,0 +1,168 @@
+"""The doors through which an exported artefact is asked: a real HTTP server each, in a child.
+
+A door is asked as any client asks it, with messages; it renders and encodes them itself.
+"""
+
+import secrets
+import socket
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from transformers import AutoTokenizer
+
+from burnish.core.records import Prompt
+from burnish.engines.child import Child
+from burnish.engines.llamacpp import Running, open_llama_cpp
+from burnish.models.artifact import Artifact
+from burnish.models.chat import encode_prompt, encode_text
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: text, whether the answer was complete, tokens read, seconds it took."""
+
+    text: str
+    complete: bool
+    tokens_in: int
+    tokens_out: int
+    seconds: float
+
+
+class Door(Protocol):
+    """An artefact behind the server that will serve it."""
+
+    child: Child
+    #: Requests that it answers together.
+    together: int
+
+    def ask(self, prompt: Prompt) -> Reply:
+        """One answer, greedy; with `prompt.choices`, exactly one of these."""
+
+    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+        """The tokens that the model is given for a prompt."""
+
+    def text_tokens(self, text: str) -> list[int]:
+        """The tokens of plain text."""
+
+    def close(self) -> None:
+        """End the server."""
+
+
+class BurnishDoor:
+    """`burnish serve FOLDER` in a workspace of its own."""
+
+    together = 8
+
+    def __init__(self, artifact: Artifact) -> None:
+        """Raises EngineFailed if the server doesn't come up."""
+        self.tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+        self._key, port = secrets.token_hex(16), _free_port()
+        # A worker of the user's own workspace would begin the jobs that wait there.
+        self._home = tempfile.TemporaryDirectory()
+        self.child = Child(
+            "burnish serve",
+            ["burnish", "-q", "serve", str(artifact.path.absolute()), "--port", str(port)],
+            f"http://127.0.0.1:{port}",
+            {"BURNISH_HOME": self._home.name, "BURNISH_API_KEY": self._key},
+        )
+        self._model = self.child.ask("/v1/models", key=self._key)["data"][0]["id"]
+
+    def ask(self, prompt: Prompt) -> Reply:
+        """One answer, greedy; with `prompt.choices`, exactly one of these."""
+        bound = {"guided_choice": list(prompt.choices)} if prompt.choices else {}
+        body = {"model": self._model, **_chat(prompt), **bound}
+        return _replied(self.child, body, self._key)
+
+    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+        """The folder's own template and tokenizer, as the server uses them."""
+        return encode_prompt(self.tokenizer, prompt.messages, prompt.tools)
+
+    def text_tokens(self, text: str) -> list[int]:
+        """The folder's own tokenizer."""
+        return encode_text(self.tokenizer, text)
+
+    def close(self) -> None:
+        """End the server."""
+        self.child.close()
+        self._home.cleanup()
+
+
+class LlamaCppDoor:
+    """llama.cpp's own server, with the file's own template and tokenizer."""
+
+    together = 1
+
+    def __init__(self, artifact: Artifact, threads: int | None, context: int) -> None:
+        """Raises Unavailable, EngineFailed if the server doesn't come up."""
+        self._engine = open_llama_cpp(artifact, Running(threads or 0, context))
+        self.child = self._engine.child
+
+    def ask(self, prompt: Prompt) -> Reply:
+        """As a client asks; choices are scored by our engine, for that server can't."""
+        if not prompt.choices:
+            return _replied(self.child, _chat(prompt))
+        answer = self._engine.answer([prompt])[0]
+        return Reply(answer.text, True, answer.tokens_in, answer.tokens_out, answer.seconds)
+
+    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+        """What llama.cpp renders, with the tokens that it adds by itself."""
+        rendered = self.child.ask("/apply-template", _chat(prompt))["prompt"]
+        return self._tokens(rendered, add_special=True)
+
+    def text_tokens(self, text: str) -> list[int]:
+        """llama.cpp's tokens."""
+        return self._tokens(text, add_special=False)
+
+    def close(self) -> None:
+        """End the server."""
+        self._engine.close()
+
+    def _tokens(self, text: str, add_special: bool) -> list[int]:
+        body = {"content": text, "add_special": add_special, "parse_special": True}
+        return list(self.child.ask("/tokenize", body)["tokens"])
+
+
+def open_door(artifact: Artifact, threads: int | None = None, context: int = 0) -> Door:
+    """The server for an exported artefact; llama.cpp's has room for `context` tokens.
+
+    Raises Unavailable, EngineFailed.
+    """
+    if artifact.kind == "gguf":
+        return LlamaCppDoor(artifact, threads, context)
+    return BurnishDoor(artifact)
+
+
+def free(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts without their choices."""
+    return [replace(prompt, choices=()) for prompt in prompts]
+
+
+def _chat(prompt: Prompt) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "messages": [message.as_template() for message in prompt.messages],
+        "max_tokens": prompt.max_new_tokens,
+        "temperature": 0,
+    }
+    return {**body, "tools": [dict(tool) for tool in prompt.tools]} if prompt.tools else body
+
+
+def _replied(child: Child, body: Mapping[str, Any], key: str | None = None) -> Reply:
+    begun = time.perf_counter()
+    said = child.ask("/v1/chat/completions", body, key)
+    choice, usage = said["choices"][0], said["usage"]
+    return Reply(
+        text=choice["message"]["content"] or "",
+        complete=choice["finish_reason"] != "length",
+        tokens_in=usage["prompt_tokens"],
+        tokens_out=usage["completion_tokens"],
+        seconds=time.perf_counter() - begun,
+    )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,133 @@
+"""What an export writes: the table FORMATS, one function each.
+
+Every exported folder is an artifact (`models.artifact`): it names its lineage, and its files can be
+checked. It carries the tokenizer and template that the model was trained with.
+"""
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from burnish.core.folders import hash_file, whole_folder, write_json
+from burnish.export.gguf import write_gguf
+from burnish.export.gguf_lora import write_gguf_adapter
+from burnish.export.quants import QUANTS
+from burnish.export.vocabulary import CannotExport
+from burnish.models.artifact import FACTS, Artifact, open_artifact
+from burnish.models.chat import end_of_turn
+from burnish.models.merge import adapted_model, merged_model
+
+_DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
+
+
+def _write_adapter(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+    """The adapter as it was trained; its base is named, not copied."""
+    if artifact.kind != "adapter":
+        raise CannotExport("All weights of this run moved: it has no adapter.", "Use --to merged.")
+    for file in artifact.path.iterdir():
+        if file.name in artifact.lineage["files"]:
+            shutil.copy2(file, folder)
+    return {"file": "adapter_model.safetensors"}
+
+
+def _write_merged(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+    """An ordinary Hugging Face folder of safetensors."""
+    model, tokenizer = merged_model(artifact)
+    model.to(_DTYPES[quant])
+    # Other engines stop at what the generation config names, so the template's end is named there.
+    model.generation_config.eos_token_id = sorted(end_of_turn(tokenizer))
+    model.save_pretrained(folder, safe_serialization=True)
+    _save_tokenizer(folder, tokenizer)
+    return {"file": "model.safetensors"}
+
+
+def _write_gguf(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+    """One GGUF file, and the tokenizer with which our own engine asks it."""
+    model, tokenizer = merged_model(artifact)
+    name = str(artifact.lineage.get("run", artifact.base))
+    file = folder / f"model-{quant}.gguf"
+    written = write_gguf(file, model, tokenizer, quant, name)
+    _save_tokenizer(folder, tokenizer)
+    return {"file": file.name, "matrices": written.kinds, "fallen_back": written.fallen_back}
+
+
+def _write_gguf_lora(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+    """The base as a GGUF file, and the adapter as another one."""
+    if artifact.kind != "adapter":
+        raise CannotExport("All weights of this run moved: it has no adapter.", "Use --to gguf.")
+    adapted, tokenizer = adapted_model(artifact)
+    write_gguf_adapter(folder / "adapter.gguf", adapted)
+    file = folder / f"base-{quant}.gguf"
+    written = write_gguf(file, adapted.unload(), tokenizer, quant, artifact.base)
+    _save_tokenizer(folder, tokenizer)
+    return {
+        "file": file.name,
+        "adapter": "adapter.gguf",
+        "matrices": written.kinds,
+        "fallen_back": written.fallen_back,
+    }
+
+
+def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    tokenizer.save_pretrained(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """One choice of `--to`: how it is written, the number formats that it has (the first is
+    `auto`), and what kind of artifact it is."""
+
+    write: Callable[[Path, Artifact, str], dict[str, Any]]
+    quants: tuple[str, ...]
+    kind: Literal["adapter", "full", "gguf"]
+
+
+_GGUF_QUANTS = ("q8_0", *[name for name in QUANTS if name != "q8_0"])
+FORMATS = {
+    "merged": Format(_write_merged, tuple(_DTYPES), "full"),
+    "adapter": Format(_write_adapter, ("as trained",), "adapter"),
+    "gguf": Format(_write_gguf, _GGUF_QUANTS, "gguf"),
+    "gguf-lora": Format(_write_gguf_lora, _GGUF_QUANTS, "gguf"),
+}
+
+
+def quant_of(to: str, quant: str) -> str:
+    """The number format that is meant. Raises CannotExport if the format doesn't have it."""
+    known = FORMATS[to].quants
+    if quant == "auto":
+        return known[0]
+    if quant not in known:
+        raise CannotExport(
+            f"--to {to} can't be written as {quant}.", f"It can be: {', '.join(known)}."
+        )
+    return quant
+
+
+def write_export(folder: Path, artifact: Artifact, to: str, quant: str) -> Artifact:
+    """Write an artifact in another format, whole or not at all. `quant` is from `quant_of`.
+
+    Raises CannotExport, AlreadyThere, and what opening the base may raise.
+    """
+    with whole_folder(folder) as draft:
+        facts = FORMATS[to].write(draft, artifact, quant)
+        _sign(draft, artifact, to, {"to": to, "quant": quant, **facts})
+    return open_artifact(folder)
+
+
+def _sign(draft: Path, artifact: Artifact, to: str, facts: Mapping[str, Any]) -> None:
+    lineage = {key: value for key, value in artifact.lineage.items() if key != "files"}
+    source = {"artifact_sha256": hash_file(artifact.path / FACTS)}
+    write_json(
+        draft / FACTS,
+        {
+            **lineage,
+            "kind": FORMATS[to].kind,
+            "export": {**facts, **source},
+            "files": {file.name: hash_file(file) for file in sorted(draft.iterdir())},
+        },
+    )

@@ -1,0 +1,49 @@
+"""A LoRA adapter as a GGUF file beside its base: llama.cpp adds it when it answers.
+
+Several adapters can then share one base. DoRA and IA3 have no such file: they are merged.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+from peft import PeftModel
+
+from burnish.export.gguf import in_layer
+from burnish.export.vocabulary import CannotExport
+
+
+def write_gguf_adapter(path: Path, adapted: PeftModel) -> None:
+    """Write the adapter of a PEFT model of the Llama family, its scaling inside the weights.
+
+    Raises CannotExport for another method than LoRA, or a layer that has no place in the file.
+    """
+    config: Any = adapted.peft_config["default"]
+    if config.peft_type != "LORA" or config.use_dora:
+        raise CannotExport(
+            "Only a plain LoRA adapter can be a GGUF file.", "Use --to gguf, which merges it."
+        )
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    # llama.cpp scales by alpha / rank, unless alpha is 0; rsLoRA and alphas of single layers
+    # scale otherwise.
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 0.0)
+    model_config = adapted.get_base_model().config
+    for name, module in adapted.get_base_model().named_modules():
+        if "default" not in getattr(module, "lora_A", {}):
+            if "default" in getattr(module, "lora_embedding_A", {}):
+                raise CannotExport("The embedding has an adapter too.", "Use --to gguf.")
+            continue
+        down: torch.Tensor = module.lora_A["default"].weight.detach().float()
+        up: torch.Tensor = module.lora_B["default"].weight.detach().float()
+        scaled = up * module.scaling["default"]
+        target, layer, arranged = in_layer(f"{name}.weight", scaled, model_config)
+        place = f"blk.{layer}.{target}.weight"
+        writer.add_tensor(f"{place}.lora_a", down.cpu().numpy())
+        writer.add_tensor(f"{place}.lora_b", arranged.cpu().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()

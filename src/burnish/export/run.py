@@ -1,0 +1,92 @@
+"""`burnish export`, top to bottom: write it, ask it, and say whether it may ship."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.core.errors import NotFound
+from burnish.core.folders import write_json, write_whole
+from burnish.core.progress import say
+from burnish.core.recipe import Recipe
+from burnish.core.runs import Run
+from burnish.engines.local import open_engine
+from burnish.export.card import card
+from burnish.export.doors import open_door
+from burnish.export.formats import quant_of, write_export
+from burnish.export.modelfile import modelfile
+from burnish.export.parity import Parity, measure
+from burnish.export.questions import Questions, Trained, ask_trained, questions
+from burnish.models.artifact import Artifact, open_artifact
+from burnish.models.local import find_model
+
+PARITY = "parity.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """An exported folder and what the gate found."""
+
+    artifact: Artifact
+    parity: Parity
+    size_bytes: int
+
+    @property
+    def exit_code(self) -> int:
+        """0 if it may ship, else 1."""
+        return 0 if self.parity.shippable else 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that `burnish export --json` prints."""
+        return {
+            "folder": str(self.artifact.path),
+            "export": dict(self.artifact.lineage["export"]),
+            "size_bytes": self.size_bytes,
+            **self.parity.as_dict(),
+        }
+
+
+def export(run: Run, recipe: Recipe, out: Path | None = None) -> Exported:
+    """Export a run as the recipe's `export` section says and ask the result the test split.
+
+    Raises CannotExport, AlreadyThere, BadRecipe before anything is written; Unavailable and
+    EngineFailed if the engine isn't here or fails: the folder then stays, without `parity.json`.
+    """
+    settings = recipe.export
+    quant = quant_of(settings.to, settings.quant)
+    artifact = open_artifact(run.artifact)
+    asked = questions(recipe, artifact)
+    folder = (out or run.path / "exports" / f"{settings.to}-{quant}").absolute()
+    written = write_export(folder, artifact, settings.to, quant)
+    say(f"Wrote {folder}")
+    trained = ask_trained(open_engine(str(run.path)), asked)
+    return gate(written, asked, trained, recipe)
+
+
+def gate(written: Artifact, asked: Questions, trained: Trained, recipe: Recipe) -> Exported:
+    """Ask an exported folder, and leave `parity.json`, a model card and a Modelfile in it."""
+    longest = max(reply.tokens_in for reply in trained.free)
+    room = longest + max(prompt.max_new_tokens for prompt in asked.prompts)
+    door = open_door(written, recipe.export.threads, room)
+    try:
+        parity = measure(door, asked, trained, recipe.export)
+    finally:
+        door.close()
+    size = sum(file.stat().st_size for file in written.path.iterdir())
+    if written.kind == "gguf":
+        names = written.lineage["export"]
+        files = [names[part] for part in ("file", "adapter") if part in names]
+        text = modelfile(files, trained.tokenizer, written.system)
+        if text:
+            write_whole(written.path / "Modelfile", text)
+    facts = parity.as_dict()
+    write_whole(written.path / "README.md", card(written, _licence(written.base), facts, size))
+    write_json(written.path / PARITY, facts)
+    return Exported(written, parity, size)
+
+
+def _licence(base: str) -> str:
+    """The base's licence; a run whose weights all moved can be exported without its base."""
+    try:
+        return find_model(base).licence
+    except NotFound:
+        return "see the base, which isn't on this machine"

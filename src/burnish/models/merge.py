@@ -1,0 +1,43 @@
+"""The trained weights as one model without an adapter, merged in float32.
+
+An update is added where it is not rounded away: a 4-bit or even a 16-bit weight has steps that are
+larger than many of an adapter's changes. PEFT's own `merge_and_unload` knows what each method means
+(LoRA, DoRA, rsLoRA, IA3).
+"""
+
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from burnish.models.artifact import Artifact, find_base
+from burnish.models.load import load_model
+
+
+def merged_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The trained model in float32 on the CPU, and its tokenizer.
+
+    An adapter that was trained on weights of 4 bits is added to the base's own weights of 16 bits.
+    Raises NotFound or BadData if the base isn't here or is another one.
+    """
+    if artifact.kind == "full":
+        own = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            artifact.path, dtype=torch.float32, local_files_only=True
+        )
+        return model.eval(), own
+    adapted, tokenizer = adapted_model(artifact)
+    merged: Any = adapted.merge_and_unload()
+    return merged.eval(), tokenizer
+
+
+def adapted_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
+    """An adapter on its base's own weights, in float32 on the CPU, and its tokenizer.
+
+    Raises NotFound or BadData if the base isn't here or is another one.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+    base = load_model(find_base(artifact), torch.float32)
+    adapted = PeftModel.from_pretrained(base, artifact.path, autocast_adapter_dtype=False)
+    return adapted.float().cpu().eval(), tokenizer

@@ -1,0 +1,109 @@
+"""llama.cpp in a child answers what our own engine answers, and its crash is ours to explain."""
+
+import math
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+
+from burnish.core.errors import PromptTooLong
+from burnish.core.records import Message, Prompt, Row
+from burnish.engines.child import EngineFailed
+from burnish.engines.llamacpp import LlamaCpp, Running
+from burnish.engines.local import LocalEngine
+from burnish.export.gguf import write_gguf
+from tests.engines.test_local import LABELS, QUESTIONS, ask
+
+#: None of them begins as another does; one has characters of several tokens each.
+WORDS = ("parcel", "λάμπα", "money back", "password", "order", "ναι")
+
+
+@pytest.fixture
+def both(tiny_model, tiny_tokenizer, tmp_path):
+    """The same weights in float32, by llama.cpp and by us."""
+    write_gguf(tmp_path / "tiny.gguf", tiny_model, tiny_tokenizer, "f32", "tiny")
+    theirs = LlamaCpp(tmp_path / "tiny.gguf", tiny_tokenizer, "tiny", None, Running(threads=1))
+    yield theirs, LocalEngine(tiny_model, tiny_tokenizer, "tiny")
+    theirs.close()
+
+
+def test_answers_are_those_of_our_own_engine(both):
+    theirs, ours = both
+    prompts = [ask(text, top_logprobs=2) for text in QUESTIONS]
+
+    pairs = list(zip(theirs.answer(prompts), ours.answer(prompts), strict=True))
+
+    for there, here in pairs:
+        assert (there.text, there.tokens_in, there.tokens_out, there.finish_reason) == (
+            here.text, here.tokens_in, here.tokens_out, here.finish_reason,
+        )  # fmt: skip
+        for one, other in zip(there.logprobs, here.logprobs, strict=True):
+            assert one.token == other.token
+            assert one.logprob == pytest.approx(other.logprob, abs=0.02)
+            assert [token for token, _ in one.top] == [token for token, _ in other.top]
+
+
+def test_the_likeliest_label_is_found_whatever_is_shown_at_first(both, monkeypatch):
+    theirs, ours = both
+    prompts = [ask(text, choices=WORDS) for text in QUESTIONS]
+    wanted = [answer.text for answer in ours.answer(prompts)]
+    assert len(set(wanted)) > 1
+
+    for shown in (1, 3, 40):
+        monkeypatch.setattr("burnish.engines.llamacpp._SHOWN", shown)
+        assert [answer.text for answer in theirs.answer(prompts)] == wanted
+
+
+def test_log_likelihood_is_that_of_our_own_engine(both):
+    theirs, ours = both
+    rows = [
+        Row((Message("user", text), Message("assistant", label)))
+        for text, label in zip(QUESTIONS, LABELS, strict=False)
+    ]
+
+    for (there, tokens), (here, others) in zip(
+        theirs.log_likelihood(rows), ours.log_likelihood(rows), strict=True
+    ):
+        assert tokens == others
+        assert math.isclose(there, here, abs_tol=0.05)
+
+
+def test_a_stop_string_ends_an_answer(both):
+    theirs, ours = both
+    whole = ours.answer([ask(QUESTIONS[0])])[0].text
+    stop = whole[5:8]
+
+    answers = [engine.answer([ask(QUESTIONS[0], stop=(stop,))])[0] for engine in both]
+
+    assert [(a.text, a.finish_reason) for a in answers] == [(whole[: whole.find(stop)], "stop")] * 2
+
+
+def test_a_prompt_that_does_not_fit_is_refused(both):
+    theirs, _ = both
+    long = ask("parcel " * 2000)
+
+    with pytest.raises(PromptTooLong):
+        theirs.answer([long])
+    with pytest.raises(PromptTooLong):
+        theirs.answer([replace(ask("red"), max_new_tokens=theirs.context_length)])
+
+
+@pytest.mark.parametrize(
+    ("how", "says"), [(signal.SIGILL, "instruction"), (signal.SIGKILL, "memory ran out")]
+)
+def test_a_crash_is_an_error_of_ours(both, how, says):
+    theirs, _ = both
+
+    os.kill(theirs.child._process.pid, how)
+
+    with pytest.raises(EngineFailed, match=says):
+        theirs.answer([Prompt((Message("user", "red"),), max_new_tokens=4)])
+
+
+def test_a_broken_file_is_an_error_of_ours(both, tiny_tokenizer, tmp_path):
+    whole = (tmp_path / "tiny.gguf").read_bytes()
+    (tmp_path / "half.gguf").write_bytes(whole[: len(whole) // 2])
+
+    with pytest.raises(EngineFailed, match="loaded the model"):
+        LlamaCpp(tmp_path / "half.gguf", tiny_tokenizer, "half")
