@@ -10,6 +10,7 @@ import pytest
 import uvicorn
 
 from tests.canaries import two_canaries
+from tests.embedder import embedder_folder  # noqa: F401 a fixture
 from tests.serve import postgres, tuning
 from tests.serve.tuning import KEY
 
@@ -67,11 +68,23 @@ def client(house):
 
 
 @pytest.fixture(scope="session")
-def server(tiny_folder, tmp_path_factory):
+def server(embedder_folder, tmp_path_factory):
     """A server process with a worker, for all tests that kill nothing."""
-    server = tuning.Server(tmp_path_factory.mktemp("tuning"), tiny_folder)
+    aliases = {"text-embedding-3-small": "tiny-embedder"}
+    server = tuning.Server(tmp_path_factory.mktemp("tuning"), embedder_folder, aliases=aliases)
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session", params=["openai", "azure"])
+def either(request, server):
+    """The client for OpenAI, and the one for Azure."""
+    if request.param == "openai":
+        return server.client
+    address = server.address.removesuffix("/v1")
+    return openai.AzureOpenAI(
+        azure_endpoint=address, api_version="2024-10-21", api_key=KEY, max_retries=0
+    )
 
 
 @pytest.fixture(scope="session")

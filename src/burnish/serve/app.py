@@ -15,10 +15,12 @@ from burnish.core.sections import Serve
 from burnish.engines.fleet import Fleet
 from burnish.engines.scheduler import Scheduler
 from burnish.serve import errors
+from burnish.serve.embeddings import Embedders, embedding_routes
 from burnish.serve.guard import LOOPBACK, Guard
 from burnish.serve.house import House
 from burnish.serve.routes import deployment_routes, routes
 from burnish.serve.tuning_routes import file_routes, job_routes
+from burnish.serve.uploads import upload_routes
 from burnish.serve.worker import Worker
 
 
@@ -57,15 +59,20 @@ def create_app(
     )
     app.state.scheduler = scheduler
     desk = worker.desk if worker else None
-    house = House(fleet, scheduler, settings, desk)
+    embedders = Embedders(desk.aliases if desk else {})
+    house = House(fleet, scheduler, settings, desk, embedders)
     router = routes(house)
     if desk:
         router.include_router(file_routes(desk))
+        router.include_router(upload_routes(desk))
         router.include_router(job_routes(desk))
+    router.include_router(embedding_routes(embedders))
     app.include_router(router, prefix="/v1")
     for prefix in ("/openai/v1", "/openai"):
         app.include_router(router, prefix=prefix, include_in_schema=False)
-        app.include_router(deployment_routes(house), prefix=prefix, include_in_schema=False)
+        app.include_router(
+            deployment_routes(house, embedders), prefix=prefix, include_in_schema=False
+        )
 
     @app.get("/healthz", summary="Whether the server is up; needs no key")
     async def healthz() -> JSONResponse:

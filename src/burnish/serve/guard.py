@@ -21,9 +21,8 @@ from burnish.serve.errors import error_response
 OPEN_PATHS = frozenset({"/healthz"})
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 MOST_BYTES = 8 * 2**20
-#: Where files are uploaded, a body may be a file and the few fields around it.
-UPLOADS = "/files"
-MOST_UPLOADED = 512 * 2**20 + 2**16
+#: Where files are uploaded, a body may be a file (or a part of one) and the few fields around it.
+UPLOADS = {"/files": 512 * 2**20 + 2**16, "/parts": 64 * 2**20 + 2**16}
 _SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -43,7 +42,8 @@ class Guard:
             return
         headers = Headers(scope=scope)
         answer = _Answer(send, headers.get("x-request-id", ""))
-        most = MOST_UPLOADED if scope["path"].endswith(UPLOADS) else self.most_bytes
+        last = scope["path"][scope["path"].rfind("/") :]
+        most = UPLOADS.get(last, self.most_bytes)
         refusal = self._refusal(scope["path"], headers, most)
         if refusal:
             status, message, code = refusal

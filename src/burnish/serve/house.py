@@ -16,6 +16,7 @@ from burnish.engines.local import LocalEngine
 from burnish.engines.scheduler import Scheduler
 from burnish.serve.answers import ChatAnswers, Completions
 from burnish.serve.desk import Desk, Tuned
+from burnish.serve.embeddings import Embedders
 from burnish.serve.errors import ModelNotFound, Refused
 from burnish.serve.exchange import Exchange, Shape
 from burnish.serve.job_wire import ORGANISATION
@@ -40,6 +41,7 @@ class House:
     scheduler: Scheduler
     settings: Serve
     desk: Desk | None = None
+    embedders: Embedders = field(default_factory=Embedders)
     #: Models of jobs that are in memory.
     adopted: set[str] = field(default_factory=set)
     started: int = field(default_factory=lambda: int(time.time()))
@@ -70,17 +72,20 @@ class House:
         """Every model as `GET /models` lists it."""
         own = [name for name in list(self.fleet.engines) if name not in self.adopted]
         cards = [self._card(name, self._own(name)) for name in own]
-        return cards + [_card_of(made) for made in (self.desk.tuned() if self.desk else ())]
+        cards += [_card_of(made) for made in (self.desk.tuned() if self.desk else ())]
+        return cards + [self._embedding_card(name) for name in self.embedders.names()]
 
     def card(self, name: str) -> dict[str, Any]:
         """One of them. Raises ModelNotFound."""
+        if name in self.embedders.names():
+            return self._embedding_card(name)
         made = self.desk.find_tuned(name) if self.desk else None
         return _card_of(made) if made else self._card(name, self._own(name))
 
     def delete(self, name: str) -> None:
         """Forget a model that a job has made. Raises ModelNotFound; NotYours for any other."""
         if self.desk is None or self.desk.find_tuned(name) is None:
-            self._own(name)
+            self.card(name)
             raise NotYours(f"{name} was not made by a fine-tuning job: it stays.", "model")
         self.desk.forget(name)
 
@@ -107,6 +112,9 @@ class House:
         if name in self.adopted or name not in self.fleet.engines:
             raise _not_found(name, self.fleet)
         return self.fleet.find(name)
+
+    def _embedding_card(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self.started, "owned_by": "burnish"}
 
     def _card(self, name: str, engine: LocalEngine) -> dict[str, Any]:
         return {

@@ -87,10 +87,13 @@ def job_routes(desk: Desk) -> APIRouter:
     def one(name: str) -> dict[str, Any]:
         return job_body(jobs.find(name))
 
+    # The documents of Azure ask for both lists by POST.
+    @router.post("/{name}/events", include_in_schema=False)
     @router.get("/{name}/events", summary="What happened to a job, newest first")
     def events(name: str, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
         return page_body(*jobs.parts(Event, name, after, limit), event_body)
 
+    @router.post("/{name}/checkpoints", include_in_schema=False)
     @router.get("/{name}/checkpoints", summary="Models of steps on the way, newest first")
     def checkpoints(name: str, after: str | None = None, limit: Limit = 10) -> dict[str, Any]:
         return page_body(*jobs.parts(Checkpoint, name, after, limit), checkpoint_body)
@@ -129,7 +132,7 @@ def _create(desk: Desk, asked: CreateJob) -> Job:
         seed=random.randrange(2**31) if asked.seed is None else asked.seed,
         training_file=asked.training_file,
         validation_file=asked.validation_file,
-        method="supervised",
+        method=asked.kind,
         asked=asked.numbers,
         hyperparameters=asked.numbers,
         labels=asked.metadata,
