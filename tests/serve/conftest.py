@@ -10,9 +10,11 @@ import pytest
 import uvicorn
 
 from tests.canaries import two_canaries
-from tests.embedder import embedder_folder  # noqa: F401 a fixture
+from tests.embedder import embedder_folder
 from tests.serve import postgres, tuning
 from tests.serve.tuning import KEY
+
+__all__ = ["embedder_folder"]
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +24,12 @@ def canary_home(tiny_folder, tmp_path_factory):
 
     home = tmp_path_factory.mktemp("home")
     return home, two_canaries(open_model(tiny_folder / "tiny"), home)
+
+
+@pytest.fixture(autouse=True)
+def no_models_of_the_user(monkeypatch, tmp_path):
+    """A server in this process must not find what happens to be pulled on this machine."""
+    monkeypatch.setenv("BURNISH_MODELS", str(tmp_path / "no-models"))
 
 
 @contextlib.contextmanager

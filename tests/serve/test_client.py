@@ -194,7 +194,7 @@ def test_what_clients_commonly_send_and_we_do_not_know_is_ignored(client):
 @pytest.mark.parametrize(
     ("settings", "param"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice"),
         ({"logit_bias": {"50": 5}}, "logit_bias"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),

@@ -23,11 +23,13 @@ class Shape(Protocol):
     def first(self, index: int) -> dict[str, Any] | None:
         """What a choice begins with, if anything."""
 
-    def piece(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """More text of a choice."""
+    def piece(
+        self, index: int, text: str, logprobs: Sequence[TokenLogprob]
+    ) -> dict[str, Any] | None:
+        """More text of a choice, if it can be shown already."""
 
-    def last(self, index: int, answer: Answer) -> dict[str, Any]:
-        """Why a choice ended."""
+    def last(self, index: int, answer: Answer) -> list[dict[str, Any]]:
+        """What was held back, and why a choice ended."""
 
     def total(self, answers: Sequence[Answer], per_prompt: int) -> dict[str, Any]:
         """Tokens read and made."""
@@ -83,10 +85,12 @@ class Exchange:
                     return
                 if news.text or news.logprobs:
                     piece = shape.piece(index, news.text, news.logprobs)
-                    yield _event(_counted(piece, with_usage))
+                    if piece:
+                        yield _event(_counted(piece, with_usage))
                 if news.answer:
                     done[index] = news.answer
-                    yield _event(_counted(shape.last(index, news.answer), with_usage))
+                    for chunk in shape.last(index, news.answer):
+                        yield _event(_counted(chunk, with_usage))
             if with_usage:
                 ordered = [done[index] for index in range(self.count)]
                 yield _event(shape.total(ordered, per_prompt))

@@ -55,7 +55,9 @@ class House:
             longest = self.settings.max_new_tokens
             requests = await run_in_threadpool(chat_requests, engine, asked, longest)
         exchange = Exchange(self.scheduler, engine, requests)
-        shape = ChatAnswers(asked.model, with_logprobs=bool(asked.logprobs))
+        tools = () if asked.tool_choice == "none" else asked.tools or ()
+        names = {tool.function.name for tool in tools}
+        shape = ChatAnswers(asked.model, with_logprobs=bool(asked.logprobs), functions=names)
         return await _respond(http, exchange, shape, asked)
 
     async def complete(self, asked: CompletionRequest, http: Request) -> Response:

@@ -1,4 +1,4 @@
-"""What clients make beside files and jobs, as rows of one table: found, listed, changed, deleted."""
+"""What clients make beside files and jobs, as rows of one table."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from burnish.serve.embeddings import EmbeddingRequest, Embedders
+from burnish.serve.embeddings import Embedders, EmbeddingRequest
 from burnish.serve.house import House
 from burnish.serve.wire import ChatRequest, CompletionRequest, Wire
 
