@@ -55,6 +55,7 @@ def house(canary_home):
     from burnish.engines.fleet import open_fleet
     from burnish.serve.app import create_app
     from burnish.serve.desk import Desk
+    from burnish.serve.keys import Keys
     from burnish.serve.store import Store, sqlite_url
     from burnish.serve.worker import Worker
 
@@ -64,9 +65,11 @@ def house(canary_home):
         patch.setenv("BURNISH_MODELS", str(home / "models"))
         fleet = open_fleet([*cries, "tiny"], {"org/gpt-4o-mini": "tiny"})
     worker = Worker(Desk(Store(sqlite_url(home)), home))
-    app = create_app(fleet, KEY, Serve(max_batch=8, max_new_tokens=32), worker=worker)
+    app = create_app(
+        fleet, Keys(home / "keys.json", KEY), Serve(max_batch=8, max_new_tokens=32), worker=worker
+    )
     with running(app) as address:
-        yield SimpleNamespace(address=address, fleet=fleet, cries=cries, app=app)
+        yield SimpleNamespace(address=address, fleet=fleet, cries=cries, app=app, home=home)
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_a_stopped_server_finishes_the_answer_that_it_has_begun(process, workspa
     assert chunks[-1].choices[0].finish_reason in ("length", "stop")
     assert process.wait(30) in (0, -stop)
     assert "Traceback" not in process.stderr.read()
-    assert stat.S_IMODE((workspace / "api_key").stat().st_mode) == 0o600
+    assert stat.S_IMODE((workspace / "keys.json").stat().st_mode) == 0o600
 
 
 def test_a_port_that_is_taken_says_so(tiny):

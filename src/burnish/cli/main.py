@@ -17,6 +17,7 @@ from burnish.cli import (
     compare,
     evaluate,
     index,
+    key,
     models,
     pull,
     recipe,
@@ -36,7 +37,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 WORDS = (
-    pull, models, check, train, evaluate, compare, index, search, ask, chat, serve, runs, recipe,
+    pull, models, check, train, evaluate, compare, index, search, ask, chat, serve, key, runs,
+    recipe,
 )  # fmt: skip
 for word in WORDS:
     app.command(word.__name__.rpartition(".")[2])(word.command)

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -15,23 +14,27 @@ from burnish.core.sections import Serve
 from burnish.engines.fleet import Fleet
 from burnish.engines.scheduler import Scheduler
 from burnish.serve import errors
+from burnish.serve.desk import Desk
 from burnish.serve.embeddings import Embedders, embedding_routes
 from burnish.serve.guard import LOOPBACK, Guard
+from burnish.serve.health import health_routes
 from burnish.serve.house import House
+from burnish.serve.keys import Keys
 from burnish.serve.routes import deployment_routes, routes
 from burnish.serve.tuning_routes import file_routes, job_routes
 from burnish.serve.uploads import upload_routes
+from burnish.serve.watch import Figures, Watch
 from burnish.serve.worker import Worker
 
 
 def create_app(
     fleet: Fleet,
-    key: str,
+    keys: Keys,
     settings: Serve | None = None,
     hosts: Collection[str] = LOOPBACK,
     worker: Worker | None = None,
 ) -> FastAPI:
-    """The application that answers with `fleet` to whoever has `key`.
+    """The application that answers with `fleet` to whoever has one of `keys`.
 
     `hosts` are the names that it answers to in the Host header; empty allows every name. With a
     `worker` there are files and fine-tuning jobs, and it works while the application runs. When the
@@ -60,7 +63,8 @@ def create_app(
     app.state.scheduler = scheduler
     desk = worker.desk if worker else None
     embedders = Embedders(desk.aliases if desk else {})
-    house = House(fleet, scheduler, settings, desk, embedders)
+    figures = _figures(scheduler, desk)
+    house = House(fleet, scheduler, settings, desk, embedders, figures)
     router = routes(house)
     if desk:
         router.include_router(file_routes(desk))
@@ -74,13 +78,21 @@ def create_app(
             deployment_routes(house, embedders), prefix=prefix, include_in_schema=False
         )
 
-    @app.get("/healthz", summary="Whether the server is up; needs no key")
-    async def healthz() -> JSONResponse:
-        return JSONResponse({"status": "ok"})
-
+    app.include_router(health_routes(house))
     app.add_exception_handler(BurnishError, errors.on_burnish_error)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(RequestValidationError, errors.on_bad_request)
     app.add_exception_handler(Exception, errors.on_fault)
-    app.add_middleware(Guard, key=key, hosts=hosts)
+    app.add_middleware(Guard, keys=keys, hosts=hosts)
+    app.add_middleware(Watch, figures=figures, audit=desk.home / "audit.jsonl" if desk else None)
     return app
+
+
+def _figures(scheduler: Scheduler, desk: Desk | None) -> Figures:
+    figures = Figures()
+    figures.gauge("burnish_running", "Answers being made.", lambda: scheduler.running)
+    figures.gauge("burnish_waiting", "Requests that wait.", lambda: scheduler.waiting)
+    if desk:
+        jobs = "Fine-tuning jobs that have not ended."
+        figures.gauge("burnish_jobs_unfinished", jobs, desk.jobs.unfinished)
+    return figures

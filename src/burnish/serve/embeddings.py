@@ -14,6 +14,7 @@ from pydantic import Field
 from burnish.models.embedder import Embedder
 from burnish.models.local import find_model, list_models
 from burnish.serve.errors import ModelNotFound, Refused
+from burnish.serve.keys import CALLER
 from burnish.serve.wire import Text, Token, Wire
 
 #: Texts of one request, as in the hosted API.
@@ -63,10 +64,11 @@ class Embedders:
 
     def open(self, name: str) -> Embedder:
         """The model of that name. Raises ModelNotFound, or BadRecipe for an unknown kind."""
-        if name not in self.names():
+        allowed = [known for known in self.names() if CALLER.get().allows_model(known)]
+        if name not in allowed:
             raise ModelNotFound(
                 f"The model `{name}` does not exist or makes no embeddings. "
-                f"Embedding models here: {', '.join(self.names()) or 'none; burnish pull one'}.",
+                f"Embedding models here: {', '.join(allowed) or 'none; burnish pull one'}.",
                 "model",
                 "model_not_found",
             )

@@ -42,9 +42,13 @@ class Exchange:
     """
 
     def __init__(
-        self, scheduler: Scheduler, engine: LocalEngine, requests: Sequence[Request]
+        self,
+        scheduler: Scheduler,
+        engine: LocalEngine,
+        requests: Sequence[Request],
+        counted: Callable[[Answer], None],
     ) -> None:
-        self.scheduler, self.count = scheduler, len(requests)
+        self.scheduler, self.count, self._counted = scheduler, len(requests), counted
         self._updates: asyncio.Queue[tuple[int, Update]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         listeners = [self._listener(loop, index) for index in range(self.count)]
@@ -100,6 +104,8 @@ class Exchange:
 
     def _listener(self, loop: asyncio.AbstractEventLoop, index: int) -> Callable[[Update], None]:
         def tell(update: Update) -> None:
+            if update.answer:
+                self._counted(update.answer)
             try:
                 loop.call_soon_threadsafe(self._updates.put_nowait, (index, update))
             except RuntimeError:  # the loop has ended, and with it whoever was listening

@@ -9,14 +9,13 @@ import uvicorn
 from burnish.core.errors import BurnishError
 from burnish.core.progress import say
 from burnish.core.sections import Serve
-from burnish.core.settings import workspace
 from burnish.engines.fleet import Fleet, open_fleet
 from burnish.models.local import list_models
 from burnish.serve.app import create_app
 from burnish.serve.desk import open_desk
 from burnish.serve.embeddings import Embedders
 from burnish.serve.guard import LOOPBACK
-from burnish.serve.keys import find_key
+from burnish.serve.keys import open_keys
 from burnish.serve.worker import Worker
 
 #: Seconds that open requests get to finish after the signal to stop.
@@ -43,12 +42,12 @@ def serve(
     try:
         worker = Worker(open_desk(settings.store, aliases))
         fleet = _open_fleet(sources, aliases or {})
-        key = find_key()
-        if key.made:
-            say(f"API key, shown once (kept in {workspace() / 'api_key'}): {key.value}")
+        keys = open_keys()
+        if value := keys.make_first():
+            say(f"API key, shown once (only its hash is kept): {value}")
         # Whoever binds to the network chooses the names; on loopback only loopback's are right.
         hosts = LOOPBACK | {settings.host} if settings.host in LOOPBACK else ()
-        app = create_app(fleet, key.value, settings, hosts, worker)
+        app = create_app(fleet, keys, settings, hosts, worker)
         served = ", ".join([*fleet.engines, *Embedders(aliases or {}).names()])
         say(f"Serving {served} at {base_url(str(host), port)} (Ctrl-C stops it)")
         config = uvicorn.Config(

@@ -17,6 +17,7 @@ from burnish.serve.errors import Refused
 from burnish.serve.files import PURPOSES, NoSuchFile, file_body
 from burnish.serve.job_wire import CreateJob, checkpoint_body, event_body, job_body
 from burnish.serve.jobs import CHANGES, Happening, storable
+from burnish.serve.keys import CALLER
 from burnish.serve.pages import Order, page_body
 from burnish.serve.store import Checkpoint, Event, Job
 
@@ -111,7 +112,8 @@ def job_routes(desk: Desk) -> APIRouter:
 def _create(desk: Desk, asked: CreateJob) -> Job:
     """Check what can be checked at once; then write the job and its first events."""
     base = desk.aliases.get(asked.model, asked.model)
-    if base not in {model.name for model in list_models() if model.kind == "causal"}:
+    trainable = {model.name for model in list_models() if model.kind == "causal"}
+    if base not in trainable or not CALLER.get().allows_model(asked.model):
         raise Refused(
             f"Model {asked.model} is not available for fine-tuning or does not exist.",
             "model",
