@@ -1,5 +1,6 @@
 """The HTTP application: routes, guard, and one error shape for everything."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
@@ -14,8 +15,11 @@ from burnish.core.sections import Serve
 from burnish.engines.fleet import Fleet
 from burnish.engines.scheduler import Scheduler
 from burnish.serve import errors
+from burnish.serve.batches import BatchWork, batch_routes
 from burnish.serve.desk import Desk
 from burnish.serve.embeddings import Embedders, embedding_routes
+from burnish.serve.errands import Errands
+from burnish.serve.graders import grader_routes
 from burnish.serve.guard import LOOPBACK, Guard
 from burnish.serve.health import health_routes
 from burnish.serve.house import House
@@ -45,11 +49,14 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if worker:
+        errands = _errands(worker, house, keys) if worker else None
+        if worker and errands:
             worker.start()
+            errands.start()
         yield
-        if worker:
+        if worker and errands:
             await run_in_threadpool(worker.stop)
+            await run_in_threadpool(errands.stop)
         await run_in_threadpool(scheduler.close)
 
     app = FastAPI(
@@ -65,19 +72,7 @@ def create_app(
     embedders = Embedders(desk.aliases if desk else {})
     figures = _figures(scheduler, desk)
     house = House(fleet, scheduler, settings, desk, embedders, figures)
-    router = routes(house)
-    if desk:
-        router.include_router(file_routes(desk))
-        router.include_router(upload_routes(desk))
-        router.include_router(job_routes(desk))
-    router.include_router(embedding_routes(embedders))
-    app.include_router(router, prefix="/v1")
-    for prefix in ("/openai/v1", "/openai"):
-        app.include_router(router, prefix=prefix, include_in_schema=False)
-        app.include_router(
-            deployment_routes(house, embedders), prefix=prefix, include_in_schema=False
-        )
-
+    _mount(app, house)
     app.include_router(health_routes(house))
     app.add_exception_handler(BurnishError, errors.on_burnish_error)
     app.add_exception_handler(HTTPException, errors.on_http_error)
@@ -86,6 +81,31 @@ def create_app(
     app.add_middleware(Guard, keys=keys, hosts=hosts)
     app.add_middleware(Watch, figures=figures, audit=desk.home / "audit.jsonl" if desk else None)
     return app
+
+
+def _mount(app: FastAPI, house: House) -> None:
+    """Every route under each prefix: OpenAI's, Azure's of today, Azure's with a date."""
+    router, desk, embedders = routes(house), house.desk, house.embedders
+    if desk:
+        router.include_router(file_routes(desk))
+        router.include_router(upload_routes(desk))
+        router.include_router(job_routes(desk))
+        router.include_router(batch_routes(desk))
+    router.include_router(embedding_routes(embedders))
+    router.include_router(grader_routes(house))
+    app.include_router(router, prefix="/v1")
+    for prefix in ("/openai/v1", "/openai"):
+        app.include_router(router, prefix=prefix, include_in_schema=False)
+        app.include_router(
+            deployment_routes(house, embedders), prefix=prefix, include_in_schema=False
+        )
+
+
+def _errands(worker: Worker, house: House, keys: Keys) -> Errands:
+    """Work beside the jobs, in the loop that answers requests."""
+    desk, loop = worker.desk, asyncio.get_running_loop()
+    errands = {"batch": BatchWork(desk, house, keys, loop).errand}
+    return Errands(desk.store, errands, worker.lease, worker.tick)
 
 
 def _figures(scheduler: Scheduler, desk: Desk | None) -> Figures:
