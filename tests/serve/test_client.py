@@ -236,13 +236,13 @@ def test_errors_are_the_clients_own_classes(client, house):
     with pytest.raises(openai.AuthenticationError) as wrong:
         openai.OpenAI(base_url=f"{house.address}/v1", api_key="nope").models.list()
     with pytest.raises(openai.NotFoundError) as nowhere:
-        client.vector_stores.list()
+        client.images.generate(prompt="a lamp")
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("org/unknown")
 
     assert missing.value.code == "model_not_found" and missing.value.param == "model"
     assert wrong.value.code == "invalid_api_key" and KEY not in str(wrong.value)
-    assert "/v1/vector_stores" in nowhere.value.message
+    assert "/v1/images" in nowhere.value.message
 
 
 def test_the_recommended_azure_address_works_too(house):

@@ -18,7 +18,7 @@ from tests.serve.conftest import KEY
 AUTH = {"authorization": f"Bearer {KEY}"}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "red"}], "max_tokens": 2}
 QUIET = settings(
-    max_examples=40,
+    max_examples=12,
     deadline=None,
     derandomize=True,
     database=None,

@@ -24,9 +24,12 @@ from burnish.serve.guard import LOOPBACK, Guard
 from burnish.serve.health import health_routes
 from burnish.serve.house import House
 from burnish.serve.keys import Keys
+from burnish.serve.responses import response_routes
 from burnish.serve.routes import deployment_routes, routes
 from burnish.serve.tuning_routes import file_routes, job_routes
 from burnish.serve.uploads import upload_routes
+from burnish.serve.vector_routes import vector_routes
+from burnish.serve.vectors import Vectors, VectorWork
 from burnish.serve.watch import Figures, Watch
 from burnish.serve.worker import Worker
 
@@ -91,6 +94,8 @@ def _mount(app: FastAPI, house: House) -> None:
         router.include_router(upload_routes(desk))
         router.include_router(job_routes(desk))
         router.include_router(batch_routes(desk))
+        router.include_router(response_routes(house, desk))
+        router.include_router(vector_routes(Vectors(desk, embedders)))
     router.include_router(embedding_routes(embedders))
     router.include_router(grader_routes(house))
     app.include_router(router, prefix="/v1")
@@ -104,7 +109,10 @@ def _mount(app: FastAPI, house: House) -> None:
 def _errands(worker: Worker, house: House, keys: Keys) -> Errands:
     """Work beside the jobs, in the loop that answers requests."""
     desk, loop = worker.desk, asyncio.get_running_loop()
-    errands = {"batch": BatchWork(desk, house, keys, loop).errand}
+    errands = {
+        "batch": BatchWork(desk, house, keys, loop).errand,
+        "file": VectorWork(Vectors(desk, house.embedders)).errand,
+    }
     return Errands(desk.store, errands, worker.lease, worker.tick)
 
 

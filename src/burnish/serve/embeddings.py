@@ -1,7 +1,7 @@
 """`client.embeddings`: texts to vectors by the embedding models that have been pulled."""
 
-import asyncio
 import base64
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -50,7 +50,7 @@ class Embedders:
     aliases: Mapping[str, str] = field(default_factory=dict)
     loaded: dict[str, Embedder] = field(default_factory=dict)
     #: One at a time: a fast tokenizer must not be used by two threads at once.
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    turn: threading.Lock = field(default_factory=threading.Lock)
 
     def names(self) -> list[str]:
         """All names that answer."""
@@ -59,8 +59,13 @@ class Embedders:
 
     async def embed(self, asked: EmbeddingRequest) -> dict[str, Any]:
         """Vectors of a request. Raises ModelNotFound, Refused."""
-        async with self.turn:
-            return await run_in_threadpool(self._embed, asked)
+        return await run_in_threadpool(self._embed, asked)
+
+    def encode(self, name: str, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of texts, as many as there are, however long. Raises ModelNotFound."""
+        embedder = self.open(name)
+        with self.turn:
+            return embedder.encode(texts)
 
     def open(self, name: str) -> Embedder:
         """The model of that name. Raises ModelNotFound, or BadRecipe for an unknown kind."""
@@ -73,17 +78,19 @@ class Embedders:
                 "model_not_found",
             )
         source = self.aliases.get(name, name)
-        if source not in self.loaded:
-            self.loaded[source] = Embedder(find_model(source))
-        return self.loaded[source]
+        with self.turn:
+            if source not in self.loaded:
+                self.loaded[source] = Embedder(find_model(source))
+            return self.loaded[source]
 
     def _embed(self, asked: EmbeddingRequest) -> dict[str, Any]:
         embedder = self.open(asked.model)
         width = asked.dimensions or embedder.width
         if width > embedder.width:
             raise Refused(f"The model's vectors have {embedder.width} dimensions.", "dimensions")
-        texts = [_text(embedder, item) for item in asked.items]
-        counts = [len(embedder.tokenizer(text, verbose=False)["input_ids"]) for text in texts]
+        with self.turn:
+            texts = [_text(embedder, item) for item in asked.items]
+            counts = [len(embedder.tokenizer(text, verbose=False)["input_ids"]) for text in texts]
         if max(counts) > embedder.max_tokens:
             raise Refused(
                 f"A text has {max(counts)} tokens; the model reads {embedder.max_tokens}. "
@@ -91,7 +98,7 @@ class Embedders:
                 "input",
                 "context_length_exceeded",
             )
-        vectors = _shortened(embedder.encode(texts), width)
+        vectors = _shortened(self.encode(asked.model, texts), width)
         shape = _SHAPES[asked.encoding_format or "float"]
         data = [
             {"object": "embedding", "index": place, "embedding": shape(vector)}

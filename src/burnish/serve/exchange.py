@@ -82,8 +82,7 @@ class Exchange:
             for index in range(self.count):
                 if begin := shape.first(index):
                     yield _event(_counted(begin, with_usage))
-            while len(done) < self.count:
-                index, news = await self._updates.get()
+            async for index, news in self.news():
                 if news.error:
                     yield _event(body_of(news.error))
                     return
@@ -100,7 +99,24 @@ class Exchange:
                 yield _event(shape.total(ordered, per_prompt))
             yield "data: [DONE]\n\n"
         finally:
-            self.scheduler.cancel(self.tickets)
+            self.cancel()
+
+    async def news(self) -> AsyncIterator[tuple[int, Update]]:
+        """What is new about each request, by its number, until all have ended or one has failed.
+
+        Whoever stops listening earlier has to `cancel`.
+        """
+        left = self.count
+        while left:
+            index, news = await self._updates.get()
+            left -= bool(news.answer)
+            yield index, news
+            if news.error:
+                return
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self.scheduler.cancel(self.tickets)
 
     def _listener(self, loop: asyncio.AbstractEventLoop, index: int) -> Callable[[Update], None]:
         def tell(update: Update) -> None:

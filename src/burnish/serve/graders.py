@@ -40,7 +40,8 @@ _ERRORS = (
 )  # fmt: skip
 _DETAILS = (
     "sample_parse_error_details", "invalid_variable_error_details",
-    "python_grader_server_error_type", "python_grader_runtime_error_details", "model_grader_server_error_details",
+    "python_grader_server_error_type", "python_grader_runtime_error_details",
+    "model_grader_server_error_details",
 )  # fmt: skip
 
 

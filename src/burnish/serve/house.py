@@ -27,7 +27,7 @@ from burnish.serve.watch import Figures
 from burnish.serve.wire import Asked, ChatRequest, CompletionRequest
 
 #: Nobody is left to read it; nginx's number for a client that closed the connection.
-_CLIENT_GONE = 499
+CLIENT_GONE = 499
 
 
 class NotYours(Refused):
@@ -54,15 +54,19 @@ class House:
 
     async def chat(self, asked: ChatRequest, http: Request) -> Response:
         """Answer a conversation."""
-        engine = await self._engine(asked.model)
-        async with self.encoding:
-            longest = self.settings.max_new_tokens
-            requests = await run_in_threadpool(chat_requests, engine, asked, longest)
-        exchange = self._exchange(asked.model, engine, requests)
+        exchange = await self.exchange_of(asked)
         tools = () if asked.tool_choice == "none" else asked.tools or ()
         names = {tool.function.name for tool in tools}
         shape = ChatAnswers(asked.model, with_logprobs=bool(asked.logprobs), functions=names)
         return await _respond(http, exchange, shape, asked)
+
+    async def exchange_of(self, asked: ChatRequest) -> Exchange:
+        """A conversation in the scheduler's hands."""
+        engine = await self._engine(asked.model)
+        async with self.encoding:
+            longest = self.settings.max_new_tokens
+            requests = await run_in_threadpool(chat_requests, engine, asked, longest)
+        return self._exchange(asked.model, engine, requests)
 
     async def complete(self, asked: CompletionRequest, http: Request) -> Response:
         """Continue plain text."""
@@ -176,5 +180,5 @@ async def _respond(http: Request, exchange: Exchange, shape: Shape, asked: Asked
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
     answers = await exchange.answers(http)
     if answers is None:
-        return Response(status_code=_CLIENT_GONE)
+        return Response(status_code=CLIENT_GONE)
     return JSONResponse(shape.whole(answers))

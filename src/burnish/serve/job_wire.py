@@ -11,7 +11,7 @@ ORGANISATION = "org-burnish"
 _OWNER = "burnish"
 
 
-def _storable(value: str) -> str:
+def storable_text(value: str) -> str:
     """Raises ValueError for text that a database cannot hold."""
     if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError("it holds a character that cannot be stored")
@@ -20,8 +20,8 @@ def _storable(value: str) -> str:
 
 Labels = Annotated[
     dict[
-        Annotated[str, Field(max_length=64), AfterValidator(_storable)],
-        Annotated[str, Field(max_length=512), AfterValidator(_storable)],
+        Annotated[str, Field(max_length=64), AfterValidator(storable_text)],
+        Annotated[str, Field(max_length=512), AfterValidator(storable_text)],
     ]
     | None,
     Field(max_length=16),
@@ -88,7 +88,7 @@ class Method(Closed):
 class CreateJob(Closed):
     """POST /fine_tuning/jobs."""
 
-    model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable)]
+    model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(storable_text)]
     training_file: Id
     validation_file: Id | None = None
     suffix: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
