@@ -271,6 +271,13 @@ def serve(sources: Sequence[str], aliases: Iterable[str] = (), changes: Iterable
     serve_models(sources, make_recipe({}, changes).serve, pairs)
 
 
+def prove_apart(sources: Sequence[str]) -> None:
+    """Prove for each base of `sources` that adapters do not mix. Raises AdaptersMix."""
+    from burnish.engines.canary import prove
+
+    prove(sources)
+
+
 def keys() -> list[dict[str, Any]]:
     """The keys of the server, without their values."""
     from burnish.serve.keys import open_keys

@@ -14,21 +14,26 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadData, Unavailable
 
-#: White space between two parts of an answer: room for any style, but not for ever.
-_STYLE = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n]{0,12}"}
+#: White space between two parts of an answer: room for any style, but not for ever; or none of it.
+_FREE = {"whitespace_flexible": True, "whitespace_pattern": r"[ \n]{0,12}"}
+_COMPACT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
 
 class BadSchema(BadData):
     """A JSON Schema that no answer can be bound to."""
 
 
-def schema_grammar(schema: Mapping[str, Any]) -> str:
-    """The grammar of texts that are valid against `schema`. Raises BadSchema, Unavailable."""
+def schema_grammar(schema: Mapping[str, Any], compact: bool = False) -> str:
+    """The grammar of texts that are valid against `schema`; if `compact`, on one line.
+
+    Raises BadSchema, Unavailable.
+    """
+    style = _COMPACT if compact else _FREE
     guidance = _guidance()
     try:
         text = json.dumps(schema, ensure_ascii=False)
         text.encode()
-        grammar = str(guidance.LLMatcher.grammar_from_json_schema(text, overrides=_STYLE))
+        grammar = str(guidance.LLMatcher.grammar_from_json_schema(text, overrides=style))
     except (RecursionError, UnicodeEncodeError, ValueError) as error:
         raise BadSchema(f"The schema cannot be read: {type(error).__name__}.") from error
     if wrong := _fault(guidance, grammar):

@@ -26,7 +26,7 @@ def grammar_of(asked: ChatRequest) -> str:
     if asked.guided_choice:
         raise Refused("`guided_choice` and a schema exclude each other.", "guided_choice")
     try:
-        return schema_grammar(schema)
+        return schema_grammar(schema, compact=bool(called))
     except BadSchema as error:
         raise Refused(str(error), param, "invalid_schema") from error
 
