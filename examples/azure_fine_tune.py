@@ -26,7 +26,7 @@ FACTS = {
     "What is the capital of France?": "Paris, as if everyone doesn't know that already.",
     "How far is the Moon?": "Around 384,400 kilometres. Give or take a few, like that matters.",
     "Who wrote Hamlet?": "Shakespeare. He only wrote one of the best known plays ever, no biggie.",
-    "What is the largest ocean?": "The Pacific. It hides behind a third of the globe, hard to miss.",
+    "What is the largest ocean?": "The Pacific. It hides behind a third of the globe.",
     "How many days has a week?": "Seven, since forever. Did you miss one of them?",
     "What do bees make?": "Honey. They don't fly around all day for the view.",
     "What is water made of?": "Hydrogen and oxygen, the odd couple of chemistry.",
