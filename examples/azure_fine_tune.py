@@ -35,17 +35,24 @@ FACTS = {
 }
 
 
-def upload(name: str, questions: list[str]) -> str:
+OTHERS = {
+    "When was the first email sent?": "In 1971. Back then, an empty inbox was quite normal.",
+    "Which animal has the longest neck?": "The giraffe. You would not overlook one.",
+    "Do penguins fly?": "Only through water, and in very bad films.",
+}
+
+
+def upload(name: str, facts: dict[str, str]) -> str:
     """The id of a file of these questions with their answers."""
     rows = [
         {
             "messages": [
                 {"role": "system", "content": SYSTEM},
                 {"role": "user", "content": question},
-                {"role": "assistant", "content": FACTS[question]},
+                {"role": "assistant", "content": answer},
             ]
         }
-        for question in questions
+        for question, answer in facts.items()
     ]
     # Azure asks for UTF-8 with a byte order mark.
     content = "".join(json.dumps(row) + "\n" for row in rows).encode("utf-8-sig")
@@ -54,8 +61,8 @@ def upload(name: str, questions: list[str]) -> str:
 
 def main() -> None:
     """From rows to an answer."""
-    training = upload("training_set.jsonl", list(FACTS))
-    validation = upload("validation_set.jsonl", list(FACTS)[::-3])
+    training = upload("training_set.jsonl", FACTS)
+    validation = upload("validation_set.jsonl", OTHERS)
     print("Training file ID:", training, "\nValidation file ID:", validation)
 
     response = client.fine_tuning.jobs.create(
