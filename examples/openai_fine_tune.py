@@ -1,7 +1,7 @@
 """Fine-tune and chat through the official `openai` client, as one does with the hosted API.
 
     burnish serve &
-    export OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=$(cat .burnish/api_key)
+    export OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=bk-...
     python examples/openai_fine_tune.py examples/support-desk/replies.jsonl
 
 Nothing below is burnish's own: without the two variables it speaks to OpenAI.

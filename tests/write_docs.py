@@ -13,6 +13,7 @@ from burnish.core.settings import SETTINGS
 from burnish.data.check import CODES
 from burnish.data.formats import FORMATS
 from burnish.models.audit import CHECKS
+from tests.serve.conformance.page import conformance_page
 
 ROOT = Path(__file__).parent.parent
 WORDS = sorted(command.name for command in app.registered_commands)
@@ -74,6 +75,7 @@ def data_page() -> str:
 
 
 PAGES = {
+    "docs/conformance.md": conformance_page,
     "docs/data.md": data_page,
     "docs/recipe.md": recipe_page,
     "docs/commands.md": commands_page,

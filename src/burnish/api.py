@@ -11,9 +11,9 @@ Heavy libraries load inside the verb that needs them, once what it was told make
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
@@ -292,6 +292,43 @@ def serve(sources: Sequence[str], aliases: Iterable[str] = (), changes: Iterable
             raise BadRecipe(f"`--alias {alias}` is not NAME=MODEL.", "--alias gpt-4o-mini=last")
         pairs[name] = model
     serve_models(sources, make_recipe({}, changes).serve, pairs)
+
+
+def prove_apart(sources: Sequence[str]) -> None:
+    """Prove for each base of `sources` that adapters do not mix. Raises AdaptersMix."""
+    from burnish.engines.canary import prove
+
+    prove(sources)
+
+
+def keys() -> list[dict[str, Any]]:
+    """The keys of the server, without their values."""
+    from burnish.serve.keys import open_keys
+
+    hidden = ("sha256",)
+    return [
+        {name: value for name, value in asdict(key).items() if name not in hidden}
+        for key in open_keys().all()
+    ]
+
+
+def make_key(
+    name: str,
+    models: Sequence[str] = (),
+    routes: Sequence[str] = (),
+    per_minute: int | None = None,
+) -> str:
+    """A new key for the server; its value is kept nowhere. Raises AlreadyThere, BadRecipe."""
+    from burnish.serve.keys import Key, open_keys
+
+    return open_keys().add(Key(name, "", list(models), list(routes), per_minute))
+
+
+def remove_key(name: str) -> None:
+    """Let a key open nothing any more. Raises NotFound."""
+    from burnish.serve.keys import open_keys
+
+    open_keys().remove(name)
 
 
 def refreeze(recipe: Source) -> None:

@@ -10,8 +10,11 @@ import pytest
 import uvicorn
 
 from tests.canaries import two_canaries
+from tests.embedder import embedder_folder
 from tests.serve import postgres, tuning
 from tests.serve.tuning import KEY
+
+__all__ = ["embedder_folder"]
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +24,12 @@ def canary_home(tiny_folder, tmp_path_factory):
 
     home = tmp_path_factory.mktemp("home")
     return home, two_canaries(open_model(tiny_folder / "tiny"), home)
+
+
+@pytest.fixture(autouse=True)
+def no_models_of_the_user(monkeypatch, tmp_path):
+    """A server in this process must not find what happens to be pulled on this machine."""
+    monkeypatch.setenv("BURNISH_MODELS", str(tmp_path / "no-models"))
 
 
 @contextlib.contextmanager
@@ -46,6 +55,7 @@ def house(canary_home):
     from burnish.engines.fleet import open_fleet
     from burnish.serve.app import create_app
     from burnish.serve.desk import Desk
+    from burnish.serve.keys import Keys
     from burnish.serve.store import Store, sqlite_url
     from burnish.serve.worker import Worker
 
@@ -55,9 +65,11 @@ def house(canary_home):
         patch.setenv("BURNISH_MODELS", str(home / "models"))
         fleet = open_fleet([*cries, "tiny"], {"org/gpt-4o-mini": "tiny"})
     worker = Worker(Desk(Store(sqlite_url(home)), home))
-    app = create_app(fleet, KEY, Serve(max_batch=8, max_new_tokens=32), worker=worker)
+    app = create_app(
+        fleet, Keys(home / "keys.json", KEY), Serve(max_batch=8, max_new_tokens=32), worker=worker
+    )
     with running(app) as address:
-        yield SimpleNamespace(address=address, fleet=fleet, cries=cries, app=app)
+        yield SimpleNamespace(address=address, fleet=fleet, cries=cries, app=app, home=home)
 
 
 @pytest.fixture
@@ -67,11 +79,23 @@ def client(house):
 
 
 @pytest.fixture(scope="session")
-def server(tiny_folder, tmp_path_factory):
+def server(embedder_folder, tmp_path_factory):
     """A server process with a worker, for all tests that kill nothing."""
-    server = tuning.Server(tmp_path_factory.mktemp("tuning"), tiny_folder)
+    aliases = {"text-embedding-3-small": "tiny-embedder"}
+    server = tuning.Server(tmp_path_factory.mktemp("tuning"), embedder_folder, aliases=aliases)
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session", params=["openai", "azure"])
+def either(request, server):
+    """The client for OpenAI, and the one for Azure."""
+    if request.param == "openai":
+        return server.client
+    address = server.address.removesuffix("/v1")
+    return openai.AzureOpenAI(
+        azure_endpoint=address, api_version="2024-10-21", api_key=KEY, max_retries=0
+    )
 
 
 @pytest.fixture(scope="session")

@@ -194,7 +194,7 @@ def test_what_clients_commonly_send_and_we_do_not_know_is_ignored(client):
 @pytest.mark.parametrize(
     ("settings", "param"),
     [
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         ({"tools": [], "tool_choice": "required"}, "tool_choice"),
         ({"logit_bias": {"50": 5}}, "logit_bias"),
         ({"frequency_penalty": 0.5}, "frequency_penalty"),
@@ -236,13 +236,13 @@ def test_errors_are_the_clients_own_classes(client, house):
     with pytest.raises(openai.AuthenticationError) as wrong:
         openai.OpenAI(base_url=f"{house.address}/v1", api_key="nope").models.list()
     with pytest.raises(openai.NotFoundError) as nowhere:
-        client.vector_stores.list()
+        client.images.generate(prompt="a lamp")
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("org/unknown")
 
     assert missing.value.code == "model_not_found" and missing.value.param == "model"
     assert wrong.value.code == "invalid_api_key" and KEY not in str(wrong.value)
-    assert "/v1/vector_stores" in nowhere.value.message
+    assert "/v1/images" in nowhere.value.message
 
 
 def test_the_recommended_azure_address_works_too(house):

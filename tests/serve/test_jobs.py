@@ -3,10 +3,11 @@
 import csv
 import io
 
+import httpx
 import openai
 import pytest
 
-from tests.serve.tuning import KEY, begin, chat_line, events, lines, rows, upload, wait
+from tests.serve.tuning import KEY, begin, chat_line, events, lines, pairs, rows, upload, wait
 
 
 @pytest.fixture
@@ -132,6 +133,9 @@ def test_jobs_are_listed_by_pages_and_by_metadata(client, jobs, finished):
         ({"suffix": "x" * 65}, "suffix", "string_too_long"),
         ({"seed": -1}, "seed", "greater_than_equal"),
         ({"method": {"type": "reinforcement"}}, "method.type", "literal_error"),
+        ({"method": {"type": "dpo", "supervised": {}}}, "method", "value_error"),
+        ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 3}}}},
+         "method.dpo.hyperparameters.beta", "less_than_equal"),
         ({"hyperparameters": {"n_epochs": 51}}, "hyperparameters.n_epochs", "less_than_equal"),
         ({"hyperparameters": {"epochs": 3}}, "hyperparameters.epochs", "extra_forbidden"),
         ({"metadata": {"k" * 65: "v"}}, "metadata", "string_too_long"),
@@ -263,3 +267,49 @@ def test_the_azure_client_does_the_same(server, finished):
     with pytest.raises(openai.BadRequestError) as refused:
         azure.chat.completions.create(model="tiny", messages=[])
     assert refused.value.param == "messages"
+
+
+def test_preferences_are_learnt_by_dpo_and_its_numbers_are_shown(either):
+    file = upload(either, pairs(20))
+    hyperparameters = {"beta": "auto", "n_epochs": 2, "learning_rate_multiplier": 20}
+    method = {"type": "dpo", "dpo": {"hyperparameters": hyperparameters}}
+
+    job = wait(
+        either, either.fine_tuning.jobs.create(model="tiny", training_file=file, method=method).id
+    )
+
+    assert job.status == "succeeded", job.error
+    assert job.method.type == "dpo" and job.method.supervised is None
+    assert job.method.dpo.hyperparameters.beta == 0.1
+    assert job.method.dpo.hyperparameters.n_epochs == job.hyperparameters.n_epochs == 2
+    told = [event.data["train_loss"] for event in events(either, job.id) if event.type == "metrics"]
+    assert told[-1] < told[0] < 0.7
+    assert said(either, job.fine_tuned_model) != said(either, "tiny")
+
+
+@pytest.mark.parametrize(
+    ("content", "method", "words"),
+    [
+        (rows(12), "dpo", "rows 1, 2, 3, 4, 5: the row isn't of the shape"),
+        (pairs(12), "supervised", "name the method `dpo`"),
+        (pairs(12, "same", "same"), "dpo", "rejected one are the same"),
+    ],
+)
+def test_rows_of_another_method_end_the_job(client, content, method, words):
+    job = begin(
+        client, training_file=upload(client, content), method={"type": method}, hyperparameters={}
+    )
+
+    failed = wait(client, job)
+
+    assert failed.status == "failed" and failed.error.code == "invalid_training_file"
+    assert words in failed.error.message
+
+
+def test_events_and_checkpoints_answer_to_post_too(server, finished):
+    for word in ("events", "checkpoints"):
+        address = f"{server.address}/fine_tuning/jobs/{finished.id}/{word}?limit=2"
+        auth = {"authorization": f"Bearer {KEY}"}
+        got, posted = (httpx.request(verb, address, headers=auth) for verb in ("GET", "POST"))
+        assert posted.status_code == 200 and posted.json() == got.json()
+        assert len(posted.json()["data"]) == 2

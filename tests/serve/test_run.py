@@ -58,7 +58,7 @@ def test_a_stopped_server_finishes_the_answer_that_it_has_begun(process, workspa
     assert chunks[-1].choices[0].finish_reason in ("length", "stop")
     assert process.wait(30) in (0, -stop)
     assert "Traceback" not in process.stderr.read()
-    assert stat.S_IMODE((workspace / "api_key").stat().st_mode) == 0o600
+    assert stat.S_IMODE((workspace / "keys.json").stat().st_mode) == 0o600
 
 
 def test_a_port_that_is_taken_says_so(tiny):
@@ -71,3 +71,18 @@ def test_a_port_that_is_taken_says_so(tiny):
 def test_an_address_is_one_that_clients_take():
     assert base_url("127.0.0.1", 8000) == "http://127.0.0.1:8000/v1"
     assert base_url("::1", 8000) == "http://[::1]:8000/v1"
+
+
+def test_a_self_test_comes_before_the_first_request(tiny, workspace):
+    program = subprocess.Popen(
+        [sys.executable, "-c", "from burnish.cli.main import main; main()",
+         "serve", "tiny", "--port", "0", "--self-test"],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert int(read_until(program, r"tiny: (\d+) answers in every order and mix")) > 300
+        assert read_until(program, r"Serving tiny at (\S+)")
+    finally:
+        program.kill()
+        program.wait()
+        program.stderr.close()

@@ -12,14 +12,15 @@ import openai
 
 KEY = "bk-test-key"
 PROGRAM = """
-import sys
+import json, sys
 from burnish.core.progress import Lines, listen
 from burnish.core.sections import Serve
 from burnish.serve import run
 from burnish.serve.worker import Worker
 listen(Lines())
 run.Worker = lambda desk: Worker(desk, lease=2.0, tick=0.05)
-run.serve(['tiny'], Serve(port=0, store=sys.argv[1]), {'gpt-4o-mini-2024-07-18': 'tiny'})
+aliases = {'gpt-4o-mini-2024-07-18': 'tiny', **json.loads(sys.argv[2])}
+run.serve(['tiny'], Serve(port=0, store=sys.argv[1]), aliases)
 """
 WORDS = ("parcel", "refund", "lamp", "account", "password", "login", "order", "late", "red", "pear")
 
@@ -41,11 +42,25 @@ def rows(count, answer="my parcel"):
     return lines(chat_line(one, answer) for one in asked)
 
 
+def pairs(count, better="my parcel", worse="red pear"):
+    """The bytes of a file of so many preferences, as the hosted API takes them."""
+    return lines(
+        {
+            "input": {
+                "messages": [{"role": "user", "content": f"{WORDS[i % 10]} {WORDS[i // 10]}"}]
+            },
+            "preferred_output": [{"role": "assistant", "content": better}],
+            "non_preferred_output": [{"role": "assistant", "content": worse}],
+        }
+        for i in range(count)
+    )
+
+
 class Server:
     """`burnish serve` in a process of its own; its leases are short."""
 
-    def __init__(self, home, models, store=""):
-        self.home, self.store = home, store
+    def __init__(self, home, models, store="", aliases=None):
+        self.home, self.store, self.aliases = home, store, aliases or {}
         self.environment = {
             **os.environ,
             "BURNISH_HOME": str(home),
@@ -56,7 +71,7 @@ class Server:
 
     def start(self):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, self.store],
+            [sys.executable, "-c", PROGRAM, self.store, json.dumps(self.aliases)],
             stderr=subprocess.PIPE,
             text=True,
             env=self.environment,

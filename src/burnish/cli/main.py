@@ -18,6 +18,7 @@ from burnish.cli import (
     evaluate,
     export,
     index,
+    key,
     models,
     pull,
     recipe,
@@ -38,7 +39,7 @@ app = typer.Typer(
 )
 WORDS = (
     pull, models, check, train, evaluate, compare, export,
-    index, search, ask, chat, serve, runs, recipe,
+    index, search, ask, chat, serve, key, runs, recipe,
 )  # fmt: skip
 for word in WORDS:
     app.command(word.__name__.rpartition(".")[2])(word.command)

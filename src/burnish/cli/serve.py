@@ -21,6 +21,9 @@ def command(
         str | None,
         typer.Option(metavar="URL", help="Database of files and jobs. [default: SQLite]"),
     ] = None,
+    self_test: Annotated[
+        bool, typer.Option("--self-test", help="First prove that adapters do not mix; then serve.")
+    ] = False,
     changes: Changes = None,
 ) -> None:
     """Serve models and fine-tuned runs to any OpenAI client, until stopped.
@@ -33,4 +36,7 @@ def command(
     settings += [f"serve.host={host}"] if host else []
     settings += [f"serve.port={port}"] if port is not None else []
     settings += [f"serve.store={store}"] if store else []
-    api.serve(sources or ["smollm2-135m-instruct"], aliases=alias or (), changes=settings)
+    named = sources or ["smollm2-135m-instruct"]
+    if self_test:
+        api.prove_apart(named)
+    api.serve(named, aliases=alias or (), changes=settings)

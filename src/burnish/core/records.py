@@ -117,7 +117,11 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question to an engine. `choices` constrains the answer to exactly one of these texts."""
+    """One question to an engine.
+
+    `choices` constrains the answer to exactly one of these texts, `grammar` to what it describes
+    (engines/grammar.py).
+    """
 
     messages: tuple[Message, ...]
     max_new_tokens: int = 256
@@ -128,6 +132,7 @@ class Prompt:
     seed: int | None = None
     top_logprobs: int | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
+    grammar: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.records import Answer, Prompt, TokenLogprob
 from burnish.engines.cache import GrowingCache
+from burnish.engines.grammar import Matcher
 from burnish.engines.sampling import Sampler
 
 
@@ -32,12 +33,17 @@ class Request:
 
     def __post_init__(self) -> None:
         self.sampler = Sampler(self.prompt)
+        grammar = self.prompt.grammar
+        self.matcher = Matcher(grammar, self.tokenizer, self.ends) if grammar else None
 
     def take(self, logits: torch.Tensor) -> int:
         """Choose the next token from logits (vocabulary,); notice when the answer is complete."""
-        token = self.sampler.pick(logits)
+        token = self.sampler.pick(self.matcher.bound(logits) if self.matcher else logits)
         if token in self.ends:
             self.finish = "stop"
+            return token
+        if self.matcher and not self.matcher.take(token):
+            self.finish = "length"  # the answer is not whole, and this is how one says so
             return token
         if self.prompt.top_logprobs is not None:
             self.logprobs.append(self._logprob(logits, token, self.prompt.top_logprobs))

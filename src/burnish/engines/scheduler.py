@@ -140,6 +140,11 @@ class Scheduler:
         self._thread.join()
 
     @property
+    def open(self) -> bool:
+        """Whether requests are taken."""
+        return not self._closed and self._thread.is_alive()
+
+    @property
     def waiting(self) -> int:
         """Requests that have not begun."""
         return sum(len(lane.waiting) for lane in self._lanes.values())

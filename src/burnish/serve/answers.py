@@ -1,12 +1,13 @@
 """From the engine's answers to bodies and chunks on the wire."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any
 
 from burnish.core.records import Answer, TokenLogprob
+from burnish.serve.calls import CallWatch, Said, take_apart
 
 
 def usage(answers: Sequence[Answer], prompts: Sequence[Answer]) -> dict[str, int]:
@@ -22,8 +23,11 @@ class ChatAnswers:
 
     model: str
     with_logprobs: bool
+    #: The functions that may be called.
+    functions: Collection[str] = ()
     id: str = field(default_factory=lambda: f"chatcmpl-{token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
+    watches: dict[int, CallWatch] = field(default_factory=dict)
 
     def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The body of a request that isn't streamed."""
@@ -37,13 +41,28 @@ class ChatAnswers:
         """The chunk that names the role of a choice."""
         return self._chunk(index, {"role": "assistant", "content": ""}, (), None)
 
-    def piece(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """The chunk that carries more text of a choice."""
+    def piece(
+        self, index: int, text: str, logprobs: Sequence[TokenLogprob]
+    ) -> dict[str, Any] | None:
+        """The chunk that carries more text of a choice; none while it may be a call."""
+        if self.functions:
+            watch = self.watches.setdefault(index, CallWatch())
+            watch.held += logprobs
+            if not (text := watch.feed(text)):
+                return None
+            logprobs, watch.held = watch.held, []
         return self._chunk(index, {"content": text}, logprobs, None)
 
-    def last(self, index: int, answer: Answer) -> dict[str, Any]:
-        """The chunk that says why a choice ended."""
-        return self._chunk(index, {}, (), answer.finish_reason)
+    def last(self, index: int, answer: Answer) -> list[dict[str, Any]]:
+        """The chunks that bring what was held back, and say why a choice ended."""
+        said, watch = self._said(answer), self.watches.get(index, CallWatch())
+        chunks = []
+        if said.calls:
+            numbered = [{"index": place, **call} for place, call in enumerate(said.calls)]
+            chunks.append(self._chunk(index, {"tool_calls": numbered}, watch.held, None))
+        elif self.functions and (rest := answer.text[watch.shown :]):
+            chunks.append(self._chunk(index, {"content": rest}, watch.held, None))
+        return [*chunks, self._chunk(index, {}, (), _reason(answer, said))]
 
     def total(self, answers: Sequence[Answer], per_prompt: int) -> dict[str, Any]:
         """The chunk of `stream_options.include_usage`."""
@@ -53,12 +72,19 @@ class ChatAnswers:
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
+    def _said(self, answer: Answer) -> Said:
+        return take_apart(answer.text, self.functions) if self.functions else Said(answer.text)
+
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
+        said = self._said(answer)
+        message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+        if said.calls:
+            message |= {"content": said.text or None, "tool_calls": said.calls}
         return {
             "index": index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": message,
             "logprobs": self._logprobs(answer.logprobs) if self.with_logprobs else None,
-            "finish_reason": answer.finish_reason,
+            "finish_reason": _reason(answer, said),
         }
 
     def _chunk(
@@ -114,9 +140,9 @@ class Completions:
         """The chunk that carries more text of a choice."""
         return {**self._head(), "choices": [self._choice(index, text, logprobs, None)]}
 
-    def last(self, index: int, answer: Answer) -> dict[str, Any]:
+    def last(self, index: int, answer: Answer) -> list[dict[str, Any]]:
         """The chunk that says why a choice ended."""
-        return {**self._head(), "choices": [self._choice(index, "", (), answer.finish_reason)]}
+        return [{**self._head(), "choices": [self._choice(index, "", (), answer.finish_reason)]}]
 
     def total(self, answers: Sequence[Answer], per_prompt: int) -> dict[str, Any]:
         """The chunk of `stream_options.include_usage`."""
@@ -147,6 +173,10 @@ class Completions:
             "top_logprobs": [dict(one.top) for one in logprobs],
             "text_offset": offsets,
         }
+
+
+def _reason(answer: Answer, said: Said) -> str:
+    return "tool_calls" if said.calls else answer.finish_reason
 
 
 def _token(token: str, logprob: float) -> dict[str, Any]:

@@ -1,11 +1,11 @@
 """The HTTP application: routes, guard, and one error shape for everything."""
 
+import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -15,21 +15,33 @@ from burnish.core.sections import Serve
 from burnish.engines.fleet import Fleet
 from burnish.engines.scheduler import Scheduler
 from burnish.serve import errors
+from burnish.serve.batches import BatchWork, batch_routes
+from burnish.serve.desk import Desk
+from burnish.serve.embeddings import Embedders, embedding_routes
+from burnish.serve.errands import Errands
+from burnish.serve.graders import grader_routes
 from burnish.serve.guard import LOOPBACK, Guard
+from burnish.serve.health import health_routes
 from burnish.serve.house import House
+from burnish.serve.keys import Keys
+from burnish.serve.responses import response_routes
 from burnish.serve.routes import deployment_routes, routes
 from burnish.serve.tuning_routes import file_routes, job_routes
+from burnish.serve.uploads import upload_routes
+from burnish.serve.vector_routes import vector_routes
+from burnish.serve.vectors import Vectors, VectorWork
+from burnish.serve.watch import Figures, Watch
 from burnish.serve.worker import Worker
 
 
 def create_app(
     fleet: Fleet,
-    key: str,
+    keys: Keys,
     settings: Serve | None = None,
     hosts: Collection[str] = LOOPBACK,
     worker: Worker | None = None,
 ) -> FastAPI:
-    """The application that answers with `fleet` to whoever has `key`.
+    """The application that answers with `fleet` to whoever has one of `keys`.
 
     `hosts` are the names that it answers to in the Host header; empty allows every name. With a
     `worker` there are files and fine-tuning jobs, and it works while the application runs. When the
@@ -40,11 +52,14 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        if worker:
+        errands = _errands(worker, house, keys) if worker else None
+        if worker and errands:
             worker.start()
+            errands.start()
         yield
-        if worker:
+        if worker and errands:
             await run_in_threadpool(worker.stop)
+            await run_in_threadpool(errands.stop)
         await run_in_threadpool(scheduler.close)
 
     app = FastAPI(
@@ -57,23 +72,55 @@ def create_app(
     )
     app.state.scheduler = scheduler
     desk = worker.desk if worker else None
-    house = House(fleet, scheduler, settings, desk)
-    router = routes(house)
-    if desk:
-        router.include_router(file_routes(desk))
-        router.include_router(job_routes(desk))
-    app.include_router(router, prefix="/v1")
-    for prefix in ("/openai/v1", "/openai"):
-        app.include_router(router, prefix=prefix, include_in_schema=False)
-        app.include_router(deployment_routes(house), prefix=prefix, include_in_schema=False)
-
-    @app.get("/healthz", summary="Whether the server is up; needs no key")
-    async def healthz() -> JSONResponse:
-        return JSONResponse({"status": "ok"})
-
+    embedders = Embedders(desk.aliases if desk else {})
+    figures = _figures(scheduler, desk)
+    house = House(fleet, scheduler, settings, desk, embedders, figures)
+    _mount(app, house)
+    app.include_router(health_routes(house))
     app.add_exception_handler(BurnishError, errors.on_burnish_error)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(RequestValidationError, errors.on_bad_request)
     app.add_exception_handler(Exception, errors.on_fault)
-    app.add_middleware(Guard, key=key, hosts=hosts)
+    app.add_middleware(Guard, keys=keys, hosts=hosts)
+    app.add_middleware(Watch, figures=figures, audit=desk.home / "audit.jsonl" if desk else None)
     return app
+
+
+def _mount(app: FastAPI, house: House) -> None:
+    """Every route under each prefix: OpenAI's, Azure's of today, Azure's with a date."""
+    router, desk, embedders = routes(house), house.desk, house.embedders
+    if desk:
+        router.include_router(file_routes(desk))
+        router.include_router(upload_routes(desk))
+        router.include_router(job_routes(desk))
+        router.include_router(batch_routes(desk))
+        router.include_router(response_routes(house, desk))
+        router.include_router(vector_routes(Vectors(desk, embedders)))
+    router.include_router(embedding_routes(embedders))
+    router.include_router(grader_routes(house))
+    app.include_router(router, prefix="/v1")
+    for prefix in ("/openai/v1", "/openai"):
+        app.include_router(router, prefix=prefix, include_in_schema=False)
+        app.include_router(
+            deployment_routes(house, embedders), prefix=prefix, include_in_schema=False
+        )
+
+
+def _errands(worker: Worker, house: House, keys: Keys) -> Errands:
+    """Work beside the jobs, in the loop that answers requests."""
+    desk, loop = worker.desk, asyncio.get_running_loop()
+    errands = {
+        "batch": BatchWork(desk, house, keys, loop).errand,
+        "file": VectorWork(Vectors(desk, house.embedders)).errand,
+    }
+    return Errands(desk.store, errands, worker.lease, worker.tick)
+
+
+def _figures(scheduler: Scheduler, desk: Desk | None) -> Figures:
+    figures = Figures()
+    figures.gauge("burnish_running", "Answers being made.", lambda: scheduler.running)
+    figures.gauge("burnish_waiting", "Requests that wait.", lambda: scheduler.waiting)
+    if desk:
+        jobs = "Fine-tuning jobs that have not ended."
+        figures.gauge("burnish_jobs_unfinished", jobs, desk.jobs.unfinished)
+    return figures

@@ -12,6 +12,7 @@ from sqlalchemy import select
 from burnish.core.settings import workspace
 from burnish.serve.files import Files
 from burnish.serve.jobs import Jobs
+from burnish.serve.records import Records
 from burnish.serve.store import Checkpoint, Deleted, File, Job, Store, sqlite_url
 
 
@@ -42,6 +43,11 @@ class Desk:
     def jobs(self) -> Jobs:
         """Fine-tuning jobs."""
         return Jobs(self.store)
+
+    @property
+    def records(self) -> Records:
+        """All else that clients have made."""
+        return Records(self.store)
 
     def run_folder(self, job: Job) -> Path:
         """The one run of a job: by its name it stands among the others in the order of time."""

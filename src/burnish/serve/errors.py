@@ -53,7 +53,7 @@ def error_response(
     body = json.dumps(error_body(status, message, param, code))
     extra = dict(headers or {})
     if status == 429:
-        extra["retry-after"] = "1"
+        extra.setdefault("retry-after", "1")
     return Response(body, status, extra, media_type="application/json")
 
 

@@ -23,11 +23,13 @@ class Shape(Protocol):
     def first(self, index: int) -> dict[str, Any] | None:
         """What a choice begins with, if anything."""
 
-    def piece(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """More text of a choice."""
+    def piece(
+        self, index: int, text: str, logprobs: Sequence[TokenLogprob]
+    ) -> dict[str, Any] | None:
+        """More text of a choice, if it can be shown already."""
 
-    def last(self, index: int, answer: Answer) -> dict[str, Any]:
-        """Why a choice ended."""
+    def last(self, index: int, answer: Answer) -> list[dict[str, Any]]:
+        """What was held back, and why a choice ended."""
 
     def total(self, answers: Sequence[Answer], per_prompt: int) -> dict[str, Any]:
         """Tokens read and made."""
@@ -40,9 +42,13 @@ class Exchange:
     """
 
     def __init__(
-        self, scheduler: Scheduler, engine: LocalEngine, requests: Sequence[Request]
+        self,
+        scheduler: Scheduler,
+        engine: LocalEngine,
+        requests: Sequence[Request],
+        counted: Callable[[Answer], None],
     ) -> None:
-        self.scheduler, self.count = scheduler, len(requests)
+        self.scheduler, self.count, self._counted = scheduler, len(requests), counted
         self._updates: asyncio.Queue[tuple[int, Update]] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         listeners = [self._listener(loop, index) for index in range(self.count)]
@@ -76,26 +82,46 @@ class Exchange:
             for index in range(self.count):
                 if begin := shape.first(index):
                     yield _event(_counted(begin, with_usage))
-            while len(done) < self.count:
-                index, news = await self._updates.get()
+            async for index, news in self.news():
                 if news.error:
                     yield _event(body_of(news.error))
                     return
                 if news.text or news.logprobs:
                     piece = shape.piece(index, news.text, news.logprobs)
-                    yield _event(_counted(piece, with_usage))
+                    if piece:
+                        yield _event(_counted(piece, with_usage))
                 if news.answer:
                     done[index] = news.answer
-                    yield _event(_counted(shape.last(index, news.answer), with_usage))
+                    for chunk in shape.last(index, news.answer):
+                        yield _event(_counted(chunk, with_usage))
             if with_usage:
                 ordered = [done[index] for index in range(self.count)]
                 yield _event(shape.total(ordered, per_prompt))
             yield "data: [DONE]\n\n"
         finally:
-            self.scheduler.cancel(self.tickets)
+            self.cancel()
+
+    async def news(self) -> AsyncIterator[tuple[int, Update]]:
+        """What is new about each request, by its number, until all have ended or one has failed.
+
+        Whoever stops listening earlier has to `cancel`.
+        """
+        left = self.count
+        while left:
+            index, news = await self._updates.get()
+            left -= bool(news.answer)
+            yield index, news
+            if news.error:
+                return
+
+    def cancel(self) -> None:
+        """Nobody waits any more."""
+        self.scheduler.cancel(self.tickets)
 
     def _listener(self, loop: asyncio.AbstractEventLoop, index: int) -> Callable[[Update], None]:
         def tell(update: Update) -> None:
+            if update.answer:
+                self._counted(update.answer)
             try:
                 loop.call_soon_threadsafe(self._updates.put_nowait, (index, update))
             except RuntimeError:  # the loop has ended, and with it whoever was listening

@@ -19,6 +19,7 @@ PURPOSES = {
     "fine-tune": ".jsonl",
     "fine-tune-results": ".csv",
     "batch": ".jsonl",
+    "batch_output": ".jsonl",
     "assistants": "",
     "vision": "",
     "user_data": "",

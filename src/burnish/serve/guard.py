@@ -1,14 +1,13 @@
-"""What every request passes first: host, key, size; and the headers that every answer carries.
+"""What every request passes first: host, key, size, rate; and the headers of every answer.
 
 The `Host` check keeps a web page that the user visits from reaching a server on loopback under a
 name of its own (DNS rebinding).
 """
 
-import hmac
 import re
 import time
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from secrets import token_hex
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,14 +15,15 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.serve.errors import error_response
+from burnish.serve.keys import CALLER, Key, Keys
+from burnish.serve.rate import Rates
 
 #: Paths that tell nothing and need no key.
-OPEN_PATHS = frozenset({"/healthz"})
+OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 MOST_BYTES = 8 * 2**20
-#: Where files are uploaded, a body may be a file and the few fields around it.
-UPLOADS = "/files"
-MOST_UPLOADED = 512 * 2**20 + 2**16
+#: Where files are uploaded, a body may be a file (or a part of one) and the few fields around it.
+UPLOADS = {"/files": 512 * 2**20 + 2**16, "/parts": 64 * 2**20 + 2**16}
 _SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -32,9 +32,10 @@ class Guard:
     """ASGI middleware. `hosts` are the allowed names without port; empty allows every name."""
 
     app: ASGIApp
-    key: str
+    keys: Keys
     hosts: Collection[str] = LOOPBACK
     most_bytes: int = MOST_BYTES
+    rates: Rates = field(default_factory=Rates)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer it with an error."""
@@ -42,30 +43,44 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        answer = _Answer(send, headers.get("x-request-id", ""))
-        most = MOST_UPLOADED if scope["path"].endswith(UPLOADS) else self.most_bytes
-        refusal = self._refusal(scope["path"], headers, most)
+        key = self.keys.find(_key(headers)) if _key(headers) else None
+        rate = self.rates.take(key) if key else {}
+        answer = _Answer(send, headers.get("x-request-id", ""), rate)
+        last = scope["path"][scope["path"].rfind("/") :]
+        most = UPLOADS.get(last, self.most_bytes)
+        refusal = self._refusal(scope["path"], headers, most, key)
+        if not refusal and "retry-after" in rate:
+            refusal = 429, "This key has asked too often.", "rate_limit_exceeded"
         if refusal:
             status, message, code = refusal
             response = error_response(status, message, None, code, {"connection": "close"})
             await response(scope, receive, answer.send)
             return
-        await self.app(scope, _limited(receive, most), answer.send)
+        if key is None:  # a path that needs none
+            await self.app(scope, _limited(receive, most), answer.send)
+            return
+        scope["burnish.key"] = key.name
+        before = CALLER.set(key)
+        try:
+            await self.app(scope, _limited(receive, most), answer.send)
+        finally:
+            CALLER.reset(before)
 
     def _refusal(
-        self, path: str, headers: Headers, most: int
+        self, path: str, headers: Headers, most: int, key: Key | None
     ) -> tuple[int, str, str | None] | None:
         host = _name(headers.get("host", ""))
         if self.hosts and host not in self.hosts:
             return 400, "This server does not answer to that Host.", "invalid_host"
         if path in OPEN_PATHS:
             return None
-        given = _key(headers)
-        if not given:
+        if not _key(headers):
             message = "You didn't provide an API key: send `Authorization: Bearer KEY`."
             return 401, message, "invalid_api_key"
-        if not hmac.compare_digest(given.encode(), self.key.encode()):
+        if key is None:
             return 401, "Incorrect API key provided.", "invalid_api_key"
+        if not key.allows_route(word := route_word(path)):
+            return 403, f"This key may not use `{word}`.", "route_not_allowed"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
             return 400, "The Content-Length is not a number.", None
@@ -96,8 +111,8 @@ def _too_large(most: int) -> str:
 class _Answer:
     """Adds the headers that clients log: which request, and how long until its answer began."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
-        self._send, self._begun = send, time.perf_counter()
+    def __init__(self, send: Send, request_id: str, rate: Mapping[str, str]) -> None:
+        self._send, self._begun, self._rate = send, time.perf_counter(), rate
         self._id = request_id if _SAFE_ID.fullmatch(request_id) else f"req_{token_hex(16)}"
 
     async def send(self, message: Message) -> None:
@@ -107,7 +122,18 @@ class _Answer:
             spent = (time.perf_counter() - self._begun) * 1000
             headers["openai-processing-ms"] = f"{spent:.0f}"
             headers["openai-version"] = "2020-10-01"
+            headers.update(self._rate)
         await self._send(message)
+
+
+def route_word(path: str) -> str:
+    """The word of a path by which keys are limited; a deployment's is what is asked of it."""
+    parts = [part for part in path.split("/") if part]
+    while parts and parts[0] in ("openai", "v1"):
+        del parts[0]
+    if parts and parts[0] == "deployments":
+        return "chat" if path.endswith("/chat/completions") else parts[-1]
+    return parts[0] if parts else ""
 
 
 def _key(headers: Headers) -> str:

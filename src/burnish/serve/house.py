@@ -11,19 +11,23 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 
 from burnish.core.sections import Serve
+from burnish.engines.decode import Request as Asks
 from burnish.engines.fleet import Fleet
 from burnish.engines.local import LocalEngine
 from burnish.engines.scheduler import Scheduler
 from burnish.serve.answers import ChatAnswers, Completions
 from burnish.serve.desk import Desk, Tuned
+from burnish.serve.embeddings import Embedders
 from burnish.serve.errors import ModelNotFound, Refused
 from burnish.serve.exchange import Exchange, Shape
 from burnish.serve.job_wire import ORGANISATION
+from burnish.serve.keys import CALLER
 from burnish.serve.prompts import chat_requests, completion_requests
+from burnish.serve.watch import Figures
 from burnish.serve.wire import Asked, ChatRequest, CompletionRequest
 
 #: Nobody is left to read it; nginx's number for a client that closed the connection.
-_CLIENT_GONE = 499
+CLIENT_GONE = 499
 
 
 class NotYours(Refused):
@@ -40,6 +44,8 @@ class House:
     scheduler: Scheduler
     settings: Serve
     desk: Desk | None = None
+    embedders: Embedders = field(default_factory=Embedders)
+    figures: Figures = field(default_factory=Figures)
     #: Models of jobs that are in memory.
     adopted: set[str] = field(default_factory=set)
     started: int = field(default_factory=lambda: int(time.time()))
@@ -48,39 +54,54 @@ class House:
 
     async def chat(self, asked: ChatRequest, http: Request) -> Response:
         """Answer a conversation."""
+        exchange = await self.exchange_of(asked)
+        tools = () if asked.tool_choice == "none" else asked.tools or ()
+        names = {tool.function.name for tool in tools}
+        shape = ChatAnswers(asked.model, with_logprobs=bool(asked.logprobs), functions=names)
+        return await _respond(http, exchange, shape, asked)
+
+    async def exchange_of(self, asked: ChatRequest) -> Exchange:
+        """A conversation in the scheduler's hands."""
         engine = await self._engine(asked.model)
         async with self.encoding:
             longest = self.settings.max_new_tokens
             requests = await run_in_threadpool(chat_requests, engine, asked, longest)
-        exchange = Exchange(self.scheduler, engine, requests)
-        shape = ChatAnswers(asked.model, with_logprobs=bool(asked.logprobs))
-        return await _respond(http, exchange, shape, asked)
+        return self._exchange(asked.model, engine, requests)
 
     async def complete(self, asked: CompletionRequest, http: Request) -> Response:
         """Continue plain text."""
         engine = await self._engine(asked.model)
         async with self.encoding:
             groups = await run_in_threadpool(completion_requests, engine, asked)
-        exchange = Exchange(self.scheduler, engine, [r for _, some in groups for r in some])
+        exchange = self._exchange(asked.model, engine, [r for _, some in groups for r in some])
         offsets = [len(text) for text, some in groups for _ in some]
         shape = Completions(asked.model, asked.logprobs is not None, offsets, asked.n or 1)
         return await _respond(http, exchange, shape, asked)
+
+    def _exchange(self, model: str, engine: LocalEngine, requests: list[Asks]) -> Exchange:
+        return Exchange(self.scheduler, engine, requests, partial(self.figures.count, model))
 
     def cards(self) -> list[dict[str, Any]]:
         """Every model as `GET /models` lists it."""
         own = [name for name in list(self.fleet.engines) if name not in self.adopted]
         cards = [self._card(name, self._own(name)) for name in own]
-        return cards + [_card_of(made) for made in (self.desk.tuned() if self.desk else ())]
+        cards += [_card_of(made) for made in (self.desk.tuned() if self.desk else ())]
+        cards += [self._embedding_card(name) for name in self.embedders.names()]
+        return [card for card in cards if CALLER.get().allows_model(card["id"])]
 
     def card(self, name: str) -> dict[str, Any]:
         """One of them. Raises ModelNotFound."""
+        self._allow(name)
+        if name in self.embedders.names():
+            return self._embedding_card(name)
         made = self.desk.find_tuned(name) if self.desk else None
         return _card_of(made) if made else self._card(name, self._own(name))
 
     def delete(self, name: str) -> None:
         """Forget a model that a job has made. Raises ModelNotFound; NotYours for any other."""
+        self._allow(name)
         if self.desk is None or self.desk.find_tuned(name) is None:
-            self._own(name)
+            self.card(name)
             raise NotYours(f"{name} was not made by a fine-tuning job: it stays.", "model")
         self.desk.forget(name)
 
@@ -89,6 +110,7 @@ class House:
 
         What a job has made is loaded when it is first asked; another server may have deleted it.
         """
+        self._allow(name)
         if self.desk and (name in self.adopted or name not in self.fleet.engines):
             made = await run_in_threadpool(self.desk.find_tuned, name)
             if made is None:
@@ -96,6 +118,11 @@ class House:
             await asyncio.wrap_future(self.scheduler.do(partial(self._adopt, made)))
             return self.fleet.find(name)
         return self._own(name)
+
+    def _allow(self, name: str) -> None:
+        """Raises ModelNotFound for a model that the caller's key may not use."""
+        if not CALLER.get().allows_model(name):
+            raise _not_found(name, self.fleet)
 
     def _adopt(self, made: Tuned) -> None:
         if made.name not in self.fleet.engines:  # somebody else may have asked at the same time
@@ -107,6 +134,9 @@ class House:
         if name in self.adopted or name not in self.fleet.engines:
             raise _not_found(name, self.fleet)
         return self.fleet.find(name)
+
+    def _embedding_card(self, name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": self.started, "owned_by": "burnish"}
 
     def _card(self, name: str, engine: LocalEngine) -> dict[str, Any]:
         return {
@@ -124,7 +154,7 @@ def _not_found(name: str, fleet: Fleet) -> ModelNotFound:
     """The error in the words of the hosted API."""
     return ModelNotFound(
         f"The model `{name}` does not exist or you do not have access to it.\n"
-        f"Served here: {', '.join(list(fleet.engines))}.",
+        f"Served here: {', '.join(filter(CALLER.get().allows_model, list(fleet.engines)))}.",
         "model",
         "model_not_found",
     )
@@ -150,5 +180,5 @@ async def _respond(http: Request, exchange: Exchange, shape: Shape, asked: Asked
         return StreamingResponse(events, media_type="text/event-stream", headers=headers)
     answers = await exchange.answers(http)
     if answers is None:
-        return Response(status_code=_CLIENT_GONE)
+        return Response(status_code=CLIENT_GONE)
     return JSONResponse(shape.whole(answers))

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
 
 from burnish.serve.store import Checkpoint, Event, Job
 from burnish.serve.wire import Wire
@@ -11,7 +11,7 @@ ORGANISATION = "org-burnish"
 _OWNER = "burnish"
 
 
-def _storable(value: str) -> str:
+def storable_text(value: str) -> str:
     """Raises ValueError for text that a database cannot hold."""
     if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError("it holds a character that cannot be stored")
@@ -20,8 +20,8 @@ def _storable(value: str) -> str:
 
 Labels = Annotated[
     dict[
-        Annotated[str, Field(max_length=64), AfterValidator(_storable)],
-        Annotated[str, Field(max_length=512), AfterValidator(_storable)],
+        Annotated[str, Field(max_length=64), AfterValidator(storable_text)],
+        Annotated[str, Field(max_length=512), AfterValidator(storable_text)],
     ]
     | None,
     Field(max_length=16),
@@ -46,23 +46,49 @@ class Hyperparameters(Closed):
     learning_rate_multiplier: Annotated[float | None, _AUTO] = Field(None, gt=0, le=100)
 
 
+class DpoHyperparameters(Hyperparameters):
+    """The same, and how strongly the model is held to where it began."""
+
+    beta: Annotated[float | None, _AUTO] = Field(None, gt=0, le=2)
+
+
 class Supervised(Closed):
     """Learning from whole answers."""
 
     hyperparameters: Hyperparameters | None = None
 
 
+class Dpo(Closed):
+    """Learning from pairs of answers (direct preference optimisation)."""
+
+    hyperparameters: DpoHyperparameters | None = None
+
+
 class Method(Closed):
     """What is learnt from a row."""
 
-    type: Literal["supervised"]
+    type: Literal["supervised", "dpo"]
     supervised: Supervised | None = None
+    dpo: Dpo | None = None
+
+    @model_validator(mode="after")
+    def _says_only_what_it_does(self) -> "Method":
+        if (self.dpo and self.type != "dpo") or (self.supervised and self.type != "supervised"):
+            raise ValueError(f"the settings of another method than `{self.type}` are given")
+        return self
+
+    @property
+    def hyperparameters(self) -> Hyperparameters:
+        """Those of the method that is meant."""
+        if self.type == "dpo":
+            return (self.dpo and self.dpo.hyperparameters) or DpoHyperparameters()
+        return (self.supervised and self.supervised.hyperparameters) or Hyperparameters()
 
 
 class CreateJob(Closed):
     """POST /fine_tuning/jobs."""
 
-    model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_storable)]
+    model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(storable_text)]
     training_file: Id
     validation_file: Id | None = None
     suffix: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
@@ -76,11 +102,17 @@ class CreateJob(Closed):
     trainingType: str | int | None = Field(None, description="Azure's; there is one kind here.")
 
     @property
+    def kind(self) -> str:
+        """The method by its name."""
+        return self.method.type if self.method else "supervised"
+
+    @property
     def numbers(self) -> dict[str, Any]:
-        """The hyperparameters, wherever they were written."""
-        inner = self.method.supervised if self.method else None
-        chosen = (inner and inner.hyperparameters) or self.hyperparameters or Hyperparameters()
-        return {name: number or "auto" for name, number in chosen.model_dump().items()}
+        """The hyperparameters, wherever they were written; the method's own go first."""
+        older = self.hyperparameters.model_dump() if self.hyperparameters else {}
+        chosen = self.method.hyperparameters.model_dump() if self.method else older
+        names = chosen or Hyperparameters().model_dump()
+        return {name: chosen.get(name) or older.get(name) or "auto" for name in names}
 
 
 def model_name(job: Job) -> str:
@@ -90,6 +122,7 @@ def model_name(job: Job) -> str:
 
 def job_body(job: Job) -> dict[str, Any]:
     """A job as clients read it."""
+    shared = {name: job.hyperparameters[name] for name in Hyperparameters.model_fields}
     return {
         "id": job.id,
         "object": "fine_tuning.job",
@@ -101,7 +134,7 @@ def job_body(job: Job) -> dict[str, Any]:
         "organization_id": ORGANISATION,
         "status": job.status,
         "error": job.error,
-        "hyperparameters": job.hyperparameters,
+        "hyperparameters": shared,
         "method": {"type": job.method, job.method: {"hyperparameters": job.hyperparameters}},
         "training_file": job.training_file,
         "validation_file": job.validation_file,

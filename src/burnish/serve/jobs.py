@@ -89,6 +89,12 @@ class Jobs:
             raise NoSuchJob(name)
         return job
 
+    def unfinished(self) -> int:
+        """How many have not ended."""
+        with self.store.reading() as session:
+            count = select(func.count()).where(Job.status.in_(UNFINISHED))
+            return session.scalar(count) or 0
+
     def page(self, query: Select[Job], after: str | None, limit: int) -> tuple[Sequence[Job], bool]:
         """Some jobs, newest first, and whether there are more."""
         with self.store.reading() as session:

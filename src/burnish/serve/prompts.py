@@ -9,11 +9,17 @@ from burnish.core.records import Message, Prompt, Role
 from burnish.engines.decode import Request
 from burnish.engines.local import LocalEngine
 from burnish.models.chat import encode_prompt, encode_text
+from burnish.serve.bounds import grammar_of
 from burnish.serve.errors import Refused
 from burnish.serve.wire import Asked, ChatRequest, CompletionRequest, Turn, refusals
 
 #: The hosted API's own default for plain completions.
 _COMPLETION_TOKENS = 16
+#: What a model is told whose own template doesn't know of tools.
+_TOOLS = (
+    'You can call a function by answering with nothing but {"name": ..., "arguments": {...}}. '
+    "The functions, with the JSON Schema of their arguments:"
+)
 _ROLES: Mapping[str, Role] = {
     "system": "system",
     "developer": "system",
@@ -34,16 +40,20 @@ def chat_requests(engine: LocalEngine, asked: ChatRequest, longest: int) -> list
     _refuse(asked)
     if asked.top_logprobs and not asked.logprobs:
         raise Refused("`top_logprobs` needs `logprobs` to be true.", "top_logprobs")
+    grammar = grammar_of(asked)
     messages = [_message(turn, place) for place, turn in enumerate(asked.messages)]
     if engine.system and not any(message.role == "system" for message in messages):
         messages = [Message("system", engine.system), *messages]
     tools = () if asked.tool_choice == "none" else _tools(asked)
+    if "tools" not in str(engine.tokenizer.chat_template):
+        messages, tools = _described(messages, tools), ()
     ids = encode_prompt(engine.tokenizer, messages, tools)
     prompt = Prompt(
         tuple(messages),
         max_new_tokens=asked.max_completion_tokens or asked.max_tokens or longest,
         choices=tuple(asked.guided_choice or ()),
         top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+        grammar=grammar,
     )
     return _copies(engine, prompt, ids, asked)
 
@@ -63,11 +73,29 @@ def completion_requests(
 
 
 def _tools(asked: ChatRequest) -> tuple[Mapping[str, Any], ...]:
+    tools = tuple(tool.model_dump(exclude_none=True) for tool in asked.tools or ())
     try:
-        json.dumps(asked.tools, ensure_ascii=False).encode()
+        json.dumps(tools, ensure_ascii=False).encode()
     except (RecursionError, UnicodeEncodeError) as error:
         raise Refused("`tools` are nested too deeply, or not text.", "tools") from error
-    return tuple(asked.tools or ())
+    return tools
+
+
+def _described(messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
+    """The conversation for a template that renders no tools: functions and calls as plain text."""
+    spoken = [
+        replace(turn, content=turn.content or json.dumps([c["function"] for c in turn.tool_calls]))
+        if turn.tool_calls
+        else turn
+        for turn in messages
+    ]
+    if not tools:
+        return spoken
+    functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
+    told = f"{_TOOLS}\n{functions}"
+    if spoken and spoken[0].role == "system":
+        return [replace(spoken[0], content=f"{spoken[0].content}\n\n{told}"), *spoken[1:]]
+    return [Message("system", told), *spoken]
 
 
 def _refuse(asked: Asked) -> None:

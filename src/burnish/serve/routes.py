@@ -8,10 +8,11 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import ValidationError
 
+from burnish.serve.embeddings import Embedders, EmbeddingRequest
 from burnish.serve.house import House
-from burnish.serve.wire import Asked, ChatRequest, CompletionRequest
+from burnish.serve.wire import ChatRequest, CompletionRequest, Wire
 
-Kind = TypeVar("Kind", bound=Asked)
+Kind = TypeVar("Kind", bound=Wire)
 
 
 def routes(house: House) -> APIRouter:
@@ -42,7 +43,7 @@ def routes(house: House) -> APIRouter:
     return router
 
 
-def deployment_routes(house: House) -> APIRouter:
+def deployment_routes(house: House, embedders: Embedders) -> APIRouter:
     """The same questions where `AzureOpenAI` asks them: a deployment is a model by its name."""
     router = APIRouter(prefix="/deployments/{name:path}")
 
@@ -53,6 +54,10 @@ def deployment_routes(house: House) -> APIRouter:
     @router.post("/completions")
     async def completions(name: str, body: dict[str, Any], http: Request) -> Response:
         return await house.complete(_asked(CompletionRequest, name, body), http)
+
+    @router.post("/embeddings")
+    async def embed(name: str, body: dict[str, Any]) -> dict[str, Any]:
+        return await embedders.embed(_asked(EmbeddingRequest, name, body))
 
     return router
 

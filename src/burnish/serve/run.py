@@ -9,12 +9,13 @@ import uvicorn
 from burnish.core.errors import BurnishError
 from burnish.core.progress import say
 from burnish.core.sections import Serve
-from burnish.core.settings import workspace
-from burnish.engines.fleet import open_fleet
+from burnish.engines.fleet import Fleet, open_fleet
+from burnish.models.local import list_models
 from burnish.serve.app import create_app
 from burnish.serve.desk import open_desk
+from burnish.serve.embeddings import Embedders
 from burnish.serve.guard import LOOPBACK
-from burnish.serve.keys import find_key
+from burnish.serve.keys import open_keys
 from burnish.serve.worker import Worker
 
 #: Seconds that open requests get to finish after the signal to stop.
@@ -40,14 +41,15 @@ def serve(
     host, port = listening.getsockname()[:2]
     try:
         worker = Worker(open_desk(settings.store, aliases))
-        fleet = open_fleet(sources, aliases)
-        key = find_key()
-        if key.made:
-            say(f"API key, shown once (kept in {workspace() / 'api_key'}): {key.value}")
+        fleet = _open_fleet(sources, aliases or {})
+        keys = open_keys()
+        if value := keys.make_first():
+            say(f"API key, shown once (only its hash is kept): {value}")
         # Whoever binds to the network chooses the names; on loopback only loopback's are right.
         hosts = LOOPBACK | {settings.host} if settings.host in LOOPBACK else ()
-        app = create_app(fleet, key.value, settings, hosts, worker)
-        say(f"Serving {', '.join(fleet.engines)} at {base_url(str(host), port)} (Ctrl-C stops it)")
+        app = create_app(fleet, keys, settings, hosts, worker)
+        served = ", ".join([*fleet.engines, *Embedders(aliases or {}).names()])
+        say(f"Serving {served} at {base_url(str(host), port)} (Ctrl-C stops it)")
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE
         )
@@ -55,6 +57,16 @@ def serve(
             uvicorn.Server(config).run(sockets=[listening])
     finally:
         listening.close()
+
+
+def _open_fleet(sources: Sequence[str], aliases: Mapping[str, str]) -> Fleet:
+    """What answers in words; embedding models are opened when they are first asked."""
+    vectors = {model.name for model in list_models() if model.kind == "embedding"}
+    spoken = {name: model for name, model in aliases.items() if model not in vectors}
+    named = [source for source in sources if source not in vectors]
+    if sources and not named and not spoken:
+        return Fleet({}, {})
+    return open_fleet(named, spoken)
 
 
 def base_url(host: str, port: int) -> str:

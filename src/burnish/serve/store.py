@@ -1,4 +1,4 @@
-"""What outlives the server: files, jobs, their events and checkpoints, as rows in SQL.
+"""What outlives the server: files, jobs, their events, and all else that clients make, in SQL.
 
 SQLite (WAL) in the workspace, or PostgreSQL by its URL; one schema for both. Bytes and weights are
 not here: they lie in folders of the workspace, and a row is written after its bytes are on disk.
@@ -31,8 +31,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from burnish.core.errors import BurnishError
 
-#: Raised by one whenever a table changes; a store of another number is not opened.
-SCHEMA = 1
+#: Raised by one whenever a table is added. An older store gets what it lacks, a newer one is not
+#: opened; a table that is there never changes.
+SCHEMA = 2
 #: Any number that only burnish uses: two servers must not make the tables at once.
 _MAKING = 7_203_991
 #: SQLite counts only an INTEGER up by itself.
@@ -137,6 +138,24 @@ class Checkpoint(Table):
     metrics: Mapped[dict[str, Any]]
 
 
+class Record(Table):
+    """Anything else that clients make: uploads, batches, vector stores, responses.
+
+    `kind` says which of these, `parent` whose it is, and `body` is what it consists of.
+    """
+
+    __tablename__ = "records"
+    seq: Mapped[int] = mapped_column(_Count, primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    kind: Mapped[str] = mapped_column(String(32), index=True)
+    parent: Mapped[str | None] = mapped_column(String(64), index=True)
+    created_at: Mapped[int] = mapped_column(BigInteger, default=lambda: int(time.time()))
+    status: Mapped[str] = mapped_column(String(32))
+    body: Mapped[dict[str, Any]]
+    worker: Mapped[str | None] = mapped_column(String(64))
+    lease_until: Mapped[float | None]
+
+
 class Deleted(Table):
     """A model that was deleted; the run that made it stays."""
 
@@ -196,14 +215,17 @@ def sqlite_url(workspace: Path) -> str:
 
 
 def _make_tables(connection: Connection) -> None:
-    """Make what is missing. Raises StoreUnavailable for tables of another version."""
+    """Make what is missing. Raises StoreUnavailable for tables of a later version."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MAKING})
     if not inspect(connection).has_table(Version.__tablename__):
         Table.metadata.create_all(connection)
         connection.execute(Version.__table__.insert(), {"version": SCHEMA})  # type: ignore[attr-defined]
     found = connection.execute(Version.__table__.select()).scalar_one()
-    if found != SCHEMA:
+    if found < SCHEMA:
+        Table.metadata.create_all(connection)
+        connection.execute(Version.__table__.update(), {"version": SCHEMA})  # type: ignore[attr-defined]
+    if found > SCHEMA:
         raise StoreUnavailable(
             f"The store has schema {found}, and this version of burnish needs {SCHEMA}.",
             "Use the version that made it, or name another store.",

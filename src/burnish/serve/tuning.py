@@ -4,12 +4,14 @@ Problems of the request are answered at once; problems of the rows end the job, 
 """
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from burnish.core.errors import BurnishError
 from burnish.core.recipe import Recipe, make_recipe
+from burnish.core.records import Row
 from burnish.data.load import load
 from burnish.models.audit import audit
 from burnish.models.chat import encode_row
@@ -18,9 +20,6 @@ from burnish.models.local import find_model
 
 #: The hosted API's least number of rows.
 LEAST_ROWS = 10
-#: Passes over the rows where the client leaves the number to us.
-_EPOCHS = 3
-_LEARNING_RATE = 5e-4
 _MOST_BATCH = 16
 _UNCUT = 1 << 30
 
@@ -31,6 +30,38 @@ class BadFile(BurnishError):
     def __init__(self, what: str, fix: str = "", param: str = "training_file") -> None:
         super().__init__(what, fix)
         self.param = param
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One way to learn: what `auto` means, the learning rate that a multiplier is of, which rows.
+
+    `usual` has the numbers that the client may leave to us, beside the size of a batch.
+    """
+
+    usual: Mapping[str, float]
+    learning_rate: float
+    objective: Callable[[Mapping[str, Any]], dict[str, Any]]
+    takes: Callable[[Row], bool]
+    wanted: str
+
+
+METHODS = {
+    "supervised": Method(
+        {"n_epochs": 3, "learning_rate_multiplier": 1.0},
+        5e-4,
+        lambda numbers: {"kind": "sft"},
+        lambda row: not row.is_preference,
+        "The method `supervised` learns whole answers: write `messages`, or name the method `dpo`.",
+    ),
+    "dpo": Method(
+        {"n_epochs": 1, "learning_rate_multiplier": 1.0, "beta": 0.1},
+        5e-5,
+        lambda numbers: {"kind": "dpo", "beta": numbers["beta"]},
+        lambda row: row.rejected is not None,
+        "The method `dpo` learns from `input`, `preferred_output` and `non_preferred_output`.",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +77,7 @@ class Wish:
     asked: dict[str, Any]
     seed: int
     files: dict[str, str]
+    method: str = "supervised"
 
 
 def plan(wish: Wish) -> tuple[Recipe, dict[str, Any]]:
@@ -71,9 +103,22 @@ def plan(wish: Wish) -> tuple[Recipe, dict[str, Any]]:
             *_shown(f"{first.file}, rows {lines}: {first.message}", first.fix, wish),
             param=_blamed(first.file, wish),
         )
-    longest = max(len(encode_row(tokenizer, row, _UNCUT).ids) for row in everything)
-    chosen = resolved(wish.asked, len(split.train))
-    return _recipe(wish, _settings(chosen, len(split.train), longest)), chosen
+    _require_shape(everything, wish)
+    sides = [side for row in everything for side in row.sides]
+    longest = max(len(encode_row(tokenizer, side, _UNCUT).ids) for side in sides)
+    chosen = resolved(wish.asked, len(split.train), wish.method)
+    return _recipe(wish, _settings(chosen, len(split.train), longest, wish.method)), chosen
+
+
+def _require_shape(rows: Sequence[Row], wish: Wish) -> None:
+    """Raise BadFile for rows that the method cannot learn from."""
+    method = METHODS[wish.method]
+    wrong = [row for row in rows if not method.takes(row)]
+    if wrong:
+        own = [row for row in wrong if row.file == wrong[0].file]
+        lines = ", ".join(str(row.line) for row in own[:5])
+        said = f"{own[0].file}, rows {lines}: the row isn't of the shape that the method needs."
+        raise BadFile(*_shown(said, method.wanted, wish), param=_blamed(own[0].file, wish))
 
 
 def _require(rows: int, least: int, param: str) -> None:
@@ -86,25 +131,23 @@ def _require(rows: int, least: int, param: str) -> None:
         )
 
 
-def resolved(asked: dict[str, Any], rows: int) -> dict[str, Any]:
-    """Hyperparameters with `auto` as numbers: at least ten steps an epoch, three epochs."""
-    usual = {
-        "n_epochs": _EPOCHS,
-        "batch_size": max(1, min(_MOST_BATCH, rows // LEAST_ROWS)),
-        "learning_rate_multiplier": 1.0,
-    }
+def resolved(asked: dict[str, Any], rows: int, method: str = "supervised") -> dict[str, Any]:
+    """Hyperparameters with `auto` as numbers: at least ten steps an epoch."""
+    batch = max(1, min(_MOST_BATCH, rows // LEAST_ROWS))
+    usual = {**METHODS[method].usual, "batch_size": batch}
     return {
         name: number if asked.get(name, "auto") == "auto" else asked[name]
         for name, number in usual.items()
     }
 
 
-def _settings(numbers: dict[str, Any], rows: int, longest: int) -> dict[str, Any]:
+def _settings(numbers: dict[str, Any], rows: int, longest: int, method: str) -> dict[str, Any]:
     epoch = math.ceil(rows / numbers["batch_size"])
     return {
         "epochs": numbers["n_epochs"],
         "batch_size": numbers["batch_size"],
-        "learning_rate": _LEARNING_RATE * numbers["learning_rate_multiplier"],
+        "learning_rate": METHODS[method].learning_rate * numbers["learning_rate_multiplier"],
+        "objective": METHODS[method].objective(numbers),
         "max_length": max(longest, 8),
         "keep_every": epoch,
         # The number of epochs is the client's to choose.

@@ -17,6 +17,7 @@ from burnish.serve.errors import Refused
 from burnish.serve.files import PURPOSES, NoSuchFile, file_body
 from burnish.serve.job_wire import CreateJob, checkpoint_body, event_body, job_body
 from burnish.serve.jobs import CHANGES, Happening, storable
+from burnish.serve.keys import CALLER
 from burnish.serve.pages import Order, page_body
 from burnish.serve.store import Checkpoint, Event, Job
 
@@ -87,10 +88,13 @@ def job_routes(desk: Desk) -> APIRouter:
     def one(name: str) -> dict[str, Any]:
         return job_body(jobs.find(name))
 
+    # The documents of Azure ask for both lists by POST.
+    @router.post("/{name}/events", include_in_schema=False)
     @router.get("/{name}/events", summary="What happened to a job, newest first")
     def events(name: str, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:
         return page_body(*jobs.parts(Event, name, after, limit), event_body)
 
+    @router.post("/{name}/checkpoints", include_in_schema=False)
     @router.get("/{name}/checkpoints", summary="Models of steps on the way, newest first")
     def checkpoints(name: str, after: str | None = None, limit: Limit = 10) -> dict[str, Any]:
         return page_body(*jobs.parts(Checkpoint, name, after, limit), checkpoint_body)
@@ -108,7 +112,8 @@ def job_routes(desk: Desk) -> APIRouter:
 def _create(desk: Desk, asked: CreateJob) -> Job:
     """Check what can be checked at once; then write the job and its first events."""
     base = desk.aliases.get(asked.model, asked.model)
-    if base not in {model.name for model in list_models() if model.kind == "causal"}:
+    trainable = {model.name for model in list_models() if model.kind == "causal"}
+    if base not in trainable or not CALLER.get().allows_model(asked.model):
         raise Refused(
             f"Model {asked.model} is not available for fine-tuning or does not exist.",
             "model",
@@ -129,7 +134,7 @@ def _create(desk: Desk, asked: CreateJob) -> Job:
         seed=random.randrange(2**31) if asked.seed is None else asked.seed,
         training_file=asked.training_file,
         validation_file=asked.validation_file,
-        method="supervised",
+        method=asked.kind,
         asked=asked.numbers,
         hyperparameters=asked.numbers,
         labels=asked.metadata,

@@ -51,6 +51,35 @@ class ToolCall(Wire):
     function: Function
 
 
+class FunctionSpec(Wire):
+    """A function that the model may call; `parameters` is a JSON Schema."""
+
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
+    description: Text | None = None
+    parameters: dict[str, Any] | None = None
+
+
+class FunctionTool(Wire):
+    """A tool; only functions are known."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class Schema(Wire):
+    """A JSON Schema with its name."""
+
+    name: Text
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class ResponseFormat(Wire):
+    """What the answer has to be."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Schema | None = None
+
+
 class Turn(Wire):
     """One message of the conversation."""
 
@@ -90,8 +119,8 @@ class ChatRequest(Asked):
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: dict[str, Any] | None = None
-    tools: list[dict[str, Any]] | None = Field(None, max_length=128)
+    response_format: ResponseFormat | None = None
+    tools: list[FunctionTool] | None = Field(None, max_length=128)
     tool_choice: str | dict[str, Any] | None = None
     guided_choice: list[Stop] | None = Field(
         None, min_length=1, max_length=1000, description="Answer with exactly one of these texts."
@@ -117,10 +146,6 @@ class CompletionRequest(Asked):
     best_of: int | None = Field(None, ge=1, le=MOST_CHOICES)
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, dict) and value.get("type") == "text"
-
-
 def _only_text(value: Any) -> bool:
     return bool(value == ["text"])
 
@@ -139,9 +164,7 @@ def _one(value: Any) -> bool:
 
 #: Fields whose ignoring would give a wrong answer: which values are harmless, and why not others.
 REFUSED: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "response_format": (_is_text, "only free text (`{'type': 'text'}`) can be promised"),
-    "tool_choice": (_not_forced, "the model cannot be forced to call a tool"),
-    "function_call": (_not_forced, "the model cannot be forced to call a function"),
+    "function_call": (_not_forced, "it is deprecated; use `tool_choice`"),
     "functions": (_empty, "`functions` is deprecated and not rendered; use `tools`"),
     "logit_bias": (_empty, "tokens cannot be biased"),
     "frequency_penalty": (_empty, "there is no repetition penalty"),

@@ -144,7 +144,7 @@ class Worker:
         names = {str(train): job.training_file}
         if validation and job.validation_file:
             names[str(validation)] = job.validation_file
-        return Wish(job.base, train, validation, job.asked, job.seed, names)
+        return Wish(job.base, train, validation, job.asked, job.seed, names, job.method)
 
     def _train(self, job: Job) -> None:
         """See one life of the job's trainer through to its end."""

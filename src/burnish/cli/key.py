@@ -1,0 +1,45 @@
+"""`burnish key`: who may ask the server, and for what."""
+
+from typing import Annotated
+
+import typer
+
+from burnish.cli.options import AsJson
+from burnish.cli.output import show
+
+
+def command(
+    name: Annotated[str | None, typer.Argument(help="A name for the key.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Only this model, or pattern (`ft:*`); repeatable.")
+    ] = None,
+    route: Annotated[
+        list[str] | None, typer.Option(help="Only this route (`chat`); repeatable.")
+    ] = None,
+    per_minute: Annotated[
+        int | None, typer.Option(min=1, help="At most so many requests a minute.")
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="The key stops working.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the keys of `burnish serve`, make one, or remove one.
+
+    Example: burnish key shop --model "ft:*" --route chat --per-minute 60
+    """
+    from burnish import api
+
+    if name is None:
+        keys = api.keys()
+        shown = "\n".join(f"{key['name']:20} {_limits(key)}" for key in keys) or "No keys."
+        show(shown, keys, as_json)
+    elif remove:
+        api.remove_key(name)
+        show(f"Removed: {name}", {"removed": name}, as_json)
+    else:
+        value = api.make_key(name, model or (), route or (), per_minute)
+        show(f"{name}, shown once: {value}", {"name": name, "value": value}, as_json)
+
+
+def _limits(key: dict[str, object]) -> str:
+    named = {name: key[name] for name in ("models", "routes", "per_minute") if key[name]}
+    return ", ".join(f"{name}: {value}" for name, value in named.items()) or "may do all"

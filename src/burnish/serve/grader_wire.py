@@ -1,0 +1,114 @@
+"""Graders as OpenAI clients write them. `python` is known and refused: a request runs no code."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field, Tag
+
+from burnish.serve.job_wire import Closed
+from burnish.serve.wire import Text
+
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z_]\w*$")]
+
+
+class StringCheck(Closed):
+    """1 if two texts are equal (`eq`), not (`ne`), or one holds the other (`like`, `ilike`)."""
+
+    type: Literal["string_check"]
+    name: Name
+    input: Text
+    reference: Text
+    operation: Literal["eq", "ne", "like", "ilike"]
+
+
+class TextSimilarity(Closed):
+    """How alike two texts are, from 0 to 1."""
+
+    type: Literal["text_similarity"]
+    name: Name
+    input: Text
+    reference: Text
+    evaluation_metric: Literal[
+        "fuzzy_match", "bleu", "gleu", "cosine", "rouge_1", "rouge_2", "rouge_3", "rouge_4",
+        "rouge_5", "rouge_l",
+    ]  # fmt: skip
+
+
+class Sampling(Closed):
+    """How the model of a score model answers."""
+
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, ge=0, lt=2**31)
+    max_completions_tokens: int | None = Field(None, ge=1, lt=2**31)
+    reasoning_effort: None = Field(None, description="The models here do not reason.")
+
+
+class Asking(Closed):
+    """A message to the model of a score model."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Text
+    type: Literal["message"] | None = None
+
+
+class ScoreModel(Closed):
+    """A number in `range` that a model gives."""
+
+    type: Literal["score_model"]
+    name: Name
+    model: Text
+    input: list[Asking] = Field(min_length=1, max_length=64)
+    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    sampling_params: Sampling | None = None
+
+
+Single = Annotated[StringCheck | TextSimilarity | ScoreModel, Field(discriminator="type")]
+
+
+class Multi(Closed):
+    """A formula over several graders; one alone may stand in `graders` without a name."""
+
+    type: Literal["multi"]
+    name: Name
+    graders: Annotated[
+        Annotated[Single, Tag("one")]
+        | Annotated[dict[Name, Single], Field(min_length=1, max_length=32), Tag("several")],
+        Discriminator(
+            lambda given: "one" if isinstance(given, dict) and "type" in given else "several"
+        ),
+    ]
+    calculate_output: Annotated[str, Field(min_length=1, max_length=2000)]
+
+    @property
+    def named(self) -> dict[str, Single]:
+        """The graders by the names that the formula uses."""
+        return self.graders if isinstance(self.graders, dict) else {self.graders.name: self.graders}
+
+
+def _without_code(given: Any) -> Any:
+    inner = given.get("graders") if isinstance(given, dict) else None
+    several = inner.values() if isinstance(inner, dict) and "type" not in inner else [inner]
+    for one in (given, *several):
+        if isinstance(one, dict) and one.get("type") == "python":
+            raise ValueError("`python` graders are refused: no request may run code here")
+    return given
+
+
+Grader = Annotated[
+    Annotated[StringCheck | TextSimilarity | ScoreModel | Multi, Field(discriminator="type")],
+    BeforeValidator(_without_code),
+]
+
+
+class ValidateGrader(Closed):
+    """POST /fine_tuning/alpha/graders/validate."""
+
+    grader: Grader
+
+
+class RunGrader(Closed):
+    """POST /fine_tuning/alpha/graders/run."""
+
+    grader: Grader
+    model_sample: Text
+    item: dict[str, Any] | None = None

@@ -1,0 +1,244 @@
+"""`client.responses`: a chat whose answer is kept, so that the next question can go on from it."""
+
+import json
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from secrets import token_hex
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import ValidationError
+
+from burnish.core.records import Answer
+from burnish.serve.calls import CallWatch, Said, take_apart
+from burnish.serve.desk import Desk
+from burnish.serve.errors import body_of as error_of
+from burnish.serve.exchange import Exchange
+from burnish.serve.house import CLIENT_GONE, House
+from burnish.serve.response_wire import CreateResponse
+from burnish.serve.store import Record
+from burnish.serve.wire import ChatRequest
+
+_KIND = "response"
+
+
+@dataclass(slots=True)
+class Responding:
+    """One response in the making: `items` are all that was said before it."""
+
+    asked: CreateResponse
+    items: Sequence[dict[str, Any]]
+    id: str = field(default_factory=lambda: f"resp_{token_hex(24)}")
+    message: str = field(default_factory=lambda: f"msg_{token_hex(24)}")
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def body(self, status: str, answer: Answer | None = None, output: Any = ()) -> dict[str, Any]:
+        """The response as clients read it; `status` without an answer is where it stands."""
+        asked = self.asked
+        cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
+        shown = asked.model_dump(by_alias=True, exclude_unset=True, exclude={"input", "stream"})
+        return {
+            "error": None,
+            "instructions": None,
+            "max_output_tokens": None,
+            "metadata": {},
+            "parallel_tool_calls": True,
+            "previous_response_id": None,
+            "temperature": 1.0,
+            "text": {"format": {"type": "text"}},
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": 1.0,
+            "truncation": "disabled",
+            **shown,
+            "id": self.id,
+            "object": "response",
+            "created_at": self.created,
+            "status": status,
+            "incomplete_details": cut,
+            "output": list(output),
+            "store": asked.store is not False,
+            "usage": _usage(answer) if answer else None,
+        }
+
+    def said(self, answer: Answer) -> Said:
+        """Words and calls of an answer."""
+        asked = self.asked
+        tools = () if asked.tool_choice == "none" else asked.tools or ()
+        names = {tool.name for tool in tools}
+        return take_apart(answer.text, names) if names else Said(answer.text)
+
+    def output(self, said: Said, status: str) -> list[dict[str, Any]]:
+        """The items of an answer."""
+        words = [self.words(said.text, status)] if said.text or not said.calls else []
+        return words + [
+            {"id": f"fc_{token_hex(24)}", "type": "function_call", "call_id": call["id"],
+             "status": status, **call["function"]}
+            for call in said.calls
+        ]  # fmt: skip
+
+    def words(self, text: str | None, status: str) -> dict[str, Any]:
+        """The item of a message; None is one that has no text yet."""
+        content = [] if text is None else [_part(text)]
+        return {"id": self.message, "type": "message", "status": status, "role": "assistant",
+                "content": content}  # fmt: skip
+
+
+def response_routes(house: House, desk: Desk) -> APIRouter:
+    """Ask, and look up or delete what was answered."""
+    router, keeper = APIRouter(prefix="/responses"), _Keeper(house, desk)
+
+    @router.post("", summary="Answer, streamed or not, and keep the answer")
+    async def create(asked: CreateResponse, http: Request) -> Response:
+        return await keeper.create(asked, http)
+
+    @router.get("/{name}", summary="An answer that was kept")
+    def one(name: str) -> dict[str, Any]:
+        return dict(desk.records.find(_KIND, name).body["response"])
+
+    @router.delete("/{name}", summary="Forget an answer")
+    def delete(name: str) -> dict[str, Any]:
+        desk.records.delete(_KIND, name)
+        return {"id": name, "object": "response.deleted", "deleted": True}
+
+    return router
+
+
+@dataclass(frozen=True, slots=True)
+class _Keeper:
+    house: House
+    desk: Desk
+
+    async def create(self, asked: CreateResponse, http: Request) -> Response:
+        before = await run_in_threadpool(self._before, asked)
+        making = Responding(asked, [*before, *asked.items])
+        exchange = await self.house.exchange_of(_chat(making))
+        if asked.stream:
+            headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+            events = _until_left(self._events(making, exchange), exchange)
+            return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+        answers = await exchange.answers(http)
+        if answers is None:
+            return Response(status_code=CLIENT_GONE)
+        said, status = making.said(answers[0]), _status(answers[0])
+        return JSONResponse(await self._kept(making, answers[0], making.output(said, status)))
+
+    def _before(self, asked: CreateResponse) -> list[dict[str, Any]]:
+        """All that was said up to the response that this one follows."""
+        if asked.previous_response_id is None:
+            return []
+        return list(self.desk.records.find(_KIND, asked.previous_response_id).body["items"])
+
+    async def _kept(
+        self, making: Responding, answer: Answer, output: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """The finished body; in the store too, unless the client wants otherwise."""
+        body = making.body(_status(answer), answer, output)
+        if making.asked.store is not False:
+            record = Record(id=making.id, kind=_KIND, created_at=making.created, status="kept",
+                            body={"response": body, "items": [*making.items, *output]})  # fmt: skip
+            await run_in_threadpool(self.desk.records.add, record)
+        return body
+
+    async def _events(self, making: Responding, exchange: Exchange) -> AsyncIterator[str]:
+        """What happens to a response, from `response.created` to its end."""
+        number = 0
+
+        def event(kind: str, **fields: Any) -> str:
+            nonlocal number
+            body = {"type": kind, "sequence_number": number, **fields}
+            number += 1
+            return f"event: {kind}\ndata: {json.dumps(body)}\n\n"
+
+        yield event("response.created", response=making.body("in_progress"))
+        yield event("response.in_progress", response=making.body("in_progress"))
+        watch = CallWatch() if making.asked.tools else None
+        place: dict[str, Any] = {"item_id": making.message, "output_index": 0, "content_index": 0}
+        begun = False
+        async for _, news in exchange.news():
+            if news.error:
+                yield event("error", **error_of(news.error)["error"])
+                return
+            text = watch.feed(news.text) if watch else news.text
+            said = making.said(news.answer) if news.answer else None
+            if news.answer and said and watch and not said.calls:
+                text += news.answer.text[watch.shown :]
+            if not begun and (text or (said and not said.calls)):
+                begun = True
+                item = making.words(None, "in_progress")
+                yield event("response.output_item.added", output_index=0, item=item)
+                yield event("response.content_part.added", **place, part=_part(""))
+            if text:
+                yield event("response.output_text.delta", **place, delta=text, logprobs=[])
+            if not (news.answer and said):
+                continue
+            output = making.output(said, _status(news.answer))
+            for kind, fields in _ends(output):
+                yield event(kind, **fields)
+            body = await self._kept(making, news.answer, output)
+            yield event(f"response.{body['status']}", response=body)
+
+
+async def _until_left(events: AsyncIterator[str], exchange: Exchange) -> AsyncIterator[str]:
+    """The events; when their reader leaves, the answer is given up."""
+    try:
+        async for event in events:
+            yield event
+    finally:
+        exchange.cancel()
+
+
+def _ends(output: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """The events that close the message and bring the calls."""
+    events: list[tuple[str, dict[str, Any]]] = []
+    for index, item in enumerate(output):
+        own = {"item_id": item["id"], "output_index": index}
+        done = ("response.output_item.done", {"output_index": index, "item": item})
+        if item["type"] == "message":
+            place, (part,) = {**own, "content_index": 0}, item["content"]
+            events += [
+                ("response.output_text.done", {**place, "text": part["text"], "logprobs": []}),
+                ("response.content_part.done", {**place, "part": part}),
+                done,
+            ]
+            continue
+        opened = {**item, "status": "in_progress", "arguments": ""}
+        kind, arguments = "response.function_call_arguments", item["arguments"]
+        events += [
+            ("response.output_item.added", {"output_index": index, "item": opened}),
+            (f"{kind}.delta", {**own, "delta": arguments}),
+            (f"{kind}.done", {**own, "name": item["name"], "arguments": arguments}),
+            done,
+        ]
+    return events
+
+
+def _chat(making: Responding) -> ChatRequest:
+    """The chat that is meant; its faults are faults of the request."""
+    try:
+        return making.asked.as_chat(making.items)
+    except ValidationError as error:
+        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from error
+
+
+def _part(text: str) -> dict[str, Any]:
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def _status(answer: Answer) -> str:
+    return "incomplete" if answer.finish_reason == "length" else "completed"
+
+
+def _usage(answer: Answer) -> dict[str, Any]:
+    return {
+        "input_tokens": answer.tokens_in,
+        "input_tokens_details": {"cached_tokens": 0},
+        "output_tokens": answer.tokens_out,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": answer.tokens_in + answer.tokens_out,
+    }

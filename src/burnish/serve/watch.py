@@ -1,0 +1,98 @@
+"""What is noted of every request: figures for Prometheus, and who did what.
+
+`audit.jsonl` in the workspace has a line for each request that changes something or is refused:
+when, whose key, what, from where, and how it ended. Nothing that was said is in it.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from burnish.core.journal import Journal
+from burnish.core.records import Answer
+
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
+_READING = ("GET", "HEAD", "OPTIONS")
+
+
+class Figures:
+    """The figures of one server, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        labels = ["method", "route", "status"]
+        self.requests = self._make(Counter, "burnish_requests", "Requests answered.", labels)
+        self.seconds = Histogram(
+            "burnish_request_seconds",
+            "From the request to the end of its answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.tokens = self._make(Counter, "burnish_tokens", "Tokens.", ["model", "kind"])
+
+    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """A figure that is asked for when somebody looks."""
+        self._make(Gauge, name, text, ()).set_function(value)
+
+    def count(self, model: str, answer: Answer) -> None:
+        """Add the tokens of an answer."""
+        self.tokens.labels(model, "prompt").inc(answer.tokens_in)
+        self.tokens.labels(model, "completion").inc(answer.tokens_out)
+
+    def page(self) -> bytes:
+        """All figures in Prometheus's text format."""
+        return generate_latest(self.registry)
+
+    def _make(self, kind: Any, name: str, text: str, labels: Any) -> Any:
+        return kind(name, text, labels, registry=self.registry)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """ASGI middleware around everything else."""
+
+    app: ASGIApp
+    figures: Figures
+    audit: Path | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, and note how it went."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun, seen = time.perf_counter(), dict[str, Any](status=499, id="")
+
+        async def noted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = dict(message["headers"])
+                seen.update(status=message["status"])
+                seen.update(id=headers.get(b"x-request-id", b"").decode("latin-1"))
+            await send(message)
+
+        try:
+            await self.app(scope, receive, noted)
+        finally:
+            self._note(scope, seen, time.perf_counter() - begun)
+
+    def _note(self, scope: Scope, seen: dict[str, Any], seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", "unknown")
+        method = scope["method"] if scope["method"].isalpha() else "?"
+        self.figures.requests.labels(method, route, str(seen["status"])).inc()
+        self.figures.seconds.labels(route).observe(seconds)
+        if self.audit and (method not in _READING or seen["status"] >= 400):
+            client = scope.get("client")
+            Journal(self.audit).write(
+                key=scope.get("burnish.key"),
+                method=method,
+                path=scope["path"].encode("utf-8", "replace").decode(),
+                status=seen["status"],
+                request=seen["id"],
+                client=client[0] if client else None,
+                seconds=round(seconds, 3),
+            )

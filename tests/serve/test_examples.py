@@ -1,0 +1,63 @@
+"""The two tutorials, run as their readers run them, on the starter model."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.serve.tuning import KEY
+from tests.write_docs import ROOT
+
+BASE = "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="module")
+def address(starter, tmp_path_factory):
+    """A server that calls the starter model by OpenAI's name."""
+    environment = {
+        **os.environ,
+        "BURNISH_HOME": str(tmp_path_factory.mktemp("home")),
+        "BURNISH_MODELS": str(starter.path.parent),
+        "BURNISH_API_KEY": KEY,
+    }
+    words = ["serve", BASE, "--port", "0", "--alias", f"gpt-4o-mini-2024-07-18={BASE}"]
+    program = subprocess.Popen(
+        [sys.executable, "-c", "from burnish.cli.main import main; main()", *words],
+        stderr=subprocess.PIPE, text=True, env=environment,
+    )  # fmt: skip
+    for line in program.stderr:
+        if found := re.search(r"Serving .* at (\S+)/v1", line):
+            break
+    yield found[1]
+    program.kill()
+    program.wait()
+    program.stderr.close()
+
+
+def run(name, **variables):
+    """What an example prints."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / name],
+        capture_output=True, text=True, env={**os.environ, **variables},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.model
+def test_azures_tutorial_ends_in_a_sarcastic_answer(address):
+    said = run("azure_fine_tune.py", AZURE_OPENAI_ENDPOINT=address, AZURE_OPENAI_API_KEY=KEY)
+
+    assert "The job has successfully completed" in said and "ft:gpt-4o-mini-2024-07-18:" in said
+    assert "Paris" in said.splitlines()[-1]
+
+
+@pytest.mark.model
+@pytest.mark.long
+def test_the_cookbook_ends_in_a_list_of_ingredients(address):
+    said = run("openai_cookbook.py", OPENAI_BASE_URL=f"{address}/v1", OPENAI_API_KEY=KEY)
+
+    assert "New fine-tuned model created: ft:gpt-4o-mini-2024-07-18:burnish:recipe-ner:" in said
+    assert said.splitlines()[-1].startswith('["')
