@@ -115,7 +115,7 @@ def test_killed_it_goes_on_in_the_same_folder_to_the_same_verdict(
 
 def die(when):
     """Kill this process, as a power cut would, on the way."""
-    from burnish.compare import answers
+    from burnish.evaluate import answers
     from burnish.train import run
 
     module, name = {"answering": (answers, "save_predictions"), "training": (run, "save_artifact")}[

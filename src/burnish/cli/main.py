@@ -15,6 +15,7 @@ from burnish.cli import (
     chat,
     check,
     compare,
+    distil,
     evaluate,
     index,
     models,
@@ -36,7 +37,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 WORDS = (
-    pull, models, check, train, evaluate, compare, index, search, ask, chat, serve, runs, recipe,
+    pull, models, check, train, evaluate, compare, distil, index, search, ask, chat, serve, runs,
+    recipe,
 )  # fmt: skip
 for word in WORDS:
     app.command(word.__name__.rpartition(".")[2])(word.command)

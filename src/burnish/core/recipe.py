@@ -16,6 +16,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from burnish.core.errors import BadRecipe
 from burnish.core.folders import write_whole
+from burnish.core.section import Section
 from burnish.core.sections import (
     Compare,
     Data,
@@ -23,11 +24,11 @@ from burnish.core.sections import (
     Model,
     Rag,
     Search,
-    Section,
     Serve,
     Task,
     Train,
 )
+from burnish.core.teaching import Distil
 
 
 class Recipe(Section):
@@ -41,6 +42,7 @@ class Recipe(Section):
     evaluate: Evaluate = Field(Evaluate(), description="How answers are scored.")
     rag: Rag = Field(Rag(), description="Documents to answer from.")
     compare: Compare = Field(Compare(), description="Which routes are measured.")
+    distil: Distil = Field(Distil(), description="A teacher, and the student that learns from it.")
     serve: Serve = Field(Serve(), description="The HTTP server.")
 
     def save(self, path: Path) -> None:

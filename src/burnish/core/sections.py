@@ -3,37 +3,12 @@
 The command line's help, the published JSON Schema and the docs table all print these texts.
 """
 
-from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-
-def _as_tuple(value: object) -> object:
-    """Let people write one path where several may stand."""
-    return (value,) if isinstance(value, str | Path) else value
-
-
-def _kind_or(default: str) -> BeforeValidator:
-    """Let people write `lora` for `{kind: lora}`, and leave the usual kind out of a mapping."""
-
-    def complete(value: object) -> object:
-        if isinstance(value, str):
-            return {"kind": value}
-        if isinstance(value, dict) and "kind" not in value:
-            return {"kind": default, **value}
-        return value
-
-    return BeforeValidator(complete)
-
-
-Paths = Annotated[tuple[Path, ...], BeforeValidator(_as_tuple)]
-
-
-class Section(BaseModel):
-    """The base of all sections: an unknown key is an error and nothing changes after parsing."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+from burnish.core.section import Paths, Section, as_tuple, kind_or
+from burnish.core.teaching import Distillation
 
 
 class Task(Section):
@@ -83,7 +58,7 @@ class Data(Section):
     test: Paths = Field((), description="Files to measure on; frozen at the first run.")
     format: Literal[
         "auto", "chat", "openai_preference", "preference", "unpaired_preference", "sharegpt",
-        "labelled", "pairs", "alpaca", "text",
+        "labelled", "pairs", "alpaca", "prompts", "text",
     ] = Field("auto", description="Shape of the rows; `auto` looks at their keys.")  # fmt: skip
     columns: Columns = Field(Columns(), description="Names of the columns that hold what.")
     group: str | None = Field(
@@ -178,7 +153,7 @@ class LowRank(Section):
     rank: int = Field(16, ge=1, description="Width of the update; higher learns and costs more.")
     alpha: float = Field(32, gt=0, description="The update is scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped.")
-    targets: Annotated[tuple[str, ...], BeforeValidator(_as_tuple)] = Field(
+    targets: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
         ("all-linear",), description="Layers that get an adapter: `all-linear`, or their names."
     )
     ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(
@@ -224,10 +199,11 @@ class Train(Section):
     """How the weights move."""
 
     objective: Annotated[
-        Annotated[Sft | Dpo | Orpo | Simpo | Kto, Field(discriminator="kind")], _kind_or("sft")
+        Annotated[Sft | Dpo | Orpo | Simpo | Kto | Distillation, Field(discriminator="kind")],
+        kind_or("sft"),
     ] = Field(Sft(), description="What is learnt from a row.")
     method: Annotated[
-        Annotated[Lora | Dora | Qlora | Ia3 | Full, Field(discriminator="kind")], _kind_or("lora")
+        Annotated[Lora | Dora | Qlora | Ia3 | Full, Field(discriminator="kind")], kind_or("lora")
     ] = Field(Lora(), description="Which weights move.")
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
     epochs: float = Field(3, gt=0, description="Passes over the training rows.")

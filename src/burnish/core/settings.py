@@ -44,6 +44,11 @@ def api_key() -> str | None:
     return os.environ.get("BURNISH_API_KEY") or None
 
 
+def secret(name: str) -> str | None:
+    """The value of an environment variable that a recipe names; it is never written anywhere."""
+    return os.environ.get(name) or None
+
+
 def yield_cores() -> None:
     """Let idle compute threads sleep soon, so that a busy neighbour doesn't stall the others.
 

@@ -1,7 +1,8 @@
-"""The fine-tuned route's model: trained once, found again, or gone on with.
+"""A model that is a part of something larger: trained once, found again, or gone on with.
 
-The run's name is a hash of what the weights depend on, so that a comparison that was killed finds
-its training where it stood, and a second one with the same data and settings trains nothing.
+The run's name is a hash of what the weights depend on, so that a comparison or a distillation that
+was killed finds its training where it stood, and a second one with the same data and settings
+trains nothing.
 """
 
 import shutil
