@@ -1,5 +1,7 @@
 """Questions, a recipe with a stub teacher, and a collector in a run of its own."""
 
+import shutil
+
 import pytest
 
 from burnish.core.recipe import make_recipe
@@ -22,6 +24,14 @@ def short_pauses(monkeypatch):
     from burnish.distil import remote
 
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
+
+
+@pytest.fixture
+def own_models(tiny, tiny_folder, monkeypatch, tmp_path):
+    """A models folder of this test's own, for students that are cut."""
+    shutil.copytree(tiny_folder, tmp_path / "models")
+    monkeypatch.setenv("BURNISH_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
 
 
 @pytest.fixture

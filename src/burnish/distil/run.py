@@ -13,7 +13,7 @@ from burnish.core.folders import whole_folder, write_json, write_whole
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Row
-from burnish.core.runs import Run, begun_or_new_run
+from burnish.core.runs import Run, begun_or_new_run, find_run
 from burnish.core.sections import Sft
 from burnish.core.teaching import Distillation
 from burnish.data.load import Dataset, load
@@ -49,7 +49,7 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
     often, is out of reach or the budget is spent. Interrupted, it finds its answers and its
     training again when the same command is repeated.
     """
-    recipe = _with_teachers_task(recipe)
+    recipe = _with_teachers_task(_with_teacher_named(recipe))
     dataset = load(recipe, answered=False)
     for note in dataset.notes:
         say(note)
@@ -97,6 +97,17 @@ def _reported(result: Distilled) -> Distilled:
     write_json(run.path / "report.json", result.as_dict())
     run.events.write(event="distilled", decision=result.decision)
     return result
+
+
+def _with_teacher_named(recipe: Recipe) -> Recipe:
+    """The recipe with the id of the run that is the last one now: soon it is another one."""
+    settings = recipe.distil.teacher
+    if settings.endpoint or settings.model != "last":
+        return recipe
+    teacher = settings.model_copy(update={"model": find_run("last").id})
+    return recipe.model_copy(
+        update={"distil": recipe.distil.model_copy(update={"teacher": teacher})}
+    )
 
 
 def _with_teachers_task(recipe: Recipe) -> Recipe:

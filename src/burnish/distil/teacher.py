@@ -75,8 +75,9 @@ class LocalTeacher:
         return self._engine.count_tokens(messages)
 
     def ask(self, prompts: Sequence[Prompt], may_ask: MayAsk) -> Iterator[tuple[int, Reply]]:
-        """Block by block, like questions together: the engine batches by length."""
-        order = sorted(range(len(prompts)), key=lambda place: str(prompts[place].messages))
+        """Block by block, questions of like length together."""
+        sizes = [self.count_tokens(prompt.messages) for prompt in prompts]
+        order = sorted(range(len(prompts)), key=lambda place: sizes[place])
         for begin in range(0, len(order), self.BLOCK):
             places = order[begin : begin + self.BLOCK]
             if not may_ask(len(places)):

@@ -12,8 +12,10 @@ from burnish.core.folders import hash_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.runs import Run, runs_folder
+from burnish.core.teaching import Distillation
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
+from burnish.engines.local import weights_hash
 from burnish.models.artifact import FACTS
 from burnish.models.local import find_model
 from burnish.train.run import train
@@ -46,5 +48,8 @@ def _folder(recipe: Recipe, dataset: Dataset) -> Path:
     ]
     settings = recipe.train.model_dump(mode="json")
     base = find_model(recipe.model.name)
-    key = hash_json([rows, settings, recipe.model.dtype, base.sha256])
+    objective = recipe.train.objective
+    taught = isinstance(objective, Distillation) and objective.teacher
+    teacher = [weights_hash(objective.teacher)] if taught else []
+    key = hash_json([rows, settings, recipe.model.dtype, base.sha256, *teacher])
     return runs_folder() / f"train-{key[:12]}"
