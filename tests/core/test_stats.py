@@ -235,3 +235,28 @@ def test_with_the_rows_advised_a_real_gain_is_seen_with_the_power_promised(wins,
     seen = [stats.mcnemar(int(w), int(v))[0] < 0.05 for w, v, _ in cells]
 
     assert 0.78 <= np.mean(seen) <= 0.9
+
+
+@given(pairs_of_shares)
+@few
+def test_a_ratio_lies_in_its_interval_and_is_that_of_the_means(pairs):
+    ours, theirs = zip(*pairs, strict=True)
+    found = stats.ratio(ours, theirs)
+
+    if not sum(theirs):
+        assert math.isnan(found.value)
+        return
+    assert found.value == pytest.approx(sum(ours) / sum(theirs))
+    assert found.low <= found.high and found.n == len(pairs)
+    assert stats.ratio(theirs, theirs).low == pytest.approx(1.0)
+
+
+def test_a_ratios_interval_covers_the_true_ratio_as_often_as_it_says():
+    draw = np.random.default_rng(3)
+    hits = 0
+    for _ in range(100):
+        theirs = draw.random(60) < 0.9
+        ours = theirs & (draw.random(60) < 0.8)
+        found = stats.ratio(ours.astype(float), theirs.astype(float), 0.9)
+        hits += found.low <= 0.8 <= found.high
+    assert 80 <= hits <= 98

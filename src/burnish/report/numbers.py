@@ -48,9 +48,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """`271 MB`, `1.2 GB`; a dash for what isn't on this machine."""
-    if not count:
-        return "–"
+    """`271 MB`, `1.2 GB`."""
     for unit in ("B", "kB", "MB"):
         if abs(count) < 999.5:
             return f"{count:.0f} {unit}"
