@@ -17,6 +17,7 @@ class Stub:
     answer: object = lambda text: "delivery"
     fault: object = lambda text, count: None
     delay: float = 0.0
+    usage: dict = field(default_factory=lambda: {"prompt_tokens": 10, "completion_tokens": 3})
     asked: Counter = field(default_factory=Counter)
     bodies: list = field(default_factory=list)
     keys: set = field(default_factory=set)
@@ -59,7 +60,7 @@ def serving(stub):
             reply = {
                 "choices": [{"message": {"role": "assistant", "content": said},
                              "finish_reason": "stop"}],
-                "usage": {"prompt_tokens": 10, "completion_tokens": 3},
+                "usage": stub.usage,
             }  # fmt: skip
             status, headers = fault or (200, {})
             content = json.dumps({"error": "no"} if fault else reply).encode()

@@ -103,7 +103,7 @@ def test_too_many_requests_is_no_failure_and_retry_after_is_obeyed(stub, collect
 
 
 def test_the_budget_is_held_against_the_forecast_and_on_the_way(stub, collector_of):
-    with pytest.raises(TeacherStopped, match="Nothing was asked"):
+    with pytest.raises(TeacherStopped, match="Nothing more was asked"):
         collector_of(budget_money=0.001, price_out=1000).lessons(questions(100), ASKING)
     assert not stub.asked
 
@@ -113,6 +113,9 @@ def test_the_budget_is_held_against_the_forecast_and_on_the_way(stub, collector_
         collector.lessons(questions(100), short)
     spent = collector.ledger.tokens_in + collector.ledger.tokens_out
     assert 1000 < spent <= 1290 and len(lines(collector)) == spent / 13
+    with pytest.raises(TeacherStopped, match="Nothing more was asked"):
+        collector_of(budget_tokens=1295).lessons(questions(100), short)
+    assert sum(stub.asked.values()) == len(lines(collector)), "paid once, counted again"
 
     lessons = collector_of().lessons(questions(100), short)
     assert len(lessons) == sum(stub.asked.values()) == 100
@@ -138,3 +141,12 @@ def test_other_sampling_is_another_question(stub, collector_of):
     collector_of(temperature=0.7).lessons(questions(3), ASKING)
 
     assert set(stub.asked.values()) == {2}
+
+
+def test_tokens_are_counted_here_where_the_endpoint_does_not(stub, collector_of):
+    stub.usage = {}
+    collector = collector_of()
+
+    collector.lessons(questions(4), ASKING)
+
+    assert collector.ledger.tokens_in > 16 and collector.ledger.tokens_out == 4 * 2

@@ -94,6 +94,12 @@ class Distil(Section):
     layers_of: Literal["model", "teacher"] = Field(
         "model", description="Whose layers are kept: those of `model.name`, or of a local teacher."
     )
+    questions_per_passage: int = Field(
+        0,
+        ge=0,
+        description="Questions with answers that the teacher writes about each passage of "
+        "`rag.documents`, beside the training rows; 0: none.",
+    )
     near_duplicate: float = Field(
         0.95,
         gt=0,

@@ -40,7 +40,8 @@ class Lesson:
     """A row with the teacher's answers in the place of its own.
 
     `keys` are the hashes of the questions and `replies` what came, one for each assistant turn;
-    `dropped` says why the row isn't learnt from, and is empty if it is.
+    `dropped` says why the row isn't learnt from, and is empty if it is; `source` names the passage
+    of a question that was written from documents.
     """
 
     row: Row
@@ -48,6 +49,7 @@ class Lesson:
     keys: tuple[str, ...] = ()
     replies: tuple[Reply, ...] = ()
     dropped: str = ""
+    source: str = ""
 
 
 class Collector:
@@ -76,13 +78,13 @@ class Collector:
         self.ledger.close()
         return lessons
 
-    def replies(self, prompts: Sequence[Prompt]) -> list[Reply]:
-        """The replies to single questions. Raises TeacherStopped as the ledger does."""
+    def replies(self, prompts: Sequence[Prompt]) -> list[tuple[str, Reply]]:
+        """Key and reply of single questions. Raises TeacherStopped as the ledger does."""
         asked = [self._sampled(prompt) for prompt in prompts]
         self._forecast(asked)
         found = self._answers(asked)
         self.ledger.close()
-        return found
+        return [(self.key(prompt), reply) for prompt, reply in zip(asked, found, strict=True)]
 
     def key(self, prompt: Prompt) -> str:
         """The hash under which a question is recorded: teacher, question, sampling."""
@@ -93,7 +95,7 @@ class Collector:
         keys = [self.key(prompt) for prompt in prompts]
         asked = dict(zip(keys, prompts, strict=True))
         due = {key: prompt for key, prompt in asked.items() if key not in self.known}
-        self.ledger.known += len(asked) - len(due)
+        self.ledger.recall([self.known[key] for key in asked if key in self.known])
         failed: dict[str, Reply] = {}
         journal, order = Journal(self.run.path / REQUESTS), list(due)
         with progress(f"Asking {self.teacher.name}", total=len(due)) as bar:
@@ -114,7 +116,9 @@ class Collector:
 
     def _forecast(self, prompts: Sequence[Prompt]) -> None:
         """Say what the questions will take, before the first one. Raises TeacherStopped."""
-        due = {key: p for p in prompts if (key := self.key(p)) not in self.known}
+        by_key = {self.key(prompt): prompt for prompt in prompts}
+        due = {key: prompt for key, prompt in by_key.items() if key not in self.known}
+        answered = [self.known[key] for key in by_key if key in self.known]
         most_out = sum(prompt.max_new_tokens for prompt in due.values())
         expected = Expected(
             questions=len(due),
@@ -123,14 +127,19 @@ class Collector:
             most_out=most_out,
         )
         self.ledger.expected = expected
-        self.ledger.refuse_beyond_budget()
+        self.ledger.refuse_beyond_budget(
+            (
+                self.ledger.paid[0] + sum(reply.tokens_in for reply in answered),
+                self.ledger.paid[1] + sum(reply.tokens_out for reply in answered),
+            )
+        )
         if expected.questions:
             money = expected.money(self.recipe.distil.teacher)
             priced = f", about {money:.2f} {self.recipe.compare.currency}" if money else ""
             say(
                 f"{self.teacher.name}: {expected.questions} questions of about "
                 f"{expected.tokens_in:,} tokens, answers of about {expected.tokens_out:,} (at most "
-                f"{expected.most_out:,}){priced}; {len(prompts) - len(due)} are answered already."
+                f"{expected.most_out:,}){priced}; {len(answered)} more are answered already."
             )
 
     def _first_prompts(self, row: Row, asking: Asking) -> Iterator[Prompt]:

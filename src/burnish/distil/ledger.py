@@ -1,5 +1,6 @@
 """What the teacher's answers have cost, and whether one more question may be asked."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from burnish.core.errors import TeacherStopped
@@ -30,15 +31,17 @@ class Expected:
 
 @dataclass(slots=True)
 class Ledger:
-    """The accounts of one session with a teacher; what was known before costs nothing.
+    """The accounts of one session with a teacher, and of what it has `known` before.
 
     Of `asked` questions `answered` were answered and `failed` after all tries; `requests` counts
-    every try. `at_once` are those answered at the first try.
+    every try. `at_once` are those answered at the first try. The budget is one for all the answers
+    that are used, whenever they were paid: `paid` are the tokens (in, out) of the known ones.
     """
 
     settings: Settings
     expected: Expected
     known: int = 0
+    paid: tuple[int, int] = (0, 0)
     asked: int = 0
     answered: int = 0
     at_once: int = 0
@@ -59,6 +62,14 @@ class Ledger:
         """Share of the questions that were answered at the first try, or were known before."""
         questions = self.known + self.asked
         return (self.known + self.at_once) / questions if questions else 1.0
+
+    def recall(self, replies: Sequence[Reply]) -> None:
+        """Count answers that were known before."""
+        self.known += len(replies)
+        self.paid = (
+            self.paid[0] + sum(reply.tokens_in for reply in replies),
+            self.paid[1] + sum(reply.tokens_out for reply in replies),
+        )
 
     def add(self, reply: Reply) -> None:
         """Count one reply."""
@@ -94,22 +105,25 @@ class Ledger:
             )
         if self.stopped == "budget":
             raise TeacherStopped(
-                f"The budget is spent: {self.tokens_in + self.tokens_out:,} tokens, "
-                f"{self.money:.2f} in money. {kept}",
+                f"The budget is spent: {sum(self.paid) + self.tokens_in + self.tokens_out:,} "
+                f"tokens, {price(self.settings, *self.paid) + self.money:.2f} in money. {kept}",
                 "Raise distil.teacher.budget_tokens or .budget_money and repeat the command, or "
                 "set data.max_rows.",
             )
 
-    def refuse_beyond_budget(self) -> None:
-        """Raise TeacherStopped before the first question if the forecast exceeds the budget."""
+    def refuse_beyond_budget(self, paid: tuple[int, int]) -> None:
+        """Raise TeacherStopped before the first question if the forecast, with what was `paid` for
+        answers that are known, exceeds the budget."""
         tokens = self.expected.tokens_in + self.expected.tokens_out
         money = self.expected.money(self.settings)
+        spent = sum(paid) + self.tokens_in + self.tokens_out
+        spent_money = price(self.settings, *paid) + self.money
         most, purse = self.settings.budget_tokens, self.settings.budget_money
-        if (most and tokens > most) or (purse and money > purse):
+        if (most and spent + tokens > most) or (purse and spent_money + money > purse):
             raise TeacherStopped(
                 f"The {self.expected.questions} questions would take about {tokens:,} tokens and "
-                f"{money:.2f} in money; the budget is "
-                f"{f'{most:,} tokens' if most else f'{purse:.2f}'}. Nothing was asked.",
+                f"{money:.2f} in money, after {spent:,} and {spent_money:.2f}; the budget is "
+                f"{f'{most:,} tokens' if most else f'{purse:.2f}'}. Nothing more was asked.",
                 "Raise distil.teacher.budget_tokens or .budget_money, or set data.max_rows.",
             )
 
@@ -144,8 +158,8 @@ class Ledger:
             questions = max(self.expected.questions, 1)
             tokens_in = self.expected.tokens_in / questions
             tokens_out = self.expected.tokens_out / questions
-        soon_in = self.tokens_in + under_way * tokens_in
-        soon_out = self.tokens_out + under_way * tokens_out
+        soon_in = self.paid[0] + self.tokens_in + under_way * tokens_in
+        soon_out = self.paid[1] + self.tokens_out + under_way * tokens_out
         most, purse = self.settings.budget_tokens, self.settings.budget_money
         if most and soon_in + soon_out > most:
             return True

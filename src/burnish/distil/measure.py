@@ -73,7 +73,7 @@ def sit_teacher(exam: Exam, collector: Collector) -> Measured:
         weights = str(teacher.identity["weights"])
         return _sit(exam, TEACHER, teacher.engine, weights, teacher.is_told)
     prompts = exam.prompts(teacher.count_tokens, exam.instruction())
-    replies = collector.replies(prompts)
+    replies = [reply for _, reply in collector.replies(prompts)]
     task, settings = exam.dataset.task, exam.recipe.evaluate
     metric = deciding_metric(task, settings)
     predictions = [

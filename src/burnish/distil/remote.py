@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 
 import httpx2
@@ -125,11 +126,18 @@ class RemoteTeacher:
             reply, error = _read(response, tries, time.perf_counter() - begun)
             if reply:
                 self._answered.set()
-                return reply
+                return self._counted(reply, prompt)
             if response.status_code < 500 and response.status_code not in {200, *_TRIED_AGAIN}:
                 break
             self._stop.wait(_retry_after(response) or _pause(tries))
         return Reply(tries=tries, error=error or "stopped before it was answered")
+
+    def _counted(self, reply: Reply, prompt: Prompt) -> Reply:
+        """The reply with its tokens, from their letters where the endpoint doesn't count them."""
+        if reply.tokens_in:
+            return reply
+        tokens_in = self.count_tokens(prompt.messages)
+        return replace(reply, tokens_in=tokens_in, tokens_out=round(len(reply.text) / _LETTERS))
 
     def _refuse_unreachable(self, fault: Exception, seconds: float) -> None:
         if not self._answered.is_set() or seconds > self.settings.patience:

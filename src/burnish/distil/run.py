@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from burnish.core.errors import BadData, BadRecipe
-from burnish.core.folders import whole_folder, write_json, write_whole
+from burnish.core.folders import hash_file, whole_folder, write_json, write_whole
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Row
@@ -17,9 +17,10 @@ from burnish.core.runs import Run, begun_or_new_run, find_run
 from burnish.core.sections import Sft
 from burnish.core.teaching import Distillation
 from burnish.data.load import Dataset, load
-from burnish.data.split import sample
+from burnish.data.split import draw, sample
 from burnish.distil.checks import checked, standard_of
 from burnish.distil.collect import Asking, Collector, Lesson
+from burnish.distil.documents import passages_of, written
 from burnish.distil.measure import (
     BASELINE,
     DISTILLED,
@@ -37,6 +38,7 @@ from burnish.evaluate.run import save_predictions
 from burnish.evaluate.source import task_of
 from burnish.evaluate.tasks import TASKS, refuse_unanswerable
 from burnish.models.local import find_model
+from burnish.rag.build import documents_in
 from burnish.report.page import write_report
 from burnish.train.once import trained
 
@@ -56,7 +58,8 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
     recipe = recipe.model_copy(update={"task": dataset.task})
     rows = sample(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     refuse_unanswerable(rows)
-    if recipe.distil.fine_tuned and not all(row.answer for row in dataset.split.train):
+    own = [row.answer for row in dataset.split.train]
+    if recipe.distil.fine_tuned and not (own and all(own)):
         raise BadRecipe(
             "Some training rows have no answer of their own to learn from.",
             "Set distil.fine_tuned=false.",
@@ -68,6 +71,7 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
         "data": dict(dataset.hashes),
         "base": find_model(student.model.name).identity,
         "teacher": dict(teacher.identity),
+        "documents": _documents(recipe),
     }
     run = begun_or_new_run("distil", recipe, inputs, out)
     with run.held():
@@ -143,7 +147,7 @@ def _sequence_level(recipe: Recipe) -> Recipe:
 
 
 def _lessons(exam: Exam, collector: Collector) -> dict[str, list[Lesson]]:
-    """Training and validation rows as the teacher answers them, checked."""
+    """Training and validation rows as the teacher answers and writes them, checked."""
     teacher, dataset, recipe = collector.teacher, exam.dataset, exam.recipe
     task, split = dataset.task, dataset.split
     wanted = recipe.distil.teacher.max_new_tokens
@@ -154,20 +158,34 @@ def _lessons(exam: Exam, collector: Collector) -> dict[str, list[Lesson]]:
     )
     both = (*split.train, *split.validation)
     found = collector.lessons(both, asking)
+    if recipe.distil.questions_per_passage:
+        found += written(collector, passages_of(recipe), recipe)
     near = (recipe.distil.near_duplicate, recipe.data.near_duplicate)
     found = checked(found, standard_of([row for row in both if row.answer], task), split.test, near)
-    cut = len(split.train)
-    lessons = {"train": found[:cut], "validation": found[cut:]}
     for reason, count in Counter(
         lesson.dropped for lesson in found if lesson.dropped
     ).most_common():
         say(f"Dropped {count} rows: {reason}.")
+    asked, new = found[: len(both)], found[len(both) :]
+    later = _drawn({lesson.own.id: lesson.row for lesson in new if not lesson.dropped}, recipe)
+    cut = len(split.train)
+    lessons = {
+        "train": [*asked[:cut], *(one for one in new if one.own.id not in later)],
+        "validation": [*asked[cut:], *(one for one in new if one.own.id in later)],
+    }
     if not any(not lesson.dropped for lesson in lessons["train"]):
         raise BadData(
             "None of the teacher's answers passed the checks.",
             f"See why: {collector.run.path / 'requests.jsonl'}",
         )
     return lessons
+
+
+def _drawn(rows: Mapping[str, Row], recipe: Recipe) -> set[str]:
+    """Of rows that were written from passages, those to validate on; a passage isn't torn apart."""
+    data = recipe.data
+    _, drawn = draw(list(rows.values()), data.validation_share, data.seed, data.near_duplicate)
+    return {row.id for row in drawn}
 
 
 def save_lessons(
@@ -192,6 +210,7 @@ def save_lessons(
                 "own_answer": lesson.own.answer,
                 "teacher": source,
                 "requests": lesson.keys,
+                **({"source": lesson.source} if lesson.source else {}),
             }
             if lesson.dropped:
                 replies = [reply.text for reply in lesson.replies]
@@ -202,6 +221,19 @@ def save_lessons(
     for name, entries in (("teacher.jsonl", kept), ("dropped.jsonl", dropped)):
         text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
         write_whole(run.path / name, text)
+
+
+def _documents(recipe: Recipe) -> dict[str, str]:
+    """The hashes of the files that questions are written from. Raises BadRecipe without any."""
+    if not recipe.distil.questions_per_passage:
+        return {}
+    if not recipe.rag.documents:
+        raise BadRecipe(
+            "Questions are to be written from documents, and none are named.",
+            "Set rag.documents to a folder.",
+        )
+    files, _ = documents_in([str(path) for path in recipe.rag.documents])
+    return {str(file): hash_file(file) for file in files}
 
 
 def _taught(dataset: Dataset, lessons: Mapping[str, Sequence[Lesson]]) -> Dataset:
