@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from burnish.core.errors import BadRecipe
+from burnish.core.errors import AlreadyThere, BadRecipe, TeacherStopped
 from burnish.core.journal import read_journal
 from burnish.core.recipe import make_recipe
 from burnish.core.runs import find_run
@@ -145,3 +145,21 @@ def test_what_cannot_be_is_said_before_anything_is_asked(ticket_recipe, workspac
         distil(changed(ticket_recipe(), *changes))
 
     assert not (workspace / "runs").exists()
+
+
+def test_a_run_that_stopped_goes_on_in_its_folder_with_another_budget(
+    ticket_recipe, stub, tmp_path
+):
+    stub.answer = label_of
+    recipe = changed(
+        ticket_recipe(), "distil.teacher.model=big", f"distil.teacher.endpoint={stub.url}",
+        "distil.teacher.max_new_tokens=1", "distil.teacher.concurrency=1",
+    )  # fmt: skip
+    with pytest.raises(TeacherStopped):
+        distil(changed(recipe, "distil.teacher.budget_tokens=1"), out=tmp_path / "run")
+
+    result = distil(changed(recipe, "distil.teacher.retries=1"), out=tmp_path / "run")
+
+    assert result.run.path == tmp_path / "run" and result.run.recipe.distil.teacher.retries == 1
+    with pytest.raises(AlreadyThere):
+        distil(recipe, out=tmp_path / "run")

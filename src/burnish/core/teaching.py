@@ -100,6 +100,12 @@ class Distil(Section):
         description="Questions with answers that the teacher writes about each passage of "
         "`rag.documents`, beside the training rows; 0: none.",
     )
+    grow: int = Field(
+        0,
+        ge=0,
+        description="New questions that the teacher makes after the training rows' own and then "
+        "answers; 0: none.",
+    )
     near_duplicate: float = Field(
         0.95,
         gt=0,

@@ -11,7 +11,7 @@ from pathlib import Path
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.folders import hash_file, whole_folder, write_json, write_whole
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
+from burnish.core.recipe import Recipe, load_recipe
 from burnish.core.records import Row
 from burnish.core.runs import Run, begun_or_new_run, find_run
 from burnish.core.sections import Sft
@@ -21,6 +21,7 @@ from burnish.data.split import draw, sample
 from burnish.distil.checks import checked, standard_of
 from burnish.distil.collect import Asking, Collector, Lesson
 from burnish.distil.documents import passages_of, written
+from burnish.distil.grow import grown
 from burnish.distil.measure import (
     BASELINE,
     DISTILLED,
@@ -73,6 +74,7 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
         "teacher": dict(teacher.identity),
         "documents": _documents(recipe),
     }
+    _let_go_on(recipe, out)
     run = begun_or_new_run("distil", recipe, inputs, out)
     with run.held():
         collector = Collector(teacher, run, recipe)
@@ -101,6 +103,21 @@ def _reported(result: Distilled) -> Distilled:
     write_json(run.path / "report.json", result.as_dict())
     run.events.write(event="distilled", decision=result.decision)
     return result
+
+
+#: What an answer depends on; the other settings of a teacher say how it is asked and paid.
+_ASKED = ("model", "endpoint", "temperature", "top_p", "max_new_tokens")
+
+
+def _let_go_on(recipe: Recipe, out: Path | None) -> None:
+    """Let the run that was begun at `out` go on at another pace or with another budget."""
+    if not out or not (out / "recipe.yaml").exists() or (out / "report.json").exists():
+        return
+    before, now = load_recipe(out / "recipe.yaml"), recipe.distil.teacher
+    same = all(getattr(before.distil.teacher, name) == getattr(now, name) for name in _ASKED)
+    distil = before.distil.model_copy(update={"teacher": now})
+    if same and before.model_copy(update={"distil": distil}) == recipe:
+        recipe.save(out / "recipe.yaml")
 
 
 def _with_teacher_named(recipe: Recipe) -> Recipe:
@@ -158,6 +175,8 @@ def _lessons(exam: Exam, collector: Collector) -> dict[str, list[Lesson]]:
     )
     both = (*split.train, *split.validation)
     found = collector.lessons(both, asking)
+    if recipe.distil.grow:
+        found += grown(collector, split.train, asking, recipe)
     if recipe.distil.questions_per_passage:
         found += written(collector, passages_of(recipe), recipe)
     near = (recipe.distil.near_duplicate, recipe.data.near_duplicate)
@@ -182,7 +201,7 @@ def _lessons(exam: Exam, collector: Collector) -> dict[str, list[Lesson]]:
 
 
 def _drawn(rows: Mapping[str, Row], recipe: Recipe) -> set[str]:
-    """Of rows that were written from passages, those to validate on; a passage isn't torn apart."""
+    """Of rows that the teacher made, those to validate on; a passage isn't torn apart."""
     data = recipe.data
     _, drawn = draw(list(rows.values()), data.validation_share, data.seed, data.near_duplicate)
     return {row.id for row in drawn}

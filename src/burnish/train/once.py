@@ -49,7 +49,7 @@ def _folder(recipe: Recipe, dataset: Dataset) -> Path:
     settings = recipe.train.model_dump(mode="json")
     base = find_model(recipe.model.name)
     objective = recipe.train.objective
-    taught = isinstance(objective, Distillation) and objective.teacher
-    teacher = [weights_hash(objective.teacher)] if taught else []
+    named = objective.teacher if isinstance(objective, Distillation) else ""
+    teacher = [weights_hash(named)] if named else []
     key = hash_json([rows, settings, recipe.model.dtype, base.sha256, *teacher])
     return runs_folder() / f"train-{key[:12]}"
