@@ -84,7 +84,7 @@ def test_the_same_command_again_asks_and_trains_nothing(ticket_recipe, stub):
     assert sum(stub.asked.values()) == asked
     assert second.run.id != first.run.id and second.training == first.training
     assert second.as_dict()["saved"] == first.as_dict()["saved"]
-    assert second.collecting["known_before"] == 90 and second.collecting["asked"] == 0
+    assert second.accounts["known_before"] == 90 + 45 and second.accounts["asked"] == 0
 
 
 def test_a_local_run_teaches_and_the_three_numbers_are_those_of_the_files(

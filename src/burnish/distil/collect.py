@@ -126,7 +126,7 @@ class Collector:
             tokens_out=round(_USUAL_SHARE * most_out),
             most_out=most_out,
         )
-        self.ledger.expected = expected
+        self.ledger.plan(expected)
         self.ledger.refuse_beyond_budget(
             (
                 self.ledger.paid[0] + sum(reply.tokens_in for reply in answered),

@@ -36,6 +36,7 @@ class Ledger:
     Of `asked` questions `answered` were answered and `failed` after all tries; `requests` counts
     every try. `at_once` are those answered at the first try. The budget is one for all the answers
     that are used, whenever they were paid: `paid` are the tokens (in, out) of the known ones.
+    `planned` is the sum of what was expected before each part of the work.
     """
 
     settings: Settings
@@ -49,6 +50,8 @@ class Ledger:
     requests: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
+    planned_tokens: int = 0
+    planned_money: float = 0.0
     last_error: str = ""
     stopped: str = field(default="", init=False)
 
@@ -62,6 +65,12 @@ class Ledger:
         """Share of the questions that were answered at the first try, or were known before."""
         questions = self.known + self.asked
         return (self.known + self.at_once) / questions if questions else 1.0
+
+    def plan(self, expected: Expected) -> None:
+        """Take in what the next questions will need."""
+        self.expected = expected
+        self.planned_tokens += expected.tokens_in + expected.tokens_out
+        self.planned_money += expected.money(self.settings)
 
     def recall(self, replies: Sequence[Reply]) -> None:
         """Count answers that were known before."""
@@ -139,8 +148,8 @@ class Ledger:
             "tokens_in": self.tokens_in,
             "tokens_out": self.tokens_out,
             "money": self.money,
-            "expected_tokens": self.expected.tokens_in + self.expected.tokens_out,
-            "expected_money": self.expected.money(self.settings),
+            "expected_tokens": self.planned_tokens,
+            "expected_money": self.planned_money,
         }
 
     def _fails_too_often(self) -> bool:

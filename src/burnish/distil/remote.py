@@ -57,7 +57,11 @@ class RemoteTeacher:
                 )
             headers["Authorization"] = f"Bearer {key}"
         self._url = f"{endpoint}/chat/completions"
-        self._client = httpx2.Client(headers=headers, timeout=settings.timeout)
+        self._client = httpx2.Client(
+            headers=headers,
+            timeout=settings.timeout,
+            limits=httpx2.Limits(max_connections=settings.concurrency),
+        )
         self._pace = _Pace(settings.requests_per_minute)
         self._answered, self._stop = threading.Event(), threading.Event()
 

@@ -33,14 +33,14 @@ from burnish.report.parts import (
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """The result. `training` is the student's run, `collecting` the accounts with the teacher."""
+    """The result. `training` is the student's run, `accounts` those with the teacher."""
 
     run: Run
     exam: Exam
     routes: Mapping[str, Measured]
     training: Run
     lessons: Mapping[str, Sequence[Lesson]]
-    collecting: Mapping[str, float]
+    accounts: Mapping[str, float]
 
     @property
     def test(self) -> PairedTest:
@@ -80,7 +80,7 @@ class Distilled:
             "routes": [
                 {**one, "gain": asdict(one["gain"]) if one["gain"] else None} for one in lines
             ],
-            "teacher": dict(self.collecting),
+            "teacher": dict(self.accounts),
             "rows": self.counts(),
             "dropped": dict(self.dropped()),
             "agreement": self.agreement(),
@@ -195,7 +195,7 @@ def page_of(result: Distilled, command: str) -> Contents:
 
 def _facts(result: Distilled) -> dict[str, str]:
     recipe, saved, counts = result.exam.recipe, result.saved, result.counts()
-    accounts, teacher = result.collecting, recipe.distil.teacher
+    accounts, teacher = result.accounts, recipe.distil.teacher
     kept = f"{saved.quality.value:.1%} ({_span(saved.quality)})"
     facts = {
         "Share of the teacher's quality kept": kept,

@@ -33,7 +33,7 @@ from burnish.distil.measure import (
 )
 from burnish.distil.report import Distilled, page_of
 from burnish.distil.student import student_of
-from burnish.distil.teacher import Teacher, open_teacher
+from burnish.distil.teacher import LocalTeacher, Teacher, open_teacher
 from burnish.engines.local import find_artifact
 from burnish.evaluate.run import save_predictions
 from burnish.evaluate.source import task_of
@@ -79,7 +79,8 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
     with run.held():
         collector = Collector(teacher, run, recipe)
         lessons = _lessons(exam, collector)
-        collecting = collector.ledger.as_dict()
+        if isinstance(teacher, LocalTeacher):
+            teacher.rest()
         save_lessons(run, teacher, recipe, lessons)
         training = trained(student, _taught(dataset, lessons))
         _keep_artifact(run, training)
@@ -90,7 +91,8 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
             routes[FINE_TUNED] = sit(exam, FINE_TUNED, str(plain.artifact), is_told=False)
         routes[DISTILLED] = sit(exam, DISTILLED, str(training.artifact), is_told=False)
         routes[TEACHER] = sit_teacher(exam, collector)
-        return _reported(Distilled(run, exam, routes, training, lessons, collecting))
+        accounts = collector.ledger.as_dict()
+        return _reported(Distilled(run, exam, routes, training, lessons, accounts))
 
 
 def _reported(result: Distilled) -> Distilled:

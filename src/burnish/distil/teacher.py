@@ -8,6 +8,7 @@ from burnish.core.errors import BadRecipe
 from burnish.core.recipe import Recipe
 from burnish.core.records import Message, Prompt
 from burnish.engines.local import LocalEngine, find_artifact, open_engine, weights_hash
+from burnish.models.local import find_model
 
 #: Asked before each request with how many would then be on their way: whether one more may begin.
 MayAsk = Callable[[int], bool]
@@ -64,15 +65,27 @@ class LocalTeacher:
 
     def __init__(self, source: str, batch_size: int) -> None:
         artifact = find_artifact(source)
-        self.engine: LocalEngine | None = open_engine(source)
-        self._engine, self._batch_size = self.engine, batch_size
-        self.name = self._engine.name
+        self._source, self._batch_size = source, batch_size
+        self._engine: LocalEngine | None = None
+        named = artifact.lineage.get("run") if artifact else find_model(source).name
+        self.name = str(named or source)
         self.is_told = artifact is None
         self.identity: Mapping[str, Any] = {"weights": weights_hash(source)}
 
+    @property
+    def engine(self) -> LocalEngine:
+        """The teacher's engine, opened when it is needed."""
+        if self._engine is None:
+            self._engine = open_engine(self._source)
+        return self._engine
+
+    def rest(self) -> None:
+        """Give the memory back until the next question: a student is to be trained."""
+        self._engine = None
+
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a question as it would be asked."""
-        return self._engine.count_tokens(messages)
+        return self.engine.count_tokens(messages)
 
     def ask(self, prompts: Sequence[Prompt], may_ask: MayAsk) -> Iterator[tuple[int, Reply]]:
         """Block by block, questions of like length together."""
@@ -84,7 +97,7 @@ class LocalTeacher:
                 return
             some = [prompts[place] for place in places]
             for place, answer in zip(
-                places, self._engine.answer(some, batch_size=self._batch_size), strict=True
+                places, self.engine.answer(some, batch_size=self._batch_size), strict=True
             ):
                 yield (
                     place,
