@@ -148,9 +148,10 @@ def _mixed(
     norm = logits.logsumexp(-1)
     entropies = norm - logits.gather(1, targets[:, None]).squeeze(1)
     cool = None if heat == 1 else torch.softmax(logits, -1)
-    top = logits.gather(1, lesson.tokens) / heat
-    top -= (norm if heat == 1 else (logits / heat).logsumexp(-1))[:, None]
-    chances = torch.softmax(logits if heat == 1 else logits.div_(heat), -1, out=logits)
+    if cool is not None:
+        norm = logits.div_(heat).logsumexp(-1)
+    top = logits.gather(1, lesson.tokens) - norm[:, None]
+    chances = torch.softmax(logits, -1, out=logits)
     others = chances.scatter_(1, lesson.tokens, 0.0).sum(-1).clamp_min_(_LEAST)
     student = torch.cat([top, others.log()[:, None]], -1)
     apart, slopes = _slopes(lesson.logprobs, student, settings)
