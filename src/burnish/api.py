@@ -23,6 +23,7 @@ from burnish.core.records import Finding, Message, Prompt
 if TYPE_CHECKING:
     from burnish.compare.run import Comparison
     from burnish.core.runs import Run
+    from burnish.distil.report import Distilled
     from burnish.engines.local import LocalEngine
     from burnish.evaluate.source import Evaluation
     from burnish.export.run import Exported
@@ -169,6 +170,19 @@ def compare(
     from burnish.compare.run import compare as compare_routes
 
     return compare_routes(resolved, out=out)
+
+
+def distil(
+    recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
+) -> Distilled:
+    """Let a teacher answer the rows' questions, train a student on the answers, measure both.
+
+    Raises BadData, BadRecipe before anything is asked; TeacherStopped when the teacher gives out.
+    """
+    resolved = resolve(recipe, **files)
+    from burnish.distil.run import distil as distil_student
+
+    return distil_student(resolved, out=out)
 
 
 def evaluate(

@@ -7,13 +7,13 @@ import signal
 import pytest
 
 from burnish.compare.run import compare
-from burnish.compare.training import folder_of
 from burnish.core.errors import AlreadyThere, AuditFailed
 from burnish.core.recipe import load_recipe
 from burnish.core.runs import find_run, list_runs
 from burnish.data.load import load
 from burnish.evaluate import latency
 from burnish.evaluate.run import load_predictions
+from burnish.train.once import folder_of
 
 FEW = ("compare.forgetting=false",)
 
@@ -117,7 +117,7 @@ def test_killed_it_goes_on_in_the_same_folder_to_the_same_verdict(
 
 def die(when):
     """Kill this process, as a power cut would, on the way."""
-    from burnish.compare import answers
+    from burnish.evaluate import answers
     from burnish.train import run
 
     module, name = {"answering": (answers, "save_predictions"), "training": (run, "save_artifact")}[

@@ -3,12 +3,12 @@
 import pytest
 
 from burnish.compare.routes import ROUTES, Setting, choose_examples
-from burnish.compare.training import trained
 from burnish.compare.verdict import TRAINED
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Split
 from burnish.core.sections import Task
 from burnish.data.load import Dataset
+from burnish.train.once import trained
 from tests.evaluate.rules import RuleEngine, row
 
 LABELS = ("account", "delivery", "refund")

@@ -261,3 +261,28 @@ def test_a_loss_bound_says_something_where_nothing_changed():
     assert stats.loss_bound(same, same) == pytest.approx(2.7055 / 302.7055, abs=1e-4)
     assert stats.loss_bound([1, 1], [0, 0]) == 1.0
     assert stats.loss_bound([0.5] * 40, [0.5] * 40) < 0.1
+
+
+@given(pairs_of_shares)
+@few
+def test_a_ratio_lies_in_its_interval_and_is_that_of_the_means(pairs):
+    ours, theirs = zip(*pairs, strict=True)
+    found = stats.ratio(ours, theirs)
+
+    if not sum(theirs):
+        assert math.isnan(found.value)
+        return
+    assert found.value == pytest.approx(sum(ours) / sum(theirs))
+    assert found.low <= found.high and found.n == len(pairs)
+    assert stats.ratio(theirs, theirs).low == pytest.approx(1.0)
+
+
+def test_a_ratios_interval_covers_the_true_ratio_as_often_as_it_says():
+    draw = np.random.default_rng(3)
+    hits = 0
+    for _ in range(100):
+        theirs = draw.random(60) < 0.9
+        ours = theirs & (draw.random(60) < 0.8)
+        found = stats.ratio(ours.astype(float), theirs.astype(float), 0.9)
+        hits += found.low <= 0.8 <= found.high
+    assert 80 <= hits <= 98

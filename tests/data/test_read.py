@@ -30,7 +30,7 @@ def test_the_example_of_every_format_is_read_as_that_format(tmp_path, name):
 
     assert found.findings == () and len(found.rows) == 1
     assert found.rows[0] == rows_of(file, format=name).rows[0]
-    assert found.rows[0].answer or found.rows[0].text
+    assert found.rows[0].answer or found.rows[0].text or name == "prompts"
 
 
 def test_chat_rows_keep_weight_name_and_tools(write_rows):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from burnish.core.errors import BadData, NotFound
-from burnish.core.sections import Lora
+from burnish.core.training import Lora
 from burnish.models.artifact import find_base, load_artifact_model, open_artifact, save_artifact
 from burnish.models.load import load_model
 from burnish.train.adapters import add_lora

@@ -77,9 +77,15 @@ def preferring(rows, kind="dpo"):
     return tuple(judged)
 
 
+def chosen(kind):
+    """The changes of a recipe that choose the objective `kind`; who teaches is the model itself."""
+    taught = ("train.objective.teacher=tiny", "train.objective.weight=0.1")
+    return (f"train.objective={kind}", *(taught if kind == "distil" else ()))
+
+
 def preferred(dataset, kind):
     """The dataset as the objective `kind` learns from it."""
-    if kind == "sft":
+    if kind in ("sft", "distil"):
         return dataset
     parts = [preferring(part, kind) for part in (dataset.split.train, dataset.split.validation)]
     return replace(dataset, split=Split(*parts, ()))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from burnish.core.sections import Train
+from burnish.core.training import Train
 from burnish.train.diagnosis import RULES, diagnose
 
 

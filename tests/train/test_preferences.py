@@ -22,23 +22,25 @@ from burnish.train.batches import computed_tokens, micro_batches
 from burnish.train.checkpoint import State
 from burnish.train.examples import Contrast
 from burnish.train.flat import flatten
+from burnish.train.lessons import with_lessons
 from burnish.train.loop import train_step, validation_means
 from burnish.train.losses import LinearLogProbs
 from burnish.train.objectives import OBJECTIVES, answer_logprobs
 from burnish.train.reference import with_reference
-from tests.train.conftest import make_rows, preferring
+from tests.train.conftest import chosen, make_rows, preferring
 from tests.train.test_flat_batches import stir
 
 
 @pytest.fixture
-def referred(plan_of, tmp_path):
-    """A plan whose rows know their reference, and whose model has moved since."""
+def referred(plan_of, tiny_tokenizer, tmp_path):
+    """A plan whose rows know their reference or lesson, and whose model has moved since."""
 
     count = itertools.count()
 
     def build(rows, *changes):
         run = Run(tmp_path / f"run-{next(count)}")
-        plan = with_reference(plan_of(rows, *changes), run, State())
+        plan = with_lessons(plan_of(rows, *changes), tiny_tokenizer)
+        plan = with_reference(plan, run, State())
         stir(plan.model)
         return plan
 
@@ -261,11 +263,11 @@ def test_the_odds_of_orpo_stay_numbers_at_both_ends(chance):
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_one_division_a_step_however_it_is_cut(objective, referred):
     rows = make_rows(8)
-    rows = rows if objective == "sft" else preferring(rows, objective)
+    rows = rows if objective in ("sft", "distil") else preferring(rows, objective)
 
     found = []
     for tokens in (64, 4096):
-        plan = referred(rows, f"train.objective={objective}", f"train.micro_batch_tokens={tokens}")
+        plan = referred(rows, *chosen(objective), f"train.micro_batch_tokens={tokens}")
         means = train_step(plan, plan.rows)
         found.append((means, {n: m.grad.clone() for n, m in plan.optimizer.masters.items()}))
 

@@ -15,7 +15,7 @@ from burnish.train.adapters import METHODS, trainable
 from burnish.train.loop import validation_means
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.run import train
-from tests.train.conftest import make_rows, preferred, weights
+from tests.train.conftest import chosen, make_rows, preferred, weights
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -28,7 +28,7 @@ def test_a_run_lowers_the_loss_and_leaves_a_complete_folder(
     rate, left = (0.1, 0.9) if method == "ia3" else (5e-3, 0.8)
     recipe = recipe_of(
         f"train.method={method}",
-        f"train.objective={objective}",
+        *chosen(objective),
         f"model.dtype={dtype}",
         f"train.learning_rate={rate}",
     )

@@ -15,6 +15,7 @@ from burnish.cli import (
     chat,
     check,
     compare,
+    distil,
     evaluate,
     export,
     index,
@@ -38,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 WORDS = (
-    pull, models, check, train, evaluate, compare, export,
+    pull, models, check, train, evaluate, compare, distil, export,
     index, search, ask, chat, serve, key, runs, recipe,
 )  # fmt: skip
 for word in WORDS:

@@ -12,7 +12,6 @@ from statistics import mean
 
 from burnish.compare.classifier import classifier
 from burnish.compare.retrieval import Documents, prompts_with_passages, rows_with_passages
-from burnish.compare.training import trained
 from burnish.core.errors import NotFound
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
@@ -33,6 +32,7 @@ from burnish.models.chat import encode_row
 from burnish.models.embedder import Embedder
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
+from burnish.train.once import trained
 
 #: Examples that are too long for the context are passed over; this many times `shots` are tried.
 _TRIED = 4

@@ -3,19 +3,18 @@
 import shlex
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from burnish.compare.answers import measured, timed
 from burnish.compare.forgetting import Forgetting, general_set, what_was_lost
 from burnish.compare.page import contents_of
 from burnish.compare.retrieval import open_documents
 from burnish.compare.routes import ROUTES, Setting, with_routes
 from burnish.compare.verdict import TRAINED, Verdict, against_incumbent, best_trained, judge
 from burnish.core.errors import AuditFailed
-from burnish.core.folders import hash_json, whole_folder, write_json
+from burnish.core.folders import whole_folder, write_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Finding, Scores
@@ -24,24 +23,16 @@ from burnish.core.sections import Evaluate, Task
 from burnish.core.stats import PairedTest
 from burnish.data.load import Dataset, load
 from burnish.data.split import sample
+from burnish.engines.local import weights_hash
 from burnish.engines.open import open_any
 from burnish.engines.protocol import Engine
+from burnish.evaluate.answers import Measured, measured, timed
 from burnish.evaluate.run import Asked, save_predictions, summary
 from burnish.evaluate.tasks import refuse_unanswerable
-from burnish.models.artifact import open_artifact
 from burnish.models.audit import audit
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.report.page import write_report
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One route as it was measured; seconds of single requests, bytes of its weights."""
-
-    scores: Scores
-    latencies: Sequence[float]
-    memory_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +173,7 @@ class _Models:
     def measure(self, name: str) -> Measured:
         """One route on the test rows."""
         source = self._source(name)
-        engine, identity = self._engine(source), self._identity(source)
+        engine, identity = self._engine(source), weights_hash(source)
         prompts = ROUTES[name].prompts(self.setting, engine)
         asked = Asked(self.setting.rows, prompts, f"Asking {name}")
         task, settings = self.setting.dataset.task, self.setting.recipe.evaluate
@@ -206,7 +197,7 @@ class _Models:
         asked = replace(general_set(), label=f"General questions, {name}")
         task = Task(kind="classification")
         settings = Evaluate(confidence=self.setting.recipe.evaluate.confidence)
-        return measured(self._identity(source), self._engine(source), asked, task, settings)
+        return measured(weights_hash(source), self._engine(source), asked, task, settings)
 
     def _source(self, name: str) -> str:
         """The base model's name, or the folder of what was trained for this route."""
@@ -225,13 +216,6 @@ class _Models:
             self.loaded = None
             self.loaded = (source, open_any(source))
         return self.loaded[1]
-
-    def _identity(self, source: str) -> str:
-        """A hash of the weights that answer."""
-        if source in {str(run.artifact) for run in self.trainings.values()}:
-            lineage = open_artifact(Path(source)).lineage
-            return hash_json([lineage["base"]["sha256"], lineage["files"]])
-        return find_model(source).sha256
 
 
 def _with_documents(setting: Setting) -> Setting:

@@ -85,5 +85,12 @@ class TrainingStopped(BurnishError, RuntimeError):
     code = 1
 
 
+class TeacherStopped(BurnishError, RuntimeError):
+    """Too many of a teacher's answers failed, it can't be reached, or the budget is spent; what it
+    has answered is kept, and the same command goes on from there."""
+
+    code = 1
+
+
 class Unavailable(BurnishError, RuntimeError):
     """An optional part is not installed."""

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from burnish.core.sections import Section
+from burnish.core.section import Section
 
 
 class Export(Section):

@@ -17,18 +17,10 @@ from pydantic import BaseModel, Field, ValidationError
 from burnish.core.errors import BadRecipe
 from burnish.core.export import Export
 from burnish.core.folders import write_whole
-from burnish.core.sections import (
-    Compare,
-    Data,
-    Evaluate,
-    Model,
-    Rag,
-    Search,
-    Section,
-    Serve,
-    Task,
-    Train,
-)
+from burnish.core.section import Section
+from burnish.core.sections import Compare, Data, Evaluate, Model, Rag, Serve, Task
+from burnish.core.teaching import Distil
+from burnish.core.training import Search, Train
 
 
 class Recipe(Section):
@@ -42,6 +34,7 @@ class Recipe(Section):
     evaluate: Evaluate = Field(Evaluate(), description="How answers are scored.")
     rag: Rag = Field(Rag(), description="Documents to answer from.")
     compare: Compare = Field(Compare(), description="Which routes are measured.")
+    distil: Distil = Field(Distil(), description="A teacher, and the student that learns from it.")
     export: Export = Field(Export(), description="What is shipped, and the gate before it.")
     serve: Serve = Field(Serve(), description="The HTTP server.")
 

@@ -50,6 +50,11 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def secret(name: str) -> str | None:
+    """The value of an environment variable that a recipe names; it is never written anywhere."""
+    return os.environ.get(name) or None
+
+
 def yield_cores() -> None:
     """Let idle compute threads sleep soon, so that a busy neighbour doesn't stall the others.
 

@@ -63,6 +63,12 @@ def pairs(record: Record, columns: Columns) -> Row:
     return _single(record, columns, prompt, _pick(record, columns.completion, _COMPLETIONS))
 
 
+def prompts(record: Record, columns: Columns) -> Row:
+    """A question alone, for a teacher to answer."""
+    asked = _pick(record, columns.prompt, _PROMPTS)
+    return Row(messages=_with_system((Message("user", asked),), record, columns))
+
+
 def alpaca(record: Record, columns: Columns) -> Row:
     """Instruction, optional input, output."""
     instruction = _pick(record, columns.prompt, ("instruction",))
@@ -163,6 +169,8 @@ def text(record: Record, columns: Columns) -> Row:
 _PROMPTS = ("prompt", "question", "query")
 _COMPLETIONS = ("completion", "answer", "response")
 _LABELS = ("label", "category", "intent", "class")
+#: Keys that hold an answer in some shape; a row with one of them isn't a question alone.
+_ANSWERED = {*_COMPLETIONS, *_LABELS, "output", "chosen", "rejected", "text"}
 _TRUTHS = {"true": True, "false": False}
 
 FORMATS: dict[str, Format] = {
@@ -220,6 +228,11 @@ FORMATS: dict[str, Format] = {
         lambda keys, columns: {"instruction", "output"} <= keys,
         alpaca,
         '{"instruction": "Translate to French", "input": "bread", "output": "pain"}',
+    ),
+    "prompts": Format(
+        lambda keys, columns: _has(keys, columns.prompt, _PROMPTS) and not keys & _ANSWERED,
+        prompts,
+        '{"prompt": "Capital of Greece?"}',
     ),
     "text": Format(
         lambda keys, columns: _has(keys, columns.text, ("text",)),

@@ -32,8 +32,10 @@ class Dataset:
     hashes: Mapping[str, str]
 
 
-def load(recipe: Recipe) -> Dataset:
+def load(recipe: Recipe, answered: bool = True) -> Dataset:
     """Read, check, split and freeze the rows of a recipe.
+
+    Unless `answered`, rows to train and to validate may be questions alone, for a teacher.
 
     Raises BadData if rows are broken, TestSplitChanged if the test split is not the frozen one.
     """
@@ -44,8 +46,16 @@ def load(recipe: Recipe) -> Dataset:
     findings = [finding for part in (train, validation, test) for finding in part.findings]
     for part in (train, validation, test):
         findings += _findings(part, data)
+    if not answered:
+        asked_only = {*map(str, data.train), *map(str, data.validation)}
+        findings = [
+            found
+            for found in findings
+            if found.code != "no_assistant_turn" or found.file not in asked_only
+        ]
     _refuse_errors(findings)
-    task, reason = infer_task(train.rows or test.rows, recipe.task)
+    has_answers = any(row.answer or row.text for row in train.rows)
+    task, reason = infer_task(train.rows if has_answers else test.rows, recipe.task)
     notes = [reason]
     rows, asked, chosen = (labelled_rows(p.rows, task) for p in (train, test, validation))
     if not data.test:

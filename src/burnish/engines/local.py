@@ -14,6 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadRecipe, NotFound, PromptTooLong
+from burnish.core.folders import hash_json
 from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.core.runs import find_run
 from burnish.engines.cache import ATTENTION, window
@@ -228,6 +229,14 @@ def find_artifact(source: str | Path) -> Artifact | None:
     except NotFound:
         return None
     return open_artifact(run.artifact)
+
+
+def weights_hash(source: str | Path) -> str:
+    """A hash of the weights that `open_engine` would answer with. Raises NotFound."""
+    artifact = find_artifact(source)
+    if artifact is None:
+        return find_model(str(source)).sha256
+    return hash_json([artifact.lineage["base"]["sha256"], artifact.lineage["files"]])
 
 
 def answering_dtype() -> torch.dtype:

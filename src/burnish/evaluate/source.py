@@ -63,7 +63,7 @@ def evaluate_source(
     """
     name = source or recipe.model.name
     artifact = find_artifact(name)
-    recipe = recipe.model_copy(update={"task": _task_of(recipe.task, artifact)})
+    recipe = recipe.model_copy(update={"task": task_of(recipe.task, artifact)})
     dataset = load(recipe)
     for note in dataset.notes:
         say(note)
@@ -92,7 +92,7 @@ def evaluate_source(
     return result
 
 
-def _task_of(task: Task, artifact: Artifact | None) -> Task:
+def task_of(task: Task, artifact: Artifact | None) -> Task:
     """What the recipe leaves open, as the artifact was trained: kind, labels, system message."""
     if artifact is None:
         return task

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from burnish.core.sections import Section
+from burnish.core.section import Section
 
 
 class Package(Section):

@@ -88,7 +88,7 @@ def build_index(
     if not named:
         raise BadRecipe("Nothing is named to index.", f"burnish index FOLDER --name {name}")
     making = Making(**{**before.get("making", {}), **(changes or {})})
-    files, not_read = _files(named)
+    files, not_read = documents_in(named)
     embedder = Embedder(find_model(making.embedder))
     _refuse_too_long(making, embedder)
     _refuse_other_making(name, before, making, embedder)
@@ -189,7 +189,7 @@ def embedded_text(passage: Passage) -> str:
     return f"{passage.place}\n{passage.text}"
 
 
-def _files(sources: Sequence[str]) -> tuple[list[Path], dict[str, int]]:
+def documents_in(sources: Sequence[str]) -> tuple[list[Path], dict[str, int]]:
     """Documents below the sources, sorted, and how many files of each other kind there are.
 
     Hidden files and folders are passed over, as `ls` does. Raises NotFound, BadData.

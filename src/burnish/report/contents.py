@@ -67,13 +67,14 @@ class ForecastLine:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All that `report.html` shows."""
+    """All that `report.html` shows; gains in the table of routes are over the `incumbent`."""
 
     title: str
     decision: str
     headline: str
     paragraph: str
     routes: Sequence[RouteLine]
+    incumbent: str = "base"
     currency: str = "USD"
     curves: Sequence[Curve] = ()
     diagnoses: Sequence[str] = ()

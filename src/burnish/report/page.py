@@ -14,6 +14,8 @@ SIGNS = {
     "ship": ("yes", "Ship"),
     "dont_fine_tune": ("no", "Don’t fine-tune"),
     "not_enough_evidence": ("open", "Not enough evidence"),
+    "learnt": ("yes", "The student has learnt"),
+    "not_learnt": ("no", "No gain was shown"),
 }
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from burnish.core.errors import BadRecipe
 from burnish.core.runs import find_run
-from burnish.core.sections import Dora, Full, Ia3, Lora, LowRank, Qlora
+from burnish.core.training import Dora, Full, Ia3, Lora, LowRank, Qlora
 from burnish.models.artifact import find_base, open_artifact
 from burnish.models.quantize import quantize
 

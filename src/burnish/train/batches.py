@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from burnish.core.sections import Train
+from burnish.core.training import Train
 from burnish.models.chat import Encoded
 from burnish.train.examples import Example
 from burnish.train.flat import shared_lengths, shared_prefix

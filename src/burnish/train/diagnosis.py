@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from burnish.core.sections import Train
+from burnish.core.training import Train
 
 Entries = Sequence[Mapping[str, Any]]
 

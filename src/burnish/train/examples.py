@@ -1,7 +1,10 @@
-"""What the loop learns from: a row as tokens, or the answers to one question that are compared."""
+"""What the loop learns from: a row as tokens, alone or with what a teacher says of it, or answers
+to one question that are compared."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+
+import numpy as np
 
 from burnish.core.errors import BadData
 from burnish.core.records import Row
@@ -32,7 +35,25 @@ class Contrast:
         return (*self.answers, self.mismatched) if self.mismatched else self.answers
 
 
-Example = Encoded | Contrast
+@dataclass(frozen=True, slots=True, eq=False)
+class Taught:
+    """A row and what a teacher says at its learnt places, in their order.
+
+    `tokens` (places, k) are the likeliest ones, `logprobs` (places, k + 1) their log-probabilities
+    and that of all others together (see train.divergence).
+    """
+
+    row: Encoded
+    tokens: np.ndarray
+    logprobs: np.ndarray
+
+    @property
+    def answers(self) -> tuple[Encoded, ...]:
+        """The row itself."""
+        return (self.row,)
+
+
+Example = Encoded | Contrast | Taught
 
 
 def learnt(rows: Sequence[Row], encode: Encode) -> list[Example]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from burnish.core.errors import TrainingStopped
 from burnish.core.progress import Bar, progress
 from burnish.core.runs import Run
-from burnish.core.sections import Train
+from burnish.core.training import Train
 from burnish.train.batches import all_tokens, count_steps, micro_batches, rows_of_step
 from burnish.train.checkpoint import State, prune, save_checkpoint
 from burnish.train.examples import Example

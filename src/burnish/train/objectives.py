@@ -12,9 +12,11 @@ import torch
 from transformers import PreTrainedModel
 
 from burnish.core.records import Row
-from burnish.core.sections import Dpo, Kto, Orpo, Sft, Simpo
+from burnish.core.teaching import Distillation
+from burnish.core.training import Dpo, Kto, Orpo, Sft, Simpo
 from burnish.train import preferences
 from burnish.train.batches import micro_batches
+from burnish.train.divergence import LinearDivergence, lesson_of
 from burnish.train.examples import Contrast, Encode, Example, judged, learnt, pairs
 from burnish.train.flat import Batch, flatten
 from burnish.train.losses import LinearCrossEntropy, LinearLogProbs
@@ -52,14 +54,14 @@ class Objective:
 
 def sft_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """Supervised fine-tuning: cross-entropy summed over the learnt tokens, times their weights."""
-    chosen, head = _predicting(model, batch)
+    chosen, head = predicting(model, batch)
     loss: torch.Tensor = LinearCrossEntropy.apply(chosen, head, batch.targets, batch.weights)
     return loss
 
 
 def answer_logprobs(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """(answers,): the log-probability of each answer in a batch, summed over its tokens."""
-    chosen, head = _predicting(model, batch)
+    chosen, head = predicting(model, batch)
     tokens = LinearLogProbs.apply(chosen, head, batch.targets) * batch.weights
     answers = torch.arange(len(batch.layout.gather), device=tokens.device)
     # A product and not index_add: its order of additions is the same on every device.
@@ -67,7 +69,7 @@ def answer_logprobs(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     return own
 
 
-def _predicting(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def predicting(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states of the positions that predict a learnt token, and the head's weight.
 
     Only these positions reach the vocabulary.
@@ -146,6 +148,18 @@ def _kto(settings: Kto) -> Objective:
     return Objective(judged, _count, judge_of, has_reference=True)
 
 
+def _distil(settings: Distillation) -> Objective:
+    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
+        hidden, head = predicting(model, batch)
+        lesson = lesson_of(batch.examples, len(batch.targets), batch.ids.device)
+        learnt = (batch.targets, batch.weights)
+        loss, entropies, apart = LinearDivergence.apply(hidden, head, learnt, lesson, settings)
+        counted = batch.weights > 0
+        return Judgement(loss, {"cross_entropy": entropies[counted], "divergence": apart[counted]})
+
+    return Objective(learnt, _learnt_tokens, _always(judge))
+
+
 #: `train.objective.kind` → the objective with its settings.
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "sft": _sft,
@@ -153,6 +167,7 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "orpo": _orpo,
     "simpo": _simpo,
     "kto": _kto,
+    "distil": _distil,
 }
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import torch
 
-from burnish.core.sections import Train
+from burnish.core.training import Train
 
 
 class MasterAdamW:

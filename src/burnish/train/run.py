@@ -33,6 +33,7 @@ from burnish.train.examples import Example
 from burnish.train.faults import explained
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
 from burnish.train.layers import fuse
+from burnish.train.lessons import with_lessons
 from burnish.train.loop import Fit, Watch, fit
 from burnish.train.memory import peak_memory, reset_peak
 from burnish.train.objectives import OBJECTIVES
@@ -66,6 +67,7 @@ def train(
     with run.held(), explained(f"then: burnish train --resume {run.id}"):
         plan = replace(prepare(recipe, base, rows, validation), watch=watch)
         state = _resumed(run, plan) or State()
+        plan = with_lessons(plan, tokenizer)
         reset_peak()
         if not state.step:
             seen = probe(plan, run.path)

@@ -19,7 +19,7 @@ from burnish.core.folders import hash_json, whole_folder, write_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe, make_recipe
 from burnish.core.runs import Run, begun_or_new_run
-from burnish.core.sections import Search
+from burnish.core.training import Search
 from burnish.data.load import Dataset, load
 from burnish.models.local import find_model
 from burnish.train.report import TrainReport

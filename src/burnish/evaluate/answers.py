@@ -1,12 +1,12 @@
 """Answers, kept by the content of what was asked of whom: nothing is asked twice.
 
-A comparison that is killed has lost at most one block of answers. The key holds all that an answer
+Who is killed has lost at most one block of answers. The key holds all that an answer
 depends on: weights, prompts, expected answers, metric, and the version of the code.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,17 @@ from burnish.evaluate.tasks import deciding_metric
 
 #: Questions answered between two writes to the disk.
 _BLOCK = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One model as it was measured on the test questions.
+
+    Seconds of single requests, bytes of its weights."""
+
+    scores: Scores
+    latencies: Sequence[float]
+    memory_bytes: int
 
 
 def measured(identity: str, engine: Engine, asked: Asked, task: Task, settings: Evaluate) -> Scores:

@@ -1,7 +1,8 @@
-"""The fine-tuned route's model: trained once, found again, or gone on with.
+"""A model that is a part of something larger: trained once, found again, or gone on with.
 
-The run's name is a hash of what the weights depend on, so that a comparison that was killed finds
-its training where it stood, and a second one with the same data and settings trains nothing.
+The run's name is a hash of what the weights depend on, so that a comparison or a distillation that
+was killed finds its training where it stood, and a second one with the same data and settings
+trains nothing.
 """
 
 import shutil
@@ -11,8 +12,10 @@ from burnish.core.folders import hash_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.runs import Run, runs_folder
+from burnish.core.teaching import Distillation
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
+from burnish.engines.local import weights_hash
 from burnish.models.artifact import FACTS
 from burnish.models.local import find_model
 from burnish.train.run import train
@@ -51,5 +54,8 @@ def folder_of(recipe: Recipe, dataset: Dataset) -> Path:
     settings = recipe.train.model_dump(mode="json", exclude_defaults=True)
     kinds = [recipe.train.objective.kind, recipe.train.method.kind]
     base = find_model(recipe.model.name)
-    key = hash_json([_MAKE, rows, kinds, settings, recipe.model.dtype, base.sha256])
+    objective = recipe.train.objective
+    named = objective.teacher if isinstance(objective, Distillation) else ""
+    teacher = [weights_hash(named)] if named else []
+    key = hash_json([_MAKE, rows, kinds, settings, recipe.model.dtype, base.sha256, *teacher])
     return runs_folder() / f"train-{key[:12]}"

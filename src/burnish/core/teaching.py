@@ -1,0 +1,119 @@
+"""The sections of a recipe that are about learning from a teacher."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from burnish.core.section import Section
+
+
+class Distillation(Section):
+    """Learn a teacher's whole distribution over the next token, not only the token that it chose
+    (Hinton et al. 2015, arXiv:1503.02531). The teacher is a local model with the same tokenizer."""
+
+    kind: Literal["distil"] = "distil"
+    teacher: str = Field(
+        "", description="A run or a model; in `burnish distil`, `distil.teacher.model` if empty."
+    )
+    divergence: Literal["forward_kl", "reverse_kl", "jsd"] = Field(
+        "forward_kl",
+        description="`forward_kl` covers all that the teacher might say; `reverse_kl` keeps to "
+        "what it says most; `jsd` lies between (generalised Jensen-Shannon, Agarwal et al. 2024, "
+        "arXiv:2306.13649).",
+    )
+    beta: float = Field(
+        0.5, gt=0, lt=1, description="Of `jsd` only: near 0 like `forward_kl`, near 1 `reverse_kl`."
+    )
+    temperature: float = Field(
+        1.0, gt=0, description="Softens both distributions; the loss is scaled by its square."
+    )
+    top_k: int = Field(
+        32, ge=1, description="Likeliest tokens kept of each distribution; the others are one sum."
+    )
+    weight: float = Field(
+        0.5, gt=0, le=1, description="Share of the divergence; the rest is the loss of the answer."
+    )
+
+    @model_validator(mode="after")
+    def _mixes_only_the_jsd(self) -> "Distillation":
+        if "beta" in self.model_fields_set and self.divergence != "jsd" and self.beta != 0.5:
+            raise ValueError("beta is for divergence jsd")
+        return self
+
+
+class Teacher(Section):
+    """Who answers: a local model or run, or a model behind an OpenAI-compatible endpoint."""
+
+    model: str = Field(
+        "", description="A run, a model or a folder; with `endpoint`, its name over there."
+    )
+    endpoint: str = Field(
+        "", description="Address that ends before /chat/completions; empty: a local teacher."
+    )
+    key_from: str = Field("", description="The environment variable that holds the endpoint's key.")
+    temperature: float = Field(0.0, ge=0, description="0 takes the likeliest answer.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Share of the likeliest tokens drawn from.")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="Longest answer; taken from the rows' own answers if empty."
+    )
+    concurrency: int = Field(8, ge=1, description="Requests at the same time.")
+    requests_per_minute: int | None = Field(
+        None, ge=1, description="At most this many requests are sent in a minute."
+    )
+    timeout: float = Field(120, gt=0, description="Seconds after which a request has failed.")
+    retries: int = Field(4, ge=0, description="Further tries for a request that failed.")
+    patience: float = Field(
+        3600,
+        ge=0,
+        description="Seconds to wait for an endpoint that answered before and is out of reach.",
+    )
+    success_ratio: float = Field(
+        0.7, ge=0, le=1, description="Stop when fewer of the questions succeed at the first try."
+    )
+    price_in: float = Field(0, ge=0, description="Price of a million tokens of questions.")
+    price_out: float = Field(0, ge=0, description="Price of a million tokens of answers.")
+    budget_tokens: int | None = Field(
+        None, ge=1, description="Spend at most this many tokens, questions and answers together."
+    )
+    budget_money: float | None = Field(
+        None, gt=0, description="Spend at most this much, in `compare.currency`."
+    )
+    terms: str = Field("", description="The provider's terms for such use, noted with the data.")
+
+
+class Distil(Section):
+    """A teacher answers the rows' questions, and a student learns the answers."""
+
+    teacher: Teacher = Field(Teacher(), description="Who answers.")
+    layers: int | None = Field(
+        None,
+        ge=2,
+        description="Cut the student to this many layers before it learns: evenly spaced, with the "
+        "first and the last one. All if empty.",
+    )
+    layers_of: Literal["model", "teacher"] = Field(
+        "model", description="Whose layers are kept: those of `model.name`, or of a local teacher."
+    )
+    questions_per_passage: int = Field(
+        0,
+        ge=0,
+        description="Questions with answers that the teacher writes about each passage of "
+        "`rag.documents`, beside the training rows; 0: none.",
+    )
+    grow: int = Field(
+        0,
+        ge=0,
+        description="New questions that the teacher makes after the training rows' own and then "
+        "answers; 0: none.",
+    )
+    near_duplicate: float = Field(
+        0.95,
+        gt=0,
+        le=1,
+        description="Jaccard similarity of question and answer from which a second row is dropped.",
+    )
+    fine_tuned: bool = Field(
+        False,
+        description="Train and measure the student on the rows' own answers too, beside the "
+        "teacher's.",
+    )

@@ -1,0 +1,203 @@
+"""The section `train` of a recipe: what is learnt, which weights move, and how; and the search."""
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from burnish.core.section import Section, as_tuple, kind_or
+from burnish.core.teaching import Distillation
+
+
+class Sft(Section):
+    """Supervised fine-tuning: cross-entropy on the assistant turns only."""
+
+    kind: Literal["sft"] = "sft"
+
+
+class Dpo(Section):
+    """Direct preference optimisation (Rafailov et al. 2023, arXiv:2305.18290): pairs of answers."""
+
+    kind: Literal["dpo"] = "dpo"
+    loss: Literal["sigmoid", "ipo", "hinge"] = Field(
+        "sigmoid",
+        description="`sigmoid` as in the paper; `ipo` holds back where all raters agree (Azar et "
+        "al. 2023, arXiv:2310.12036); `hinge` stops at a margin (SLiC, arXiv:2305.10425).",
+    )
+    beta: float = Field(
+        0.1, gt=0, description="How strongly the model is held to where it began; lower moves more."
+    )
+    label_smoothing: float = Field(
+        0.0,
+        ge=0,
+        lt=0.5,
+        description="Share of the pairs that are taken to be the wrong way round (`sigmoid` only).",
+    )
+
+    @model_validator(mode="after")
+    def _smooths_only_the_sigmoid(self) -> "Dpo":
+        if self.label_smoothing and self.loss != "sigmoid":
+            raise ValueError("label_smoothing is for loss sigmoid")
+        return self
+
+
+class Orpo(Section):
+    """Odds-ratio preference optimisation (Hong et al. 2024, arXiv:2403.07691): no reference."""
+
+    kind: Literal["orpo"] = "orpo"
+    beta: float = Field(
+        0.1, gt=0, description="Weight of the odds ratio beside the loss of the preferred answer."
+    )
+
+
+class Simpo(Section):
+    """Simple preference optimisation (Meng et al. 2024, arXiv:2405.14734): no reference."""
+
+    kind: Literal["simpo"] = "simpo"
+    beta: float = Field(2.0, gt=0, description="Scale of the log-probability of a token.")
+    gamma: float = Field(1.0, ge=0, description="Margin by which the preferred answer is to win.")
+
+
+class Kto(Section):
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024, arXiv:2402.01306): marked answers."""
+
+    kind: Literal["kto"] = "kto"
+    beta: float = Field(
+        0.1, gt=0, description="How strongly the model is held to where it began; lower moves more."
+    )
+    desirable_weight: float = Field(1.0, gt=0, description="Weight of a desirable answer's loss.")
+    undesirable_weight: float = Field(
+        1.0, gt=0, description="Weight of an undesirable answer's loss."
+    )
+
+
+class Full(Section):
+    """All weights move."""
+
+    kind: Literal["full"] = "full"
+
+
+class LowRank(Section):
+    """What all low-rank methods have in common."""
+
+    rank: int = Field(16, ge=1, description="Width of the update; higher learns and costs more.")
+    alpha: float = Field(32, gt=0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped.")
+    targets: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
+        ("all-linear",), description="Layers that get an adapter: `all-linear`, or their names."
+    )
+    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(
+        {}, description="Other ranks for some layers, by the end of their names: `{q_proj: 4}`."
+    )
+    rslora: bool = Field(
+        False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732)."
+    )
+    start: str | None = Field(
+        None, description="A run of the same base whose adapter is trained further."
+    )
+
+
+class Lora(LowRank):
+    """Low-rank adapters on frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+    kind: Literal["lora"] = "lora"
+
+
+class Dora(LowRank):
+    """LoRA that learns length and direction of the weights apart (Liu et al. 2024,
+    arXiv:2402.09353)."""
+
+    kind: Literal["dora"] = "dora"
+
+
+class Qlora(LowRank):
+    """LoRA on frozen weights of 4 bits (Dettmers et al. 2023, arXiv:2305.14314): NormalFloat,
+    blocks of 64. A quarter of the memory for the weights, and slower."""
+
+    kind: Literal["qlora"] = "qlora"
+    double_quant: bool = Field(True, description="Quantise the blocks' scales as well.")
+
+
+class Ia3(Section):
+    """A learnt factor for each key, value and inner feed-forward activation (Liu et al. 2022,
+    arXiv:2205.05638): very few weights, which want a high learning rate."""
+
+    kind: Literal["ia3"] = "ia3"
+
+
+class Train(Section):
+    """How the weights move."""
+
+    objective: Annotated[
+        Annotated[Sft | Dpo | Orpo | Simpo | Kto | Distillation, Field(discriminator="kind")],
+        kind_or("sft"),
+    ] = Field(Sft(), description="What is learnt from a row.")
+    method: Annotated[
+        Annotated[Lora | Dora | Qlora | Ia3 | Full, Field(discriminator="kind")], kind_or("lora")
+    ] = Field(Lora(), description="Which weights move.")
+    learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
+    epochs: float = Field(3, gt=0, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
+    batch_size: int = Field(16, ge=1, description="Rows per optimizer step.")
+    micro_batch_tokens: int = Field(
+        2048, ge=16, description="Tokens per forward pass; bounds the peak memory."
+    )
+    max_length: int = Field(1024, ge=8, description="Longest row, in tokens.")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="How the learning rate falls after the warm-up."
+    )
+    warmup_share: float = Field(0.03, ge=0, le=1, description="Share of the steps to warm up in.")
+    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    evaluate_every: int = Field(
+        0, ge=0, description="Optimizer steps between validations; 0: twice an epoch."
+    )
+    patience: int = Field(
+        3, ge=0, description="Stop after this many validations without a better one; 0: never."
+    )
+    checkpoint_every: int = Field(
+        50, ge=1, description="Optimizer steps between checkpoints; one is made at the end too."
+    )
+    keep_checkpoints: int = Field(2, ge=1, description="How many checkpoints stay on the disk.")
+    keep_every: int = Field(
+        0, ge=0, description="Keep the last 3 checkpoints at multiples of this step too; 0: none."
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="Compute activations twice to hold fewer: slower, less memory."
+    )
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if empty.")
+    seed: int = Field(0, ge=0, description="Seed of initial adapter weights and row order.")
+
+
+class Room(Section):
+    """The numbers that a search may choose from; whole ones if both ends are."""
+
+    low: int | float = Field(description="The smallest value.")
+    high: int | float = Field(description="The largest value.")
+    log: bool = Field(False, description="Draw the value's logarithm evenly.")
+
+    @property
+    def whole(self) -> bool:
+        """Whether only whole numbers are meant."""
+        return isinstance(self.low, int) and isinstance(self.high, int)
+
+
+class Search(Section):
+    """Which settings `burnish train --search` tries."""
+
+    trials: int = Field(20, ge=1, description="Settings to try.")
+    sampler: Literal["tpe", "random"] = Field(
+        "tpe", description="How settings are chosen: by what earlier ones gave, or at random."
+    )
+    prune: bool = Field(
+        True, description="Give up a trial whose validation loss falls behind the others' median."
+    )
+    seeds: int = Field(3, ge=1, description="Trainings of the best settings, for the spread.")
+    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    space: dict[str, Room | tuple[str | int | float | bool, ...]] = Field(
+        {
+            "train.learning_rate": Room(low=1e-5, high=2e-3, log=True),
+            "train.method.rank": (8, 16, 32, 64),
+            "train.batch_size": (8, 16, 32),
+        },
+        description="Fields of the recipe, each with a range or a list of values.",
+    )

@@ -1,0 +1,138 @@
+"""Baseline, student and teacher, asked the same frozen test questions."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from burnish.core.recipe import Recipe
+from burnish.core.records import Interval, Message, Prediction, Prompt, Row
+from burnish.core.stats import paired_test, ratio
+from burnish.data.load import Dataset
+from burnish.distil.collect import Collector
+from burnish.distil.ledger import price
+from burnish.engines.local import LocalEngine, open_engine, weights_hash
+from burnish.evaluate.answers import Measured, measured, timed
+from burnish.evaluate.metrics import METRICS
+from burnish.evaluate.run import Asked, score, summary
+from burnish.evaluate.tasks import (
+    TASKS,
+    answer_length,
+    as_prompt,
+    deciding_metric,
+    with_instruction,
+)
+
+BASELINE, FINE_TUNED, DISTILLED, TEACHER = "baseline", "fine_tuned", "distilled", "teacher"
+
+
+@dataclass(frozen=True, slots=True)
+class Exam:
+    """The test rows in use, and how they are asked."""
+
+    recipe: Recipe
+    dataset: Dataset
+    rows: Sequence[Row]
+
+    def instruction(self) -> str:
+        """What a competent person would tell a model that wasn't trained on such rows."""
+        return TASKS[self.dataset.task.kind].instruction(self.dataset.task, self._answered())
+
+    def length(self, count: Callable[[Sequence[Message]], int]) -> int:
+        """Tokens that an answer may have, from the answers that people gave."""
+        return answer_length(self._answered(), self.recipe.evaluate, count)
+
+    def prompts(self, count: Callable[[Sequence[Message]], int], told: str) -> list[Prompt]:
+        """The test questions, each with `told` in its system message."""
+        length = self.length(count)
+        asked = (as_prompt(row, self.dataset.task, length) for row in self.rows)
+        return [with_instruction(prompt, told) for prompt in asked]
+
+    def _answered(self) -> Sequence[Row]:
+        return [row for row in self.dataset.split.train if row.answer] or self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Savings:
+    """What the student saves beside the teacher, as shares of the teacher's; and how much of its
+    score it keeps. None where a teacher elsewhere can't be timed or weighed."""
+
+    time: Interval | None
+    memory: float | None
+    quality: Interval
+
+
+def sit(exam: Exam, name: str, source: str, is_told: bool) -> Measured:
+    """Measure one model of this machine."""
+    return _sit(exam, name, open_engine(source), weights_hash(source), is_told)
+
+
+def sit_teacher(exam: Exam, collector: Collector) -> Measured:
+    """Measure the teacher: as any model where it is one of this machine, by its replies else."""
+    teacher = collector.teacher
+    if teacher.engine:
+        weights = str(teacher.identity["weights"])
+        return _sit(exam, TEACHER, teacher.engine, weights, teacher.is_told)
+    prompts = exam.prompts(teacher.count_tokens, exam.instruction())
+    replies = [reply for _, reply in collector.replies(prompts)]
+    task, settings = exam.dataset.task, exam.recipe.evaluate
+    metric = deciding_metric(task, settings)
+    predictions = [
+        Prediction(
+            row=row.id,
+            prompt=row.prompt[-1].content,
+            expected=row.answer,
+            answer=reply.text,
+            score=METRICS[metric](row.answer, reply.text),
+            tokens_in=reply.tokens_in,
+            tokens_out=reply.tokens_out,
+            seconds=reply.seconds,
+        )
+        for row, reply in zip(exam.rows, replies, strict=True)
+    ]
+    seconds = [reply.seconds for reply in replies if not reply.error]
+    return Measured(score(predictions, metric, task, settings), seconds, 0)
+
+
+def _sit(exam: Exam, name: str, engine: LocalEngine, weights: str, is_told: bool) -> Measured:
+    prompts = exam.prompts(engine.count_tokens, exam.instruction() if is_told else "")
+    asked = Asked(exam.rows, prompts, f"Asking {name}")
+    scores = measured(weights, engine, asked, exam.dataset.task, exam.recipe.evaluate)
+    return Measured(scores, timed(weights, engine, prompts), engine.memory_bytes)
+
+
+def savings(student: Measured, teacher: Measured, recipe: Recipe) -> Savings:
+    """The documents' three numbers, as measured; times are of the same questions, asked alone."""
+    level, seed = recipe.evaluate.confidence, recipe.evaluate.seed
+    timed_both = min(len(student.latencies), len(teacher.latencies))
+    time = None
+    if teacher.memory_bytes and timed_both:
+        ours, theirs = student.latencies[:timed_both], teacher.latencies[:timed_both]
+        share = ratio(ours, theirs, level, seed)
+        time = Interval(1 - share.value, 1 - share.high, 1 - share.low, share.n)
+    memory = 1 - student.memory_bytes / teacher.memory_bytes if teacher.memory_bytes else None
+    quality = ratio(student.scores.values, teacher.scores.values, level, seed)
+    return Savings(time, memory, quality)
+
+
+def line(name: str, routes: Mapping[str, Measured], recipe: Recipe) -> dict[str, Any]:
+    """One model as `--json` prints it; its gain is over the baseline.
+
+    The price of 1,000 answers is that of the machine's time, or of the tokens elsewhere.
+    """
+    own = routes[name]
+    facts = summary(name, own.scores, own.latencies)
+    if own.memory_bytes:
+        cost = facts["seconds_in_batch"] * 1000 / 3600 * recipe.compare.price_per_hour
+    else:
+        tokens = facts["tokens_in"], facts["tokens_out"]
+        cost = 1000 * price(recipe.distil.teacher, *tokens)
+    base = routes[BASELINE].scores.values
+    test = paired_test(own.scores.values, base, recipe.evaluate.confidence)
+    is_base = name == BASELINE
+    return {
+        **facts,
+        "p_value": None if is_base else test.p_value,
+        "gain": None if is_base else test.gain,
+        "memory_bytes": own.memory_bytes,
+        "cost_per_1000": cost,
+    }

@@ -1,0 +1,274 @@
+"""`burnish distil`, top to bottom: a teacher answers, a student learns, both are measured."""
+
+import json
+import shlex
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from burnish.core.errors import BadData, BadRecipe
+from burnish.core.folders import hash_file, whole_folder, write_json, write_whole
+from burnish.core.progress import say
+from burnish.core.recipe import Recipe, load_recipe
+from burnish.core.records import Row
+from burnish.core.runs import Run, begun_or_new_run, find_run
+from burnish.core.teaching import Distillation
+from burnish.core.training import Sft
+from burnish.data.load import Dataset, load
+from burnish.data.split import draw, sample
+from burnish.distil.checks import checked, standard_of
+from burnish.distil.collect import Asking, Collector, Lesson
+from burnish.distil.documents import passages_of, written
+from burnish.distil.grow import grown
+from burnish.distil.measure import (
+    BASELINE,
+    DISTILLED,
+    FINE_TUNED,
+    TEACHER,
+    Exam,
+    sit,
+    sit_teacher,
+)
+from burnish.distil.report import Distilled, page_of
+from burnish.distil.student import student_of
+from burnish.distil.teacher import LocalTeacher, Teacher, open_teacher
+from burnish.engines.local import find_artifact
+from burnish.evaluate.run import save_predictions
+from burnish.evaluate.source import task_of
+from burnish.evaluate.tasks import TASKS, refuse_unanswerable
+from burnish.models.local import find_model
+from burnish.rag.build import documents_in
+from burnish.report.page import write_report
+from burnish.train.once import trained
+
+
+def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
+    """Let the teacher answer the training and validation questions, train the student on what
+    passes the checks, and measure baseline, student and teacher on the same frozen test rows.
+
+    Raises BadData or BadRecipe before anything is asked; TeacherStopped when the teacher fails too
+    often, is out of reach or the budget is spent. Interrupted, it finds its answers and its
+    training again when the same command is repeated.
+    """
+    recipe = _with_teachers_task(_with_teacher_named(recipe))
+    dataset = load(recipe, answered=False)
+    for note in dataset.notes:
+        say(note)
+    recipe = recipe.model_copy(update={"task": dataset.task})
+    rows = sample(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
+    refuse_unanswerable(rows)
+    own = [row.answer for row in dataset.split.train]
+    if recipe.distil.fine_tuned and not (own and all(own)):
+        raise BadRecipe(
+            "Some training rows have no answer of their own to learn from.",
+            "Set distil.fine_tuned=false.",
+        )
+    exam = Exam(recipe, dataset, rows)
+    teacher = open_teacher(recipe)
+    student = _student_recipe(recipe)
+    inputs = {
+        "data": dict(dataset.hashes),
+        "base": find_model(student.model.name).identity,
+        "teacher": dict(teacher.identity),
+        "documents": _documents(recipe),
+    }
+    _let_go_on(recipe, out)
+    run = begun_or_new_run("distil", recipe, inputs, out)
+    with run.held():
+        collector = Collector(teacher, run, recipe)
+        lessons = _lessons(exam, collector)
+        if isinstance(teacher, LocalTeacher):
+            teacher.rest()
+        save_lessons(run, teacher, recipe, lessons)
+        training = trained(student, _taught(dataset, lessons))
+        _keep_artifact(run, training)
+        routes = {BASELINE: sit(exam, BASELINE, student.model.name, is_told=True)}
+        if recipe.distil.fine_tuned:
+            say("Training on the rows' own answers")
+            plain = trained(_sequence_level(student), dataset)
+            routes[FINE_TUNED] = sit(exam, FINE_TUNED, str(plain.artifact), is_told=False)
+        routes[DISTILLED] = sit(exam, DISTILLED, str(training.artifact), is_told=False)
+        routes[TEACHER] = sit_teacher(exam, collector)
+        accounts = collector.ledger.as_dict()
+        return _reported(Distilled(run, exam, routes, training, lessons, accounts))
+
+
+def _reported(result: Distilled) -> Distilled:
+    """Write what a run leaves behind."""
+    run = result.run
+    for name, found in result.routes.items():
+        save_predictions(run.path / f"predictions-{name}.jsonl", found.scores.predictions)
+    again = shlex.join(["burnish", "distil", str(run.path / "recipe.yaml")])
+    write_report(page_of(result, again), run.path / "report.html")
+    write_json(run.path / "report.json", result.as_dict())
+    run.events.write(event="distilled", decision=result.decision)
+    return result
+
+
+#: What an answer depends on; the other settings of a teacher say how it is asked and paid.
+_ASKED = ("model", "endpoint", "temperature", "top_p", "max_new_tokens")
+
+
+def _let_go_on(recipe: Recipe, out: Path | None) -> None:
+    """Let the run that was begun at `out` go on at another pace or with another budget."""
+    if not out or not (out / "recipe.yaml").exists() or (out / "report.json").exists():
+        return
+    before, now = load_recipe(out / "recipe.yaml"), recipe.distil.teacher
+    same = all(getattr(before.distil.teacher, name) == getattr(now, name) for name in _ASKED)
+    distil = before.distil.model_copy(update={"teacher": now})
+    if same and before.model_copy(update={"distil": distil}) == recipe:
+        recipe.save(out / "recipe.yaml")
+
+
+def _with_teacher_named(recipe: Recipe) -> Recipe:
+    """The recipe with the id of the run that is the last one now: soon it is another one."""
+    settings = recipe.distil.teacher
+    if settings.endpoint or settings.model != "last":
+        return recipe
+    teacher = settings.model_copy(update={"model": find_run("last").id})
+    return recipe.model_copy(
+        update={"distil": recipe.distil.model_copy(update={"teacher": teacher})}
+    )
+
+
+def _with_teachers_task(recipe: Recipe) -> Recipe:
+    """What the recipe leaves open about the task, as a local teacher was trained."""
+    settings = recipe.distil.teacher
+    if settings.endpoint or not settings.model:
+        return recipe
+    artifact = find_artifact(settings.model)
+    return recipe.model_copy(update={"task": task_of(recipe.task, artifact)})
+
+
+def _student_recipe(recipe: Recipe) -> Recipe:
+    """The recipe by which the student is trained. Raises BadRecipe for logits that can't be had."""
+    objective = recipe.train.objective
+    train = recipe.train
+    if isinstance(objective, Distillation) and not objective.teacher:
+        if recipe.distil.teacher.endpoint:
+            raise BadRecipe(
+                "train.objective=distil needs the teacher's distributions, and an endpoint gives "
+                "only its words.",
+                "Set train.objective=sft, or name a local run or model in train.objective.teacher.",
+            )
+        named = objective.model_copy(update={"teacher": recipe.distil.teacher.model})
+        train = train.model_copy(update={"objective": named})
+    model = recipe.model.model_copy(update={"name": student_of(recipe)})
+    return recipe.model_copy(update={"model": model, "train": train})
+
+
+def _sequence_level(recipe: Recipe) -> Recipe:
+    """The same training on answers alone, for rows that the teacher had no part in."""
+    train = recipe.train.model_copy(update={"objective": Sft()})
+    return recipe.model_copy(update={"train": train})
+
+
+def _lessons(exam: Exam, collector: Collector) -> dict[str, list[Lesson]]:
+    """Training and validation rows as the teacher answers and writes them, checked."""
+    teacher, dataset, recipe = collector.teacher, exam.dataset, exam.recipe
+    task, split = dataset.task, dataset.split
+    wanted = recipe.distil.teacher.max_new_tokens
+    asking = Asking(
+        told=exam.instruction() if teacher.is_told else "",
+        max_new_tokens=wanted or exam.length(teacher.count_tokens),
+        choices=task.labels if TASKS[task.kind].constrained else (),
+    )
+    both = (*split.train, *split.validation)
+    found = collector.lessons(both, asking)
+    if recipe.distil.grow:
+        found += grown(collector, split.train, asking, recipe)
+    if recipe.distil.questions_per_passage:
+        found += written(collector, passages_of(recipe), recipe)
+    near = (recipe.distil.near_duplicate, recipe.data.near_duplicate)
+    found = checked(found, standard_of([row for row in both if row.answer], task), split.test, near)
+    for reason, count in Counter(
+        lesson.dropped for lesson in found if lesson.dropped
+    ).most_common():
+        say(f"Dropped {count} rows: {reason}.")
+    asked, new = found[: len(both)], found[len(both) :]
+    later = _drawn({lesson.own.id: lesson.row for lesson in new if not lesson.dropped}, recipe)
+    cut = len(split.train)
+    lessons = {
+        "train": [*asked[:cut], *(one for one in new if one.own.id not in later)],
+        "validation": [*asked[cut:], *(one for one in new if one.own.id in later)],
+    }
+    if not any(not lesson.dropped for lesson in lessons["train"]):
+        raise BadData(
+            "None of the teacher's answers passed the checks.",
+            f"See why: {collector.run.path / 'requests.jsonl'}",
+        )
+    return lessons
+
+
+def _drawn(rows: Mapping[str, Row], recipe: Recipe) -> set[str]:
+    """Of rows that the teacher made, those to validate on; a passage isn't torn apart."""
+    data = recipe.data
+    _, drawn = draw(list(rows.values()), data.validation_share, data.seed, data.near_duplicate)
+    return {row.id for row in drawn}
+
+
+def save_lessons(
+    run: Run, teacher: Teacher, recipe: Recipe, lessons: Mapping[str, Sequence[Lesson]]
+) -> None:
+    """`teacher.jsonl`: what is learnt, as chat rows with where each came from; `dropped.jsonl`: the
+    others, with the reason. Both whole or not at all."""
+    kept, dropped = [], []
+    settings = recipe.distil.teacher
+    source = {
+        "name": teacher.name,
+        **teacher.identity,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "terms": settings.terms,
+    }
+    for part, some in lessons.items():
+        for lesson in some:
+            facts = {
+                "row": lesson.own.id,
+                "split": part,
+                "own_answer": lesson.own.answer,
+                "teacher": source,
+                "requests": lesson.keys,
+                **({"source": lesson.source} if lesson.source else {}),
+            }
+            if lesson.dropped:
+                replies = [reply.text for reply in lesson.replies]
+                dropped.append({"reason": lesson.dropped, "answers": replies, **facts})
+            else:
+                turns = [turn.as_template() for turn in lesson.row.messages]
+                kept.append({"messages": turns, **facts})
+    for name, entries in (("teacher.jsonl", kept), ("dropped.jsonl", dropped)):
+        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        write_whole(run.path / name, text)
+
+
+def _documents(recipe: Recipe) -> dict[str, str]:
+    """The hashes of the files that questions are written from. Raises BadRecipe without any."""
+    if not recipe.distil.questions_per_passage:
+        return {}
+    if not recipe.rag.documents:
+        raise BadRecipe(
+            "Questions are to be written from documents, and none are named.",
+            "Set rag.documents to a folder.",
+        )
+    files, _ = documents_in([str(path) for path in recipe.rag.documents])
+    return {str(file): hash_file(file) for file in files}
+
+
+def _taught(dataset: Dataset, lessons: Mapping[str, Sequence[Lesson]]) -> Dataset:
+    """The dataset with the teacher's answers in the place of its own; the test stays as it was."""
+
+    def kept(part: str) -> tuple[Row, ...]:
+        return tuple(lesson.row for lesson in lessons[part] if not lesson.dropped)
+
+    split = replace(dataset.split, train=kept("train"), validation=kept("validation"))
+    return replace(dataset, split=split)
+
+
+def _keep_artifact(run: Run, training: Run) -> None:
+    """Put the student into the run's own folder."""
+    if not run.artifact.exists():
+        with whole_folder(run.artifact) as draft:
+            shutil.copytree(training.artifact, draft, dirs_exist_ok=True)

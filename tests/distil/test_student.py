@@ -1,0 +1,66 @@
+"""A student cut from a larger model."""
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from burnish.core.errors import BadRecipe
+from burnish.core.recipe import make_recipe
+from burnish.distil.student import cut_layers, student_of
+from burnish.models.load import load_model
+from burnish.models.local import find_model, list_models
+from burnish.train.run import train
+from tests.tickets import ticket_recipe
+
+__all__ = ["ticket_recipe"]
+
+SHAPE = {
+    "vocab_size": 50, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 7,
+    "num_attention_heads": 2, "num_key_value_heads": 1,
+}  # fmt: skip
+
+
+def test_first_and_last_layer_stay_and_the_others_are_evenly_apart():
+    model = LlamaForCausalLM(LlamaConfig(**SHAPE))
+    layers = list(model.model.layers)
+
+    kept = cut_layers(model, 3)
+
+    assert kept == [0, 3, 6] and model.config.num_hidden_layers == 3
+    assert list(model.model.layers) == [layers[place] for place in kept]
+
+
+def test_all_layers_kept_is_the_same_model_and_kinds_of_layers_follow():
+    config = Qwen3Config(**SHAPE, head_dim=8, use_sliding_window=True, sliding_window=4,
+                         max_window_layers=3)  # fmt: skip
+    kinds = list(config.layer_types)
+    model = Qwen3ForCausalLM(config)
+
+    assert len(set(kinds)) == 2 and cut_layers(model, 4) == [0, 2, 4, 6]
+    assert model.config.layer_types == [kinds[place] for place in (0, 2, 4, 6)]
+
+
+@pytest.mark.parametrize("of", ["model", "teacher"])
+def test_a_student_is_a_model_like_any_other_and_is_cut_once(own_models, ticket_recipe, of):
+    taught = train(ticket_recipe("train.max_steps=3"))
+    recipe = make_recipe(
+        {"model": {"name": "tiny"}},
+        ["distil.layers=2", f"distil.layers_of={of}", f"distil.teacher.model={taught.run}"],
+    )
+
+    name = student_of(recipe)
+
+    student = load_model(find_model(name), torch.float32)
+    assert name in [model.name for model in list_models()]
+    plain = load_model(find_model("tiny"), torch.float32)
+    ids = torch.tensor([[5, 6, 7]])
+    same = torch.allclose(student(ids).logits, plain(ids).logits, atol=1e-5)
+    assert same == (of == "model"), "two of two layers; the teacher has learnt something"
+    before = (own_models / name / "model.json").stat().st_mtime_ns
+    assert student_of(recipe) == name
+    assert (own_models / name / "model.json").stat().st_mtime_ns == before
+
+
+def test_more_layers_than_there_are_is_refused():
+    with pytest.raises(BadRecipe, match=r"has 7 layers.*\n.*layers=7"):
+        cut_layers(LlamaForCausalLM(LlamaConfig(**SHAPE)), 8)
