@@ -18,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/burnish pull smollm2-135m-instruct
+	$(BIN)/burnish pull all-minilm-l6-v2
 	$(BIN)/burnish compare examples/support-desk/triage.yaml || [ $$? -eq 1 ]  # 1 is a "no"
 
 check: setup
