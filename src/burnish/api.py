@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from burnish.rag.ask import Reply
     from burnish.rag.build import IndexReport
     from burnish.rag.search import Found
+    from burnish.serve.migrate import Imported
     from burnish.train.report import TrainReport
     from burnish.train.search import SearchReport
 
@@ -343,6 +344,16 @@ def remove_key(name: str) -> None:
     from burnish.serve.keys import open_keys
 
     open_keys().remove(name)
+
+
+def import_openai(
+    folder: Source, base: str = "smollm2-135m-instruct", out: Path | None = None
+) -> Imported:
+    """Train the fine-tuning jobs that were exported from OpenAI again, on a model of this machine,
+    and compare old answers with new ones. Raises BadData, NotFound."""
+    from burnish.serve.migrate import import_openai as import_jobs
+
+    return import_jobs(Path(folder), base, out)
 
 
 def refreeze(recipe: Source) -> None:

@@ -18,6 +18,7 @@ from burnish.cli import (
     distil,
     evaluate,
     export,
+    import_openai,
     index,
     key,
     models,
@@ -40,10 +41,10 @@ app = typer.Typer(
 )
 WORDS = (
     pull, models, check, train, evaluate, compare, distil, export,
-    index, search, ask, chat, serve, key, runs, recipe,
+    index, search, ask, chat, serve, key, import_openai, runs, recipe,
 )  # fmt: skip
 for word in WORDS:
-    app.command(word.__name__.rpartition(".")[2])(word.command)
+    app.command(word.__name__.rpartition(".")[2].replace("_", "-"))(word.command)
 
 
 @app.callback(invoke_without_command=True)
