@@ -13,6 +13,8 @@ FACTS = {
     "has_template": False,
     "source": "tests",
 }
+#: Numbers of a vector.
+WIDTH = 128
 MODULES = ("models.Transformer", "models.Pooling", "models.Normalize")
 
 
@@ -40,7 +42,7 @@ def write_embedder(folder, modules=MODULES, pooling="pooling_mode_mean_tokens"):
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]"
     )
     torch.manual_seed(0)
-    size = {"hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    size = {"hidden_size": WIDTH, "num_hidden_layers": 1, "num_attention_heads": 2}
     # Wide enough that other words give other vectors.
     config = BertConfig(
         vocab_size=len(tokenizer), intermediate_size=64, initializer_range=0.5, **size

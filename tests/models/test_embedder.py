@@ -9,7 +9,7 @@ import torch
 from burnish.core.errors import BadRecipe
 from burnish.models.embedder import Embedder
 from burnish.models.local import find_model
-from tests.embedder import embedder_folder, minilm, tiny_embedder, write_embedder
+from tests.embedder import WIDTH, embedder_folder, minilm, tiny_embedder, write_embedder
 
 __all__ = ["embedder_folder", "minilm", "tiny_embedder"]
 
@@ -21,7 +21,7 @@ def test_a_vector_is_the_mean_of_its_tokens_at_length_one(tiny_embedder):
 
     found = embedder.encode(TEXTS, batch_size=2)
 
-    assert found.shape == (5, 128) and found.dtype == np.float32
+    assert found.shape == (5, WIDTH) and found.dtype == np.float32
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
     for text, vector in zip(TEXTS, found, strict=True):
         ids = embedder.tokenizer(text, truncation=True, max_length=256)["input_ids"]

@@ -12,6 +12,7 @@ from burnish.core.errors import BadData, BadRecipe, NotFound
 from burnish.rag.build import build_index
 from burnish.rag.documents import read_document
 from burnish.rag.search import index_folder, open_index
+from tests.embedder import WIDTH
 
 COUNTS = ("added", "changed", "unchanged", "removed")
 
@@ -28,7 +29,7 @@ def all_passages(name="docs"):
 def vector(store):
     import numpy as np
 
-    return np.ones(128, dtype=np.float32)
+    return np.ones(WIDTH, dtype=np.float32)
 
 
 def test_only_what_changed_is_embedded_and_what_is_gone_leaves(folder, index, monkeypatch):

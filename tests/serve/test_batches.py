@@ -6,6 +6,7 @@ import time
 import openai
 import pytest
 
+from tests.embedder import WIDTH
 from tests.serve import tuning
 from tests.serve.tuning import lines, upload
 
@@ -69,7 +70,7 @@ def test_embeddings_come_in_batches_too(server):
     done = wait(client, begin(client, [row], "/v1/embeddings").id)
 
     (answer,) = read(client, done.output_file_id)
-    assert len(answer["response"]["body"]["data"][0]["embedding"]) == 32
+    assert len(answer["response"]["body"]["data"][0]["embedding"]) == WIDTH
     assert done.error_file_id is None
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from burnish.models.embedder import Embedder
 from burnish.models.local import open_model
+from tests.embedder import WIDTH
 
 TEXTS = ["where is my parcel?", "red green blue", "the password of my account"]
 
@@ -68,7 +69,7 @@ def test_tokens_are_read_as_their_text(either, embedder):
         ({"given": [[1, 99_999]]}, "input"),
         ({"given": "red " * 500}, "input"),
         ({"given": ["red"] * 2049}, "input"),
-        ({"dimensions": 33}, "dimensions"),
+        ({"dimensions": WIDTH + 1}, "dimensions"),
         ({"dimensions": 0}, "dimensions"),
         ({"encoding_format": "hex"}, "encoding_format"),
     ],

@@ -7,6 +7,7 @@ import numpy as np
 import openai
 import pydantic
 
+from tests.embedder import WIDTH
 from tests.serve.conformance.registry import check, refused
 
 RED = [{"role": "user", "content": "red"}]
@@ -246,7 +247,7 @@ def completions_are_streamed(c, w):
 @check(VECTORS, "without `encoding_format` the client asks for base64 and decodes it")
 def vectors_come_as_floats(c, w):
     vector = c.embeddings.create(model="tiny-embedder", input="red").data[0].embedding
-    assert len(vector) == 32 and abs(np.linalg.norm(vector) - 1) < 1e-5
+    assert len(vector) == WIDTH and abs(np.linalg.norm(vector) - 1) < 1e-5
 
 
 @check(VECTORS, "`base64` is little-endian float32")
