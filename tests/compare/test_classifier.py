@@ -96,7 +96,7 @@ def test_only_the_labels_asked_for_are_chosen(tiny_embedder, recipe):
 
     assert free.text == "delivery" and bound.text in ("refund", "account")
     assert free.tokens_out == 0 < free.tokens_in
-    with pytest.raises(BadRecipe, match="none of the labels"):
+    with pytest.raises(BadData, match="none of the labels"):
         engine.answer([Prompt(asked, choices=("nothing",))])
     (known, _), (unknown, _) = engine.log_likelihood(
         [row("where is my parcel", "delivery"), row("where is my parcel", "nothing")]

@@ -20,7 +20,7 @@ from burnish.core.errors import BurnishError
 from burnish.core.progress import progress, say
 from burnish.core.records import Message, Prompt
 from burnish.engines.fleet import Fleet, open_fleet
-from burnish.engines.local import LocalEngine, answering_dtype, find_artifact
+from burnish.engines.local import answering_dtype, find_artifact
 from burnish.engines.scheduler import Scheduler, Update
 from burnish.models.artifact import find_base, save_artifact
 from burnish.models.load import load_model, load_tokenizer
@@ -165,7 +165,7 @@ def _ask(scheduler: Scheduler, fleet: Fleet, mix: Mix) -> list[str]:
             done.release()
 
     for place, (name, question) in enumerate(mix):
-        engine: LocalEngine = fleet.find(name)
+        engine = fleet.find(name)
         request = engine.request(_prompt(question))
         scheduler.submit(engine, [request], [partial(listener, place)])
     for _ in mix:

@@ -9,7 +9,9 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 from burnish.core.errors import BadRecipe, NotFound
+from burnish.engines.linear import open_linear
 from burnish.engines.local import LocalEngine, answering_dtype, find_artifact, open_engine
+from burnish.engines.protocol import Served
 from burnish.models.artifact import Artifact, find_base, open_artifact
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import LocalModel, find_model
@@ -22,11 +24,11 @@ class Fleet:
     `shared` has the weights that adapters can be added to, by the hash of their base.
     """
 
-    engines: dict[str, LocalEngine]
+    engines: dict[str, Served]
     parents: dict[str, str]
     shared: dict[str, Any] = field(default_factory=dict)
 
-    def find(self, name: str) -> LocalEngine:
+    def find(self, name: str) -> Served:
         """The engine of that name. Raises NotFound."""
         if name not in self.engines:
             raise NotFound(
@@ -35,7 +37,7 @@ class Fleet:
             )
         return self.engines[name]
 
-    def add(self, name: str, folder: Path) -> LocalEngine:
+    def add(self, name: str, folder: Path) -> Served:
         """Serve one more adapter under `name`, beside what is served already.
 
         It may change weights in memory: call it in the thread that answers (`Scheduler.do`). Raises
@@ -72,12 +74,14 @@ def open_fleet(sources: Sequence[str], aliases: Mapping[str, str] | None = None)
         raise BadRecipe("Nothing to serve is named.", "Name a run or a model: burnish serve last")
     adapters: dict[str, list[tuple[str, Artifact]]] = {}
     bases: dict[str, tuple[str, LocalModel]] = {}
-    opened: dict[str, LocalEngine] = {}
+    opened: dict[str, Served] = {}
     for source in wanted:
         artifact = find_artifact(source)
         if artifact is None:
             local = find_model(source)
             bases[local.sha256] = (source, local)
+        elif artifact.kind == "linear":
+            opened[source] = open_linear(artifact)
         elif _shares_base(artifact):
             adapters.setdefault(find_base(artifact).sha256, []).append((source, artifact))
         else:
@@ -134,10 +138,8 @@ def _adapted(model: Any, artifact: Artifact, name: str) -> LocalEngine:
     return LocalEngine(model, tokenizer, name, adapter=key, system=artifact.system)
 
 
-def _by_name(
-    opened: Mapping[str, LocalEngine], aliases: Mapping[str, str]
-) -> dict[str, LocalEngine]:
-    names: dict[str, LocalEngine] = {}
+def _by_name(opened: Mapping[str, Served], aliases: Mapping[str, str]) -> dict[str, Served]:
+    names: dict[str, Served] = {}
     given = [(engine.name, engine) for engine in opened.values()]
     given += list(opened.items())
     given += [(alias, opened[target]) for alias, target in aliases.items()]

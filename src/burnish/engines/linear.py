@@ -6,11 +6,15 @@ For labels it is the rival to beat: a small embedding model and one matrix, trai
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from burnish.core.errors import BadRecipe
+from burnish.core.errors import BadData
 from burnish.core.records import Answer, Message, Prompt, Row
+from burnish.engines.decode import Prefix, Request
 from burnish.models.artifact import Artifact, find_base
 from burnish.models.embedder import Embedder
 from burnish.models.linear import Head, load_head
@@ -19,8 +23,23 @@ from burnish.models.linear import Head, load_head
 class LinearEngine:
     """An embedding model and the matrix on top of it."""
 
-    def __init__(self, embedder: Embedder, head: Head, name: str) -> None:
-        self.embedder, self.head, self.name = embedder, head, name
+    #: There is nothing to step with.
+    model: Any = None
+
+    def __init__(
+        self, embedder: Embedder, head: Head, name: str, system: str | None = None
+    ) -> None:
+        self.embedder, self.head, self.name, self.system = embedder, head, name, system
+
+    @property
+    def tokenizer(self) -> Any:
+        """The embedding model's."""
+        return self.embedder.tokenizer
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the embedding model knows."""
+        return len(self.tokenizer)
 
     @property
     def context_length(self) -> int:
@@ -42,7 +61,7 @@ class LinearEngine:
     ) -> list[Answer]:
         """The likeliest of each prompt's choices, or of all labels if it names none.
 
-        Raises BadRecipe if the choices are not among the labels that it was trained with.
+        Raises BadData if the choices are not among the labels that it was trained with.
         """
         answers: list[Answer] = []
         for begin in range(0, len(prompts), batch_size):
@@ -57,6 +76,38 @@ class LinearEngine:
             if advance:
                 advance(len(some))
         return answers
+
+    def active(self) -> AbstractContextManager[None]:
+        """Nobody shares its weights."""
+        return nullcontext()
+
+    def request(self, prompt: Prompt) -> Request:
+        """A request among its labels. Raises BadData for plain text, which asks for more words."""
+        ids = self.tokenizer(said(prompt.messages), add_special_tokens=False)["input_ids"]
+        return self.request_for(prompt, ids)
+
+    def request_for(self, prompt: Prompt, ids: Sequence[int]) -> Request:
+        """A request among its labels.
+
+        Raises BadData for plain text, which asks for more words, and for labels that it lacks.
+        """
+        if not prompt.messages:
+            raise BadData(
+                f"{self.name} is a classifier: it answers chat messages with a label.",
+                "Ask it at /chat/completions.",
+            )
+        bound = replace(prompt, choices=self._known(prompt.choices))
+        return Request(bound, ids, frozenset(), self.tokenizer)
+
+    def choose(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
+        """Answer each request with one of its choices."""
+        answers = self.answer([request.prompt for request in requests])
+        for request, answer in zip(requests, answers, strict=True):
+            request.text, request.finish = answer.text, "stop"
+
+    def shared_prefix(self, requests: Sequence[Request]) -> Prefix | None:
+        """Vectors have no beginning that could be shared."""
+        return None
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens that the embedding model reads."""
@@ -75,14 +126,17 @@ class LinearEngine:
         return self.embedder.encode([said(messages) for messages in asked])
 
     def _best(self, logs: np.ndarray, choices: Sequence[str]) -> str:
-        known = [place for place, label in enumerate(self.head.labels) if label in set(choices)]
-        if choices and not known:
-            raise BadRecipe(
+        return max(self._known(choices), key=lambda label: logs[self.head.labels.index(label)])
+
+    def _known(self, choices: Sequence[str]) -> tuple[str, ...]:
+        """Those of the choices that it was trained with; all labels if there are no choices."""
+        known = tuple(label for label in self.head.labels if not choices or label in choices)
+        if not known:
+            raise BadData(
                 f"{self.name} knows none of the labels asked for.",
                 f"It was trained with: {', '.join(self.head.labels)}.",
             )
-        places = known or range(len(self.head.labels))
-        return self.head.labels[max(places, key=lambda place: logs[place])]
+        return known
 
 
 def said(messages: Sequence[Message]) -> str:
@@ -93,4 +147,5 @@ def said(messages: Sequence[Message]) -> str:
 def open_linear(artifact: Artifact) -> LinearEngine:
     """A classifier ready to answer. Raises NotFound or BadData without its embedding model."""
     name = str(artifact.lineage.get("run", artifact.path.name))
-    return LinearEngine(Embedder(find_base(artifact)), load_head(artifact), name)
+    embedder = Embedder(find_base(artifact))
+    return LinearEngine(embedder, load_head(artifact), name, artifact.system)

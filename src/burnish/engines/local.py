@@ -64,6 +64,11 @@ class LocalEngine:
             model.config._attn_implementation = ATTENTION
 
     @property
+    def vocabulary(self) -> int:
+        """How many tokens the model knows."""
+        return int(self.model.config.vocab_size)
+
+    @property
     def context_length(self) -> int:
         """Tokens that prompt and answer may have together."""
         return int(self.model.config.max_position_embeddings)

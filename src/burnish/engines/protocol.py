@@ -1,9 +1,11 @@
 """What an engine is: whatever answers prompts."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from burnish.core.records import Answer, Message, Prompt, Row
+from burnish.engines.decode import Prefix, Request
 
 
 class Engine(Protocol):
@@ -38,3 +40,35 @@ class Engine(Protocol):
 
     def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
         """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
+
+
+class Served(Engine, Protocol):
+    """What the scheduler serves: an engine whose requests can be answered in turns."""
+
+    #: The prompt of its training, for who brings none.
+    system: str | None
+    #: The weights that a running batch steps with; none if it only chooses.
+    model: Any
+
+    @property
+    def tokenizer(self) -> Any:
+        """What encodes its prompts."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens it knows."""
+
+    def active(self) -> AbstractContextManager[None]:
+        """Its own weights, for as long as it answers."""
+
+    def request(self, prompt: Prompt) -> Request:
+        """A prompt as tokens. Raises PromptTooLong, BadData."""
+
+    def request_for(self, prompt: Prompt, ids: Sequence[int]) -> Request:
+        """A prompt with its tokens. Raises PromptTooLong, BadData."""
+
+    def choose(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
+        """Answer requests that have choices, each with one of them. Call it while `active`."""
+
+    def shared_prefix(self, requests: Sequence[Request]) -> Prefix | None:
+        """What all these prompts begin with, read once; None if that saves nothing."""

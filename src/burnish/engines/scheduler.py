@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from burnish.core.errors import BurnishError
 from burnish.core.records import Answer, TokenLogprob
 from burnish.engines.decode import Request, Running
-from burnish.engines.local import LocalEngine
+from burnish.engines.protocol import Served
 
 #: Tokens a lane makes for each of its requests before the next lane's turn.
 _TURN = 4
@@ -78,7 +78,7 @@ class Ticket:
 
 @dataclass(slots=True)
 class _Lane:
-    engine: LocalEngine
+    engine: Served
     running: Running
     waiting: list[Ticket] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Scheduler:
         self._thread.start()
 
     def submit(
-        self, engine: LocalEngine, requests: Sequence[Request], listeners: Sequence[Listener]
+        self, engine: Served, requests: Sequence[Request], listeners: Sequence[Listener]
     ) -> list[Ticket]:
         """Queue requests. A listener is called from the scheduler's thread and must not block.
 

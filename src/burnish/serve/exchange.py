@@ -9,7 +9,7 @@ from fastapi import Request as HttpRequest
 
 from burnish.core.records import Answer, TokenLogprob
 from burnish.engines.decode import Request
-from burnish.engines.local import LocalEngine
+from burnish.engines.protocol import Served
 from burnish.engines.scheduler import Scheduler, Update
 from burnish.serve.errors import body_of
 
@@ -44,7 +44,7 @@ class Exchange:
     def __init__(
         self,
         scheduler: Scheduler,
-        engine: LocalEngine,
+        engine: Served,
         requests: Sequence[Request],
         counted: Callable[[Answer], None],
     ) -> None:

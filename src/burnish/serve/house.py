@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from burnish.core.sections import Serve
 from burnish.engines.decode import Request as Asks
 from burnish.engines.fleet import Fleet
-from burnish.engines.local import LocalEngine
+from burnish.engines.protocol import Served
 from burnish.engines.scheduler import Scheduler
 from burnish.serve.answers import ChatAnswers, Completions
 from burnish.serve.desk import Desk, Tuned
@@ -78,7 +78,7 @@ class House:
         shape = Completions(asked.model, asked.logprobs is not None, offsets, asked.n or 1)
         return await _respond(http, exchange, shape, asked)
 
-    def _exchange(self, model: str, engine: LocalEngine, requests: list[Asks]) -> Exchange:
+    def _exchange(self, model: str, engine: Served, requests: list[Asks]) -> Exchange:
         return Exchange(self.scheduler, engine, requests, partial(self.figures.count, model))
 
     def cards(self) -> list[dict[str, Any]]:
@@ -105,7 +105,7 @@ class House:
             raise NotYours(f"{name} was not made by a fine-tuning job: it stays.", "model")
         self.desk.forget(name)
 
-    async def _engine(self, name: str) -> LocalEngine:
+    async def _engine(self, name: str) -> Served:
         """What answers to that name. Raises ModelNotFound, as the hosted API words it.
 
         What a job has made is loaded when it is first asked; another server may have deleted it.
@@ -129,7 +129,7 @@ class House:
             self.fleet.add(made.name, made.folder)
             self.adopted.add(made.name)
 
-    def _own(self, name: str) -> LocalEngine:
+    def _own(self, name: str) -> Served:
         """What was named when the server was started. Raises ModelNotFound."""
         if name in self.adopted or name not in self.fleet.engines:
             raise _not_found(name, self.fleet)
@@ -138,7 +138,7 @@ class House:
     def _embedding_card(self, name: str) -> dict[str, Any]:
         return {"id": name, "object": "model", "created": self.started, "owned_by": "burnish"}
 
-    def _card(self, name: str, engine: LocalEngine) -> dict[str, Any]:
+    def _card(self, name: str, engine: Served) -> dict[str, Any]:
         return {
             "id": name,
             "object": "model",

@@ -7,7 +7,7 @@ from typing import Any
 
 from burnish.core.records import Message, Prompt, Role
 from burnish.engines.decode import Request
-from burnish.engines.local import LocalEngine
+from burnish.engines.protocol import Served
 from burnish.models.chat import encode_prompt, encode_text
 from burnish.serve.bounds import grammar_of
 from burnish.serve.errors import Refused
@@ -30,7 +30,7 @@ _ROLES: Mapping[str, Role] = {
 }
 
 
-def chat_requests(engine: LocalEngine, asked: ChatRequest, longest: int) -> list[Request]:
+def chat_requests(engine: Served, asked: ChatRequest, longest: int) -> list[Request]:
     """The `n` requests that a chat request asks for.
 
     Without a system message, a model that was trained with one is asked with it. An answer is at
@@ -59,7 +59,7 @@ def chat_requests(engine: LocalEngine, asked: ChatRequest, longest: int) -> list
 
 
 def completion_requests(
-    engine: LocalEngine, asked: CompletionRequest
+    engine: Served, asked: CompletionRequest
 ) -> list[tuple[str, list[Request]]]:
     """For each prompt, its text and its `n` requests. Raises Refused, PromptTooLong."""
     _refuse(asked)
@@ -103,7 +103,7 @@ def _refuse(asked: Asked) -> None:
         raise Refused(why, name, "unsupported_value")
 
 
-def _copies(engine: LocalEngine, prompt: Prompt, ids: Sequence[int], asked: Asked) -> list[Request]:
+def _copies(engine: Served, prompt: Prompt, ids: Sequence[int], asked: Asked) -> list[Request]:
     """`n` requests for the same tokens, each with a seed of its own."""
     room = max(engine.context_length - len(ids), 1)
     sampled = replace(
@@ -154,11 +154,10 @@ def _prompts(asked: CompletionRequest) -> list[str | list[int]]:
     return list(prompt)  # type: ignore[arg-type]
 
 
-def _tokens(engine: LocalEngine, prompt: str | list[int]) -> list[int]:
+def _tokens(engine: Served, prompt: str | list[int]) -> list[int]:
     ids = encode_text(engine.tokenizer, prompt) if isinstance(prompt, str) else prompt
     if not ids:
         raise Refused("The prompt is empty.", "prompt")
-    known = int(engine.model.config.vocab_size)
-    if max(ids) >= known:
-        raise Refused(f"The model knows tokens 0 to {known - 1}.", "prompt")
+    if max(ids) >= engine.vocabulary:
+        raise Refused(f"The model knows tokens 0 to {engine.vocabulary - 1}.", "prompt")
     return ids
