@@ -146,7 +146,7 @@ def train(
     """
     from burnish.core.runs import find_run
 
-    run = find_run(resume) if resume else None
+    run = find_run(resume, unfinished=True) if resume else None
     resolved = run.recipe if run else resolve(recipe, **files)
     from burnish.train.run import train as train_model
 

@@ -1,5 +1,6 @@
 """A run folder is found by id, by the beginning of its id, and as `last`."""
 
+import os
 import pickle
 import subprocess
 import sys
@@ -72,3 +73,18 @@ with Run(pathlib.Path({str(run.path)!r})).held():
         other.kill()
     with run.held():
         pass
+
+
+def test_last_is_the_newest_run_with_a_model_and_never_a_part_of_another(workspace):
+    names = ("20260101-000001-train-a", "20260101-000002-train-b", "train-0123456789ab")
+    names += ("20260101-000003-train-c", "20260101-000004-evaluate-d")
+    runs = {}
+    for place, name in enumerate(names):
+        runs[name] = new_run("train", make_recipe({}), {}, runs_folder() / name)
+        os.utime(runs[name].path / "inputs.json", (place, place))
+    for name in names[:3]:
+        runs[name].artifact.mkdir()
+
+    assert [run.id for run in list_runs()] == list(names)
+    assert find_run("last").id == names[1]
+    assert find_run("last", unfinished=True).id == names[3]

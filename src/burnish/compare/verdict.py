@@ -217,11 +217,14 @@ def _words(
             "change this: questions unlike those of the test split, or a stronger model to prompt."
         )
     if verdict.decision == "dont_fine_tune":
-        size = "no gain at all" if gain.gain.high <= 0 else f"less than the {least} asked for"
+        lack = (
+            "There is surely no gain at all that would pay"
+            if gain.gain.high <= 0
+            else f"The gain is surely less than the {least} asked for, too little to pay"
+        )
         return "Don't fine-tune.", (
-            f"{measured} The gain is surely {size}, too little to pay for training and keeping a "
-            f"model of your own. Use {other}. What would change this: more or better training "
-            "rows, or a larger base model."
+            f"{measured} {lack} for training and keeping a model of your own. Use {other}. What "
+            "would change this: more or better training rows, or a larger base model."
         )
     open_question = (
         f"That is more than luck, but may be less than the {least} asked for"

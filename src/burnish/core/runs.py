@@ -10,6 +10,7 @@ lock          held by the process that works on it
 import importlib.metadata
 import json
 import platform
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -85,6 +86,10 @@ class Run:
         return list(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else []
 
 
+#: The names that `new_run` gives, by time.
+_OWN = re.compile(r"\d{8}-\d{6}-")
+
+
 def runs_folder() -> Path:
     """Where this workspace keeps its runs."""
     return workspace() / "runs"
@@ -121,13 +126,19 @@ def begun_or_new_run(
     return new_run(verb, recipe, inputs, out)
 
 
-def find_run(name: str) -> Run:
-    """A run by folder, id, unique beginning of an id, or `last`. Raises NotFound."""
+def find_run(name: str, unfinished: bool = False) -> Run:
+    """A run by folder, id, unique beginning of an id, or `last`. Raises NotFound.
+
+    `last` is the newest run that holds a model, or, if `unfinished`, the newest training that
+    doesn't yet; trainings that are a part of something larger are meant by their ids only.
+    """
     if (Path(name) / "recipe.yaml").exists():
         return Run(Path(name).absolute())
     runs = list_runs()
     if name == "last" and runs:
-        return runs[-1]
+        own = [run for run in runs if _OWN.match(run.id)] or runs
+        wanted = [run for run in own if _is_wanted(run, unfinished)] or own
+        return wanted[-1]
     found = [run for run in runs if run.id == name] or [r for r in runs if r.id.startswith(name)]
     if len(found) == 1:
         return found[0]
@@ -136,12 +147,25 @@ def find_run(name: str) -> Run:
     raise NotFound(f"There is no run `{name}` in {runs_folder()}.", "`burnish runs` lists them.")
 
 
+def _is_wanted(run: Run, unfinished: bool) -> bool:
+    if unfinished:
+        return "-train-" in run.id and not run.artifact.exists()
+    return run.artifact.exists()
+
+
 def list_runs() -> list[Run]:
     """All runs of this workspace, oldest first."""
     folder = runs_folder()
     if not folder.exists():
         return []
-    return [Run(path) for path in sorted(folder.iterdir()) if (path / "recipe.yaml").exists()]
+    found = [path for path in sorted(folder.iterdir()) if (path / "recipe.yaml").exists()]
+    return [Run(path) for path in sorted(found, key=lambda path: _begun(path))]
+
+
+def _begun(path: Path) -> float:
+    """When a run was made, in seconds; its inputs are written once."""
+    file = path / "inputs.json"
+    return file.stat().st_mtime if file.exists() else 0.0
 
 
 def versions() -> dict[str, str]:
