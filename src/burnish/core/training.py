@@ -124,6 +124,18 @@ class Ia3(Section):
     kind: Literal["ia3"] = "ia3"
 
 
+class Bottleneck(Section):
+    """Small networks behind the frozen layers (Houlsby et al. 2019, arXiv:1902.00751)."""
+
+    kind: Literal["bottleneck"] = "bottleneck"
+    size: int = Field(32, ge=1, description="Width of the networks; wider learns and costs more.")
+    after: Literal["both", "mlp"] = Field(
+        "both",
+        description="`both`: after attention and MLP; `mlp`: after the MLP only (Pfeiffer et al. "
+        "2021, arXiv:2005.00247).",
+    )
+
+
 class Train(Section):
     """How the weights move."""
 
@@ -132,7 +144,8 @@ class Train(Section):
         kind_or("sft"),
     ] = Field(Sft(), description="What is learnt from a row.")
     method: Annotated[
-        Annotated[Lora | Dora | Qlora | Ia3 | Full, Field(discriminator="kind")], kind_or("lora")
+        Annotated[Lora | Dora | Qlora | Ia3 | Bottleneck | Full, Field(discriminator="kind")],
+        kind_or("lora"),
     ] = Field(Lora(), description="Which weights move.")
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
     epochs: float = Field(3, gt=0, description="Passes over the training rows.")

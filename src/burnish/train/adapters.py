@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 
 from burnish.core.errors import BadRecipe
 from burnish.core.runs import find_run
-from burnish.core.training import Dora, Full, Ia3, Lora, LowRank, Qlora
+from burnish.core.training import Bottleneck, Dora, Full, Ia3, Lora, Qlora
 from burnish.models.artifact import find_base, open_artifact
+from burnish.models.bottleneck import add_bottlenecks
 from burnish.models.quantize import quantize
 
 
@@ -62,6 +63,12 @@ def add_ia3(model: PreTrainedModel, method: Ia3) -> Any:
         ) from error
 
 
+def add_bottleneck(model: PreTrainedModel, method: Bottleneck) -> Any:
+    """Freeze the model and hang small networks behind its layers."""
+    add_bottlenecks(model, method.size, method.after)
+    return model
+
+
 def train_everything(model: PreTrainedModel, method: Full) -> Any:
     """All weights move."""
     model.requires_grad_(True)
@@ -74,11 +81,12 @@ METHODS: dict[str, Callable[[PreTrainedModel, Any], Any]] = {
     "dora": add_lora,
     "qlora": add_qlora,
     "ia3": add_ia3,
+    "bottleneck": add_bottleneck,
     "full": train_everything,
 }
 
 
-def quantization(method: LowRank | Ia3 | Full) -> dict[str, Any] | None:
+def quantization(method: Any) -> dict[str, Any] | None:
     """How a method holds the frozen weights, for whoever loads its adapter; None if as they are."""
     if isinstance(method, Qlora):
         return {"kind": "nf4", "double_quant": method.double_quant}
