@@ -26,8 +26,7 @@ def refuse_unmergeable(artifact: Artifact) -> None:
         raise CannotMerge(
             f"What train.method={artifact.lineage['recipe']['train']['method']['kind']} learns "
             "stands beside the base's weights and can't be merged into them.",
-            "Export it with --to adapter and answer with burnish, or train with "
-            "train.method=lora.",
+            "Export it with --to adapter and answer with burnish, or train with train.method=lora.",
         )
 
 
