@@ -1,19 +1,23 @@
-"""What stands beside the base's weights: bottlenecks."""
+"""What stands beside the base's weights: bottlenecks, virtual tokens."""
 
 import json
 
 import pytest
 import torch
+from peft import PeftModel
 
 from burnish.core.errors import BadRecipe
 from burnish.core.records import Message, Prompt
 from burnish.engines.fleet import open_fleet
 from burnish.engines.local import open_engine
 from burnish.export.formats import write_export
-from burnish.models.artifact import open_artifact
+from burnish.models.artifact import load_artifact_model, open_artifact
 from burnish.models.bottleneck import add_bottlenecks
 from burnish.models.load import load_model
 from burnish.models.merge import CannotMerge
+from burnish.models.virtual import virtual_ids
+from burnish.train.flat import flatten
+from burnish.train.loop import train_step
 from burnish.train.run import train
 from tests.train.conftest import die_at_sync, in_child
 
@@ -21,20 +25,26 @@ KILLED = -9
 METHODS = {
     "bottleneck": "{kind: bottleneck, size: 8}",
     "mlp": "{kind: bottleneck, size: 8, after: mlp}",
+    "prompt": "{kind: prompt, tokens: 5}",
+    "prefix": "{kind: prefix, tokens: 5}",
 }
 ASKED = Prompt((Message("system", "Sort the request."), Message("user", "parcel late")), 6)
 
 
 def learnt(run):
     """The bytes of what was trained."""
-    return next((run / "artifact").glob("*.safetensors")).read_bytes()
+    files = sorted((run / "artifact").glob("*.safetensors"))
+    return [file.read_bytes() for file in files]
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_killed_run_ends_in_the_same_bits(method, dataset, recipe_of, tmp_path):
-    recipe = recipe_of(f"train.method={METHODS[method]}", "model.dtype=bfloat16")
+    recipe = recipe_of(
+        f"train.method={METHODS[method]}", "model.dtype=bfloat16",
+        *(["train.learning_rate=0.2"] if "tokens" in METHODS[method] else []),
+    )  # fmt: skip
     whole = train(recipe, dataset, out=tmp_path / "whole")
-    assert whole.losses[-1] < whole.losses[0]
+    assert sum(whole.losses[-4:]) < 0.99 * sum(whole.losses[:4])
 
     def first():
         die_at_sync(12)
@@ -102,3 +112,53 @@ def test_it_is_exported_as_it_is_and_never_merged(method, dataset, recipe_of, tm
     facts = json.loads((tmp_path / "out" / "artifact.json").read_text())
     assert (tmp_path / "out" / facts["export"]["file"]).exists()
     assert open_engine(tmp_path / "out").answer([ASKED]) is not None
+
+
+@pytest.mark.parametrize("method", ["prompt", "prefix"])
+def test_peft_answers_the_same_from_the_same_folder(method, dataset, recipe_of, tiny, tmp_path):
+    recipe = recipe_of(f"train.method={METHODS[method]}", "model.dtype=float32")
+    train(recipe, dataset, out=tmp_path / "run")
+    ours, _ = load_artifact_model(open_artifact(tmp_path / "run" / "artifact"), torch.float32)
+    theirs = PeftModel.from_pretrained(
+        load_model(tiny, torch.float32), tmp_path / "run" / "artifact"
+    )
+    ids = torch.tensor([[9, 8, 7, 6]])
+
+    with torch.inference_mode():
+        expected = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -4:]
+        found = ours(torch.cat([torch.tensor([virtual_ids(5)]), ids], 1)).logits[:, -4:]
+
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["prompt", "prefix"])
+def test_a_batch_behind_virtual_tokens_gives_the_gradients_of_its_rows(method, dataset, plan_of):
+    """Gradient checkpointing included: it computes the layers a second time."""
+    plan = plan_of(
+        dataset.split.train[:4],
+        f"train.method={METHODS[method]}",
+        "train.gradient_checkpointing=true",
+    )
+    train_step(plan, plan.rows)
+    together = {name: m.grad.clone() for name, m in plan.optimizer.masters.items()}
+    assert all(grad.any() for grad in together.values())
+    plan.optimizer.forget()
+
+    whole = plan.objective.weight(plan.rows)
+    for row in plan.rows:
+        judge = plan.objective.judge_of(plan.language, [row], 128)
+        (judge(plan.language, flatten([row])).loss / whole).backward()
+        plan.optimizer.collect()
+
+    for name, master in plan.optimizer.masters.items():
+        torch.testing.assert_close(master.grad, together[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_student_with_virtual_tokens_learns_from_a_teacher_without(dataset, recipe_of, tmp_path):
+    recipe = recipe_of(
+        f"train.method={METHODS['prompt']}", "train.objective=distil",
+        "train.objective.teacher=tiny", "train.objective.weight=0.1", "train.learning_rate=0.05",
+    )  # fmt: skip
+    report = train(recipe, dataset, out=tmp_path / "run")
+
+    assert report.losses[-1] < report.losses[0]

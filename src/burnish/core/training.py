@@ -136,6 +136,21 @@ class Bottleneck(Section):
     )
 
 
+class PromptTuning(Section):
+    """Learnt embeddings of tokens before every prompt (Lester et al. 2021, arXiv:2104.08691)."""
+
+    kind: Literal["prompt"] = "prompt"
+    tokens: int = Field(20, ge=1, description="How many virtual tokens; they come on top of rows.")
+
+
+class PrefixTuning(Section):
+    """Learnt keys and values before every prompt, in every layer (Li & Liang 2021,
+    arXiv:2101.00190)."""
+
+    kind: Literal["prefix"] = "prefix"
+    tokens: int = Field(20, ge=1, description="How many virtual tokens; they come on top of rows.")
+
+
 class Train(Section):
     """How the weights move."""
 
@@ -144,7 +159,10 @@ class Train(Section):
         kind_or("sft"),
     ] = Field(Sft(), description="What is learnt from a row.")
     method: Annotated[
-        Annotated[Lora | Dora | Qlora | Ia3 | Bottleneck | Full, Field(discriminator="kind")],
+        Annotated[
+            Lora | Dora | Qlora | Ia3 | Bottleneck | PromptTuning | PrefixTuning | Full,
+            Field(discriminator="kind"),
+        ],
         kind_or("lora"),
     ] = Field(Lora(), description="Which weights move.")
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")

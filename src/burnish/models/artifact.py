@@ -25,6 +25,7 @@ from burnish.models.bottleneck import has_bottlenecks, load_bottlenecks, save_bo
 from burnish.models.load import device, load_model
 from burnish.models.local import LocalModel, find_model
 from burnish.models.quantize import round_trip
+from burnish.models.virtual import has_virtual, load_virtual, save_virtual
 
 FACTS = "artifact.json"
 
@@ -34,14 +35,17 @@ class Added:
     """What PEFT doesn't hold for us: whether a model has it, and how it is kept and put back."""
 
     is_in: Callable[[Any], bool]
-    save: Callable[[Any, Path], None]
+    save: Callable[[Any, Path, str], None]
     load: Callable[[Any, Path], None]
 
 
 #: Kind of artifact → what was added to the base. It can't be merged into the base's weights.
-ADDED = {"bottleneck": Added(has_bottlenecks, save_bottlenecks, load_bottlenecks)}
+ADDED = {
+    "bottleneck": Added(has_bottlenecks, save_bottlenecks, load_bottlenecks),
+    "virtual": Added(has_virtual, save_virtual, load_virtual),
+}
 
-Kind = Literal["adapter", "full", "linear", "gguf", "bottleneck"]
+Kind = Literal["adapter", "full", "linear", "gguf", "bottleneck", "virtual"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def save_artifact(
             for config in model.peft_config.values():
                 config.base_model_name_or_path = base.name
         if kind in ADDED:
-            ADDED[kind].save(model, draft)
+            ADDED[kind].save(model, draft, base.name)
         else:
             # `False` because "auto" would ask the hub whether the base's vocabulary was changed.
             extra = {"save_embedding_layers": False} if kind == "adapter" else {}

@@ -72,9 +72,9 @@ def has_bottlenecks(model: Any) -> bool:
     return hasattr(model, "bottlenecks")
 
 
-def save_bottlenecks(model: Any, folder: Path) -> None:
+def save_bottlenecks(model: Any, folder: Path, base: str) -> None:
     """Write size, places and weights of a model's adapters."""
-    write_json(folder / _FACTS, model.bottlenecks)
+    write_json(folder / _FACTS, {**model.bottlenecks, "base": base})
     save_file(
         {name: weight.detach().cpu().contiguous() for name, weight in _weights(model).items()},
         folder / _WEIGHTS,

@@ -11,10 +11,20 @@ from transformers import PreTrainedModel
 
 from burnish.core.errors import BadRecipe
 from burnish.core.runs import find_run
-from burnish.core.training import Bottleneck, Dora, Full, Ia3, Lora, Qlora
+from burnish.core.training import (
+    Bottleneck,
+    Dora,
+    Full,
+    Ia3,
+    Lora,
+    PrefixTuning,
+    PromptTuning,
+    Qlora,
+)
 from burnish.models.artifact import find_base, open_artifact
 from burnish.models.bottleneck import add_bottlenecks
 from burnish.models.quantize import quantize
+from burnish.models.virtual import add_virtual, virtual_ids
 
 
 def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
@@ -69,6 +79,18 @@ def add_bottleneck(model: PreTrainedModel, method: Bottleneck) -> Any:
     return model
 
 
+def add_virtual_tokens(model: PreTrainedModel, method: PromptTuning | PrefixTuning) -> Any:
+    """Freeze the model and put learnt tokens before every row (see `tokens_before`)."""
+    add_virtual(model, method.kind, method.tokens)
+    return model
+
+
+def tokens_before(method: Any) -> tuple[int, ...]:
+    """The ids of the virtual tokens that a method puts before every row; none for most."""
+    prompts = PromptTuning | PrefixTuning
+    return virtual_ids(method.tokens) if isinstance(method, prompts) else ()
+
+
 def train_everything(model: PreTrainedModel, method: Full) -> Any:
     """All weights move."""
     model.requires_grad_(True)
@@ -82,6 +104,8 @@ METHODS: dict[str, Callable[[PreTrainedModel, Any], Any]] = {
     "qlora": add_qlora,
     "ia3": add_ia3,
     "bottleneck": add_bottleneck,
+    "prompt": add_virtual_tokens,
+    "prefix": add_virtual_tokens,
     "full": train_everything,
 }
 

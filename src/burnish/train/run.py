@@ -24,7 +24,7 @@ from burnish.models.audit import audit
 from burnish.models.chat import encode_row
 from burnish.models.load import device, load_model, load_tokenizer, training_dtype
 from burnish.models.local import LocalModel, find_model
-from burnish.train.adapters import METHODS, language_model, quantization, trainable
+from burnish.train.adapters import METHODS, language_model, quantization, tokens_before, trainable
 from burnish.train.attention import ATTENTION
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
@@ -112,8 +112,10 @@ def encoded(
         shown = ", ".join(str(row) for row in first.rows[:5])
         raise AuditFailed(f"{first.file}, rows {shown}: {first.message}{more}", first.fix)
     objective = OBJECTIVES[recipe.train.objective.kind](recipe.train.objective)
+    before = tokens_before(recipe.train.method)
     return objective.examples(
-        rows, lambda row: trimmed(encode_row(tokenizer, row, recipe.train.max_length))
+        rows,
+        lambda row: trimmed(encode_row(tokenizer, row, recipe.train.max_length)).behind(before),
     )
 
 
