@@ -100,6 +100,17 @@ class Lora(LowRank):
     """Low-rank adapters on frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
 
     kind: Literal["lora"] = "lora"
+    init: Literal["zero", "pissa"] = Field(
+        "zero",
+        description="`zero`: as the base; `pissa`: from the weights' largest singular parts, kept "
+        "as an adapter of twice the rank (Meng et al. 2024, arXiv:2404.02948).",
+    )
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> "Lora":
+        if self.init == "pissa" and self.start:
+            raise ValueError("start begins with another run's adapter, and init with its own")
+        return self
 
 
 class Dora(LowRank):

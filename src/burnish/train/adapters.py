@@ -25,6 +25,7 @@ from burnish.models.artifact import find_base, open_artifact
 from burnish.models.bottleneck import add_bottlenecks
 from burnish.models.quantize import quantize
 from burnish.models.virtual import add_virtual, virtual_ids
+from burnish.train.pissa import become_lora, begin_as_principal
 
 
 def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
@@ -51,6 +52,8 @@ def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
             f"No layer is called {', '.join(method.targets)}: {error}",
             "Set train.method.targets to layers that the model has, or to all-linear.",
         ) from error
+    if isinstance(method, Lora) and method.init == "pissa":
+        begin_as_principal(adapted)
     if method.start:
         _go_on_from(method.start, adapted)
     return adapted
@@ -89,6 +92,12 @@ def tokens_before(method: Any) -> tuple[int, ...]:
     """The ids of the virtual tokens that a method puts before every row; none for most."""
     prompts = PromptTuning | PrefixTuning
     return virtual_ids(method.tokens) if isinstance(method, prompts) else ()
+
+
+def settle(model: Any) -> None:
+    """Bring a trained model into the form in which it is kept and served."""
+    if hasattr(model, "principal"):
+        become_lora(model)
 
 
 def train_everything(model: PreTrainedModel, method: Full) -> Any:

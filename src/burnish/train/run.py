@@ -24,7 +24,14 @@ from burnish.models.audit import audit
 from burnish.models.chat import encode_row
 from burnish.models.load import device, load_model, load_tokenizer, training_dtype
 from burnish.models.local import LocalModel, find_model
-from burnish.train.adapters import METHODS, language_model, quantization, tokens_before, trainable
+from burnish.train.adapters import (
+    METHODS,
+    language_model,
+    quantization,
+    settle,
+    tokens_before,
+    trainable,
+)
 from burnish.train.attention import ATTENTION
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
@@ -78,6 +85,7 @@ def train(
         run.events.write(event="training", from_step=state.step, steps=plan.steps)
         state = fit(plan, run, state)
         plan.optimizer.take(load_weights(run.path / "checkpoints", state.best_step))
+        settle(plan.model)
         save_artifact(run.artifact, plan.model, tokenizer, base, _lineage(run, dataset, state))
         report = _report(run, plan, state)
         write_json(run.path / "report.json", report.as_dict())
