@@ -1,5 +1,6 @@
 """The section `train` of a recipe: what is learnt, which weights move, and how; and the search."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -67,6 +68,17 @@ class Kto(Section):
     desirable_weight: float = Field(1.0, gt=0, description="Weight of a desirable answer's loss.")
     undesirable_weight: float = Field(
         1.0, gt=0, description="Weight of an undesirable answer's loss."
+    )
+
+
+class Custom(Section):
+    """A loss of one's own: a function in a Python file, which is run as it is."""
+
+    kind: Literal["custom"] = "custom"
+    file: Path = Field(description="The Python file.")
+    function: str = Field("loss", description="The function: (answers, row, **settings) → loss.")
+    settings: dict[str, bool | int | float | str] = Field(
+        {}, description="Passed to the function by name."
     )
 
 
@@ -166,7 +178,9 @@ class Train(Section):
     """How the weights move."""
 
     objective: Annotated[
-        Annotated[Sft | Dpo | Orpo | Simpo | Kto | Distillation, Field(discriminator="kind")],
+        Annotated[
+            Sft | Dpo | Orpo | Simpo | Kto | Distillation | Custom, Field(discriminator="kind")
+        ],
         kind_or("sft"),
     ] = Field(Sft(), description="What is learnt from a row.")
     method: Annotated[

@@ -8,11 +8,12 @@ trains nothing.
 import shutil
 from pathlib import Path
 
-from burnish.core.folders import hash_json
+from burnish.core.folders import hash_file, hash_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.runs import Run, runs_folder
 from burnish.core.teaching import Distillation
+from burnish.core.training import Custom
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
 from burnish.engines.local import weights_hash
@@ -57,5 +58,7 @@ def folder_of(recipe: Recipe, dataset: Dataset) -> Path:
     objective = recipe.train.objective
     named = objective.teacher if isinstance(objective, Distillation) else ""
     teacher = [weights_hash(named)] if named else []
+    if isinstance(objective, Custom):
+        teacher = [hash_file(objective.file)]
     key = hash_json([_MAKE, rows, kinds, settings, recipe.model.dtype, base.sha256, *teacher])
     return runs_folder() / f"train-{key[:12]}"

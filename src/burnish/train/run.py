@@ -12,12 +12,13 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import AuditFailed, BadData
-from burnish.core.folders import write_json
+from burnish.core.folders import hash_file, write_json
 from burnish.core.journal import read_journal, rewrite_journal
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Row
 from burnish.core.runs import Run, new_run
+from burnish.core.training import Custom
 from burnish.data.load import Dataset, load
 from burnish.models.artifact import save_artifact
 from burnish.models.audit import audit
@@ -67,9 +68,14 @@ def train(
     tokenizer = load_tokenizer(base)
     rows = encoded(dataset.split.train, tokenizer, recipe)
     validation = encoded(dataset.split.validation, tokenizer, recipe)
-    inputs = {"data": dict(dataset.hashes), "base": base.identity}
+    inputs: dict[str, Any] = {"data": dict(dataset.hashes), "base": base.identity}
+    own = recipe.train.objective
+    if isinstance(own, Custom):
+        inputs["loss"] = hash_file(own.file)
     run = _same_run(resume, recipe, inputs) if resume else new_run("train", recipe, inputs, out)
 
+    if isinstance(own, Custom):
+        shutil.copyfile(own.file, run.path / "loss.py")
     seed_everything(recipe.train.seed)
     with run.held(), explained(f"then: burnish train --resume {run.id}"):
         plan = replace(prepare(recipe, base, rows, validation), watch=watch)
