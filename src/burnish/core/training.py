@@ -220,6 +220,9 @@ class Train(Section):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice to hold fewer: slower, less memory."
     )
+    tracker: Literal["tensorboard", "mlflow", "wandb", "trackio"] | None = Field(
+        None, description="Where the metrics go beside `metrics.jsonl`; its library is installed."
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores if empty.")
     seed: int = Field(0, ge=0, description="Seed of initial adapter weights and row order.")
 

@@ -52,7 +52,8 @@ def folder_of(recipe: Recipe, dataset: Dataset) -> Path:
         for part in (dataset.split.train, dataset.split.validation)
     ]
     # What was left at its default is not named: a field that a later version adds changes nothing.
-    settings = recipe.train.model_dump(mode="json", exclude_defaults=True)
+    # Nor is who watches it.
+    settings = recipe.train.model_dump(mode="json", exclude_defaults=True, exclude={"tracker"})
     kinds = [recipe.train.objective.kind, recipe.train.method.kind]
     base = find_model(recipe.model.name)
     objective = recipe.train.objective

@@ -2,6 +2,8 @@
 
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,6 +50,7 @@ from burnish.train.objectives import OBJECTIVES
 from burnish.train.optimizer import MasterAdamW
 from burnish.train.reference import with_reference
 from burnish.train.report import TrainReport
+from burnish.train.tracker import open_tracker
 
 
 def train(
@@ -89,7 +92,8 @@ def train(
             refuse_what_does_not_fit(seen, expected, run.path)
         plan = with_reference(plan, run, state)
         run.events.write(event="training", from_step=state.step, steps=plan.steps)
-        state = fit(plan, run, state)
+        with _tracked(plan, run, state) as followed:
+            state = fit(followed, run, state)
         plan.optimizer.take(load_weights(run.path / "checkpoints", state.best_step))
         settle(plan.model)
         save_artifact(run.artifact, plan.model, tokenizer, base, _lineage(run, dataset, state))
@@ -172,6 +176,19 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def _tracked(plan: Fit, run: Run, state: State) -> Iterator[Fit]:
+    """The plan with the tracker that the recipe names, which is closed at the end."""
+    if plan.settings.tracker is None:
+        yield plan
+        return
+    log, close = open_tracker(plan.settings.tracker, run, state.step)
+    try:
+        yield replace(plan, log=log)
+    finally:
+        close()
 
 
 def _same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
