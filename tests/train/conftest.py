@@ -29,6 +29,10 @@ WORDS = [
 ]
 
 
+#: Objectives that learn from answers, and not from which one is better.
+ANSWERS = ("sft", "distil", "custom")
+
+
 def make_rows(count, seed=0, system="", longest=12):
     """Small conversations of unlike length, all behind the same system message if one is given."""
     draw = random.Random(seed)
@@ -79,13 +83,16 @@ def preferring(rows, kind="dpo"):
 
 def chosen(kind):
     """The changes of a recipe that choose the objective `kind`; who teaches is the model itself."""
-    taught = ("train.objective.teacher=tiny", "train.objective.weight=0.1")
-    return (f"train.objective={kind}", *(taught if kind == "distil" else ()))
+    own = Path(__file__).with_name("own_loss.py")
+    return {
+        "distil": ("train.objective={kind: distil, teacher: tiny, weight: 0.1}",),
+        "custom": (f"train.objective={{kind: custom, file: {own}}}",),
+    }.get(kind, (f"train.objective={kind}",))
 
 
 def preferred(dataset, kind):
     """The dataset as the objective `kind` learns from it."""
-    if kind in ("sft", "distil"):
+    if kind in ANSWERS:
         return dataset
     parts = [preferring(part, kind) for part in (dataset.split.train, dataset.split.validation)]
     return replace(dataset, split=Split(*parts, ()))

@@ -26,7 +26,9 @@ def stir(model):
 def plain_loss(model, row):
     """Cross-entropy of one row by `transformers` itself, summed, weights applied."""
     logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0, :-1].float()
-    losses = torch.nn.functional.cross_entropy(logits, torch.tensor(row.ids[1:]), reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        logits, torch.tensor(row.ids[1:]).clamp(min=0), reduction="none"
+    )
     return (losses * torch.tensor(row.weights[1:])).sum()
 
 
@@ -45,7 +47,8 @@ def test_loss_and_gradients_are_those_of_each_row_alone(method, system, tokens, 
     plain = plan_of(rows, f"train.method={method}")
     plain.language.set_attn_implementation("sdpa")
     for layer in plain.model.modules():
-        layer.__dict__.pop("forward", None)
+        if not isinstance(layer, torch.nn.Embedding):
+            layer.__dict__.pop("forward", None)
     stir(plain.model)
     expected = sum(plain_loss(plain.language, row) for row in plain.rows) / weight
     expected.backward()

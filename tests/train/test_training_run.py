@@ -25,7 +25,12 @@ def test_a_run_lowers_the_loss_and_leaves_a_complete_folder(
     objective, method, dtype, dataset, recipe_of, tmp_path
 ):
     # A few factors learn little on a random model, and begin at 1, a long way to go.
-    rate, left = (0.1, 0.9) if method == "ia3" else (5e-3, 0.8)
+    rate, left = {
+        "ia3": (0.1, 0.9),
+        "prompt": (0.3, 0.95),
+        "prefix": (0.3, 0.95),
+        "bottleneck": (5e-3, 0.9),
+    }.get(method, (5e-3, 0.8))
     recipe = recipe_of(
         f"train.method={method}",
         *chosen(objective),

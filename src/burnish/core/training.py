@@ -1,5 +1,6 @@
 """The section `train` of a recipe: what is learnt, which weights move, and how; and the search."""
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -70,6 +71,17 @@ class Kto(Section):
     )
 
 
+class Custom(Section):
+    """A loss of one's own: a function in a Python file, which is run as it is."""
+
+    kind: Literal["custom"] = "custom"
+    file: Path = Field(description="The Python file.")
+    function: str = Field("loss", description="The function: (answers, row, **settings) → loss.")
+    settings: dict[str, bool | int | float | str] = Field(
+        {}, description="Passed to the function by name."
+    )
+
+
 class Full(Section):
     """All weights move."""
 
@@ -100,6 +112,17 @@ class Lora(LowRank):
     """Low-rank adapters on frozen weights (Hu et al. 2021, arXiv:2106.09685)."""
 
     kind: Literal["lora"] = "lora"
+    init: Literal["zero", "pissa"] = Field(
+        "zero",
+        description="`zero`: as the base; `pissa`: from the weights' largest singular parts, kept "
+        "as an adapter of twice the rank (Meng et al. 2024, arXiv:2404.02948).",
+    )
+
+    @model_validator(mode="after")
+    def _begins_once(self) -> "Lora":
+        if self.init == "pissa" and self.start:
+            raise ValueError("start begins with another run's adapter, and init with its own")
+        return self
 
 
 class Dora(LowRank):
@@ -124,15 +147,48 @@ class Ia3(Section):
     kind: Literal["ia3"] = "ia3"
 
 
+class Bottleneck(Section):
+    """Small networks behind the frozen layers (Houlsby et al. 2019, arXiv:1902.00751)."""
+
+    kind: Literal["bottleneck"] = "bottleneck"
+    size: int = Field(32, ge=1, description="Width of the networks; wider learns and costs more.")
+    after: Literal["both", "mlp"] = Field(
+        "both",
+        description="`both`: after attention and MLP; `mlp`: after the MLP only (Pfeiffer et al. "
+        "2021, arXiv:2005.00247).",
+    )
+
+
+class PromptTuning(Section):
+    """Learnt embeddings of tokens before every prompt (Lester et al. 2021, arXiv:2104.08691)."""
+
+    kind: Literal["prompt"] = "prompt"
+    tokens: int = Field(20, ge=1, description="How many virtual tokens; they come on top of rows.")
+
+
+class PrefixTuning(Section):
+    """Learnt keys and values before every prompt, in every layer (Li & Liang 2021,
+    arXiv:2101.00190)."""
+
+    kind: Literal["prefix"] = "prefix"
+    tokens: int = Field(20, ge=1, description="How many virtual tokens; they come on top of rows.")
+
+
 class Train(Section):
     """How the weights move."""
 
     objective: Annotated[
-        Annotated[Sft | Dpo | Orpo | Simpo | Kto | Distillation, Field(discriminator="kind")],
+        Annotated[
+            Sft | Dpo | Orpo | Simpo | Kto | Distillation | Custom, Field(discriminator="kind")
+        ],
         kind_or("sft"),
     ] = Field(Sft(), description="What is learnt from a row.")
     method: Annotated[
-        Annotated[Lora | Dora | Qlora | Ia3 | Full, Field(discriminator="kind")], kind_or("lora")
+        Annotated[
+            Lora | Dora | Qlora | Ia3 | Bottleneck | PromptTuning | PrefixTuning | Full,
+            Field(discriminator="kind"),
+        ],
+        kind_or("lora"),
     ] = Field(Lora(), description="Which weights move.")
     learning_rate: float = Field(5e-4, gt=0, description="Peak learning rate of AdamW.")
     epochs: float = Field(3, gt=0, description="Passes over the training rows.")
@@ -163,6 +219,9 @@ class Train(Section):
     )
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice to hold fewer: slower, less memory."
+    )
+    tracker: Literal["tensorboard", "mlflow", "wandb", "trackio"] | None = Field(
+        None, description="Where the metrics go beside `metrics.jsonl`; its library is installed."
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores if empty.")
     seed: int = Field(0, ge=0, description="Seed of initial adapter weights and row order.")

@@ -18,6 +18,7 @@ from burnish.engines.local import find_artifact, weights_hash
 from burnish.models.artifact import load_artifact_model
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import MANIFEST, find_model, folder_of, read_manifest, write_manifest
+from burnish.models.merge import refuse_unmergeable
 
 
 def student_of(recipe: Recipe) -> str:
@@ -42,6 +43,7 @@ def student_of(recipe: Recipe) -> str:
     if (folder / MANIFEST).exists() and read_manifest(folder)["source"] == f"cut:{origin}":
         return name
     if artifact:
+        refuse_unmergeable(artifact)
         model, tokenizer = load_artifact_model(artifact, torch.float32)
         model = model.merge_and_unload() if artifact.kind == "adapter" else model
     else:

@@ -24,6 +24,7 @@ from burnish.models.artifact import FACTS, Artifact, load_artifact_model, open_a
 from burnish.models.chat import encode_prompt, encode_row, encode_text, end_of_turn
 from burnish.models.load import device, load_model, load_tokenizer
 from burnish.models.local import find_model
+from burnish.models.virtual import ids_before
 
 #: Kinds of artifacts that `transformers` doesn't run: what they are, and what to do with them.
 _NOT_HERE = {
@@ -98,6 +99,7 @@ class LocalEngine:
 
     def request_for(self, prompt: Prompt, ids: Sequence[int]) -> Request:
         """The same for tokens that are there already."""
+        ids = (*ids_before(self.model), *ids)
         if len(ids) + prompt.max_new_tokens > self.context_length:
             raise PromptTooLong(
                 f"The prompt has {len(ids)} tokens and asks for up to {prompt.max_new_tokens} "
@@ -155,16 +157,17 @@ class LocalEngine:
     @torch.inference_mode()
     def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
         """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
-        results = []
+        results, before = [], ids_before(self.model)
         with self.active():
             for row in rows:
-                encoded = encode_row(self.tokenizer, row, self.context_length)
+                encoded = encode_row(self.tokenizer, row, self.context_length - len(before))
+                encoded = encoded.behind(before)
                 learnt = [place for place, weight in enumerate(encoded.weights) if weight > 0]
                 ids = torch.tensor([encoded.ids], device=self.model.device)
-                before = torch.tensor(learnt, device=self.model.device) - 1
-                logits = self.model(input_ids=ids, logits_to_keep=before).logits[0]
+                asked = torch.tensor(learnt, device=self.model.device) - 1
+                logits = self.model(input_ids=ids, logits_to_keep=asked).logits[0]
                 logs = logits.float().log_softmax(-1)
-                chosen = logs.gather(1, ids[0, before + 1][:, None])
+                chosen = logs.gather(1, ids[0, asked + 1][:, None])
                 results.append((float(chosen.sum()), len(learnt)))
         return results
 

@@ -18,21 +18,23 @@ from burnish.export.gguf import write_gguf
 from burnish.export.gguf_lora import write_gguf_adapter
 from burnish.export.quants import QUANTS
 from burnish.export.vocabulary import CannotExport
-from burnish.models.artifact import FACTS, Artifact, open_artifact
+from burnish.models.artifact import ADDED, FACTS, Artifact, open_artifact
 from burnish.models.chat import end_of_turn
 from burnish.models.merge import adapted_model, merged_model
 
+#: Kinds of artifacts that stand beside their base.
+_BESIDE = ("adapter", *ADDED)
 _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
 def _write_adapter(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
     """The adapter as it was trained; its base is named, not copied."""
-    if artifact.kind != "adapter":
+    if artifact.kind not in _BESIDE:
         raise CannotExport("All weights of this run moved: it has no adapter.", "Use --to merged.")
     for file in artifact.path.iterdir():
         if file.name in artifact.lineage["files"]:
             shutil.copy2(file, folder)
-    return {"file": "adapter_model.safetensors"}
+    return {"file": next(folder.glob("*.safetensors")).name}
 
 
 def _write_merged(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
@@ -58,7 +60,7 @@ def _write_gguf(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
 
 def _write_gguf_lora(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
     """The base as a GGUF file, and the adapter as another one."""
-    if artifact.kind != "adapter":
+    if artifact.kind not in _BESIDE:
         raise CannotExport("All weights of this run moved: it has no adapter.", "Use --to gguf.")
     adapted, tokenizer = adapted_model(artifact)
     write_gguf_adapter(folder / "adapter.gguf", adapted)
@@ -126,7 +128,7 @@ def _sign(draft: Path, artifact: Artifact, to: str, facts: Mapping[str, Any]) ->
         draft / FACTS,
         {
             **lineage,
-            "kind": FORMATS[to].kind,
+            "kind": artifact.kind if to == "adapter" else FORMATS[to].kind,
             "export": {**facts, **source},
             "files": {file.name: hash_file(file) for file in sorted(draft.iterdir())},
         },

@@ -1,7 +1,8 @@
 """A trained model as a folder: adapter or weights, tokenizer and template, and where it came from.
 
 artifact/adapter_config.json, adapter_model.safetensors   as PEFT writes them; or
-artifact/config.json, model.safetensors                   where all weights moved
+artifact/config.json, model.safetensors                   where all weights moved; or
+artifact/bottleneck.json, bottleneck.safetensors          what was added to the base (see ADDED)
 artifact/tokenizer.json, chat_template.jinja, ...
 artifact/artifact.json                                    lineage and hashes, written last
 
@@ -9,7 +10,7 @@ A linear classifier on sentence vectors (`models/linear.py`) is an artifact too.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,11 +21,31 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from burnish.core.errors import BadData, NotFound
 from burnish.core.folders import hash_bytes, hash_file, whole_folder, write_json
+from burnish.models.bottleneck import has_bottlenecks, load_bottlenecks, save_bottlenecks
 from burnish.models.load import device, load_model
 from burnish.models.local import LocalModel, find_model
 from burnish.models.quantize import round_trip
+from burnish.models.virtual import has_virtual, load_virtual, save_virtual
 
 FACTS = "artifact.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What PEFT doesn't hold for us: whether a model has it, and how it is kept and put back."""
+
+    is_in: Callable[[Any], bool]
+    save: Callable[[Any, Path, str], None]
+    load: Callable[[Any, Path], None]
+
+
+#: Kind of artifact → what was added to the base. It can't be merged into the base's weights.
+ADDED = {
+    "bottleneck": Added(has_bottlenecks, save_bottlenecks, load_bottlenecks),
+    "virtual": Added(has_virtual, save_virtual, load_virtual),
+}
+
+Kind = Literal["adapter", "full", "linear", "gguf", "bottleneck", "virtual"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +58,7 @@ class Artifact:
 
     path: Path
     base: str
-    kind: Literal["adapter", "full", "linear", "gguf"]
+    kind: Kind
     system: str | None
     lineage: Mapping[str, Any]
 
@@ -56,15 +77,18 @@ def save_artifact(
     lineage: Mapping[str, Any],
 ) -> Artifact:
     """Write a trained model, whole or not at all; an older one in its place is replaced."""
-    kind: Literal["adapter", "full"] = "adapter" if hasattr(model, "peft_config") else "full"
+    kind = _kind_of(model)
     with whole_folder(folder, replace=True) as draft:
         if kind == "adapter":
             # A path of this machine would be of no use to anybody else.
             for config in model.peft_config.values():
                 config.base_model_name_or_path = base.name
-        # `False` because "auto" would ask the hub whether the base's vocabulary was changed.
-        extra = {"save_embedding_layers": False} if kind == "adapter" else {}
-        model.save_pretrained(draft, safe_serialization=True, **extra)
+        if kind in ADDED:
+            ADDED[kind].save(model, draft, base.name)
+        else:
+            # `False` because "auto" would ask the hub whether the base's vocabulary was changed.
+            extra = {"save_embedding_layers": False} if kind == "adapter" else {}
+            model.save_pretrained(draft, safe_serialization=True, **extra)
         tokenizer.save_pretrained(draft)
         (draft / "README.md").unlink(missing_ok=True)
         facts = {
@@ -113,8 +137,17 @@ def load_artifact_model(
     model = load_model(find_base(artifact), dtype)
     if artifact.quantized:
         round_trip(model, artifact.quantized["double_quant"])
+    if artifact.kind in ADDED:
+        ADDED[artifact.kind].load(model, artifact.path)
+        return model.eval(), tokenizer
     adapted = PeftModel.from_pretrained(model, artifact.path, autocast_adapter_dtype=False)
     return adapted.to(dtype).eval(), tokenizer
+
+
+def _kind_of(model: Any) -> str:
+    if hasattr(model, "peft_config"):
+        return "adapter"
+    return next((kind for kind, added in ADDED.items() if added.is_in(model)), "full")
 
 
 def find_base(artifact: Artifact) -> LocalModel:

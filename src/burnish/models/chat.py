@@ -48,6 +48,10 @@ class Encoded:
         """Itself: a row that is learnt has one answer (one that is compared has more)."""
         return (self,)
 
+    def behind(self, ids: tuple[int, ...]) -> "Encoded":
+        """The same behind tokens that aren't learnt."""
+        return Encoded((*ids, *self.ids), (*[0.0] * len(ids), *self.weights), self.truncated)
+
     @property
     def trained(self) -> int:
         """How many tokens are trained."""

@@ -11,8 +11,23 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from burnish.models.artifact import Artifact, find_base
+from burnish.core.errors import BurnishError
+from burnish.models.artifact import ADDED, Artifact, find_base
 from burnish.models.load import load_model
+
+
+class CannotMerge(BurnishError):
+    """What was trained isn't a change of the base's weights."""
+
+
+def refuse_unmergeable(artifact: Artifact) -> None:
+    """Raises CannotMerge if what was trained stands beside the base's weights."""
+    if artifact.kind in ADDED:
+        raise CannotMerge(
+            f"What train.method={artifact.lineage['recipe']['train']['method']['kind']} learns "
+            "stands beside the base's weights and can't be merged into them.",
+            "Export it with --to adapter and answer with burnish, or train with train.method=lora.",
+        )
 
 
 def merged_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
@@ -35,8 +50,10 @@ def merged_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
 def adapted_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
     """An adapter on its base's own weights, in float32 on the CPU, and its tokenizer.
 
-    Raises NotFound or BadData if the base isn't here or is another one.
+    Raises NotFound or BadData if the base isn't here or is another one, CannotMerge if what was
+    trained is no change of weights.
     """
+    refuse_unmergeable(artifact)
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     base = load_model(find_base(artifact), torch.float32)
     adapted = PeftModel.from_pretrained(base, artifact.path, autocast_adapter_dtype=False)

@@ -11,9 +11,21 @@ from transformers import PreTrainedModel
 
 from burnish.core.errors import BadRecipe
 from burnish.core.runs import find_run
-from burnish.core.training import Dora, Full, Ia3, Lora, LowRank, Qlora
+from burnish.core.training import (
+    Bottleneck,
+    Dora,
+    Full,
+    Ia3,
+    Lora,
+    PrefixTuning,
+    PromptTuning,
+    Qlora,
+)
 from burnish.models.artifact import find_base, open_artifact
+from burnish.models.bottleneck import add_bottlenecks
 from burnish.models.quantize import quantize
+from burnish.models.virtual import add_virtual, virtual_ids
+from burnish.train.pissa import become_lora, begin_as_principal
 
 
 def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
@@ -40,6 +52,8 @@ def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
             f"No layer is called {', '.join(method.targets)}: {error}",
             "Set train.method.targets to layers that the model has, or to all-linear.",
         ) from error
+    if isinstance(method, Lora) and method.init == "pissa":
+        begin_as_principal(adapted)
     if method.start:
         _go_on_from(method.start, adapted)
     return adapted
@@ -62,6 +76,30 @@ def add_ia3(model: PreTrainedModel, method: Ia3) -> Any:
         ) from error
 
 
+def add_bottleneck(model: PreTrainedModel, method: Bottleneck) -> Any:
+    """Freeze the model and hang small networks behind its layers."""
+    add_bottlenecks(model, method.size, method.after)
+    return model
+
+
+def add_virtual_tokens(model: PreTrainedModel, method: PromptTuning | PrefixTuning) -> Any:
+    """Freeze the model and put learnt tokens before every row (see `tokens_before`)."""
+    add_virtual(model, method.kind, method.tokens)
+    return model
+
+
+def tokens_before(method: Any) -> tuple[int, ...]:
+    """The ids of the virtual tokens that a method puts before every row; none for most."""
+    prompts = PromptTuning | PrefixTuning
+    return virtual_ids(method.tokens) if isinstance(method, prompts) else ()
+
+
+def settle(model: Any) -> None:
+    """Bring a trained model into the form in which it is kept and served."""
+    if hasattr(model, "principal"):
+        become_lora(model)
+
+
 def train_everything(model: PreTrainedModel, method: Full) -> Any:
     """All weights move."""
     model.requires_grad_(True)
@@ -74,11 +112,14 @@ METHODS: dict[str, Callable[[PreTrainedModel, Any], Any]] = {
     "dora": add_lora,
     "qlora": add_qlora,
     "ia3": add_ia3,
+    "bottleneck": add_bottleneck,
+    "prompt": add_virtual_tokens,
+    "prefix": add_virtual_tokens,
     "full": train_everything,
 }
 
 
-def quantization(method: LowRank | Ia3 | Full) -> dict[str, Any] | None:
+def quantization(method: Any) -> dict[str, Any] | None:
     """How a method holds the frozen weights, for whoever loads its adapter; None if as they are."""
     if isinstance(method, Qlora):
         return {"kind": "nf4", "double_quant": method.double_quant}

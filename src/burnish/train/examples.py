@@ -53,7 +53,15 @@ class Taught:
         return (self.row,)
 
 
-Example = Encoded | Contrast | Taught
+@dataclass(frozen=True, slots=True, eq=False)
+class Told:
+    """A row with its answers (the preferred one first), for a loss that reads the row itself."""
+
+    answers: tuple[Encoded, ...]
+    row: Row
+
+
+Example = Encoded | Contrast | Taught | Told
 
 
 def learnt(rows: Sequence[Row], encode: Encode) -> list[Example]:
@@ -64,6 +72,14 @@ def learnt(rows: Sequence[Row], encode: Encode) -> list[Example]:
         "Set train.objective=kto, or drop these rows.",
     )
     return [encode(row) for row in rows]
+
+
+def told(rows: Sequence[Row], encode: Encode) -> list[Example]:
+    """Any rows, with all their answers."""
+    return [
+        Told(tuple(encode(side) for side in (row.sides if row.rejected else (row,))), row)
+        for row in rows
+    ]
 
 
 def pairs(rows: Sequence[Row], encode: Encode) -> list[Example]:

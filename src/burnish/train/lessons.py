@@ -21,6 +21,7 @@ from burnish.core.settings import workspace
 from burnish.core.teaching import Distillation
 from burnish.engines.local import find_artifact, weights_hash
 from burnish.models.artifact import load_artifact_model
+from burnish.models.chat import Encoded
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import find_model
 from burnish.train.adapters import language_model
@@ -52,9 +53,11 @@ def with_lessons(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
             "Set train.objective.teacher to a run or a model of this machine.",
         )
     rows = [*plan.rows, *plan.validation]
+    # The student's virtual tokens are its own; the teacher reads the text.
+    asked = [_without_virtual(row) for row in rows]
     dtype = next(plan.language.parameters()).dtype
-    blocks = [rows[begin : begin + _BLOCK] for begin in range(0, len(rows), _BLOCK)]
-    stem = _folder(settings, dtype, rows)
+    blocks = [asked[begin : begin + _BLOCK] for begin in range(0, len(asked), _BLOCK)]
+    stem = _folder(settings, dtype, asked)
     missing = [number for number in range(len(blocks)) if not _files(stem, number)[1].exists()]
     if missing:
         # Loading draws random numbers; a training must not depend on whether it was needed.
@@ -64,7 +67,8 @@ def with_lessons(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
             for number in missing:
                 _write(stem, number, _measure(teacher, blocks[number], plan, settings))
                 bar.advance()
-    known = [row for number, block in enumerate(blocks) for row in _read(stem, number, block)]
+    read = (row for number, block in enumerate(blocks) for row in _read(stem, number, block))
+    known = [replace(lesson, row=row.answers[0]) for lesson, row in zip(read, rows, strict=True)]
     cut = len(plan.rows)
     return replace(plan, rows=known[:cut], validation=known[cut:])
 
@@ -84,6 +88,11 @@ def _files(folder: Path, number: int) -> tuple[Path, Path]:
 def _load(source: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> Any:
     """The teacher, ready to read flat batches. Raises BadRecipe for another tokenizer."""
     artifact = find_artifact(source)
+    if artifact and artifact.kind == "virtual":
+        raise BadRecipe(
+            f"{source} answers behind virtual tokens, which the student doesn't have.",
+            "Name a teacher of train.method=lora or full.",
+        )
     if artifact:
         model, own = load_artifact_model(artifact, dtype)
         model = model.merge_and_unload() if artifact.kind == "adapter" else model
@@ -132,12 +141,18 @@ def _write(folder: Path, number: int, block: tuple[np.ndarray, np.ndarray]) -> N
             np.save(file, numbers, allow_pickle=False)
 
 
-def _read(folder: Path, number: int, rows: Sequence[Example]) -> list[Example]:
+def _without_virtual(row: Example) -> Encoded:
+    own = row.answers[0]
+    count = sum(token < 0 for token in own.ids)
+    return Encoded(own.ids[count:], own.weights[count:], own.truncated)
+
+
+def _read(folder: Path, number: int, rows: Sequence[Example]) -> list[Taught]:
     """The rows with their lessons, which stay on the disk until they are used."""
     tokens, logprobs = (
         np.load(path, mmap_mode="r", allow_pickle=False) for path in _files(folder, number)
     )
-    known: list[Example] = []
+    known: list[Taught] = []
     begin = 0
     for row in rows:
         end = begin + len(_places(row))

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from burnish.train.flat import flatten
 from burnish.train.means import Means
 from burnish.train.objectives import Objective
 from burnish.train.optimizer import MasterAdamW
+from burnish.train.tracker import Log
 
 #: Hears of each validation (step, loss), and may end the run by raising an error.
 Watch = Callable[[int, float], None]
@@ -40,6 +41,7 @@ class Fit:
     accelerator: Accelerator
     artifact_bytes: int
     watch: Watch | None = None
+    log: Log | None = None
 
     @property
     def steps(self) -> int:
@@ -80,14 +82,8 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     tokens = all_tokens(rows)
     state.step, state.tokens = state.step + 1, state.tokens + tokens
     state.seconds += seconds
-    run.metrics.write(
-        step=state.step,
-        **means,
-        learning_rate=rate,
-        grad_norm=norm,
-        tokens=tokens,
-        seconds=round(seconds, 4),
-    )
+    measured = {**means, "learning_rate": rate, "grad_norm": norm, "tokens": tokens}
+    _note(plan, run, state.step, {**measured, "seconds": round(seconds, 4)})
     bar.advance(note=f"loss {loss:.3f}, {tokens / seconds:.0f} tokens/s")
     done = time.perf_counter()
     last = state.step == plan.steps
@@ -101,6 +97,12 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
         kept = plan.settings
         prune(run.path / "checkpoints", kept.keep_checkpoints, kept.keep_every)
     state.other_seconds += time.perf_counter() - done
+
+
+def _note(plan: Fit, run: Run, step: int, numbers: Mapping[str, float]) -> None:
+    run.metrics.write(step=step, **numbers)
+    if plan.log:
+        plan.log(step, numbers)
 
 
 def _checkpoint_is_due(step: int, settings: Train) -> bool:
@@ -142,7 +144,7 @@ def _judge(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     loss = means["loss"]
     _refuse_runaway(state.step, loss)
     named = {f"validation_{name}": mean for name, mean in means.items()}
-    run.metrics.write(step=state.step, **named)
+    _note(plan, run, state.step, named)
     bar.advance(0, note=f"validation loss {loss:.3f}")
     if plan.watch:
         plan.watch(state.step, loss)

@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 from burnish.core.records import Row
 from burnish.core.teaching import Distillation
-from burnish.core.training import Dpo, Kto, Orpo, Sft, Simpo
+from burnish.core.training import Custom, Dpo, Kto, Orpo, Sft, Simpo
 from burnish.train import preferences
 from burnish.train.batches import micro_batches
+from burnish.train.custom import load_loss, losses_of
 from burnish.train.divergence import LinearDivergence, lesson_of
-from burnish.train.examples import Contrast, Encode, Example, judged, learnt, pairs
+from burnish.train.examples import Contrast, Encode, Example, judged, learnt, pairs, told
 from burnish.train.flat import Batch, flatten
 from burnish.train.losses import LinearCrossEntropy, LinearLogProbs
 
@@ -160,6 +161,15 @@ def _distil(settings: Distillation) -> Objective:
     return Objective(learnt, _learnt_tokens, _always(judge))
 
 
+def _custom(settings: Custom) -> Objective:
+    loss = load_loss(settings)
+
+    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
+        return Judgement(torch.stack(losses_of(loss, batch, *predicting(model, batch))).sum())
+
+    return Objective(told, _count, _always(judge))
+
+
 #: `train.objective.kind` → the objective with its settings.
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "sft": _sft,
@@ -168,6 +178,7 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "simpo": _simpo,
     "kto": _kto,
     "distil": _distil,
+    "custom": _custom,
 }
 
 

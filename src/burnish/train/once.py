@@ -8,11 +8,12 @@ trains nothing.
 import shutil
 from pathlib import Path
 
-from burnish.core.folders import hash_json
+from burnish.core.folders import hash_file, hash_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.runs import Run, runs_folder
 from burnish.core.teaching import Distillation
+from burnish.core.training import Custom
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
 from burnish.engines.local import weights_hash
@@ -51,11 +52,14 @@ def folder_of(recipe: Recipe, dataset: Dataset) -> Path:
         for part in (dataset.split.train, dataset.split.validation)
     ]
     # What was left at its default is not named: a field that a later version adds changes nothing.
-    settings = recipe.train.model_dump(mode="json", exclude_defaults=True)
+    # Nor is who watches it.
+    settings = recipe.train.model_dump(mode="json", exclude_defaults=True, exclude={"tracker"})
     kinds = [recipe.train.objective.kind, recipe.train.method.kind]
     base = find_model(recipe.model.name)
     objective = recipe.train.objective
     named = objective.teacher if isinstance(objective, Distillation) else ""
     teacher = [weights_hash(named)] if named else []
+    if isinstance(objective, Custom):
+        teacher = [hash_file(objective.file)]
     key = hash_json([_MAKE, rows, kinds, settings, recipe.model.dtype, base.sha256, *teacher])
     return runs_folder() / f"train-{key[:12]}"

@@ -2,6 +2,8 @@
 
 import random
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,19 +14,27 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import AuditFailed, BadData
-from burnish.core.folders import write_json
+from burnish.core.folders import hash_file, write_json
 from burnish.core.journal import read_journal, rewrite_journal
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Row
 from burnish.core.runs import Run, new_run
+from burnish.core.training import Custom
 from burnish.data.load import Dataset, load
 from burnish.models.artifact import save_artifact
 from burnish.models.audit import audit
 from burnish.models.chat import encode_row
 from burnish.models.load import device, load_model, load_tokenizer, training_dtype
 from burnish.models.local import LocalModel, find_model
-from burnish.train.adapters import METHODS, language_model, quantization, trainable
+from burnish.train.adapters import (
+    METHODS,
+    language_model,
+    quantization,
+    settle,
+    tokens_before,
+    trainable,
+)
 from burnish.train.attention import ATTENTION
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
@@ -40,6 +50,7 @@ from burnish.train.objectives import OBJECTIVES
 from burnish.train.optimizer import MasterAdamW
 from burnish.train.reference import with_reference
 from burnish.train.report import TrainReport
+from burnish.train.tracker import open_tracker
 
 
 def train(
@@ -60,9 +71,14 @@ def train(
     tokenizer = load_tokenizer(base)
     rows = encoded(dataset.split.train, tokenizer, recipe)
     validation = encoded(dataset.split.validation, tokenizer, recipe)
-    inputs = {"data": dict(dataset.hashes), "base": base.identity}
+    inputs: dict[str, Any] = {"data": dict(dataset.hashes), "base": base.identity}
+    own = recipe.train.objective
+    if isinstance(own, Custom):
+        inputs["loss"] = hash_file(own.file)
     run = _same_run(resume, recipe, inputs) if resume else new_run("train", recipe, inputs, out)
 
+    if isinstance(own, Custom):
+        shutil.copyfile(own.file, run.path / "loss.py")
     seed_everything(recipe.train.seed)
     with run.held(), explained(f"then: burnish train --resume {run.id}"):
         plan = replace(prepare(recipe, base, rows, validation), watch=watch)
@@ -76,8 +92,10 @@ def train(
             refuse_what_does_not_fit(seen, expected, run.path)
         plan = with_reference(plan, run, state)
         run.events.write(event="training", from_step=state.step, steps=plan.steps)
-        state = fit(plan, run, state)
+        with _tracked(plan, run, state) as followed:
+            state = fit(followed, run, state)
         plan.optimizer.take(load_weights(run.path / "checkpoints", state.best_step))
+        settle(plan.model)
         save_artifact(run.artifact, plan.model, tokenizer, base, _lineage(run, dataset, state))
         report = _report(run, plan, state)
         write_json(run.path / "report.json", report.as_dict())
@@ -112,8 +130,10 @@ def encoded(
         shown = ", ".join(str(row) for row in first.rows[:5])
         raise AuditFailed(f"{first.file}, rows {shown}: {first.message}{more}", first.fix)
     objective = OBJECTIVES[recipe.train.objective.kind](recipe.train.objective)
+    before = tokens_before(recipe.train.method)
     return objective.examples(
-        rows, lambda row: trimmed(encode_row(tokenizer, row, recipe.train.max_length))
+        rows,
+        lambda row: trimmed(encode_row(tokenizer, row, recipe.train.max_length)).behind(before),
     )
 
 
@@ -156,6 +176,19 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+@contextmanager
+def _tracked(plan: Fit, run: Run, state: State) -> Iterator[Fit]:
+    """The plan with the tracker that the recipe names, which is closed at the end."""
+    if plan.settings.tracker is None:
+        yield plan
+        return
+    log, close = open_tracker(plan.settings.tracker, run, state.step)
+    try:
+        yield replace(plan, log=log)
+    finally:
+        close()
 
 
 def _same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
