@@ -56,7 +56,7 @@ class BurnishDoor:
 
     together = 8
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         """Raises EngineFailed if the server doesn't come up."""
         self.tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
         self._key, port = secrets.token_hex(16), _free_port()
@@ -66,7 +66,11 @@ class BurnishDoor:
             "burnish serve",
             ["burnish", "-q", "serve", str(artifact.path.absolute()), "--port", str(port)],
             f"http://127.0.0.1:{port}",
-            {"BURNISH_HOME": self._home.name, "BURNISH_API_KEY": self._key},
+            {
+                "BURNISH_HOME": self._home.name,
+                "BURNISH_API_KEY": self._key,
+                **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+            },
         )
         self._model = self.child.ask("/v1/models", key=self._key)["data"][0]["id"]
 
@@ -132,7 +136,7 @@ def open_door(artifact: Artifact, threads: int | None = None, context: int = 0) 
     """
     if artifact.kind == "gguf":
         return LlamaCppDoor(artifact, threads, context)
-    return BurnishDoor(artifact)
+    return BurnishDoor(artifact, threads)
 
 
 def free(prompts: Sequence[Prompt]) -> list[Prompt]:
