@@ -18,7 +18,8 @@ _HEADS = ("candidate", "questions", "{metric}", "p50", "p95", "memory", "disk", 
 def command(
     run: Annotated[str, typer.Argument(help="A run: its id, its folder, or `last`.")],
     to: Annotated[
-        str | None, typer.Option(help="merged, adapter, gguf or gguf-lora. [default: the recipe's]")
+        str | None,
+        typer.Option(help="merged, adapter, gguf, gguf-lora or onnx. [default: the recipe's]"),
     ] = None,
     quant: Annotated[
         str | None, typer.Option(help="Number format: bf16, q8_0, q4_k_m, ... [default: auto]")

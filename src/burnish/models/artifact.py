@@ -37,7 +37,7 @@ class Artifact:
 
     path: Path
     base: str
-    kind: Literal["adapter", "full", "linear", "gguf"]
+    kind: Literal["adapter", "full", "linear", "gguf", "onnx"]
     system: str | None
     lineage: Mapping[str, Any]
 
