@@ -213,3 +213,29 @@ def test_limits_without_a_search_and_a_format_beside_it_are_refused(known):
     for words in (["--memory", "1GB"], ["--for-this-machine", "--to", "gguf"]):
         with pytest.raises(BadRecipe):
             CliRunner().invoke(app, ["export", "20260101-first", *words], catch_exceptions=False)
+
+
+def test_a_server_that_is_killed_while_it_answers_drops_its_candidate(
+    first, asked, tmp_path, monkeypatch
+):
+    from burnish.export import trial as trial_room
+
+    real = trial_room.open_door
+
+    def doomed(*told):
+        door = real(*told)
+        answer = door.ask
+
+        def ask(prompt):
+            door.child._process.kill()
+            return answer(prompt)
+
+        door.ask = ask
+        return door
+
+    monkeypatch.setattr(trial_room, "open_door", doomed)
+    one = Trial(Candidate("gguf", "f16", 1))
+    one.artifact = formats.write_export(tmp_path / "x", first, "gguf", "f16")
+
+    assert one.ask(asked.prompts[:3], 256) == []
+    assert one.dropped.kind == "failed" and "it was killed" in one.dropped.why

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from burnish.core.records import Interval
 from burnish.report.plots import Mark, Scale, step_of, ticks_of
 
+#: A candidate that loses more than this lies on the lower edge: the others must stay readable.
+FLOOR = -0.12
+
 
 @dataclass(frozen=True, slots=True)
 class Point:
@@ -22,13 +25,14 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A point on the page, with its interval from `low` to `high`."""
+    """A point on the page, with its interval from `low` to `high`; its name stands at `text`."""
 
     name: str
     x: float
     y: float
     low: float
     high: float
+    text: float
     kind: str
 
 
@@ -62,22 +66,27 @@ def pareto_plot(
     front = front_of(points)
     right = 1.1 * max([*[point.latency_s for point in points], limit_s or 0.0])
     across = step_of(right, 5)
-    bottom = min(0.0, *[point.gain.low for point in points])
+    bottom = max(min(0.0, *[point.gain.low for point in points]), FLOOR)
     top = max(0.0, *[point.gain.high for point in points])
     up = step_of(max(top - bottom, 0.01), 5)
     x, y = Scale(0, right, 56, width - 20), Scale(bottom, top, height - 40, 16)
+    # Neighbours on the front are near each other: their names take turns on three lines.
+    turns = {point: 18 + 15 * (number % 3) for number, point in enumerate(front)}
     places = [
         Place(
             point.name,
             x.at(point.latency_s),
-            y.at(point.gain.value),
-            y.at(point.gain.low),
-            y.at(point.gain.high),
+            y.at(max(point.gain.value, bottom)),
+            y.at(max(point.gain.low, bottom)),
+            y.at(max(point.gain.high, bottom)),
+            y.at(max(point.gain.value, bottom)) + turns.get(point, 18),
             "picked" if point.picked else "front" if point in front else "behind",
         )
         for point in points
     ]
-    path = "L".join(f"{x.at(point.latency_s)} {y.at(point.gain.value)}" for point in front)
+    path = "L".join(
+        f"{x.at(point.latency_s)} {y.at(max(point.gain.value, bottom))}" for point in front
+    )
     low = -up * int(-bottom / up)
     return ParetoPlot(
         width,
