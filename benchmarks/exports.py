@@ -37,11 +37,12 @@ def row(name: str, done: Exported) -> tuple[str, ...]:
     low_high = proportion([1] * round(free["exported"] * free["n"]) + [0] * round(
         (1 - free["exported"]) * free["n"]
     ))  # fmt: skip
-    file = done.artifact.path / done.artifact.lineage["export"]["file"]
+    file = done.artifact.lineage["export"]["file"]
+    size = sum(part.stat().st_size for part in done.artifact.path.glob(f"{file}*"))
     speed = facts["speed"]
     return (
         name,
-        f"{file.stat().st_size / 1e6:.0f}",
+        f"{size / 1e6:.0f}",
         f"{free['exported']:.1%} ({low_high.low:.1%} to {low_high.high:.1%})",
         f"{held['exported']:.1%}" if held else "",
         f"{100 * free['loss_at_most']:.1f}",

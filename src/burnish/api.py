@@ -10,7 +10,7 @@ Heavy libraries load inside the verb that needs them, once what it was told make
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from burnish.distil.report import Distilled
     from burnish.engines.local import LocalEngine
     from burnish.evaluate.source import Evaluation
+    from burnish.export.fit import Fitted
     from burnish.export.run import Exported
     from burnish.models.local import LocalModel
     from burnish.rag.ask import Reply
@@ -219,6 +220,26 @@ def export(
     from burnish.export.run import export as export_run
 
     return export_run(found, recipe, Path(out) if out else None)
+
+
+def export_fit(
+    run: str,
+    limits: Mapping[str, str | float] | None = None,
+    out: Source | None = None,
+    changes: Iterable[str] = (),
+) -> Fitted:
+    """Try all formats on this machine and write the best within `limits` (`latency_p95="300ms"`).
+
+    Raises CannotExport, AlreadyThere, BadRecipe before anything is written.
+    """
+    from burnish.core.runs import find_run
+
+    found = find_run(run)
+    told = [f"export.fit.{name}={value}" for name, value in (limits or {}).items()]
+    recipe = make_recipe(found.recipe.model_dump(mode="json"), [*told, *changes])
+    from burnish.export.fit import fit
+
+    return fit(found, recipe, Path(out) if out else None)
 
 
 def index(

@@ -286,3 +286,24 @@ def test_a_ratios_interval_covers_the_true_ratio_as_often_as_it_says():
         found = stats.ratio(ours.astype(float), theirs.astype(float), 0.9)
         hits += found.low <= 0.8 <= found.high
     assert 80 <= hits <= 98
+
+
+def test_a_quantile_s_interval_covers_it_and_says_when_few_values_cannot():
+    draw = np.random.default_rng(5)
+    inside = 0
+    for _ in range(400):
+        found = stats.quantile_interval(draw.exponential(size=200).tolist(), 0.95, 0.95)
+        inside += found.low <= -math.log(0.05) <= found.high
+    assert inside >= 0.93 * 400
+    assert stats.quantile_interval([1.0] * 24, 0.95).high == math.inf
+    assert stats.quantile_interval([], 0.95).low == -math.inf
+
+
+def test_a_gap_of_quantiles_is_paired():
+    draw = np.random.default_rng(6)
+    base = draw.exponential(size=300)
+    slower = stats.quantile_gap((base + 0.05).tolist(), base.tolist(), 0.95)
+    assert slower.low > 0.04 and slower.high < 0.06
+    assert stats.quantile_gap(base.tolist(), base.tolist(), 0.95).low == 0
+    with pytest.raises(ValueError, match="as many"):
+        stats.quantile_gap([1.0], [1.0, 2.0], 0.5)

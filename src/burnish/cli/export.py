@@ -1,22 +1,38 @@
 """`burnish export`: the trained model as what will be served, and proof that it is the same."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from burnish.cli.options import AsJson, Changes
-from burnish.cli.output import facts, show
+from burnish.cli.output import facts, show, table
+from burnish.core.errors import BadRecipe
+
+if TYPE_CHECKING:
+    from burnish.export.fit import Fitted
+
+_HEADS = ("candidate", "questions", "{metric}", "p50", "p95", "memory", "disk", "start", "")
 
 
 def command(
     run: Annotated[str, typer.Argument(help="A run: its id, its folder, or `last`.")],
     to: Annotated[
-        str | None, typer.Option(help="merged, adapter, gguf or gguf-lora. [default: the recipe's]")
+        str | None,
+        typer.Option(help="merged, adapter, gguf, gguf-lora or onnx. [default: the recipe's]"),
     ] = None,
     quant: Annotated[
         str | None, typer.Option(help="Number format: bf16, q8_0, q4_k_m, ... [default: auto]")
     ] = None,
+    here: Annotated[
+        bool,
+        typer.Option("--for-this-machine", help="Try all formats here and take the best."),
+    ] = False,
+    latency_p50: Annotated[str | None, typer.Option(help="Limit of the search: 200ms.")] = None,
+    latency_p95: Annotated[str | None, typer.Option(help="Limit of the search: 300ms.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Limit of the search: 1GB.")] = None,
+    disk: Annotated[str | None, typer.Option(help="Limit of the search: 200MB.")] = None,
+    start_up: Annotated[str | None, typer.Option(help="Limit of the search: 5s.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="The folder to write. [default: exports/ in the run]")
     ] = None,
@@ -25,12 +41,28 @@ def command(
 ) -> None:
     """Write a run in the format that will be served, and ask it there before it may ship.
 
-    Exit code 1 means that the result doesn't answer like the trained model.
+    Exit code 1 means that the result doesn't answer like the trained model, or that no format
+    keeps the limits.
 
     Example: burnish export last --to gguf --quant q8_0 --out triage-gguf
+
+    Example: burnish export last --for-this-machine --latency-p95 300ms --memory 1GB
     """
     from burnish import api
 
+    limits = {
+        "latency_p50": latency_p50,
+        "latency_p95": latency_p95,
+        "memory": memory,
+        "disk": disk,
+        "start_up": start_up,
+    }
+    told = {name: limit for name, limit in limits.items() if limit is not None}
+    if here or told:
+        _refuse_mixed(here, bool(to or quant))
+        fitted = api.export_fit(run, told, out=out, changes=changes or ())
+        show(_told(fitted), fitted.as_dict(), as_json)
+        raise typer.Exit(fitted.exit_code)
     done = api.export(run, to=to, quant=quant, out=out, changes=changes or ())
     from burnish.export.card import measured
 
@@ -40,3 +72,33 @@ def command(
     text = "\n".join([facts(lines), *[f"- {reason}" for reason in found.against]])
     show(text, done.as_dict(), as_json)
     raise typer.Exit(done.exit_code)
+
+
+def _refuse_mixed(here: bool, formed: bool) -> None:
+    if not here:
+        raise BadRecipe("Limits are for a search.", "Add --for-this-machine.")
+    if formed:
+        raise BadRecipe(
+            "--for-this-machine finds the format itself.",
+            "Leave --to and --quant out, or name formats: --set 'export.fit.formats=[gguf:q8_0]'",
+        )
+
+
+def _told(fitted: "Fitted") -> str:
+    """The table of candidates, and the pick or why there is none."""
+    from burnish.report.numbers import duration, share, size
+
+    rows = []
+    for trial in fitted.trials:
+        found, n = fitted.facts(trial), len(trial.scores)
+        fate = f"{trial.dropped.kind}: {trial.dropped.why}" if trial.dropped else ""
+        rows.append((
+            str(trial.candidate), str(n), share(found["score"]),
+            *[duration(trial.latency(part)) if trial.seconds else "–" for part in (0.5, 0.95)],
+            size(trial.memory_bytes), size(found["disk_bytes"]), duration(trial.start_up_s),
+            "PICKED" if trial is fitted.pick else fate,
+        ))  # fmt: skip
+    lines = {"folder": str(fitted.folder), "report": str(fitted.folder / "export.html")}
+    lines["picked"] = str(fitted.pick.candidate) if fitted.pick else "none"
+    heads = [head.format(metric=fitted.metric) for head in _HEADS]
+    return "\n".join([table(heads, rows), "", facts(lines), *[f"- {x}" for x in fitted.against]])

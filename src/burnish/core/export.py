@@ -4,23 +4,64 @@ from typing import Literal
 
 from pydantic import Field
 
+from burnish.core.quantities import Bytes, Seconds
 from burnish.core.section import Section
+
+
+class Fit(Section):
+    """What `burnish export --for-this-machine` tries, and what the machine allows."""
+
+    formats: tuple[str, ...] = Field(
+        (
+            "gguf:q4_0", "gguf:q4_1", "gguf:q4_k_m", "gguf:q5_0", "gguf:q5_k_m", "gguf:q6_k",
+            "gguf:q8_0", "gguf:f16", "onnx:int4", "merged:bf16",
+        ),
+        min_length=1,
+        description="What is tried, as FORMAT:NUMBER FORMAT.",
+    )  # fmt: skip
+    threads: tuple[int, ...] = Field(
+        (), description="CPU threads that are tried; half of the cores and all if empty."
+    )
+    best: Literal["latency", "memory", "disk", "score"] = Field(
+        "latency",
+        description="What decides among those that keep the limits and still answer alike: p95 "
+        "latency, memory of the server, bytes on disk, or the task's metric.",
+    )
+    latency_p50: Seconds | None = Field(
+        None, description="Longest median answer that is allowed: `200ms`."
+    )
+    latency_p95: Seconds | None = Field(
+        None, description="Longest 95th percentile of an answer that is allowed: `300ms`."
+    )
+    memory: Bytes | None = Field(None, description="Most memory that the server may take: `1GB`.")
+    disk: Bytes | None = Field(None, description="Most bytes that the folder may have: `200MB`.")
+    start_up: Seconds | None = Field(
+        None, description="Longest that the server may take until it answers: `5s`."
+    )
+    first_rows: int = Field(
+        32, ge=8, description="Questions of the first round; every further round asks as many more."
+    )
+    finalists: int = Field(
+        3, ge=1, description="How many may come before the parity gate, at most."
+    )
 
 
 class Export(Section):
     """What is shipped, and how much worse than the trained model it may answer."""
 
-    to: Literal["merged", "adapter", "gguf", "gguf-lora"] = Field(
+    to: Literal["merged", "adapter", "gguf", "gguf-lora", "onnx"] = Field(
         "merged",
         description="`merged` is a Hugging Face folder without an adapter, `adapter` is PEFT's, "
         "`gguf` is one file for llama.cpp, Ollama and LM Studio, `gguf-lora` the base as such "
-        "a file and the adapter as another.",
+        "a file and the adapter as another, `onnx` a folder for ORT-GenAI.",
     )
     quant: Literal[
         "auto", "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1",
-        "q4_0",
+        "q4_0", "int4", "fp16", "fp32",
     ] = Field(
-        "auto", description="Number format of the weights; `auto`: bf16 merged, q8_0 as GGUF."
+        "auto",
+        description="Number format of the weights; `auto`: bf16 merged, q8_0 as GGUF, int4 as "
+        "ONNX.",
     )  # fmt: skip
     rows: int | None = Field(
         1000, ge=30, description="Test rows that the gate asks, drawn by a seed; all if empty."
@@ -35,5 +76,6 @@ class Export(Section):
         0.95, gt=0.5, lt=1, description="How sure it must be that the loss is smaller (one side)."
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of llama.cpp; all cores if empty."
+        None, ge=1, description="CPU threads of the server; all cores if empty."
     )
+    fit: Fit = Field(Fit(), description="The search for the best format on this machine.")

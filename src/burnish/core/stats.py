@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
+from scipy.stats import binom, binomtest, norm
 from statsmodels.stats.proportion import proportion_confint
 
 from burnish.core.records import Interval
@@ -119,6 +119,41 @@ def loss_bound(before: Sequence[float], after: Sequence[float], confidence: floa
     # Where nothing changed, a loss of exactly 0 is a root too, and not the one that is meant.
     least = (lost - won) / n + 1e-9
     return 1.0 if least >= 1 else float(brentq(too_large, least, 1.0))
+
+
+def quantile_interval(values: Sequence[float], share: float, confidence: float = 0.95) -> Interval:
+    """A quantile with the interval of order statistics, which needs no shape of the distribution
+    (Conover 1999, ch. 3.2); an end that so few values can't show is infinite."""
+    n, tail = len(values), (1 - confidence) / 2
+    ordered = [-math.inf, *sorted(values), math.inf]
+    below = int(binom.ppf(tail, n, share)) if n else 0
+    above = int(binom.ppf(1 - tail, n, share)) + 1 if n else 1
+    return Interval(quantile(values, share), ordered[below], ordered[min(above, n + 1)], n)
+
+
+def quantile_gap(
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    share: float,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
+    """How much larger a quantile of ours is than that of theirs, of the same questions, with the
+    percentile interval of the paired bootstrap. Raises ValueError if the lengths differ."""
+    if len(ours) != len(theirs):
+        raise ValueError("a gap of quantiles needs as many of ours as of theirs")
+    n = len(ours)
+    one, other = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    if not n:
+        return Interval(math.nan, -math.inf, math.inf, 0)
+    random = np.random.default_rng(seed)
+    gaps = []
+    for count in _blocks(n):
+        places = random.integers(0, n, (count, n))
+        gaps.append(np.quantile(one[places], share, 1) - np.quantile(other[places], share, 1))
+    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(np.concatenate(gaps), ends)
+    return Interval(quantile(ours, share) - quantile(theirs, share), float(low), float(high), n)
 
 
 def ratio(

@@ -8,10 +8,10 @@ soon as it is less likely than another whole one.
 """
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -159,3 +159,40 @@ class _Reader:
             use_cache=True,
         ).logits
         return [logits[row, : len(some)].float().log_softmax(-1) for row, some in enumerate(due)]
+
+
+class Table(Protocol):
+    """Log-probabilities of the next token behind a prompt and some tokens more."""
+
+    def shown(self, behind: tuple[int, ...]) -> tuple[Mapping[int, float], float]:
+        """The likeliest tokens, and what no other token exceeds."""
+
+    def everything(self, behind: tuple[int, ...]) -> Mapping[int, float]:
+        """All tokens."""
+
+
+def likeliest(tree: Node, table: Table) -> int:
+    """The number of the likeliest text of a tree: uniform-cost search.
+
+    A token that isn't among those shown costs at least as much as the last one that is; its true
+    cost is asked for only when such a place comes first. `before` is the cost on the way there.
+    """
+    ties = count()
+    heap: list[tuple[float, int, Node, tuple[int, ...], float | None]] = []
+
+    def push(cost: float, node: Node, behind: tuple[int, ...], before: float | None) -> None:
+        heapq.heappush(heap, (cost, next(ties), node, behind, before))
+
+    push(0.0, tree, (), None)
+    while True:
+        cost, _, node, behind, before = heapq.heappop(heap)
+        if before is not None:
+            *parent, token = behind
+            push(before - table.everything(tuple(parent))[token], node, behind, None)
+        elif node.choice is not None:
+            return node.choice
+        else:
+            logs, least = table.shown(behind)
+            for token, child in node.children.items():
+                sure = token in logs
+                push(cost - logs.get(token, least), child, (*behind, token), None if sure else cost)

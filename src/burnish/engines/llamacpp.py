@@ -5,13 +5,11 @@ What the model was trained on is what it is asked: prompts are rendered and enco
 `engines.choices` finds it, by log-probabilities that the server tells.
 """
 
-import heapq
 import importlib.util
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from burnish.core.errors import PromptTooLong, Unavailable
 from burnish.core.records import Answer, Message, Prompt, Row, TokenLogprob
 from burnish.engines.child import Child
-from burnish.engines.choices import Node, choice_tree
+from burnish.engines.choices import choice_tree, likeliest
 from burnish.models.artifact import Artifact
 from burnish.models.chat import encode_prompt, encode_row, encode_text, end_of_turn
 
@@ -196,7 +194,7 @@ class LlamaCpp:
     def _choose(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
         end = min(self.ends, key=lambda token: token == self.tokenizer.eos_token_id)
         texts = [[*encode_text(self.tokenizer, choice), end] for choice in prompt.choices]
-        chosen = _likeliest(choice_tree(texts), _Table(self, ids, max(map(len, texts))))
+        chosen = likeliest(choice_tree(texts), _Table(self, ids, max(map(len, texts))))
         return Answer(
             text=prompt.choices[chosen],
             tokens_in=len(ids),
@@ -249,33 +247,6 @@ class _Table:
 
     def _keep(self, behind: tuple[int, ...], told: Sequence[Mapping[str, Any]]) -> None:
         self.known[behind] = {one["id"]: one["logprob"] for one in told}
-
-
-def _likeliest(tree: Node, table: _Table) -> int:
-    """The number of the likeliest text of a tree: uniform-cost search, as in `engines.choices`.
-
-    A token that isn't among those shown costs at least as much as the last one that is; its true
-    cost is asked for only when such a place comes first. `before` is the cost on the way there.
-    """
-    ties = count()
-    heap: list[tuple[float, int, Node, tuple[int, ...], float | None]] = []
-
-    def push(cost: float, node: Node, behind: tuple[int, ...], before: float | None) -> None:
-        heapq.heappush(heap, (cost, next(ties), node, behind, before))
-
-    push(0.0, tree, (), None)
-    while True:
-        cost, _, node, behind, before = heapq.heappop(heap)
-        if before is not None:
-            *parent, token = behind
-            push(before - table.everything(tuple(parent))[token], node, behind, None)
-        elif node.choice is not None:
-            return node.choice
-        else:
-            logs, least = table.shown(behind)
-            for token, child in node.children.items():
-                sure = token in logs
-                push(cost - logs.get(token, least), child, (*behind, token), None if sure else cost)
 
 
 def open_llama_cpp(artifact: Artifact, running: Running = Running()) -> LlamaCpp:

@@ -33,6 +33,11 @@ _NOT_HERE = {
         "Measure it with `burnish evaluate`; serve it with Ollama or llama.cpp (its README.md "
         "says how), or export with --to merged.",
     ),
+    "onnx": (
+        "an ONNX folder; transformers doesn't run it.",
+        "Measure it with `burnish evaluate`; run it with ORT-GenAI (its README.md says how), or "
+        "export with --to merged.",
+    ),
     "linear": (
         "a linear classifier: it chooses labels and makes no text.",
         "Measure it with `burnish evaluate`, or name a language model.",

@@ -6,11 +6,16 @@ from pathlib import Path
 from burnish.engines.linear import open_linear
 from burnish.engines.llamacpp import open_llama_cpp
 from burnish.engines.local import find_artifact, open_engine
+from burnish.engines.onnx import open_onnx
 from burnish.engines.protocol import Engine
 from burnish.models.artifact import Artifact
 
 #: Kinds of artifacts that aren't language models of `transformers`.
-_OPENERS: dict[str, Callable[[Artifact], Engine]] = {"linear": open_linear, "gguf": open_llama_cpp}
+_OPENERS: dict[str, Callable[[Artifact], Engine]] = {
+    "linear": open_linear,
+    "gguf": open_llama_cpp,
+    "onnx": open_onnx,
+}
 
 
 def open_any(source: str | Path) -> Engine:

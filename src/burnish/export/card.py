@@ -14,6 +14,7 @@ _USE = {
     ),
     "adapter": ("burnish serve {folder}",),
     "gguf": ("ollama create {name} -f {folder}/Modelfile",),
+    "onnx": ("python -c \"import onnxruntime_genai as og; og.Model('{folder}')\"",),
     "gguf-lora": ("ollama create {name} -f {folder}/Modelfile",),
 }
 

@@ -7,7 +7,7 @@ import secrets
 import socket
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -16,6 +16,7 @@ from transformers import AutoTokenizer
 from burnish.core.records import Prompt
 from burnish.engines.child import Child
 from burnish.engines.llamacpp import Running, open_llama_cpp
+from burnish.engines.onnx import OnnxEngine
 from burnish.models.artifact import Artifact
 from burnish.models.chat import encode_prompt, encode_text
 
@@ -56,7 +57,7 @@ class BurnishDoor:
 
     together = 8
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
         """Raises EngineFailed if the server doesn't come up."""
         self.tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
         self._key, port = secrets.token_hex(16), _free_port()
@@ -66,7 +67,11 @@ class BurnishDoor:
             "burnish serve",
             ["burnish", "-q", "serve", str(artifact.path.absolute()), "--port", str(port)],
             f"http://127.0.0.1:{port}",
-            {"BURNISH_HOME": self._home.name, "BURNISH_API_KEY": self._key},
+            {
+                "BURNISH_HOME": self._home.name,
+                "BURNISH_API_KEY": self._key,
+                **({"OMP_NUM_THREADS": str(threads)} if threads else {}),
+            },
         )
         self._model = self.child.ask("/v1/models", key=self._key)["data"][0]["id"]
 
@@ -125,14 +130,51 @@ class LlamaCppDoor:
         return list(self.child.ask("/tokenize", body)["tokens"])
 
 
+class OnnxDoor:
+    """ORT-GenAI in a child, with the folder's template and tokenizer as ORT-GenAI reads them."""
+
+    together = 1
+
+    def __init__(self, artifact: Artifact, threads: int | None, context: int) -> None:
+        """Raises Unavailable, EngineFailed if the folder can't be loaded."""
+        self._engine = OnnxEngine(artifact, threads or 0, context)
+        self.child = self._engine.child
+
+    def ask(self, prompt: Prompt) -> Reply:
+        """As a program asks that uses ORT-GenAI; choices are scored by our engine."""
+        if not prompt.choices:
+            return _replied(self.child, _chat(prompt))
+        answer = self._engine.answer([prompt])[0]
+        return Reply(answer.text, True, answer.tokens_in, answer.tokens_out, answer.seconds)
+
+    def prompt_tokens(self, prompt: Prompt) -> list[int]:
+        """What ORT-GenAI renders and encodes."""
+        return list(self.child.ask("/prompt", _chat(prompt)))
+
+    def text_tokens(self, text: str) -> list[int]:
+        """ORT-GenAI's tokens."""
+        return list(self.child.ask("/tokenize", {"content": text}))
+
+    def close(self) -> None:
+        """End the child."""
+        self._engine.close()
+
+
+#: Kind of artifact → the server that answers with it: artifact, threads, tokens of context.
+_DOORS: Mapping[str, Callable[[Artifact, int | None, int], Door]] = {
+    "gguf": LlamaCppDoor,
+    "onnx": OnnxDoor,
+}
+
+
 def open_door(artifact: Artifact, threads: int | None = None, context: int = 0) -> Door:
-    """The server for an exported artefact; llama.cpp's has room for `context` tokens.
+    """The server for an exported artefact; llama.cpp's and ORT-GenAI's have `context` tokens.
 
     Raises Unavailable, EngineFailed.
     """
-    if artifact.kind == "gguf":
-        return LlamaCppDoor(artifact, threads, context)
-    return BurnishDoor(artifact)
+    if artifact.kind in _DOORS:
+        return _DOORS[artifact.kind](artifact, threads, context)
+    return BurnishDoor(artifact, threads)
 
 
 def free(prompts: Sequence[Prompt]) -> list[Prompt]:

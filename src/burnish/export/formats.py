@@ -5,17 +5,19 @@ checked. It carries the tokenizer and template that the model was trained with.
 """
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from burnish.core.folders import hash_file, whole_folder, write_json
 from burnish.export.gguf import write_gguf
 from burnish.export.gguf_lora import write_gguf_adapter
+from burnish.export.onnx import PRECISIONS, build_onnx
 from burnish.export.quants import QUANTS
 from burnish.export.vocabulary import CannotExport
 from burnish.models.artifact import ADDED, FACTS, Artifact, open_artifact
@@ -75,6 +77,15 @@ def _write_gguf_lora(folder: Path, artifact: Artifact, quant: str) -> dict[str, 
     }
 
 
+def _write_onnx(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+    """A folder for ORT-GenAI, and the tokenizer with which our own engine asks it."""
+    with tempfile.TemporaryDirectory() as merged:
+        _write_merged(Path(merged), artifact, "f32")
+        build_onnx(Path(merged), folder, quant)
+    _save_tokenizer(folder, AutoTokenizer.from_pretrained(artifact.path, local_files_only=True))
+    return {"file": "model.onnx"}
+
+
 def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.save_pretrained(folder)
 
@@ -86,7 +97,7 @@ class Format:
 
     write: Callable[[Path, Artifact, str], dict[str, Any]]
     quants: tuple[str, ...]
-    kind: Literal["adapter", "full", "gguf"]
+    kind: Literal["adapter", "full", "gguf", "onnx"]
 
 
 _GGUF_QUANTS = ("q8_0", *[name for name in QUANTS if name != "q8_0"])
@@ -95,6 +106,7 @@ FORMATS = {
     "adapter": Format(_write_adapter, ("as trained",), "adapter"),
     "gguf": Format(_write_gguf, _GGUF_QUANTS, "gguf"),
     "gguf-lora": Format(_write_gguf_lora, _GGUF_QUANTS, "gguf"),
+    "onnx": Format(_write_onnx, tuple(PRECISIONS), "onnx"),
 }
 
 

@@ -45,7 +45,7 @@ ADDED = {
     "virtual": Added(has_virtual, save_virtual, load_virtual),
 }
 
-Kind = Literal["adapter", "full", "linear", "gguf", "bottleneck", "virtual"]
+Kind = Literal["adapter", "full", "linear", "gguf", "onnx", "bottleneck", "virtual"]
 
 
 @dataclass(frozen=True, slots=True)

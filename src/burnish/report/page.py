@@ -26,7 +26,24 @@ def write_report(contents: Contents, path: Path) -> None:
 
 def render(contents: Contents) -> str:
     """The page as HTML. Everything that comes from data is escaped."""
-    environment = Environment(
+    kind, sign = SIGNS[contents.decision]
+    return (
+        environment()
+        .get_template("report.html")
+        .render(
+            report=contents,
+            kind=kind,
+            sign=sign,
+            routes=route_plot(contents.routes) if contents.routes else None,
+            curves=curve_plot(contents.curves) if contents.curves else None,
+            ranges=forecast_ranges(contents.forecast),
+        )
+    )
+
+
+def environment() -> Environment:
+    """The templates of this room, with the numbers as people read them."""
+    made = Environment(
         loader=PackageLoader("burnish.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -35,13 +52,5 @@ def render(contents: Contents) -> str:
     )
     formats = ("share", "points", "interval", "gain_interval", "p_value", "duration", "size",
                "money", "amount", "name")  # fmt: skip
-    environment.filters.update({name: getattr(numbers, name) for name in formats})
-    kind, sign = SIGNS[contents.decision]
-    return environment.get_template("report.html").render(
-        report=contents,
-        kind=kind,
-        sign=sign,
-        routes=route_plot(contents.routes) if contents.routes else None,
-        curves=curve_plot(contents.curves) if contents.curves else None,
-        ranges=forecast_ranges(contents.forecast),
-    )
+    made.filters.update({name: getattr(numbers, name) for name in formats})
+    return made

@@ -94,7 +94,7 @@ def route_plot(routes: Sequence[RouteLine], width: int = 640) -> RoutePlot:
     """Scores with their intervals; the axis shows only the range that is in use."""
     low = min(route.score.low for route in routes)
     high = max(route.score.high for route in routes)
-    step = _step(max(high - low, 0.02), 5)
+    step = step_of(max(high - low, 0.02), 5)
     low, high = max(math.floor(low / step) * step, 0), min(math.ceil(high / step) * step, 1)
     scale = Scale(low, high, 118, width - 24)
     best = max(routes, key=lambda route: route.score.value)
@@ -105,7 +105,7 @@ def route_plot(routes: Sequence[RouteLine], width: int = 640) -> RoutePlot:
         )
         for place, route in enumerate(routes)
     ]  # fmt: skip
-    marks = [Mark(scale.at(value), f"{100 * value:.0f}%") for value in _ticks(low, high, step)]
+    marks = [Mark(scale.at(value), f"{100 * value:.0f}%") for value in ticks_of(low, high, step)]
     return RoutePlot(width, 40 * len(routes) + 42, dots, marks)
 
 
@@ -116,7 +116,7 @@ def curve_plot(curves: Sequence[Curve], width: int = 640, height: int = 260) -> 
     # A first step far above the rest would press everything else onto the floor.
     top = values[min(int(0.99 * len(values)), len(values) - 1)]
     bottom = values[0]
-    step = _step(max(top - bottom, 1e-3), 4)
+    step = step_of(max(top - bottom, 1e-3), 4)
     low, high = math.floor(bottom / step) * step, math.ceil(top / step) * step
     x = Scale(0, max(steps), 48, width - 110)
     y = Scale(low, high, height - 34, 14)
@@ -131,9 +131,9 @@ def curve_plot(curves: Sequence[Curve], width: int = 640, height: int = 260) -> 
         kind = "validation" if "validation" in curve.name else "training"
         path = "M" + "L".join(f"{one} {other}" for one, other in points)
         lines.append(Line(curve.name, kind, path, points[-1], best))
-    across = _step(max(steps), 5)
-    x_marks = [Mark(x.at(at), f"{at:.0f}") for at in _ticks(0, max(steps), max(across, 1))]
-    y_marks = [Mark(y.at(at), f"{at:.2g}") for at in _ticks(low, high, step)]
+    across = step_of(max(steps), 5)
+    x_marks = [Mark(x.at(at), f"{at:.0f}") for at in ticks_of(0, max(steps), max(across, 1))]
+    y_marks = [Mark(y.at(at), f"{at:.2g}") for at in ticks_of(low, high, step)]
     return CurvePlot(width, height, _apart(lines), x_marks, y_marks)
 
 
@@ -166,7 +166,7 @@ def _apart(lines: Sequence[Line]) -> list[Line]:
     return placed
 
 
-def _step(span: float, count: int) -> float:
+def step_of(span: float, count: int) -> float:
     """A round distance (1, 2 or 5 times a power of ten) that cuts `span` into about `count`."""
     rough = span / count
     power = 10 ** math.floor(math.log10(rough))
@@ -175,7 +175,8 @@ def _step(span: float, count: int) -> float:
     )
 
 
-def _ticks(low: float, high: float, step: float) -> list[float]:
+def ticks_of(low: float, high: float, step: float) -> list[float]:
+    """The multiples of `step` from `low` to `high`."""
     return [low + step * place for place in range(round((high - low) / step + 0.499))] + (
         [high] if abs((high - low) / step - round((high - low) / step)) < 1e-6 else []
     )

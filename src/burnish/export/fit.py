@@ -1,0 +1,227 @@
+"""`burnish export --for-this-machine`: which format answers best here, found by asking all of them.
+
+Cheap first: few questions to all candidates, more to those that are left (`export.halving`). The
+best that keeps the limits then has to pass the parity gate; if it doesn't, the next one may try.
+"""
+
+import random
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from burnish.core.errors import AlreadyThere, BurnishError
+from burnish.core.folders import write_json
+from burnish.core.progress import progress, say
+from burnish.core.recipe import Recipe
+from burnish.core.runs import Run
+from burnish.core.stats import paired_test
+from burnish.engines.local import open_engine
+from burnish.evaluate.metrics import METRICS
+from burnish.export.doors import Reply, free
+from burnish.export.fit_page import page_of
+from burnish.export.formats import write_export
+from burnish.export.halving import Rules, alive, decisions, finalists, halve, refuse
+from burnish.export.limits import LIMITS, impossible
+from burnish.export.questions import Questions, Trained, ask_trained, questions
+from burnish.export.run import Exported, gate
+from burnish.export.trial import Drop, Trial, candidates
+from burnish.models.artifact import Artifact, open_artifact
+from burnish.report.fit_page import write_fit_report
+
+FOUND = "search.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The search's result: the pick and what the gate found, or why there is none."""
+
+    folder: Path
+    trials: Sequence[Trial]
+    rules: Rules
+    metric: str
+    pick: Trial | None
+    exported: Exported | None
+    against: Sequence[str]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if there is a pick, which has passed the gate; else 1."""
+        return 0 if self.pick else 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `search.json`, and what `--json` prints."""
+        return {
+            "folder": str(self.folder),
+            "metric": self.metric,
+            "pick": str(self.pick.candidate) if self.pick else None,
+            "shippable": self.pick is not None,
+            "against": list(self.against),
+            "limits": {name: getattr(self.rules.fit, name) for name in LIMITS},
+            "best": self.rules.fit.best,
+            "candidates": [self.facts(trial) for trial in self.trials],
+            "parity": self.exported.parity.as_dict() if self.exported else None,
+        }
+
+    def facts(self, trial: Trial) -> dict[str, Any]:
+        """What was measured of one candidate; the gain is over the trained model."""
+        one, n = trial.candidate, len(trial.scores)
+        gain = paired_test(trial.scores, self.rules.trained[:n]).gain if n else None
+        return {
+            "format": one.to,
+            "quant": one.quant,
+            "threads": one.threads,
+            "questions": n,
+            "score": sum(trial.scores) / n if n else None,
+            "gain": [gain.value, gain.low, gain.high] if gain else None,
+            "latency_p50_s": trial.latency(0.5) if trial.seconds else None,
+            "latency_p95_s": trial.latency(0.95) if trial.seconds else None,
+            "memory_bytes": trial.memory_bytes,
+            "disk_bytes": trial.disk_bytes,
+            "start_up_s": trial.start_up_s,
+            "dropped": trial.dropped.kind if trial.dropped else None,
+            "why": trial.dropped.why if trial.dropped else None,
+        }
+
+
+def fit(run: Run, recipe: Recipe, out: Path | None = None) -> Fitted:
+    """Search, and write the pick with `search.json` into a folder; only that file without a pick.
+
+    Raises CannotExport, AlreadyThere, BadRecipe before anything is written.
+    """
+    folder = (out or run.path / "exports" / "for-this-machine").absolute()
+    if folder.exists():
+        raise AlreadyThere(f"{folder} exists already.", "Choose another --out, or remove it.")
+    tried = [Trial(candidate) for candidate in candidates(recipe.export.fit)]
+    artifact = open_artifact(run.artifact)
+    asked = questions(recipe, artifact)
+    trained = ask_trained(open_engine(str(run.path)), asked)
+    return search(artifact, asked, trained, recipe, tried, folder)
+
+
+def search(
+    artifact: Artifact,
+    asked: Questions,
+    trained: Trained,
+    recipe: Recipe,
+    trials: Sequence[Trial],
+    folder: Path,
+) -> Fitted:
+    """The race between trials, the gate, and the files of the result in `folder`."""
+    order = list(range(len(asked.rows)))
+    random.Random(recipe.evaluate.seed).shuffle(order)
+    rounds = _rounds(len(order), recipe.export.fit.first_rows)
+    score = METRICS[asked.metric]
+    scores = [score(asked.rows[n].answer, trained.free[n].text) for n in order]
+    settings = recipe.export
+    shared = decisions(len(trials), len(rounds))
+    rules = Rules(settings, scores, 1 - (1 - settings.confidence) / shared)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".search-") as draft:
+        _write(Path(draft), artifact, trials)
+        _race(asked, trained, trials, rules, [order[a:b] for a, b in rounds])
+        pick, exported, against = _decide(asked, trained, recipe, trials, rules)
+        if pick is None or exported is None:
+            folder.mkdir()
+        else:
+            shutil.move(exported.artifact.path, folder)
+            exported = replace(exported, artifact=open_artifact(folder))
+        result = Fitted(folder, trials, rules, asked.metric, pick, exported, against)
+        write_json(folder / FOUND, result.as_dict())
+        write_fit_report(page_of(result), folder / "export.html")
+    return result
+
+
+def _rounds(rows: int, first: int) -> list[tuple[int, int]]:
+    """Begin and end of each round's questions: together twice as many as the round before."""
+    ends = [min(first, rows)]
+    while ends[-1] < rows:
+        ends.append(min(2 * ends[-1], rows))
+    return list(zip([0, *ends], ends, strict=False))
+
+
+def _write(draft: Path, artifact: Artifact, trials: Sequence[Trial]) -> None:
+    """Each format once, whatever the threads; what can't be written is out of the race."""
+    written: dict[str, Artifact | BurnishError] = {}
+    for trial in trials:
+        one = trial.candidate
+        if one.form not in written:
+            try:
+                place = draft / f"{one.to}-{one.quant}".replace(" ", "-")
+                written[one.form] = write_export(place, artifact, one.to, one.quant)
+            except BurnishError as error:
+                written[one.form] = error
+        made = written[one.form]
+        if isinstance(made, BurnishError):
+            trial.dropped = Drop("failed", made.what)
+        else:
+            trial.artifact = made
+            trial.disk_bytes = sum(file.stat().st_size for file in made.path.iterdir())
+
+
+def _race(
+    asked: Questions,
+    trained: Trained,
+    trials: Sequence[Trial],
+    rules: Rules,
+    rounds: Sequence[Sequence[int]],
+) -> None:
+    score = METRICS[asked.metric]
+    prompts = free(asked.prompts)
+    room = context_room(asked, trained)
+    for number, places in enumerate(rounds, 1):
+        left = alive(trials)
+        if number > 1 and len(left) <= rules.fit.finalists:
+            return
+        with progress(f"Round {number}: {len(left)} candidates", total=len(left)) as bar:
+            for trial in left:
+                replies: list[Reply] = trial.ask([prompts[place] for place in places], room)
+                trial.scores += [
+                    score(asked.rows[place].answer, reply.text)
+                    for place, reply in zip(places, replies, strict=False)
+                ]
+                bar.advance(note=str(trial.candidate))
+        refuse(trials, rules)
+        halve(trials, rules)
+        say(f"Round {number}: {len(left)} asked {len(places)} questions, {len(alive(trials))} left")
+
+
+def context_room(asked: Questions, trained: Trained) -> int:
+    """Tokens that the longest question and its answer need."""
+    longest = max(reply.tokens_in for reply in trained.free)
+    return longest + max(prompt.max_new_tokens for prompt in asked.prompts)
+
+
+def _decide(
+    asked: Questions, trained: Trained, recipe: Recipe, trials: Sequence[Trial], rules: Rules
+) -> tuple[Trial | None, Exported | None, list[str]]:
+    """The first finalist that passes the gate; else why none did."""
+    # Several tries at one gate share its error rate.
+    sure = 1 - (1 - recipe.export.confidence) / rules.fit.finalists
+    against: list[str] = []
+    for trial in finalists(trials, rules):
+        assert trial.artifact is not None
+        one = trial.candidate
+        say(f"{one} before the gate")
+        export = recipe.export.model_copy(update={"threads": one.threads, "confidence": sure})
+        try:
+            exported = gate(
+                trial.artifact, asked, trained, recipe.model_copy(update={"export": export})
+            )
+        except BurnishError as error:
+            trial.dropped = Drop("failed", error.what)
+            continue
+        if exported.parity.shippable:
+            return trial, exported, []
+        trial.dropped = Drop("loss", " ".join(exported.parity.against))
+        against += [f"{one}: {reason}" for reason in exported.parity.against]
+    faithful = [t for t in trials if not (t.dropped and t.dropped.kind in ("loss", "failed"))]
+    against = impossible(faithful, rules.fit) + against
+    return None, None, against or _nothing_left(trials)
+
+
+def _nothing_left(trials: Sequence[Trial]) -> list[str]:
+    """What became of each candidate, where no limit explains it."""
+    return [f"{trial.candidate}: {trial.dropped.why}" for trial in trials if trial.dropped]

@@ -1,0 +1,107 @@
+"""One candidate of the search: a format, its number format and threads, and what was measured.
+
+It is asked as a client asks, by HTTP, one question after the other; its server is a child process,
+so that a crash is the candidate's own.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import psutil
+
+from burnish.core.errors import BadRecipe, BurnishError
+from burnish.core.export import Fit
+from burnish.core.records import Prompt
+from burnish.core.stats import quantile
+from burnish.export.doors import Reply, open_door
+from burnish.export.formats import FORMATS, quant_of
+from burnish.models.artifact import Artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What would be shipped, and with how many threads it would be served."""
+
+    to: str
+    quant: str
+    threads: int
+
+    @property
+    def form(self) -> str:
+        """The format without its threads: `gguf q4_0`."""
+        return f"{self.to} {self.quant}"
+
+    def __str__(self) -> str:
+        return f"{self.form}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Why a candidate was left behind: it failed, broke a limit, lost too much, or was beaten."""
+
+    kind: Literal["failed", "limit", "loss", "behind"]
+    why: str
+
+
+@dataclass(eq=False, slots=True)
+class Trial:
+    """What is known about a candidate. `scores` are of the questions asked so far, in order;
+    `disk_bytes` is the size of the exported folder."""
+
+    candidate: Candidate
+    artifact: Artifact | None = None
+    scores: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
+    memory_bytes: int = 0
+    disk_bytes: int = 0
+    dropped: Drop | None = None
+
+    @property
+    def start_up_s(self) -> float:
+        """Seconds until the server answers: the median of its starts."""
+        return quantile(self.starts, 0.5)
+
+    def latency(self, share: float) -> float:
+        """Seconds that this share of the answers don't exceed."""
+        return quantile(self.seconds, share)
+
+    def ask(self, prompts: Sequence[Prompt], room: int) -> list[Reply]:
+        """Start the server with room for so many tokens, ask, and end it.
+
+        The first answer's time isn't kept: it warms up. A fault drops the candidate, and nothing
+        comes back.
+        """
+        assert self.artifact is not None
+        begun = time.perf_counter()
+        try:
+            door = open_door(self.artifact, self.candidate.threads, room)
+            try:
+                self.starts.append(time.perf_counter() - begun)
+                replies = [door.ask(prompt) for prompt in prompts]
+                self.memory_bytes = max(self.memory_bytes, door.child.memory_bytes())
+            finally:
+                door.close()
+        except BurnishError as error:
+            self.dropped = Drop("failed", error.what)
+            return []
+        self.seconds += [reply.seconds for reply in replies[1:]]
+        return replies
+
+
+def candidates(fit: Fit) -> list[Candidate]:
+    """Every format with every number of threads. Raises BadRecipe for a format that isn't one."""
+    cores = psutil.cpu_count(logical=False) or 1
+    threads = fit.threads or tuple(sorted({max(cores // 2, 1), cores}))
+    found = []
+    for name in fit.formats:
+        to, _, quant = name.partition(":")
+        if to not in FORMATS:
+            raise BadRecipe(
+                f"`{name}` in export.fit.formats is no format.",
+                f"Write FORMAT:NUMBER FORMAT, such as gguf:q8_0; formats: {', '.join(FORMATS)}.",
+            )
+        found += [Candidate(to, quant_of(to, quant or "auto"), count) for count in threads]
+    return list(dict.fromkeys(found))
