@@ -40,7 +40,8 @@ _NOT_HERE = {
     ),
     "linear": (
         "a linear classifier: it chooses labels and makes no text.",
-        "Measure it with `burnish evaluate`, or name a language model.",
+        "Serve it with `burnish serve`, measure it with `burnish evaluate`, or name a language "
+        "model.",
     ),
 }
 
