@@ -1,0 +1,32 @@
+"""What a comparison's report shows in small tables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from burnish.core.records import Interval
+from burnish.report.contents import Table
+from burnish.report.numbers import name as spelt
+from burnish.report.numbers import share
+
+
+def tables_of(result: Mapping[str, Any]) -> list[Table]:
+    """The tables that this comparison has something to put into; `result` is it as JSON."""
+    return [table for table in (make(result) for make in _TABLES) if table.lines]
+
+
+def _ceiling(result: Mapping[str, Any]) -> Table:
+    found = {name: Interval(**one) for name, one in result["covered"].items()}
+    return Table(
+        "How far to the teacher",
+        ("Route", "Share of the distance", "Interval"),
+        [
+            (spelt(name), share(one.value), f"{share(one.low)} to {share(one.high)}")
+            for name, one in found.items()
+        ],
+        "0% is no better than the plain prompt, 100% as good as the teacher, which is a ceiling "
+        "and no candidate: the verdict leaves it out. Its latency, where it is elsewhere, is that "
+        "of several requests at once.",
+    )
+
+
+_TABLES = (_ceiling,)
