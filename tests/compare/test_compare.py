@@ -41,6 +41,15 @@ def test_what_can_be_learnt_ships_with_a_full_run_folder(ticket_recipe, tmp_path
     assert report["routes"][1]["tokens_in"] > report["routes"][0]["tokens_in"]
     assert report["routes"][2]["tokens_in"] < report["routes"][0]["tokens_in"]
     assert report["forgetting"]["before"]["n"] == 50
+    prices = {route["name"]: route["cost_per_1000"] for route in report["routes"]}
+    costs = report["costs"]
+    assert (
+        costs["training"] == pytest.approx(costs["training_seconds"] / 3600 * 0.10)
+        and costs["training"]
+    )
+    saved = prices["few_shot"] - prices["fine_tuned"]
+    assert costs["rival"] == "few_shot" and costs["saved_per_1000"] == pytest.approx(saved)
+    assert (costs["break_even"] is None) == (saved <= 0)
     assert find_run(str(tmp_path / "run")).artifact.exists()
     assert "Ship" in result.as_text()
 
@@ -50,7 +59,7 @@ def test_the_page_shows_the_verdict_and_how_to_repeat_it(ticket_recipe, tmp_path
 
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert result.verdict.headline in page and "EUR" in page
-    assert "validation loss" in page and "burnish compare" in page
+    assert "What it costs" in page and "validation loss" in page and "burnish compare" in page
     recipe = load_recipe(tmp_path / "run" / "recipe.yaml")
     assert recipe.task.kind == "classification" and recipe.task.labels, "what was inferred"
     again = compare(recipe)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.compare.ceiling import CEILING, covered
+from burnish.compare.costs import Costs, costs_of, in_words
 from burnish.compare.forgetting import Forgetting
 from burnish.compare.models import Models
 from burnish.compare.page import contents_of
@@ -53,6 +54,7 @@ class Comparison:
     forgetting: Forgetting | None
     covered: Mapping[str, Interval]
     training: str | None
+    training_seconds: float
 
     @property
     def exit_code(self) -> int:
@@ -68,6 +70,7 @@ class Comparison:
             "routes": [self._route(name) for name in self.routes],
             "forgetting": asdict(self.forgetting) if self.forgetting else None,
             "covered": {name: asdict(share) for name, share in self.covered.items()},
+            "costs": self._costs(),
             "inferred": {
                 "task": task.kind,
                 "labels": list(task.labels),
@@ -102,6 +105,23 @@ class Comparison:
             "cost_per_1000": cost,
         }
 
+    @property
+    def costs(self) -> Costs | None:
+        """What the training of the judged route costs, and when it has paid; none without one."""
+        judged = self.verdict.judged
+        if not judged or not self.training:
+            return None
+        prices = {name: float(self._route(name)["cost_per_1000"]) for name in self.routes}
+        hour = self.recipe.compare.price_per_hour
+        return costs_of(prices, judged, self.training_seconds, hour)
+
+    def _costs(self) -> dict[str, Any] | None:
+        costs = self.costs
+        hour = self.recipe.compare.price_per_hour
+        return (
+            {**asdict(costs), "price_per_hour": hour, "words": in_words(costs)} if costs else None
+        )
+
     def as_text(self) -> str:
         """What a person reads on the terminal."""
         lines = []
@@ -122,6 +142,8 @@ class Comparison:
         parts = [f"{self.verdict.headline} {self.verdict.reason}", "\n".join([heads, *lines])]
         if self.covered:
             parts.append(self._ceiling())
+        if costs := self.costs:
+            parts.append(in_words(costs))
         if self.forgetting:
             parts.append(self.forgetting.words)
         hint = f"\nTry it: burnish chat {self.run.id}" if self.training else ""
@@ -178,6 +200,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         forgetting=forgetting,
         covered=covered(scores, INCUMBENT, recipe.evaluate.confidence, recipe.evaluate.seed),
         training=training.id if training else None,
+        training_seconds=training.read("report.json")["train_seconds"] if training else 0.0,
     )
     again = shlex.join(["burnish", "compare", str(run.path / "recipe.yaml")])
     contents = contents_of(result.as_dict(), scores, dataset, training, again)

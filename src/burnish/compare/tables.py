@@ -5,8 +5,8 @@ from typing import Any
 
 from burnish.core.records import Interval
 from burnish.report.contents import Table
+from burnish.report.numbers import duration, money, share
 from burnish.report.numbers import name as spelt
-from burnish.report.numbers import share
 
 
 def tables_of(result: Mapping[str, Any]) -> list[Table]:
@@ -29,4 +29,28 @@ def _ceiling(result: Mapping[str, Any]) -> Table:
     )
 
 
-_TABLES = (_ceiling,)
+def _costs(result: Mapping[str, Any]) -> Table:
+    costs, currency = result["costs"], result["currency"]
+    if not costs:
+        return Table("", (), (), "")
+    never = "never" if costs["break_even"] is None else f"{costs['break_even']:,} requests"
+    return Table(
+        "What it costs",
+        ("", "Amount"),
+        [
+            ("Price of an hour of this machine", money(costs["price_per_hour"], currency)),
+            (
+                f"Training, {duration(costs['training_seconds'])}",
+                money(costs["training"], currency),
+            ),
+            *(
+                (f"1,000 requests, {spelt(route['name'])}", money(route["cost_per_1000"], currency))
+                for route in result["routes"]
+            ),
+            (f"The training has paid, beside {spelt(costs['rival'])}", never),
+        ],
+        f"{costs['words']} The machine is taken to be busy; an idle one costs the same hour.",
+    )
+
+
+_TABLES = (_ceiling, _costs)
