@@ -37,11 +37,12 @@ def stub():
 
 
 def test_a_teacher_elsewhere_is_a_ceiling_asked_once_and_priced_by_its_tokens(
-    stub, ticket_recipe, tmp_path
+    stub, ticket_recipe, tmp_path, tiny
 ):
+    # It has the name of the base here, which isn't asked in its stead.
     changes = [
         "compare.forgetting=false", "compare.routes=[base, few_shot, teacher]",
-        f"distil.teacher.endpoint={stub.url}", "distil.teacher.model=big",
+        f"distil.teacher.endpoint={stub.url}", f"distil.teacher.model={tiny.name}",
         "distil.teacher.price_in=100", "distil.teacher.price_out=1000",
     ]  # fmt: skip
     result = compare(ticket_recipe(*changes), out=tmp_path / "run")

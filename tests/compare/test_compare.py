@@ -59,6 +59,7 @@ def test_the_page_shows_the_verdict_and_how_to_repeat_it(ticket_recipe, tmp_path
 
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert result.verdict.headline in page and "EUR" in page
+    assert "Rules of thumb" in page and "contradicted" in page
     assert "What it costs" in page and "validation loss" in page and "burnish compare" in page
     recipe = load_recipe(tmp_path / "run" / "recipe.yaml")
     assert recipe.task.kind == "classification" and recipe.task.labels, "what was inferred"

@@ -64,7 +64,9 @@ class Models:
     def _source(self, name: str) -> str:
         """The name of the base or the teacher, or the folder of what was trained for this route."""
         if name == CEILING:
-            return self.setting.recipe.distil.teacher.model
+            teacher = self.setting.recipe.distil.teacher
+            # Over there a model may have the name of one that is here.
+            return f"{teacher.endpoint} {teacher.model}" if teacher.endpoint else teacher.model
         learns = ROUTES[name].learns
         if learns is None:
             return self.setting.recipe.model.name
@@ -79,7 +81,7 @@ class Models:
         if self.loaded is None or self.loaded[0] != source:
             self.loaded = None
             teacher = self.setting.recipe.distil.teacher
-            elsewhere = teacher.endpoint and source == teacher.model
+            elsewhere = teacher.endpoint and source.startswith(f"{teacher.endpoint} ")
             opened = Endpoint(open_teacher(self.setting.recipe)) if elsewhere else open_any(source)
             self.loaded = (source, opened)
         return self.loaded[1]

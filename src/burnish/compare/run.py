@@ -2,7 +2,7 @@
 
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from burnish.compare.models import Models
 from burnish.compare.page import contents_of
 from burnish.compare.retrieval import open_documents
 from burnish.compare.routes import ROUTES, Setting, with_routes
+from burnish.compare.rules import Expected, came_true, expected
 from burnish.compare.verdict import (
     INCUMBENT,
     TRAINED,
@@ -53,6 +54,7 @@ class Comparison:
     tests: Mapping[str, PairedTest]
     forgetting: Forgetting | None
     covered: Mapping[str, Interval]
+    expected: Sequence[Expected]
     training: str | None
     training_seconds: float
 
@@ -70,6 +72,7 @@ class Comparison:
             "routes": [self._route(name) for name in self.routes],
             "forgetting": asdict(self.forgetting) if self.forgetting else None,
             "covered": {name: asdict(share) for name, share in self.covered.items()},
+            "expected": [asdict(one) for one in self.expected],
             "costs": self._costs(),
             "inferred": {
                 "task": task.kind,
@@ -140,6 +143,9 @@ class Comparison:
         asked = f"{first.metric} on {first.interval.n} questions ({level} interval)"
         heads = f"  {'route':<{width}} {asked}"
         parts = [f"{self.verdict.headline} {self.verdict.reason}", "\n".join([heads, *lines])]
+        if self.expected:
+            told = [f"  {one.outcome:<12}  {one.says}" for one in self.expected]
+            parts.append("\n".join(["Rules of thumb, before and after:", *told]))
         if self.covered:
             parts.append(self._ceiling())
         if costs := self.costs:
@@ -179,6 +185,10 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     inputs = {"data": dict(dataset.hashes), "base": base.identity}
     run = begun_or_new_run("compare", recipe, inputs, out)
 
+    rules = expected(recipe, dataset)
+    for one in rules:
+        say(f"Expected before measuring: {one.says} ({one.because})")
+    run.events.write(event="expected", rules=[one.says for one in rules])
     models = Models(setting, run)
     routes: dict[str, Measured] = {name: models.measure(name) for name in recipe.compare.routes}
     scores = {name: route.scores for name, route in routes.items()}
@@ -198,6 +208,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         routes=routes,
         tests=against_incumbent(scores, recipe.compare, recipe.evaluate.confidence),
         forgetting=forgetting,
+        expected=came_true(rules, scores, recipe.compare.least_gain, recipe.evaluate.confidence),
         covered=covered(scores, INCUMBENT, recipe.evaluate.confidence, recipe.evaluate.seed),
         training=training.id if training else None,
         training_seconds=training.read("report.json")["train_seconds"] if training else 0.0,

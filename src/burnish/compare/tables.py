@@ -53,4 +53,15 @@ def _costs(result: Mapping[str, Any]) -> Table:
     )
 
 
-_TABLES = (_ceiling, _costs)
+def _rules(result: Mapping[str, Any]) -> Table:
+    return Table(
+        "Rules of thumb, before and after",
+        ("Expected before measuring", "Because", "Measured"),
+        [(one["says"], one["because"], one["outcome"]) for one in result["expected"]],
+        "Confirmed or contradicted means by more than luck, question by question; open, that this "
+        "many questions can't tell. Two rules can't be read off the data, and both speak for "
+        "retrieval: facts that change often, and answers that must name their source.",
+    )
+
+
+_TABLES = (_rules, _ceiling, _costs)
