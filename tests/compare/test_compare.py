@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from burnish.compare.run import compare
 from burnish.core.errors import AlreadyThere, AuditFailed
 from burnish.core.recipe import load_recipe
 from burnish.core.runs import find_run, list_runs
+from burnish.core.stats import paired_test
 from burnish.data.load import load
 from burnish.evaluate import latency
 from burnish.evaluate.run import load_predictions
@@ -169,7 +171,12 @@ def test_other_settings_are_another_training_and_a_default_that_is_spelt_out_is_
 def test_without_the_fine_tune_nothing_is_trained(ticket_recipe, workspace):
     result = compare(ticket_recipe("compare.routes=[base, few_shot]"))
 
-    assert result.training is None and result.exit_code == 1
+    assert result.training is None
+    better = {"few_shot": paired_test([1] * 40, [0] * 40)}
+    worse = {"few_shot": paired_test([0] * 40, [1] * 40)}
+    codes = [replace(result, tests=tests).exit_code for tests in (better, worse)]
+    assert codes == [0, 1], "no fine-tune to ship: any better route will do"
+    assert replace(result, tests=better).as_dict()["beats_incumbent"] == ["few_shot"]
     assert not list(workspace.glob("runs/train-*"))
 
 

@@ -21,6 +21,7 @@ from burnish.compare.verdict import (
     Verdict,
     against_incumbent,
     best_trained,
+    better_than_incumbent,
     judge,
 )
 from burnish.core.errors import AuditFailed
@@ -60,8 +61,16 @@ class Comparison:
 
     @property
     def exit_code(self) -> int:
-        """0 if the fine-tune should ship, else 1."""
-        return 0 if self.verdict.decision == "ship" else 1
+        """0 if the fine-tune should ship, else 1; where none was measured, 0 if any other route is
+        better than the plain prompt."""
+        if self.verdict.judged:
+            return 0 if self.verdict.decision == "ship" else 1
+        return 0 if self.better else 1
+
+    @property
+    def better(self) -> list[str]:
+        """The routes that beat the plain prompt by more than luck, Holm-adjusted; no ceiling."""
+        return better_than_incumbent(self.tests, self.recipe.compare.alpha)
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish compare --json` prints."""
@@ -69,6 +78,7 @@ class Comparison:
         return {
             "run": self.run.id,
             "verdict": asdict(self.verdict),
+            "beats_incumbent": self.better,
             "routes": [self._route(name) for name in self.routes],
             "forgetting": asdict(self.forgetting) if self.forgetting else None,
             "covered": {name: asdict(share) for name, share in self.covered.items()},
@@ -143,6 +153,9 @@ class Comparison:
         asked = f"{first.metric} on {first.interval.n} questions ({level} interval)"
         heads = f"  {'route':<{width}} {asked}"
         parts = [f"{self.verdict.headline} {self.verdict.reason}", "\n".join([heads, *lines])]
+        if self.tests:
+            better = ", ".join(self.better) or "no route"
+            parts.append(f"Better than the plain prompt, by more than luck: {better}.")
         if self.expected:
             told = [f"  {one.outcome:<12}  {one.says}" for one in self.expected]
             parts.append("\n".join(["Rules of thumb, before and after:", *told]))

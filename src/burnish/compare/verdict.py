@@ -119,6 +119,16 @@ def against_incumbent(
     }
 
 
+def better_than_incumbent(tests: Mapping[str, PairedTest], alpha: float) -> list[str]:
+    """The routes of `against_incumbent` that are better by more than luck: by the adjusted test,
+    and by the interval that is shown. A ceiling is none of them."""
+    return [
+        name
+        for name, test in tests.items()
+        if name != CEILING and test.p_value < alpha and test.gain.low > 0
+    ]
+
+
 def _worst_p_value(routes: Mapping[str, Scores], judged: str, settings: Compare) -> float:
     """The largest p-value of the judged route against each rival, times the routes it was chosen
     from; against the plain prompt the one that the table of routes shows (Holm), so that page and
