@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -10,6 +11,7 @@ from burnish.compare.run import compare
 from burnish.core.errors import AlreadyThere, AuditFailed
 from burnish.core.recipe import load_recipe
 from burnish.core.runs import find_run, list_runs
+from burnish.core.stats import paired_test
 from burnish.data.load import load
 from burnish.evaluate import latency
 from burnish.evaluate.run import load_predictions
@@ -41,6 +43,15 @@ def test_what_can_be_learnt_ships_with_a_full_run_folder(ticket_recipe, tmp_path
     assert report["routes"][1]["tokens_in"] > report["routes"][0]["tokens_in"]
     assert report["routes"][2]["tokens_in"] < report["routes"][0]["tokens_in"]
     assert report["forgetting"]["before"]["n"] == 50
+    prices = {route["name"]: route["cost_per_1000"] for route in report["routes"]}
+    costs = report["costs"]
+    assert (
+        costs["training"] == pytest.approx(costs["training_seconds"] / 3600 * 0.10)
+        and costs["training"]
+    )
+    saved = prices["few_shot"] - prices["fine_tuned"]
+    assert costs["rival"] == "few_shot" and costs["saved_per_1000"] == pytest.approx(saved)
+    assert (costs["break_even"] is None) == (saved <= 0)
     assert find_run(str(tmp_path / "run")).artifact.exists()
     assert "Ship" in result.as_text()
 
@@ -50,7 +61,8 @@ def test_the_page_shows_the_verdict_and_how_to_repeat_it(ticket_recipe, tmp_path
 
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert result.verdict.headline in page and "EUR" in page
-    assert "validation loss" in page and "burnish compare" in page
+    assert "Rules of thumb" in page and "contradicted" in page
+    assert "What it costs" in page and "validation loss" in page and "burnish compare" in page
     recipe = load_recipe(tmp_path / "run" / "recipe.yaml")
     assert recipe.task.kind == "classification" and recipe.task.labels, "what was inferred"
     again = compare(recipe)
@@ -159,7 +171,12 @@ def test_other_settings_are_another_training_and_a_default_that_is_spelt_out_is_
 def test_without_the_fine_tune_nothing_is_trained(ticket_recipe, workspace):
     result = compare(ticket_recipe("compare.routes=[base, few_shot]"))
 
-    assert result.training is None and result.exit_code == 1
+    assert result.training is None
+    better = {"few_shot": paired_test([1] * 40, [0] * 40)}
+    worse = {"few_shot": paired_test([0] * 40, [1] * 40)}
+    codes = [replace(result, tests=tests).exit_code for tests in (better, worse)]
+    assert codes == [0, 1], "no fine-tune to ship: any better route will do"
+    assert replace(result, tests=better).as_dict()["beats_incumbent"] == ["few_shot"]
     assert not list(workspace.glob("runs/train-*"))
 
 

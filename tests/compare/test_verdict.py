@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from burnish.compare.verdict import against_incumbent, judge
+from burnish.compare.verdict import against_incumbent, better_than_incumbent, judge
 from burnish.core import stats
 from burnish.core.records import Prediction, Scores
 from burnish.core.sections import Compare
@@ -110,6 +110,14 @@ def test_what_the_table_shows_and_what_the_verdict_says_never_disagree():
         assert verdict.p_value >= table["fine_tuned"].p_value
         if verdict.decision == "ship":
             assert table["fine_tuned"].p_value < 0.05
+
+
+def test_what_beats_the_plain_prompt_is_named_whatever_becomes_of_the_fine_tune():
+    routes = {"base": hits(80), "few_shot": hits(140), "fine_tuned": hits(81), "teacher": hits(190)}
+    tests = against_incumbent(routes, Compare(), 0.95)
+
+    assert better_than_incumbent(tests, 0.05) == ["few_shot"]
+    assert better_than_incumbent({}, 0.05) == []
 
 
 def correlated(random, rates, n, spread=1.0):

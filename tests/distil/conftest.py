@@ -7,7 +7,7 @@ import pytest
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Message, Row
 from burnish.core.runs import new_run
-from tests.distil.stub import Stub, serving
+from tests.stub_teacher import Stub, serving
 
 
 def questions(count):
@@ -21,7 +21,7 @@ def questions(count):
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch):
     """Tries follow each other at once."""
-    from burnish.distil import remote
+    from burnish.engines import remote
 
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
 
@@ -45,7 +45,7 @@ def stub():
 def collector_of(stub):
     """A collector that asks the stub, with these settings of the teacher."""
     from burnish.distil.collect import Collector
-    from burnish.distil.remote import RemoteTeacher
+    from burnish.engines.remote import RemoteTeacher
 
     def build(run=None, **settings):
         named = {"model": "big", "endpoint": stub.url, "concurrency": 4, **settings}

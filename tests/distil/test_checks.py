@@ -6,7 +6,7 @@ from burnish.core.records import Message, Row
 from burnish.core.sections import Task
 from burnish.distil.checks import checked, standard_of
 from burnish.distil.collect import Lesson
-from burnish.distil.teacher import Reply
+from burnish.engines.teacher import Reply
 
 NEAR = (0.95, 0.8)
 

@@ -9,7 +9,7 @@ from burnish.core.journal import read_journal
 from burnish.core.records import Message, Row
 from burnish.distil.collect import REQUESTS, Asking
 from tests.distil.conftest import questions
-from tests.distil.stub import fails
+from tests.stub_teacher import fails
 
 ASKING = Asking(told="", max_new_tokens=16)
 

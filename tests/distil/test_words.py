@@ -10,8 +10,8 @@ import time
 import pytest
 
 from burnish.core.journal import read_journal
-from tests.distil.stub import fails
 from tests.distil.test_distil import label_of
+from tests.stub_teacher import fails
 from tests.tickets import tickets
 
 CONCURRENCY = 3

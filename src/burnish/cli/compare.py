@@ -27,7 +27,8 @@ def command(
 ) -> None:
     """Measure plain prompt, few-shot and fine-tune on one frozen test split; give a verdict.
 
-    Exit code 1 if the fine-tune isn't worth shipping, or the evidence isn't enough.
+    Exit code 1 if the fine-tune isn't worth shipping, or the evidence isn't enough; where no route
+    trains, if none beats the plain prompt.
     Example: burnish compare --train train.jsonl --test test.jsonl
     """
     from burnish import api

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from burnish.compare.tables import tables_of
 from burnish.core.records import Interval, Scores
 from burnish.core.runs import Run, versions
 from burnish.data.load import Dataset
@@ -45,6 +46,7 @@ def contents_of(
         paragraph=verdict["reason"],
         routes=[line_of(route, routes[route["name"]]) for route in result["routes"]],
         currency=result["currency"],
+        tables=tables_of(result),
         curves=curves_of(training),
         diagnoses=diagnoses_of(training),
         classes=hardest_classes(routes, _judged(result))

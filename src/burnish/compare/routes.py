@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
+from burnish.compare.ceiling import CEILING
 from burnish.compare.classifier import classifier
 from burnish.compare.retrieval import Documents, prompts_with_passages, rows_with_passages
 from burnish.core.errors import NotFound
@@ -20,6 +21,7 @@ from burnish.core.runs import Run
 from burnish.core.sections import Task
 from burnish.data.load import Dataset
 from burnish.engines.linear import said
+from burnish.engines.local import find_artifact
 from burnish.engines.protocol import Engine
 from burnish.evaluate.tasks import (
     TASKS,
@@ -169,6 +171,13 @@ def _documents(setting: Setting) -> Documents:
     return setting.documents
 
 
+def teacher_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
+    """The base prompt; the plain one for a teacher that was trained on such rows."""
+    source = setting.recipe.distil.teacher
+    is_trained = not source.endpoint and find_artifact(source.model) is not None
+    return (plain_prompts if is_trained else base_prompts)(setting, engine)
+
+
 #: `compare.routes` → the route.
 ROUTES: dict[str, Route] = {
     "base": Route(base_prompts),
@@ -177,6 +186,7 @@ ROUTES: dict[str, Route] = {
     "classifier": Route(plain_prompts, learns=plain_rows, makes=classifier),
     "fine_tuned": Route(plain_prompts, learns=plain_rows),
     "retrieval_fine_tuned": Route(trained_retrieval_prompts, learns=retrieval_rows, reads=True),
+    CEILING: Route(teacher_prompts),
 }
 
 

@@ -1,33 +1,41 @@
 """`burnish compare`, top to bottom: was fine-tuning worth it?"""
 
 import shlex
-import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from burnish.compare.forgetting import Forgetting, general_set, what_was_lost
+from burnish.compare.ceiling import CEILING, covered
+from burnish.compare.costs import Costs, costs_of, in_words
+from burnish.compare.forgetting import Forgetting
+from burnish.compare.models import Models
 from burnish.compare.page import contents_of
 from burnish.compare.retrieval import open_documents
 from burnish.compare.routes import ROUTES, Setting, with_routes
-from burnish.compare.verdict import TRAINED, Verdict, against_incumbent, best_trained, judge
+from burnish.compare.rules import Expected, came_true, expected
+from burnish.compare.verdict import (
+    INCUMBENT,
+    TRAINED,
+    Verdict,
+    against_incumbent,
+    best_trained,
+    better_than_incumbent,
+    judge,
+)
 from burnish.core.errors import AuditFailed
-from burnish.core.folders import whole_folder, write_json
+from burnish.core.folders import write_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
-from burnish.core.records import Finding, Scores
+from burnish.core.records import Finding, Interval
 from burnish.core.runs import Run, begun_or_new_run
-from burnish.core.sections import Evaluate, Task
 from burnish.core.stats import PairedTest
 from burnish.data.load import Dataset, load
 from burnish.data.split import sample
-from burnish.engines.local import weights_hash
-from burnish.engines.open import open_any
-from burnish.engines.protocol import Engine
-from burnish.evaluate.answers import Measured, measured, timed
-from burnish.evaluate.run import Asked, save_predictions, summary
+from burnish.engines.teacher import open_teacher, price
+from burnish.evaluate.answers import Measured
+from burnish.evaluate.run import save_predictions, summary
 from burnish.evaluate.tasks import refuse_unanswerable
 from burnish.models.audit import audit
 from burnish.models.load import load_tokenizer
@@ -46,12 +54,23 @@ class Comparison:
     routes: Mapping[str, Measured]
     tests: Mapping[str, PairedTest]
     forgetting: Forgetting | None
+    covered: Mapping[str, Interval]
+    expected: Sequence[Expected]
     training: str | None
+    training_seconds: float
 
     @property
     def exit_code(self) -> int:
-        """0 if the fine-tune should ship, else 1."""
-        return 0 if self.verdict.decision == "ship" else 1
+        """0 if the fine-tune should ship, else 1; where none was measured, 0 if any other route is
+        better than the plain prompt."""
+        if self.verdict.judged:
+            return 0 if self.verdict.decision == "ship" else 1
+        return 0 if self.better else 1
+
+    @property
+    def better(self) -> list[str]:
+        """The routes that beat the plain prompt by more than luck, Holm-adjusted; no ceiling."""
+        return better_than_incumbent(self.tests, self.recipe.compare.alpha)
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish compare --json` prints."""
@@ -59,8 +78,12 @@ class Comparison:
         return {
             "run": self.run.id,
             "verdict": asdict(self.verdict),
+            "beats_incumbent": self.better,
             "routes": [self._route(name) for name in self.routes],
             "forgetting": asdict(self.forgetting) if self.forgetting else None,
+            "covered": {name: asdict(share) for name, share in self.covered.items()},
+            "expected": [asdict(one) for one in self.expected],
+            "costs": self._costs(),
             "inferred": {
                 "task": task.kind,
                 "labels": list(task.labels),
@@ -77,17 +100,40 @@ class Comparison:
         }
 
     def _route(self, name: str) -> dict[str, Any]:
-        """A request's price is the machine's hour, shared by the answers that it gives in one."""
+        """A request's price is the machine's hour, shared by the answers that it gives in one; that
+        of a teacher elsewhere is the price of its tokens."""
         route, test = self.routes[name], self.tests.get(name)
         facts = summary(name, route.scores, route.latencies)
-        price = self.recipe.compare.price_per_hour
+        teacher = self.recipe.distil.teacher
+        if name == CEILING and teacher.endpoint:
+            cost = 1000 * price(teacher, facts["tokens_in"], facts["tokens_out"])
+        else:
+            hours = facts["seconds_in_batch"] * 1000 / 3600
+            cost = hours * self.recipe.compare.price_per_hour
         return {
             **facts,
             "p_value": test.p_value if test else None,
             "gain": asdict(test.gain) if test else None,
             "memory_bytes": route.memory_bytes,
-            "cost_per_1000": facts["seconds_in_batch"] * 1000 / 3600 * price,
+            "cost_per_1000": cost,
         }
+
+    @property
+    def costs(self) -> Costs | None:
+        """What the training of the judged route costs, and when it has paid; none without one."""
+        judged = self.verdict.judged
+        if not judged or not self.training:
+            return None
+        prices = {name: float(self._route(name)["cost_per_1000"]) for name in self.routes}
+        hour = self.recipe.compare.price_per_hour
+        return costs_of(prices, judged, self.training_seconds, hour)
+
+    def _costs(self) -> dict[str, Any] | None:
+        costs = self.costs
+        hour = self.recipe.compare.price_per_hour
+        return (
+            {**asdict(costs), "price_per_hour": hour, "words": in_words(costs)} if costs else None
+        )
 
     def as_text(self) -> str:
         """What a person reads on the terminal."""
@@ -107,11 +153,28 @@ class Comparison:
         asked = f"{first.metric} on {first.interval.n} questions ({level} interval)"
         heads = f"  {'route':<{width}} {asked}"
         parts = [f"{self.verdict.headline} {self.verdict.reason}", "\n".join([heads, *lines])]
+        if self.tests:
+            better = ", ".join(self.better) or "no route"
+            parts.append(f"Better than the plain prompt, by more than luck: {better}.")
+        if self.expected:
+            told = [f"  {one.outcome:<12}  {one.says}" for one in self.expected]
+            parts.append("\n".join(["Rules of thumb, before and after:", *told]))
+        if self.covered:
+            parts.append(self._ceiling())
+        if costs := self.costs:
+            parts.append(in_words(costs))
         if self.forgetting:
             parts.append(self.forgetting.words)
         hint = f"\nTry it: burnish chat {self.run.id}" if self.training else ""
         parts.append(f"Report: {self.run.path / 'report.html'}{hint}")
         return "\n\n".join(parts)
+
+    def _ceiling(self) -> str:
+        shares = ", ".join(
+            f"{name} {share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+            for name, share in self.covered.items()
+        )
+        return f"Of the distance from the plain prompt to the teacher each covers: {shares}."
 
 
 def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
@@ -129,11 +192,17 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     refuse_unanswerable(rows)
     setting = _audited(_with_documents(Setting(recipe, dataset, rows)))
     dataset = setting.dataset
+    if CEILING in recipe.compare.routes:
+        open_teacher(recipe)
     base = find_model(recipe.model.name)
     inputs = {"data": dict(dataset.hashes), "base": base.identity}
     run = begun_or_new_run("compare", recipe, inputs, out)
 
-    models = _Models(setting, run)
+    rules = expected(recipe, dataset)
+    for one in rules:
+        say(f"Expected before measuring: {one.says} ({one.because})")
+    run.events.write(event="expected", rules=[one.says for one in rules])
+    models = Models(setting, run)
     routes: dict[str, Measured] = {name: models.measure(name) for name in recipe.compare.routes}
     scores = {name: route.scores for name, route in routes.items()}
     judged = best_trained(scores)
@@ -152,7 +221,10 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         routes=routes,
         tests=against_incumbent(scores, recipe.compare, recipe.evaluate.confidence),
         forgetting=forgetting,
+        expected=came_true(rules, scores, recipe.compare.least_gain, recipe.evaluate.confidence),
+        covered=covered(scores, INCUMBENT, recipe.evaluate.confidence, recipe.evaluate.seed),
         training=training.id if training else None,
+        training_seconds=training.read("report.json")["train_seconds"] if training else 0.0,
     )
     again = shlex.join(["burnish", "compare", str(run.path / "recipe.yaml")])
     contents = contents_of(result.as_dict(), scores, dataset, training, again)
@@ -160,62 +232,6 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     write_json(run.path / "report.json", {**result.as_dict(), "seconds": time.time() - begun})
     run.events.write(event="compared", decision=result.verdict.decision)
     return result
-
-
-class _Models:
-    """The models of one comparison, loaded when they are needed and one at a time."""
-
-    def __init__(self, setting: Setting, run: Run) -> None:
-        self.setting, self.run = setting, run
-        self.trainings: dict[str, Run] = {}
-        self.loaded: tuple[str, Engine] | None = None
-
-    def measure(self, name: str) -> Measured:
-        """One route on the test rows."""
-        source = self._source(name)
-        engine, identity = self._engine(source), weights_hash(source)
-        prompts = ROUTES[name].prompts(self.setting, engine)
-        asked = Asked(self.setting.rows, prompts, f"Asking {name}")
-        task, settings = self.setting.dataset.task, self.setting.recipe.evaluate
-        scores = measured(identity, engine, asked, task, settings)
-        seconds = timed(identity, engine, prompts)
-        self.run.events.write(event="measured", route=name, value=scores.interval.value)
-        return Measured(scores, seconds, engine.memory_bytes)
-
-    def keep(self, judged: str) -> None:
-        """Put what the judged route trained into the comparison's own folder."""
-        if not self.run.artifact.exists():
-            with whole_folder(self.run.artifact) as draft:
-                shutil.copytree(self.trainings[judged].artifact, draft, dirs_exist_ok=True)
-
-    def forgetting(self, judged: str) -> Forgetting:
-        """The general set, before and after."""
-        return what_was_lost(self._general("base"), self._general(judged))
-
-    def _general(self, name: str) -> Scores:
-        source = self._source(name)
-        asked = replace(general_set(), label=f"General questions, {name}")
-        task = Task(kind="classification")
-        settings = Evaluate(confidence=self.setting.recipe.evaluate.confidence)
-        return measured(weights_hash(source), self._engine(source), asked, task, settings)
-
-    def _source(self, name: str) -> str:
-        """The base model's name, or the folder of what was trained for this route."""
-        learns = ROUTES[name].learns
-        if learns is None:
-            return self.setting.recipe.model.name
-        if name not in self.trainings:
-            self.loaded = None
-            say(f"Training for {name}")
-            dataset = replace(self.setting.dataset, split=learns(self.setting))
-            self.trainings[name] = ROUTES[name].makes(self.setting.recipe, dataset)
-        return str(self.trainings[name].artifact)
-
-    def _engine(self, source: str) -> Engine:
-        if self.loaded is None or self.loaded[0] != source:
-            self.loaded = None
-            self.loaded = (source, open_any(source))
-        return self.loaded[1]
 
 
 def _with_documents(setting: Setting) -> Setting:

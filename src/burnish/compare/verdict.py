@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from burnish.compare.ceiling import CEILING
 from burnish.core.records import Scores
 from burnish.core.sections import Compare
 from burnish.core.stats import PairedTest, holm, paired_test, rows_needed, smallest_visible
@@ -61,7 +62,8 @@ def best_trained(routes: Mapping[str, Scores]) -> str | None:
 
 
 def judge(routes: Mapping[str, Scores], settings: Compare) -> Verdict:
-    """The verdict over routes that were measured on the same questions."""
+    """The verdict over routes that were measured on the same questions; a ceiling has no say."""
+    routes = {name: one for name, one in routes.items() if name != CEILING} or routes
     rivals = {name: scores for name, scores in routes.items() if name not in TRAINED}
     judged = best_trained(routes)
     if judged is None or not rivals:
@@ -98,7 +100,10 @@ def judge(routes: Mapping[str, Scores], settings: Compare) -> Verdict:
 def against_incumbent(
     routes: Mapping[str, Scores], settings: Compare, confidence: float
 ) -> dict[str, PairedTest]:
-    """Each route against the plain prompt, p-values Holm-adjusted for the number of routes."""
+    """Each route against the plain prompt, p-values Holm-adjusted for the number of routes.
+
+    A ceiling is no candidate: it makes the others' adjustment no stricter, and has its own p-value.
+    """
     if INCUMBENT not in routes:
         return {}
     base = routes[INCUMBENT].values
@@ -107,8 +112,21 @@ def against_incumbent(
         for name, scores in routes.items()
         if name != INCUMBENT
     }
-    adjusted = holm({name: test.p_value for name, test in tests.items()})
-    return {name: replace(test, p_value=adjusted[name]) for name, test in tests.items()}
+    adjusted = holm({name: test.p_value for name, test in tests.items() if name != CEILING})
+    return {
+        name: replace(test, p_value=adjusted.get(name, test.p_value))
+        for name, test in tests.items()
+    }
+
+
+def better_than_incumbent(tests: Mapping[str, PairedTest], alpha: float) -> list[str]:
+    """The routes of `against_incumbent` that are better by more than luck: by the adjusted test,
+    and by the interval that is shown. A ceiling is none of them."""
+    return [
+        name
+        for name, test in tests.items()
+        if name != CEILING and test.p_value < alpha and test.gain.low > 0
+    ]
 
 
 def _worst_p_value(routes: Mapping[str, Scores], judged: str, settings: Compare) -> float:

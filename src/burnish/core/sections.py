@@ -121,13 +121,20 @@ class Compare(Section):
 
     routes: tuple[
         Literal[
-            "base", "few_shot", "retrieval", "classifier", "fine_tuned", "retrieval_fine_tuned"
+            "base",
+            "few_shot",
+            "retrieval",
+            "classifier",
+            "fine_tuned",
+            "retrieval_fine_tuned",
+            "teacher",
         ],
         ...,
     ] = Field(
         (),
         description="The routes to measure; empty: base, few_shot, fine_tuned and, for labels, "
-        "classifier (if `rag.embedder` is here). Those with retrieval need `rag.documents`.",
+        "classifier (if `rag.embedder` is here). Those with retrieval need `rag.documents`; "
+        "`teacher`, a ceiling that the verdict leaves out, needs `distil.teacher`.",
     )
     shots: int = Field(8, ge=1, description="Examples in the few-shot prompt, if they fit.")
     examples: Literal["drawn", "similar"] = Field(

@@ -15,7 +15,7 @@ from burnish.core.sections import Task
 from burnish.data.check import leaks
 from burnish.data.duplicates import near_pairs, question
 from burnish.distil.collect import Lesson
-from burnish.distil.teacher import Reply
+from burnish.engines.teacher import Reply
 
 #: How refusals begin, in the words of the usual assistants.
 _REFUSAL = re.compile(

@@ -18,7 +18,7 @@ from burnish.core.recipe import Recipe
 from burnish.core.records import Message, Prompt, Row
 from burnish.core.runs import Run, runs_folder
 from burnish.distil.ledger import Expected, Ledger
-from burnish.distil.teacher import Reply, Teacher
+from burnish.engines.teacher import Reply, Teacher
 from burnish.evaluate.tasks import with_instruction
 
 REQUESTS = "requests.jsonl"

@@ -13,7 +13,7 @@ from burnish.core.recipe import Recipe
 from burnish.core.records import Message, Prompt, Row
 from burnish.data.duplicates import plain
 from burnish.distil.collect import Collector, Lesson
-from burnish.distil.teacher import Reply
+from burnish.engines.teacher import Reply
 from burnish.rag.build import documents_in
 from burnish.rag.chunk import chunks
 from burnish.rag.documents import read_document

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from burnish.core.errors import TeacherStopped
 from burnish.core.stats import proportion
 from burnish.core.teaching import Teacher as Settings
-from burnish.distil.teacher import Reply
+from burnish.engines.teacher import Reply, price
 
 #: Questions before the success ratio may end a run early; at the end it counts in any case.
 _ENOUGH = 20
@@ -173,8 +173,3 @@ class Ledger:
         if most and soon_in + soon_out > most:
             return True
         return bool(purse and price(self.settings, soon_in, soon_out) > purse)
-
-
-def price(settings: Settings, tokens_in: float, tokens_out: float) -> float:
-    """The price of so many tokens, in the currency of the recipe."""
-    return (tokens_in * settings.price_in + tokens_out * settings.price_out) / 1e6

@@ -9,8 +9,8 @@ from burnish.core.records import Interval, Message, Prediction, Prompt, Row
 from burnish.core.stats import paired_test, ratio
 from burnish.data.load import Dataset
 from burnish.distil.collect import Collector
-from burnish.distil.ledger import price
 from burnish.engines.local import LocalEngine, open_engine, weights_hash
+from burnish.engines.teacher import price
 from burnish.evaluate.answers import Measured, measured, timed
 from burnish.evaluate.metrics import METRICS
 from burnish.evaluate.run import Asked, score, summary

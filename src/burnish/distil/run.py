@@ -33,8 +33,8 @@ from burnish.distil.measure import (
 )
 from burnish.distil.report import Distilled, page_of
 from burnish.distil.student import student_of
-from burnish.distil.teacher import LocalTeacher, Teacher, open_teacher
 from burnish.engines.local import find_artifact
+from burnish.engines.teacher import LocalTeacher, Teacher, open_teacher
 from burnish.evaluate.run import save_predictions
 from burnish.evaluate.source import task_of
 from burnish.evaluate.tasks import TASKS, refuse_unanswerable

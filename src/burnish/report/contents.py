@@ -66,6 +66,16 @@ class ForecastLine:
 
 
 @dataclass(frozen=True, slots=True)
+class Table:
+    """A small table with a title above and a sentence below. The first column names the line."""
+
+    title: str
+    heads: Sequence[str]
+    lines: Sequence[Sequence[str]]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class Contents:
     """All that `report.html` shows; gains in the table of routes are over the `incumbent`."""
 
@@ -76,6 +86,7 @@ class Contents:
     routes: Sequence[RouteLine]
     incumbent: str = "base"
     currency: str = "USD"
+    tables: Sequence[Table] = ()
     curves: Sequence[Curve] = ()
     diagnoses: Sequence[str] = ()
     classes: Sequence[ClassLine] = ()

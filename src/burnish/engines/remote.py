@@ -22,7 +22,7 @@ from burnish.core.errors import BadRecipe, TeacherStopped
 from burnish.core.records import Message, Prompt
 from burnish.core.settings import secret
 from burnish.core.teaching import Teacher as Settings
-from burnish.distil.teacher import MayAsk, Reply
+from burnish.engines.teacher import MayAsk, Reply
 
 #: Seconds of the first pause and of the longest one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe import Recipe
 from burnish.core.records import Message, Prompt
+from burnish.core.teaching import Teacher as Settings
 from burnish.engines.local import LocalEngine, find_artifact, open_engine, weights_hash
 from burnish.models.local import find_model
 
@@ -55,6 +56,11 @@ class Teacher(Protocol):
         Once `may_ask` says no, nothing more is sent; what is on its way still comes back. Raises
         TeacherStopped if there is no point in going on.
         """
+
+
+def price(settings: Settings, tokens_in: float, tokens_out: float) -> float:
+    """The price of so many tokens, in the currency of the recipe."""
+    return (tokens_in * settings.price_in + tokens_out * settings.price_out) / 1e6
 
 
 class LocalTeacher:
@@ -121,7 +127,7 @@ def open_teacher(recipe: Recipe) -> Teacher:
             "distil.teacher.endpoint too.",
         )
     if settings.endpoint:
-        from burnish.distil.remote import RemoteTeacher
+        from burnish.engines.remote import RemoteTeacher
 
         return RemoteTeacher(settings)
     return LocalTeacher(settings.model, recipe.evaluate.batch_size)

@@ -1,0 +1,94 @@
+"""The models of one comparison, loaded when they are needed and one at a time."""
+
+import shutil
+from dataclasses import replace
+
+from burnish.compare.ceiling import CEILING, Endpoint
+from burnish.compare.forgetting import Forgetting, general_set, what_was_lost
+from burnish.compare.routes import ROUTES, Setting
+from burnish.core.folders import hash_json, whole_folder
+from burnish.core.progress import say
+from burnish.core.records import Scores
+from burnish.core.runs import Run
+from burnish.core.sections import Evaluate, Task
+from burnish.engines.local import weights_hash
+from burnish.engines.open import open_any
+from burnish.engines.protocol import Engine
+from burnish.engines.teacher import open_teacher
+from burnish.evaluate.answers import Measured, measured, timed
+from burnish.evaluate.run import Asked
+
+
+class Models:
+    """Trains, opens, asks and times them; each training once."""
+
+    def __init__(self, setting: Setting, run: Run) -> None:
+        self.setting, self.run = setting, run
+        self.trainings: dict[str, Run] = {}
+        self.loaded: tuple[str, Engine] | None = None
+
+    def measure(self, name: str) -> Measured:
+        """One route on the test rows."""
+        source = self._source(name)
+        engine = self._engine(source)
+        identity = _identity(engine, source)
+        prompts = ROUTES[name].prompts(self.setting, engine)
+        asked = Asked(self.setting.rows, prompts, f"Asking {name}")
+        task, settings = self.setting.dataset.task, self.setting.recipe.evaluate
+        scores = measured(identity, engine, asked, task, settings)
+        if isinstance(engine, Endpoint):
+            # What came back from elsewhere was timed on the way; asking again costs money.
+            seconds = [prediction.seconds for prediction in scores.predictions]
+        else:
+            seconds = timed(identity, engine, prompts)
+        self.run.events.write(event="measured", route=name, value=scores.interval.value)
+        return Measured(scores, seconds, engine.memory_bytes)
+
+    def keep(self, judged: str) -> None:
+        """Put what the judged route trained into the comparison's own folder."""
+        if not self.run.artifact.exists():
+            with whole_folder(self.run.artifact) as draft:
+                shutil.copytree(self.trainings[judged].artifact, draft, dirs_exist_ok=True)
+
+    def forgetting(self, judged: str) -> Forgetting:
+        """The general set, before and after."""
+        return what_was_lost(self._general("base"), self._general(judged))
+
+    def _general(self, name: str) -> Scores:
+        source = self._source(name)
+        asked = replace(general_set(), label=f"General questions, {name}")
+        task = Task(kind="classification")
+        settings = Evaluate(confidence=self.setting.recipe.evaluate.confidence)
+        return measured(weights_hash(source), self._engine(source), asked, task, settings)
+
+    def _source(self, name: str) -> str:
+        """The name of the base or the teacher, or the folder of what was trained for this route."""
+        if name == CEILING:
+            teacher = self.setting.recipe.distil.teacher
+            # Over there a model may have the name of one that is here.
+            return f"{teacher.endpoint} {teacher.model}" if teacher.endpoint else teacher.model
+        learns = ROUTES[name].learns
+        if learns is None:
+            return self.setting.recipe.model.name
+        if name not in self.trainings:
+            self.loaded = None
+            say(f"Training for {name}")
+            dataset = replace(self.setting.dataset, split=learns(self.setting))
+            self.trainings[name] = ROUTES[name].makes(self.setting.recipe, dataset)
+        return str(self.trainings[name].artifact)
+
+    def _engine(self, source: str) -> Engine:
+        if self.loaded is None or self.loaded[0] != source:
+            self.loaded = None
+            teacher = self.setting.recipe.distil.teacher
+            elsewhere = teacher.endpoint and source.startswith(f"{teacher.endpoint} ")
+            opened = Endpoint(open_teacher(self.setting.recipe)) if elsewhere else open_any(source)
+            self.loaded = (source, opened)
+        return self.loaded[1]
+
+
+def _identity(engine: Engine, source: str) -> str:
+    """A hash of all that the answers depend on besides the question."""
+    if isinstance(engine, Endpoint):
+        return hash_json(dict(engine.teacher.identity))
+    return weights_hash(source)

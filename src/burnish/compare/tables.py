@@ -1,0 +1,67 @@
+"""What a comparison's report shows in small tables."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from burnish.core.records import Interval
+from burnish.report.contents import Table
+from burnish.report.numbers import duration, money, share
+from burnish.report.numbers import name as spelt
+
+
+def tables_of(result: Mapping[str, Any]) -> list[Table]:
+    """The tables that this comparison has something to put into; `result` is it as JSON."""
+    return [table for table in (make(result) for make in _TABLES) if table.lines]
+
+
+def _ceiling(result: Mapping[str, Any]) -> Table:
+    found = {name: Interval(**one) for name, one in result["covered"].items()}
+    return Table(
+        "How far to the teacher",
+        ("Route", "Share of the distance", "Interval"),
+        [
+            (spelt(name), share(one.value), f"{share(one.low)} to {share(one.high)}")
+            for name, one in found.items()
+        ],
+        "0% is no better than the plain prompt, 100% as good as the teacher, which is a ceiling "
+        "and no candidate: the verdict leaves it out. Its latency, where it is elsewhere, is that "
+        "of several requests at once.",
+    )
+
+
+def _costs(result: Mapping[str, Any]) -> Table:
+    costs, currency = result["costs"], result["currency"]
+    if not costs:
+        return Table("", (), (), "")
+    never = "never" if costs["break_even"] is None else f"{costs['break_even']:,} requests"
+    return Table(
+        "What it costs",
+        ("", "Amount"),
+        [
+            ("Price of an hour of this machine", money(costs["price_per_hour"], currency)),
+            (
+                f"Training, {duration(costs['training_seconds'])}",
+                money(costs["training"], currency),
+            ),
+            *(
+                (f"1,000 requests, {spelt(route['name'])}", money(route["cost_per_1000"], currency))
+                for route in result["routes"]
+            ),
+            (f"The training has paid, beside {spelt(costs['rival'])}", never),
+        ],
+        f"{costs['words']} The machine is taken to be busy; an idle one costs the same hour.",
+    )
+
+
+def _rules(result: Mapping[str, Any]) -> Table:
+    return Table(
+        "Rules of thumb, before and after",
+        ("Expected before measuring", "Because", "Measured"),
+        [(one["says"], one["because"], one["outcome"]) for one in result["expected"]],
+        "Confirmed or contradicted means by more than luck, question by question; open, that this "
+        "many questions can't tell. Two rules can't be read off the data, and both speak for "
+        "retrieval: facts that change often, and answers that must name their source.",
+    )
+
+
+_TABLES = (_rules, _ceiling, _costs)
