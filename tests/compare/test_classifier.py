@@ -47,6 +47,7 @@ def test_it_is_a_rival_that_the_fine_tune_has_to_beat(recipe):
     assert values["classifier"] > 0.5 > values["fine_tuned"]
     assert (result.verdict.decision, result.verdict.winner) == ("dont_fine_tune", "classifier")
     assert "a linear classifier on embeddings" in result.verdict.reason
+    assert f"burnish serve {result.classifier}" in result.as_text()
     page = (result.run.path / "report.html").read_text(encoding="utf-8")
     assert "classifier" in page
 

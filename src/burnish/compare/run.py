@@ -58,6 +58,7 @@ class Comparison:
     expected: Sequence[Expected]
     training: str | None
     training_seconds: float
+    classifier: str | None
 
     @property
     def exit_code(self) -> int:
@@ -96,6 +97,7 @@ class Comparison:
             },
             "currency": self.recipe.compare.currency,
             "training": self.training,
+            "classifier": self.classifier,
             "report": str(self.run.path / "report.html"),
         }
 
@@ -165,7 +167,9 @@ class Comparison:
             parts.append(in_words(costs))
         if self.forgetting:
             parts.append(self.forgetting.words)
-        hint = f"\nTry it: burnish chat {self.run.id}" if self.training else ""
+        hint = f"\nTry the fine-tune: burnish chat {self.run.id}" if self.training else ""
+        if self.classifier:
+            hint += f"\nUse the classifier: burnish serve {self.classifier}"
         parts.append(f"Report: {self.run.path / 'report.html'}{hint}")
         return "\n\n".join(parts)
 
@@ -225,6 +229,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         covered=covered(scores, INCUMBENT, recipe.evaluate.confidence, recipe.evaluate.seed),
         training=training.id if training else None,
         training_seconds=training.read("report.json")["train_seconds"] if training else 0.0,
+        classifier=fitted.id if (fitted := models.trainings.get("classifier")) else None,
     )
     again = shlex.join(["burnish", "compare", str(run.path / "recipe.yaml")])
     contents = contents_of(result.as_dict(), scores, dataset, training, again)
