@@ -38,6 +38,12 @@ class Scored:
         return (self.hidden @ self.head.T).float()
 
 
+#: What is taken for a mistake in the file; want of memory is not one.
+_FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
+    RuntimeError, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
+
 Loss = Callable[[Sequence[Scored], Row], torch.Tensor]
 
 
@@ -52,7 +58,7 @@ def load_loss(settings: Custom) -> Loss:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except _FAULTS as error:
         raise BadRecipe(
             f"{settings.file} doesn't load: {type(error).__name__}: {error}", "Correct it."
         ) from error
@@ -63,7 +69,7 @@ def load_loss(settings: Custom) -> Loss:
     def loss(answers: Sequence[Scored], row: Row) -> torch.Tensor:
         try:
             found = function(answers, row, **settings.settings)
-        except Exception as error:
+        except _FAULTS as error:
             raise BadRecipe(
                 f"{named} failed on {row.file}, row {row.line}: {type(error).__name__}: {error}",
                 "Correct it, then start a new run.",
