@@ -19,7 +19,10 @@ client = openai.OpenAI()
 jobs = list(client.fine_tuning.jobs.list())
 (folder / "jobs.jsonl").write_text("".join(job.to_json(indent=None) + "\n" for job in jobs))
 for name in {name for job in jobs for name in (job.training_file, job.validation_file) if name}:
-    (folder / f"{name}.jsonl").write_bytes(client.files.content(name).read())
+    try:
+        (folder / f"{name}.jsonl").write_bytes(client.files.content(name).read())
+    except openai.NotFoundError:
+        print(f"{name} has been deleted: its job can't be trained again.", file=sys.stderr)
 
 lines = []
 try:
