@@ -20,7 +20,7 @@ def test_a_generated_page_is_fresh(name):
 def test_the_readme_names_only_commands_and_files_that_exist():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
 
-    for word in re.findall(r"^\s*(?:\$ )?burnish (\w+)", readme, flags=re.MULTILINE):
+    for word in re.findall(r"^\s*(?:\$ )?burnish ([\w-]+)", readme, flags=re.MULTILINE):
         assert word in WORDS
     for link in re.findall(r"\]\(([^)#]+)\)", readme):
         assert link.startswith("http") or (ROOT / link).exists(), link
