@@ -19,6 +19,7 @@ from burnish.train.checkpoint import State, prune, save_checkpoint
 from burnish.train.examples import Example
 from burnish.train.flat import flatten
 from burnish.train.means import Means
+from burnish.train.memory import give_back
 from burnish.train.objectives import Objective
 from burnish.train.optimizer import MasterAdamW
 from burnish.train.tracker import Log
@@ -93,6 +94,8 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     if validates or last or state.stopped or _checkpoint_is_due(state.step, plan.settings):
         if not plan.validation:
             state.best_step = state.step
+        # What the step has freed would stand beside the copy that is written.
+        give_back()
         save_checkpoint(run.path / "checkpoints", state, plan.optimizer.tensors())
         kept = plan.settings
         prune(run.path / "checkpoints", kept.keep_checkpoints, kept.keep_every)
