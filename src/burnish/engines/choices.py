@@ -8,14 +8,16 @@ soon as it is less likely than another whole one.
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from burnish.engines.cache import GrowingCache, tree_masks
+from burnish.models.chat import encode_text
 
 
 @dataclass(eq=False, slots=True)
@@ -36,6 +38,14 @@ def choice_tree(choices: Sequence[Sequence[int]]) -> Node:
             node = node.children.setdefault(token, Node(token))
         node.choice = number
     return root
+
+
+def choice_tokens(
+    tokenizer: PreTrainedTokenizerBase, ends: Collection[int], choices: Sequence[str]
+) -> list[list[int]]:
+    """Each choice as it would be answered: its tokens, and the one that ends the turn."""
+    end = min(ends, key=lambda token: token == tokenizer.eos_token_id)
+    return [[*encode_text(tokenizer, choice), end] for choice in choices]
 
 
 @torch.inference_mode()

@@ -8,7 +8,7 @@ What the model was trained on is what it is asked: prompts are rendered and enco
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from burnish.core.errors import PromptTooLong, Unavailable
-from burnish.core.records import Answer, Message, Prompt, Row, TokenLogprob
+from burnish.core.errors import Unavailable
+from burnish.core.records import Answer, Prompt, TokenLogprob
+from burnish.engines.alone import ChildEngine
 from burnish.engines.child import Child
-from burnish.engines.choices import choice_tree, likeliest
 from burnish.models.artifact import Artifact
-from burnish.models.chat import encode_prompt, encode_row, encode_text, end_of_turn
+from burnish.models.chat import encode_text, end_of_turn
 
 #: Tokens whose log-probabilities are asked for at first; all of them where these don't decide.
 _SHOWN = 40
@@ -39,7 +39,7 @@ class Running:
     adapters: tuple[Path, ...] = ()
 
 
-class LlamaCpp:
+class LlamaCpp(ChildEngine):
     """Answers with a GGUF file. `close` ends its process."""
 
     def __init__(
@@ -65,73 +65,27 @@ class LlamaCpp:
         words = ("burnish.engines.llamacpp_child", json.dumps(asked))
         self.child = Child("llama.cpp", words)
         props = self.child.ask("/props")
-        self._context = int(props["default_generation_settings"]["n_ctx"])
+        room = int(props["default_generation_settings"]["n_ctx"])
         model = self.child.ask("/v1/models")["data"][0]["meta"]
         self.vocabulary, trained = int(model["n_vocab"]), int(model["n_ctx_train"])
-        self._context = min(self._context, trained)
-
-    @property
-    def context_length(self) -> int:
-        """Tokens that prompt and answer may have together."""
-        return self._context
+        self.context_length = min(room, trained)
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the weights."""
         return self.file.stat().st_size
 
-    def close(self) -> None:
-        """End the child."""
-        self.child.close()
-
-    def answer(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        batch_size: int = 16,
-        advance: Callable[[int], None] | None = None,
-    ) -> list[Answer]:
-        """One answer a prompt, one after the other. Raises PromptTooLong, EngineFailed."""
-        answers = []
-        for prompt in prompts:
-            begun = time.perf_counter()
-            ids = encode_prompt(self.tokenizer, prompt.messages, prompt.tools)
-            if len(ids) + prompt.max_new_tokens > self.context_length:
-                raise PromptTooLong(
-                    f"The prompt has {len(ids)} tokens and asks for up to "
-                    f"{prompt.max_new_tokens} more; the engine's context holds "
-                    f"{self.context_length}.",
-                    "Shorten the prompt, or ask for a shorter answer.",
-                )
-            made = self._choose if prompt.choices else self._write
-            answers.append(made(prompt, ids, begun))
-            if advance:
-                advance(1)
-        return answers
-
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt as it would be asked."""
-        return len(encode_prompt(self.tokenizer, messages))
-
-    def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
-        """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
-        found = []
-        for row in rows:
-            encoded = encode_row(self.tokenizer, row, self.context_length)
-            learnt = [place for place, weight in enumerate(encoded.weights) if weight > 0]
-            table = _Table(self, encoded.ids[: learnt[0]])
-            logs = [
-                table.log(encoded.ids[learnt[0] : place], encoded.ids[place]) for place in learnt
-            ]
-            found.append((sum(logs), len(logs)))
-        return found
+    def table(self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1) -> "_Table":
+        """Whatever is wanted: the server tells the likeliest tokens, or all."""
+        return _Table(self, ids, ahead)
 
     def complete(self, ids: Sequence[int], **settings: Any) -> dict[str, Any]:
         """One request of the server's own kind (`POST /completion`)."""
         body = {"prompt": list(ids), "top_k": 0, "min_p": 0}
         return dict(self.child.ask("/completion", {**body, "return_tokens": True, **settings}))
 
-    def _write(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
+    def write(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
+        """A free answer."""
         shown = prompt.top_logprobs
         given = self.complete(
             ids,
@@ -191,17 +145,6 @@ class LlamaCpp:
         )
         return TokenLogprob(str(self.tokenizer.decode([told["id"]])), float(told["logprob"]), top)
 
-    def _choose(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
-        end = min(self.ends, key=lambda token: token == self.tokenizer.eos_token_id)
-        texts = [[*encode_text(self.tokenizer, choice), end] for choice in prompt.choices]
-        chosen = likeliest(choice_tree(texts), _Table(self, ids, max(map(len, texts))))
-        return Answer(
-            text=prompt.choices[chosen],
-            tokens_in=len(ids),
-            tokens_out=len(texts[chosen]) - 1,
-            seconds=time.perf_counter() - begun,
-        )
-
 
 class _Table:
     """Log-probabilities of the next token behind a prompt and some tokens more, asked for once.
@@ -212,11 +155,6 @@ class _Table:
     def __init__(self, engine: LlamaCpp, ids: Sequence[int], ahead: int = 1) -> None:
         self.engine, self.ids, self.ahead = engine, list(ids), ahead
         self.known: dict[tuple[int, ...], dict[int, float]] = {}
-
-    def log(self, behind: Sequence[int], token: int) -> float:
-        """The log-probability of `token` behind the prompt and the tokens `behind`."""
-        logs, _ = self.shown(tuple(behind))
-        return logs[token] if token in logs else self.everything(tuple(behind))[token]
 
     def shown(self, behind: tuple[int, ...]) -> tuple[dict[int, float], float]:
         """The likeliest tokens, and what no other token exceeds."""

@@ -18,10 +18,10 @@ from burnish.core.folders import hash_json
 from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.core.runs import find_run
 from burnish.engines.cache import ATTENTION, window
-from burnish.engines.choices import best_choices, choice_tree
+from burnish.engines.choices import best_choices, choice_tokens, choice_tree
 from burnish.engines.decode import Prefix, Request, Running, common_prefix, prefill, read_prefix
 from burnish.models.artifact import FACTS, Artifact, load_artifact_model, open_artifact
-from burnish.models.chat import encode_prompt, encode_row, encode_text, end_of_turn
+from burnish.models.chat import encode_prompt, encode_row, end_of_turn
 from burnish.models.load import device, load_model, load_tokenizer
 from burnish.models.local import find_model
 from burnish.models.virtual import ids_before
@@ -197,7 +197,11 @@ class LocalEngine:
 
     def choose(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
         """Answer with exactly one of each request's choices. Call it while `active`."""
-        tokens = {choices: self._tokens(choices) for r in requests if (choices := r.prompt.choices)}
+        tokens = {
+            choices: choice_tokens(self.tokenizer, self.ends, choices)
+            for r in requests
+            if (choices := r.prompt.choices)
+        }
         trees = {choices: choice_tree(some) for choices, some in tokens.items()}
         with torch.inference_mode():
             cache, mask, logits = prefill(self.model, [r.ids for r in requests], prefix)
@@ -207,18 +211,17 @@ class LocalEngine:
             request.text, request.finish = request.prompt.choices[number], "stop"
             request.made = tokens[request.prompt.choices][number][:-1]
 
-    def _tokens(self, choices: Sequence[str]) -> list[list[int]]:
-        """Each choice as it would be answered: its tokens, and the one that ends the turn."""
-        end = min(self.ends, key=lambda token: token == self.tokenizer.eos_token_id)
-        return [[*encode_text(self.tokenizer, choice), end] for choice in choices]
-
 
 def open_engine(source: str | Path) -> LocalEngine:
     """A language model by name, a run by id, or an artifact folder, ready to answer.
 
     Raises NotFound if it is none of them, BadRecipe if it is a classifier or a GGUF file.
     """
-    artifact = find_artifact(source)
+    return engine_of(find_artifact(source), source)
+
+
+def engine_of(artifact: Artifact | None, source: str | Path) -> LocalEngine:
+    """The same for whoever has looked for the artifact already: its files were hashed then."""
     if artifact is not None:
         if artifact.kind in _NOT_HERE:
             raise BadRecipe(

@@ -3,18 +3,18 @@
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import psutil
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer
 
-from burnish.core.errors import PromptTooLong, Unavailable
-from burnish.core.records import Answer, Message, Prompt, Row, TokenLogprob
+from burnish.core.errors import Unavailable
+from burnish.core.records import Answer, Prompt, TokenLogprob
+from burnish.engines.alone import ChildEngine
 from burnish.engines.child import Child
-from burnish.engines.choices import choice_tree, likeliest
 from burnish.models.artifact import Artifact
-from burnish.models.chat import encode_prompt, encode_row, encode_text, end_of_turn
+from burnish.models.chat import end_of_turn
 
 #: Longest context that is asked for unless told otherwise: keys and values cost memory at once.
 _CONTEXT = 4096
@@ -42,7 +42,7 @@ class _Table:
         return self.shown(behind)[0]
 
 
-class OnnxEngine:
+class OnnxEngine(ChildEngine):
     """Answers with a folder that ORT-GenAI's model builder made. `close` ends its process."""
 
     def __init__(self, artifact: Artifact, threads: int = 0, context: int = 0) -> None:
@@ -54,79 +54,28 @@ class OnnxEngine:
             raise Unavailable("ONNX needs onnxruntime-genai.", "pip install 'burnish[onnx]'")
         self.folder, self.system = artifact.path, artifact.system
         self.name = str(artifact.lineage.get("run", artifact.path.name))
-        self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            artifact.path, local_files_only=True
-        )
+        self.tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
         self.ends = end_of_turn(self.tokenizer)
         told = json.loads((artifact.path / "genai_config.json").read_text(encoding="utf-8"))
-        self._context = min(context or _CONTEXT, int(told["model"]["context_length"]))
+        self.context_length = min(context or _CONTEXT, int(told["model"]["context_length"]))
         asked = {
             "folder": str(artifact.path.absolute()),
-            "context": self._context,
+            "context": self.context_length,
             "threads": threads or psutil.cpu_count(logical=False) or 1,
         }
         self.child = Child("ORT-GenAI", ("burnish.engines.onnx_child", json.dumps(asked)))
-
-    @property
-    def context_length(self) -> int:
-        """Tokens that prompt and answer may have together."""
-        return self._context
 
     @property
     def memory_bytes(self) -> int:
         """Bytes of the weights."""
         return sum(file.stat().st_size for file in self.folder.glob("model.onnx*"))
 
-    def close(self) -> None:
-        """End the child."""
-        self.child.close()
+    def table(self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1) -> _Table:
+        """Only what is wanted is asked for."""
+        return _Table(self.child, ids, wanted, {})
 
-    def answer(
-        self,
-        prompts: Sequence[Prompt],
-        *,
-        batch_size: int = 16,
-        advance: Callable[[int], None] | None = None,
-    ) -> list[Answer]:
-        """One answer a prompt, one after the other. Raises PromptTooLong, EngineFailed."""
-        answers = []
-        for prompt in prompts:
-            begun = time.perf_counter()
-            ids = encode_prompt(self.tokenizer, prompt.messages, prompt.tools)
-            if len(ids) + prompt.max_new_tokens > self.context_length:
-                raise PromptTooLong(
-                    f"The prompt has {len(ids)} tokens and asks for up to "
-                    f"{prompt.max_new_tokens} more; the engine's context holds "
-                    f"{self.context_length}.",
-                    "Shorten the prompt, or ask for a shorter answer.",
-                )
-            made = self._choose if prompt.choices else self._write
-            answers.append(made(prompt, ids, begun))
-            if advance:
-                advance(1)
-        return answers
-
-    def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt as it would be asked."""
-        return len(encode_prompt(self.tokenizer, messages))
-
-    def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
-        """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
-        found = []
-        for row in rows:
-            encoded = encode_row(self.tokenizer, row, self.context_length)
-            learnt = [place for place, weight in enumerate(encoded.weights) if weight > 0]
-            first = learnt[0]
-            wanted = sorted({encoded.ids[place] for place in learnt})
-            table = _Table(self.child, encoded.ids[:first], wanted, {})
-            logs = [
-                table.shown(tuple(encoded.ids[first:place]))[0][encoded.ids[place]]
-                for place in learnt
-            ]
-            found.append((sum(logs), len(logs)))
-        return found
-
-    def _write(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
+    def write(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
+        """A free answer."""
         body = {
             "ids": list(ids),
             "most": prompt.max_new_tokens,
@@ -158,18 +107,6 @@ class OnnxEngine:
 
     def _piece(self, token: int) -> str:
         return str(self.tokenizer.decode([token]))
-
-    def _choose(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
-        end = min(self.ends, key=lambda token: token == self.tokenizer.eos_token_id)
-        texts = [[*encode_text(self.tokenizer, choice), end] for choice in prompt.choices]
-        wanted = sorted({token for text in texts for token in text})
-        chosen = likeliest(choice_tree(texts), _Table(self.child, ids, wanted, {}))
-        return Answer(
-            text=prompt.choices[chosen],
-            tokens_in=len(ids),
-            tokens_out=len(texts[chosen]) - 1,
-            seconds=time.perf_counter() - begun,
-        )
 
 
 def open_onnx(artifact: Artifact) -> OnnxEngine:

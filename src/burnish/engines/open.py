@@ -5,7 +5,7 @@ from pathlib import Path
 
 from burnish.engines.linear import open_linear
 from burnish.engines.llamacpp import open_llama_cpp
-from burnish.engines.local import find_artifact, open_engine
+from burnish.engines.local import engine_of, find_artifact
 from burnish.engines.onnx import open_onnx
 from burnish.engines.protocol import Engine
 from burnish.models.artifact import Artifact
@@ -23,7 +23,11 @@ def open_any(source: str | Path) -> Engine:
 
     Raises NotFound if it is none of them; Unavailable or EngineFailed if its engine doesn't run.
     """
-    artifact = find_artifact(source)
+    return any_of(find_artifact(source), source)
+
+
+def any_of(artifact: Artifact | None, source: str | Path) -> Engine:
+    """The same for whoever has looked for the artifact already."""
     if artifact is None or artifact.kind not in _OPENERS:
-        return open_engine(source)
+        return engine_of(artifact, source)
     return _OPENERS[artifact.kind](artifact)

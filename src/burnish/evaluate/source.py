@@ -13,7 +13,7 @@ from burnish.core.sections import Task
 from burnish.data.load import load
 from burnish.data.split import sample
 from burnish.engines.local import find_artifact
-from burnish.engines.open import open_any
+from burnish.engines.open import any_of
 from burnish.evaluate.latency import latencies
 from burnish.evaluate.run import Asked, evaluate, perplexity, save_predictions, summary
 from burnish.evaluate.tasks import (
@@ -70,7 +70,7 @@ def evaluate_source(
     task, settings = dataset.task, recipe.evaluate
     rows = sample(dataset.split.test, settings.max_rows, settings.seed)
     refuse_unanswerable(rows)
-    engine = open_any(name)
+    engine = any_of(artifact, name)
     run = new_run("evaluate", recipe, {"data": dict(dataset.hashes), "source": name}, out)
 
     known = dataset.split.train or rows

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from transformers import AutoTokenizer
 
 from burnish.core.records import Prompt
+from burnish.engines.alone import ChildEngine
 from burnish.engines.child import Child
 from burnish.engines.llamacpp import Running, open_llama_cpp
 from burnish.engines.onnx import OnnxEngine
@@ -95,22 +96,32 @@ class BurnishDoor:
         self._home.cleanup()
 
 
-class LlamaCppDoor:
-    """llama.cpp's own server, with the file's own template and tokenizer."""
+class _EngineDoor:
+    """An engine of ours in a child, asked through the child's own server."""
 
     together = 1
 
-    def __init__(self, artifact: Artifact, threads: int | None, context: int) -> None:
-        """Raises Unavailable, EngineFailed if the server doesn't come up."""
-        self._engine = open_llama_cpp(artifact, Running(threads or 0, context))
-        self.child = self._engine.child
+    def __init__(self, engine: ChildEngine) -> None:
+        self._engine, self.child = engine, engine.child
 
     def ask(self, prompt: Prompt) -> Reply:
-        """As a client asks; choices are scored by our engine, for that server can't."""
+        """As a client asks; choices are scored by our engine, for these servers can't."""
         if not prompt.choices:
             return _replied(self.child, _chat(prompt))
         answer = self._engine.answer([prompt])[0]
         return Reply(answer.text, True, answer.tokens_in, answer.tokens_out, answer.seconds)
+
+    def close(self) -> None:
+        """End the child."""
+        self._engine.close()
+
+
+class LlamaCppDoor(_EngineDoor):
+    """llama.cpp's own server, with the file's own template and tokenizer."""
+
+    def __init__(self, artifact: Artifact, threads: int | None, context: int) -> None:
+        """Raises Unavailable, EngineFailed if the server doesn't come up."""
+        super().__init__(open_llama_cpp(artifact, Running(threads or 0, context)))
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
         """What llama.cpp renders, with the tokens that it adds by itself."""
@@ -121,31 +132,17 @@ class LlamaCppDoor:
         """llama.cpp's tokens."""
         return self._tokens(text, add_special=False)
 
-    def close(self) -> None:
-        """End the server."""
-        self._engine.close()
-
     def _tokens(self, text: str, add_special: bool) -> list[int]:
         body = {"content": text, "add_special": add_special, "parse_special": True}
         return list(self.child.ask("/tokenize", body)["tokens"])
 
 
-class OnnxDoor:
+class OnnxDoor(_EngineDoor):
     """ORT-GenAI in a child, with the folder's template and tokenizer as ORT-GenAI reads them."""
-
-    together = 1
 
     def __init__(self, artifact: Artifact, threads: int | None, context: int) -> None:
         """Raises Unavailable, EngineFailed if the folder can't be loaded."""
-        self._engine = OnnxEngine(artifact, threads or 0, context)
-        self.child = self._engine.child
-
-    def ask(self, prompt: Prompt) -> Reply:
-        """As a program asks that uses ORT-GenAI; choices are scored by our engine."""
-        if not prompt.choices:
-            return _replied(self.child, _chat(prompt))
-        answer = self._engine.answer([prompt])[0]
-        return Reply(answer.text, True, answer.tokens_in, answer.tokens_out, answer.seconds)
+        super().__init__(OnnxEngine(artifact, threads or 0, context))
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
         """What ORT-GenAI renders and encodes."""
@@ -154,10 +151,6 @@ class OnnxDoor:
     def text_tokens(self, text: str) -> list[int]:
         """ORT-GenAI's tokens."""
         return list(self.child.ask("/tokenize", {"content": text}))
-
-    def close(self) -> None:
-        """End the child."""
-        self._engine.close()
 
 
 #: Kind of artifact → the server that answers with it: artifact, threads, tokens of context.
