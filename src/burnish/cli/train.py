@@ -29,7 +29,10 @@ def command(
     test: TestFiles = None,
     model: Model = None,
     method: Annotated[
-        str | None, typer.Option(help="Which weights move: lora, dora, qlora, ia3, full.")
+        str | None,
+        typer.Option(
+            help="Which weights move: lora, dora, qlora, ia3, bottleneck, prompt, prefix, full."
+        ),
     ] = None,
     resume: Annotated[
         str | None, typer.Option(help="Go on with this run (an id, or `last`).")

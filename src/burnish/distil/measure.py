@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from burnish.core.recipe import Recipe
-from burnish.core.records import Interval, Message, Prediction, Prompt, Row
+from burnish.core.records import Interval, Message, Prompt, Row
 from burnish.core.stats import paired_test, ratio
 from burnish.data.load import Dataset
 from burnish.distil.collect import Collector
 from burnish.engines.local import LocalEngine, open_engine, weights_hash
 from burnish.engines.teacher import price
 from burnish.evaluate.answers import Measured, measured, timed
-from burnish.evaluate.metrics import METRICS
-from burnish.evaluate.run import Asked, score, summary
+from burnish.evaluate.run import Asked, predicted, score, summary
 from burnish.evaluate.tasks import (
     TASKS,
     answer_length,
@@ -76,19 +75,7 @@ def sit_teacher(exam: Exam, collector: Collector) -> Measured:
     replies = [reply for _, reply in collector.replies(prompts)]
     task, settings = exam.dataset.task, exam.recipe.evaluate
     metric = deciding_metric(task, settings)
-    predictions = [
-        Prediction(
-            row=row.id,
-            prompt=row.prompt[-1].content,
-            expected=row.answer,
-            answer=reply.text,
-            score=METRICS[metric](row.answer, reply.text),
-            tokens_in=reply.tokens_in,
-            tokens_out=reply.tokens_out,
-            seconds=reply.seconds,
-        )
-        for row, reply in zip(exam.rows, replies, strict=True)
-    ]
+    predictions = predicted(exam.rows, replies, metric)
     seconds = [reply.seconds for reply in replies if not reply.error]
     return Measured(score(predictions, metric, task, settings), seconds, 0)
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from burnish.core.errors import PromptTooLong
 from burnish.core.folders import write_whole
@@ -46,18 +46,43 @@ def ask(engine: Engine, asked: Asked, metric: str, batch_size: int, bar: Bar) ->
         )
     except PromptTooLong as error:
         raise _with_row(error, engine, asked) from error
+    return predicted(asked.rows, answers, metric)
+
+
+class Said(Protocol):
+    """What a model said to one question: an answer of an engine, or a reply from elsewhere."""
+
+    @property
+    def text(self) -> str:
+        """The words."""
+
+    @property
+    def tokens_in(self) -> int:
+        """Tokens of the prompt."""
+
+    @property
+    def tokens_out(self) -> int:
+        """Tokens of the answer."""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+
+
+def predicted(rows: Sequence[Row], said: Sequence[Said], metric: str) -> list[Prediction]:
+    """One scored prediction a row."""
     return [
         Prediction(
             row=row.id,
             prompt=row.prompt[-1].content,
             expected=row.answer,
-            answer=answer.text,
-            score=METRICS[metric](row.answer, answer.text),
-            tokens_in=answer.tokens_in,
-            tokens_out=answer.tokens_out,
-            seconds=answer.seconds,
+            answer=one.text,
+            score=METRICS[metric](row.answer, one.text),
+            tokens_in=one.tokens_in,
+            tokens_out=one.tokens_out,
+            seconds=one.seconds,
         )
-        for row, answer in zip(asked.rows, answers, strict=True)
+        for row, one in zip(rows, said, strict=True)
     ]
 
 

@@ -7,7 +7,7 @@ new model is asked what the old one was asked; the old answers are the standard.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,7 @@ def _turn(message: Mapping[str, Any]) -> dict[str, Any]:
 
 def _why_not(job: Mapping[str, Any], export: Export) -> str:
     """Why a job can't be trained again; empty if it can."""
-    method = (job.get("method") or {}).get("type", "supervised")
+    method = _method(job)
     if job["status"] != "succeeded":
         return f"it ended as {job['status']}"
     if method not in METHODS:
@@ -162,13 +162,16 @@ def _why_not(job: Mapping[str, Any], export: Export) -> str:
     return f"{', '.join(missing)} is not in the folder" if missing else ""
 
 
+def _method(job: Mapping[str, Any]) -> str:
+    return str((job.get("method") or {}).get("type", "supervised"))
+
+
 def _file_ids(job: Mapping[str, Any]) -> list[str]:
     return [job[key] for key in ("training_file", "validation_file") if job.get(key)]
 
 
 def _replay(job: Mapping[str, Any], export: Export, base: str, run: Run) -> Replayed:
     """Train one job again and ask its model what the old one was asked."""
-    method = (job.get("method") or {}).get("type", "supervised")
     files = [export.files[name] for name in _file_ids(job)]
     wish = Wish(
         base=base,
@@ -177,7 +180,7 @@ def _replay(job: Mapping[str, Any], export: Export, base: str, run: Run) -> Repl
         asked=dict(job.get("hyperparameters") or {}),
         seed=int(job.get("seed") or 0),
         files={str(path): path.stem for path in files},
-        method=method,
+        method=_method(job),
     )
     recipe, numbers = plan(wish)
     say(f"{job['id']}: training {base} on {files[0].name} again")
@@ -199,11 +202,8 @@ def _compared(
     for name, scores in (("base", before), ("new", after)):
         save_predictions(run.path / f"predictions-{done.job}-{name}.jsonl", scores.predictions)
     same = [item.answer.strip() == item.expected.strip() for item in after.predictions]
-    return Replayed(
-        job=done.job,
-        old=done.old,
-        run=done.run,
-        hyperparameters=done.hyperparameters,
+    return replace(
+        done,
         questions=len(rows),
         base=before.interval.value,
         new=after.interval.value,
