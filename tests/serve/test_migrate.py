@@ -69,7 +69,10 @@ def test_a_job_is_trained_with_its_own_numbers_and_answers_as_the_old_model_did(
         job("ftjob-2", status="failed", fine_tuned_model=None),
         job("ftjob-3", method={"type": "reinforcement"}),
         job("ftjob-4", training_file="file-gone"),
+        job("ftjob-5", status="failed", training_file="file-broken"),
+        job("ftjob-6", validation_file="file-broken"),
     )
+    (folder / "file-broken.jsonl").write_text("{oops")
 
     result = import_openai(folder, tiny.name, tmp_path / "run")
 
@@ -81,10 +84,14 @@ def test_a_job_is_trained_with_its_own_numbers_and_answers_as_the_old_model_did(
     # So small a model learns what to say and not when to stop.
     assert done.new > 0.25 > done.base and done.gain.gain.low > 0, done
     assert done.same == 0
+    broken = result.skipped["ftjob-6"]
+    assert "file-broken.jsonl is not JSON" in broken
     assert result.skipped == {
         "ftjob-2": "it ended as failed",
         "ftjob-3": "the method reinforcement isn't known here",
         "ftjob-4": "file-gone is not in the folder",
+        "ftjob-5": "it ended as failed",
+        "ftjob-6": broken,
     }
     assert f"--alias {OLD}={done.run}" in result.as_text()
     golden = (tmp_path / "run" / "golden-ftjob-1.jsonl").read_text().splitlines()

@@ -6,7 +6,7 @@ new model is asked what the old one was asked; the old answers are the standard.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,15 @@ from burnish.train.once import trained
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What a folder holds: jobs, files by id, and answers of old models as chat rows, by model."""
+    """What a folder holds: jobs, files by id, and answers of old models as chat rows, by model.
+
+    `broken` says of a job's file by id why it isn't JSON.
+    """
 
     jobs: Sequence[Mapping[str, Any]]
     files: Mapping[str, Path]
     answers: Mapping[str, Sequence[Mapping[str, Any]]]
+    broken: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,27 +115,43 @@ def import_openai(folder: Path, base: str, out: Path | None = None) -> Imported:
 
 
 def read_export(folder: Path) -> Export:
-    """Sort what a folder holds by what it is. Raises BadData if nothing of it is OpenAI's."""
+    """Sort what a folder holds by what it is. Raises BadData if nothing of it is OpenAI's.
+
+    OpenAI keeps the file of a job that failed over it, so a job's file may be no JSON; any other
+    file that isn't raises BadData.
+    """
     jobs: dict[str, Mapping[str, Any]] = {}
     answers: dict[str, list[Mapping[str, Any]]] = {}
+    broken: dict[str, BadData] = {}
     texts = sorted(path for path in folder.rglob("*.json*") if path.is_file())
     for path in texts:
-        for entry in _objects(path):
+        try:
+            entries = _objects(path)
+        except BadData as error:
+            broken[path.stem] = error
+            continue
+        for entry in entries:
             if entry.get("object") == "fine_tuning.job":
                 jobs[str(entry["id"])] = entry
             elif entry.get("object") == "chat.completion" and entry.get("messages"):
                 said = entry["choices"][0]["message"]
                 row = {"messages": [*map(_turn, entry["messages"]), _turn(said)]}
                 answers.setdefault(str(entry["model"]), []).append(row)
+    of_jobs = {name for job in jobs.values() for name in _file_ids(job)}
+    for name, fault in broken.items():
+        if name not in of_jobs:
+            raise fault
     if not jobs:
         raise BadData(
             f"{folder} holds no fine-tuning jobs.",
             "Save them with `python examples/openai_export.py FOLDER` and your OPENAI_API_KEY.",
         )
-    return Export(list(jobs.values()), {path.stem: path for path in texts}, answers)
+    files = {path.stem: path for path in texts}
+    why = {name: fault.what for name, fault in broken.items()}
+    return Export(list(jobs.values()), files, answers, why)
 
 
-def _objects(path: Path) -> Iterator[Mapping[str, Any]]:
+def _objects(path: Path) -> list[Mapping[str, Any]]:
     """The JSON objects of a file: one, a list of OpenAI's, or one a line."""
     text = path.read_text(encoding="utf-8")
     try:
@@ -142,7 +162,7 @@ def _objects(path: Path) -> Iterator[Mapping[str, Any]]:
             entries = [json.loads(line) for line in text.splitlines() if line.strip()]
         except json.JSONDecodeError as error:
             raise BadData(f"{path} is not JSON: {error}.", "Export it again.") from error
-    yield from (entry for entry in entries if isinstance(entry, dict))
+    return [entry for entry in entries if isinstance(entry, dict)]
 
 
 def _turn(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,6 +178,9 @@ def _why_not(job: Mapping[str, Any], export: Export) -> str:
         return f"it ended as {job['status']}"
     if method not in METHODS:
         return f"the method {method} isn't known here"
+    for name in _file_ids(job):
+        if name in export.broken:
+            return export.broken[name]
     missing = [name for name in _file_ids(job) if name not in export.files]
     return f"{', '.join(missing)} is not in the folder" if missing else ""
 
