@@ -140,6 +140,13 @@ class Qlora(LowRank):
     double_quant: bool = Field(True, description="Quantise the blocks' scales as well.")
 
 
+class Auto(LowRank):
+    """What fits into this machine: `lora`; if need be with smaller micro-batches, with gradient
+    checkpointing, or as `qlora`. The run's recipe has what was chosen."""
+
+    kind: Literal["auto"] = "auto"
+
+
 class Ia3(Section):
     """A learnt factor for each key, value and inner feed-forward activation (Liu et al. 2022,
     arXiv:2205.05638): very few weights, which want a high learning rate."""
@@ -185,7 +192,7 @@ class Train(Section):
     ] = Field(Sft(), description="What is learnt from a row.")
     method: Annotated[
         Annotated[
-            Lora | Dora | Qlora | Ia3 | Bottleneck | PromptTuning | PrefixTuning | Full,
+            Lora | Dora | Qlora | Auto | Ia3 | Bottleneck | PromptTuning | PrefixTuning | Full,
             Field(discriminator="kind"),
         ],
         kind_or("lora"),

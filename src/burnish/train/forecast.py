@@ -113,10 +113,11 @@ def probe(plan: Fit, folder: Path) -> Probe:
     try:
         with progress("Forecasting", total=6) as bar, explained(then, DoesNotFit):
             train_step(plan, longest)
+            peak = peak_memory()
             bar.advance()
             update = _timed(lambda: plan.optimizer.step(0, rate=0.0))
             # The first micro-batch was computed before the optimizer had its moments.
-            peak = peak_memory() + plan.optimizer.moment_bytes
+            peak = max(peak + plan.optimizer.moment_bytes, peak_memory())
             give_back()
             resting = current_memory()
             reset_peak()

@@ -19,6 +19,7 @@ from burnish.data.load import Dataset
 from burnish.engines.local import weights_hash
 from burnish.models.artifact import FACTS
 from burnish.models.local import find_model
+from burnish.train.auto import settled
 from burnish.train.run import train
 
 #: Raised when the same settings come to mean other weights, by another default or another loop.
@@ -27,6 +28,7 @@ _MAKE = 1
 
 def trained(recipe: Recipe, dataset: Dataset) -> Run:
     """The finished training run of this recipe and this data."""
+    recipe = settled(recipe)
     run = Run(folder_of(recipe, dataset))
     if (run.artifact / FACTS).exists():
         say(f"Fine-tuning: done by an earlier run ({run.id}).")

@@ -36,6 +36,7 @@ from burnish.train.adapters import (
     trainable,
 )
 from burnish.train.attention import ATTENTION
+from burnish.train.auto import settled
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
 from burnish.train.diagnosis import diagnose
@@ -66,6 +67,7 @@ def train(
     out on the way; then `resume` names the run's folder and training goes on from its last
     checkpoint, to the same weights. Raises Busy while another process trains the same run.
     """
+    recipe = settled(recipe, begun=Run(resume.absolute()).recipe if resume else None)
     dataset = dataset or load(recipe)
     base = find_model(recipe.model.name)
     tokenizer = load_tokenizer(base)
