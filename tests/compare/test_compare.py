@@ -69,6 +69,24 @@ def test_the_page_shows_the_verdict_and_how_to_repeat_it(ticket_recipe, tmp_path
     assert again.verdict == result.verdict
 
 
+def test_other_seeds_are_trained_measured_and_told(ticket_recipe, tmp_path):
+    one = compare(ticket_recipe(*FEW))
+    result = compare(ticket_recipe(*FEW, "compare.seeds=2"), out=tmp_path / "run")
+
+    (first, own), (second, other) = result.seeds.items()
+    assert (first, second) == (0, 1)
+    assert own == one.routes["fine_tuned"].scores.interval.value
+    found = load_predictions(tmp_path / "run" / "predictions-fine_tuned-seed-1.jsonl")
+    assert sum(item.score for item in found) / len(found) == pytest.approx(other)
+    assert result.verdict.gain.gain.low <= one.verdict.gain.gain.low
+    assert result.training == one.training, "what ships is the training of train.seed"
+    told = f"Trained 2 times: {own:.1%} (seed 0), {other:.1%} (seed 1)."
+    assert told in result.as_text()
+    assert told in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["seeds"] == {"0": own, "1": other}
+
+
 def test_labels_that_mean_nothing_do_not_ship(ticket_recipe):
     result = compare(ticket_recipe(*FEW, shuffled=True))
 

@@ -38,6 +38,16 @@ def test_a_large_gain_over_every_route_ships():
     assert "140" not in verdict.reason and "+25.0 points" in verdict.reason
 
 
+def test_a_gain_that_another_seed_does_not_give_is_no_evidence():
+    routes = {"base": hits(80), "few_shot": hits(90), "fine_tuned": hits(140)}
+    alone, steady = judge(routes, Compare()), judge(routes, Compare(), [hits(139), hits(141)])
+    shaky = judge(routes, Compare(), [hits(85), hits(138)])
+
+    assert (steady.decision, shaky.decision) == ("ship", "not_enough_evidence")
+    assert shaky.gain.gain.low < steady.gain.gain.low <= alone.gain.gain.low
+    assert shaky.gain.gain.value == alone.gain.gain.value
+
+
 def test_beating_the_plain_prompt_is_not_enough_if_examples_do_as_well():
     verdict = judge({"base": hits(80), "few_shot": hits(140), "fine_tuned": hits(141)}, Compare())
 

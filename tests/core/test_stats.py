@@ -307,3 +307,26 @@ def test_a_gap_of_quantiles_is_paired():
     assert stats.quantile_gap(base.tolist(), base.tolist(), 0.95).low == 0
     with pytest.raises(ValueError, match="as many"):
         stats.quantile_gap([1.0], [1.0, 2.0], 0.5)
+
+
+def test_a_gain_over_seeds_covers_what_a_training_gives_where_one_training_does_not(monkeypatch):
+    """Trainings whose true rate is 0.7, give or take 0.05, beside a rival of 0.6."""
+    monkeypatch.setattr(stats, "DRAWS", 500)
+    random = np.random.default_rng(21)
+    several, single, tries = 0, 0, 200
+    for _ in range(tries):
+        theirs = (random.random(400) < 0.6) * 1.0
+        rates = random.normal(0.7, 0.05, 3)
+        trainings = [(random.random(400) < rate) * 1.0 for rate in rates]
+        found = stats.repeated_gain(trainings, theirs)
+        alone = stats.paired_test(trainings[0], theirs).gain
+        several += found.low <= 0.1 <= found.high
+        single += alone.low <= 0.1 <= alone.high
+
+    assert several / tries >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / tries)
+    assert single < 0.9 * tries
+
+
+def test_a_spread_needs_two_trainings():
+    with pytest.raises(ValueError, match="two trainings"):
+        stats.repeated_gain([[1.0, 0.0]], [0.0, 0.0])

@@ -1,5 +1,7 @@
 """`burnish compare`: was fine-tuning worth it?"""
 
+from typing import Annotated
+
 import typer
 
 from burnish.cli.options import (
@@ -21,6 +23,9 @@ def command(
     validation: ValidationFiles = None,
     test: TestFiles = None,
     model: Model = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Trainings of the judged route; the interval has the spread.")
+    ] = None,
     changes: Changes = None,
     out: Out = None,
     as_json: AsJson = False,
@@ -33,6 +38,7 @@ def command(
     """
     from burnish import api
 
+    wished = [] if seeds is None else [f"compare.seeds={seeds}"]
     result = api.compare(
         recipe,
         out=out,
@@ -40,7 +46,7 @@ def command(
         validation=validation or (),
         test=test or (),
         model=model,
-        changes=changes or (),
+        changes=[*wished, *(changes or ())],
     )
     show(result.as_text(), result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)

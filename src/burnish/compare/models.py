@@ -44,6 +44,27 @@ class Models:
         self.run.events.write(event="measured", route=name, value=scores.interval.value)
         return Measured(scores, seconds, engine.memory_bytes)
 
+    def again(self, name: str) -> dict[int, Scores]:
+        """A route that trains, trained with the seeds after the recipe's, as many as it says."""
+        recipe = self.setting.recipe
+        seeds = range(recipe.train.seed + 1, recipe.train.seed + recipe.compare.seeds)
+        return {seed: self._with_seed(name, seed) for seed in seeds}
+
+    def _with_seed(self, name: str, seed: int) -> Scores:
+        setting, route = self.setting, ROUTES[name]
+        train = setting.recipe.train.model_copy(update={"seed": seed})
+        setting = replace(setting, recipe=setting.recipe.model_copy(update={"train": train}))
+        say(f"Training for {name} with seed {seed}")
+        self.loaded = None
+        assert route.learns is not None
+        dataset = replace(setting.dataset, split=route.learns(setting))
+        source = str(route.makes(setting.recipe, dataset).artifact)
+        engine = self._engine(source)
+        asked = Asked(setting.rows, route.prompts(setting, engine), f"Asking {name}, seed {seed}")
+        return measured(
+            weights_hash(source), engine, asked, setting.dataset.task, setting.recipe.evaluate
+        )
+
     def keep(self, judged: str) -> None:
         """Put what the judged route trained into the comparison's own folder."""
         if not self.run.artifact.exists():

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from burnish.compare.tables import tables_of
+from burnish.compare.verdict import seeds_in_words
 from burnish.core.records import Interval, Scores
 from burnish.core.runs import Run, versions
 from burnish.data.load import Dataset
@@ -37,6 +38,8 @@ def contents_of(
         "Training run": str(result["training"] or "none"),
     }
     facts |= {f"Data, {number}": note for number, note in enumerate(inferred["notes"], start=1)}
+    if result["seeds"]:
+        facts["Seeds"] = seeds_in_words(result["seeds"])
     if result["forgetting"]:
         facts["Forgetting"] = result["forgetting"]["words"]
     return Contents(

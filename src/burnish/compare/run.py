@@ -23,12 +23,13 @@ from burnish.compare.verdict import (
     best_trained,
     better_than_incumbent,
     judge,
+    seeds_in_words,
 )
 from burnish.core.errors import AuditFailed
 from burnish.core.folders import write_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
-from burnish.core.records import Finding, Interval
+from burnish.core.records import Finding, Interval, Scores
 from burnish.core.runs import Run, begun_or_new_run
 from burnish.core.stats import PairedTest
 from burnish.data.load import Dataset, load
@@ -53,6 +54,7 @@ class Comparison:
     verdict: Verdict
     routes: Mapping[str, Measured]
     tests: Mapping[str, PairedTest]
+    again: Mapping[int, Scores]
     forgetting: Forgetting | None
     covered: Mapping[str, Interval]
     expected: Sequence[Expected]
@@ -81,6 +83,7 @@ class Comparison:
             "verdict": asdict(self.verdict),
             "beats_incumbent": self.better,
             "routes": [self._route(name) for name in self.routes],
+            "seeds": self.seeds,
             "forgetting": asdict(self.forgetting) if self.forgetting else None,
             "covered": {name: asdict(share) for name, share in self.covered.items()},
             "expected": [asdict(one) for one in self.expected],
@@ -119,6 +122,15 @@ class Comparison:
             "memory_bytes": route.memory_bytes,
             "cost_per_1000": cost,
         }
+
+    @property
+    def seeds(self) -> dict[int, float]:
+        """The judged route's score by the seed of its training; empty if there was one."""
+        if not self.again:
+            return {}
+        first = self.routes[self.verdict.judged].scores.interval.value
+        others = {seed: scores.interval.value for seed, scores in self.again.items()}
+        return {self.recipe.train.seed: first, **others}
 
     @property
     def costs(self) -> Costs | None:
@@ -165,6 +177,8 @@ class Comparison:
             parts.append(self._ceiling())
         if costs := self.costs:
             parts.append(in_words(costs))
+        if self.seeds:
+            parts.append(seeds_in_words(self.seeds))
         if self.forgetting:
             parts.append(self.forgetting.words)
         hint = f"\nTry the fine-tune: burnish chat {self.run.id}" if self.training else ""
@@ -210,20 +224,20 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     routes: dict[str, Measured] = {name: models.measure(name) for name in recipe.compare.routes}
     scores = {name: route.scores for name, route in routes.items()}
     judged = best_trained(scores)
+    again = models.again(judged) if judged else {}
     if judged:
         models.keep(judged)
     forgetting = models.forgetting(judged) if recipe.compare.forgetting and judged else None
     training = models.trainings[judged] if judged else None
-    for name, found in scores.items():
-        save_predictions(run.path / f"predictions-{name}.jsonl", found.predictions)
 
     result = Comparison(
         run=run,
         dataset=dataset,
         recipe=recipe,
-        verdict=judge(scores, recipe.compare),
+        verdict=judge(scores, recipe.compare, list(again.values())),
         routes=routes,
         tests=against_incumbent(scores, recipe.compare, recipe.evaluate.confidence),
+        again=again,
         forgetting=forgetting,
         expected=came_true(rules, scores, recipe.compare.least_gain, recipe.evaluate.confidence),
         covered=covered(scores, INCUMBENT, recipe.evaluate.confidence, recipe.evaluate.seed),
@@ -231,12 +245,23 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         training_seconds=training.read("report.json")["train_seconds"] if training else 0.0,
         classifier=fitted.id if (fitted := models.trainings.get("classifier")) else None,
     )
-    again = shlex.join(["burnish", "compare", str(run.path / "recipe.yaml")])
-    contents = contents_of(result.as_dict(), scores, dataset, training, again)
-    write_report(contents, run.path / "report.html")
-    write_json(run.path / "report.json", {**result.as_dict(), "seconds": time.time() - begun})
-    run.events.write(event="compared", decision=result.verdict.decision)
+    _write(result, training, time.time() - begun)
     return result
+
+
+def _write(result: Comparison, training: Run | None, seconds: float) -> None:
+    """Leave the answers and the report in the run's folder."""
+    run, scores = result.run, {name: route.scores for name, route in result.routes.items()}
+    answers = {**scores}
+    for seed, found in result.again.items():
+        answers[f"{result.verdict.judged}-seed-{seed}"] = found
+    for name, found in answers.items():
+        save_predictions(run.path / f"predictions-{name}.jsonl", found.predictions)
+    command = shlex.join(["burnish", "compare", str(run.path / "recipe.yaml")])
+    contents = contents_of(result.as_dict(), scores, result.dataset, training, command)
+    write_report(contents, run.path / "report.html")
+    write_json(run.path / "report.json", {**result.as_dict(), "seconds": seconds})
+    run.events.write(event="compared", decision=result.verdict.decision)
 
 
 def _with_documents(setting: Setting) -> Setting:

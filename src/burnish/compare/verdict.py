@@ -12,16 +12,26 @@ Each end of the interval has a share of alpha (Bonferroni): of the routes that t
 the best trained route, was chosen from by looking, and never more than half, so that the interval
 is one of 95 % or more and the decision can be read off it. `docs/evidence.md` has the argument,
 `benchmarks/planted_null.py` the proof by trying.
+
+Where the judged route was trained with several seeds, the one that would ship is the first; the
+interval is made wide enough for the gain that such a training gives (`core.stats.repeated_gain`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from burnish.compare.ceiling import CEILING
-from burnish.core.records import Scores
+from burnish.core.records import Interval, Scores
 from burnish.core.sections import Compare
-from burnish.core.stats import PairedTest, holm, paired_test, rows_needed, smallest_visible
+from burnish.core.stats import (
+    PairedTest,
+    holm,
+    paired_test,
+    repeated_gain,
+    rows_needed,
+    smallest_visible,
+)
 
 Decision = Literal["ship", "dont_fine_tune", "not_enough_evidence"]
 
@@ -61,8 +71,11 @@ def best_trained(routes: Mapping[str, Scores]) -> str | None:
     return max(trained, key=lambda name: routes[name].interval.value) if trained else None
 
 
-def judge(routes: Mapping[str, Scores], settings: Compare) -> Verdict:
-    """The verdict over routes that were measured on the same questions; a ceiling has no say."""
+def judge(routes: Mapping[str, Scores], settings: Compare, again: Sequence[Scores] = ()) -> Verdict:
+    """The verdict over routes that were measured on the same questions; a ceiling has no say.
+
+    `again` are the scores of the judged route, trained with other seeds.
+    """
     routes = {name: one for name, one in routes.items() if name != CEILING} or routes
     rivals = {name: scores for name, scores in routes.items() if name not in TRAINED}
     judged = best_trained(routes)
@@ -72,11 +85,14 @@ def judge(routes: Mapping[str, Scores], settings: Compare) -> Verdict:
     share = settings.alpha / max(len(rivals), _candidates(routes), 2)
     ours, theirs = routes[judged].values, routes[rival].values
     gain = paired_test(ours, theirs, 1 - 2 * share)
+    if again:
+        every = [ours, *(scores.values for scores in again)]
+        gain = replace(gain, gain=_wider(gain.gain, repeated_gain(every, theirs, 1 - 2 * share)))
     p_value = _worst_p_value(routes, judged, settings)
     decision: Decision = "not_enough_evidence"
     if _is_real(gain, p_value, settings) and gain.gain.value >= settings.least_gain:
         decision = "ship"
-    elif _most_favourable(routes, rival, share) < settings.least_gain:
+    elif max(_most_favourable(routes, rival, share), gain.gain.high) < settings.least_gain:
         decision = "dont_fine_tune"
     verdict = Verdict(
         decision=decision,
@@ -129,6 +145,12 @@ def better_than_incumbent(tests: Mapping[str, PairedTest], alpha: float) -> list
     ]
 
 
+def seeds_in_words(values: Mapping[int, float]) -> str:
+    """What trainings that differ by their seed alone reached."""
+    told = ", ".join(f"{value:.1%} (seed {seed})" for seed, value in values.items())
+    return f"Trained {len(values)} times: {told}. The interval of the gain includes the spread."
+
+
 def _worst_p_value(routes: Mapping[str, Scores], judged: str, settings: Compare) -> float:
     """The largest p-value of the judged route against each rival, times the routes it was chosen
     from; against the plain prompt the one that the table of routes shows (Holm), so that page and
@@ -142,6 +164,11 @@ def _worst_p_value(routes: Mapping[str, Scores], judged: str, settings: Compare)
         if name not in TRAINED
     )
     return min(worst * _candidates(routes), 1.0)
+
+
+def _wider(one: Interval, other: Interval) -> Interval:
+    """The first, made wide enough to hold the second."""
+    return replace(one, low=min(one.low, other.low), high=max(one.high, other.high))
 
 
 def _is_real(gain: PairedTest, p_value: float, settings: Compare) -> bool:

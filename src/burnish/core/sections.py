@@ -151,6 +151,13 @@ class Compare(Section):
     least_gain: float = Field(
         0.02, ge=0, lt=1, description="Smallest gain in the metric that is worth a fine-tune."
     )
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=20,
+        description="Trainings of the judged route, with `train.seed` and the seeds after it; of "
+        "more than one the interval of the gain includes their spread.",
+    )
     forgetting: bool = Field(
         True, description="Ask a small general set before and after, to see what was lost."
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import binom, binomtest, norm
+from scipy.stats import binom, binomtest, norm, t
 from statsmodels.stats.proportion import proportion_confint
 
 from burnish.core.records import Interval
@@ -94,6 +94,28 @@ def paired_test(
     reach = float(np.abs(gaps).max()) if wins + losses >= _LEAST_DECIDED else 1.0
     gain = _bootstrap(gaps, (-reach, reach), confidence, seed)
     return PairedTest(gain, *_sign_flip(gaps, seed), wins, losses)
+
+
+def repeated_gain(
+    trainings: Sequence[Sequence[float]], theirs: Sequence[float], confidence: float = 0.95
+) -> Interval:
+    """The gain that a training gives, over questions and seeds: `trainings` are the scores of
+    models that differ by their seed alone, on the same questions as theirs.
+
+    The interval of the mean score over the trainings (`paired_test`) and that of the trainings'
+    gains (Student's t), put together as independent parts (MOVER, Zou & Donner 2008, Stat. Med.
+    27:1693). Raises ValueError for fewer than two trainings.
+    """
+    count = len(trainings)
+    if count < 2:
+        raise ValueError("a spread needs two trainings")
+    table = np.asarray(trainings, dtype=float)
+    asked = paired_test(list(table.mean(axis=0)), theirs, confidence).gain
+    error = float(table.mean(axis=1).std(ddof=1)) / math.sqrt(count)
+    reach = float(t.ppf((1 + confidence) / 2, count - 1)) * error
+    low = asked.value - math.hypot(asked.value - asked.low, reach)
+    high = asked.value + math.hypot(asked.high - asked.value, reach)
+    return Interval(asked.value, max(low, -1.0), min(high, 1.0), asked.n)
 
 
 def loss_bound(before: Sequence[float], after: Sequence[float], confidence: float = 0.95) -> float:
