@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from burnish.compare import models
 from burnish.compare.run import compare
 from burnish.core.errors import AlreadyThere, AuditFailed
 from burnish.core.recipe import load_recipe
@@ -67,6 +68,27 @@ def test_the_page_shows_the_verdict_and_how_to_repeat_it(ticket_recipe, tmp_path
     assert recipe.task.kind == "classification" and recipe.task.labels, "what was inferred"
     again = compare(recipe)
     assert again.verdict == result.verdict
+
+
+def test_a_hopeless_route_is_given_up_and_the_verdict_stays(ticket_recipe, tmp_path, monkeypatch):
+    whole = compare(ticket_recipe(*FEW, test=90))
+    # A fourth of the 90 questions is enough for a look.
+    monkeypatch.setattr(models, "_LOOK", 22)
+
+    result = compare(ticket_recipe(*FEW, test=90), out=tmp_path / "run")
+
+    assert result.given_up == {"base": 22, "few_shot": 22}
+    assert list(result.routes) == ["base", "few_shot", "fine_tuned"]
+    assert result.routes["fine_tuned"].scores == whole.routes["fine_tuned"].scores
+    assert result.verdict.decision == whole.verdict.decision == "ship"
+    found = load_predictions(tmp_path / "run" / "predictions-base.jsonl")
+    known = {item.row: item.answer for item in whole.routes["base"].scores.predictions}
+    assert all(known[item.row] == item.answer for item in found) and len(found) == 22
+    assert "Given up early" in result.as_text()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "base after 22 drawn questions" in page
+    asked = compare(ticket_recipe(*FEW, "compare.stop_hopeless=false", test=90))
+    assert asked.given_up == {}
 
 
 def test_other_seeds_are_trained_measured_and_told(ticket_recipe, tmp_path):

@@ -1,6 +1,7 @@
 """The verdict keeps its promises: seldom ships what is no better, seldom drops what is."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,7 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from burnish.compare.verdict import against_incumbent, better_than_incumbent, judge
+from burnish.compare.verdict import (
+    against_incumbent,
+    better_than_incumbent,
+    judge,
+    surely_worse,
+)
 from burnish.core import stats
 from burnish.core.records import Prediction, Scores
 from burnish.core.sections import Compare
@@ -46,6 +52,44 @@ def test_a_gain_that_another_seed_does_not_give_is_no_evidence():
     assert (steady.decision, shaky.decision) == ("ship", "not_enough_evidence")
     assert shaky.gain.gain.low < steady.gain.gain.low <= alone.gain.gain.low
     assert shaky.gain.gain.value == alone.gain.gain.value
+
+
+def part(found, count):
+    """The same route, asked every fourth question only."""
+    some = found.predictions[::4][:count]
+    return replace(found, predictions=some, interval=mean_interval([one.score for one in some]))
+
+
+def test_a_route_that_was_given_up_has_no_say_and_is_paired_by_question():
+    routes = {"base": part(hits(30, 1200), 256), "few_shot": hits(700, 1200)}
+    routes["fine_tuned"] = hits(900, 1200)
+    verdict, tests = judge(routes, Compare()), against_incumbent(routes, Compare(), 0.95)
+
+    assert (verdict.decision, verdict.rival) == ("ship", "few_shot")
+    assert verdict.gain == judge({**routes, "base": hits(30, 1200)}, Compare()).gain
+    # Of the 256 questions 4 apart 8 are among the first 30, and 225 among the first 900.
+    assert (tests["fine_tuned"].wins, tests["fine_tuned"].losses) == (225 - 8, 0)
+    assert tests["fine_tuned"].gain.n == 256
+
+
+def test_where_every_rival_was_given_up_the_verdict_is_about_the_questions_they_were_asked():
+    routes = {"base": part(hits(30, 1200), 256), "fine_tuned": hits(900, 1200)}
+    verdict = judge(routes, Compare())
+
+    assert (verdict.decision, verdict.gain.gain.n) == ("ship", 256)
+    assert "On the same 256 questions fine-tuning reaches 87.9%" in verdict.reason
+
+
+def test_an_equal_route_is_given_up_in_at_most_one_of_two_hundred():
+    random = np.random.default_rng(31)
+    given_up = 0
+    for _ in range(400):
+        one, other = correlated(random, (0.7, 0.7), 256)
+        given_up += surely_worse(scores(other), {"fine_tuned": scores(one)}) is not None
+
+    assert given_up / 400 <= 0.005 + 2 * math.sqrt(0.005 * 0.995 / 400)
+    assert surely_worse(scores(other), {}) is None
+    assert surely_worse(hits(100, 256), {"fine_tuned": hits(200, 256)}) == "fine_tuned"
 
 
 def test_beating_the_plain_prompt_is_not_enough_if_examples_do_as_well():

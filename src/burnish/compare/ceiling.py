@@ -83,17 +83,16 @@ def covered(
     """
     if CEILING not in routes or base not in routes:
         return {}
-    least, most = routes[base].values, routes[CEILING].values
-    if paired_test(most, least, confidence).gain.low <= 0:
+    if paired_test(*routes[CEILING].beside(routes[base]), confidence).gain.low <= 0:
         return {}
-    whole = [high - low for high, low in zip(most, least, strict=True)]
-    return {
-        name: ratio(
-            [own - low for own, low in zip(scores.values, least, strict=True)],
-            whole,
-            confidence,
-            seed,
-        )
-        for name, scores in routes.items()
-        if name not in (base, CEILING)
-    }
+    shares = {}
+    for name, scores in routes.items():
+        if name not in (base, CEILING):
+            asked = min((routes[base], scores), key=lambda one: len(one.predictions))
+            least, most, own = (
+                one.beside(asked)[0] for one in (routes[base], routes[CEILING], scores)
+            )
+            gained = [high - low for high, low in zip(own, least, strict=True)]
+            whole = [high - low for high, low in zip(most, least, strict=True)]
+            shares[name] = ratio(gained, whole, confidence, seed)
+    return shares

@@ -1,22 +1,29 @@
 """The models of one comparison, loaded when they are needed and one at a time."""
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 
 from burnish.compare.ceiling import CEILING, Endpoint
 from burnish.compare.forgetting import Forgetting, general_set, what_was_lost
 from burnish.compare.routes import ROUTES, Setting
+from burnish.compare.verdict import TRAINED, surely_worse
 from burnish.core.folders import hash_json, whole_folder
 from burnish.core.progress import say
 from burnish.core.records import Scores
 from burnish.core.runs import Run
 from burnish.core.sections import Evaluate, Task
+from burnish.data.split import sample
 from burnish.engines.local import weights_hash
 from burnish.engines.open import open_any
 from burnish.engines.protocol import Engine
 from burnish.engines.teacher import open_teacher
 from burnish.evaluate.answers import Measured, measured, timed
 from burnish.evaluate.run import Asked
+
+#: Questions after which a route may be given up. A quarter of the rows at most, since who isn't
+#: given up is asked them again.
+_LOOK = 256
 
 
 class Models:
@@ -27,15 +34,24 @@ class Models:
         self.trainings: dict[str, Run] = {}
         self.loaded: tuple[str, Engine] | None = None
 
-    def measure(self, name: str) -> Measured:
-        """One route on the test rows."""
+    @property
+    def may_give_up(self) -> bool:
+        """Whether there are questions enough to judge a route by some of them."""
+        rows, settings = self.setting.rows, self.setting.recipe.compare
+        return settings.stop_hopeless and len(rows) >= 4 * _LOOK
+
+    def measure(self, name: str, beside: Mapping[str, Scores]) -> Measured:
+        """One route on the test rows; on some of them, if it does surely worse on these than one of
+        the routes measured before."""
         source = self._source(name)
         engine = self._engine(source)
         identity = _identity(engine, source)
         prompts = ROUTES[name].prompts(self.setting, engine)
         asked = Asked(self.setting.rows, prompts, f"Asking {name}")
         task, settings = self.setting.dataset.task, self.setting.recipe.evaluate
-        scores = measured(identity, engine, asked, task, settings)
+        ceiling_or_trained = name == CEILING or name in TRAINED
+        scores = None if ceiling_or_trained else self._hopeless(identity, engine, asked, beside)
+        scores = scores or measured(identity, engine, asked, task, settings)
         if isinstance(engine, Endpoint):
             # What came back from elsewhere was timed on the way; asking again costs money.
             seconds = [prediction.seconds for prediction in scores.predictions]
@@ -43,6 +59,26 @@ class Models:
             seconds = timed(identity, engine, prompts)
         self.run.events.write(event="measured", route=name, value=scores.interval.value)
         return Measured(scores, seconds, engine.memory_bytes)
+
+    def _hopeless(
+        self, identity: str, engine: Engine, asked: Asked, beside: Mapping[str, Scores]
+    ) -> Scores | None:
+        """Scores on a drawn part of the questions, if they are enough to give the route up."""
+        recipe = self.setting.recipe
+        if not self.may_give_up or not beside:
+            return None
+        drawn = {row.id for row in sample(asked.rows, _LOOK, recipe.evaluate.seed)}
+        both = zip(asked.rows, asked.prompts, strict=True)
+        rows, prompts = zip(*((row, one) for row, one in both if row.id in drawn), strict=True)
+        part = Asked(rows, prompts, f"{asked.label}, {len(rows)} drawn questions")
+        scores = measured(identity, engine, part, self.setting.dataset.task, recipe.evaluate)
+        if (better := surely_worse(scores, beside)) is None:
+            return None
+        say(
+            f"{asked.label}: given up after {len(rows)} of {len(asked.rows)} questions, surely "
+            f"worse than {better} (compare.stop_hopeless=false asks them all)."
+        )
+        return scores
 
     def again(self, name: str) -> dict[int, Scores]:
         """A route that trains, trained with the seeds after the recipe's, as many as it says."""

@@ -1,14 +1,15 @@
 """A comparison as the contents of its report."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from burnish.compare.tables import tables_of
-from burnish.compare.verdict import seeds_in_words
+from burnish.compare.verdict import asked_in_full, given_up_in_words, seeds_in_words
 from burnish.core.records import Interval, Scores
 from burnish.core.runs import Run, versions
 from burnish.data.load import Dataset
-from burnish.report.contents import Contents, RouteLine
+from burnish.report.contents import Contents, RouteLine, SideBySide
 from burnish.report.parts import (
     curves_of,
     diagnoses_of,
@@ -28,7 +29,8 @@ def contents_of(
 ) -> Contents:
     """What the report shows; `result` is the comparison as JSON."""
     verdict = result["verdict"]
-    first = next(iter(routes.values()))
+    whole = asked_in_full(routes)
+    first = next(iter(whole.values()))
     inferred = result["inferred"]
     facts = {
         "Task": str(inferred["task"]),
@@ -38,6 +40,8 @@ def contents_of(
         "Training run": str(result["training"] or "none"),
     }
     facts |= {f"Data, {number}": note for number, note in enumerate(inferred["notes"], start=1)}
+    if result["given_up"]:
+        facts["Given up"] = given_up_in_words(result["given_up"])
     if result["seeds"]:
         facts["Seeds"] = seeds_in_words(result["seeds"])
     if result["forgetting"]:
@@ -52,10 +56,10 @@ def contents_of(
         tables=tables_of(result),
         curves=curves_of(training),
         diagnoses=diagnoses_of(training),
-        classes=hardest_classes(routes, _judged(result))
+        classes=hardest_classes(whole, _judged(result))
         if inferred["task"] == "classification"
         else (),
-        examples=examples_of(routes, verdict["rival"], _judged(result)),
+        examples=_examples(routes, verdict["rival"], _judged(result)),
         findings=dataset.findings,
         forecast=forecast_of(training),
         forgetting=_forgetting(result),
@@ -63,6 +67,19 @@ def contents_of(
         hashes={**dataset.hashes, **versions()},
         reproduce=command,
     )
+
+
+def _examples(routes: Mapping[str, Scores], rival: str, judged: str) -> list[SideBySide]:
+    """Questions side by side, of those that the rival was asked, if it was given up."""
+    whole = asked_in_full(routes)
+    if rival in whole:
+        return examples_of(whole, rival, judged)
+    rows = {prediction.row for prediction in routes[rival].predictions}
+    asked = {
+        name: replace(one, predictions=[item for item in one.predictions if item.row in rows])
+        for name, one in routes.items()
+    }
+    return examples_of(asked_in_full(asked), rival, judged)
 
 
 def _judged(result: Mapping[str, Any]) -> str:

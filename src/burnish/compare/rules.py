@@ -46,12 +46,12 @@ class Expected:
 
 
 def _scores_more(ours: Scores, theirs: Scores, least: float, confidence: float) -> Outcome:
-    gain = paired_test(ours.values, theirs.values, confidence).gain
+    gain = paired_test(*ours.beside(theirs), confidence).gain
     return "confirmed" if gain.low > 0 else "contradicted" if gain.high < 0 else "open"
 
 
 def _hardly_more(ours: Scores, theirs: Scores, least: float, confidence: float) -> Outcome:
-    gain = paired_test(ours.values, theirs.values, confidence).gain
+    gain = paired_test(*ours.beside(theirs), confidence).gain
     return "confirmed" if gain.high < least else "contradicted" if gain.low > least else "open"
 
 

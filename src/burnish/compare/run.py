@@ -20,8 +20,10 @@ from burnish.compare.verdict import (
     TRAINED,
     Verdict,
     against_incumbent,
+    asked_in_full,
     best_trained,
     better_than_incumbent,
+    given_up_in_words,
     judge,
     seeds_in_words,
 )
@@ -83,6 +85,7 @@ class Comparison:
             "verdict": asdict(self.verdict),
             "beats_incumbent": self.better,
             "routes": [self._route(name) for name in self.routes],
+            "given_up": self.given_up,
             "seeds": self.seeds,
             "forgetting": asdict(self.forgetting) if self.forgetting else None,
             "covered": {name: asdict(share) for name, share in self.covered.items()},
@@ -124,6 +127,13 @@ class Comparison:
         }
 
     @property
+    def given_up(self) -> dict[str, int]:
+        """The routes that were not asked every question, with the number that they were asked."""
+        scores = {name: route.scores for name, route in self.routes.items()}
+        whole = asked_in_full(scores)
+        return {name: one.interval.n for name, one in scores.items() if name not in whole}
+
+    @property
     def seeds(self) -> dict[int, float]:
         """The judged route's score by the seed of its training; empty if there was one."""
         if not self.again:
@@ -162,11 +172,14 @@ class Comparison:
                 f"  {name:<{width}} {spread:<26} {p_value:<12} "
                 f"{route['latency_p50_s'] * 1000:6.0f} ms {route['tokens_in']:6.0f} tokens in"
             )
-        first = next(iter(self.routes.values())).scores
+        scores = asked_in_full({name: route.scores for name, route in self.routes.items()})
+        first = next(iter(scores.values()))
         level = f"{self.recipe.evaluate.confidence:.0%}"
         asked = f"{first.metric} on {first.interval.n} questions ({level} interval)"
         heads = f"  {'route':<{width}} {asked}"
         parts = [f"{self.verdict.headline} {self.verdict.reason}", "\n".join([heads, *lines])]
+        if self.given_up:
+            parts.append(given_up_in_words(self.given_up))
         if self.tests:
             better = ", ".join(self.better) or "no route"
             parts.append(f"Better than the plain prompt, by more than luck: {better}.")
@@ -221,7 +234,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         say(f"Expected before measuring: {one.says} ({one.because})")
     run.events.write(event="expected", rules=[one.says for one in rules])
     models = Models(setting, run)
-    routes: dict[str, Measured] = {name: models.measure(name) for name in recipe.compare.routes}
+    routes = _measured(models, recipe.compare.routes)
     scores = {name: route.scores for name, route in routes.items()}
     judged = best_trained(scores)
     again = models.again(judged) if judged else {}
@@ -247,6 +260,16 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     )
     _write(result, training, time.time() - begun)
     return result
+
+
+def _measured(models: Models, names: Sequence[str]) -> dict[str, Measured]:
+    """Every route; where one may be given up, those that learn first: beside them it shows soon."""
+    routes: dict[str, Measured] = {}
+    order = sorted(names, key=lambda name: models.may_give_up and ROUTES[name].learns is None)
+    for name in order:
+        beside = {one: found.scores for one, found in routes.items() if one != CEILING}
+        routes[name] = models.measure(name, beside)
+    return {name: routes[name] for name in names}
 
 
 def _write(result: Comparison, training: Run | None, seconds: float) -> None:

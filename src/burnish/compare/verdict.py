@@ -19,6 +19,7 @@ interval is made wide enough for the gain that such a training gives (`core.stat
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import mean
 from typing import Literal
 
 from burnish.compare.ceiling import CEILING
@@ -40,6 +41,8 @@ INCUMBENT = "base"
 TRAINED = ("fine_tuned", "retrieval_fine_tuned")
 #: Differences smaller than this are not planned for, whatever `least_gain` says.
 _FINEST = 0.005
+#: The chance of giving up a route that is no worse than the best one. It adds to alpha.
+_HOPELESS = 0.005
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +79,17 @@ def judge(routes: Mapping[str, Scores], settings: Compare, again: Sequence[Score
 
     `again` are the scores of the judged route, trained with other seeds.
     """
-    routes = {name: one for name, one in routes.items() if name != CEILING} or routes
+    routes = _in_question(routes)
     rivals = {name: scores for name, scores in routes.items() if name not in TRAINED}
     judged = best_trained(routes)
     if judged is None or not rivals:
         return _nothing_to_decide(routes)
     rival = max(rivals, key=lambda name: rivals[name].interval.value)
     share = settings.alpha / max(len(rivals), _candidates(routes), 2)
-    ours, theirs = routes[judged].values, routes[rival].values
+    ours, theirs = routes[judged].beside(routes[rival])
     gain = paired_test(ours, theirs, 1 - 2 * share)
     if again:
-        every = [ours, *(scores.values for scores in again)]
+        every = [ours, *(scores.beside(routes[rival])[0] for scores in again)]
         gain = replace(gain, gain=_wider(gain.gain, repeated_gain(every, theirs, 1 - 2 * share)))
     p_value = _worst_p_value(routes, judged, settings)
     decision: Decision = "not_enough_evidence"
@@ -122,9 +125,8 @@ def against_incumbent(
     """
     if INCUMBENT not in routes:
         return {}
-    base = routes[INCUMBENT].values
     tests = {
-        name: paired_test(scores.values, base, confidence)
+        name: paired_test(*scores.beside(routes[INCUMBENT]), confidence)
         for name, scores in routes.items()
         if name != INCUMBENT
     }
@@ -145,6 +147,12 @@ def better_than_incumbent(tests: Mapping[str, PairedTest], alpha: float) -> list
     ]
 
 
+def given_up_in_words(asked: Mapping[str, int]) -> str:
+    """Which routes were given up, and after how many questions."""
+    told = ", ".join(f"{name} after {n} drawn questions" for name, n in asked.items())
+    return f"Given up early, surely worse than another route: {told}."
+
+
 def seeds_in_words(values: Mapping[int, float]) -> str:
     """What trainings that differ by their seed alone reached."""
     told = ", ".join(f"{value:.1%} (seed {seed})" for seed, value in values.items())
@@ -159,11 +167,34 @@ def _worst_p_value(routes: Mapping[str, Scores], judged: str, settings: Compare)
     worst = max(
         shown[judged].p_value
         if name == INCUMBENT
-        else paired_test(routes[judged].values, scores.values).p_value
+        else paired_test(*routes[judged].beside(scores)).p_value
         for name, scores in routes.items()
         if name not in TRAINED
     )
     return min(worst * _candidates(routes), 1.0)
+
+
+def _in_question(routes: Mapping[str, Scores]) -> Mapping[str, Scores]:
+    """The routes that the verdict is about: no ceiling, and none that was given up, unless every
+    rival was."""
+    routes = {name: one for name, one in routes.items() if name != CEILING} or routes
+    whole = asked_in_full(routes)
+    return routes if set(whole) <= set(TRAINED) else whole
+
+
+def asked_in_full(routes: Mapping[str, Scores]) -> dict[str, Scores]:
+    """The routes that were asked every question."""
+    most = max(len(scores.predictions) for scores in routes.values())
+    return {name: one for name, one in routes.items() if len(one.predictions) == most}
+
+
+def surely_worse(scores: Scores, routes: Mapping[str, Scores]) -> str | None:
+    """The best of the routes measured so far, if a route that was asked only some of their
+    questions is worse than it by more than luck (p < 0.005, one look); else none."""
+    if not routes:
+        return None
+    best = max(routes, key=lambda name: routes[name].interval.value)
+    return best if paired_test(*routes[best].beside(scores)).p_value < _HOPELESS else None
 
 
 def _wider(one: Interval, other: Interval) -> Interval:
@@ -184,7 +215,7 @@ def _candidates(routes: Mapping[str, Scores]) -> int:
 def _most_favourable(routes: Mapping[str, Scores], rival: str, share: float) -> float:
     """The largest gain over the rival that any trained route may still have."""
     return max(
-        paired_test(scores.values, routes[rival].values, 1 - 2 * share).gain.high
+        paired_test(*scores.beside(routes[rival]), 1 - 2 * share).gain.high
         for name, scores in routes.items()
         if name in TRAINED
     )
@@ -198,8 +229,8 @@ def _more_rows(
     A gain that looks worth having must be told from none; a smaller one from a gain that is worth
     having; both at the bound's share of alpha. `pair` is the judged route and its rival.
     """
-    ours, theirs = (routes[name].values for name in pair)
-    gain = routes[pair[0]].interval.value - routes[pair[1]].interval.value
+    ours, theirs = routes[pair[0]].beside(routes[pair[1]])
+    gain = mean(ours) - mean(theirs)
     n, least = len(ours), settings.least_gain
     if gain >= least:
         needed = rows_needed(ours, theirs, max(gain, _FINEST), share, settings.power)
@@ -243,15 +274,15 @@ _NAMES = {
 def _words(
     verdict: Verdict, gain: PairedTest, routes: Mapping[str, Scores], settings: Compare
 ) -> tuple[str, str]:
-    ours, theirs = routes[verdict.judged].interval, routes[verdict.rival].interval
+    ours, theirs = routes[verdict.judged].beside(routes[verdict.rival])
     metric = routes[verdict.judged].metric.replace("_", " ")
     other = _NAMES[verdict.rival]
     least, visible = (f"{100 * size:.1f} points" for size in (settings.least_gain, verdict.visible))
     untrained = sum(name not in TRAINED for name in routes)
     best = ", the best other route," if untrained > 1 else ""
     measured = (
-        f"On the same {ours.n} questions {_NAMES[verdict.judged]} reaches {ours.value:.1%} "
-        f"{metric} and {other}{best} {theirs.value:.1%}: a gain of {_points(gain.gain.value)} "
+        f"On the same {len(ours)} questions {_NAMES[verdict.judged]} reaches {mean(ours):.1%} "
+        f"{metric} and {other}{best} {mean(theirs):.1%}: a gain of {_points(gain.gain.value)} "
         f"({verdict.confidence:.0%} interval {100 * gain.gain.low:+.1f} to "
         f"{100 * gain.gain.high:+.1f}); better on {gain.wins} questions, worse on {gain.losses}."
     )

@@ -193,3 +193,11 @@ class Scores:
     def values(self) -> list[float]:
         """One score per test row, in the order of the test split."""
         return [prediction.score for prediction in self.predictions]
+
+    def beside(self, other: "Scores") -> tuple[list[float], list[float]]:
+        """Own scores and the other's, of the questions that both were asked, in order."""
+        if len(self.predictions) == len(other.predictions):
+            return self.values, other.values
+        theirs = {prediction.row: prediction.score for prediction in other.predictions}
+        both = [one for one in self.predictions if one.row in theirs]
+        return [one.score for one in both], [theirs[one.row] for one in both]

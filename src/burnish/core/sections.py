@@ -158,6 +158,11 @@ class Compare(Section):
         description="Trainings of the judged route, with `train.seed` and the seeds after it; of "
         "more than one the interval of the gain includes their spread.",
     )
+    stop_hopeless: bool = Field(
+        True,
+        description="From 1,024 test rows on: a route that isn't trained by gradient and does "
+        "surely worse than another on 256 drawn questions isn't asked the rest.",
+    )
     forgetting: bool = Field(
         True, description="Ask a small general set before and after, to see what was lost."
     )
