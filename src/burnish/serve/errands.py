@@ -4,23 +4,16 @@ An errand is a record in a state that somebody has to lead on. It is held by a l
 whoever dies lets go of it, and the work begins again where its folder or its index stands.
 """
 
-import contextvars
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from secrets import token_hex
 
 from sqlalchemy import or_, select, update
-from sqlalchemy.exc import SQLAlchemyError
 
-from burnish.core.errors import BurnishError
-from burnish.core.progress import say
+from burnish.serve.loops import Loop, Loops
 from burnish.serve.store import Record, Store
-
-#: What a thread survives: a store that is away, a full disk, a broken file.
-_FAULTS = (SQLAlchemyError, OSError, BurnishError, RuntimeError, ValueError, LookupError, TypeError)
-_PAUSE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,33 +39,18 @@ class Errands:
     name: str = field(default_factory=lambda: f"errands-{token_hex(8)}")
 
     def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._loops = Loops()
 
     def start(self) -> None:
         """Begin, in threads that show progress to whoever listens here."""
-        works: list[Callable[[], None]] = [self._renew]
-        works += [lambda one=one: self._run(one) for one in self.errands.values()]  # type: ignore[misc]
-        for work in works:
-            context = contextvars.copy_context()
-            thread = threading.Thread(target=context.run, args=(work,), daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._loops.start(
+            Loop("Leases", self._renew, self.lease / 4),
+            *(Loop(one.kind, partial(self._next, one), self.tick) for one in self.errands.values()),
+        )
 
     def stop(self) -> None:
         """Let go of what isn't done; it goes on when a server is there again."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, errand: Errand) -> None:
-        while not self._stop.is_set():
-            try:
-                self._next(errand)
-            except _FAULTS as fault:
-                say(f"{errand.kind}: {type(fault).__name__}: {fault}; trying again.")
-                self._stop.wait(_PAUSE)
-            self._stop.wait(self.tick)
+        self._loops.stop()
 
     def _next(self, errand: Errand) -> None:
         holder = f"{self.name}-{errand.kind}"
@@ -80,7 +58,9 @@ class Errands:
         if record is None:
             return
         try:
-            errand.work(record, lambda: self._stop.is_set() or not self._holds(record, holder))
+            errand.work(
+                record, lambda: self._loops.stopped.is_set() or not self._holds(record, holder)
+            )
         finally:
             mine = update(Record).where(Record.id == record.id, Record.worker == holder)
             with self.store.writing() as session:
@@ -107,9 +87,5 @@ class Errands:
 
     def _renew(self) -> None:
         held = update(Record).where(Record.worker.like(f"{self.name}-%"))
-        while not self._stop.wait(self.lease / 4):
-            try:
-                with self.store.writing() as session:
-                    session.execute(held.values(lease_until=time.time() + self.lease))
-            except SQLAlchemyError as fault:
-                say(f"Leases: {fault}; trying again.")
+        with self.store.writing() as session:
+            session.execute(held.values(lease_until=time.time() + self.lease))

@@ -5,11 +5,9 @@ the store and in the run's folder; a worker that is killed leaves its lease to r
 takes the job over goes on from the run's last checkpoint.
 """
 
-import contextvars
 import json
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,7 +16,6 @@ from pathlib import Path
 from secrets import token_hex
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from burnish.core.errors import BurnishError
@@ -29,14 +26,13 @@ from burnish.serve import harvest
 from burnish.serve.desk import Desk
 from burnish.serve.job_wire import model_name
 from burnish.serve.jobs import Happening, Lost, fail, keep_checkpoints, tell
+from burnish.serve.loops import Loop, Loops
 from burnish.serve.store import Event, Job
 from burnish.serve.tuning import BadFile, Wish, plan
 
 #: Trainers that may die one after another without getting any further.
 MOST_DEATHS = 5
-#: What the loop survives: a store that is away, a full disk, a broken file.
-_FAULTS = (SQLAlchemyError, OSError, BurnishError, RuntimeError, ValueError, LookupError, TypeError)
-_PAUSE = 5.0
+_NAME = "Fine-tuning jobs"
 CHECKER, TRAINER = "checker", "trainer"
 #: Which states of a job each thread takes on.
 STAGES = {CHECKER: ("validating_files",), TRAINER: ("queued", "running")}
@@ -52,48 +48,26 @@ class Worker:
     name: str = field(default_factory=lambda: f"worker-{token_hex(8)}")
 
     def __post_init__(self) -> None:
-        self._stop = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._loops = Loops()
 
     def start(self) -> None:
         """Begin, in threads that show progress to whoever listens here."""
-        for work in (self._check_jobs, self._train_jobs, self._renew_leases):
-            context = contextvars.copy_context()
-            thread = threading.Thread(target=context.run, args=(work,), daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        self._loops.start(
+            Loop(_NAME, lambda: self._take(CHECKER, self._check), self.tick),
+            Loop(_NAME, lambda: self._take(TRAINER, self._train), self.tick),
+            Loop(_NAME, self._renew_leases, self.lease / 4),
+        )
 
     def stop(self) -> None:
         """Stop the trainer and let go of the jobs: they go on when a worker is there again."""
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _check_jobs(self) -> None:
-        self._repeat(lambda: self._take(CHECKER, self._check), self.tick)
-
-    def _train_jobs(self) -> None:
-        self._repeat(lambda: self._take(TRAINER, self._train), self.tick)
+        self._loops.stop()
 
     def _renew_leases(self) -> None:
-        names = [self._holder(stage) for stage in STAGES]
-        self._repeat(lambda: self.desk.jobs.renew(names, self.lease), self.lease / 4)
+        self.desk.jobs.renew([self._holder(stage) for stage in STAGES], self.lease)
 
     def _holder(self, stage: str) -> str:
         """Each thread holds jobs by a name of its own: one must not let go what the other holds."""
         return f"{self.name}-{stage}"
-
-    def _repeat(self, work: Callable[[], None], pause: float) -> None:
-        """Until stopped; a fault is told, and what it stopped is tried again."""
-        while not self._stop.is_set():
-            try:
-                work()
-            except Lost as lost:
-                say(lost.what)
-            except _FAULTS as fault:
-                say(f"Fine-tuning jobs: {type(fault).__name__}: {fault}; trying again.")
-                self._stop.wait(_PAUSE)
-            self._stop.wait(pause)
 
     def _take(self, stage: str, work: Callable[[Job], None]) -> None:
         """Work on the next job of this stage, if there is one."""
@@ -102,6 +76,8 @@ class Worker:
         if job:
             try:
                 work(job)
+            except Lost as lost:
+                say(lost.what)
             finally:
                 self.desk.jobs.release(job.id, holder)
 
@@ -177,7 +153,7 @@ class Worker:
         seen: list[int] = []
         while True:
             code = trainer.poll()
-            if self._stop.is_set() or not self._is_wanted(job):
+            if self._loops.stopped.is_set() or not self._is_wanted(job):
                 return None
             sizes = harvest.sizes(run)
             if sizes != seen or code is not None:
@@ -185,7 +161,7 @@ class Worker:
                 told += self._report(job, run, told, ended=code == 0)
             if code is not None:
                 return code
-            self._stop.wait(self.tick)
+            self._loops.stopped.wait(self.tick)
 
     def _report(self, job: Job, run: Run, told: int, ended: bool) -> int:
         """Write an event for each step that is new; returns how many there were."""
