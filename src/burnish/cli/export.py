@@ -24,6 +24,10 @@ def command(
     quant: Annotated[
         str | None, typer.Option(help="Number format: bf16, q8_0, q4_k_m, ... [default: auto]")
     ] = None,
+    ready_for: Annotated[
+        list[str] | None,
+        typer.Option(help="Make it ready for foundry, lmstudio or vllm. Repeatable."),
+    ] = None,
     here: Annotated[
         bool,
         typer.Option("--for-this-machine", help="Try all formats here and take the best."),
@@ -59,11 +63,12 @@ def command(
     }
     told = {name: limit for name, limit in limits.items() if limit is not None}
     if here or told:
-        _refuse_mixed(here, bool(to or quant))
+        _refuse_mixed(here, bool(to or quant or ready_for))
         fitted = api.export_fit(run, told, out=out, changes=changes or ())
         show(_told(fitted), fitted.as_dict(), as_json)
         raise typer.Exit(fitted.exit_code)
-    done = api.export(run, to=to, quant=quant, out=out, changes=changes or ())
+    ready = [f"export.ready_for=[{', '.join(ready_for)}]"] if ready_for else []
+    done = api.export(run, to=to, quant=quant, out=out, changes=[*ready, *(changes or ())])
     from burnish.export.card import measured
 
     found = done.parity
@@ -80,7 +85,8 @@ def _refuse_mixed(here: bool, formed: bool) -> None:
     if formed:
         raise BadRecipe(
             "--for-this-machine finds the format itself.",
-            "Leave --to and --quant out, or name formats: --set 'export.fit.formats=[gguf:q8_0]'",
+            "Leave --to, --quant and --ready-for out, or name formats: "
+            "--set 'export.fit.formats=[gguf:q8_0]'",
         )
 
 

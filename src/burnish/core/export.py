@@ -63,6 +63,11 @@ class Export(Section):
         description="Number format of the weights; `auto`: bf16 merged, q8_0 as GGUF, int4 as "
         "ONNX.",
     )  # fmt: skip
+    ready_for: tuple[Literal["foundry", "lmstudio", "vllm"], ...] = Field(
+        (),
+        description="Programs that the folder is made ready for: `foundry` (Foundry Local, of an "
+        "ONNX folder), `lmstudio` (LM Studio, of GGUF), `vllm` (of merged or adapter).",
+    )
     rows: int | None = Field(
         1000, ge=30, description="Test rows that the gate asks, drawn by a seed; all if empty."
     )

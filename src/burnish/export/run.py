@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from burnish.core.errors import NotFound
 from burnish.core.folders import write_json, write_whole
 from burnish.core.progress import say
@@ -16,6 +18,7 @@ from burnish.export.formats import quant_of, write_export
 from burnish.export.modelfile import modelfile
 from burnish.export.parity import Parity, measure
 from burnish.export.questions import Questions, Trained, ask_trained, questions
+from burnish.export.ready import make_ready, refuse_unready
 from burnish.models.artifact import Artifact, open_artifact
 from burnish.models.local import find_model
 
@@ -54,11 +57,14 @@ def export(run: Run, recipe: Recipe, out: Path | None = None) -> Exported:
     settings = recipe.export
     quant = quant_of(settings.to, settings.quant)
     artifact = open_artifact(run.artifact)
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+    refuse_unready(settings.ready_for, settings.to, artifact, tokenizer)
     asked = questions(recipe, artifact)
     folder = (out or run.path / "exports" / f"{settings.to}-{quant}").absolute()
     written = write_export(folder, artifact, settings.to, quant)
     say(f"Wrote {folder}")
     trained = ask_trained(open_engine(str(run.path)), asked)
+    make_ready(settings.ready_for, written, tokenizer)
     return gate(written, asked, trained, recipe)
 
 
@@ -71,7 +77,7 @@ def gate(written: Artifact, asked: Questions, trained: Trained, recipe: Recipe) 
         parity = measure(door, asked, trained, recipe.export)
     finally:
         door.close()
-    size = sum(file.stat().st_size for file in written.path.iterdir())
+    size = sum(file.stat().st_size for file in written.path.iterdir() if file.is_file())
     if written.kind == "gguf":
         names = written.lineage["export"]
         files = [names[part] for part in ("file", "adapter") if part in names]
