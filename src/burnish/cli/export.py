@@ -11,6 +11,7 @@ from burnish.core.errors import BadRecipe
 
 if TYPE_CHECKING:
     from burnish.export.fit import Fitted
+    from burnish.export.run import Exported
 
 _HEADS = ("candidate", "questions", "{metric}", "p50", "p95", "memory", "disk", "start", "")
 
@@ -19,7 +20,9 @@ def command(
     run: Annotated[str, typer.Argument(help="A run: its id, its folder, or `last`.")],
     to: Annotated[
         str | None,
-        typer.Option(help="merged, adapter, gguf, gguf-lora or onnx. [default: the recipe's]"),
+        typer.Option(
+            help="merged, adapter, gguf, gguf-lora, onnx or openvino. [default: the recipe's]"
+        ),
     ] = None,
     quant: Annotated[
         str | None, typer.Option(help="Number format: bf16, q8_0, q4_k_m, ... [default: auto]")
@@ -69,14 +72,18 @@ def command(
         raise typer.Exit(fitted.exit_code)
     ready = [f"export.ready_for=[{', '.join(ready_for)}]"] if ready_for else []
     done = api.export(run, to=to, quant=quant, out=out, changes=[*ready, *(changes or ())])
+    show(_asked(done), done.as_dict(), as_json)
+    raise typer.Exit(done.exit_code)
+
+
+def _asked(done: "Exported") -> str:
+    """What the gate measured, whether it may ship, and what speaks against it."""
     from burnish.export.card import measured
 
     found = done.parity
     lines = {"folder": str(done.artifact.path), **measured(found.facts, done.size_bytes)}
     lines["shippable"] = "yes" if found.shippable else "no"
-    text = "\n".join([facts(lines), *[f"- {reason}" for reason in found.against]])
-    show(text, done.as_dict(), as_json)
-    raise typer.Exit(done.exit_code)
+    return "\n".join([facts(lines), *[f"- {reason}" for reason in found.against]])
 
 
 def _refuse_mixed(here: bool, formed: bool) -> None:

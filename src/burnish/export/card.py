@@ -15,6 +15,10 @@ _USE = {
     "adapter": ("burnish serve {folder}",),
     "gguf": ("ollama create {name} -f {folder}/Modelfile",),
     "onnx": ("python -c \"import onnxruntime_genai as og; og.Model('{folder}')\"",),
+    "openvino": (
+        "python -c \"import openvino_genai as g; print(g.LLMPipeline('{folder}', 'CPU')"
+        ".generate('...', max_new_tokens=64))\"",
+    ),
     "gguf-lora": ("ollama create {name} -f {folder}/Modelfile",),
 }
 

@@ -18,6 +18,8 @@ from burnish.core.folders import hash_file, whole_folder, write_json
 from burnish.export.gguf import write_gguf
 from burnish.export.gguf_lora import write_gguf_adapter
 from burnish.export.onnx import PRECISIONS, build_onnx
+from burnish.export.openvino import PRECISIONS as OPENVINO_PRECISIONS
+from burnish.export.openvino import build_openvino
 from burnish.export.quants import QUANTS
 from burnish.export.vocabulary import CannotExport
 from burnish.models.artifact import ADDED, FACTS, Artifact, open_artifact
@@ -86,6 +88,22 @@ def _write_onnx(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
     return {"file": "model.onnx"}
 
 
+def _write_openvino(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+    """OpenVINO's model and tokenizer, and the tokenizer with which our own engine asks it."""
+    model, tokenizer = merged_model(artifact)
+    with tempfile.TemporaryDirectory(dir=folder) as read:
+        file = Path(read) / "model.gguf"
+        write_gguf(file, model, tokenizer, OPENVINO_PRECISIONS[quant], artifact.base)
+        build_openvino(file, folder)
+    model.generation_config.eos_token_id = sorted(end_of_turn(tokenizer))
+    model.generation_config.save_pretrained(folder)
+    _save_tokenizer(folder, tokenizer)
+    return {
+        "file": "openvino_model.xml",
+        "context_length": model.config.max_position_embeddings,
+    }
+
+
 def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     tokenizer.save_pretrained(folder)
 
@@ -97,7 +115,7 @@ class Format:
 
     write: Callable[[Path, Artifact, str], dict[str, Any]]
     quants: tuple[str, ...]
-    kind: Literal["adapter", "full", "gguf", "onnx"]
+    kind: Literal["adapter", "full", "gguf", "onnx", "openvino"]
 
 
 _GGUF_QUANTS = ("q8_0", *[name for name in QUANTS if name != "q8_0"])
@@ -107,6 +125,7 @@ FORMATS = {
     "gguf": Format(_write_gguf, _GGUF_QUANTS, "gguf"),
     "gguf-lora": Format(_write_gguf_lora, _GGUF_QUANTS, "gguf"),
     "onnx": Format(_write_onnx, tuple(PRECISIONS), "onnx"),
+    "openvino": Format(_write_openvino, tuple(OPENVINO_PRECISIONS), "openvino"),
 }
 
 
