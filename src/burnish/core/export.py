@@ -65,6 +65,11 @@ class Export(Section):
         description="Number format of the weights; `auto`: bf16 merged, q8_0 as GGUF, int4 as "
         "ONNX, int8 for OpenVINO.",
     )  # fmt: skip
+    importance: bool = Field(
+        False,
+        description="Let the rounding to less than 8 bits err least where the training rows need "
+        "the weights (llama.cpp's imatrix); for gguf, gguf-lora and openvino.",
+    )
     ready_for: tuple[Literal["foundry", "lmstudio", "vllm"], ...] = Field(
         (),
         description="Programs that the folder is made ready for: `foundry` (Foundry Local, of an "
