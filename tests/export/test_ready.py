@@ -101,3 +101,21 @@ def test_an_adapter_that_isnt_plain_lora_is_not_for_vllm(first, tmp_path, tiny_t
 
     with pytest.raises(CannotExport, match="plain LoRA"):
         refuse_unready(["vllm"], "adapter", replace(first, path=tmp_path), tiny_tokenizer)
+
+
+def test_an_export_is_made_ready_before_it_is_asked(known, write_rows, tmp_path):
+    from burnish import api
+
+    rows = known.rows["20260101-first"]
+    file = write_rows(
+        "t.jsonl", [{"prompt": r.messages[0].content, "completion": r.answer} for r in rows]
+    )
+    changes = ["export.ready_for=[lmstudio]", f"data.test={file}", "task.kind=generation"]
+
+    done = api.export("20260101-first", to="gguf", out=tmp_path / "out", changes=changes)
+
+    assert done.exit_code == 0, done.parity.against
+    assert list((tmp_path / "out/lmstudio").rglob("*.gguf"))
+    with pytest.raises(CannotExport):
+        api.export("20260101-first", to="merged", out=tmp_path / "no", changes=changes)
+    assert not (tmp_path / "no").exists()

@@ -7,6 +7,7 @@ import shutil
 import pytest
 import yaml
 
+from burnish.core.errors import AlreadyThere, BadData, BadRecipe
 from burnish.models.local import find_model, read_manifest, write_manifest
 from burnish.olive.flags import BadFlag
 from burnish.olive.words import COMMANDS, olive
@@ -188,6 +189,79 @@ def test_the_model_builders_line_makes_int4(place):
     run(BUILDER)
 
     assert json.loads((place / "models/n/onnx/genai_config.json").read_text())["model"]
+
+
+def test_an_adapter_is_taken_out_of_what_finetune_left(place):
+    run(FINETUNE)
+
+    run("olive extract-adapters -m models/llama/ft -f lora -o models/llama/taken")
+
+    names = ("adapter_config.json", "adapter_model.safetensors")
+    for name in names:
+        left, taken = (place / "models/llama" / one / name for one in ("ft/adapter", "taken"))
+        assert left.read_bytes() == taken.read_bytes()
+
+
+def test_quantize_rounds_to_nearest(place):
+    base = "meta-llama/Llama-3.2-1B-Instruct"
+    done = run(f"olive quantize -m {base} --algorithm rtn --precision int4 -o models/q")
+
+    assert done.facts["precision"] == "int4"
+    assert (place / "models/q/model.onnx").exists()
+
+
+def test_an_adapter_of_another_base_is_refused(place):
+    run(FINETUNE)
+
+    with pytest.raises(BadData, match="another model"):
+        run("olive auto-opt -m meta-llama/Meta-Llama-3-8B -a models/llama/ft/adapter -o out")
+    assert not (place / "out").exists()
+
+
+def test_what_is_there_already_is_never_written_over(place):
+    run(FINETUNE)
+    before = (place / "models/llama/ft/adapter/adapter_model.safetensors").read_bytes()
+
+    with pytest.raises(AlreadyThere):
+        run(FINETUNE)
+    assert (place / "models/llama/ft/adapter/adapter_model.safetensors").read_bytes() == before
+
+
+def test_a_workflow_of_two_passes_gives_the_adapter_on(place):
+    config = conversion(precision="int4")
+    data = {"data_name": "nampdn-ai/tiny-codes", "split": "train"}
+    template = {"text_template": "{prompt} {response}"}
+    config["data_configs"] = [
+        {"name": "d", "load_dataset_config": data, "pre_process_data_config": template}
+    ]
+    tune = {"type": "LoRA", "train_data_config": "d", "training_args": {"max_steps": 1}}
+    config["passes"] = {"tune": tune, **config["passes"]}
+    (place / "two.json").write_text(json.dumps(config))
+
+    done = run("olive run --config two.json")
+
+    assert list(done.facts["passes"]) == ["tune", "builder"]
+    facts = json.loads((place / "models/converted/builder/artifact.json").read_text())
+    assert facts["run"] == done.facts["passes"]["tune"]["run"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"passes": {"p": {"type": "SparseGPT"}}}, "SparseGPT"),
+        ({"passes": {"p": {"type": "ModelBuilder", "colour": "red"}}}, "colour"),
+        ({"search_strategy": {"type": "random"}}, "train --search"),
+        ({"auto_optimizer_config": {}}, "isn't known"),
+        ({"input_model": {}}, "no model"),
+    ],
+)
+def test_a_configuration_that_cant_be_honoured_is_refused(place, change, says):
+    (place / "c.json").write_text(json.dumps({**conversion(precision="int4"), **change}))
+
+    with pytest.raises(BadRecipe) as refused:
+        run("olive run --config c.json")
+    assert says in str(refused.value)
+    assert not (place / "models/converted").exists()
 
 
 def test_the_documents_yaml_trains(place):
