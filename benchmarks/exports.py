@@ -38,7 +38,7 @@ def row(name: str, done: Exported) -> tuple[str, ...]:
         (1 - free["exported"]) * free["n"]
     ))  # fmt: skip
     file = done.artifact.lineage["export"]["file"]
-    size = sum(part.stat().st_size for part in done.artifact.path.glob(f"{file}*"))
+    size = sum(part.stat().st_size for part in done.artifact.path.glob(f"{Path(file).stem}*"))
     speed = facts["speed"]
     return (
         name,

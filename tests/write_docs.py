@@ -13,6 +13,7 @@ from burnish.core.settings import SETTINGS
 from burnish.data.check import CODES
 from burnish.data.formats import FORMATS
 from burnish.models.audit import CHECKS
+from burnish.olive.words import COMMANDS, ELSEWHERE
 from tests.serve.conformance.page import conformance_page
 
 ROOT = Path(__file__).parent.parent
@@ -74,7 +75,28 @@ def data_page() -> str:
     return page
 
 
+def olive_page() -> str:
+    """The page on Olive's commands: its head is written by hand, the flags come from the code."""
+    head, mark, _ = (ROOT / "docs/olive.md").read_text(encoding="utf-8").partition("<!-- flags -->")
+    parts = [head + mark]
+    for name, (_, flags) in COMMANDS.items():
+        parts += ["", f"### {name}", "", "| flag | here |", "|---|---|"]
+        parts += [
+            f"| `{flag}` | {_fate(how.ignored, how.refused)} |" for flag, how in flags.items()
+        ]
+    parts += ["", "### Elsewhere", "", "| command | instead |", "|---|---|"]
+    parts += [f"| `{name}` | {instead} |" for name, instead in ELSEWHERE.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _fate(ignored: str, refused: str) -> str:
+    if refused:
+        return f"refused: {refused}"
+    return f"changes nothing, and says so: {ignored}" if ignored else "as in Olive"
+
+
 PAGES = {
+    "docs/olive.md": olive_page,
     "docs/conformance.md": conformance_page,
     "docs/data.md": data_page,
     "docs/recipe.md": recipe_page,

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from burnish.export.fit import Fitted
     from burnish.export.run import Exported
     from burnish.models.local import LocalModel
+    from burnish.olive.report import Report as OliveReport
     from burnish.rag.ask import Reply
     from burnish.rag.build import IndexReport
     from burnish.rag.search import Found
@@ -240,6 +241,16 @@ def export_fit(
     from burnish.export.fit import fit
 
     return fit(found, recipe, Path(out) if out else None)
+
+
+def olive(words: Sequence[str]) -> OliveReport:
+    """Run a command line of Microsoft Olive: `["finetune", "--method", "lora", ...]`.
+
+    Raises BadFlag for a flag that can't be honoured, and what training and exporting raise.
+    """
+    from burnish.olive.words import olive as run_words
+
+    return run_words(words)
 
 
 def index(

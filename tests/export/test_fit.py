@@ -159,8 +159,8 @@ def test_a_candidate_whose_engine_dies_does_not_end_the_search(
 ):
     real = formats.write_gguf
 
-    def damaged(path, model, tokenizer, quant, name):
-        written = real(path, model, tokenizer, quant, name)
+    def damaged(path, model, tokenizer, quant, *more):
+        written = real(path, model, tokenizer, quant, *more)
         if quant == "f16":
             path.write_bytes(path.read_bytes()[:4000])
         return written
@@ -179,11 +179,11 @@ def test_the_quickest_is_not_picked_if_it_answers_otherwise(
 ):
     real = formats.write_gguf
 
-    def spoilt(path, model, tokenizer, quant, name):
+    def spoilt(path, model, tokenizer, quant, *more):
         if quant == "q4_0":
             for part in model.parameters():
                 part.data.mul_(1.7)
-        return real(path, model, tokenizer, quant, name)
+        return real(path, model, tokenizer, quant, *more)
 
     monkeypatch.setattr(formats, "write_gguf", spoilt)
     done = searched(

@@ -11,6 +11,7 @@ from burnish.core.errors import BadRecipe
 
 if TYPE_CHECKING:
     from burnish.export.fit import Fitted
+    from burnish.export.run import Exported
 
 _HEADS = ("candidate", "questions", "{metric}", "p50", "p95", "memory", "disk", "start", "")
 
@@ -19,10 +20,16 @@ def command(
     run: Annotated[str, typer.Argument(help="A run: its id, its folder, or `last`.")],
     to: Annotated[
         str | None,
-        typer.Option(help="merged, adapter, gguf, gguf-lora or onnx. [default: the recipe's]"),
+        typer.Option(
+            help="merged, adapter, gguf, gguf-lora, onnx or openvino. [default: the recipe's]"
+        ),
     ] = None,
     quant: Annotated[
         str | None, typer.Option(help="Number format: bf16, q8_0, q4_k_m, ... [default: auto]")
+    ] = None,
+    ready_for: Annotated[
+        list[str] | None,
+        typer.Option(help="Make it ready for foundry, lmstudio or vllm. Repeatable."),
     ] = None,
     here: Annotated[
         bool,
@@ -59,19 +66,24 @@ def command(
     }
     told = {name: limit for name, limit in limits.items() if limit is not None}
     if here or told:
-        _refuse_mixed(here, bool(to or quant))
+        _refuse_mixed(here, bool(to or quant or ready_for))
         fitted = api.export_fit(run, told, out=out, changes=changes or ())
         show(_told(fitted), fitted.as_dict(), as_json)
         raise typer.Exit(fitted.exit_code)
-    done = api.export(run, to=to, quant=quant, out=out, changes=changes or ())
+    ready = [f"export.ready_for=[{', '.join(ready_for)}]"] if ready_for else []
+    done = api.export(run, to=to, quant=quant, out=out, changes=[*ready, *(changes or ())])
+    show(_asked(done), done.as_dict(), as_json)
+    raise typer.Exit(done.exit_code)
+
+
+def _asked(done: "Exported") -> str:
+    """What the gate measured, whether it may ship, and what speaks against it."""
     from burnish.export.card import measured
 
     found = done.parity
     lines = {"folder": str(done.artifact.path), **measured(found.facts, done.size_bytes)}
     lines["shippable"] = "yes" if found.shippable else "no"
-    text = "\n".join([facts(lines), *[f"- {reason}" for reason in found.against]])
-    show(text, done.as_dict(), as_json)
-    raise typer.Exit(done.exit_code)
+    return "\n".join([facts(lines), *[f"- {reason}" for reason in found.against]])
 
 
 def _refuse_mixed(here: bool, formed: bool) -> None:
@@ -80,7 +92,8 @@ def _refuse_mixed(here: bool, formed: bool) -> None:
     if formed:
         raise BadRecipe(
             "--for-this-machine finds the format itself.",
-            "Leave --to and --quant out, or name formats: --set 'export.fit.formats=[gguf:q8_0]'",
+            "Leave --to, --quant and --ready-for out, or name formats: "
+            "--set 'export.fit.formats=[gguf:q8_0]'",
         )
 
 

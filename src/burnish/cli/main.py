@@ -22,6 +22,7 @@ from burnish.cli import (
     index,
     key,
     models,
+    olive,
     pull,
     recipe,
     runs,
@@ -41,10 +42,13 @@ app = typer.Typer(
 )
 WORDS = (
     pull, models, check, train, evaluate, compare, distil, export,
-    index, search, ask, chat, serve, key, import_openai, runs, recipe,
+    index, search, ask, chat, serve, key, import_openai, olive, runs, recipe,
 )  # fmt: skip
 for word in WORDS:
-    app.command(word.__name__.rpartition(".")[2].replace("_", "-"))(word.command)
+    app.command(
+        word.__name__.rpartition(".")[2].replace("_", "-"),
+        context_settings=getattr(word, "CONTEXT", None),
+    )(word.command)
 
 
 @app.callback(invoke_without_command=True)

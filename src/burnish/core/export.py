@@ -14,7 +14,8 @@ class Fit(Section):
     formats: tuple[str, ...] = Field(
         (
             "gguf:q4_0", "gguf:q4_1", "gguf:q4_k_m", "gguf:q5_0", "gguf:q5_k_m", "gguf:q6_k",
-            "gguf:q8_0", "gguf:f16", "onnx:int4", "merged:bf16",
+            "gguf:q8_0", "gguf:f16", "onnx:int4", "openvino:int8", "openvino:int4",
+            "merged:bf16",
         ),
         min_length=1,
         description="What is tried, as FORMAT:NUMBER FORMAT.",
@@ -49,20 +50,31 @@ class Fit(Section):
 class Export(Section):
     """What is shipped, and how much worse than the trained model it may answer."""
 
-    to: Literal["merged", "adapter", "gguf", "gguf-lora", "onnx"] = Field(
+    to: Literal["merged", "adapter", "gguf", "gguf-lora", "onnx", "openvino"] = Field(
         "merged",
         description="`merged` is a Hugging Face folder without an adapter, `adapter` is PEFT's, "
         "`gguf` is one file for llama.cpp, Ollama and LM Studio, `gguf-lora` the base as such "
-        "a file and the adapter as another, `onnx` a folder for ORT-GenAI.",
+        "a file and the adapter as another, `onnx` a folder for ORT-GenAI, `openvino` one for "
+        "OpenVINO GenAI.",
     )
     quant: Literal[
         "auto", "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1",
-        "q4_0", "int4", "fp16", "fp32",
+        "q4_0", "int8", "int4", "fp16", "fp32",
     ] = Field(
         "auto",
         description="Number format of the weights; `auto`: bf16 merged, q8_0 as GGUF, int4 as "
-        "ONNX.",
+        "ONNX, int8 for OpenVINO.",
     )  # fmt: skip
+    importance: bool = Field(
+        False,
+        description="Let the rounding to less than 8 bits err least where the training rows need "
+        "the weights (llama.cpp's imatrix); for gguf, gguf-lora and openvino.",
+    )
+    ready_for: tuple[Literal["foundry", "lmstudio", "vllm"], ...] = Field(
+        (),
+        description="Programs that the folder is made ready for: `foundry` (Foundry Local, of an "
+        "ONNX folder), `lmstudio` (LM Studio, of GGUF), `vllm` (of merged or adapter).",
+    )
     rows: int | None = Field(
         1000, ge=30, description="Test rows that the gate asks, drawn by a seed; all if empty."
     )

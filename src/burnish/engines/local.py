@@ -38,6 +38,11 @@ _NOT_HERE = {
         "Measure it with `burnish evaluate`; run it with ORT-GenAI (its README.md says how), or "
         "export with --to merged.",
     ),
+    "openvino": (
+        "an OpenVINO folder; transformers doesn't run it.",
+        "Measure it with `burnish evaluate`; run it with OpenVINO GenAI (its README.md says how), "
+        "or export with --to merged.",
+    ),
     "linear": (
         "a linear classifier: it chooses labels and makes no text.",
         "Serve it with `burnish serve`, measure it with `burnish evaluate`, or name a language "

@@ -7,6 +7,7 @@ from burnish.engines.linear import open_linear
 from burnish.engines.llamacpp import open_llama_cpp
 from burnish.engines.local import engine_of, find_artifact
 from burnish.engines.onnx import open_onnx
+from burnish.engines.openvino import open_openvino
 from burnish.engines.protocol import Engine
 from burnish.models.artifact import Artifact
 
@@ -15,6 +16,7 @@ _OPENERS: dict[str, Callable[[Artifact], Engine]] = {
     "linear": open_linear,
     "gguf": open_llama_cpp,
     "onnx": open_onnx,
+    "openvino": open_openvino,
 }
 
 

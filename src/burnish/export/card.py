@@ -15,6 +15,10 @@ _USE = {
     "adapter": ("burnish serve {folder}",),
     "gguf": ("ollama create {name} -f {folder}/Modelfile",),
     "onnx": ("python -c \"import onnxruntime_genai as og; og.Model('{folder}')\"",),
+    "openvino": (
+        "python -c \"import openvino_genai as g; print(g.LLMPipeline('{folder}', 'CPU')"
+        ".generate('...', max_new_tokens=64))\"",
+    ),
     "gguf-lora": ("ollama create {name} -f {folder}/Modelfile",),
 }
 
@@ -54,6 +58,8 @@ def _notes(artifact: Artifact) -> list[str]:
             "weights of 16 bits, which it never saw: answers may differ from the trained model's. "
             "The gate measured by how much."
         )
+    if export.get("importance"):
+        notes.append("Rounded by the importance that training rows give to each column.")
     if export.get("fallen_back"):
         total = sum(export["matrices"].values())
         notes.append(

@@ -18,6 +18,7 @@ from burnish.engines.alone import ChildEngine
 from burnish.engines.child import Child
 from burnish.engines.llamacpp import Running, open_llama_cpp
 from burnish.engines.onnx import OnnxEngine
+from burnish.engines.openvino import OpenVinoEngine
 from burnish.models.artifact import Artifact
 from burnish.models.chat import encode_prompt, encode_text
 
@@ -137,31 +138,36 @@ class LlamaCppDoor(_EngineDoor):
         return list(self.child.ask("/tokenize", body)["tokens"])
 
 
-class OnnxDoor(_EngineDoor):
-    """ORT-GenAI in a child, with the folder's template and tokenizer as ORT-GenAI reads them."""
-
-    def __init__(self, artifact: Artifact, threads: int | None, context: int) -> None:
-        """Raises Unavailable, EngineFailed if the folder can't be loaded."""
-        super().__init__(OnnxEngine(artifact, threads or 0, context))
+class StepwiseDoor(_EngineDoor):
+    """ORT-GenAI or OpenVINO in a child, with the folder's template and tokens as it reads them."""
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
-        """What ORT-GenAI renders and encodes."""
+        """What the engine renders and encodes."""
         return list(self.child.ask("/prompt", _chat(prompt)))
 
     def text_tokens(self, text: str) -> list[int]:
-        """ORT-GenAI's tokens."""
+        """The engine's tokens."""
         return list(self.child.ask("/tokenize", {"content": text}))
+
+
+def _onnx_door(artifact: Artifact, threads: int | None, context: int) -> Door:
+    return StepwiseDoor(OnnxEngine(artifact, threads or 0, context))
+
+
+def _openvino_door(artifact: Artifact, threads: int | None, context: int) -> Door:
+    return StepwiseDoor(OpenVinoEngine(artifact, threads or 0, context))
 
 
 #: Kind of artifact → the server that answers with it: artifact, threads, tokens of context.
 _DOORS: Mapping[str, Callable[[Artifact, int | None, int], Door]] = {
     "gguf": LlamaCppDoor,
-    "onnx": OnnxDoor,
+    "onnx": _onnx_door,
+    "openvino": _openvino_door,
 }
 
 
 def open_door(artifact: Artifact, threads: int | None = None, context: int = 0) -> Door:
-    """The server for an exported artefact; llama.cpp's and ORT-GenAI's have `context` tokens.
+    """The server for an exported artefact; but for burnish's own, it has `context` tokens.
 
     Raises Unavailable, EngineFailed.
     """

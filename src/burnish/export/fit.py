@@ -24,6 +24,7 @@ from burnish.export.doors import Reply, free
 from burnish.export.fit_page import page_of
 from burnish.export.formats import write_export
 from burnish.export.halving import Rules, alive, decisions, finalists, halve, refuse
+from burnish.export.importance import WEIGHED, Importance, importance_of
 from burnish.export.limits import LIMITS, impossible
 from burnish.export.questions import Questions, Trained, ask_trained, questions
 from burnish.export.run import Exported, gate
@@ -120,7 +121,7 @@ def search(
     rules = Rules(settings, scores, 1 - (1 - settings.confidence) / shared)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".search-") as draft:
-        _write(Path(draft), artifact, trials)
+        _write(Path(draft), artifact, trials, importance_of(recipe, artifact))
         _race(asked, trained, trials, rules, [order[a:b] for a, b in rounds])
         pick, exported, against = _decide(asked, trained, recipe, trials, rules)
         if pick is None or exported is None:
@@ -142,7 +143,9 @@ def _rounds(rows: int, first: int) -> list[tuple[int, int]]:
     return list(zip([0, *ends], ends, strict=False))
 
 
-def _write(draft: Path, artifact: Artifact, trials: Sequence[Trial]) -> None:
+def _write(
+    draft: Path, artifact: Artifact, trials: Sequence[Trial], importance: Importance | None
+) -> None:
     """Each format once, whatever the threads; what can't be written is out of the race."""
     written: dict[str, Artifact | BurnishError] = {}
     for trial in trials:
@@ -150,7 +153,8 @@ def _write(draft: Path, artifact: Artifact, trials: Sequence[Trial]) -> None:
         if one.form not in written:
             try:
                 place = draft / f"{one.to}-{one.quant}".replace(" ", "-")
-                written[one.form] = write_export(place, artifact, one.to, one.quant)
+                given = importance if one.to in WEIGHED else None
+                written[one.form] = write_export(place, artifact, one.to, one.quant, given)
             except BurnishError as error:
                 written[one.form] = error
         made = written[one.form]

@@ -17,19 +17,25 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from burnish.core.folders import hash_file, whole_folder, write_json
 from burnish.export.gguf import write_gguf
 from burnish.export.gguf_lora import write_gguf_adapter
+from burnish.export.importance import Importance
 from burnish.export.onnx import PRECISIONS, build_onnx
+from burnish.export.openvino import PRECISIONS as OPENVINO_PRECISIONS
+from burnish.export.openvino import build_openvino
 from burnish.export.quants import QUANTS
 from burnish.export.vocabulary import CannotExport
 from burnish.models.artifact import ADDED, FACTS, Artifact, open_artifact
 from burnish.models.chat import end_of_turn
 from burnish.models.merge import adapted_model, merged_model
 
+Weights = Importance | None
 #: Kinds of artifacts that stand beside their base.
 _BESIDE = ("adapter", *ADDED)
 _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
-def _write_adapter(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+def _write_adapter(
+    folder: Path, artifact: Artifact, quant: str, _: Weights = None
+) -> dict[str, Any]:
     """The adapter as it was trained; its base is named, not copied."""
     if artifact.kind not in _BESIDE:
         raise CannotExport("All weights of this run moved: it has no adapter.", "Use --to merged.")
@@ -39,7 +45,9 @@ def _write_adapter(folder: Path, artifact: Artifact, quant: str) -> dict[str, An
     return {"file": next(folder.glob("*.safetensors")).name}
 
 
-def _write_merged(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+def _write_merged(
+    folder: Path, artifact: Artifact, quant: str, _: Weights = None
+) -> dict[str, Any]:
     """An ordinary Hugging Face folder of safetensors."""
     model, tokenizer = merged_model(artifact)
     model.to(_DTYPES[quant])
@@ -50,24 +58,29 @@ def _write_merged(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any
     return {"file": "model.safetensors"}
 
 
-def _write_gguf(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+def _write_gguf(
+    folder: Path, artifact: Artifact, quant: str, importance: Weights = None
+) -> dict[str, Any]:
     """One GGUF file, and the tokenizer with which our own engine asks it."""
     model, tokenizer = merged_model(artifact)
     name = str(artifact.lineage.get("run", artifact.base))
     file = folder / f"model-{quant}.gguf"
-    written = write_gguf(file, model, tokenizer, quant, name)
+    written = write_gguf(file, model, tokenizer, quant, name, importance)
     _save_tokenizer(folder, tokenizer)
     return {"file": file.name, "matrices": written.kinds, "fallen_back": written.fallen_back}
 
 
-def _write_gguf_lora(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+def _write_gguf_lora(
+    folder: Path, artifact: Artifact, quant: str, importance: Weights = None
+) -> dict[str, Any]:
     """The base as a GGUF file, and the adapter as another one."""
     if artifact.kind not in _BESIDE:
         raise CannotExport("All weights of this run moved: it has no adapter.", "Use --to gguf.")
     adapted, tokenizer = adapted_model(artifact)
     write_gguf_adapter(folder / "adapter.gguf", adapted)
     file = folder / f"base-{quant}.gguf"
-    written = write_gguf(file, adapted.unload(), tokenizer, quant, artifact.base)
+    base = adapted.unload()
+    written = write_gguf(file, base, tokenizer, quant, artifact.base, importance)
     _save_tokenizer(folder, tokenizer)
     return {
         "file": file.name,
@@ -77,13 +90,32 @@ def _write_gguf_lora(folder: Path, artifact: Artifact, quant: str) -> dict[str, 
     }
 
 
-def _write_onnx(folder: Path, artifact: Artifact, quant: str) -> dict[str, Any]:
+def _write_onnx(folder: Path, artifact: Artifact, quant: str, _: Weights = None) -> dict[str, Any]:
     """A folder for ORT-GenAI, and the tokenizer with which our own engine asks it."""
     with tempfile.TemporaryDirectory() as merged:
         _write_merged(Path(merged), artifact, "f32")
         build_onnx(Path(merged), folder, quant)
     _save_tokenizer(folder, AutoTokenizer.from_pretrained(artifact.path, local_files_only=True))
     return {"file": "model.onnx"}
+
+
+def _write_openvino(
+    folder: Path, artifact: Artifact, quant: str, importance: Weights = None
+) -> dict[str, Any]:
+    """OpenVINO's model and tokenizer, and the tokenizer with which our own engine asks it."""
+    model, tokenizer = merged_model(artifact)
+    with tempfile.TemporaryDirectory(dir=folder) as read:
+        file = Path(read) / "model.gguf"
+        kind = OPENVINO_PRECISIONS[quant]
+        write_gguf(file, model, tokenizer, kind, artifact.base, importance)
+        build_openvino(file, folder)
+    model.generation_config.eos_token_id = sorted(end_of_turn(tokenizer))
+    model.generation_config.save_pretrained(folder)
+    _save_tokenizer(folder, tokenizer)
+    return {
+        "file": "openvino_model.xml",
+        "context_length": model.config.max_position_embeddings,
+    }
 
 
 def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -95,9 +127,9 @@ class Format:
     """One choice of `--to`: how it is written, the number formats that it has (the first is
     `auto`), and what kind of artifact it is."""
 
-    write: Callable[[Path, Artifact, str], dict[str, Any]]
+    write: Callable[[Path, Artifact, str, Weights], dict[str, Any]]
     quants: tuple[str, ...]
-    kind: Literal["adapter", "full", "gguf", "onnx"]
+    kind: Literal["adapter", "full", "gguf", "onnx", "openvino"]
 
 
 _GGUF_QUANTS = ("q8_0", *[name for name in QUANTS if name != "q8_0"])
@@ -107,6 +139,7 @@ FORMATS = {
     "gguf": Format(_write_gguf, _GGUF_QUANTS, "gguf"),
     "gguf-lora": Format(_write_gguf_lora, _GGUF_QUANTS, "gguf"),
     "onnx": Format(_write_onnx, tuple(PRECISIONS), "onnx"),
+    "openvino": Format(_write_openvino, tuple(OPENVINO_PRECISIONS), "openvino"),
 }
 
 
@@ -122,14 +155,18 @@ def quant_of(to: str, quant: str) -> str:
     return quant
 
 
-def write_export(folder: Path, artifact: Artifact, to: str, quant: str) -> Artifact:
-    """Write an artifact in another format, whole or not at all. `quant` is from `quant_of`.
+def write_export(
+    folder: Path, artifact: Artifact, to: str, quant: str, importance: Weights = None
+) -> Artifact:
+    """Write an artifact in another format, whole or not at all. `quant` is from `quant_of`, and
+    `importance` from `importance_of`.
 
     Raises CannotExport, AlreadyThere, and what opening the base may raise.
     """
     with whole_folder(folder) as draft:
-        facts = FORMATS[to].write(draft, artifact, quant)
-        _sign(draft, artifact, to, {"to": to, "quant": quant, **facts})
+        facts = FORMATS[to].write(draft, artifact, quant, importance)
+        weighed = {"importance": True} if importance else {}
+        _sign(draft, artifact, to, {"to": to, "quant": quant, **weighed, **facts})
     return open_artifact(folder)
 
 

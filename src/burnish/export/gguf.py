@@ -7,7 +7,7 @@ rotary dimensions into pairs, so the query and key projections are put into its 
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,9 +51,15 @@ class Written:
 
 
 def write_gguf(
-    path: Path, model: Any, tokenizer: PreTrainedTokenizerBase, quant: str, name: str
+    path: Path,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    quant: str,
+    name: str,
+    importance: Mapping[str, np.ndarray] | None = None,
 ) -> Written:
-    """Write a Llama model in float32 as GGUF. `quant` is a key of QUANTS.
+    """Write a Llama model in float32 as GGUF. `quant` is a key of QUANTS, `importance` is that of
+    `export.importance`.
 
     Raises CannotExport for another architecture, or one that the format can't say.
     """
@@ -77,7 +83,8 @@ def write_gguf(
             wanted = QUANTS[quant].kind(target, layer, config.num_hidden_layers)
             kind = fitting(wanted, array.shape[-1]) if array.ndim == 2 else F32
             place = f"blk.{layer}.{target}" if layer >= 0 else target
-            writer.add_tensor(f"{place}.weight", quantized(array, kind), raw_dtype=kind)
+            blocks = quantized(array, kind, (importance or {}).get(place))
+            writer.add_tensor(f"{place}.weight", blocks, raw_dtype=kind)
             kinds[kind.name] += array.ndim == 2
             fallen_back += array.ndim == 2 and kind != wanted
             bar.advance()

@@ -20,6 +20,8 @@ F32 = Kind.F32
 _BLOCK = 256
 #: K-quant → what llama.cpp takes for a row that isn't a multiple of 256.
 FALLBACKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
+#: Formats with blocks of 32 whose errors ggml can weigh; the K-quants' can be too.
+_WEIGHED = (Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1)
 
 
 def _every(layer: int, layers: int) -> bool:
@@ -85,28 +87,31 @@ def fitting(kind: Kind, width: int) -> Kind:
     return kind if width % block == 0 else Kind.F16
 
 
-def quantized(weights: np.ndarray, kind: Kind) -> np.ndarray:
+def quantized(weights: np.ndarray, kind: Kind, importance: np.ndarray | None = None) -> np.ndarray:
     """A matrix (rows, width) of float32 as blocks: bytes (rows, bytes a row), or plain floats.
 
-    Raises Unavailable for a K-quant without xllamacpp.
+    With `importance` (width,) ggml weighs the error of each column by it; formats of 8 bits and
+    more don't. Raises Unavailable for a K-quant, or with importance, without xllamacpp.
     """
     if kind == Kind.F32:
         return weights.astype(np.float32)
     if kind == Kind.F16:
         return weights.astype(np.float16)
-    if kind in FALLBACKS:
-        return _by_ggml(weights, kind)
+    if kind in FALLBACKS or (kind in _WEIGHED and importance is not None):
+        return _by_ggml(weights, kind, importance)
     return gguf.quants.quantize(weights, kind)
 
 
-def _by_ggml(weights: np.ndarray, kind: Kind) -> np.ndarray:
+def _by_ggml(weights: np.ndarray, kind: Kind, importance: np.ndarray | None) -> np.ndarray:
     rows, width = weights.shape
     block, size = gguf.GGML_QUANT_SIZES[kind]
     source = np.ascontiguousarray(weights, dtype=np.float32)
     made = np.empty((rows, width // block * size), dtype=np.uint8)
+    by = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
     _ggml().ggml_quantize_chunk(
-        int(kind), source.ctypes.data, made.ctypes.data, 0, rows, width, None
-    )
+        int(kind), source.ctypes.data, made.ctypes.data, 0, rows, width,
+        None if by is None else by.ctypes.data,
+    )  # fmt: skip
     return made
 
 

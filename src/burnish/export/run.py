@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoTokenizer
+
 from burnish.core.errors import NotFound
 from burnish.core.folders import write_json, write_whole
 from burnish.core.progress import say
@@ -13,9 +15,12 @@ from burnish.engines.local import open_engine
 from burnish.export.card import card
 from burnish.export.doors import open_door
 from burnish.export.formats import quant_of, write_export
+from burnish.export.importance import WEIGHED, importance_of
 from burnish.export.modelfile import modelfile
 from burnish.export.parity import Parity, measure
 from burnish.export.questions import Questions, Trained, ask_trained, questions
+from burnish.export.ready import make_ready, refuse_unready
+from burnish.export.vocabulary import CannotExport
 from burnish.models.artifact import Artifact, open_artifact
 from burnish.models.local import find_model
 
@@ -54,11 +59,20 @@ def export(run: Run, recipe: Recipe, out: Path | None = None) -> Exported:
     settings = recipe.export
     quant = quant_of(settings.to, settings.quant)
     artifact = open_artifact(run.artifact)
+    if settings.importance and settings.to not in WEIGHED:
+        raise CannotExport(
+            f"--to {settings.to} isn't rounded by importance.",
+            f"Leave export.importance out, or use --to {' or '.join(WEIGHED)}.",
+        )
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+    refuse_unready(settings.ready_for, settings.to, artifact, tokenizer)
     asked = questions(recipe, artifact)
     folder = (out or run.path / "exports" / f"{settings.to}-{quant}").absolute()
-    written = write_export(folder, artifact, settings.to, quant)
+    importance = importance_of(recipe, artifact)
+    written = write_export(folder, artifact, settings.to, quant, importance)
     say(f"Wrote {folder}")
     trained = ask_trained(open_engine(str(run.path)), asked)
+    make_ready(settings.ready_for, written, tokenizer)
     return gate(written, asked, trained, recipe)
 
 
@@ -71,7 +85,7 @@ def gate(written: Artifact, asked: Questions, trained: Trained, recipe: Recipe) 
         parity = measure(door, asked, trained, recipe.export)
     finally:
         door.close()
-    size = sum(file.stat().st_size for file in written.path.iterdir())
+    size = sum(file.stat().st_size for file in written.path.iterdir() if file.is_file())
     if written.kind == "gguf":
         names = written.lineage["export"]
         files = [names[part] for part in ("file", "adapter") if part in names]

@@ -45,7 +45,9 @@ ADDED = {
     "virtual": Added(has_virtual, save_virtual, load_virtual),
 }
 
-Kind = Literal["adapter", "full", "linear", "gguf", "onnx", "bottleneck", "virtual"]
+Kind = Literal[
+    "adapter", "full", "linear", "gguf", "onnx", "openvino", "bottleneck", "virtual"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,45 @@
+"""OpenVINO behind the engine's protocol: its folder in a child, asked with our own tokens."""
+
+import importlib.util
+import json
+
+import psutil
+
+from burnish.core.errors import Unavailable
+from burnish.engines.child import Child
+from burnish.engines.stepwise import StepwiseEngine
+from burnish.models.artifact import Artifact
+
+
+class OpenVinoEngine(StepwiseEngine):
+    """Answers with a folder of `export.openvino`. `close` ends its process."""
+
+    weights = "openvino_model.bin"
+
+    def __init__(self, artifact: Artifact, threads: int = 0, context: int = 0) -> None:
+        """Zero threads are as many as cores; no context is the model's own.
+
+        Raises Unavailable without openvino-genai, EngineFailed if the folder can't be loaded.
+        """
+        refuse_without_openvino()
+        super().__init__(artifact)
+        told = json.loads((artifact.path / "generation_config.json").read_text(encoding="utf-8"))
+        most = int(artifact.lineage["export"]["context_length"])
+        self.context_length = min(context or most, most)
+        asked = {
+            "folder": str(artifact.path.absolute()),
+            "ends": told["eos_token_id"],
+            "threads": threads or psutil.cpu_count(logical=False) or 1,
+        }
+        self.child = Child("OpenVINO", ("burnish.engines.openvino_child", json.dumps(asked)))
+
+
+def refuse_without_openvino() -> None:
+    """Raises Unavailable if OpenVINO GenAI isn't installed."""
+    if importlib.util.find_spec("openvino_genai") is None:
+        raise Unavailable("OpenVINO needs openvino-genai.", "pip install 'burnish[openvino]'")
+
+
+def open_openvino(artifact: Artifact) -> OpenVinoEngine:
+    """The engine of an exported OpenVINO folder. Raises Unavailable, EngineFailed."""
+    return OpenVinoEngine(artifact)

@@ -1,0 +1,143 @@
+"""What the processes of ORT-GenAI and OpenVINO share: a small HTTP server around one model.
+
+Started by `engines.child` with its parameters as JSON; it prints its address as a line of JSON.
+Requests come one after the other.
+"""
+
+import json
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import numpy as np
+
+
+class Runner(ABC):
+    """One model: the next token's log-probabilities, and answers made of them."""
+
+    #: Tokens that end an answer, as the folder itself says.
+    ends: Sequence[int]
+
+    @abstractmethod
+    def logs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
+        """Log-probabilities (vocabulary,) of the token after a prompt and some tokens more."""
+
+    @abstractmethod
+    def prompt(self, asked: dict[str, Any]) -> list[int]:
+        """Tokens of a conversation, rendered and encoded by the engine itself."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Tokens of plain text, by the engine's tokenizer."""
+
+    @abstractmethod
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Text of tokens, by the engine's tokenizer."""
+
+    def complete(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """Tokens of an answer with their log-probabilities, up to one of `ends`."""
+        draw = np.random.default_rng(asked.get("seed"))
+        made: list[int] = []
+        told: list[dict[str, Any]] = []
+        while len(made) < asked["most"]:
+            logs = self.logs(asked["ids"], made)
+            token = _drawn(logs, asked.get("temperature", 0.0), asked.get("top_p", 1.0), draw)
+            if token in asked["ends"]:
+                return {"tokens": made, "told": told, "ended": True}
+            made.append(token)
+            top = np.argsort(-logs)[: asked.get("top", 0)]
+            told.append({"logprob": logs[token], "top": [[int(n), logs[n]] for n in top]})
+        return {"tokens": made, "told": told, "ended": False}
+
+    def chat(self, asked: dict[str, Any]) -> dict[str, Any]:
+        """A chat completion as OpenAI has it, with the engine's own tokenizer."""
+        ids = self.prompt(asked)
+        made = self.complete({"ids": ids, "most": asked["max_tokens"], "ends": self.ends})
+        text = self.decode(made["tokens"])
+        return {
+            "choices": [
+                {
+                    "message": {"role": "assistant", "content": text},
+                    "finish_reason": "stop" if made["ended"] else "length",
+                }
+            ],
+            "usage": {"prompt_tokens": len(ids), "completion_tokens": len(made["tokens"])},
+        }
+
+    def next(self, asked: dict[str, Any]) -> list[float]:
+        """Log-probabilities of the tokens `wanted`."""
+        logs = self.logs(asked["ids"], asked["behind"])
+        return [float(logs[token]) for token in asked["wanted"]]
+
+    def tokenize(self, asked: dict[str, Any]) -> list[int]:
+        """Tokens of plain text."""
+        return self.encode(asked["content"])
+
+
+def log_softmax(logits: Any) -> np.ndarray:
+    """Log-probabilities (vocabulary,) of the last row of logits (..., vocabulary)."""
+    wide = np.asarray(logits, dtype=np.float64)
+    last = wide.reshape(-1, wide.shape[-1])[-1]
+    logs: np.ndarray = last - last.max() - np.log(np.exp(last - last.max()).sum())
+    return logs
+
+
+def same_beginning(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two sequences begin with together."""
+    same = 0
+    while same < min(len(one), len(other)) and one[same] == other[same]:
+        same += 1
+    return same
+
+
+def _drawn(logs: np.ndarray, temperature: float, top_p: float, draw: np.random.Generator) -> int:
+    """The likeliest token, or one drawn from those that make up `top_p`."""
+    if not temperature:
+        return int(logs.argmax())
+    scaled = np.exp((logs - logs.max()) / temperature)
+    order = np.argsort(-scaled)
+    share = scaled[order] / scaled.sum()
+    kept = np.cumsum(share) - share < top_p
+    return int(draw.choice(order[kept], p=share[kept] / share[kept].sum()))
+
+
+def handler(doors: Mapping[str, Callable[[dict[str, Any]], Any]]) -> type[BaseHTTPRequestHandler]:
+    """Answers POSTs of JSON by path; what the model refuses is a 400 with the reason."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            try:
+                status, said = 200, doors[self.path](json.loads(body))
+            except (RuntimeError, ValueError, LookupError, TypeError) as error:
+                status, said = 400, {"error": f"{type(error).__name__}: {error}"}
+            answer = json.dumps(said, default=float).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    return Handler
+
+
+def serve(open_runner: Callable[[dict[str, Any]], Runner]) -> None:
+    """Open the runner of the parameters that were given, and serve until the process is ended."""
+    runner = open_runner(json.loads(sys.argv[1]))
+    doors = {
+        "/complete": runner.complete,
+        "/next": runner.next,
+        "/prompt": runner.prompt,
+        "/tokenize": runner.tokenize,
+        "/v1/chat/completions": runner.chat,
+    }
+    server = HTTPServer(("127.0.0.1", 0), handler(doors))
+    sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{server.server_port}"}) + "\n")
+    sys.stdout.flush()
+    os.dup2(2, 1)
+    server.serve_forever()

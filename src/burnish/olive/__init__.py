@@ -1,0 +1,1 @@
+"""Floor 5: Olive's command lines, run by burnish's own training and export."""
