@@ -92,6 +92,9 @@ class Grpo(Section):
     max_new_tokens: int = Field(
         0, ge=0, description="Longest answer; 0: half more than the rows' longest (256 without)."
     )
+    validation_answers: int = Field(
+        1, ge=1, description="Answers to a question of a validation; 1: the likeliest one."
+    )
     temperature: float = Field(
         1.0, gt=0, description="Of the drawing; lower draws more alike and learns less."
     )

@@ -100,9 +100,12 @@ class Drawing:
         self._referring(learnt)
 
     def judge(self, rows: Sequence[Example]) -> dict[str, float]:
-        """The mean reward of the likeliest answers, and its negative as the `loss`."""
+        """The mean reward of the likeliest answers (of several, where the recipe says so), and its
+        negative as the `loss`."""
         groups = [row for row in rows if isinstance(row, Group)]
-        drawn = [one for group in self._draw(groups, 0, 1, 0.0) for one in group]
+        count = self.settings.validation_answers
+        heat = self.settings.temperature if count > 1 else 0.0
+        drawn = [one for group in self._draw(groups, 0, count, heat) for one in group]
         reward = statistics.fmean(one.reward for one in drawn)
         return {"loss": -reward, "reward": reward, **_lengths(drawn)}
 

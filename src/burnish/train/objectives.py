@@ -195,7 +195,9 @@ def _grpo(settings: Grpo) -> Objective:
         gains = torch.tensor(each, device=now.device)[batch.owners]
         high = settings.clip if settings.clip_high is None else settings.clip_high
         losses = reinforcement.clipped(logprobs, old, gains, (settings.clip, high))
-        apart = reinforcement.divergence(logprobs, held)
+        # The ratio makes the gradient that of the reverse KL divergence itself, without bias
+        # (DeepSeek-V3.2, 2025, arXiv:2512.02556).
+        apart = reinforcement.divergence(logprobs, held) * (logprobs - old).exp()
         weights = batch.weights
         if settings.loss == "grpo":
             weights = weights / lengths[batch.owners]
