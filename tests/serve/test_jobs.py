@@ -300,8 +300,8 @@ def test_preferences_are_learnt_by_dpo_and_its_numbers_are_shown(either):
 
 
 def test_rewards_are_learnt_and_the_numbers_are_shown(either):
-    """Whatever is asked, the answer is to hold an `e`."""
-    asked = [{"messages": [{"role": "user", "content": f"{a} {b}"}], "wanted": "e"}
+    """Whatever is asked, the answer is to hold one word."""
+    asked = [{"messages": [{"role": "user", "content": f"{a} {b}"}], "wanted": "parcel"}
              for a in WORDS[:5] for b in WORDS[:4]]  # fmt: skip
     files = [upload(either, lines(part)) for part in (asked[:16], asked[16:])]
     grader = {"type": "string_check", "name": "holds", "operation": "like",

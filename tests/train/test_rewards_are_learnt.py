@@ -36,7 +36,7 @@ def grpo(**settings):
 
 def test_the_reward_rises(recipe_of, dataset, tmp_path):
     recipe = recipe_of(
-        grpo(answers=8, max_new_tokens=8, beta=0.0), "train.epochs=8", "train.batch_size=8",
+        grpo(answers=8, max_new_tokens=8, beta=0.0), "train.epochs=5", "train.batch_size=8",
         "model.dtype=float32", "train.learning_rate=1e-2", "train.evaluate_every=50",
     )  # fmt: skip
 
@@ -202,13 +202,13 @@ def test_an_answer_is_what_the_engine_says(drawn_of, tiny_tokenizer):
 def test_killed_between_two_updates_it_ends_in_the_same_bits(recipe_of, dataset, tmp_path):
     recipe = recipe_of(
         grpo(answers=4, max_new_tokens=6, updates=2), "train.method.dropout=0.1",
-        "train.max_steps=9", "train.batch_size=6", "model.dtype=bfloat16",
+        "train.max_steps=7", "train.batch_size=6", "model.dtype=bfloat16",
     )  # fmt: skip
     train(recipe, dataset, out=tmp_path / "whole")
     drawn = read_journal(tmp_path / "whole/answers.jsonl")
-    assert [entry["drawing"] for entry in drawn] == [0, 1, 2, 3, 4]
+    assert [entry["drawing"] for entry in drawn] == [0, 1, 2, 3]
 
-    for moment in (18, 24, 31):
+    for moment in (18, 26):
         run = tmp_path / f"killed-{moment}"
 
         def first(run=run, moment=moment):
