@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from trl import GRPOConfig, GRPOTrainer
 
 from burnish.core.journal import read_journal
-from burnish.core.runs import Run
+from burnish.core.runs import Run, runs_folder
 from burnish.core.sections import Task
 from burnish.evaluate.rewards import worth_of
 from burnish.models.load import load_model, load_tokenizer
-from burnish.train.adapters import trainable
+from burnish.train.adapters import METHODS, trainable
 from burnish.train.batches import micro_batches
 from burnish.train.drawing import Drawing
 from burnish.train.loop import train_step
@@ -221,3 +221,32 @@ def test_killed_between_two_updates_it_ends_in_the_same_bits(recipe_of, dataset,
         assert weights(run) == weights(tmp_path / "whole"), f"killed at write {moment}"
         again = read_journal(run / "answers.jsonl")
         assert [e["groups"] for e in again] == [e["groups"] for e in drawn]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_from_rewards(method, recipe_of, dataset, tmp_path):
+    """And is held to what it was: the divergence from before the first step is nothing."""
+    recipe = recipe_of(
+        grpo(answers=3, max_new_tokens=4), f"train.method={method}", "train.max_steps=2",
+        "model.dtype=float32",
+    )  # fmt: skip
+
+    train(recipe, dataset, out=tmp_path / "run")
+
+    first, second = (
+        e for e in read_journal(tmp_path / "run/metrics.jsonl") if "learning_rate" in e
+    )
+    assert abs(first["kl"]) < 1e-6 < second["kl"]
+
+
+def test_an_adapter_that_is_trained_further_is_its_own_reference(recipe_of, dataset, tmp_path):
+    before = train(recipe_of("train.max_steps=3"), dataset, out=runs_folder() / "before")
+    recipe = recipe_of(
+        grpo(answers=3, max_new_tokens=4), f"train.method.start={before.run}",
+        "train.max_steps=2",
+    )  # fmt: skip
+
+    train(recipe, dataset, out=tmp_path / "run")
+
+    first = read_journal(tmp_path / "run/metrics.jsonl")[0]
+    assert abs(first["kl"]) < 1e-3

@@ -48,7 +48,7 @@ class Row:
     desirable: bool | None = None
     group: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
-    item: Mapping[str, Any] = field(default_factory=dict)
+    item: Mapping[str, Any] = field(default_factory=dict, hash=False)
     file: str = ""
     line: int = 0
 

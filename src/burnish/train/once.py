@@ -61,6 +61,6 @@ def folder_of(recipe: Recipe, dataset: Dataset) -> Path:
     teacher = [weights_hash(named)] if named else []
     teacher += [hash_file(file) for file in code_of(objective).values()]
     if isinstance(objective, Grpo):
-        teacher.append(hash_json([dict(row.item) for row in dataset.split.train]))
+        teacher.append(hash_json([repr(sorted(row.item.items())) for row in dataset.split.train]))
     key = hash_json([_MAKE, rows, kinds, settings, recipe.model.dtype, base.sha256, *teacher])
     return runs_folder() / f"train-{key[:12]}"
