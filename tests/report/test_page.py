@@ -19,6 +19,7 @@ from burnish.report.contents import (
     SideBySide,
 )
 from burnish.report.page import SIGNS, render, write_report
+from burnish.report.plots import curve_plot
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
 
@@ -136,3 +137,12 @@ def test_the_page_fits_its_window_in_a_real_browser(tmp_path, width):
     found = re.search(r"<title>(\d+)/(\d+)</title>", done.stdout)
     assert found, done.stdout[:300]
     assert int(found[1]) <= int(found[2]) <= width
+
+
+def test_the_best_reward_is_the_highest():
+    curves = [Curve("training reward", [1, 2, 3], [0.1, 0.5, 0.4]),
+              Curve("validation reward", [1, 2, 3], [0.2, 0.6, 0.5])]  # fmt: skip
+
+    plot = curve_plot(curves)
+
+    assert plot.rises and {line.best[2] for line in plot.lines} == {"0.500", "0.600"}

@@ -3,8 +3,8 @@
 import openai
 import pytest
 
-from burnish.serve.formula import BadFormula, compute
-from burnish.serve.graders import gleu
+from burnish.evaluate.formula import BadFormula, compute
+from burnish.evaluate.grading import gleu
 
 CHECK = {
     "type": "string_check", "name": "same", "operation": "eq",

@@ -7,7 +7,18 @@ import httpx
 import openai
 import pytest
 
-from tests.serve.tuning import KEY, begin, chat_line, events, lines, pairs, rows, upload, wait
+from tests.serve.tuning import (
+    KEY,
+    WORDS,
+    begin,
+    chat_line,
+    events,
+    lines,
+    pairs,
+    rows,
+    upload,
+    wait,
+)
 
 
 @pytest.fixture
@@ -132,7 +143,8 @@ def test_jobs_are_listed_by_pages_and_by_metadata(client, jobs, finished):
         ({"suffix": "no spaces"}, "suffix", "string_pattern_mismatch"),
         ({"suffix": "x" * 65}, "suffix", "string_too_long"),
         ({"seed": -1}, "seed", "greater_than_equal"),
-        ({"method": {"type": "reinforcement"}}, "method.type", "literal_error"),
+        ({"method": {"type": "reinforcement"}}, "method", "value_error"),
+        ({"method": {"type": "grpo"}}, "method.type", "literal_error"),
         ({"method": {"type": "dpo", "supervised": {}}}, "method", "value_error"),
         ({"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": 3}}}},
          "method.dpo.hyperparameters.beta", "less_than_equal"),
@@ -285,6 +297,48 @@ def test_preferences_are_learnt_by_dpo_and_its_numbers_are_shown(either):
     told = [event.data["train_loss"] for event in events(either, job.id) if event.type == "metrics"]
     assert told[-1] < told[0] < 0.7
     assert said(either, job.fine_tuned_model) != said(either, "tiny")
+
+
+def test_rewards_are_learnt_and_the_numbers_are_shown(either):
+    """Whatever is asked, the answer is to hold one word."""
+    asked = [{"messages": [{"role": "user", "content": f"{a} {b}"}], "wanted": "parcel"}
+             for a in WORDS[:5] for b in WORDS[:4]]  # fmt: skip
+    files = [upload(either, lines(part)) for part in (asked[:16], asked[16:])]
+    grader = {"type": "string_check", "name": "holds", "operation": "like",
+              "input": "{{sample.output_text}}", "reference": "{{item.wanted}}"}  # fmt: skip
+    numbers = {"n_epochs": 6, "batch_size": 8, "learning_rate_multiplier": 50, "eval_interval": 4}
+    method = {
+        "type": "reinforcement",
+        "reinforcement": {"grader": grader, "hyperparameters": numbers},
+    }
+
+    job = either.fine_tuning.jobs.create(
+        model="tiny", training_file=files[0], validation_file=files[1], method=method
+    )
+    job = wait(either, job.id)
+
+    assert job.status == "succeeded", job.error
+    own = job.method.reinforcement
+    assert own.grader.reference == "{{item.wanted}}" and own.hyperparameters.eval_interval == 4
+    assert own.hyperparameters.compute_multiplier == 1 and own.hyperparameters.eval_samples == 1
+    told = [event.data for event in events(either, job.id) if event.type == "metrics"]
+    assert told[-1]["train_reward_mean"] >= told[0]["train_reward_mean"]
+    assert 0 <= told[-1]["valid_reward_mean"] <= 1
+    assert said(either, job.fine_tuned_model)
+
+
+def test_a_row_without_what_the_grader_names_ends_the_job(client):
+    asked = [{"messages": [{"role": "user", "content": word}]} for word in (*WORDS, "lime", "fig")]
+    grader = {"type": "string_check", "name": "holds", "operation": "like",
+              "input": "{{sample.output_text}}", "reference": "{{item.wanted}}"}  # fmt: skip
+    method = {"type": "reinforcement", "reinforcement": {"grader": grader}}
+    file = upload(client, lines(asked))
+
+    job = client.fine_tuning.jobs.create(model="tiny", training_file=file, method=method)
+    job = wait(client, job.id)
+
+    assert job.status == "failed" and job.error.param == "training_file"
+    assert f"{file}:1" in job.error.message and "item.wanted" in job.error.message
 
 
 @pytest.mark.parametrize(

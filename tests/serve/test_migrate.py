@@ -88,7 +88,7 @@ def test_a_job_is_trained_with_its_own_numbers_and_answers_as_the_old_model_did(
     assert "file-broken.jsonl is not JSON" in broken
     assert result.skipped == {
         "ftjob-2": "it ended as failed",
-        "ftjob-3": "the method reinforcement isn't known here",
+        "ftjob-3": "its grader is not in the export",
         "ftjob-4": "file-gone is not in the folder",
         "ftjob-5": "it ended as failed",
         "ftjob-6": broken,

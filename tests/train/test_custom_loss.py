@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 from burnish.core.errors import BadData, BadRecipe
+from burnish.serve.grader_wire import RewardGrader
 from burnish.serve.tuning import METHODS
 from burnish.train.loop import train_step
 from burnish.train.run import train
@@ -103,8 +105,14 @@ def test_a_file_that_is_not_there_is_named(dataset, plan_of):
 
 
 def test_no_method_of_a_request_runs_a_file():
-    numbers = {"beta": 0.1, "file": "own.py", "kind": "custom"}
+    grader = {"type": "file", "kind": "file", "name": "own", "file": "own.py"}
+    numbers = {
+        "beta": 0.1, "file": "own.py", "kind": "custom", "compute_multiplier": 1.0,
+        "eval_samples": 1, "grader": grader,
+    }  # fmt: skip
 
     kinds = {method.objective(numbers)["kind"] for method in METHODS.values()}
 
-    assert kinds == {"sft", "dpo"}
+    assert kinds == {"sft", "dpo", "grpo"}
+    with pytest.raises(ValidationError):
+        TypeAdapter(RewardGrader).validate_python(grader)

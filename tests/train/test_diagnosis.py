@@ -61,3 +61,41 @@ def test_the_loss_of_a_preference_is_not_taken_for_nats():
 
 def test_every_rule_is_tested():
     assert len(RULES) == 5
+
+
+def rewarded(rewards, tokens=None, skipped=0.1, cut=None):
+    """Metrics of a run that learns from rewards."""
+    tokens, cut = tokens or [9.0] * len(rewards), cut or [0.0] * len(rewards)
+    steps = [
+        {
+            "reward": reward,
+            "reward_std": 0.3,
+            "answer_tokens": length,
+            "skipped": skipped,
+            "cut": end,
+        }
+        for reward, length, end in zip(rewards, tokens, cut, strict=True)
+    ]  # fmt: skip
+    return [
+        {"step": step, "loss": 0.0, "learning_rate": 1e-4, **numbers}
+        for step, numbers in enumerate(steps, start=1)
+    ]
+
+
+RISING = [0.2 + 0.02 * step for step in range(24)]
+
+
+@pytest.mark.parametrize(
+    ("expected", "metrics"),
+    [
+        ([], rewarded(RISING)),
+        (["reward_does_not_rise"], rewarded([0.4, 0.38] * 12)),
+        (["all_rewards_equal"], rewarded([0.0] * 24, skipped=0.97)),
+        (["answers_explode"], rewarded(RISING, [8.0 + 4 * n for n in range(24)],
+                                       cut=[n / 30 for n in range(24)])),
+    ],
+)  # fmt: skip
+def test_what_rewards_show_is_told(expected, metrics):
+    settings = Train(objective={"kind": "grpo"})
+
+    assert [found.code for found in diagnose(metrics, settings)] == expected

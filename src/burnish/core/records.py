@@ -2,7 +2,8 @@
 
 A `Row` is one example in one shape for all tasks: a conversation whose last assistant turn is the
 answer. Classification is the same with a `label`; plain text has `text` and no messages. A row of
-preferences has a `rejected` answer beside it, or says whether its own is `desirable`.
+preferences has a `rejected` answer beside it, or says whether its own is `desirable`. `item` has
+the other keys of a conversation or a question, which graders may name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,6 +48,7 @@ class Row:
     desirable: bool | None = None
     group: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
+    item: Mapping[str, Any] = field(default_factory=dict, hash=False)
     file: str = ""
     line: int = 0
 
@@ -68,6 +70,12 @@ class Row:
             return ""
         last = self._last_answer()
         return self.messages[last].content if last < len(self.messages) else ""
+
+    @property
+    def question(self) -> tuple[Message, ...]:
+        """All turns before an answer at the end, or all turns if none stands there."""
+        ends = bool(self.messages) and self.messages[-1].role == "assistant"
+        return self.messages[:-1] if ends else self.messages
 
     @property
     def is_preference(self) -> bool:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from burnish.core.reinforcement import Grpo
 from burnish.core.section import Section, as_tuple, kind_or
 from burnish.core.teaching import Distillation
 
@@ -186,7 +187,8 @@ class Train(Section):
 
     objective: Annotated[
         Annotated[
-            Sft | Dpo | Orpo | Simpo | Kto | Distillation | Custom, Field(discriminator="kind")
+            Sft | Dpo | Orpo | Simpo | Kto | Distillation | Grpo | Custom,
+            Field(discriminator="kind"),
         ],
         kind_or("sft"),
     ] = Field(Sft(), description="What is learnt from a row.")

@@ -40,7 +40,11 @@ def chat(record: Record, columns: Columns) -> Row:
     if "messages" not in record or not isinstance(record["messages"], list):
         raise BadRow("there is no list `messages`", 'Write {"messages": [...]}.')
     messages = tuple(_message(entry) for entry in record["messages"])
-    return Row(messages=_with_system(messages, record, columns), tools=_tools(record))
+    return Row(
+        messages=_with_system(messages, record, columns),
+        tools=_tools(record),
+        item=_others(record, ("messages", "tools")),
+    )
 
 
 def sharegpt(record: Record, columns: Columns) -> Row:
@@ -66,7 +70,8 @@ def pairs(record: Record, columns: Columns) -> Row:
 def prompts(record: Record, columns: Columns) -> Row:
     """A question alone, for a teacher to answer."""
     asked = _pick(record, columns.prompt, _PROMPTS)
-    return Row(messages=_with_system((Message("user", asked),), record, columns))
+    messages = _with_system((Message("user", asked),), record, columns)
+    return Row(messages=messages, item=_others(record, _PROMPTS))
 
 
 def alpaca(record: Record, columns: Columns) -> Row:
@@ -313,6 +318,11 @@ def _tools(record: Record) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):
         raise BadRow("`tools` is not a list of objects")
     return tuple(tools)
+
+
+def _others(record: Record, said: Sequence[str]) -> Record:
+    """What a record holds beside its conversation: what graders look at."""
+    return {key: value for key, value in record.items() if key not in said}
 
 
 def _pick(record: Record, named: str | None, usual: Sequence[str]) -> str:

@@ -19,7 +19,10 @@ from burnish.engines.sampling import Sampler
 
 @dataclass(eq=False)
 class Request:
-    """One prompt on its way to an answer. `text` grows; `finish` is set when it is done."""
+    """One prompt on its way to an answer. `text` grows; `finish` is set when it is done.
+
+    `made` are its tokens without the one that ended the turn, which is `end`.
+    """
 
     prompt: Prompt
     ids: Sequence[int]
@@ -29,6 +32,7 @@ class Request:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     text: str = ""
     finish: str = ""
+    end: int | None = None
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -40,7 +44,7 @@ class Request:
         """Choose the next token from logits (vocabulary,); notice when the answer is complete."""
         token = self.sampler.pick(self.matcher.bound(logits) if self.matcher else logits)
         if token in self.ends:
-            self.finish = "stop"
+            self.finish, self.end = "stop", token
             return token
         if self.matcher and not self.matcher.take(token):
             self.finish = "length"  # the answer is not whole, and this is how one says so
@@ -107,8 +111,14 @@ class Running:
 
     @torch.inference_mode()
     def join(self, requests: Sequence[Request], prefix: "Prefix | None" = None) -> None:
-        """Read the prompts of new requests and take their first tokens."""
-        cache, mask, logits = prefill(self.model, [request.ids for request in requests], prefix)
+        """Read the prompts of new requests, equal ones once, and take their first tokens."""
+        prompts = [tuple(request.ids) for request in requests]
+        places = {ids: place for place, ids in enumerate(dict.fromkeys(prompts))}
+        cache, mask, logits = prefill(self.model, list(places), prefix)
+        if len(places) < len(requests):
+            own = torch.tensor([places[ids] for ids in prompts], device=mask.device)
+            cache.keep(own, 0)
+            mask, logits = mask[own], logits[own]
         tokens = [r.take(row) for r, row in zip(requests, logits, strict=True)]
         if self.cache is None or not self.requests:
             self.cache, self.mask = cache, mask

@@ -33,10 +33,14 @@ def line_of(route: Mapping[str, Any], scores: Scores) -> RouteLine:
 
 
 def curves_of(training: Run | None) -> list[Curve]:
-    """Training and validation loss, step by step."""
+    """Training and validation loss, step by step; rewards, where they are what is learnt from."""
     entries = read_journal(training.path / "metrics.jsonl") if training else []
     curves = []
-    for key, name in (("loss", "training loss"), ("validation_loss", "validation loss")):
+    learnt = "reward" if any("reward" in entry for entry in entries) else "loss"
+    for key, name in (
+        (learnt, f"training {learnt}"),
+        (f"validation_{learnt}", f"validation {learnt}"),
+    ):
         some = [entry for entry in entries if key in entry]
         if some:
             steps, values = [e["step"] for e in some], [e[key] for e in some]

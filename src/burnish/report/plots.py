@@ -76,6 +76,7 @@ class CurvePlot:
     lines: Sequence[Line]
     x_marks: Sequence[Mark]
     y_marks: Sequence[Mark]
+    rises: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,8 @@ def route_plot(routes: Sequence[RouteLine], width: int = 640) -> RoutePlot:
 
 
 def curve_plot(curves: Sequence[Curve], width: int = 640, height: int = 260) -> CurvePlot:
-    """Losses over optimizer steps."""
+    """Losses over optimizer steps, or rewards."""
+    rises = any("reward" in curve.name for curve in curves)
     steps = [step for curve in curves for step in curve.steps]
     values = sorted(value for curve in curves for value in curve.values)
     # A first step far above the rest would press everything else onto the floor.
@@ -126,15 +128,15 @@ def curve_plot(curves: Sequence[Curve], width: int = 640, height: int = 260) -> 
             (x.at(at), y.at(min(value, high)))
             for at, value in zip(curve.steps, curve.values, strict=True)
         ]
-        lowest = min(range(len(points)), key=lambda place: curve.values[place])
-        best = (*points[lowest], f"{curve.values[lowest]:.3f}")
+        value = (max if rises else min)(curve.values)
+        best = (*points[curve.values.index(value)], f"{value:.3f}")
         kind = "validation" if "validation" in curve.name else "training"
         path = "M" + "L".join(f"{one} {other}" for one, other in points)
         lines.append(Line(curve.name, kind, path, points[-1], best))
     across = step_of(max(steps), 5)
     x_marks = [Mark(x.at(at), f"{at:.0f}") for at in ticks_of(0, max(steps), max(across, 1))]
     y_marks = [Mark(y.at(at), f"{at:.2g}") for at in ticks_of(low, high, step)]
-    return CurvePlot(width, height, _apart(lines), x_marks, y_marks)
+    return CurvePlot(width, height, _apart(lines), x_marks, y_marks, rises)
 
 
 def forecast_ranges(lines: Sequence[ForecastLine]) -> list[Range]:

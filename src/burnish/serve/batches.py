@@ -25,12 +25,13 @@ from burnish.serve.errors import Refused
 from burnish.serve.files import NoSuchFile
 from burnish.serve.house import House
 from burnish.serve.inside import ask
-from burnish.serve.job_wire import Closed, Id, Labels
+from burnish.serve.job_wire import Id, Labels
 from burnish.serve.keys import CALLER, Keys
 from burnish.serve.pages import page_body
 from burnish.serve.records import body_of
 from burnish.serve.store import Record
 from burnish.serve.tuning_routes import Limit
+from burnish.serve.wire import Closed
 
 MOST_LINES = 50_000
 #: Lines asked together: enough to fill the model's batches, few enough to leave room to others.

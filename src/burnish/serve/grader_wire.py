@@ -2,10 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
 
-from burnish.serve.job_wire import Closed
-from burnish.serve.wire import Text
+from burnish.serve.wire import Closed, Text
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z_]\w*$")]
 
@@ -98,6 +97,20 @@ Grader = Annotated[
     Annotated[StringCheck | TextSimilarity | ScoreModel | Multi, Field(discriminator="type")],
     BeforeValidator(_without_code),
 ]
+
+
+def _without_models(grader: Grader) -> Grader:
+    """Raises ValueError for what would ask a model about every answer that is drawn."""
+    for one in grader.named.values() if isinstance(grader, Multi) else (grader,):
+        if isinstance(one, ScoreModel):
+            raise ValueError("`score_model` graders run on samples here, not in a training")
+        if isinstance(one, TextSimilarity) and one.evaluation_metric == "cosine":
+            raise ValueError("`cosine` needs a model, and none is asked in a training here")
+    return grader
+
+
+#: A grader that can reward answers in a training.
+RewardGrader = Annotated[Grader, AfterValidator(_without_models)]
 
 
 class ValidateGrader(Closed):

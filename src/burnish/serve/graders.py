@@ -2,21 +2,17 @@
 
 import json
 import math
-import re
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from rapidfuzz import fuzz
-from rouge_score import rouge_scorer
-from sacrebleu import sentence_bleu
 
+from burnish.evaluate.formula import BadFormula, compute, names_in
+from burnish.evaluate.grading import CHECKS, SIMILARITIES, Unfilled, fill
 from burnish.serve.errors import Refused
-from burnish.serve.formula import BadFormula, compute, names_in
 from burnish.serve.grader_wire import (
     Grader,
     Multi,
@@ -30,7 +26,6 @@ from burnish.serve.grader_wire import (
 from burnish.serve.house import House
 from burnish.serve.inside import ask
 
-_TEMPLATE = re.compile(r"\{\{\s*(item|sample)((?:\.\w+)*)\s*\}\}")
 #: The hosted API's names of what can go wrong.
 _ERRORS = (
     "formula_parse_error", "sample_parse_error", "truncated_observation_error",
@@ -79,37 +74,21 @@ class Grading:
 
     def filled(self, text: str) -> str:
         """A template with what it names put in. Raises Ungraded for what isn't there."""
-        return _TEMPLATE.sub(lambda found: self._found(found[1], found[2].split(".")[1:]), text)
-
-    def _found(self, root: str, path: Sequence[str]) -> str:
-        place: Any = self.item if root == "item" else self._sample()
-        for name in path:
-            inside = isinstance(place, list) and name.isascii() and name.isdigit()
-            try:
-                place = place[int(name)] if inside else place[name]
-            except (LookupError, TypeError) as error:
-                said = f"{{{{{'.'.join((root, *path))}}}}} is not there"
-                raise Ungraded("invalid_variable_error", said) from error
-        return place if isinstance(place, str) else json.dumps(place, ensure_ascii=False)
-
-    def _sample(self) -> dict[str, Any]:
-        sample: dict[str, Any] = {"output_text": self.sample}
         try:
-            sample["output_json"] = json.loads(self.sample)
-        except (ValueError, RecursionError):
-            return sample
-        return sample
+            return fill(text, self.item, self.sample)
+        except Unfilled as error:
+            raise Ungraded("invalid_variable_error", str(error)) from error
 
 
 async def _check(grading: Grading, grader: StringCheck) -> float:
     given, wanted = grading.filled(grader.input), grading.filled(grader.reference)
-    return float(_CHECKS[grader.operation](given, wanted))
+    return float(CHECKS[grader.operation](given, wanted))
 
 
 async def _similar(grading: Grading, grader: TextSimilarity) -> float:
     given, wanted = grading.filled(grader.input), grading.filled(grader.reference)
     if grader.evaluation_metric != "cosine":
-        return await run_in_threadpool(_METRICS[grader.evaluation_metric], given, wanted)
+        return await run_in_threadpool(SIMILARITIES[grader.evaluation_metric], given, wanted)
     names = grading.house.embedders.names()
     if not names:
         raise Ungraded("other_error", "`cosine` needs an embedding model: burnish pull one")
@@ -148,39 +127,6 @@ _GRADERS: Mapping[type, Callable[[Grading, Any], Awaitable[float]]] = {
     StringCheck: _check,
     TextSimilarity: _similar,
     ScoreModel: _score,
-}
-_CHECKS: Mapping[str, Callable[[str, str], bool]] = {
-    "eq": lambda given, wanted: given == wanted,
-    "ne": lambda given, wanted: given != wanted,
-    "like": lambda given, wanted: wanted in given,
-    "ilike": lambda given, wanted: wanted.casefold() in given.casefold(),
-}
-
-
-def gleu(given: str, wanted: str) -> float:
-    """Google's sentence BLEU: the lesser of precision and recall over 1- to 4-grams of words
-    (Wu et al. 2016, arXiv:1609.08144)."""
-    ours, theirs = (
-        Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
-        for words in (given.split(), wanted.split())
-    )
-    longest = max(sum(ours.values()), sum(theirs.values()))
-    return sum((ours & theirs).values()) / longest if longest else 0.0
-
-
-def _rouge(name: str) -> Callable[[str, str], float]:
-    def score(given: str, wanted: str) -> float:
-        return float(rouge_scorer.RougeScorer([name]).score(wanted, given)[name].fmeasure)
-
-    return score
-
-
-_METRICS: Mapping[str, Callable[[str, str], float]] = {
-    "fuzzy_match": lambda given, wanted: fuzz.ratio(given, wanted) / 100,
-    "bleu": lambda given, wanted: sentence_bleu(given, [wanted]).score / 100,
-    "gleu": gleu,
-    **{f"rouge_{n}": _rouge(f"rouge{n}") for n in range(1, 6)},
-    "rouge_l": _rouge("rougeL"),
 }
 
 

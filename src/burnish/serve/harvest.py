@@ -17,6 +17,9 @@ from burnish.serve.steps import exported
 #: The hosted API's columns. Accuracies of single tokens are not measured here and stay empty.
 _COLUMNS = ("step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy")
 
+#: What the hosted API calls the rewards of a reinforcement.
+_REWARDS = ("train_reward_mean", "valid_reward_mean")
+
 
 def sizes(run: Run) -> list[int]:
     """How long the run's journals are: where they haven't grown there is no news."""
@@ -32,8 +35,11 @@ def steps_of(run: Run) -> dict[int, dict[str, Any]]:
         if "loss" in entry:
             own |= {"train_loss": entry["loss"], "at": entry["at"]}
             own |= {name: entry[name] for name in ("tokens", "seconds")}
+            own |= {"train_reward_mean": entry["reward"]} if "reward" in entry else {}
         else:
             own["valid_loss"] = entry["validation_loss"]
+            if "validation_reward" in entry:
+                own["valid_reward_mean"] = entry["validation_reward"]
     return dict(steps)
 
 
@@ -52,7 +58,8 @@ def happenings(run: Run, planned: int, after: int, ended: bool) -> list[Happenin
 
 
 def _happening(step: int, planned: int, seen: dict[str, Any]) -> Happening:
-    data = {"step": step, "total_steps": planned, **_losses(seen)}
+    rewards = {name: seen[name] for name in _REWARDS if name in seen}
+    data = {"step": step, "total_steps": planned, **_losses(seen), **rewards}
     said = f"Step {step}/{planned}: training loss={seen['train_loss']:.4f}"
     if "valid_loss" in seen:
         said += f", validation loss={seen['valid_loss']:.4f}"

@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from burnish.serve.grader_wire import RewardGrader
 from burnish.serve.store import Checkpoint, Event, Job
-from burnish.serve.wire import Wire
+from burnish.serve.wire import Closed
 
 ORGANISATION = "org-burnish"
 _OWNER = "burnish"
@@ -32,12 +33,6 @@ Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")]
 _AUTO = BeforeValidator(lambda value: None if value in ("auto", -1) else value)
 
 
-class Closed(Wire):
-    """A part of a job's request: what is unknown here would be promised and not done."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
 class Hyperparameters(Closed):
     """How to train; `auto` (for Azure's clients -1, or nothing) leaves a number to us."""
 
@@ -52,6 +47,18 @@ class DpoHyperparameters(Hyperparameters):
     beta: Annotated[float | None, _AUTO] = Field(None, gt=0, le=2)
 
 
+class ReinforcementHyperparameters(Hyperparameters):
+    """The same; `compute_multiplier` is of the answers drawn to a question (8), `eval_interval` in
+    steps, `eval_samples` the answers to a validation's question (1: the likeliest)."""
+
+    compute_multiplier: Annotated[float | None, _AUTO] = Field(None, gt=1e-5, le=10)
+    eval_interval: Annotated[int | None, _AUTO] = Field(None, ge=1)
+    eval_samples: Annotated[int | None, _AUTO] = Field(None, ge=1, le=64)
+    reasoning_effort: Literal["default"] | None = Field(
+        None, description="The models here do not reason."
+    )
+
+
 class Supervised(Closed):
     """Learning from whole answers."""
 
@@ -64,25 +71,48 @@ class Dpo(Closed):
     hyperparameters: DpoHyperparameters | None = None
 
 
+class Reinforcement(Closed):
+    """Learning from what the model's own answers are worth (GRPO)."""
+
+    grader: RewardGrader
+    hyperparameters: ReinforcementHyperparameters | None = None
+
+
 class Method(Closed):
     """What is learnt from a row."""
 
-    type: Literal["supervised", "dpo"]
+    type: Literal["supervised", "dpo", "reinforcement"]
     supervised: Supervised | None = None
     dpo: Dpo | None = None
+    reinforcement: Reinforcement | None = None
 
     @model_validator(mode="after")
     def _says_only_what_it_does(self) -> "Method":
-        if (self.dpo and self.type != "dpo") or (self.supervised and self.type != "supervised"):
+        if any(getattr(self, name) for name in _NUMBERS if name != self.type):
             raise ValueError(f"the settings of another method than `{self.type}` are given")
+        if self.type == "reinforcement" and self.reinforcement is None:
+            raise ValueError("the method `reinforcement` needs a `grader`")
         return self
 
     @property
     def hyperparameters(self) -> Hyperparameters:
         """Those of the method that is meant."""
-        if self.type == "dpo":
-            return (self.dpo and self.dpo.hyperparameters) or DpoHyperparameters()
-        return (self.supervised and self.supervised.hyperparameters) or Hyperparameters()
+        own = getattr(self, self.type)
+        return (own and own.hyperparameters) or _NUMBERS[self.type]()
+
+    @property
+    def grader(self) -> dict[str, Any] | None:
+        """What rewards answers, as it was written."""
+        found = self.reinforcement and self.reinforcement.grader
+        return found.model_dump(exclude_none=True) if found else None
+
+
+#: The methods, and which numbers each has.
+_NUMBERS: dict[str, type[Hyperparameters]] = {
+    "supervised": Hyperparameters,
+    "dpo": DpoHyperparameters,
+    "reinforcement": ReinforcementHyperparameters,
+}
 
 
 class CreateJob(Closed):
@@ -114,6 +144,12 @@ class CreateJob(Closed):
         names = chosen or Hyperparameters().model_dump()
         return {name: chosen.get(name) or older.get(name) or "auto" for name in names}
 
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The hyperparameters, and the grader where there is one."""
+        grader = self.method.grader if self.method else None
+        return {**self.numbers, "grader": grader} if grader else self.numbers
+
 
 def model_name(job: Job) -> str:
     """The name of the job's model: the same however often it is asked."""
@@ -135,7 +171,7 @@ def job_body(job: Job) -> dict[str, Any]:
         "status": job.status,
         "error": job.error,
         "hyperparameters": shared,
-        "method": {"type": job.method, job.method: {"hyperparameters": job.hyperparameters}},
+        "method": {"type": job.method, job.method: _method_body(job)},
         "training_file": job.training_file,
         "validation_file": job.validation_file,
         "result_files": job.result_files,
@@ -145,6 +181,11 @@ def job_body(job: Job) -> dict[str, Any]:
         "metadata": job.labels,
         "user_provided_suffix": job.suffix,
     }
+
+
+def _method_body(job: Job) -> dict[str, Any]:
+    grader = {"grader": job.asked["grader"]} if "grader" in job.asked else {}
+    return {**grader, "hyperparameters": job.hyperparameters}
 
 
 def event_body(event: Event) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from burnish.core.errors import BadData
 from burnish.core.folders import write_json, write_whole
 from burnish.core.progress import say
@@ -25,6 +27,7 @@ from burnish.engines.local import open_engine, weights_hash
 from burnish.evaluate.answers import measured
 from burnish.evaluate.run import Asked, save_predictions
 from burnish.evaluate.tasks import answer_length, as_prompt
+from burnish.serve.grader_wire import RewardGrader
 from burnish.serve.tuning import METHODS, Wish, plan
 from burnish.train.once import trained
 
@@ -178,11 +181,24 @@ def _why_not(job: Mapping[str, Any], export: Export) -> str:
         return f"it ended as {job['status']}"
     if method not in METHODS:
         return f"the method {method} isn't known here"
+    if method == "reinforcement" and (why := _grader_fault(job)):
+        return why
     for name in _file_ids(job):
         if name in export.broken:
             return export.broken[name]
     missing = [name for name in _file_ids(job) if name not in export.files]
     return f"{', '.join(missing)} is not in the folder" if missing else ""
+
+
+def _grader_fault(job: Mapping[str, Any]) -> str:
+    """Why a job's grader can't reward answers here; empty if it can."""
+    try:
+        TypeAdapter(RewardGrader).validate_python(job["method"]["reinforcement"]["grader"])
+    except (LookupError, TypeError):
+        return "its grader is not in the export"
+    except ValidationError as error:
+        return f"its grader isn't known here: {error.errors()[0]['msg']}"
+    return ""
 
 
 def _method(job: Mapping[str, Any]) -> str:
@@ -196,18 +212,23 @@ def _file_ids(job: Mapping[str, Any]) -> list[str]:
 def _replay(job: Mapping[str, Any], export: Export, base: str, run: Run) -> Replayed:
     """Train one job again and ask its model what the old one was asked."""
     files = [export.files[name] for name in _file_ids(job)]
+    method = _method(job)
+    own = (job.get("method") or {}).get(method) or {}
+    asked = {**(job.get("hyperparameters") or {}), **(own.get("hyperparameters") or {})}
+    if "grader" in own:
+        asked["grader"] = own["grader"]
     wish = Wish(
         base=base,
         train=files[0],
         validation=files[1] if len(files) > 1 else None,
-        asked=dict(job.get("hyperparameters") or {}),
+        asked=asked,
         seed=int(job.get("seed") or 0),
         files={str(path): path.stem for path in files},
-        method=_method(job),
+        method=method,
     )
     recipe, numbers = plan(wish)
     say(f"{job['id']}: training {base} on {files[0].name} again")
-    training = trained(recipe, load(recipe))
+    training = trained(recipe, load(recipe, answered=method != "reinforcement"))
     old = str(job["fine_tuned_model"])
     done = Replayed(str(job["id"]), old, training.id, numbers)
     rows = export.answers.get(old)

@@ -7,21 +7,30 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from burnish.core.errors import BurnishError
+from pydantic import Field, TypeAdapter
+
+from burnish.core.errors import BadRecipe, BurnishError
 from burnish.core.recipe import Recipe, make_recipe
 from burnish.core.records import Row
+from burnish.core.reinforcement import Reward
+from burnish.core.sections import Task
 from burnish.data.load import load
+from burnish.evaluate.rewards import worth_of
 from burnish.models.audit import audit
 from burnish.models.chat import encode_row
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
+from burnish.train.examples import questioned
 
 #: The hosted API's least number of rows.
 LEAST_ROWS = 10
 _MOST_BATCH = 16
+#: Answers drawn to a question, times `compute_multiplier`.
+_ANSWERS = 8
 _UNCUT = 1 << 30
+_REWARD: TypeAdapter[Any] = TypeAdapter(Annotated[Reward, Field(discriminator="kind")])
 
 
 class BadFile(BurnishError):
@@ -39,11 +48,21 @@ class Method:
     `usual` has the numbers that the client may leave to us, beside the size of a batch.
     """
 
-    usual: Mapping[str, float]
+    usual: Mapping[str, Any]
     learning_rate: float
     objective: Callable[[Mapping[str, Any]], dict[str, Any]]
     takes: Callable[[Row], bool]
     wanted: str
+
+
+def reward_of(grader: Mapping[str, Any]) -> dict[str, Any]:
+    """A grader as clients write it → the recipe's reward."""
+    found = {("kind" if name == "type" else name): given for name, given in grader.items()}
+    if "graders" in found:
+        several = found["graders"]
+        one = {several["name"]: several} if "type" in several else several
+        found["graders"] = {name: reward_of(inner) for name, inner in one.items()}
+    return {name: given for name, given in found.items() if name != "name"}
 
 
 METHODS = {
@@ -60,6 +79,25 @@ METHODS = {
         lambda numbers: {"kind": "dpo", "beta": numbers["beta"]},
         lambda row: row.rejected is not None,
         "The method `dpo` learns from `input`, `preferred_output` and `non_preferred_output`.",
+    ),
+    "reinforcement": Method(
+        {
+            "n_epochs": 3,
+            "learning_rate_multiplier": 1.0,
+            "compute_multiplier": 1.0,
+            "eval_interval": 0,
+            "eval_samples": 1,
+            "reasoning_effort": "default",
+        },
+        1e-4,
+        lambda numbers: {
+            "kind": "grpo",
+            "answers": max(2, round(_ANSWERS * numbers["compute_multiplier"])),
+            "validation_answers": numbers["eval_samples"],
+            "reward": reward_of(numbers["grader"]),
+        },
+        lambda row: bool(row.question) and not row.is_preference,
+        "The method `reinforcement` learns from `messages` that end with the user's.",
     ),
 }
 
@@ -87,7 +125,7 @@ def plan(wish: Wish) -> tuple[Recipe, dict[str, Any]]:
     """
     recipe = _recipe(wish, {})
     try:
-        split = load(recipe).split
+        split = load(recipe, answered=wish.method != "reinforcement").split
     except BurnishError as error:
         raise BadFile(*_named(error, wish), param=_blamed(str(error), wish)) from error
     _require(len(split.train), LEAST_ROWS, "training_file")
@@ -96,6 +134,10 @@ def plan(wish: Wish) -> tuple[Recipe, dict[str, Any]]:
     base = find_model(wish.base)
     tokenizer = load_tokenizer(base)
     everything = (*split.train, *split.validation)
+    _require_shape(everything, wish)
+    if wish.method == "reinforcement":
+        _require_worth(everything, wish)
+        everything = tuple(map(questioned, everything))
     if errors := audit(everything, tokenizer, base.context_length):
         first = errors[0]
         lines = ", ".join(str(row) for row in first.rows[:5])
@@ -103,11 +145,11 @@ def plan(wish: Wish) -> tuple[Recipe, dict[str, Any]]:
             *_shown(f"{first.file}, rows {lines}: {first.message}", first.fix, wish),
             param=_blamed(first.file, wish),
         )
-    _require_shape(everything, wish)
     sides = [side for row in everything for side in row.sides]
     longest = max(len(encode_row(tokenizer, side, _UNCUT).ids) for side in sides)
     chosen = resolved(wish.asked, len(split.train), wish.method)
-    return _recipe(wish, _settings(chosen, len(split.train), longest, wish.method)), chosen
+    numbers = {**wish.asked, **chosen}
+    return _recipe(wish, _settings(numbers, len(split.train), longest, wish.method)), chosen
 
 
 def _require_shape(rows: Sequence[Row], wish: Wish) -> None:
@@ -119,6 +161,16 @@ def _require_shape(rows: Sequence[Row], wish: Wish) -> None:
         lines = ", ".join(str(row.line) for row in own[:5])
         said = f"{own[0].file}, rows {lines}: the row isn't of the shape that the method needs."
         raise BadFile(*_shown(said, method.wanted, wish), param=_blamed(own[0].file, wish))
+
+
+def _require_worth(rows: Sequence[Row], wish: Wish) -> None:
+    """Raise BadFile for rows that the grader cannot be asked about."""
+    worth = worth_of(_REWARD.validate_python(reward_of(wish.asked["grader"])), Task())
+    for row in rows:
+        try:
+            worth(row, "")
+        except BadRecipe as error:
+            raise BadFile(*_named(error, wish), param=_blamed(row.file, wish)) from error
 
 
 def _require(rows: int, least: int, param: str) -> None:
@@ -135,6 +187,8 @@ def resolved(asked: dict[str, Any], rows: int, method: str = "supervised") -> di
     """Hyperparameters with `auto` as numbers: at least ten steps an epoch."""
     batch = max(1, min(_MOST_BATCH, rows // LEAST_ROWS))
     usual = {**METHODS[method].usual, "batch_size": batch}
+    if "eval_interval" in usual:
+        usual["eval_interval"] = max(1, math.ceil(rows / batch / 2))
     return {
         name: number if asked.get(name, "auto") == "auto" else asked[name]
         for name, number in usual.items()
@@ -149,6 +203,7 @@ def _settings(numbers: dict[str, Any], rows: int, longest: int, method: str) -> 
         "learning_rate": METHODS[method].learning_rate * numbers["learning_rate_multiplier"],
         "objective": METHODS[method].objective(numbers),
         "max_length": max(longest, 8),
+        "evaluate_every": numbers.get("eval_interval", 0),
         "keep_every": epoch,
         # The number of epochs is the client's to choose.
         "patience": 0,

@@ -135,7 +135,7 @@ def _create(desk: Desk, asked: CreateJob) -> Job:
         training_file=asked.training_file,
         validation_file=asked.validation_file,
         method=asked.kind,
-        asked=asked.numbers,
+        asked=asked.asked,
         hyperparameters=asked.numbers,
         labels=asked.metadata,
         run=run_name(own, now),

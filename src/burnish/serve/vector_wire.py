@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from burnish.serve.job_wire import Closed, Id, Labels, storable_text
+from burnish.serve.job_wire import Id, Labels, storable_text
 from burnish.serve.store import Record
-from burnish.serve.wire import Text
+from burnish.serve.wire import Closed, Text
 
 Value = Annotated[str, Field(max_length=512), AfterValidator(storable_text)] | bool | float
 Attributes = Annotated[

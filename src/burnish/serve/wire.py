@@ -23,6 +23,12 @@ class Wire(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
+class Closed(Wire):
+    """A part of a request of which what is unknown here would be promised and not done."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
 class StreamOptions(Wire):
     """What a stream carries besides the text."""
 

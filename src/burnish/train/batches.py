@@ -8,6 +8,7 @@ import math
 import random
 from collections.abc import Sequence
 
+from burnish.core.reinforcement import Grpo
 from burnish.core.training import Train
 from burnish.models.chat import Encoded
 from burnish.train.examples import Example
@@ -22,13 +23,19 @@ def trimmed(row: Encoded) -> Encoded:
 
 def count_steps(rows: int, settings: Train) -> int:
     """Optimizer steps of a whole run."""
-    steps = math.ceil(rows * settings.epochs / settings.batch_size)
+    steps = math.ceil(rows * settings.epochs / settings.batch_size) * updates_of(settings)
     return min(steps, settings.max_steps) if settings.max_steps else steps
 
 
+def updates_of(settings: Train) -> int:
+    """Optimizer steps on the same rows, one after another."""
+    return settings.objective.updates if isinstance(settings.objective, Grpo) else 1
+
+
 def rows_of_step(rows: Sequence[Example], number: int, settings: Train) -> list[Example]:
-    """The rows of step `number` (from 0): the next `batch_size` of an endless shuffled stream."""
-    begin = number * settings.batch_size
+    """The rows of step `number` (from 0): the next `batch_size` of an endless shuffled stream,
+    or those of the step before where several steps learn from the same answers."""
+    begin = number // updates_of(settings) * settings.batch_size
     chosen = []
     for place in range(begin, begin + settings.batch_size):
         epoch, index = divmod(place, len(rows))

@@ -31,7 +31,7 @@ def diagnose(metrics: Entries, settings: Train) -> list[Diagnosis]:
     judged = [entry for entry in metrics if "validation_loss" in entry]
     if len(steps) < _LEAST:
         return []
-    rules = RULES if settings.objective.kind == "sft" else OF_ANY_LOSS
+    rules = OF_KIND.get(settings.objective.kind, OF_ANY_LOSS)
     found = (rule(steps, judged, settings) for rule in rules)
     return [diagnosis for diagnosis in found if diagnosis]
 
@@ -105,10 +105,51 @@ def _slower(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | Non
     )
 
 
+def _all_rewards_equal(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
+    skipped = _mean(entry["skipped"] for entry in steps)
+    if skipped < 0.8:
+        return None
+    return Diagnosis(
+        "all_rewards_equal",
+        f"In {skipped:.0%} of the groups all answers got the same reward (mean "
+        f"{_mean(entry['reward'] for entry in steps):.2f}): there was nothing to learn from.",
+        "If the reward is low, train with sft first (train.method.start), or reward half-right "
+        "answers too; if it is high, take harder questions. Or raise train.objective.temperature.",
+    )
+
+
+def _reward_does_not_rise(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
+    first, last = _ends(steps, "reward")
+    spread = statistics.median(entry["reward_std"] for entry in steps)
+    if last > first + 0.1 * spread or _all_rewards_equal(steps, judged, settings):
+        return None
+    return Diagnosis(
+        "reward_does_not_rise",
+        f"The reward didn't rise: {first:.3f} at the beginning, {last:.3f} at the end.",
+        "Read what was drawn (answers.jsonl of the run). If good answers do get more, raise "
+        f"train.learning_rate to {3 * settings.learning_rate:.1g}, or train.batch_size.",
+    )
+
+
+def _answers_explode(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
+    first, last = _ends(steps, "answer_tokens")
+    cut = _ends(steps, "cut")
+    if last < 2 * first or cut[1] <= cut[0]:
+        return None
+    return Diagnosis(
+        "answers_explode",
+        f"Answers grew from {first:.0f} to {last:.0f} tokens, and {cut[1]:.0%} of them are cut.",
+        "Let the reward count length, raise train.objective.beta (now "
+        f"{getattr(settings.objective, 'beta', 0):g}), or set train.objective.loss=dr_grpo.",
+    )
+
+
 Rule = Callable[[Entries, Entries, Train], Diagnosis | None]
 #: Rules for losses of any kind and scale, and those that take them for nats.
 OF_ANY_LOSS: tuple[Rule, ...] = (_overfitting, _ended_early, _slower)
+OF_REWARDS: tuple[Rule, ...] = (_all_rewards_equal, _reward_does_not_rise, _answers_explode)
 RULES: tuple[Rule, ...] = (*OF_ANY_LOSS, _no_learning, _rate_too_high)
+OF_KIND: dict[str, tuple[Rule, ...]] = {"sft": RULES, "grpo": OF_REWARDS}
 
 
 def _is_calm(steps: Entries) -> bool:

@@ -1,16 +1,20 @@
 """What the loop learns from: a row as tokens, alone or with what a teacher says of it, or answers
 to one question that are compared."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from burnish.core.errors import BadData
-from burnish.core.records import Row
+from burnish.core.records import Message, Row
 from burnish.models.chat import Encoded
 
 Encode = Callable[[Row], Encoded]
+
+#: Longest answer where the rows show none.
+_UNKNOWN = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +65,26 @@ class Told:
     row: Row
 
 
-Example = Encoded | Contrast | Taught | Told
+@dataclass(frozen=True, slots=True, eq=False)
+class Group:
+    """A question and the answers that the model itself has given to it (see train.drawing).
+
+    `prompt` are the question's tokens, `longest` those that an answer may have. `advantages` has a
+    number an answer; `old` and `reference` the log-probability of each token of all answers, when
+    they were drawn and before training (empty: as they are now). Before the drawing the answers are
+    stand-ins of the longest length that are worth nothing.
+    """
+
+    prompt: tuple[int, ...]
+    row: Row
+    longest: int
+    answers: tuple[Encoded, ...]
+    advantages: tuple[float, ...]
+    old: tuple[float, ...] = ()
+    reference: tuple[float, ...] = ()
+
+
+Example = Encoded | Contrast | Taught | Told | Group
 
 
 def learnt(rows: Sequence[Row], encode: Encode) -> list[Example]:
@@ -118,6 +141,39 @@ def judged(rows: Sequence[Row], encode: Encode) -> list[Example]:
             )
         )
     return examples
+
+
+def questioned(row: Row) -> Row:
+    """The row with an empty answer and nothing else learnt: what is asked, as it will be asked."""
+    asked = tuple(
+        replace(message, weight=0.0) if message.role == "assistant" else message
+        for message in row.question
+    )
+    return replace(row, messages=(*asked, Message("assistant", "")), rejected=None)
+
+
+def asked(
+    rows: Sequence[Row], encode: Encode, answers: int, max_new_tokens: int = 0
+) -> list[Example]:
+    """Rows as questions with room for so many answers. Raises BadData for plain text."""
+    _refuse(
+        [row for row in rows if not row.question],
+        "there is no question to answer.",
+        "Write conversations, or set train.objective=sft to learn plain text.",
+    )
+    known = [encode(row).trained for row in rows if row.answer]
+    longest = max_new_tokens or max([16, *(math.ceil(1.5 * length) for length in known)])
+    if not max_new_tokens and len(known) < len(rows):
+        longest = _UNKNOWN
+    found: list[Example] = []
+    for row in rows:
+        whole = encode(questioned(row))
+        prompt = whole.ids[: whole.weights.index(1.0)]
+        stand_in = Encoded(
+            (*prompt, *longest * whole.ids[-1:]), (*[0.0] * len(prompt), *longest * (1.0,))
+        )
+        found.append(Group(prompt, row, longest, answers * (stand_in,), answers * (0.0,)))
+    return found
 
 
 def _singles(row: Row) -> list[Row]:

@@ -19,7 +19,7 @@ import torch
 from burnish.core.errors import DoesNotFit
 from burnish.core.progress import progress
 from burnish.models.load import available_memory
-from burnish.train.batches import computed_tokens, micro_batches, rows_of_step
+from burnish.train.batches import computed_tokens, micro_batches, rows_of_step, updates_of
 from burnish.train.checkpoint import LANDMARKS, State, save_checkpoint
 from burnish.train.examples import Example
 from burnish.train.faults import explained
@@ -82,6 +82,7 @@ class Probe:
     update_seconds: float
     validation_seconds: float
     reference_seconds: float
+    draw_seconds: float
     checkpoint_seconds: float
     checkpoint_bytes: int
     run_tokens: float
@@ -134,6 +135,7 @@ def probe(plan: Fit, folder: Path) -> Probe:
             validation = _pass_seconds(plan, plan.validation)
             measured = [*plan.rows, *plan.validation] if plan.objective.has_reference else []
             reference = _pass_seconds(plan, measured)
+            drawing = _draw_seconds(plan)
             bar.advance()
             checkpoint, size = _checkpoint(plan, folder)
             bar.advance()
@@ -155,6 +157,7 @@ def probe(plan: Fit, folder: Path) -> Probe:
         update_seconds=update,
         validation_seconds=validation,
         reference_seconds=reference,
+        draw_seconds=drawing,
         checkpoint_seconds=checkpoint,
         checkpoint_bytes=size,
         run_tokens=sum(map(computed_tokens, batches)) / looked * plan.steps,
@@ -176,6 +179,7 @@ def forecast(plan: Fit, seen: Probe) -> Forecast:
         + validations * seen.validation_seconds
         + checkpoints * seen.checkpoint_seconds
         + plan.steps * seen.update_seconds
+        + plan.steps * seen.draw_seconds
     )
     speeds = seen.seconds_per_token
     typical = sum(speeds) / len(speeds) * seen.run_tokens + extra
@@ -263,6 +267,15 @@ def _pass_seconds(plan: Fit, rows: Sequence[Example]) -> float:
     batches = micro_batches(rows, plan.settings.micro_batch_tokens)
     spent = _timed(lambda: validation_means(plan, batches[-1]))
     return spent / computed_tokens(batches[-1]) * sum(map(computed_tokens, batches))
+
+
+def _draw_seconds(plan: Fit) -> float:
+    """Seconds a step for making the answers that it learns from."""
+    drawing = plan.drawing
+    if drawing is None:
+        return 0.0
+    rows = rows_of_step(plan.rows, 0, plan.settings)
+    return _timed(lambda: drawing.rehearse(rows)) / updates_of(plan.settings)
 
 
 def _checkpoint(plan: Fit, folder: Path) -> tuple[float, int]:

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -28,6 +28,22 @@ from burnish.train.tracker import Log
 Watch = Callable[[int, float], None]
 
 
+class Draws(Protocol):
+    """Makes what is learnt from questions: answers of the model itself (train.drawing)."""
+
+    def learn(self, rows: Sequence[Example], step: int) -> tuple[list[Example], dict[str, float]]:
+        """What step `step` (from 0) learns from, perhaps nothing, and what is measured of it."""
+
+    def rehearse(self, rows: Sequence[Example]) -> None:
+        """All that `learn` computes, without a trace."""
+
+    def resume(self, step: int) -> None:
+        """Forget what belongs to steps that will be done again."""
+
+    def judge(self, rows: Sequence[Example]) -> dict[str, float]:
+        """A validation: a `loss` to be made small, and what else is measured."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fit:
     """All that the loop needs."""
@@ -43,6 +59,7 @@ class Fit:
     artifact_bytes: int
     watch: Watch | None = None
     log: Log | None = None
+    drawing: "Draws | None" = None
 
     @property
     def steps(self) -> int:
@@ -74,18 +91,21 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     """One optimizer step, with the validation and the checkpoint that fall due after it."""
     begun = time.perf_counter()
     rows = rows_of_step(plan.rows, state.step, plan.settings)
-    means = train_step(plan, rows)
-    loss = means["loss"]
+    drawn: dict[str, float] = {}
+    if plan.drawing:
+        rows, drawn = plan.drawing.learn(rows, state.step)
+    means = {**train_step(plan, rows), **drawn} if rows else {"loss": 0.0, **drawn}
     norm = plan.optimizer.clip()
-    _refuse_runaway(state.step + 1, loss, norm)
-    rate = plan.optimizer.step(state.step)
+    _refuse_runaway(state.step + 1, means["loss"], norm)
+    # Where all answers are worth the same nothing is learnt, and moments must not move either.
+    rate = plan.optimizer.step(state.step) if rows else plan.optimizer.rate(state.step)
     seconds = time.perf_counter() - begun
     tokens = all_tokens(rows)
     state.step, state.tokens = state.step + 1, state.tokens + tokens
     state.seconds += seconds
     measured = {**means, "learning_rate": rate, "grad_norm": norm, "tokens": tokens}
     _note(plan, run, state.step, {**measured, "seconds": round(seconds, 4)})
-    bar.advance(note=f"loss {loss:.3f}, {tokens / seconds:.0f} tokens/s")
+    bar.advance(note=f"{_shown(means)}, {tokens / seconds:.0f} tokens/s")
     done = time.perf_counter()
     last = state.step == plan.steps
     validates = bool(plan.validation) and (last or state.step % plan.validate_every == 0)
@@ -100,6 +120,11 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
         kept = plan.settings
         prune(run.path / "checkpoints", kept.keep_checkpoints, kept.keep_every)
     state.other_seconds += time.perf_counter() - done
+
+
+def _shown(means: Mapping[str, float]) -> str:
+    """What a person watches fall, or rise."""
+    return f"reward {means['reward']:.3f}" if "reward" in means else f"loss {means['loss']:.3f}"
 
 
 def _note(plan: Fit, run: Run, step: int, numbers: Mapping[str, float]) -> None:
@@ -134,6 +159,8 @@ def train_step(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:
 def validation_means(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:
     """The same means over rows from which nothing is learnt."""
     plan.model.eval()
+    if plan.drawing:
+        return plan.drawing.judge(rows)
     means = Means(plan.objective.weight(rows))
     judge = plan.objective.judge_of(plan.language, rows, plan.settings.micro_batch_tokens)
     for some in micro_batches(rows, plan.settings.micro_batch_tokens):
@@ -148,7 +175,7 @@ def _judge(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     _refuse_runaway(state.step, loss)
     named = {f"validation_{name}": mean for name, mean in means.items()}
     _note(plan, run, state.step, named)
-    bar.advance(0, note=f"validation loss {loss:.3f}")
+    bar.advance(0, note=f"validation {_shown(means)}")
     if plan.watch:
         plan.watch(state.step, loss)
     if loss < state.best_loss:

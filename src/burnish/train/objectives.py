@@ -12,13 +12,25 @@ import torch
 from transformers import PreTrainedModel
 
 from burnish.core.records import Row
+from burnish.core.reinforcement import Grpo
 from burnish.core.teaching import Distillation
 from burnish.core.training import Custom, Dpo, Kto, Orpo, Sft, Simpo
-from burnish.train import preferences
+from burnish.train import preferences, reinforcement
 from burnish.train.batches import micro_batches
 from burnish.train.custom import load_loss, losses_of
 from burnish.train.divergence import LinearDivergence, lesson_of
-from burnish.train.examples import Contrast, Encode, Example, judged, learnt, pairs, told
+from burnish.train.examples import (
+    Contrast,
+    Encode,
+    Example,
+    Group,
+    asked,
+    judged,
+    learnt,
+    pairs,
+    questioned,
+    told,
+)
 from burnish.train.flat import Batch, flatten
 from burnish.train.losses import LinearCrossEntropy, LinearLogProbs
 
@@ -44,13 +56,14 @@ class Objective:
     `examples` says what rows become, and `weight` what the summed loss of some is divided by.
     `judge_of` (model, rows of a step, most tokens of a forward pass) gives the step's judge, and
     may look at all of its rows first. `has_reference` asks for log-probabilities from before
-    training.
+    training. `audited` says what of a row the token audit reads.
     """
 
     examples: Callable[[Sequence[Row], Encode], list[Example]]
     weight: Callable[[Sequence[Example]], float]
     judge_of: Callable[[PreTrainedModel, Sequence[Example], int], Judge]
     has_reference: bool = False
+    audited: Callable[[Row], Row] = lambda row: row
 
 
 def sft_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
@@ -170,6 +183,53 @@ def _custom(settings: Custom) -> Objective:
     return Objective(told, _count, _always(judge))
 
 
+def _grpo(settings: Grpo) -> Objective:
+    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
+        groups = [row for row in batch.examples if isinstance(row, Group)]
+        logprobs = tempered_logprobs(model, batch, settings.temperature)
+        now = logprobs.detach()
+        old = _tokens([row.old for row in groups], now)
+        held = _tokens([row.reference for row in groups], now)
+        each = [advantage for row in groups for advantage in row.advantages]
+        lengths = _lengths(batch)
+        gains = torch.tensor(each, device=now.device)[batch.owners]
+        high = settings.clip if settings.clip_high is None else settings.clip_high
+        losses = reinforcement.clipped(logprobs, old, gains, (settings.clip, high))
+        # The ratio makes the gradient that of the reverse KL divergence itself, without bias
+        # (DeepSeek-V3.2, 2025, arXiv:2512.02556).
+        apart = reinforcement.divergence(logprobs, held) * (logprobs - old).exp()
+        weights = batch.weights
+        if settings.loss == "grpo":
+            weights = weights / lengths[batch.owners]
+        learnt = batch.weights > 0
+        ratio = (now - old).exp()
+        cut = (ratio < 1 - settings.clip) | (ratio > 1 + high)
+        measured = {"kl": apart.detach()[learnt], "clipped": cut.float()[learnt]}
+        return Judgement(((losses + settings.beta * apart) * weights).sum(), measured)
+
+    def examples(rows: Sequence[Row], encode: Encode) -> list[Example]:
+        return asked(rows, encode, settings.answers, settings.max_new_tokens)
+
+    weight = _GRPO_WEIGHTS[settings.loss]
+    return Objective(examples, weight, _always(judge), audited=questioned)
+
+
+def tempered_logprobs(model: PreTrainedModel, batch: Batch, temperature: float) -> torch.Tensor:
+    """(places,): the log-probability of each learnt token, as it is drawn at that temperature."""
+    hidden, head = predicting(model, batch)
+    found: torch.Tensor = LinearLogProbs.apply(hidden / temperature, head, batch.targets)
+    return found
+
+
+def _tokens(known: Sequence[Sequence[float]], now: torch.Tensor) -> torch.Tensor:
+    """What is known of the tokens of a batch's groups; without it, what they are `now`."""
+    numbers = [number for group in known for number in group]
+    if not numbers:
+        return now
+    spare = torch.zeros(len(now) - len(numbers), device=now.device)
+    return torch.cat([torch.tensor(numbers, device=now.device), spare])
+
+
 #: `train.objective.kind` → the objective with its settings.
 OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "sft": _sft,
@@ -178,6 +238,7 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "simpo": _simpo,
     "kto": _kto,
     "distil": _distil,
+    "grpo": _grpo,
     "custom": _custom,
 }
 
@@ -193,6 +254,22 @@ def _learnt_tokens(rows: Sequence[Example]) -> float:
 
 def _count(rows: Sequence[Example]) -> float:
     return len(rows)
+
+
+def _answers(rows: Sequence[Example]) -> float:
+    return sum(len(row.answers) for row in rows)
+
+
+def _longest_answers(rows: Sequence[Example]) -> float:
+    return sum(len(row.answers) * row.longest for row in rows if isinstance(row, Group))
+
+
+#: `train.objective.loss` of GRPO → what a step's summed loss is divided by.
+_GRPO_WEIGHTS: dict[str, Callable[[Sequence[Example]], float]] = {
+    "dapo": _learnt_tokens,
+    "grpo": _answers,
+    "dr_grpo": _longest_answers,
+}
 
 
 def _contrasts(batch: Batch) -> list[Contrast]:

@@ -11,16 +11,16 @@ from pathlib import Path
 from burnish.core.folders import hash_file, hash_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
+from burnish.core.reinforcement import Grpo
 from burnish.core.runs import Run, runs_folder
 from burnish.core.teaching import Distillation
-from burnish.core.training import Custom
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
 from burnish.engines.local import weights_hash
 from burnish.models.artifact import FACTS
 from burnish.models.local import find_model
 from burnish.train.auto import settled
-from burnish.train.run import train
+from burnish.train.run import code_of, train
 
 #: Raised when the same settings come to mean other weights, by another default or another loop.
 _MAKE = 1
@@ -61,7 +61,8 @@ def folder_of(recipe: Recipe, dataset: Dataset) -> Path:
     objective = recipe.train.objective
     named = objective.teacher if isinstance(objective, Distillation) else ""
     teacher = [weights_hash(named)] if named else []
-    if isinstance(objective, Custom):
-        teacher = [hash_file(objective.file)]
+    teacher += [hash_file(file) for file in code_of(objective).values()]
+    if isinstance(objective, Grpo):
+        teacher.append(hash_json([repr(sorted(row.item.items())) for row in dataset.split.train]))
     key = hash_json([_MAKE, rows, kinds, settings, recipe.model.dtype, base.sha256, *teacher])
     return runs_folder() / f"train-{key[:12]}"

@@ -13,12 +13,13 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from burnish.core.errors import AuditFailed, BadData
+from burnish.core.errors import AuditFailed, BadData, BadRecipe
 from burnish.core.folders import hash_file, write_json
 from burnish.core.journal import read_journal, rewrite_journal
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Row
+from burnish.core.reinforcement import FileReward, Grpo
 from burnish.core.runs import Run, new_run
 from burnish.core.training import Custom
 from burnish.data.load import Dataset, load
@@ -40,6 +41,7 @@ from burnish.train.auto import settled
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
 from burnish.train.diagnosis import diagnose
+from burnish.train.drawing import with_drawing
 from burnish.train.examples import Example
 from burnish.train.faults import explained
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
@@ -68,22 +70,23 @@ def train(
     checkpoint, to the same weights. Raises Busy while another process trains the same run.
     """
     recipe = settled(recipe, begun=Run(resume.absolute()).recipe if resume else None)
-    dataset = dataset or load(recipe)
+    own = recipe.train.objective
+    dataset = dataset or load(recipe, answered=not isinstance(own, Grpo))
     base = find_model(recipe.model.name)
     tokenizer = load_tokenizer(base)
     rows = encoded(dataset.split.train, tokenizer, recipe)
     validation = encoded(dataset.split.validation, tokenizer, recipe)
     inputs: dict[str, Any] = {"data": dict(dataset.hashes), "base": base.identity}
-    own = recipe.train.objective
-    if isinstance(own, Custom):
-        inputs["loss"] = hash_file(own.file)
+    code = code_of(own)
+    inputs |= {name: hash_file(file) for name, file in code.items()}
     run = _same_run(resume, recipe, inputs) if resume else new_run("train", recipe, inputs, out)
 
-    if isinstance(own, Custom):
-        shutil.copyfile(own.file, run.path / "loss.py")
+    for name, file in code.items():
+        shutil.copyfile(file, run.path / f"{name}.py")
     seed_everything(recipe.train.seed)
     with run.held(), explained(f"then: burnish train --resume {run.id}"):
         plan = replace(prepare(recipe, base, rows, validation), watch=watch)
+        plan = with_drawing(plan, tokenizer, dataset.task, run)
         state = _resumed(run, plan) or State()
         plan = with_lessons(plan, tokenizer)
         reset_peak()
@@ -125,13 +128,13 @@ def encoded(
 
     Raises BadData for rows that aren't what the objective learns from.
     """
-    findings = audit(rows, tokenizer, recipe.train.max_length)
+    objective = OBJECTIVES[recipe.train.objective.kind](recipe.train.objective)
+    findings = audit([objective.audited(row) for row in rows], tokenizer, recipe.train.max_length)
     if errors := [finding for finding in findings if finding.severity == "error"]:
         first = errors[0]
         more = f" (and {len(errors) - 1} more findings)" if len(errors) > 1 else ""
         shown = ", ".join(str(row) for row in first.rows[:5])
         raise AuditFailed(f"{first.file}, rows {shown}: {first.message}{more}", first.fix)
-    objective = OBJECTIVES[recipe.train.objective.kind](recipe.train.objective)
     before = tokens_before(recipe.train.method)
     return objective.examples(
         rows,
@@ -171,6 +174,22 @@ def prepare(
         accelerator=accelerator,
         artifact_bytes=weights + texts,
     )
+
+
+def code_of(objective: object) -> dict[str, Path]:
+    """The operator's own Python that a training runs, by the name that its run keeps it under.
+
+    Raises BadRecipe if it isn't there.
+    """
+    found = {}
+    if isinstance(objective, Custom):
+        found["loss"] = objective.file
+    if isinstance(objective, Grpo) and isinstance(objective.reward, FileReward):
+        found["reward"] = objective.reward.file
+    for file in found.values():
+        if not file.is_file():
+            raise BadRecipe(f"There is no file {file}.", "Correct it in train.objective.")
+    return found
 
 
 def seed_everything(seed: int) -> None:
@@ -217,6 +236,8 @@ def _resumed(run: Run, plan: Fit) -> State | None:
     metrics = run.path / "metrics.jsonl"
     kept = [entry for entry in read_journal(metrics) if entry["step"] <= step]
     rewrite_journal(metrics, kept)
+    if plan.drawing:
+        plan.drawing.resume(step)
     if found is None:
         return None
     plan.optimizer.restore(found[1])

@@ -144,10 +144,50 @@ def preferences_can_be_asked_for(c, w):
     assert job.method.dpo.hyperparameters.beta == 0.3 and job.hyperparameters.n_epochs == "auto"
 
 
-@check(TUNING, "`reinforcement` is a method", "refused by its name")
-def reinforcement_is_refused(c, w):
+HOLDS = {
+    "type": "string_check", "name": "holds", "operation": "ilike",
+    "input": "{{sample.output_text}}", "reference": "{{item.wanted}}",
+}  # fmt: skip
+
+
+def rewarded(grader, **hyperparameters):
+    """The method `reinforcement` with this grader."""
+    own = {"grader": grader, "hyperparameters": hyperparameters}
+    return {"type": "reinforcement", "reinforcement": own}
+
+
+@check(TUNING, "`reinforcement` with a grader; its hyperparameters")
+def rewards_can_be_asked_for(c, w):
+    job = begin(c, method=rewarded(HOLDS, compute_multiplier=0.5, eval_interval=3))
+    own = job.method.reinforcement
+    assert own.grader.operation == "ilike" and own.grader.type == "string_check"
+    assert own.hyperparameters.compute_multiplier == 0.5 and own.hyperparameters.n_epochs == "auto"
+
+
+@check(TUNING, "`reinforcement` with a formula over several graders")
+def a_formula_can_reward(c, w):
+    likeness = {**HOLDS, "type": "text_similarity", "evaluation_metric": "rouge_l"}
+    likeness.pop("operation")
+    both = {"type": "multi", "name": "both", "calculate_output": "holds + 0.5 * like",
+            "graders": {"holds": HOLDS, "like": likeness}}  # fmt: skip
+    job = begin(c, method=rewarded(both))
+    assert job.method.reinforcement.grader.calculate_output == "holds + 0.5 * like"
+
+
+@check(TUNING, "`reinforcement` with a `python` or a `score_model` grader", "refused by its name")
+def graders_that_run_code_or_models_are_refused(c, w):
+    code = {"type": "python", "name": "own", "source": "def grade(sample, item): return 1.0"}
+    asking = {"type": "score_model", "name": "judge", "model": "tiny",
+              "input": [{"role": "user", "content": "Good?"}]}  # fmt: skip
+    for grader in (code, asking):
+        bad = refused(openai.BadRequestError, lambda g=grader: begin(c, method=rewarded(g)))
+        assert bad.param.startswith("method.reinforcement.grader") and grader["type"] in bad.message
+
+
+@check(TUNING, "`reinforcement` without a grader is a 400")
+def rewards_need_a_grader(c, w):
     bad = refused(openai.BadRequestError, lambda: begin(c, method={"type": "reinforcement"}))
-    assert bad.param == "method.type"
+    assert bad.param.startswith("method")
 
 
 @check(TUNING, "cancelling a finished job is an error that is not retried")

@@ -1,0 +1,147 @@
+"""What an answer is worth: the table REWARDS, by `train.objective.reward.kind`."""
+
+import importlib.util
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from burnish.core.errors import BadRecipe
+from burnish.core.records import Row
+from burnish.core.reinforcement import (
+    FileReward,
+    MetricReward,
+    Multi,
+    StringCheck,
+    TextSimilarity,
+)
+from burnish.core.sections import Task
+from burnish.evaluate.formula import BadFormula, compute, names_in
+from burnish.evaluate.grading import CHECKS, SIMILARITIES, Unfilled, fill
+from burnish.evaluate.metrics import METRICS
+from burnish.evaluate.tasks import TASKS
+
+#: (row, what was said) → a finite number; higher is better. Raises BadRecipe.
+Worth = Callable[[Row, str], float]
+
+#: What is taken for a mistake in an operator's file.
+_FAULTS = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
+    RuntimeError, SyntaxError, TypeError, ValueError,
+)  # fmt: skip
+
+
+def worth_of(reward: Any, task: Task) -> Worth:
+    """The function that a recipe's reward means. Raises BadRecipe for one that can't be."""
+    return REWARDS[reward.kind](reward, task)
+
+
+def _metric(reward: MetricReward, task: Task) -> Worth:
+    name = TASKS[task.kind].metric if reward.metric == "auto" else reward.metric
+    score = METRICS[name]
+
+    def worth(row: Row, said: str) -> float:
+        if not row.answer:
+            raise BadRecipe(
+                f"{row.id}: there is no answer, so `{name}` has nothing to compare with.",
+                "Give every row an answer, or set another train.objective.reward.",
+            )
+        return score(row.answer, said)
+
+    return worth
+
+
+def _check(reward: StringCheck, task: Task) -> Worth:
+    return _graded(reward, CHECKS[reward.operation])
+
+
+def _similar(reward: TextSimilarity, task: Task) -> Worth:
+    return _graded(reward, SIMILARITIES[reward.evaluation_metric])
+
+
+def _graded(
+    reward: StringCheck | TextSimilarity, score: Callable[[str, str], float | bool]
+) -> Worth:
+    def worth(row: Row, said: str) -> float:
+        item = {"answer": row.answer, **row.item}
+        try:
+            return float(score(*(fill(text, item, said) for text in templates)))
+        except Unfilled as error:
+            if error.root == "sample":
+                return 0.0  # the answer isn't the JSON that is asked for: learn otherwise
+            raise BadRecipe(
+                f"{row.id}: {error}.", "Give every row that key, or correct the template."
+            ) from error
+
+    templates = (reward.input, reward.reference)
+    return worth
+
+
+def _multi(reward: Multi, task: Task) -> Worth:
+    inner = {name: worth_of(one, task) for name, one in reward.graders.items()}
+    unknown = _names(reward) - set(inner)
+    if unknown:
+        raise BadRecipe(
+            f"The formula names {', '.join(sorted(unknown))}, which is no grader of it.",
+            "Correct train.objective.reward.calculate_output.",
+        )
+
+    def worth(row: Row, said: str) -> float:
+        values = {name: one(row, said) for name, one in inner.items()}
+        try:
+            return compute(reward.calculate_output, values)
+        except BadFormula as error:
+            raise BadRecipe(f"{row.id}: {error}.", "Correct calculate_output.") from error
+
+    return worth
+
+
+def _names(reward: Multi) -> set[str]:
+    try:
+        return names_in(reward.calculate_output)
+    except BadFormula as error:
+        fix = "Correct train.objective.reward.calculate_output."
+        raise BadRecipe(f"{error}.".capitalize(), fix) from error
+
+
+def _file(reward: FileReward, task: Task) -> Worth:
+    named = f"`{reward.function}` of {reward.file}"
+    if not reward.file.is_file():
+        fix = "Correct train.objective.reward.file."
+        raise BadRecipe(f"There is no file {reward.file}.", fix)
+    spec = importlib.util.spec_from_file_location("burnish_custom_reward", reward.file)
+    if spec is None or spec.loader is None:
+        raise BadRecipe(f"{reward.file} isn't a Python file.", "Name one that ends in .py.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except _FAULTS as error:
+        said = f"{reward.file} doesn't load: {type(error).__name__}: {error}"
+        raise BadRecipe(said, "Correct it.") from error
+    function = getattr(module, reward.function, None)
+    if not callable(function):
+        fix = "Correct train.objective.reward.function."
+        raise BadRecipe(f"There is no function {named}.", fix)
+
+    def worth(row: Row, said: str) -> float:
+        try:
+            found = float(function(said, row, **reward.settings))
+        except _FAULTS as error:
+            raise BadRecipe(
+                f"{named} failed on {row.id}: {type(error).__name__}: {error}",
+                "Correct it, then start a new run.",
+            ) from error
+        if not math.isfinite(found):
+            raise BadRecipe(f"{named} gave {found} on {row.id}.", "Return a finite number.")
+        return found
+
+    return worth
+
+
+#: `train.objective.reward.kind` → how it is computed.
+REWARDS: Mapping[str, Callable[[Any, Task], Worth]] = {
+    "metric": _metric,
+    "string_check": _check,
+    "text_similarity": _similar,
+    "multi": _multi,
+    "file": _file,
+}
