@@ -88,9 +88,9 @@ def test_only_the_labels_asked_for_are_chosen(tiny_embedder, recipe):
     settings = recipe()
     dataset = load(settings)
     head = fit_head(Embedder(tiny_embedder), dataset.split.train, dataset.split.validation)
-    from burnish.engines.linear import LinearEngine
+    from burnish.engines.labels import LabelEngine, LinearClassifier
 
-    engine = LinearEngine(Embedder(tiny_embedder), head, "c")
+    engine = LabelEngine(LinearClassifier(Embedder(tiny_embedder), head), "c")
     asked = (Message("system", "sort"), Message("user", "where is my parcel"))
 
     free, bound = engine.answer([Prompt(asked), Prompt(asked, choices=("refund", "account"))])

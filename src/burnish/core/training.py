@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from burnish.core.encoding import Classify, Embed
 from burnish.core.section import Section, as_tuple, kind_or
 from burnish.core.teaching import Distillation
 
@@ -179,7 +180,8 @@ class Train(Section):
 
     objective: Annotated[
         Annotated[
-            Sft | Dpo | Orpo | Simpo | Kto | Distillation | Custom, Field(discriminator="kind")
+            Sft | Dpo | Orpo | Simpo | Kto | Distillation | Custom | Classify | Embed,
+            Field(discriminator="kind"),
         ],
         kind_or("sft"),
     ] = Field(Sft(), description="What is learnt from a row.")
@@ -225,6 +227,20 @@ class Train(Section):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores if empty.")
     seed: int = Field(0, ge=0, description="Seed of initial adapter weights and row order.")
+
+    @model_validator(mode="after")
+    def _encoders_take_few_methods(self) -> "Train":
+        if not isinstance(self.objective, Classify | Embed):
+            return self
+        kind = self.objective.kind
+        plain = isinstance(self.method, Lora) and not self.method.start
+        if not (isinstance(self.method, Full) or (plain and self.method.init == "zero")):
+            raise ValueError(
+                f"objective {kind} goes with method full, or lora as it begins at zero"
+            )
+        if self.gradient_checkpointing:
+            raise ValueError(f"gradient_checkpointing is not for objective {kind}")
+        return self
 
 
 class Room(Section):

@@ -6,7 +6,8 @@ artifact/bottleneck.json, bottleneck.safetensors          what was added to the 
 artifact/tokenizer.json, chat_template.jinja, ...
 artifact/artifact.json                                    lineage and hashes, written last
 
-A linear classifier on sentence vectors (`models/linear.py`) is an artifact too.
+A linear classifier on sentence vectors (`models/linear.py`), a model with a classification head
+(`models/classifier.py`) and an embedding model (`models/embedder.py`) are artifacts too.
 """
 
 import json
@@ -45,7 +46,9 @@ ADDED = {
     "virtual": Added(has_virtual, save_virtual, load_virtual),
 }
 
-Kind = Literal["adapter", "full", "linear", "gguf", "onnx", "bottleneck", "virtual"]
+Kind = Literal[
+    "adapter", "full", "linear", "classifier", "embedder", "gguf", "onnx", "bottleneck", "virtual"
+]
 
 
 @dataclass(frozen=True, slots=True)

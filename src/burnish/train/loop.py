@@ -2,6 +2,7 @@
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,21 +29,29 @@ from burnish.train.tracker import Log
 Watch = Callable[[int, float], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """All that the loop needs."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(ABC):
+    """What the loop needs of a training, whatever it learns."""
 
     model: Any
-    language: PreTrainedModel
-    objective: Objective
     optimizer: MasterAdamW
-    rows: Sequence[Example]
-    validation: Sequence[Example]
+    rows: Sequence[Any]
+    validation: Sequence[Any]
     settings: Train
-    accelerator: Accelerator
-    artifact_bytes: int
     watch: Watch | None = None
     log: Log | None = None
+
+    @abstractmethod
+    def learn(self, rows: Sequence[Any]) -> dict[str, float]:
+        """Gradients of one optimizer step. Returns its `loss` and what else is measured."""
+
+    @abstractmethod
+    def measure(self, rows: Sequence[Any]) -> dict[str, float]:
+        """The same means over rows from which nothing is learnt."""
+
+    @abstractmethod
+    def tokens(self, rows: Sequence[Any]) -> int:
+        """Tokens of these rows."""
 
     @property
     def steps(self) -> int:
@@ -56,7 +65,29 @@ class Fit:
         return self.settings.evaluate_every or max(min(twice, self.steps), 1)
 
 
-def fit(plan: Fit, run: Run, state: State) -> State:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit(Plan):
+    """A language model that learns what an objective says."""
+
+    language: PreTrainedModel
+    objective: Objective
+    accelerator: Accelerator
+    artifact_bytes: int
+
+    def learn(self, rows: Sequence[Example]) -> dict[str, float]:
+        """See `train_step`."""
+        return train_step(self, rows)
+
+    def measure(self, rows: Sequence[Example]) -> dict[str, float]:
+        """See `validation_means`."""
+        return validation_means(self, rows)
+
+    def tokens(self, rows: Sequence[Example]) -> int:
+        """Tokens of all answers with their questions."""
+        return all_tokens(rows)
+
+
+def fit(plan: Plan, run: Run, state: State) -> State:
     """Train from `state` to the end, or until validation no longer falls.
 
     Leaves metrics and checkpoints in the run. Raises TrainingStopped when a loss isn't a number.
@@ -70,17 +101,17 @@ def fit(plan: Fit, run: Run, state: State) -> State:
     return state
 
 
-def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
+def _advance(plan: Plan, run: Run, state: State, bar: Bar) -> None:
     """One optimizer step, with the validation and the checkpoint that fall due after it."""
     begun = time.perf_counter()
     rows = rows_of_step(plan.rows, state.step, plan.settings)
-    means = train_step(plan, rows)
+    means = plan.learn(rows)
     loss = means["loss"]
     norm = plan.optimizer.clip()
     _refuse_runaway(state.step + 1, loss, norm)
     rate = plan.optimizer.step(state.step)
     seconds = time.perf_counter() - begun
-    tokens = all_tokens(rows)
+    tokens = plan.tokens(rows)
     state.step, state.tokens = state.step + 1, state.tokens + tokens
     state.seconds += seconds
     measured = {**means, "learning_rate": rate, "grad_norm": norm, "tokens": tokens}
@@ -102,7 +133,7 @@ def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
     state.other_seconds += time.perf_counter() - done
 
 
-def _note(plan: Fit, run: Run, step: int, numbers: Mapping[str, float]) -> None:
+def _note(plan: Plan, run: Run, step: int, numbers: Mapping[str, float]) -> None:
     run.metrics.write(step=step, **numbers)
     if plan.log:
         plan.log(step, numbers)
@@ -141,9 +172,9 @@ def validation_means(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:
     return means.as_dict()
 
 
-def _judge(plan: Fit, run: Run, state: State, bar: Bar) -> None:
+def _judge(plan: Plan, run: Run, state: State, bar: Bar) -> None:
     """Validate; remember the best; stop when it hasn't come back for `patience` validations."""
-    means = validation_means(plan, plan.validation)
+    means = plan.measure(plan.validation)
     loss = means["loss"]
     _refuse_runaway(state.step, loss)
     named = {f"validation_{name}": mean for name, mean in means.items()}

@@ -1,0 +1,7 @@
+"""What encoders learn: the table."""
+
+from burnish.train.classify import CLASSIFY
+from burnish.train.course import Course
+
+#: `train.objective.kind` → how it is trained; all other objectives train language models.
+ENCODERS: dict[str, Course] = {"classify": CLASSIFY}
