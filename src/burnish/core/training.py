@@ -233,8 +233,12 @@ class Train(Section):
         if not isinstance(self.objective, Classify | Embed):
             return self
         kind = self.objective.kind
-        plain = isinstance(self.method, Lora) and not self.method.start
-        if not (isinstance(self.method, Full) or (plain and self.method.init == "zero")):
+        method = self.method
+        if isinstance(method, Lora):
+            knows = method.init == "zero" and not method.start
+        else:
+            knows = isinstance(method, Full)
+        if not knows:
             raise ValueError(
                 f"objective {kind} goes with method full, or lora as it begins at zero"
             )

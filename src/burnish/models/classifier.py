@@ -102,7 +102,9 @@ def save_classifier(
         for config in getattr(model, "peft_config", {}).values():
             # A path of this machine would be of no use to anybody else.
             config.base_model_name_or_path = base.name
-        model.save_pretrained(draft, safe_serialization=True)
+        # `False` because "auto" would ask the hub whether the base's vocabulary was changed.
+        extra = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
+        model.save_pretrained(draft, safe_serialization=True, **extra)
         classifier.tokenizer.save_pretrained(draft)
         card = {"labels": len(names), "base": base.name, "run": lineage.get("run", folder.name)}
         words = _CARD.format(**card, most_tokens=classifier.max_tokens, names=", ".join(names))
