@@ -10,6 +10,7 @@ import torch
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Message, Prompt, Row
+from burnish.core.runs import find_run
 from burnish.data.load import Dataset, load
 from burnish.engines.local import open_engine
 from burnish.engines.open import open_any
@@ -65,15 +66,9 @@ def test_an_encoder_or_a_decoder_learns_labels_and_is_measured_by_its_run(
 
     assert found.scores.metric == "accuracy" and found.scores.interval.value > 0.7
     assert 1 <= found.perplexity < 2 and found.scores.predictions[0].tokens_out == 0
-    artifact = open_artifact(find_run_folder(report))
+    artifact = open_artifact(find_run(report.run).artifact)
     assert artifact.kind == "classifier" and artifact.lineage["labels"] == sorted(WORDS)
     assert (artifact.path / "adapter_config.json").exists() == (method == "lora")
-
-
-def find_run_folder(report):
-    from burnish.core.runs import find_run
-
-    return find_run(report.run).artifact
 
 
 def test_it_answers_with_labels_only_and_makes_no_text(recipe):
@@ -88,8 +83,20 @@ def test_it_answers_with_labels_only_and_makes_no_text(recipe):
         open_engine(run)
 
 
+def test_it_is_served_and_exported_as_what_it_is(recipe, tmp_path):
+    from burnish.engines.fleet import open_fleet
+    from burnish.models.merge import CannotMerge, merged_model
+
+    run = train(recipe("train.method=lora", "train.max_steps=1", model="tiny")).run
+    fleet = open_fleet([run, "tiny"])
+
+    assert type(fleet.find(run)) is type(open_any(run)) and fleet.find("tiny")
+    with pytest.raises(CannotMerge, match="makes no text"):
+        merged_model(open_artifact(find_run(run).artifact))
+
+
 def test_a_changed_file_of_the_artifact_is_noticed(recipe):
-    folder = find_run_folder(train(recipe("train.max_steps=1")))
+    folder = find_run(train(recipe("train.max_steps=1")).run).artifact
     (folder / "config.json").write_text("{}")
 
     with pytest.raises(BadData, match=r"config\.json differs"):
@@ -100,7 +107,7 @@ def test_transformers_alone_gives_the_same_answers(recipe):
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     run = train(recipe())
-    folder = find_run_folder(run)
+    folder = find_run(run.run).artifact
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     tokens = AutoTokenizer.from_pretrained(folder)("refund the order today", return_tensors="pt")
 

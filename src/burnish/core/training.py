@@ -228,9 +228,14 @@ class Train(Section):
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores if empty.")
     seed: int = Field(0, ge=0, description="Seed of initial adapter weights and row order.")
 
+    @property
+    def is_encoding(self) -> bool:
+        """Whether an encoder is trained, for labels or vectors, and no text is made."""
+        return isinstance(self.objective, Classify | Embed)
+
     @model_validator(mode="after")
     def _encoders_take_few_methods(self) -> "Train":
-        if not isinstance(self.objective, Classify | Embed):
+        if not self.is_encoding:
             return self
         kind = self.objective.kind
         method = self.method
