@@ -124,7 +124,8 @@ def check(
         recipe = resolve(train=paths, changes=changes)
     result = read(paths, recipe.data, recipe.task)
     rows, findings = result.rows, check_rows(result, recipe.data.near_duplicate)
-    if model:
+    # An encoder reads texts as they are: no template, and no token of an answer.
+    if model and not recipe.train.is_encoding:
         from burnish.models.audit import audit
         from burnish.models.load import load_tokenizer
         from burnish.models.local import find_model

@@ -88,9 +88,9 @@ def test_only_the_labels_asked_for_are_chosen(tiny_embedder, recipe):
     settings = recipe()
     dataset = load(settings)
     head = fit_head(Embedder(tiny_embedder), dataset.split.train, dataset.split.validation)
-    from burnish.engines.linear import LinearEngine
+    from burnish.engines.labels import LabelEngine, LinearClassifier
 
-    engine = LinearEngine(Embedder(tiny_embedder), head, "c")
+    engine = LabelEngine(LinearClassifier(Embedder(tiny_embedder), head), "c")
     asked = (Message("system", "sort"), Message("user", "where is my parcel"))
 
     free, bound = engine.answer([Prompt(asked), Prompt(asked, choices=("refund", "account"))])
@@ -165,3 +165,27 @@ def test_answers_that_are_marked_as_bad_are_no_similar_examples(tiny_embedder):
     (found,) = similar_examples([bad, good], [row("the lamp", "?", 3)], 5, tiny_embedder.name)
 
     assert found == [good]
+
+
+def test_a_fine_tuned_encoder_is_a_route_of_its_own_trained_once(recipe, workspace, monkeypatch):
+    monkeypatch.setattr("burnish.compare.encoder._LEAST_STEPS", 60)
+    monkeypatch.setattr("burnish.compare.encoder._RATE", 1e-3)
+    settings = recipe("compare.routes=[base, classifier, encoder]")
+    result = compare(settings)
+    files = list(workspace.glob("runs/train-*/artifact/model.safetensors"))
+
+    again = compare(settings)
+
+    assert result.routes["encoder"].scores.interval.value > 0.5
+    assert result.routes["encoder"].memory_bytes > 0
+    assert again.encoder == result.encoder == files[0].parts[-3]
+    assert list(workspace.glob("runs/train-*/artifact/model.safetensors")) == files
+    assert f"burnish serve {result.encoder}" in result.as_text()
+    with pytest.raises(BadRecipe, match="for labels"):
+        compare(recipe("compare.routes=[base, encoder]", "task.kind=generation"))
+
+
+@pytest.mark.parametrize("objective", ["classify", "embed"])
+def test_a_recipe_that_trains_no_language_model_is_not_compared(recipe, objective):
+    with pytest.raises(BadRecipe, match=f"train.objective is {objective}"):
+        compare(recipe(f"train.objective={objective}"))

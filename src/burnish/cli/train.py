@@ -1,6 +1,7 @@
 """`burnish train`: fine-tune a model."""
 
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,7 @@ from burnish.cli.output import facts, show, size
 from burnish.core.progress import clock
 
 if TYPE_CHECKING:
+    from burnish.train.report import TrainReport
     from burnish.train.search import SearchReport
 
 
@@ -70,12 +72,21 @@ def command(
             "time": clock(report.train_seconds),
             "tokens/s": f"{report.tokens_per_second:.0f}",
             "peak memory": size(report.peak_memory_bytes),
-            "next": f"burnish chat {report.run}",
+            "next": _next(report),
         }
     )
     for found in report.diagnoses:
         text += f"\n\n{found.message}\n{found.fix}"
     show(text, report.as_dict(), as_json)
+
+
+def _next(report: "TrainReport") -> str:
+    """What to do with the artifact: its kind says."""
+    from burnish.models.artifact import open_artifact
+
+    words = {"classifier": "serve {}", "embedder": "index FOLDER --name NAME --embedder {}"}
+    kind = open_artifact(Path(report.artifact)).kind
+    return f"burnish {words.get(kind, 'chat {}').format(report.run)}"
 
 
 def _told(result: "SearchReport") -> str:

@@ -12,6 +12,7 @@ from statistics import mean
 
 from burnish.compare.ceiling import CEILING
 from burnish.compare.classifier import classifier
+from burnish.compare.encoder import encoder
 from burnish.compare.retrieval import Documents, prompts_with_passages, rows_with_passages
 from burnish.core.errors import NotFound
 from burnish.core.progress import say
@@ -20,7 +21,7 @@ from burnish.core.records import Prompt, Row, Split
 from burnish.core.runs import Run
 from burnish.core.sections import Task
 from burnish.data.load import Dataset
-from burnish.engines.linear import said
+from burnish.engines.labels import said
 from burnish.engines.local import find_artifact
 from burnish.engines.protocol import Engine
 from burnish.evaluate.tasks import (
@@ -184,6 +185,7 @@ ROUTES: dict[str, Route] = {
     "few_shot": Route(few_shot_prompts),
     "retrieval": Route(retrieval_prompts, reads=True),
     "classifier": Route(plain_prompts, learns=plain_rows, makes=classifier),
+    "encoder": Route(plain_prompts, learns=plain_rows, makes=encoder),
     "fine_tuned": Route(plain_prompts, learns=plain_rows),
     "retrieval_fine_tuned": Route(trained_retrieval_prompts, learns=retrieval_rows, reads=True),
     CEILING: Route(teacher_prompts),

@@ -9,6 +9,7 @@ from typing import Any
 
 from burnish.compare.ceiling import CEILING, covered
 from burnish.compare.costs import Costs, costs_of, in_words
+from burnish.compare.encoder import refuse_encoders
 from burnish.compare.forgetting import Forgetting
 from burnish.compare.models import Models
 from burnish.compare.page import contents_of
@@ -63,6 +64,7 @@ class Comparison:
     training: str | None
     training_seconds: float
     classifier: str | None
+    encoder: str | None
 
     @property
     def exit_code(self) -> int:
@@ -104,6 +106,7 @@ class Comparison:
             "currency": self.recipe.compare.currency,
             "training": self.training,
             "classifier": self.classifier,
+            "encoder": self.encoder,
             "report": str(self.run.path / "report.html"),
         }
 
@@ -197,6 +200,8 @@ class Comparison:
         hint = f"\nTry the fine-tune: burnish chat {self.run.id}" if self.training else ""
         if self.classifier:
             hint += f"\nUse the classifier: burnish serve {self.classifier}"
+        if self.encoder:
+            hint += f"\nUse the encoder: burnish serve {self.encoder}"
         parts.append(f"Report: {self.run.path / 'report.html'}{hint}")
         return "\n\n".join(parts)
 
@@ -215,6 +220,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     Interrupted, it finds its answers and its training again when the same command is repeated.
     """
     begun = time.time()
+    refuse_encoders(recipe)
     dataset = load(recipe)
     for note in dataset.notes:
         say(note)
@@ -257,6 +263,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         training=training.id if training else None,
         training_seconds=training.read("report.json")["train_seconds"] if training else 0.0,
         classifier=fitted.id if (fitted := models.trainings.get("classifier")) else None,
+        encoder=tuned.id if (tuned := models.trainings.get("encoder")) else None,
     )
     _write(result, training, time.time() - begun)
     return result

@@ -266,6 +266,7 @@ _NAMES = {
     "few_shot": "few-shot examples",
     "retrieval": "retrieval",
     "classifier": "a linear classifier on embeddings",
+    "encoder": "a fine-tuned encoder",
     "fine_tuned": "fine-tuning",
     "retrieval_fine_tuned": "fine-tuning with retrieval",
 }

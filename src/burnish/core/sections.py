@@ -125,6 +125,7 @@ class Compare(Section):
             "few_shot",
             "retrieval",
             "classifier",
+            "encoder",
             "fine_tuned",
             "retrieval_fine_tuned",
             "teacher",
@@ -133,7 +134,8 @@ class Compare(Section):
     ] = Field(
         (),
         description="The routes to measure; empty: base, few_shot, fine_tuned and, for labels, "
-        "classifier (if `rag.embedder` is here). Those with retrieval need `rag.documents`; "
+        "classifier (if `rag.embedder` is here). `encoder`, for labels too, fine-tunes "
+        "`rag.embedder` itself, in minutes. Those with retrieval need `rag.documents`; "
         "`teacher`, a ceiling that the verdict leaves out, needs `distil.teacher`.",
     )
     shots: int = Field(8, ge=1, description="Examples in the few-shot prompt, if they fit.")

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from burnish.core.encoding import Classify, Embed
 from burnish.core.reinforcement import Grpo
 from burnish.core.section import Section, as_tuple, kind_or
 from burnish.core.teaching import Distillation
@@ -187,7 +188,7 @@ class Train(Section):
 
     objective: Annotated[
         Annotated[
-            Sft | Dpo | Orpo | Simpo | Kto | Distillation | Grpo | Custom,
+            Sft | Dpo | Orpo | Simpo | Kto | Distillation | Grpo | Custom | Classify | Embed,
             Field(discriminator="kind"),
         ],
         kind_or("sft"),
@@ -234,6 +235,29 @@ class Train(Section):
     )
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores if empty.")
     seed: int = Field(0, ge=0, description="Seed of initial adapter weights and row order.")
+
+    @property
+    def is_encoding(self) -> bool:
+        """Whether an encoder is trained, for labels or vectors, and no text is made."""
+        return isinstance(self.objective, Classify | Embed)
+
+    @model_validator(mode="after")
+    def _encoders_take_few_methods(self) -> "Train":
+        if not self.is_encoding:
+            return self
+        kind = self.objective.kind
+        method = self.method
+        if isinstance(method, Lora):
+            knows = method.init == "zero" and not method.start
+        else:
+            knows = isinstance(method, Full)
+        if not knows:
+            raise ValueError(
+                f"objective {kind} goes with method full, or lora as it begins at zero"
+            )
+        if self.gradient_checkpointing:
+            raise ValueError(f"gradient_checkpointing is not for objective {kind}")
+        return self
 
 
 class Room(Section):

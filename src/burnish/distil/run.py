@@ -145,6 +145,11 @@ def _with_teachers_task(recipe: Recipe) -> Recipe:
 def _student_recipe(recipe: Recipe) -> Recipe:
     """The recipe by which the student is trained. Raises BadRecipe for logits that can't be had."""
     objective = recipe.train.objective
+    if recipe.train.is_encoding:
+        raise BadRecipe(
+            f"A student learns a teacher's words, and train.objective is {objective.kind}.",
+            "Leave train.objective out; train the encoder on the lessons with burnish train.",
+        )
     train = recipe.train
     if isinstance(objective, Distillation) and not objective.teacher:
         if recipe.distil.teacher.endpoint:

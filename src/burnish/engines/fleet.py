@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 from burnish.core.errors import BadRecipe, NotFound
-from burnish.engines.linear import open_linear
+from burnish.engines.labels import LABELLERS
 from burnish.engines.local import LocalEngine, answering_dtype, find_artifact, open_engine
 from burnish.engines.protocol import Served
 from burnish.models.artifact import Artifact, find_base, open_artifact
@@ -80,8 +80,8 @@ def open_fleet(sources: Sequence[str], aliases: Mapping[str, str] | None = None)
         if artifact is None:
             local = find_model(source)
             bases[local.sha256] = (source, local)
-        elif artifact.kind == "linear":
-            opened[source] = open_linear(artifact)
+        elif artifact.kind in LABELLERS:
+            opened[source] = LABELLERS[artifact.kind](artifact)
         elif _shares_base(artifact):
             adapters.setdefault(find_base(artifact).sha256, []).append((source, artifact))
         else:

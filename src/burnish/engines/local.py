@@ -48,6 +48,16 @@ _NOT_HERE = {
         "Serve it with `burnish serve`, measure it with `burnish evaluate`, or name a language "
         "model.",
     ),
+    "classifier": (
+        "a classifier: it chooses labels and makes no text.",
+        "Serve it with `burnish serve`, measure it with `burnish evaluate`, or name a language "
+        "model.",
+    ),
+    "embedder": (
+        "an embedding model: it makes vectors and no text.",
+        "Name it where vectors are made: `burnish index --embedder`, rag.embedder, or `model` at "
+        "/v1/embeddings of a server of this workspace.",
+    ),
 }
 
 #: A shared prefix that saves fewer tokens than this isn't worth a pass of its own.

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from burnish.engines.linear import open_linear
+from burnish.engines.labels import LABELLERS
 from burnish.engines.llamacpp import open_llama_cpp
 from burnish.engines.local import engine_of, find_artifact
 from burnish.engines.onnx import open_onnx
@@ -13,7 +13,7 @@ from burnish.models.artifact import Artifact
 
 #: Kinds of artifacts that aren't language models of `transformers`.
 _OPENERS: dict[str, Callable[[Artifact], Engine]] = {
-    "linear": open_linear,
+    **LABELLERS,
     "gguf": open_llama_cpp,
     "onnx": open_onnx,
     "openvino": open_openvino,

@@ -6,7 +6,8 @@ artifact/bottleneck.json, bottleneck.safetensors          what was added to the 
 artifact/tokenizer.json, chat_template.jinja, ...
 artifact/artifact.json                                    lineage and hashes, written last
 
-A linear classifier on sentence vectors (`models/linear.py`) is an artifact too.
+A linear classifier on sentence vectors (`models/linear.py`), a model with a classification head
+(`models/classifier.py`) and an embedding model (`models/embedder.py`) are artifacts too.
 """
 
 import json
@@ -46,7 +47,8 @@ ADDED = {
 }
 
 Kind = Literal[
-    "adapter", "full", "linear", "gguf", "onnx", "openvino", "bottleneck", "virtual"
+    "adapter", "full", "linear", "classifier", "embedder", "gguf", "onnx", "openvino",
+    "bottleneck", "virtual",
 ]  # fmt: skip
 
 

@@ -6,18 +6,22 @@ since its vectors would be wrong without a sign of it.
 """
 
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel
+from transformers import AutoModel, AutoTokenizer
 
 from burnish.core.errors import BadRecipe
+from burnish.core.folders import hash_file, whole_folder, write_json
+from burnish.models.artifact import FACTS, Artifact, open_artifact
 from burnish.models.load import device, load_tokenizer
-from burnish.models.local import LocalModel
+from burnish.models.local import LocalModel, write_manifest
 
+_SETTINGS = "sentence_bert_config.json"
 _MODULES = ["Transformer", "Pooling", "Normalize"]
 
 
@@ -25,9 +29,9 @@ class Embedder:
     """Texts to unit vectors, float32 of shape (texts, `width`); their dot product is the cosine."""
 
     def __init__(self, local: LocalModel) -> None:
-        _refuse_unknown(local)
+        refuse_unknown(local)
         self.name, self.sha256 = local.name, local.sha256
-        self.max_tokens = int(_read(local.path / "sentence_bert_config.json")["max_seq_length"])
+        self.max_tokens = int(_read(local.path / _SETTINGS)["max_seq_length"])
         self.tokenizer: Any = load_tokenizer(local)
         model: Any = AutoModel.from_pretrained(
             local.path, dtype=torch.float32, local_files_only=True
@@ -66,14 +70,56 @@ class Embedder:
         tokens = self.tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.model.device)
-        states = self.model(**tokens).last_hidden_state
-        mask = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)
-        mean = (states * mask).sum(1) / mask.sum(1)
-        unit: np.ndarray = torch.nn.functional.normalize(mean, dim=1).cpu().numpy()
+        unit: np.ndarray = pooled(self.model, tokens).cpu().numpy()
         return unit
 
 
-def _refuse_unknown(local: LocalModel) -> None:
+def pooled(model: Any, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Unit vectors (texts, width), float32, of texts padded side by side (see models/padding.py).
+
+    What is learnt from is what is served.
+    """
+    states = model(**tokens).last_hidden_state.float()
+    mask = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)
+    mean = (states * mask).sum(1) / mask.sum(1)
+    return torch.nn.functional.normalize(mean, dim=1)
+
+
+def save_embedder(
+    folder: Path, model: Any, base: LocalModel, max_tokens: int, lineage: Mapping[str, Any]
+) -> Artifact:
+    """Write a tuned embedding model as an artifact that is a model folder too: whoever names a
+    pulled model may name it. An older one in its place is replaced."""
+    with whole_folder(folder, replace=True) as draft:
+        model.save_pretrained(draft, safe_serialization=True)
+        for name in ("modules.json", "1_Pooling/config.json"):
+            (draft / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(base.path / name, draft / name)
+        settings = _read(base.path / _SETTINGS) | {"max_seq_length": max_tokens}
+        write_json(draft / _SETTINGS, settings)
+        # As the base's files have it: a template or a limit of ours has no place in them.
+        AutoTokenizer.from_pretrained(base.path, local_files_only=True).save_pretrained(draft)
+        own = {
+            "name": str(lineage.get("run", folder.name)),
+            "kind": "embedding",
+            "licence": base.licence,
+            "context_length": max_tokens,
+            "has_template": False,
+            "source": f"tuned from {base.name}",
+        }
+        write_manifest(draft, own)
+        files = sorted(file for file in draft.rglob("*") if file.is_file())
+        facts = {
+            "kind": "embedder",
+            "base": base.identity,
+            **lineage,
+            "files": {str(file.relative_to(draft)): hash_file(file) for file in files},
+        }
+        write_json(draft / FACTS, facts)
+    return open_artifact(folder)
+
+
+def refuse_unknown(local: LocalModel) -> None:
     """Raise BadRecipe unless the folder asks for exactly what `Embedder` does."""
     if local.kind != "embedding":
         raise BadRecipe(

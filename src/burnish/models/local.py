@@ -12,6 +12,7 @@ from typing import Any
 
 from burnish.core.errors import NotFound
 from burnish.core.folders import hash_file, write_json
+from burnish.core.runs import runs_folder
 from burnish.core.settings import models_folder
 
 MANIFEST = "model.json"
@@ -37,8 +38,9 @@ class LocalModel:
 
 
 def find_model(name: str) -> LocalModel:
-    """A pulled model by name, or any folder with a manifest. Raises NotFound."""
-    for folder in (folder_of(name), Path(name)):
+    """A pulled model by name, any folder with a manifest, or a run of this workspace that made an
+    embedding model, by its id. Raises NotFound."""
+    for folder in (folder_of(name), Path(name), runs_folder() / name / "artifact"):
         if (folder / MANIFEST).exists():
             return open_model(folder)
     raise NotFound(f"The model `{name}` is not on this machine.", f"burnish pull {name}")
@@ -47,6 +49,14 @@ def find_model(name: str) -> LocalModel:
 def list_models() -> list[LocalModel]:
     """All pulled models, by name."""
     return [open_model(file.parent) for file in sorted(models_folder().glob(f"*/{MANIFEST}"))]
+
+
+def list_embedders() -> list[LocalModel]:
+    """Embedding models: those pulled, and those that runs of this workspace have made."""
+    tuned = [
+        open_model(file.parent) for file in sorted(runs_folder().glob(f"*/artifact/{MANIFEST}"))
+    ]
+    return [model for model in (*list_models(), *tuned) if model.kind == "embedding"]
 
 
 def folder_of(name: str) -> Path:

@@ -20,8 +20,17 @@ class CannotMerge(BurnishError):
     """What was trained isn't a change of the base's weights."""
 
 
+#: Kinds of artifacts of an encoder: labels or vectors come out.
+WORDLESS = ("classifier", "embedder")
+
+
 def refuse_unmergeable(artifact: Artifact) -> None:
-    """Raises CannotMerge if what was trained stands beside the base's weights."""
+    """Raises CannotMerge if what was trained stands beside the base's weights, or makes no text."""
+    if artifact.kind in WORDLESS:
+        raise CannotMerge(
+            f"A trained {artifact.kind} makes no text, and exports are of language models.",
+            f"{artifact.path} is a folder that transformers reads: copy it as it is.",
+        )
     if artifact.kind in ADDED:
         raise CannotMerge(
             f"What train.method={artifact.lineage['recipe']['train']['method']['kind']} learns "

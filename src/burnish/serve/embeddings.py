@@ -12,7 +12,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
 from burnish.models.embedder import Embedder
-from burnish.models.local import find_model, list_models
+from burnish.models.local import find_model, list_embedders
 from burnish.serve.errors import ModelNotFound, Refused
 from burnish.serve.keys import CALLER
 from burnish.serve.wire import Text, Token, Wire
@@ -54,7 +54,7 @@ class Embedders:
 
     def names(self) -> list[str]:
         """All names that answer."""
-        pulled = [model.name for model in list_models() if model.kind == "embedding"]
+        pulled = [model.name for model in list_embedders()]
         return pulled + [alias for alias, name in self.aliases.items() if name in pulled]
 
     async def embed(self, asked: EmbeddingRequest) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from burnish.core.errors import BurnishError
 from burnish.core.progress import say
 from burnish.core.sections import Serve
 from burnish.engines.fleet import Fleet, open_fleet
-from burnish.models.local import list_models
+from burnish.models.local import list_embedders
 from burnish.serve.app import create_app
 from burnish.serve.desk import open_desk
 from burnish.serve.embeddings import Embedders
@@ -61,7 +61,7 @@ def serve(
 
 def _open_fleet(sources: Sequence[str], aliases: Mapping[str, str]) -> Fleet:
     """What answers in words; embedding models are opened when they are first asked."""
-    vectors = {model.name for model in list_models() if model.kind == "embedding"}
+    vectors = {model.name for model in list_embedders()}
     spoken = {name: model for name, model in aliases.items() if model not in vectors}
     named = [source for source in sources if source not in vectors]
     if sources and not named and not spoken:

@@ -2,6 +2,7 @@
 
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -45,21 +46,33 @@ class Draws(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Fit:
-    """All that the loop needs."""
+class Learnt:
+    """What a step measured (its `loss` and more), and of how many tokens; 0 if it taught nothing,
+    and then weights and moments must not move."""
+
+    means: Mapping[str, float]
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan(ABC):
+    """What the loop needs of a training, whatever it learns."""
 
     model: Any
-    language: PreTrainedModel
-    objective: Objective
     optimizer: MasterAdamW
-    rows: Sequence[Example]
-    validation: Sequence[Example]
+    rows: Sequence[Any]
+    validation: Sequence[Any]
     settings: Train
-    accelerator: Accelerator
-    artifact_bytes: int
     watch: Watch | None = None
     log: Log | None = None
-    drawing: "Draws | None" = None
+
+    @abstractmethod
+    def learn(self, rows: Sequence[Any], step: int) -> Learnt:
+        """Gradients of optimizer step `step` (from 0)."""
+
+    @abstractmethod
+    def measure(self, rows: Sequence[Any]) -> dict[str, float]:
+        """The same means over rows from which nothing is learnt."""
 
     @property
     def steps(self) -> int:
@@ -73,7 +86,31 @@ class Fit:
         return self.settings.evaluate_every or max(min(twice, self.steps), 1)
 
 
-def fit(plan: Fit, run: Run, state: State) -> State:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit(Plan):
+    """A language model that learns what an objective says."""
+
+    language: PreTrainedModel
+    objective: Objective
+    accelerator: Accelerator
+    artifact_bytes: int
+    drawing: Draws | None = None
+
+    def learn(self, rows: Sequence[Example], step: int) -> Learnt:
+        """See `train_step`; where the model draws its own answers, they are what is learnt from."""
+        drawn: dict[str, float] = {}
+        if self.drawing:
+            rows, drawn = self.drawing.learn(rows, step)
+        if not rows:
+            return Learnt({"loss": 0.0, **drawn}, 0)
+        return Learnt({**train_step(self, rows), **drawn}, all_tokens(rows))
+
+    def measure(self, rows: Sequence[Example]) -> dict[str, float]:
+        """See `validation_means`."""
+        return validation_means(self, rows)
+
+
+def fit(plan: Plan, run: Run, state: State) -> State:
     """Train from `state` to the end, or until validation no longer falls.
 
     Leaves metrics and checkpoints in the run. Raises TrainingStopped when a loss isn't a number.
@@ -87,20 +124,16 @@ def fit(plan: Fit, run: Run, state: State) -> State:
     return state
 
 
-def _advance(plan: Fit, run: Run, state: State, bar: Bar) -> None:
+def _advance(plan: Plan, run: Run, state: State, bar: Bar) -> None:
     """One optimizer step, with the validation and the checkpoint that fall due after it."""
     begun = time.perf_counter()
     rows = rows_of_step(plan.rows, state.step, plan.settings)
-    drawn: dict[str, float] = {}
-    if plan.drawing:
-        rows, drawn = plan.drawing.learn(rows, state.step)
-    means = {**train_step(plan, rows), **drawn} if rows else {"loss": 0.0, **drawn}
+    learnt = plan.learn(rows, state.step)
+    means, tokens = learnt.means, learnt.tokens
     norm = plan.optimizer.clip()
     _refuse_runaway(state.step + 1, means["loss"], norm)
-    # Where all answers are worth the same nothing is learnt, and moments must not move either.
-    rate = plan.optimizer.step(state.step) if rows else plan.optimizer.rate(state.step)
+    rate = plan.optimizer.step(state.step) if tokens else plan.optimizer.rate(state.step)
     seconds = time.perf_counter() - begun
-    tokens = all_tokens(rows)
     state.step, state.tokens = state.step + 1, state.tokens + tokens
     state.seconds += seconds
     measured = {**means, "learning_rate": rate, "grad_norm": norm, "tokens": tokens}
@@ -127,7 +160,7 @@ def _shown(means: Mapping[str, float]) -> str:
     return f"reward {means['reward']:.3f}" if "reward" in means else f"loss {means['loss']:.3f}"
 
 
-def _note(plan: Fit, run: Run, step: int, numbers: Mapping[str, float]) -> None:
+def _note(plan: Plan, run: Run, step: int, numbers: Mapping[str, float]) -> None:
     run.metrics.write(step=step, **numbers)
     if plan.log:
         plan.log(step, numbers)
@@ -168,9 +201,9 @@ def validation_means(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:
     return means.as_dict()
 
 
-def _judge(plan: Fit, run: Run, state: State, bar: Bar) -> None:
+def _judge(plan: Plan, run: Run, state: State, bar: Bar) -> None:
     """Validate; remember the best; stop when it hasn't come back for `patience` validations."""
-    means = validation_means(plan, plan.validation)
+    means = plan.measure(plan.validation)
     loss = means["loss"]
     _refuse_runaway(state.step, loss)
     named = {f"validation_{name}": mean for name, mean in means.items()}

@@ -30,6 +30,8 @@ class MasterAdamW:
             list(self.masters.values()),
             lr=settings.learning_rate,
             weight_decay=settings.weight_decay,
+            # One pass over the memory instead of ten: where all weights move, most of the update.
+            fused=True,
         )
 
     def collect(self) -> None:

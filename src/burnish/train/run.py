@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from burnish.core.reinforcement import FileReward, Grpo
 from burnish.core.runs import Run, new_run
 from burnish.core.training import Custom
 from burnish.data.load import Dataset, load
-from burnish.models.artifact import save_artifact
+from burnish.models.artifact import Artifact, save_artifact
 from burnish.models.audit import audit
 from burnish.models.chat import encode_row
 from burnish.models.load import device, load_model, load_tokenizer, training_dtype
@@ -40,14 +40,16 @@ from burnish.train.attention import ATTENTION
 from burnish.train.auto import settled
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
+from burnish.train.course import Course, Given
 from burnish.train.diagnosis import diagnose
 from burnish.train.drawing import with_drawing
+from burnish.train.encoders import ENCODERS
 from burnish.train.examples import Example
 from burnish.train.faults import explained
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
 from burnish.train.layers import fuse
 from burnish.train.lessons import with_lessons
-from burnish.train.loop import Fit, Watch, fit
+from burnish.train.loop import Fit, Plan, Watch, fit
 from burnish.train.memory import peak_memory, reset_peak
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.optimizer import MasterAdamW
@@ -73,9 +75,9 @@ def train(
     own = recipe.train.objective
     dataset = dataset or load(recipe, answered=not isinstance(own, Grpo))
     base = find_model(recipe.model.name)
-    tokenizer = load_tokenizer(base)
-    rows = encoded(dataset.split.train, tokenizer, recipe)
-    validation = encoded(dataset.split.validation, tokenizer, recipe)
+    given = Given(recipe, dataset, base, load_tokenizer(base))
+    course = ENCODERS.get(recipe.train.objective.kind, _LANGUAGE)
+    rows, validation = course.examples(given)
     inputs: dict[str, Any] = {"data": dict(dataset.hashes), "base": base.identity}
     code = code_of(own)
     inputs |= {name: hash_file(file) for name, file in code.items()}
@@ -85,23 +87,14 @@ def train(
         shutil.copyfile(file, run.path / f"{name}.py")
     seed_everything(recipe.train.seed)
     with run.held(), explained(f"then: burnish train --resume {run.id}"):
-        plan = replace(prepare(recipe, base, rows, validation), watch=watch)
-        plan = with_drawing(plan, tokenizer, dataset.task, run)
+        plan = replace(course.prepare(given, run, rows, validation), watch=watch)
         state = _resumed(run, plan) or State()
-        plan = with_lessons(plan, tokenizer)
-        reset_peak()
-        if not state.step:
-            seen = probe(plan, run.path)
-            expected = forecast(plan, seen)
-            write_json(run.path / "forecast.json", expected.as_list())
-            refuse_what_does_not_fit(seen, expected, run.path)
-        plan = with_reference(plan, run, state)
+        plan = course.ready(plan, given, run, state)
         run.events.write(event="training", from_step=state.step, steps=plan.steps)
         with _tracked(plan, run, state) as followed:
             state = fit(followed, run, state)
         plan.optimizer.take(load_weights(run.path / "checkpoints", state.best_step))
-        settle(plan.model)
-        save_artifact(run.artifact, plan.model, tokenizer, base, _lineage(run, dataset, state))
+        course.save(run.artifact, plan, given, _lineage(run, dataset, state))
         report = _report(run, plan, state)
         write_json(run.path / "report.json", report.as_dict())
         run.events.write(event="trained", steps=state.step, stopped=state.stopped)
@@ -192,6 +185,42 @@ def code_of(objective: object) -> dict[str, Path]:
     return found
 
 
+def _encoded_splits(given: Given) -> tuple[list[Example], list[Example]]:
+    split = given.dataset.split
+    rows, validation = (
+        encoded(part, given.tokenizer, given.recipe) for part in (split.train, split.validation)
+    )
+    return rows, validation
+
+
+def _prepared(given: Given, run: Run, rows: Sequence[Any], validation: Sequence[Any]) -> Fit:
+    plan = prepare(given.recipe, given.base, list(rows), list(validation))
+    return with_drawing(plan, given.tokenizer, given.dataset.task, run)
+
+
+def _rehearsed(plan: Fit, given: Given, run: Run, state: State) -> Fit:
+    """The plan with what a teacher or the model itself says beforehand, and its forecast made.
+
+    Raises DoesNotFit.
+    """
+    plan = with_lessons(plan, given.tokenizer)
+    reset_peak()
+    if not state.step:
+        seen = probe(plan, run.path)
+        expected = forecast(plan, seen)
+        write_json(run.path / "forecast.json", expected.as_list())
+        refuse_what_does_not_fit(seen, expected, run.path)
+    return with_reference(plan, run, state)
+
+
+def _save(folder: Path, plan: Fit, given: Given, lineage: Mapping[str, Any]) -> Artifact:
+    settle(plan.model)
+    return save_artifact(folder, plan.model, given.tokenizer, given.base, lineage)
+
+
+_LANGUAGE = Course(_encoded_splits, _prepared, _save, _rehearsed)
+
+
 def seed_everything(seed: int) -> None:
     """Python, numpy and torch."""
     random.seed(seed)
@@ -200,7 +229,7 @@ def seed_everything(seed: int) -> None:
 
 
 @contextmanager
-def _tracked(plan: Fit, run: Run, state: State) -> Iterator[Fit]:
+def _tracked(plan: Plan, run: Run, state: State) -> Iterator[Plan]:
     """The plan with the tracker that the recipe names, which is closed at the end."""
     if plan.settings.tracker is None:
         yield plan
@@ -227,7 +256,7 @@ def _same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
     return run
 
 
-def _resumed(run: Run, plan: Fit) -> State | None:
+def _resumed(run: Run, plan: Plan) -> State | None:
     """Go back to the last whole checkpoint; forget what was half-written or measured after it."""
     for draft in [*run.path.glob(".*"), *run.path.glob("checkpoints/.*")]:
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
@@ -236,7 +265,7 @@ def _resumed(run: Run, plan: Fit) -> State | None:
     metrics = run.path / "metrics.jsonl"
     kept = [entry for entry in read_journal(metrics) if entry["step"] <= step]
     rewrite_journal(metrics, kept)
-    if plan.drawing:
+    if isinstance(plan, Fit) and plan.drawing:
         plan.drawing.resume(step)
     if found is None:
         return None
@@ -259,7 +288,7 @@ def _lineage(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
     }
 
 
-def _report(run: Run, plan: Fit, state: State) -> TrainReport:
+def _report(run: Run, plan: Plan, state: State) -> TrainReport:
     metrics = read_journal(run.path / "metrics.jsonl")
     peak, spent = peak_memory(), state.seconds + state.other_seconds
     disk = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
@@ -285,7 +314,7 @@ def _report(run: Run, plan: Fit, state: State) -> TrainReport:
     )
 
 
-def _foreseen(run: Run, plan: Fit, state: State) -> list[dict[str, Any]]:
+def _foreseen(run: Run, plan: Plan, state: State) -> list[dict[str, Any]]:
     """The forecast; its time is that of the steps which were done, if the run stopped early."""
     share = state.step / plan.steps
     bounds = ("low", "expected", "high")

@@ -1,0 +1,54 @@
+"""The encoder's route: a small embedding model with a classification head, all its weights trained.
+
+Between the linear classifier on its vectors, which takes seconds, and a fine-tuned language model.
+"""
+
+import math
+
+from burnish.core.encoding import Classify
+from burnish.core.errors import BadRecipe
+from burnish.core.recipe import Recipe
+from burnish.core.runs import Run
+from burnish.core.training import Full, Train
+from burnish.data.load import Dataset
+from burnish.train.once import trained
+
+#: Settings for small encoders; a head from nothing needs some steps however few the rows are.
+_BATCH, _EPOCHS, _LEAST_STEPS, _RATE = 32, 4, 200, 3e-4
+
+
+def encoder(recipe: Recipe, dataset: Dataset) -> Run:
+    """The run whose artifact is `rag.embedder` with a head, fine-tuned on these rows.
+
+    Raises BadRecipe if the answers aren't labels, NotFound without the embedding model.
+    """
+    if dataset.task.kind != "classification":
+        raise BadRecipe(
+            f"The route `encoder` is for labels, and the task is {dataset.task.kind}.",
+            "Leave it out of compare.routes, or set task.kind to classification.",
+        )
+    steps = max(math.ceil(len(dataset.split.train) / _BATCH), 1)
+    settings = Train(
+        objective=Classify(),
+        method=Full(),
+        learning_rate=_RATE,
+        epochs=max(_EPOCHS, math.ceil(_LEAST_STEPS / steps)),
+        batch_size=_BATCH,
+        checkpoint_every=500,
+        seed=recipe.train.seed,
+        threads=recipe.train.threads,
+        tracker=recipe.train.tracker,
+    )
+    model = recipe.model.model_copy(update={"name": recipe.rag.embedder})
+    return trained(recipe.model_copy(update={"model": model, "train": settings}), dataset)
+
+
+def refuse_encoders(recipe: Recipe) -> None:
+    """Raise BadRecipe if the recipe trains no language model."""
+    if recipe.train.is_encoding:
+        raise BadRecipe(
+            f"compare fine-tunes a language model, and train.objective is "
+            f"{recipe.train.objective.kind}.",
+            "Leave train.objective out. For labels, name the routes: "
+            "--set compare.routes=[base,few_shot,classifier,encoder,fine_tuned]",
+        )

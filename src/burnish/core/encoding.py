@@ -1,0 +1,40 @@
+"""What an encoder learns, as values of `train.objective`: labels of texts, or vectors of texts."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from burnish.core.section import Section
+
+
+class Classify(Section):
+    """A label for each text: a classification head on an encoder (Devlin et al. 2019,
+    arXiv:1810.04805) or on a decoder."""
+
+    kind: Literal["classify"] = "classify"
+    class_weights: Literal["none", "balanced"] = Field(
+        "none",
+        description="`balanced`: a label with few rows weighs more, n / (labels * its rows), so "
+        "that all labels weigh the same together.",
+    )
+
+
+class Embed(Section):
+    """Vectors that lie near each other where texts belong together: an embedding model of one's
+    own."""
+
+    kind: Literal["embed"] = "embed"
+    loss: Literal["ranking", "triplet", "contrastive"] = Field(
+        "ranking",
+        description="`ranking`: the right text among all of the step (van den Oord et al. 2018, "
+        "arXiv:1807.03748); `triplet`: nearer than the nearest wrong one by a margin (Hermans et "
+        "al. 2017, arXiv:1703.07737); `contrastive`: pairs pulled together, others pushed to the "
+        "margin (Hadsell et al. 2006).",
+    )
+    scale: float = Field(20.0, gt=0, description="Factor of the cosines (`ranking` only).")
+    margin: float = Field(
+        0.5,
+        gt=0,
+        le=2,
+        description="Distance of unit vectors, 0 to 2 (`triplet` and `contrastive` only).",
+    )

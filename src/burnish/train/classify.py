@@ -1,0 +1,143 @@
+"""`train.objective: classify`: a model with a head of labels, trained on labelled rows."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from burnish.core.encoding import Classify
+from burnish.core.errors import BadData, BadRecipe
+from burnish.core.progress import say
+from burnish.core.records import Row
+from burnish.core.runs import Run
+from burnish.data.load import Dataset
+from burnish.engines.labels import said
+from burnish.models.artifact import Artifact
+from burnish.models.classifier import SequenceClassifier, headed_model, save_classifier
+from burnish.models.load import training_dtype
+from burnish.train.course import Course, Given
+from burnish.train.encoder import (
+    Sample,
+    batch_of,
+    chunks_of,
+    count_tokens,
+    encode_texts,
+    most_tokens,
+    optimizer_of,
+    with_method,
+)
+from burnish.train.loop import Learnt, Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Classifying(Plan):
+    """A classification head in training; `weights` (labels,) are those of the labels' losses."""
+
+    tokenizer: PreTrainedTokenizerBase
+    weights: torch.Tensor
+
+    def learn(self, rows: Sequence[Sample], step: int) -> Learnt:
+        """Gradients of one step, in passes of `micro_batch_tokens`."""
+        self.model.train()
+        return Learnt(self._means(rows, learns=True), count_tokens(rows))
+
+    @torch.no_grad()
+    def measure(self, rows: Sequence[Sample]) -> dict[str, float]:
+        """Loss and accuracy without learning."""
+        self.model.eval()
+        return self._means(rows, learns=False)
+
+    def _means(self, rows: Sequence[Sample], learns: bool) -> dict[str, float]:
+        """Cross-entropy, the mean over the rows by their labels' weights (as torch's), and the
+        share of the rows whose likeliest label is right."""
+        targets = torch.tensor([row.target for row in rows], device=self.weights.device)
+        texts, whole = [row.texts[0] for row in rows], float(self.weights[targets].sum())
+        loss = right = 0.0
+        for places in chunks_of(texts, self.settings.micro_batch_tokens):
+            some = [texts[place] for place in places]
+            logits = self.model(**batch_of(some, self.tokenizer, targets.device)).logits.float()
+            wanted = targets[places]
+            part = torch.nn.functional.cross_entropy(
+                logits, wanted, weight=self.weights, reduction="sum"
+            )
+            if learns:
+                (part / whole).backward()
+                self.optimizer.collect()
+            loss += float(part.detach()) / whole
+            right += float((logits.argmax(-1) == wanted).sum())
+        return {"loss": loss, "accuracy": right / len(rows)}
+
+
+def labels_of(dataset: Dataset) -> tuple[str, ...]:
+    """The labels of the training rows, sorted; both training and serving count by them.
+
+    Raises BadRecipe if the answers aren't labels, BadData if there is one label only.
+    """
+    if dataset.task.kind != "classification":
+        raise BadRecipe(
+            f"train.objective=classify is for labels, and the task is {dataset.task.kind}.",
+            "Set task.kind to classification if the answers are labels, or train with sft.",
+        )
+    labels = tuple(sorted({row.answer for row in dataset.split.train}))
+    if len(labels) < 2:
+        raise BadData(
+            f"All training rows have the label {''.join(labels)!r}; nothing is to be told apart.",
+            "Add rows with another label.",
+        )
+    return labels
+
+
+def class_weights(targets: Sequence[int], labels: int, kind: str) -> torch.Tensor:
+    """(labels,) weights: all 1, or balanced as scikit-learn's, n / (labels * rows of the label)."""
+    if kind == "none":
+        return torch.ones(labels)
+    counts = Counter(targets)
+    return torch.tensor([len(targets) / (labels * counts[label]) for label in range(labels)])
+
+
+def _examples(given: Given) -> tuple[list[Sample], list[Sample]]:
+    labels = {label: number for number, label in enumerate(labels_of(given.dataset))}
+    split = given.dataset.split
+    known = [row for row in split.validation if row.answer in labels]
+    if strange := len(split.validation) - len(known):
+        say(f"Left out {strange} validation rows: no training row has their label.")
+    return _samples(split.train, labels, given), _samples(known, labels, given)
+
+
+def _samples(rows: Sequence[Row], labels: Mapping[str, int], given: Given) -> list[Sample]:
+    texts = encode_texts([said(row.prompt) for row in rows], given)
+    return [Sample((text,), labels[row.answer]) for text, row in zip(texts, rows, strict=True)]
+
+
+def _prepare(
+    given: Given, run: Run, rows: Sequence[Sample], validation: Sequence[Sample]
+) -> Classifying:
+    settings, labels = given.recipe.train, labels_of(given.dataset)
+    assert isinstance(settings.objective, Classify)
+    dtype = training_dtype(given.recipe.model.dtype)
+    model = headed_model(given.base, labels, given.tokenizer, dtype)
+    kind = settings.objective.class_weights
+    weights = class_weights([row.target for row in rows], len(labels), kind).to(model.device)
+    model = with_method(model, settings, "SEQ_CLS")
+    return Classifying(
+        model=model,
+        optimizer=optimizer_of(model, rows, settings),
+        rows=rows,
+        validation=validation,
+        settings=settings,
+        tokenizer=given.tokenizer,
+        weights=weights,
+    )
+
+
+def _save(folder: Path, plan: Classifying, given: Given, lineage: Mapping[str, Any]) -> Artifact:
+    labels = labels_of(given.dataset)
+    trained = SequenceClassifier(plan.model, given.tokenizer, labels, most_tokens(given))
+    return save_classifier(folder, trained, given.base, lineage)
+
+
+CLASSIFY = Course(_examples, _prepare, _save)

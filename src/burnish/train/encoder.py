@@ -1,0 +1,102 @@
+"""What training a classification head and training an embedding model have in common."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import PreTrainedTokenizerBase
+
+from burnish.core.errors import BadData
+from burnish.core.progress import progress, say
+from burnish.core.training import Lora, Train
+from burnish.models.padding import padded
+from burnish.train.adapters import trainable
+from burnish.train.batches import count_steps
+from burnish.train.course import Given
+from burnish.train.optimizer import MasterAdamW
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A row as tokens: one text with the number of its label, or texts that belong together
+    (anchor, right, perhaps wrong) with the number of what they are about."""
+
+    texts: tuple[tuple[int, ...], ...]
+    target: int
+
+
+def count_tokens(rows: Sequence[Sample]) -> int:
+    """Tokens of all texts of the rows."""
+    return sum(len(text) for row in rows for text in row.texts)
+
+
+def most_tokens(given: Given) -> int:
+    """Tokens of a text that count: what the recipe allows and the model reads."""
+    return min(given.recipe.train.max_length, given.base.context_length or 512)
+
+
+def encode_texts(
+    texts: Sequence[str], given: Given, label: str = "Reading"
+) -> list[tuple[int, ...]]:
+    """Texts as tokens, cut after `most_tokens`; how many were cut is said."""
+    most, found, cut = most_tokens(given), [], 0
+    with progress(label, total=len(texts)) as bar:
+        for begin in range(0, len(texts), 256):
+            some = list(texts[begin : begin + 256])
+            whole = given.tokenizer(some, verbose=False)["input_ids"]
+            cut += sum(len(ids) > most for ids in whole)
+            ids = given.tokenizer(some, truncation=True, max_length=most)["input_ids"]
+            found += [tuple(text) for text in ids]
+            bar.advance(len(some))
+    if cut:
+        say(f"{cut} of {len(texts)} texts are longer than {most} tokens; their ends aren't read.")
+    return found
+
+
+def chunks_of(texts: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+    """Places of texts of like length together, at most `most` tokens each with the padding."""
+    chunks: list[list[int]] = []
+    for place in sorted(range(len(texts)), key=lambda place: len(texts[place])):
+        # The newest text is the longest, so all others are padded to it.
+        if chunks and (len(chunks[-1]) + 1) * len(texts[place]) <= most:
+            chunks[-1].append(place)
+        else:
+            chunks.append([place])
+    return chunks
+
+
+def batch_of(
+    texts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, place: torch.device
+) -> dict[str, torch.Tensor]:
+    """Tokens (texts, longest) with their mask, on the device `place`."""
+    return {name: part.to(place) for name, part in padded(texts, tokenizer).items()}
+
+
+def with_method(model: Any, settings: Train, task: str) -> Any:
+    """The model with its trainable weights marked; `task` is PEFT's name of what it is for."""
+    if not isinstance(settings.method, Lora):
+        model.requires_grad_(True)
+        return model
+    method = settings.method
+    targets: Any = "all-linear" if method.targets == ("all-linear",) else list(method.targets)
+    config = LoraConfig(
+        r=method.rank,
+        lora_alpha=method.alpha,  # type: ignore[arg-type]
+        lora_dropout=method.dropout,
+        target_modules=targets,
+        rank_pattern=dict(method.ranks),
+        use_rslora=method.rslora,
+        task_type=task,
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
+def optimizer_of(model: Any, rows: Sequence[Sample], settings: Train) -> MasterAdamW:
+    """AdamW for the weights that move. Raises BadData if there is nothing to learn from."""
+    if not rows:
+        raise BadData("There are no training rows.", "Name a file with rows in data.train.")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    return MasterAdamW(trainable(model), settings, count_steps(len(rows), settings))
