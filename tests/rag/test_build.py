@@ -140,7 +140,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from burnish.rag.build import build_index
-from burnish.rag.store import SqliteStore
+from burnish.rag.sqlite import SqliteStore
 from burnish.rag import build
 build._BLOCK = 1
 put_down, done = SqliteStore.replace, []

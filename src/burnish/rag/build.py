@@ -19,7 +19,8 @@ from burnish.models.local import find_model
 from burnish.rag.chunk import chunks
 from burnish.rag.documents import read_document, readers
 from burnish.rag.search import FILE, index_folder, refuse_other_embedder
-from burnish.rag.store import Passage, SqliteStore, Store
+from burnish.rag.sqlite import SqliteStore
+from burnish.rag.store import Passage, Store
 
 #: Part of what a file is known by: a change in how files are read or cut makes all anew.
 _VERSION = 1
@@ -99,6 +100,7 @@ def build_index(
     facts = {"sources": named, "making": asdict(making), "embedder": own}
     store.note({**facts, "complete": False})
     counts = work.renew(files)
+    store.settle()
     store.note({**facts, "complete": True})
     passages = store.count()
     store.close()

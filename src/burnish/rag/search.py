@@ -15,7 +15,8 @@ from burnish.core.progress import progress, say
 from burnish.core.settings import workspace
 from burnish.models.embedder import Embedder
 from burnish.models.local import find_model
-from burnish.rag.store import Passage, Ranking, SqliteStore, Store
+from burnish.rag.sqlite import SqliteStore
+from burnish.rag.store import Passage, Ranking, Store
 
 #: The file inside an index's folder.
 FILE = "index.db"
