@@ -13,7 +13,7 @@ from burnish.core.errors import BadData, NotFound
 
 PASSAGE = {
     "file", "title", "headings", "page", "start", "end", "text", "score", "similarity",
-    "by_meaning", "by_words",
+    "by_meaning", "by_words", "relevance",
 }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.options import AsJson, FilePattern, Passages
+from burnish.cli.options import AsJson, FilePattern, Passages, Rerank
 from burnish.cli.output import show
 
 
@@ -14,6 +14,7 @@ def command(
     index: Annotated[str, typer.Option("--index", help="The name of the index.")],
     k: Passages = 5,
     files: FilePattern = None,
+    rerank: Rerank = "",
     least_similarity: Annotated[
         float,
         typer.Option(
@@ -35,6 +36,7 @@ def command(
         index,
         k=k,
         files=files,
+        rerank=rerank,
         least_similarity=least_similarity,
         max_new_tokens=max_new_tokens,
     )

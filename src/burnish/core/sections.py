@@ -108,6 +108,12 @@ class Rag(Section):
         200, ge=16, description="Longest passage, in tokens of the embedder (it reads 256)."
     )
     k: int = Field(5, ge=1, description="Passages put before a question, if they fit.")
+    rerank: str = Field(
+        "",
+        description="A cross-encoder (a pulled model or a folder) that reads the best passages "
+        "with the question and orders them anew; none if empty.",
+    )
+    rerank_top: int = Field(20, ge=1, description="How many of the best passages it reads.")
     gold_share: float = Field(
         0.8,
         ge=0,
