@@ -1,6 +1,7 @@
 """How well are passages found? XQuAD English.
 
     python benchmarks/retrieval.py xquad.en.json           about two minutes
+    BURNISH_INDEXES=postgresql://... python benchmarks/retrieval.py xquad.en.json
 
 240 paragraphs of Wikipedia are the passages, 1,190 questions each have one right one (Artetxe et
 al. 2020, CC BY-SA 4.0; the file in SQuAD's format is in google-deepmind/xquad). The same store
@@ -17,9 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from burnish.core.settings import indexes_url
 from burnish.core.stats import mean_interval, paired_test
 from burnish.models.embedder import Embedder
 from burnish.models.local import find_model
+from burnish.rag.postgres import PostgresStore
 from burnish.rag.search import reciprocal_rank_fusion
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage
@@ -54,7 +57,8 @@ def quality(file: Path) -> dict[str, object]:
     paragraphs, questions = read_squad(file)
     embedder = Embedder(find_model("all-minilm-l6-v2"))
     with tempfile.TemporaryDirectory() as folder:
-        store = SqliteStore(Path(folder) / "index.db")
+        url = indexes_url()
+        store = PostgresStore(url, "xquad") if url else SqliteStore(Path(folder) / "index.db")
         begun = time.perf_counter()
         vectors = embedder.encode(paragraphs)
         embedded = time.perf_counter() - begun

@@ -278,6 +278,7 @@ class AskOptions(TypedDict, total=False):
     files: str | None
     least_similarity: float
     max_new_tokens: int
+    least_support: float
 
 
 def ask(

@@ -4,7 +4,6 @@ A cross-encoder, if one is named, reads the best of them with the question and o
 """
 
 import os
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
@@ -15,15 +14,12 @@ import numpy as np
 
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.progress import progress, say
-from burnish.core.settings import workspace
 from burnish.models.embedder import Embedder
 from burnish.models.local import find_model
 from burnish.models.reranker import Reranker
-from burnish.rag.sqlite import SqliteStore
+from burnish.rag.places import place
 from burnish.rag.store import Passage, Ranking, Store
 
-#: The file inside an index's folder.
-FILE = "index.db"
 #: The constant of reciprocal rank fusion, as in the paper.
 _RRF_K = 60
 #: How far down each of the two rankings is read, at the least.
@@ -157,31 +153,17 @@ def reciprocal_rank_fusion(
     return sorted(scores.items(), key=lambda item: -item[1])
 
 
-def index_folder(name: str) -> Path:
-    """Where this workspace keeps the index `name`. Raises BadRecipe if it can't be a folder's."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise BadRecipe(
-            f"`{name}` can't be the name of an index.", "Letters, digits, `_`, `-` and `.` can."
-        )
-    return workspace() / "indexes" / name
-
-
-def index_names() -> list[str]:
-    """The indexes of this workspace, by name."""
-    return sorted(file.parent.name for file in (workspace() / "indexes").glob(f"*/{FILE}"))
-
-
 def open_index(name: str, rerank: str = "", rerank_top: int = 20) -> Index:
     """An index that was made before; `rerank` names a cross-encoder. Raises NotFound, BadRecipe."""
     reranking = Reranking(Reranker(find_model(rerank)), rerank_top) if rerank else None
-    file = index_folder(name) / FILE
-    if not file.exists():
-        known = ", ".join(index_names()) or "none yet"
+    kept = place()
+    if name not in (names := kept.names()):
         raise NotFound(
-            f"There is no index `{name}` in this workspace (there are: {known}).",
+            f"There is no index `{name}` in this workspace (there are: "
+            f"{', '.join(names) or 'none yet'}).",
             f"burnish index FOLDER --name {name}",
         )
-    store = SqliteStore(file)
+    store = kept.open(name)
     facts = store.facts()
     if not facts:
         raise NotFound(f"The index `{name}` is empty.", f"burnish index FOLDER --name {name}")
@@ -198,7 +180,7 @@ def refuse_other_embedder(name: str, facts: Mapping[str, Any], embedder: Embedde
         raise BadRecipe(
             f"The index `{name}` was made with {facts['embedder']['name']} as it was then; the "
             f"vectors of {embedder.name} can't be compared with those.",
-            f"Choose another --name, or remove {index_folder(name)}.",
+            f"Choose another --name, or remove {place().where(name)}.",
         )
 
 

@@ -19,8 +19,9 @@ from burnish.rag.signs import Signs, sign_bits
 from burnish.rag.store import Passage, Ranking
 from burnish.rag.words import News, State, WordIndex
 
-#: Passages near by their signs whose exact vectors are compared, for each one that is wanted.
-_SPARE = 10
+#: Passages near by their signs whose exact vectors are compared: so many for each one that is
+#: wanted, and never fewer than so many.
+_SPARE, _LEAST = 10, 500
 
 _TABLES = """
 CREATE TABLE facts (value TEXT NOT NULL);
@@ -144,10 +145,10 @@ class SqliteStore:
     ) -> Ranking:
         """The passages whose vectors are nearest by dot product, of these files only.
 
-        Exact among the 10 * `most` whose signs agree best.
+        Exact among those whose signs agree best: 10 * `most`, at least 500.
         """
         documents = None if files is None else np.array(self._document_ids(files), dtype=np.int64)
-        near = self._all_signs().nearest(vector, _SPARE * most, documents)
+        near = self._all_signs().nearest(vector, max(_SPARE * most, _LEAST), documents)
         rows = self.database.execute(
             "SELECT id, vector FROM passages WHERE id IN (SELECT value FROM json_each(?)) "
             "ORDER BY id",
