@@ -46,6 +46,7 @@ class Row:
     rejected: Message | None = None
     desirable: bool | None = None
     group: str | None = None
+    type: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     file: str = ""
     line: int = 0

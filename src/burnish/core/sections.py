@@ -63,6 +63,11 @@ class Data(Section):
     group: str | None = Field(
         None, description="Column whose equal values must not be torn over splits (a customer)."
     )
+    question_type: str | None = Field(
+        None,
+        description="Column that says what type a question is (fact, style): `compare` then shows "
+        "each route's score by type.",
+    )
     validation_share: float = Field(
         0.1, ge=0, lt=1, description="Share of the rows for validation if no file is given."
     )
