@@ -1,6 +1,6 @@
 """How do time and memory of the retrieval engine grow with the number of passages?
 
-    python benchmarks/retrieval_scale.py 1000 10000 100000 1000000 --plot docs/rag-scale.svg
+    python benchmarks/retrieval_scale.py 1000 10000 100000 1000000 --plot scale.svg
     python benchmarks/retrieval_scale.py --recall train.csv test.csv     (BANKING77)
 
 Passages are 120 words as frequent as in text (Zipf) with random unit vectors, 100 to a file, so
