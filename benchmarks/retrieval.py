@@ -1,39 +1,33 @@
-"""How well and how fast are passages found? XQuAD English, and synthetic passages by the thousand.
+"""How well are passages found? XQuAD English.
 
-    python benchmarks/retrieval.py xquad.en.json           quality: about two minutes
-    python benchmarks/retrieval.py --scale 1000 10000      time and memory by size
+    python benchmarks/retrieval.py xquad.en.json           about two minutes
+    BURNISH_INDEXES=postgresql://... python benchmarks/retrieval.py xquad.en.json
 
-Quality: 240 paragraphs of Wikipedia are the passages, 1,190 questions each have one right one
-(Artetxe et al. 2020, CC BY-SA 4.0; the file in SQuAD's format is in google-deepmind/xquad). The
-same store answers by words alone (BM25), by vectors alone, and by both (reciprocal rank fusion).
-The gain is paired, hybrid against the better of the two alone; intervals by `core.stats`.
-
-Scale: passages of random words and random unit vectors, so that the embedder's time is left out;
-each size in a process of its own.
+240 paragraphs of Wikipedia are the passages, 1,190 questions each have one right one (Artetxe et
+al. 2020, CC BY-SA 4.0; the file in SQuAD's format is in google-deepmind/xquad). The same store
+answers by words alone (BM25), by vectors alone, and by both (reciprocal rank fusion). The gain is
+paired, hybrid against the better of the two alone; intervals by `core.stats`.
 """
 
 import argparse
 import json
 import math
-import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import psutil
-
-from burnish.core.stats import mean_interval, paired_test, quantile
+from burnish.core.settings import indexes_url
+from burnish.core.stats import mean_interval, paired_test
 from burnish.models.embedder import Embedder
 from burnish.models.local import find_model
+from burnish.rag.postgres import PostgresStore
 from burnish.rag.search import reciprocal_rank_fusion
-from burnish.rag.store import Passage, SqliteStore
+from burnish.rag.sqlite import SqliteStore
+from burnish.rag.store import Passage
 
-DEPTH, WIDTH, QUESTIONS, FILE_SIZE = 50, 384, 200, 100
+DEPTH = 50
 
 
 def measures(rank: int | None) -> dict[str, float]:
@@ -63,7 +57,8 @@ def quality(file: Path) -> dict[str, object]:
     paragraphs, questions = read_squad(file)
     embedder = Embedder(find_model("all-minilm-l6-v2"))
     with tempfile.TemporaryDirectory() as folder:
-        store = SqliteStore(Path(folder) / "index.db")
+        url = indexes_url()
+        store = PostgresStore(url, "xquad") if url else SqliteStore(Path(folder) / "index.db")
         begun = time.perf_counter()
         vectors = embedder.encode(paragraphs)
         embedded = time.perf_counter() - begun
@@ -112,58 +107,6 @@ def gains(scores: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, dict
     return found
 
 
-def scale(size: int) -> dict[str, float]:
-    """Build time, search times and memory of a store of `size` synthetic passages."""
-    draw, rng = random.Random(0), np.random.default_rng(0)
-    vocabulary = [
-        "".join(draw.choices("abcdefghijklmnop", k=draw.randint(3, 9))) for _ in range(30_000)
-    ]
-    # Words as frequent as in text: the n-th about 1 / n of the first (Zipf).
-    weights = np.cumsum(1 / np.arange(1, len(vocabulary) + 1))
-    before = psutil.Process().memory_info().rss
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "index.db"
-        store = SqliteStore(file)
-        begun = time.perf_counter()
-        for first in range(0, size, FILE_SIZE):
-            texts = [
-                " ".join(draw.choices(vocabulary, cum_weights=weights.tolist(), k=120))
-                for _ in range(min(FILE_SIZE, size - first))
-            ]
-            name = f"{first:07}"
-            passages = [Passage(name, "", (), None, 0, len(text), text) for text in texts]
-            store.replace(name, "", passages, unit(rng, len(texts)))
-        built = time.perf_counter() - begun
-        store.by_vector(unit(rng, 1)[0], 1)
-        times: dict[str, list[float]] = {"words": [], "vectors": []}
-        for vector in unit(rng, QUESTIONS):
-            question = " ".join(draw.choices(vocabulary, cum_weights=weights.tolist(), k=10))
-            for name, search in (
-                ("words", lambda q=question: store.by_words(q, DEPTH)),
-                ("vectors", lambda v=vector: store.by_vector(v, DEPTH)),
-            ):
-                begun = time.perf_counter()
-                search()
-                times[name].append(time.perf_counter() - begun)
-        both = [sum(pair) for pair in zip(*times.values(), strict=True)]
-        return {
-            "passages": size,
-            "seconds_to_build": built,
-            "words_p95_ms": quantile(times["words"], 0.95) * 1e3,
-            "vectors_p95_ms": quantile(times["vectors"], 0.95) * 1e3,
-            "p50_ms": quantile(both, 0.5) * 1e3,
-            "p95_ms": quantile(both, 0.95) * 1e3,
-            "memory_mb": (psutil.Process().memory_info().rss - before) / 1e6,
-            "disk_mb": file.stat().st_size / 1e6,
-        }
-
-
-def unit(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Random unit vectors, float32 of shape (count, WIDTH)."""
-    drawn = rng.normal(size=(count, WIDTH)).astype(np.float32)
-    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-
-
 def print_quality(found: Mapping[str, Any]) -> None:
     """A Markdown table: one line a measure."""
     embedded, stored = found["seconds_to_embed"], found["seconds_to_store"]
@@ -183,21 +126,6 @@ def quality_line(found: Mapping[str, Any], name: str) -> list[str]:
     return [name, *cells, f"{value:+.3f} ({low:+.3f} to {high:+.3f}), {won['over']}"]
 
 
-def print_scale(found: Sequence[Mapping[str, float]]) -> None:
-    """A Markdown table: one line a size."""
-    heads = ["passages", "build", "search p50", "p95", "words p95", "vectors p95", "memory", "disk"]
-    lines = []
-    for one in found:
-        times = [one[key] for key in ("p50_ms", "p95_ms", "words_p95_ms", "vectors_p95_ms")]
-        sizes = [one[key] for key in ("memory_mb", "disk_mb")]
-        lines.append(
-            [f"{one['passages']:,}", f"{one['seconds_to_build']:.0f} s"]
-            + [f"{ms:.0f} ms" for ms in times]
-            + [f"{size:.0f} MB" for size in sizes]
-        )
-    print_lines(heads, lines)
-
-
 def print_lines(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     for line in (heads, ["---"] * len(heads), *lines):
         print(f"| {' | '.join(line)} |")
@@ -205,25 +133,11 @@ def print_lines(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("xquad", type=Path, nargs="?", help="xquad.en.json, for the quality")
-    parser.add_argument("--scale", type=int, nargs="+", metavar="N", help="passages, a row each")
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("xquad", type=Path, help="xquad.en.json")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(scale(options.one)))
-    elif options.scale:
-        found = []
-        for size in options.scale:
-            command = [sys.executable, __file__, "--one", str(size)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            found.append(json.loads(done.stdout))
-        print(json.dumps(found, indent=2)) if options.json else print_scale(found)
-    elif options.xquad:
-        measured = quality(options.xquad)
-        print(json.dumps(measured, indent=2)) if options.json else print_quality(measured)
-    else:
-        parser.error("name xquad.en.json, or --scale")
+    measured = quality(options.xquad)
+    print(json.dumps(measured, indent=2)) if options.json else print_quality(measured)
 
 
 if __name__ == "__main__":

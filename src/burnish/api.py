@@ -271,11 +271,16 @@ def index(
     return build_index([Path(source) for source in sources], name, changes)
 
 
-def search(name: str, question: str, k: int = 5, files: str | None = None) -> list[Found]:
-    """The `k` best passages of an index, of files that match the pattern. Raises NotFound."""
+def search(
+    name: str, question: str, k: int = 5, files: str | None = None, rerank: str = ""
+) -> list[Found]:
+    """The `k` best passages of an index, of files that match the pattern.
+
+    `rerank` names a cross-encoder that orders the best anew. Raises NotFound, BadRecipe.
+    """
     from burnish.rag.search import open_index
 
-    return open_index(name).search(question, k, files)
+    return open_index(name, rerank).search(question, k, files)
 
 
 class AskOptions(TypedDict, total=False):
@@ -285,16 +290,22 @@ class AskOptions(TypedDict, total=False):
     files: str | None
     least_similarity: float
     max_new_tokens: int
+    least_support: float
 
 
-def ask(model: str, question: str, index: str, **options: Unpack[AskOptions]) -> Reply:
-    """Answer a question from the passages of an index, with citations. Raises NotFound."""
+def ask(
+    model: str, question: str, index: str, rerank: str = "", **options: Unpack[AskOptions]
+) -> Reply:
+    """Answer a question from the passages of an index, with citations.
+
+    `rerank` names a cross-encoder that orders the passages. Raises NotFound, BadRecipe.
+    """
     from burnish.engines.local import open_engine
     from burnish.rag.ask import Asking
     from burnish.rag.ask import ask as ask_engine
     from burnish.rag.search import open_index
 
-    opened = open_index(index)
+    opened = open_index(index, rerank)
     return ask_engine(open_engine(model), opened, question, Asking(**options))
 
 

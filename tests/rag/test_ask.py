@@ -67,7 +67,7 @@ def test_an_answer_cites_the_passages_that_it_names(opened):
     assert text.index("Cited:") < text.index("[2] ", 20) < text.index("Shown too:")
     assert set(reply.as_dict()["citations"][0]) == {
         "number", "cited", "file", "title", "headings", "page", "start", "end", "text", "score",
-        "similarity", "by_meaning", "by_words",
+        "similarity", "by_meaning", "by_words", "relevance",
     }  # fmt: skip
 
 

@@ -11,7 +11,8 @@ import pytest
 from burnish.core.errors import BadData, BadRecipe, NotFound
 from burnish.rag.build import build_index
 from burnish.rag.documents import read_document
-from burnish.rag.search import index_folder, open_index
+from burnish.rag.places import index_folder
+from burnish.rag.search import open_index
 from tests.embedder import WIDTH
 
 COUNTS = ("added", "changed", "unchanged", "removed")
@@ -140,7 +141,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 from burnish.rag.build import build_index
-from burnish.rag.store import SqliteStore
+from burnish.rag.sqlite import SqliteStore
 from burnish.rag import build
 build._BLOCK = 1
 put_down, done = SqliteStore.replace, []

@@ -10,7 +10,8 @@ import pytest
 from burnish.core.errors import NotFound
 from burnish.rag.build import build_index
 from burnish.rag.search import open_index, reciprocal_rank_fusion
-from burnish.rag.store import Passage, SqliteStore
+from burnish.rag.sqlite import SqliteStore
+from burnish.rag.store import Passage
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support-desk"
 
@@ -61,7 +62,7 @@ def test_bm25_is_the_published_formula(store):
     def bm25(word, n):
         tf = texts[n].split().count(word)
         df = sum(word in text.split() for text in texts)
-        idf = math.log((len(texts) - df + 0.5) / (df + 0.5))
+        idf = math.log(1 + (len(texts) - df + 0.5) / (df + 0.5))
         return idf * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * lengths[n] / mean))
 
     found = dict(made.by_words("petrel wind", 9))

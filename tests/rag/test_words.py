@@ -13,7 +13,7 @@ from burnish.core.errors import BadData, NotFound
 
 PASSAGE = {
     "file", "title", "headings", "page", "start", "end", "text", "score", "similarity",
-    "by_meaning", "by_words",
+    "by_meaning", "by_words", "relevance",
 }  # fmt: skip
 
 
@@ -43,7 +43,10 @@ def test_index_search_ask(folder, tiny_embedder):
 
     asked = ["ask", "tiny", "How long does a refund take?", "--index", "docs", "-k", 2]
     reply = json.loads(burnish(*asked, "--json", "--max-new-tokens", 8, "--least-similarity", -1))
-    assert set(reply) == {"answer", "known", "citations"} and len(reply["citations"]) == 2
+    assert (
+        set(reply) == {"answer", "known", "support", "supported", "citations"}
+        and len(reply["citations"]) == 2
+    )
     assert set(reply["citations"][0]) == {"number", "cited", *PASSAGE}
     assert burnish(*asked, "--least-similarity", 1) == "I don't know.\n"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import glob
+import importlib.util
 import os
 import shutil
 import socket
@@ -18,9 +19,30 @@ def binaries():
 
 
 @contextlib.contextmanager
-def cluster():
+def with_pgvector():
+    """The folder of programs that have pgvector: Debian's or, copied to where any user can read it,
+    the package `pgserver`'s. None without either."""
+    for control in glob.glob("/usr/share/postgresql/*/extension/vector.control"):
+        yield Path("/usr/lib/postgresql") / Path(control).parts[4] / "bin"
+        return
+    found = importlib.util.find_spec("pgserver")
+    if found is None:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="burnish-pgserver-") as folder:
+        Path(folder).chmod(0o755)
+        package = Path(found.origin).parent
+        for part in package.parent.glob("pgserver*"):
+            if not part.name.endswith("-info"):
+                shutil.copytree(part, Path(folder) / part.name, symlinks=True)
+        yield Path(folder) / package.name / "pginstall" / "bin"
+
+
+@contextlib.contextmanager
+def cluster(programs=None):
     """Its URL. PostgreSQL refuses to run as root, so root hands it to the user `postgres`."""
     folder = Path(tempfile.mkdtemp(prefix="burnish-postgres-"))
+    programs = programs or binaries()
     user = []
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
@@ -29,7 +51,7 @@ def cluster():
         port = free.getsockname()[1]
 
     def do(word, *arguments):
-        command = [*user, str(binaries() / word), "-D", str(folder / "data"), *arguments]
+        command = [*user, str(programs / word), "-D", str(folder / "data"), *arguments]
         subprocess.run(command, check=True, cwd="/", stdout=subprocess.DEVNULL)
 
     settings = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"

@@ -27,6 +27,10 @@ Changes = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the run. [default: a new one]")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Passages = Annotated[int, typer.Option("-k", min=1, help="How many passages.")]
+Rerank = Annotated[
+    str,
+    typer.Option("--rerank", metavar="MODEL", help="A cross-encoder that orders the best anew."),
+]
 FilePattern = Annotated[
     str | None, typer.Option("--files", metavar="GLOB", help="Of these files only: 'manuals/*.pdf'")
 ]

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.options import AsJson, FilePattern, Passages
+from burnish.cli.options import AsJson, FilePattern, Passages, Rerank
 from burnish.cli.output import show
 
 
@@ -13,6 +13,7 @@ def command(
     question: Annotated[str, typer.Argument(help="What is looked for.")],
     k: Passages = 5,
     files: FilePattern = None,
+    rerank: Rerank = "",
     as_json: AsJson = False,
 ) -> None:
     """Find the passages of an index that a question is about, by meaning and by words.
@@ -21,7 +22,7 @@ def command(
     """
     from burnish import api
 
-    found = api.search(name, question, k=k, files=files)
+    found = api.search(name, question, k=k, files=files, rerank=rerank)
     parts = [
         f"{number}. {item.passage.source}\n{item.passage.text}"
         for number, item in enumerate(found, start=1)

@@ -41,8 +41,11 @@ class Documents:
         return [self._found[question] for question in questions]
 
     def fingerprint(self) -> str:
-        """A hash of what the documents hold."""
-        return hash_json(self.index.store.digests())
+        """A hash of what the documents hold, and of the model that orders their passages."""
+        digests = self.index.store.digests()
+        if self.index.reranking is None:
+            return hash_json(digests)
+        return hash_json([digests, self.index.reranking.model.sha256])
 
 
 def open_documents(settings: Rag) -> Documents:
@@ -58,7 +61,7 @@ def open_documents(settings: Rag) -> Documents:
     name = f"recipe-{hash_json([[str(path) for path in settings.documents], making])[:12]}"
     report = build_index(settings.documents, name, making)
     say(report.as_text().splitlines()[0])
-    return Documents(open_index(name), settings)
+    return Documents(open_index(name, settings.rerank, settings.rerank_top), settings)
 
 
 def prompts_with_passages(

@@ -16,6 +16,7 @@ from burnish.compare.page import contents_of
 from burnish.compare.retrieval import open_documents
 from burnish.compare.routes import ROUTES, Setting, with_routes
 from burnish.compare.rules import Expected, came_true, expected
+from burnish.compare.types import by_type, in_table, refuse_without_types
 from burnish.compare.verdict import (
     INCUMBENT,
     TRAINED,
@@ -60,6 +61,7 @@ class Comparison:
     again: Mapping[int, Scores]
     forgetting: Forgetting | None
     covered: Mapping[str, Interval]
+    types: Mapping[str, Mapping[str, Interval]]
     expected: Sequence[Expected]
     training: str | None
     training_seconds: float
@@ -91,6 +93,10 @@ class Comparison:
             "seeds": self.seeds,
             "forgetting": asdict(self.forgetting) if self.forgetting else None,
             "covered": {name: asdict(share) for name, share in self.covered.items()},
+            "types": {
+                kind: {name: asdict(share) for name, share in found.items()}
+                for kind, found in self.types.items()
+            },
             "expected": [asdict(one) for one in self.expected],
             "costs": self._costs(),
             "inferred": {
@@ -189,6 +195,8 @@ class Comparison:
         if self.expected:
             told = [f"  {one.outcome:<12}  {one.says}" for one in self.expected]
             parts.append("\n".join(["Rules of thumb, before and after:", *told]))
+        if self.types:
+            parts.append(in_table(self.types))
         if self.covered:
             parts.append(self._ceiling())
         if costs := self.costs:
@@ -227,6 +235,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     recipe = with_routes(recipe.model_copy(update={"task": dataset.task}), dataset.task)
     rows = sample(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     refuse_unanswerable(rows)
+    refuse_without_types(recipe.data.question_type, rows)
     setting = _audited(_with_documents(Setting(recipe, dataset, rows)))
     dataset = setting.dataset
     if CEILING in recipe.compare.routes:
@@ -260,6 +269,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         forgetting=forgetting,
         expected=came_true(rules, scores, recipe.compare.least_gain, recipe.evaluate.confidence),
         covered=covered(scores, INCUMBENT, recipe.evaluate.confidence, recipe.evaluate.seed),
+        types=by_type(scores, rows, recipe.evaluate.confidence, recipe.evaluate.seed),
         training=training.id if training else None,
         training_seconds=training.read("report.json")["train_seconds"] if training else 0.0,
         classifier=fitted.id if (fitted := models.trainings.get("classifier")) else None,

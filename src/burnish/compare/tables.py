@@ -5,7 +5,7 @@ from typing import Any
 
 from burnish.core.records import Interval
 from burnish.report.contents import Table
-from burnish.report.numbers import duration, money, share
+from burnish.report.numbers import duration, interval, money, share
 from burnish.report.numbers import name as spelt
 
 
@@ -26,6 +26,27 @@ def _ceiling(result: Mapping[str, Any]) -> Table:
         "0% is no better than the plain prompt, 100% as good as the teacher, which is a ceiling "
         "and no candidate: the verdict leaves it out. Its latency, where it is elsewhere, is that "
         "of several requests at once.",
+    )
+
+
+def _types(result: Mapping[str, Any]) -> Table:
+    types = {
+        kind: {route: Interval(**one) for route, one in found.items()}
+        for kind, found in result["types"].items()
+    }
+    routes = list(next(iter(types.values()), {}))
+    return Table(
+        "By type of question",
+        ("Route", *(f"{kind}, {next(iter(found.values())).n}" for kind, found in types.items())),
+        [
+            (
+                spelt(route),
+                *(f"{share(f[route].value)} ({interval(f[route])})" for f in types.values()),
+            )
+            for route in routes
+        ],
+        "Each cell with its own interval, not widened for the number of cells: where they overlap "
+        "much, the order of the routes isn't settled. Beside a type: how many questions it has.",
     )
 
 
@@ -64,4 +85,4 @@ def _rules(result: Mapping[str, Any]) -> Table:
     )
 
 
-_TABLES = (_rules, _ceiling, _costs)
+_TABLES = (_types, _rules, _ceiling, _costs)

@@ -47,6 +47,7 @@ class Row:
     rejected: Message | None = None
     desirable: bool | None = None
     group: str | None = None
+    type: str | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     item: Mapping[str, Any] = field(default_factory=dict, hash=False)
     file: str = ""

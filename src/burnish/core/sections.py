@@ -63,6 +63,11 @@ class Data(Section):
     group: str | None = Field(
         None, description="Column whose equal values must not be torn over splits (a customer)."
     )
+    question_type: str | None = Field(
+        None,
+        description="Column that says what type a question is (fact, style): `compare` then shows "
+        "each route's score by type.",
+    )
     validation_share: float = Field(
         0.1, ge=0, lt=1, description="Share of the rows for validation if no file is given."
     )
@@ -108,6 +113,12 @@ class Rag(Section):
         200, ge=16, description="Longest passage, in tokens of the embedder (it reads 256)."
     )
     k: int = Field(5, ge=1, description="Passages put before a question, if they fit.")
+    rerank: str = Field(
+        "",
+        description="A cross-encoder (a pulled model or a folder) that reads the best passages "
+        "with the question and orders them anew; none if empty.",
+    )
+    rerank_top: int = Field(20, ge=1, description="How many of the best passages it reads.")
     gold_share: float = Field(
         0.8,
         ge=0,

@@ -26,6 +26,11 @@ SETTINGS = (
     ),
     Setting("BURNISH_API_KEY", "made at first start", "The key that `burnish serve` asks for."),
     Setting("BURNISH_MODELS", "the user's cache folder", "Where pulled models are kept."),
+    Setting(
+        "BURNISH_INDEXES",
+        "folders in the workspace",
+        "A PostgreSQL database with pgvector for indexes: postgresql://user:password@host/name.",
+    ),
 )
 
 
@@ -38,6 +43,11 @@ def models_folder() -> Path:
     """Where pulled models are kept, shared by all workspaces of this user."""
     named = os.environ.get("BURNISH_MODELS")
     return Path(named or Path(platformdirs.user_cache_dir("burnish")) / "models").absolute()
+
+
+def indexes_url() -> str:
+    """The database that indexes are kept in; empty: in folders of the workspace."""
+    return os.environ.get("BURNISH_INDEXES") or ""
 
 
 def api_key() -> str | None:

@@ -66,11 +66,15 @@ def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
         except BadRow as fault:
             faults.add(fault.finding, number, fault.what, fault.fix)
             continue
-        group = record.get(data.group) if data.group else None
-        rows.append(
-            replace(row, file=str(file), line=number, group=None if group is None else str(group))
-        )
+        group, kind = _named(record, data.group), _named(record, data.question_type)
+        rows.append(replace(row, file=str(file), line=number, group=group, type=kind))
     return rows, faults.findings()
+
+
+def _named(record: Mapping[str, Any], column: str | None) -> str | None:
+    """What a column that the recipe names says, as text; none if it isn't there or empty."""
+    value = record.get(column) if column else None
+    return None if value is None or value == "" else str(value)
 
 
 def _detected(file: Path, keys: set[str], data: Data) -> str:

@@ -92,13 +92,21 @@ def _defaults(draft: Path) -> dict[str, Any]:
     template = (draft / "chat_template.jinja").exists() or (
         tokenizer.exists() and "chat_template" in tokenizer.read_text(encoding="utf-8")
     )
-    embeds = (draft / "modules.json").exists()
     return {
-        "kind": "embedding" if embeds else "causal",
+        "kind": _kind_of(draft, config),
         "licence": "unknown",
         "context_length": config.get("max_position_embeddings", 0),
         "has_template": template,
     }
+
+
+def _kind_of(draft: Path, config: dict[str, Any]) -> str:
+    """A cross-encoder may come with a `modules.json` too, so that its head is looked at first."""
+    if any(
+        name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()
+    ):
+        return "reranker"
+    return "embedding" if (draft / "modules.json").exists() else "causal"
 
 
 Writer = Callable[[Path], dict[str, Any]]

@@ -9,6 +9,7 @@ from burnish.core.errors import PromptTooLong
 from burnish.core.progress import say
 from burnish.core.records import Message, Prompt
 from burnish.engines.local import LocalEngine
+from burnish.rag.grounding import LEAST_SUPPORT, support
 from burnish.rag.prompt import fitting, with_passages
 from burnish.rag.search import Found, Index
 
@@ -25,13 +26,14 @@ class Asking:
 
     `k` passages at the most, of files that match the pattern `files`; if the most similar passage
     has a cosine below `least_similarity`, the model isn't asked: the documents are about other
-    things.
+    things. An answer whose support (rag.grounding) is below `least_support` is called unsupported.
     """
 
     k: int = 5
     files: str | None = None
     least_similarity: float = 0.25
     max_new_tokens: int = 128
+    least_support: float = LEAST_SUPPORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +55,28 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """An answer and the passages behind it. `known` is false if it says that it doesn't know."""
+    """An answer and the passages behind it. `known` is false if it says that it doesn't know.
+
+    `support` is how far the passages say it, 0 to 1 (rag.grounding), none where there is nothing to
+    check; `supported` is false if that is too little.
+    """
 
     answer: str
     known: bool
     citations: tuple[Citation, ...]
+    support: float | None = None
+    supported: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish ask --json` prints."""
         citations = [citation.as_dict() for citation in self.citations]
-        return {"answer": self.answer, "known": self.known, "citations": citations}
+        return {
+            "answer": self.answer,
+            "known": self.known,
+            "support": self.support,
+            "supported": self.supported,
+            "citations": citations,
+        }
 
     def as_text(self) -> str:
         """What a person reads on the terminal."""
@@ -71,6 +85,9 @@ class Reply:
         cited = [citation.as_text() for citation in self.citations if citation.cited]
         shown = [citation.as_text() for citation in self.citations if not citation.cited]
         parts = [self.answer]
+        if not self.supported:
+            share = round(100 * (self.support or 0))
+            parts.append(f"Not supported: only {share} % of it stands in the passages. Check it.")
         if cited:
             parts.append("\n".join(["Cited:", *cited]))
         if shown:
@@ -102,11 +119,15 @@ def ask(engine: LocalEngine, index: Index, question: str, asking: Asking) -> Rep
     if len(kept) < len(found):
         say(f"{len(kept)} of {len(found)} passages fit the context.")
     prompt = Prompt(with_passages(messages, kept), max_new_tokens=asking.max_new_tokens)
-    return _reply(engine.answer([prompt])[0].text.strip(), found[: len(kept)])
+    answer = engine.answer([prompt])[0].text.strip()
+    return _reply(question, answer, found[: len(kept)], asking.least_support)
 
 
-def _reply(answer: str, found: Sequence[Found]) -> Reply:
+def _reply(question: str, answer: str, found: Sequence[Found], least_support: float) -> Reply:
     named = {int(number) for number in re.findall(r"\[(\d+)\]", answer)}
     known = not re.match(r"I (don[’']t|do not) know\b", answer, flags=re.IGNORECASE)
     citations = (Citation(n, n in named, item) for n, item in enumerate(found, start=1))
-    return Reply(answer, known, tuple(citations))
+    texts = [f"{item.passage.place}\n{item.passage.text}" for item in found]
+    share = support(answer, texts, question) if known else None
+    supported = share is None or share >= least_support
+    return Reply(answer, known, tuple(citations), share, supported)

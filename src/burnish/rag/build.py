@@ -4,7 +4,6 @@ Only what changed is embedded: a file is known by the hash of its content. Files
 index a few at a time, each whole, so that an indexing that was killed goes on where it stood.
 """
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,8 +17,9 @@ from burnish.models.embedder import Embedder
 from burnish.models.local import find_model
 from burnish.rag.chunk import chunks
 from burnish.rag.documents import read_document, readers
-from burnish.rag.search import FILE, index_folder, refuse_other_embedder
-from burnish.rag.store import Passage, SqliteStore, Store
+from burnish.rag.places import Place, place
+from burnish.rag.search import refuse_other_embedder
+from burnish.rag.store import Passage, Store
 
 #: Part of what a file is known by: a change in how files are read or cut makes all anew.
 _VERSION = 1
@@ -35,7 +35,7 @@ class IndexReport:
     """
 
     name: str
-    path: Path
+    path: str
     added: int
     changed: int
     unchanged: int
@@ -47,7 +47,7 @@ class IndexReport:
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish index --json` prints."""
         skipped = [{"file": file, "reason": reason} for file, reason in self.skipped]
-        return {**asdict(self), "path": str(self.path), "skipped": skipped}
+        return {**asdict(self), "skipped": skipped}
 
     def as_text(self) -> str:
         """What a person reads on the terminal."""
@@ -81,9 +81,10 @@ def build_index(
     that isn't there, BadData if there is nothing to read (no new index is left then), BadRecipe if
     the index was made in another way.
     """
-    folder = index_folder(name)
-    is_new = not (folder / FILE).exists()
-    before = {} if is_new else _facts_of(folder)
+    kept = place()
+    where = kept.where(name)
+    is_new = name not in kept.names()
+    before = {} if is_new else _facts_of(kept, name)
     named = [str(path.absolute()) for path in sources] or list(before.get("sources", ()))
     if not named:
         raise BadRecipe("Nothing is named to index.", f"burnish index FOLDER --name {name}")
@@ -92,20 +93,20 @@ def build_index(
     embedder = Embedder(find_model(making.embedder))
     _refuse_too_long(making, embedder)
     _refuse_other_making(name, before, making, embedder)
-    folder.mkdir(parents=True, exist_ok=True)
-    store = SqliteStore(folder / FILE)
+    store = kept.open(name)
     work = _Indexing(store, embedder, making)
     own = {"name": embedder.name, "sha256": embedder.sha256}
     facts = {"sources": named, "making": asdict(making), "embedder": own}
     store.note({**facts, "complete": False})
     counts = work.renew(files)
+    store.settle()
     store.note({**facts, "complete": True})
     passages = store.count()
     store.close()
     if is_new and not passages:
-        shutil.rmtree(folder)
+        kept.remove(name)
         raise BadData("None of the files can be read.", "\n".join(r for _, r in work.skipped))
-    return IndexReport(name, folder, *counts, passages, tuple(work.skipped), not_read)
+    return IndexReport(name, where, *counts, passages, tuple(work.skipped), not_read)
 
 
 @dataclass(slots=True)
@@ -216,8 +217,8 @@ def documents_in(sources: Sequence[str]) -> tuple[list[Path], dict[str, int]]:
     return list(found), dict(others)
 
 
-def _facts_of(folder: Path) -> dict[str, Any]:
-    store = SqliteStore(folder / FILE)
+def _facts_of(kept: Place, name: str) -> dict[str, Any]:
+    store = kept.open(name)
     facts = store.facts()
     store.close()
     return facts
@@ -242,7 +243,7 @@ def _refuse_other_making(
         made = ", ".join(f"{key} {value}" for key, value in facts["making"].items())
         raise BadRecipe(
             f"The index `{name}` was made with other settings: {made}.",
-            f"Choose another --name, or remove {index_folder(name)}.",
+            f"Choose another --name, or remove {place().where(name)}.",
         )
     refuse_other_embedder(name, facts, embedder)
 

@@ -1,8 +1,10 @@
-"""Hybrid search: the nearest by meaning and the best by words, joined by their ranks."""
+"""Hybrid search: the nearest by meaning and the best by words, joined by their ranks.
+
+A cross-encoder, if one is named, reads the best of them with the question and orders them anew.
+"""
 
 import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,13 +14,12 @@ import numpy as np
 
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.progress import progress, say
-from burnish.core.settings import workspace
 from burnish.models.embedder import Embedder
 from burnish.models.local import find_model
-from burnish.rag.store import Passage, Ranking, SqliteStore, Store
+from burnish.models.reranker import Reranker
+from burnish.rag.places import place
+from burnish.rag.store import Passage, Ranking, Store
 
-#: The file inside an index's folder.
-FILE = "index.db"
 #: The constant of reciprocal rank fusion, as in the paper.
 _RRF_K = 60
 #: How far down each of the two rankings is read, at the least.
@@ -29,7 +30,8 @@ _DEPTH = 50
 class Found:
     """A passage that was found. `score` is the fused one, `similarity` the cosine to the question.
 
-    `by_meaning` and `by_words` are its ranks, from 1. What a ranking doesn't hold is none.
+    `by_meaning` and `by_words` are its ranks, from 1; `relevance` is what the cross-encoder says,
+    in its own unit. What a ranking doesn't hold is none.
     """
 
     passage: Passage
@@ -37,12 +39,29 @@ class Found:
     similarity: float | None
     by_meaning: int | None
     by_words: int | None
+    relevance: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish search --json` prints."""
         found = asdict(self)
         passage = found.pop("passage")
         return {**passage, "headings": list(passage["headings"]), **found}
+
+
+@dataclass(frozen=True, slots=True)
+class Reranking:
+    """A cross-encoder, and how many of the best it reads."""
+
+    model: Reranker
+    top: int = 20
+
+    def order(self, question: str, found: Sequence[Found]) -> list[Found]:
+        """The first `top` by relevance; those behind them stay behind."""
+        read = found[: self.top]
+        texts = [f"{item.passage.place}\n{item.passage.text}" for item in read]
+        scores = self.model.scores(question, texts).tolist()
+        judged = [replace(item, relevance=own) for item, own in zip(read, scores, strict=True)]
+        return [*sorted(judged, key=lambda item: -(item.relevance or 0)), *found[self.top :]]
 
 
 @dataclass(slots=True)
@@ -53,6 +72,7 @@ class Index:
     store: Store
     embedder: Embedder
     root: Path
+    reranking: Reranking | None = None
 
     def search(self, question: str, k: int = 5, files: str | None = None) -> list[Found]:
         """The `k` best passages, best first; `files` is a pattern that their file must match.
@@ -75,6 +95,14 @@ class Index:
     ) -> list[Found]:
         """The same for a question whose vector is there already: float32 of shape (width,)."""
         wanted = self._matching(files) if files else None
+        if self.reranking is None:
+            return self._fused(question, vector, k, wanted)
+        found = self._fused(question, vector, max(k, self.reranking.top), wanted)
+        return self.reranking.order(question, found)[:k]
+
+    def _fused(
+        self, question: str, vector: np.ndarray, k: int, wanted: Collection[str] | None
+    ) -> list[Found]:
         depth = max(_DEPTH, k)
         meaning = self.store.by_vector(vector, depth, wanted)
         words = self.store.by_words(question, depth, wanted)
@@ -125,30 +153,17 @@ def reciprocal_rank_fusion(
     return sorted(scores.items(), key=lambda item: -item[1])
 
 
-def index_folder(name: str) -> Path:
-    """Where this workspace keeps the index `name`. Raises BadRecipe if it can't be a folder's."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise BadRecipe(
-            f"`{name}` can't be the name of an index.", "Letters, digits, `_`, `-` and `.` can."
-        )
-    return workspace() / "indexes" / name
-
-
-def index_names() -> list[str]:
-    """The indexes of this workspace, by name."""
-    return sorted(file.parent.name for file in (workspace() / "indexes").glob(f"*/{FILE}"))
-
-
-def open_index(name: str) -> Index:
-    """An index that was made before. Raises NotFound."""
-    file = index_folder(name) / FILE
-    if not file.exists():
-        known = ", ".join(index_names()) or "none yet"
+def open_index(name: str, rerank: str = "", rerank_top: int = 20) -> Index:
+    """An index that was made before; `rerank` names a cross-encoder. Raises NotFound, BadRecipe."""
+    reranking = Reranking(Reranker(find_model(rerank)), rerank_top) if rerank else None
+    kept = place()
+    if name not in (names := kept.names()):
         raise NotFound(
-            f"There is no index `{name}` in this workspace (there are: {known}).",
+            f"There is no index `{name}` in this workspace (there are: "
+            f"{', '.join(names) or 'none yet'}).",
             f"burnish index FOLDER --name {name}",
         )
-    store = SqliteStore(file)
+    store = kept.open(name)
     facts = store.facts()
     if not facts:
         raise NotFound(f"The index `{name}` is empty.", f"burnish index FOLDER --name {name}")
@@ -156,7 +171,7 @@ def open_index(name: str) -> Index:
         say(f"The indexing of `{name}` was interrupted; go on with: burnish index --name {name}")
     embedder = Embedder(find_model(facts["embedder"]["name"]))
     refuse_other_embedder(name, facts, embedder)
-    return Index(name, store, embedder, common_folder(facts["sources"]))
+    return Index(name, store, embedder, common_folder(facts["sources"]), reranking)
 
 
 def refuse_other_embedder(name: str, facts: Mapping[str, Any], embedder: Embedder) -> None:
@@ -165,7 +180,7 @@ def refuse_other_embedder(name: str, facts: Mapping[str, Any], embedder: Embedde
         raise BadRecipe(
             f"The index `{name}` was made with {facts['embedder']['name']} as it was then; the "
             f"vectors of {embedder.name} can't be compared with those.",
-            f"Choose another --name, or remove {index_folder(name)}.",
+            f"Choose another --name, or remove {place().where(name)}.",
         )
 
 

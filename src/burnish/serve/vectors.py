@@ -17,7 +17,8 @@ from burnish.rag.build import embedded_text
 from burnish.rag.chunk import chunks
 from burnish.rag.documents import Document, read_document
 from burnish.rag.search import reciprocal_rank_fusion
-from burnish.rag.store import Passage, SqliteStore
+from burnish.rag.sqlite import SqliteStore
+from burnish.rag.store import Passage
 from burnish.serve.desk import Desk
 from burnish.serve.embeddings import Embedders
 from burnish.serve.errands import Errand

@@ -1,0 +1,243 @@
+"""An index on a PostgreSQL server with pgvector, in a schema of its own (`burnish_<name>`).
+
+Near vectors by HNSW (Malkov & Yashunin 2016, arXiv:1603.09320), exactly if only some files are
+asked for; words by PostgreSQL's own text search, whose rank knows no rare words as BM25 does.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from burnish.core.errors import BadRecipe, Unavailable
+from burnish.rag.store import Passage, Ranking
+
+_PREFIX = "burnish_"
+_TABLES = """
+CREATE TABLE facts (value JSONB NOT NULL);
+CREATE TABLE documents (
+    id BIGSERIAL PRIMARY KEY, file TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, title TEXT NOT NULL
+);
+CREATE TABLE passages (
+    id BIGSERIAL PRIMARY KEY,
+    document BIGINT NOT NULL REFERENCES documents ON DELETE CASCADE,
+    headings JSONB NOT NULL, page INTEGER, begins INTEGER NOT NULL, ends INTEGER NOT NULL,
+    text TEXT NOT NULL, words TSVECTOR NOT NULL
+);
+CREATE INDEX ON passages (document);
+CREATE INDEX ON passages USING gin (words);
+"""
+#: The vectors' column waits for the first vectors, which say how wide they are.
+_VECTORS = """
+ALTER TABLE passages ADD COLUMN IF NOT EXISTS vector public.vector({width}) NOT NULL;
+CREATE INDEX IF NOT EXISTS passages_near ON passages USING hnsw (vector public.vector_ip_ops);
+"""
+#: What a text may not hold there: lone surrogates and the character 0.
+_UNSTORABLE = re.compile("[\ud800-\udfff\x00]")
+
+
+def connected(url: str) -> Any:
+    """A connection that commits each statement. Raises Unavailable."""
+    try:
+        import psycopg
+    except ModuleNotFoundError as error:
+        raise Unavailable(
+            "Indexes on PostgreSQL need the package `psycopg`.", "pip install 'burnish[postgresql]'"
+        ) from error
+    try:
+        return psycopg.connect(url.replace("+psycopg", "", 1), autocommit=True)
+    except psycopg.Error as error:
+        raise Unavailable(
+            f"The database of indexes can't be reached: {str(error).strip()}",
+            "Check BURNISH_INDEXES: postgresql://user:password@host/database",
+        ) from error
+
+
+def postgres_names(url: str) -> list[str]:
+    """The indexes of a database, by name."""
+    with connected(url) as database:
+        rows = database.execute(
+            "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, %s)", (_PREFIX,)
+        ).fetchall()
+    return sorted(name.removeprefix(_PREFIX) for (name,) in rows)
+
+
+def drop_postgres(url: str, name: str) -> None:
+    """Forget an index."""
+    with connected(url) as database:
+        database.execute(f'DROP SCHEMA IF EXISTS "{_schema(name)}" CASCADE')
+
+
+class PostgresStore:
+    """The index `name`; made when it is opened for the first time. Raises Unavailable."""
+
+    def __init__(self, url: str, name: str) -> None:
+        self.schema = _schema(name)
+        self.database = connected(url)
+        with self._transaction():
+            known = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
+            if not self.database.execute(known, (self.schema,)).fetchone():
+                self._make()
+        self.database.execute(f'SET search_path TO "{self.schema}", public')
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self.database.close()
+
+    def facts(self) -> dict[str, Any]:
+        """What was put down about the index; empty if it is new."""
+        found = self.database.execute("SELECT value FROM facts").fetchone()
+        return dict(found[0]) if found else {}
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Put it down."""
+        with self._transaction():
+            self.database.execute("DELETE FROM facts")
+            self.database.execute("INSERT INTO facts VALUES (%s)", (json.dumps(dict(facts)),))
+
+    def digests(self) -> dict[str, str]:
+        """File → hash of the content whose passages are here."""
+        return dict(self.database.execute("SELECT file, digest FROM documents").fetchall())
+
+    def replace(self, file: str, digest: str, passages: Sequence[Passage], vectors: Any) -> None:
+        """Take a file's passages for those of before, whole or not at all."""
+        with self._transaction():
+            self.database.execute("DELETE FROM documents WHERE file = %s", (file,))
+            title = _storable(passages[0].title if passages else "")
+            document = self.database.execute(
+                "INSERT INTO documents (file, digest, title) VALUES (%s, %s, %s) RETURNING id",
+                (file, digest, title),
+            ).fetchone()[0]
+            if passages:
+                self.database.execute(_VECTORS.format(width=len(vectors[0])))
+            rows = [
+                (
+                    document, json.dumps(passage.headings), passage.page, passage.start,
+                    passage.end, _storable(passage.text),
+                    _storable(f"{passage.place}\n{passage.text}"), _written(vector),
+                )
+                for passage, vector in zip(passages, vectors, strict=True)
+            ]  # fmt: skip
+            with self.database.cursor() as cursor:
+                cursor.executemany(
+                    "INSERT INTO passages (document, headings, page, begins, ends, text, words, "
+                    "vector) VALUES (%s, %s, %s, %s, %s, %s, to_tsvector('english', %s), "
+                    "%s::vector)",
+                    rows,
+                )
+
+    def remove(self, files: Collection[str]) -> None:
+        """Forget these files, all or none."""
+        self.database.execute("DELETE FROM documents WHERE file = ANY(%s)", (list(files),))
+
+    def settle(self) -> None:
+        """Nothing waits here."""
+
+    def count(self) -> int:
+        """How many passages there are."""
+        return int(self.database.execute("SELECT count(*) FROM passages").fetchone()[0])
+
+    def by_vector(
+        self, vector: np.ndarray, most: int, files: Collection[str] | None = None
+    ) -> Ranking:
+        """The passages whose vectors are nearest by dot product, of these files only."""
+        if not self.count():
+            return []
+        query, values = _only("SELECT id, -(vector <#> %s::vector) FROM passages", files)
+        with self._transaction(alone=False):
+            if files is not None:
+                # Which files is asked after the walk through the graph, which would end too soon.
+                self.database.execute("SET LOCAL enable_indexscan = off")
+            self.database.execute(f"SET LOCAL hnsw.ef_search = {min(max(4 * most, 100), 1000)}")
+            written = _written(vector)
+            return self._ranking(
+                f"{query} ORDER BY vector <#> %s::vector LIMIT %s",
+                (written, *values, written, most),
+            )
+
+    def by_words(self, question: str, most: int, files: Collection[str] | None = None) -> Ranking:
+        """The passages with the highest `ts_rank_cd`, of these files only."""
+        words = dict.fromkeys(re.findall(r"\w+", _storable(question)))
+        if not words:
+            return []
+        asked = " | ".join(f"'{word}'" for word in words)
+        query, values = _only(
+            "SELECT passages.id, ts_rank_cd(words, asked, 1) AS rank FROM passages, "
+            "to_tsquery('english', %s) AS asked",
+            files,
+        )
+        also = "AND" if files is not None else "WHERE"
+        return self._ranking(
+            f"{query} {also} words @@ asked ORDER BY rank DESC, passages.id LIMIT %s",
+            (asked, *values, most),
+        )
+
+    def passages(self, ids: Sequence[int]) -> list[Passage]:
+        """Passages by id, in that order."""
+        rows = self.database.execute(
+            "SELECT passages.id, file, title, headings, page, begins, ends, text FROM passages "
+            "JOIN documents ON documents.id = document WHERE passages.id = ANY(%s)",
+            (list(ids),),
+        ).fetchall()
+        found = {
+            own: Passage(file, title, tuple(headings), page, begins, ends, text)
+            for own, file, title, headings, page, begins, ends, text in rows
+        }
+        return [found[own] for own in ids]
+
+    def _ranking(self, query: str, values: Sequence[Any]) -> Ranking:
+        rows = self.database.execute(query, values).fetchall()
+        return [(int(own), float(score)) for own, score in rows]
+
+    def _make(self) -> None:
+        import psycopg
+
+        try:
+            self.database.execute("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public")
+        except psycopg.Error as error:
+            raise Unavailable(
+                f"The database has no pgvector: {str(error).strip()}",
+                "Install pgvector on the server, and let its owner run: CREATE EXTENSION vector",
+            ) from error
+        self.database.execute(f'CREATE SCHEMA "{self.schema}"')
+        self.database.execute(f'SET LOCAL search_path TO "{self.schema}", public')
+        self.database.execute(_TABLES)
+
+    @contextmanager
+    def _transaction(self, alone: bool = True) -> Iterator[None]:
+        """All or nothing; one writer of an index at a time."""
+        with self.database.transaction():
+            if alone:
+                lock = "SELECT pg_advisory_xact_lock(hashtext(%s))"
+                self.database.execute(lock, (self.schema,))
+            yield
+
+
+def _only(query: str, files: Collection[str] | None) -> tuple[str, list[Any]]:
+    """The query for passages of these files, and what it needs."""
+    if files is None:
+        return query, []
+    kept = "document IN (SELECT documents.id FROM documents WHERE file = ANY(%s))"
+    return f"{query} WHERE {kept}", [list(files)]
+
+
+def _schema(name: str) -> str:
+    schema = f"{_PREFIX}{name}"
+    if len(schema.encode()) > 63:
+        raise BadRecipe(
+            f"`{name}` is too long a name for an index on PostgreSQL.",
+            f"At most {63 - len(_PREFIX)} bytes can be kept there.",
+        )
+    return schema
+
+
+def _written(vector: Any) -> str:
+    return json.dumps(np.asarray(vector, dtype=np.float32).tolist())
+
+
+def _storable(text: str) -> str:
+    """The text with what PostgreSQL can't hold replaced, one character for one."""
+    return _UNSTORABLE.sub("�", text)

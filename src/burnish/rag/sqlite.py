@@ -1,0 +1,264 @@
+"""An index in a folder: an SQLite database that is the truth, and a word index that follows it.
+
+A document's passages, vectors and sign bits come and go in one transaction, so that a kill leaves
+each document whole or absent (docs/decisions/0005, 0008).
+"""
+
+import json
+import re
+import sqlite3
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from burnish.core.errors import BadData
+from burnish.rag.signs import Signs, sign_bits
+from burnish.rag.store import Passage, Ranking
+from burnish.rag.words import News, State, WordIndex
+
+#: Passages near by their signs whose exact vectors are compared: so many for each one that is
+#: wanted, and never fewer than so many.
+_SPARE, _LEAST = 10, 500
+
+_TABLES = """
+CREATE TABLE facts (value TEXT NOT NULL);
+CREATE TABLE documents (
+    id INTEGER PRIMARY KEY, file TEXT NOT NULL UNIQUE, digest TEXT NOT NULL, title TEXT NOT NULL
+);
+CREATE TABLE passages (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL REFERENCES documents,
+    headings TEXT NOT NULL, page INTEGER, begins INTEGER NOT NULL, ends INTEGER NOT NULL,
+    place TEXT NOT NULL, text TEXT NOT NULL, vector BLOB NOT NULL
+);
+CREATE INDEX passages_of_document ON passages (document);
+"""
+#: Second layout: sign bits, a row a document, whose passages' ids follow each other; which
+#: documents went, for the word index; and a name by which that knows its database.
+_SIGNS = """
+CREATE TABLE signs (
+    document INTEGER PRIMARY KEY, first INTEGER NOT NULL, passages INTEGER NOT NULL,
+    bits BLOB NOT NULL
+);
+CREATE TABLE gone (turn INTEGER PRIMARY KEY AUTOINCREMENT, document INTEGER NOT NULL);
+CREATE TABLE own (name TEXT NOT NULL);
+INSERT INTO own VALUES (hex(randomblob(8)));
+PRAGMA user_version = 2;
+"""
+#: What the first layout had for words.
+_OLD_WORDS = """
+DROP TRIGGER word_in;
+DROP TRIGGER word_out;
+DROP TABLE words;
+"""
+#: A lone surrogate can stand in JSON but not in UTF-8.
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class SqliteStore:
+    """The store in a folder; made when its database is opened for the first time.
+
+    A database of the first layout, which had its words inside, is brought to this one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.database = sqlite3.connect(path, isolation_level=None, timeout=60)
+            # Three passages with their vectors to a page; of the usual 4096 bytes, one.
+            self.database.execute("PRAGMA page_size = 8192")
+            self.database.execute("PRAGMA journal_mode = WAL")
+            self.database.execute("PRAGMA synchronous = FULL")
+            with self._transaction():
+                if not self.database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                    self._run(_TABLES + _SIGNS)
+                elif self._number("PRAGMA user_version") < 2:
+                    self._upgrade()
+        except sqlite3.DatabaseError as error:
+            raise BadData(
+                f"{path} is not an index that can be read: {error}", "Remove it and index again."
+            ) from error
+        self._signs: tuple[int, Signs] | None = None
+        self._words = WordIndex(path.parent / "words")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self.database.close()
+
+    def facts(self) -> dict[str, Any]:
+        """What was put down about the index; empty if it is new."""
+        found = self.database.execute("SELECT value FROM facts").fetchone()
+        return dict(json.loads(found[0])) if found else {}
+
+    def note(self, facts: Mapping[str, Any]) -> None:
+        """Put it down."""
+        with self._transaction():
+            self.database.execute("DELETE FROM facts")
+            self.database.execute("INSERT INTO facts VALUES (?)", (json.dumps(dict(facts)),))
+
+    def digests(self) -> dict[str, str]:
+        """File → hash of the content whose passages are here."""
+        return dict(self.database.execute("SELECT file, digest FROM documents"))
+
+    def replace(self, file: str, digest: str, passages: Sequence[Passage], vectors: Any) -> None:
+        """Take a file's passages for those of before, whole or not at all."""
+        with self._transaction():
+            self._forget(file)
+            title = passages[0].title if passages else ""
+            document = self.database.execute(
+                "INSERT INTO documents (file, digest, title) VALUES (?, ?, ?)",
+                (file, digest, _storable(title)),
+            ).lastrowid
+            first = self._last("passages") + 1
+            self.database.executemany(
+                "INSERT INTO passages (document, headings, page, begins, ends, place, text, vector)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (
+                        document, json.dumps(passage.headings), passage.page, passage.start,
+                        passage.end, _storable(passage.place), _storable(passage.text),
+                        np.asarray(vector, dtype=np.float32).tobytes(),
+                    )
+                    for passage, vector in zip(passages, vectors, strict=True)
+                ],
+            )  # fmt: skip
+            if passages:
+                self._note_signs(int(document or 0), first, np.asarray(vectors))
+
+    def remove(self, files: Collection[str]) -> None:
+        """Forget these files, all or none."""
+        with self._transaction():
+            for file in files:
+                self._forget(file)
+
+    def settle(self) -> None:
+        """Bring the word index to where the database is."""
+        self._words.follow(self._now(), self._news)
+
+    def count(self) -> int:
+        """How many passages there are."""
+        return self._number("SELECT count(*) FROM passages")
+
+    def by_vector(
+        self, vector: np.ndarray, most: int, files: Collection[str] | None = None
+    ) -> Ranking:
+        """The passages whose vectors are nearest by dot product, of these files only.
+
+        Exact among those whose signs agree best: 10 * `most`, at least 500.
+        """
+        documents = None if files is None else np.array(self._document_ids(files), dtype=np.int64)
+        near = self._all_signs().nearest(vector, max(_SPARE * most, _LEAST), documents)
+        rows = self.database.execute(
+            "SELECT id, vector FROM passages WHERE id IN (SELECT value FROM json_each(?)) "
+            "ORDER BY id",
+            (json.dumps(near.tolist()),),
+        ).fetchall()
+        vectors = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.float32)
+        scores = vectors.reshape(len(rows), len(vector)) @ vector
+        nearest = np.argsort(-scores, kind="stable")[:most]
+        return [(int(rows[place][0]), float(scores[place])) for place in nearest]
+
+    def by_words(self, question: str, most: int, files: Collection[str] | None = None) -> Ranking:
+        """The passages with the highest BM25, of these files only."""
+        self.settle()
+        documents = None if files is None else self._document_ids(files)
+        return self._words.best(_storable(question), most, documents)
+
+    def passages(self, ids: Sequence[int]) -> list[Passage]:
+        """Passages by id, in that order."""
+        rows = self.database.execute(
+            "SELECT passages.id, file, title, headings, page, begins, ends, text FROM passages "
+            "JOIN documents ON documents.id = document "
+            "WHERE passages.id IN (SELECT value FROM json_each(?))",
+            (json.dumps(list(ids)),),
+        )
+        found = {
+            own: Passage(file, title, tuple(json.loads(headings)), page, begins, ends, text)
+            for own, file, title, headings, page, begins, ends, text in rows
+        }
+        return [found[own] for own in ids]
+
+    def _all_signs(self) -> Signs:
+        """All sign bits, read again when another process has changed the file."""
+        version = self._number("PRAGMA data_version") + self.database.total_changes
+        if self._signs is None or self._signs[0] != version:
+            rows = self.database.execute(
+                "SELECT document, first, passages, bits FROM signs ORDER BY first"
+            ).fetchall()
+            self._signs = (version, Signs.joined(rows))
+        return self._signs[1]
+
+    def _note_signs(self, document: int, first: int, vectors: np.ndarray) -> None:
+        row = (document, first, len(vectors), sign_bits(vectors).tobytes())
+        self.database.execute("INSERT INTO signs VALUES (?, ?, ?, ?)", row)
+
+    def _now(self) -> State:
+        """How far the database is."""
+        name = self.database.execute("SELECT name FROM own").fetchone()[0]
+        return State(name, self._last("passages"), self._last("gone"))
+
+    def _news(self, then: State) -> News:
+        """What came and went since. What comes while this is read may be told twice."""
+        now = self._now()
+        gone = self.database.execute("SELECT document FROM gone WHERE turn > ?", (then.gone,))
+        waiting = self.database.execute(
+            "SELECT count(*) FROM passages WHERE id > ?", (then.passage,)
+        ).fetchone()[0]
+        rows = self.database.execute(
+            "SELECT id, document, place || char(10) || text FROM passages WHERE id > ? ORDER BY id",
+            (then.passage,),
+        )
+        return News(now, [own for (own,) in gone], rows, waiting)
+
+    def _last(self, table: str) -> int:
+        """The last number that a table gave to a row, which may be gone."""
+        query = f"SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = '{table}'"
+        return self._number(query)
+
+    def _number(self, query: str) -> int:
+        return int(self.database.execute(query).fetchone()[0])
+
+    def _upgrade(self) -> None:
+        """From the first layout: words leave the database, sign bits come into it."""
+        self._run(_OLD_WORDS + _SIGNS)
+        documents = self.database.execute("SELECT id FROM documents").fetchall()
+        for (document,) in documents:
+            rows = self.database.execute(
+                "SELECT id, vector FROM passages WHERE document = ? ORDER BY id", (document,)
+            ).fetchall()
+            if rows:
+                vectors = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.float32)
+                self._note_signs(document, rows[0][0], vectors.reshape(len(rows), -1))
+
+    def _run(self, script: str) -> None:
+        """The statements of a script, within the transaction that is open."""
+        for statement in filter(str.strip, script.split(";")):
+            self.database.execute(statement)
+
+    def _document_ids(self, files: Collection[str]) -> list[int]:
+        known = self.database.execute("SELECT file, id FROM documents")
+        return [own for file, own in known if file in files]
+
+    def _forget(self, file: str) -> None:
+        found = self.database.execute("SELECT id FROM documents WHERE file = ?", (file,)).fetchone()
+        if found:
+            self.database.execute("DELETE FROM passages WHERE document = ?", found)
+            self.database.execute("DELETE FROM signs WHERE document = ?", found)
+            self.database.execute("DELETE FROM documents WHERE id = ?", found)
+            self.database.execute("INSERT INTO gone (document) VALUES (?)", found)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self.database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self.database.execute("ROLLBACK")
+            raise
+        self.database.execute("COMMIT")
+
+
+def _storable(text: str) -> str:
+    """The text with what UTF-8 can't hold replaced, one character for one."""
+    return _SURROGATE.sub("�", text)
