@@ -10,21 +10,21 @@ Heavy libraries load inside the verb that needs them, once what it was told make
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe, load_recipe, make_recipe
-from burnish.core.records import Finding, Message, Prompt
+from burnish.core.records import Finding, Prompt
 
 if TYPE_CHECKING:
     from burnish.compare.run import Comparison
     from burnish.core.runs import Run
     from burnish.distil.report import Distilled
-    from burnish.engines.local import LocalEngine
+    from burnish.engines.talk import Chat
     from burnish.evaluate.source import Evaluation
     from burnish.export.fit import Fitted
     from burnish.export.run import Exported
@@ -309,24 +309,6 @@ def ask(
     return ask_engine(open_engine(model), opened, question, Asking(**options))
 
 
-class Chat:
-    """A conversation with one model; `ask` gives the pieces of an answer as they are made."""
-
-    def __init__(self, engine: LocalEngine, system: str | None, settings: Prompt) -> None:
-        self.engine, self.settings = engine, settings
-        told = engine.system if system is None else system
-        self.messages: list[Message] = [Message("system", told)] if told else []
-
-    def ask(self, question: str) -> Iterator[str]:
-        """Raises BadData when the conversation has outgrown the model's context."""
-        self.messages.append(Message("user", question))
-        pieces = []
-        for piece in self.engine.stream(replace(self.settings, messages=tuple(self.messages))):
-            pieces.append(piece)
-            yield piece
-        self.messages.append(Message("assistant", "".join(pieces)))
-
-
 def chat(
     source: str = "last",
     system: str | None = None,
@@ -335,6 +317,7 @@ def chat(
 ) -> Chat:
     """Open a conversation with a run or a model; a run speaks with the prompt of its training."""
     from burnish.engines.local import open_engine
+    from burnish.engines.talk import Chat
 
     settings = Prompt((), max_new_tokens=max_new_tokens, temperature=temperature)
     return Chat(open_engine(source), system, settings)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from burnish.api import Chat
+    from burnish.engines.talk import Chat
 
 
 def command(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from burnish.core.errors import DoesNotFit
-from burnish.core.progress import progress
+from burnish.core.progress import Bar, progress
 from burnish.models.load import available_memory
 from burnish.train.batches import computed_tokens, micro_batches, rows_of_step, updates_of
 from burnish.train.checkpoint import LANDMARKS, State, save_checkpoint
@@ -127,11 +127,8 @@ def probe(plan: Fit, folder: Path) -> Probe:
             give_back()
             shape = max(current_memory() - resting, 0)
             bar.advance()
-            speeds = []
-            for share in (0.25, 0.75):
-                some = batches[int(share * len(batches))]
-                speeds.append(_timed(lambda s=some: train_step(plan, s)) / computed_tokens(some))  # type: ignore[misc]
-                bar.advance()
+            typical = (batches[int(share * len(batches))] for share in (0.25, 0.75))
+            speeds = [_seconds_per_token(plan, some, bar) for some in typical]
             validation = _pass_seconds(plan, plan.validation)
             measured = [*plan.rows, *plan.validation] if plan.objective.has_reference else []
             reference = _pass_seconds(plan, measured)
@@ -252,6 +249,13 @@ def _batches(plan: Fit, steps: int) -> list[list[Example]]:
     return sorted(
         (some for rows in parts for some in micro_batches(rows, budget)), key=computed_tokens
     )
+
+
+def _seconds_per_token(plan: Fit, rows: Sequence[Example], bar: Bar) -> float:
+    """Of one micro-batch, forth and back."""
+    spent = _timed(lambda: train_step(plan, rows))
+    bar.advance()
+    return spent / computed_tokens(rows)
 
 
 def _timed(work: Callable[[], object]) -> float:

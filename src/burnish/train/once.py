@@ -23,7 +23,7 @@ from burnish.train.auto import settled
 from burnish.train.run import code_of, train
 
 #: Raised when the same settings come to mean other weights, by another default or another loop.
-_MAKE = 1
+_MAKE = 2
 
 
 def trained(recipe: Recipe, dataset: Dataset) -> Run:
