@@ -40,7 +40,7 @@ def command(
     lines = {
         result.scores.metric: f"{found.value:.1%} ({found.low:.1%} to {found.high:.1%})",
         **beside,
-        "perplexity": f"{result.perplexity:.2f}",
+        **({} if result.perplexity is None else {"perplexity": f"{result.perplexity:.2f}"}),
         "questions": str(found.n),
         "predictions": str(result.run.path / "predictions.jsonl"),
     }

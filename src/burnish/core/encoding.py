@@ -1,4 +1,5 @@
-"""What an encoder learns, as values of `train.objective`: labels of texts, or vectors of texts."""
+"""What is learnt by a model that makes no text, as values of `train.objective`: labels of texts,
+vectors of texts, or what an answer is worth."""
 
 from typing import Literal
 
@@ -38,3 +39,10 @@ class Embed(Section):
         le=2,
         description="Distance of unit vectors, 0 to 2 (`triplet` and `contrastive` only).",
     )
+
+
+class RewardModel(Section):
+    """What an answer is worth, from pairs of answers: a head on a model (Bradley & Terry 1952;
+    Christiano et al. 2017, arXiv:1706.03741)."""
+
+    kind: Literal["reward"] = "reward"

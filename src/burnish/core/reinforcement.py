@@ -77,7 +77,14 @@ class FileReward(Section):
     )
 
 
-Reward = MetricReward | StringCheck | TextSimilarity | Multi | FileReward
+class ModelReward(Section):
+    """What a reward model gives: a run of `train.objective: reward`."""
+
+    kind: Literal["model"] = "model"
+    run: str = Field(description="The run that trained it.")
+
+
+Reward = MetricReward | StringCheck | TextSimilarity | Multi | ModelReward | FileReward
 
 
 class Grpo(Section):

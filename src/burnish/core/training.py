@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from burnish.core.encoding import Classify, Embed
+from burnish.core.encoding import Classify, Embed, RewardModel
 from burnish.core.reinforcement import Grpo
 from burnish.core.section import Section, as_tuple, kind_or
 from burnish.core.teaching import Distillation
@@ -188,7 +188,17 @@ class Train(Section):
 
     objective: Annotated[
         Annotated[
-            Sft | Dpo | Orpo | Simpo | Kto | Distillation | Grpo | Custom | Classify | Embed,
+            Sft
+            | Dpo
+            | Orpo
+            | Simpo
+            | Kto
+            | Distillation
+            | Grpo
+            | Custom
+            | Classify
+            | Embed
+            | RewardModel,
             Field(discriminator="kind"),
         ],
         kind_or("sft"),
@@ -238,8 +248,8 @@ class Train(Section):
 
     @property
     def is_encoding(self) -> bool:
-        """Whether an encoder is trained, for labels or vectors, and no text is made."""
-        return isinstance(self.objective, Classify | Embed)
+        """Whether what is trained makes no text: labels, vectors, or what an answer is worth."""
+        return isinstance(self.objective, Classify | Embed | RewardModel)
 
     @model_validator(mode="after")
     def _encoders_take_few_methods(self) -> "Train":

@@ -48,6 +48,10 @@ _NOT_HERE = {
         "Serve it with `burnish serve`, measure it with `burnish evaluate`, or name a language "
         "model.",
     ),
+    "reward": (
+        "a reward model: it says what an answer is worth and makes no text.",
+        "burnish evaluate --source RUN measures it on pairs.",
+    ),
     "classifier": (
         "a classifier: it chooses labels and makes no text.",
         "Serve it with `burnish serve`, measure it with `burnish evaluate`, or name a language "

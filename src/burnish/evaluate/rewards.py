@@ -6,19 +6,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from burnish.core.errors import BadRecipe
-from burnish.core.records import Row
+from burnish.core.records import Message, Row
 from burnish.core.reinforcement import (
     FileReward,
     MetricReward,
+    ModelReward,
     Multi,
     StringCheck,
     TextSimilarity,
 )
+from burnish.core.runs import find_run
 from burnish.core.sections import Task
 from burnish.evaluate.formula import BadFormula, compute, names_in
 from burnish.evaluate.grading import CHECKS, SIMILARITIES, Unfilled, fill
 from burnish.evaluate.metrics import METRICS
 from burnish.evaluate.tasks import TASKS
+from burnish.models.artifact import open_artifact
+from burnish.models.reward import load_reward_model
 
 #: (row, what was said) → a finite number; higher is better. Raises BadRecipe.
 Worth = Callable[[Row, str], float]
@@ -103,6 +107,15 @@ def _names(reward: Multi) -> set[str]:
         raise BadRecipe(f"{error}.".capitalize(), fix) from error
 
 
+def _model(reward: ModelReward, task: Task) -> Worth:
+    found = load_reward_model(open_artifact(find_run(reward.run).artifact))
+
+    def worth(row: Row, said: str) -> float:
+        return found.worth([(*row.prompt, Message("assistant", said))])[0]
+
+    return worth
+
+
 def _file(reward: FileReward, task: Task) -> Worth:
     named = f"`{reward.function}` of {reward.file}"
     if not reward.file.is_file():
@@ -143,5 +156,6 @@ REWARDS: Mapping[str, Callable[[Any, Task], Worth]] = {
     "string_check": _check,
     "text_similarity": _similar,
     "multi": _multi,
+    "model": _model,
     "file": _file,
 }

@@ -15,6 +15,7 @@ from burnish.data.split import sample
 from burnish.engines.local import find_artifact
 from burnish.engines.open import any_of
 from burnish.evaluate.latency import latencies
+from burnish.evaluate.pairs import evaluate_pairs
 from burnish.evaluate.run import Asked, evaluate, perplexity, save_predictions, summary
 from burnish.evaluate.tasks import (
     TASKS,
@@ -33,14 +34,15 @@ _PERPLEXITY_ROWS = 100
 class Evaluation:
     """Scores of one model on the test split, and the run folder that holds its predictions.
 
-    `latencies` are seconds of requests that came alone; `perplexity` is of the expected answers.
+    `latencies` are seconds of requests that came alone; `perplexity` is of the expected answers;
+    none where a model makes no text.
     """
 
     run: Run
     source: str
     scores: Scores
     latencies: tuple[float, ...]
-    perplexity: float
+    perplexity: float | None
     notes: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -70,8 +72,14 @@ def evaluate_source(
     task, settings = dataset.task, recipe.evaluate
     rows = sample(dataset.split.test, settings.max_rows, settings.seed)
     refuse_unanswerable(rows)
+    inputs = {"data": dict(dataset.hashes), "source": name}
+    if artifact and artifact.kind == "reward":
+        scores = evaluate_pairs(artifact, rows, settings)
+        run = new_run("evaluate", recipe, inputs, out)
+        alone = tuple(prediction.seconds for prediction in scores.predictions)
+        return _kept(Evaluation(run, name, scores, alone, None, tuple(dataset.notes)))
     engine = any_of(artifact, name)
-    run = new_run("evaluate", recipe, {"data": dict(dataset.hashes), "source": name}, out)
+    run = new_run("evaluate", recipe, inputs, out)
 
     known = dataset.split.train or rows
     length = answer_length(known, settings, engine.count_tokens)
@@ -86,6 +94,12 @@ def evaluate_source(
         perplexity=perplexity(engine, sample(rows, _PERPLEXITY_ROWS, settings.seed)),
         notes=tuple(dataset.notes),
     )
+    return _kept(result)
+
+
+def _kept(result: Evaluation) -> Evaluation:
+    """The same, written into its run."""
+    run, scores = result.run, result.scores
     save_predictions(run.path / "predictions.jsonl", scores.predictions)
     write_json(run.path / "report.json", result.as_dict())
     run.events.write(event="evaluated", value=scores.interval.value)

@@ -47,7 +47,7 @@ ADDED = {
 }
 
 Kind = Literal[
-    "adapter", "full", "linear", "classifier", "embedder", "gguf", "onnx", "openvino",
+    "adapter", "full", "linear", "classifier", "embedder", "reward", "gguf", "onnx", "openvino",
     "bottleneck", "virtual",
 ]  # fmt: skip
 

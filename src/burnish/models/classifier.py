@@ -97,27 +97,34 @@ def save_classifier(
     folder: Path, classifier: SequenceClassifier, base: LocalModel, lineage: Mapping[str, Any]
 ) -> Artifact:
     """Write a classifier, whole or not at all; an older one in its place is replaced."""
-    model, names = classifier.model, classifier.labels
+    names = classifier.labels
+    card = {"labels": len(names), "base": base.name, "run": lineage.get("run", folder.name)}
+    words = _CARD.format(**card, most_tokens=classifier.max_tokens, names=", ".join(names))
+    facts = {
+        "kind": "classifier",
+        "base": base.identity,
+        "labels": list(names),
+        "max_tokens": classifier.max_tokens,
+        **lineage,
+    }
+    return save_headed(folder, classifier.model, classifier.tokenizer, facts, words)
+
+
+def save_headed(
+    folder: Path, model: Any, tokenizer: Tokenizer, facts: Mapping[str, Any], card: str
+) -> Artifact:
+    """Write a model with a head and what is to be known of it, whole or not at all."""
     with whole_folder(folder, replace=True) as draft:
         for config in getattr(model, "peft_config", {}).values():
             # A path of this machine would be of no use to anybody else.
-            config.base_model_name_or_path = base.name
+            config.base_model_name_or_path = facts["base"]["name"]
         # `False` because "auto" would ask the hub whether the base's vocabulary was changed.
         extra = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
         model.save_pretrained(draft, safe_serialization=True, **extra)
-        classifier.tokenizer.save_pretrained(draft)
-        card = {"labels": len(names), "base": base.name, "run": lineage.get("run", folder.name)}
-        words = _CARD.format(**card, most_tokens=classifier.max_tokens, names=", ".join(names))
-        write_whole(draft / "README.md", words)
-        facts = {
-            "kind": "classifier",
-            "base": base.identity,
-            "labels": list(names),
-            "max_tokens": classifier.max_tokens,
-            **lineage,
-            "files": {file.name: hash_file(file) for file in sorted(draft.iterdir())},
-        }
-        write_json(draft / FACTS, facts)
+        tokenizer.save_pretrained(draft)
+        write_whole(draft / "README.md", card)
+        files = {file.name: hash_file(file) for file in sorted(draft.iterdir())}
+        write_json(draft / FACTS, {**facts, "files": files})
     return open_artifact(folder)
 
 
@@ -126,8 +133,14 @@ def load_classifier(artifact: Artifact) -> SequenceClassifier:
 
     Raises NotFound or BadData if an adapter's base isn't here, or is another one.
     """
-    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     labels, most = artifact.lineage["labels"], int(artifact.lineage["max_tokens"])
+    model, tokenizer = load_headed(artifact, labels)
+    return SequenceClassifier(model, tokenizer, labels, most)
+
+
+def load_headed(artifact: Artifact, labels: Sequence[str]) -> tuple[Any, Tokenizer]:
+    """Model and tokenizer of what `save_headed` wrote, in float32. Raises NotFound, BadData."""
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     if (artifact.path / "adapter_config.json").exists():
         model = headed_model(find_base(artifact), labels, tokenizer, torch.float32)
         model = PeftModel.from_pretrained(model, artifact.path, autocast_adapter_dtype=False)
@@ -137,4 +150,4 @@ def load_classifier(artifact: Artifact) -> SequenceClassifier:
         model = AutoModelForSequenceClassification.from_pretrained(
             artifact.path, dtype=torch.float32, local_files_only=True
         )
-    return SequenceClassifier(model.to(device()), tokenizer, labels, most)
+    return model.to(device()), tokenizer

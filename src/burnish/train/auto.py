@@ -8,7 +8,6 @@ last, which learns on rounded weights.
 import importlib.util
 from collections.abc import Iterator
 
-from burnish.core.encoding import Classify, Embed
 from burnish.core.errors import DoesNotFit
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
@@ -27,7 +26,7 @@ def settled(recipe: Recipe, begun: Recipe | None = None) -> Recipe:
     A run that was begun keeps what it began with.
     """
     asked = recipe.train.method
-    if not isinstance(asked, Auto) or isinstance(recipe.train.objective, Classify | Embed):
+    if not isinstance(asked, Auto) or recipe.train.is_encoding:
         return recipe
     if begun:
         return recipe.model_copy(update={"train": begun.train})

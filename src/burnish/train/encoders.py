@@ -1,8 +1,9 @@
-"""What encoders learn: the table."""
+"""What models with a head learn: the table."""
 
 from burnish.train.classify import CLASSIFY
 from burnish.train.course import Course
 from burnish.train.embed import EMBED
+from burnish.train.valuing import VALUING
 
 #: `train.objective.kind` → how it is trained; all other objectives train language models.
-ENCODERS: dict[str, Course] = {"classify": CLASSIFY, "embed": EMBED}
+ENCODERS: dict[str, Course] = {"classify": CLASSIFY, "embed": EMBED, "reward": VALUING}

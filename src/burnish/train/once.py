@@ -11,7 +11,7 @@ from pathlib import Path
 from burnish.core.folders import hash_file, hash_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
-from burnish.core.reinforcement import Grpo
+from burnish.core.reinforcement import Grpo, ModelReward
 from burnish.core.runs import Run, runs_folder
 from burnish.core.teaching import Distillation
 from burnish.data.duplicates import content_hash
@@ -59,10 +59,18 @@ def folder_of(recipe: Recipe, dataset: Dataset) -> Path:
     kinds = [recipe.train.objective.kind, recipe.train.method.kind]
     base = find_model(recipe.model.name)
     objective = recipe.train.objective
-    named = objective.teacher if isinstance(objective, Distillation) else ""
-    teacher = [weights_hash(named)] if named else []
+    teacher = [weights_hash(name) for name in _models_of(objective)]
     teacher += [hash_file(file) for file in code_of(objective).values()]
     if isinstance(objective, Grpo):
         teacher.append(hash_json([repr(sorted(row.item.items())) for row in dataset.split.train]))
     key = hash_json([_MAKE, rows, kinds, settings, recipe.model.dtype, base.sha256, *teacher])
     return runs_folder() / f"train-{key[:12]}"
+
+
+def _models_of(objective: object) -> list[str]:
+    """The other models that a training learns from, by name."""
+    if isinstance(objective, Distillation):
+        return [objective.teacher] if objective.teacher else []
+    if isinstance(objective, Grpo) and isinstance(objective.reward, ModelReward):
+        return [objective.reward.run]
+    return []
