@@ -15,7 +15,13 @@ from burnish.core.errors import TrainingStopped
 from burnish.core.progress import Bar, progress
 from burnish.core.runs import Run
 from burnish.core.training import Train
-from burnish.train.batches import all_tokens, count_steps, micro_batches, rows_of_step
+from burnish.train.batches import (
+    all_tokens,
+    computed_tokens,
+    count_steps,
+    micro_batches,
+    rows_of_step,
+)
 from burnish.train.checkpoint import State, prune, save_checkpoint
 from burnish.train.examples import Example
 from burnish.train.flat import flatten
@@ -192,22 +198,23 @@ def train_step(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:
     plan.model.train()
     means = Means(plan.objective.weight(rows))
     judge = plan.objective.judge_of(plan.language, rows, plan.settings.micro_batch_tokens)
-    own, passes = _own_batches(plan, rows)
-    for some in own:
+    for some, counts in _own_batches(plan, rows):
         judgement = judge(plan.language, flatten(some, plan.accelerator.device))
-        plan.accelerator.backward(judgement.loss / means.weight)
+        plan.accelerator.backward(judgement.loss * (counts / means.weight))
         plan.optimizer.collect()
-        means.add(judgement)
-    for _ in range(passes - len(own)):
-        plan.optimizer.collect()
+        if counts:
+            means.add(judgement)
     return means.together(plan.team).as_dict()
 
 
-def _own_batches(plan: Fit, rows: Sequence[Example]) -> tuple[list[list[Example]], int]:
-    """This process's micro-batches of some rows, and the most that any process has."""
+def _own_batches(plan: Fit, rows: Sequence[Example]) -> list[tuple[list[Example], int]]:
+    """This process's micro-batches of some rows, each with a 1; and with a 0 those that it only
+    goes through because another process has more: what is divided comes together in every pass."""
     parts = parts_of(rows, plan.team.size)
     batches = [micro_batches(part, plan.settings.micro_batch_tokens) for part in parts]
-    return batches[plan.team.rank], max(map(len, batches))
+    own, most = batches[plan.team.rank], max(map(len, batches))
+    spare = min((some for part in batches for some in part), key=computed_tokens)
+    return [(some, 1) for some in own] + [(spare, 0)] * (most - len(own))
 
 
 @torch.no_grad()
@@ -218,8 +225,10 @@ def validation_means(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:
         return plan.drawing.judge(rows)
     means = Means(plan.objective.weight(rows))
     judge = plan.objective.judge_of(plan.language, rows, plan.settings.micro_batch_tokens)
-    for some in _own_batches(plan, rows)[0]:
-        means.add(judge(plan.language, flatten(some, plan.accelerator.device)))
+    for some, counts in _own_batches(plan, rows):
+        judgement = judge(plan.language, flatten(some, plan.accelerator.device))
+        if counts:
+            means.add(judgement)
     return means.together(plan.team).as_dict()
 
 

@@ -22,7 +22,7 @@ from burnish.core.records import Row
 from burnish.core.reinforcement import FileReward, Grpo
 from burnish.core.runs import Run, new_run
 from burnish.core.settings import follows
-from burnish.core.training import Custom
+from burnish.core.training import Custom, Train
 from burnish.data.load import Dataset, load
 from burnish.models.artifact import Artifact, save_artifact
 from burnish.models.audit import audit
@@ -42,21 +42,21 @@ from burnish.train.auto import settled
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
 from burnish.train.course import Course, Given
-from burnish.train.diagnosis import diagnose
 from burnish.train.drawing import with_drawing
 from burnish.train.encoders import ENCODERS
 from burnish.train.examples import Example
 from burnish.train.faults import explained
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
+from burnish.train.fsdp import DividedAdamW, divide
 from burnish.train.layers import fuse
 from burnish.train.lessons import with_lessons
 from burnish.train.loop import Fit, Plan, Watch, fit
-from burnish.train.memory import peak_memory, reset_peak
+from burnish.train.memory import reset_peak
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.optimizer import MasterAdamW
 from burnish.train.processes import gathered, joined
 from burnish.train.reference import with_reference
-from burnish.train.report import TrainReport
+from burnish.train.report import TrainReport, report_of
 from burnish.train.sharding import SharedAdamW
 from burnish.train.team import ALONE, Team
 from burnish.train.tracker import open_tracker
@@ -95,7 +95,7 @@ def train(
         team.share((recipe, dataset, run, rows, validation))
         plan, state = _fitted(replace(given, team=team), run, (rows, validation), watch)
         _course(recipe).save(run.artifact, plan, given, _lineage(run, dataset, state))
-        report = _report(run, plan, state)
+        report = report_of(run, plan, state)
         write_json(run.path / "report.json", report.as_dict())
         run.events.write(event="trained", steps=state.step, stopped=state.stopped)
         return team.share(report)
@@ -195,11 +195,7 @@ def prepare(
         language.activation_checkpointing_enable({"use_reentrant": False})
     accelerator = Accelerator(cpu=device().type == "cpu")
     steps = count_steps(len(rows), settings)
-    optimizer = (
-        MasterAdamW(trainable(model), settings, steps)
-        if team.size == 1
-        else SharedAdamW(trainable(model), settings, steps, team)
-    )
+    optimizer = _optimizer(model, settings, steps, team)
     texts = sum(file.stat().st_size for file in base.path.glob("*.json"))
     weights = sum(w.numel() * w.element_size() for w in trainable(model).values())
     return Fit(
@@ -214,6 +210,15 @@ def prepare(
         team=team,
         artifact_bytes=weights + texts,
     )
+
+
+def _optimizer(model: Any, settings: Train, steps: int, team: Team) -> MasterAdamW:
+    if settings.divides_weights:
+        divide(language_model(model), team)
+        return DividedAdamW(trainable(model), settings, steps, team)
+    if team.size > 1:
+        return SharedAdamW(trainable(model), settings, steps, team)
+    return MasterAdamW(trainable(model), settings, steps)
 
 
 def code_of(objective: object) -> dict[str, Path]:
@@ -268,8 +273,23 @@ def _taught(plan: Fit, given: Given) -> Fit:
 
 
 def _save(folder: Path, plan: Fit, given: Given, lineage: Mapping[str, Any]) -> Artifact:
-    settle(plan.model)
-    return save_artifact(folder, plan.model, given.tokenizer, given.base, lineage)
+    model = plan.model
+    if plan.settings.divides_weights:
+        model = _undivided(folder.parent, plan, given, lineage["step"])
+    settle(model)
+    return save_artifact(folder, model, given.tokenizer, given.base, lineage)
+
+
+def _undivided(run: Path, plan: Fit, given: Given, step: int) -> Any:
+    """The whole model with the weights of a checkpoint, as the leader writes it."""
+    model = METHODS[plan.settings.method.kind](
+        load_model(given.base, training_dtype(given.recipe.model.dtype)), plan.settings.method
+    )
+    weights = trainable(model)
+    with torch.no_grad():
+        for name, exact in load_weights(run / "checkpoints", step).items():
+            weights[name].copy_(exact)
+    return model
 
 
 #: What a process has to tell that only listens.
@@ -355,41 +375,3 @@ def _lineage(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
         "step": state.best_step,
         "run": run.id,
     }
-
-
-def _report(run: Run, plan: Plan, state: State) -> TrainReport:
-    metrics = read_journal(run.path / "metrics.jsonl")
-    peak, spent = peak_memory(), state.seconds + state.other_seconds
-    disk = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
-    actual = {"peak memory": peak, "training time": spent, "disk": disk}
-    return TrainReport(
-        run=run.id,
-        artifact=str(run.artifact),
-        steps=state.step,
-        epochs=round(state.step * plan.settings.batch_size / len(plan.rows), 2),
-        stopped=state.stopped,
-        train_seconds=spent,
-        tokens_per_second=state.tokens / state.seconds if state.seconds else 0.0,
-        peak_memory_bytes=peak,
-        trained_parameters=plan.optimizer.trained,
-        total_parameters=sum(weight.numel() for weight in plan.model.parameters()),
-        best_validation_loss=state.best_loss if plan.validation else None,
-        losses=[entry["loss"] for entry in metrics if "loss" in entry],
-        diagnoses=diagnose(metrics, plan.settings),
-        forecast=[
-            {**quantity, "actual": actual[quantity["name"]]}
-            for quantity in _foreseen(run, plan, state)
-        ],
-    )
-
-
-def _foreseen(run: Run, plan: Plan, state: State) -> list[dict[str, Any]]:
-    """The forecast; its time is that of the steps which were done, if the run stopped early."""
-    share = state.step / plan.steps
-    bounds = ("low", "expected", "high")
-    return [
-        {**found, **{bound: found[bound] * share for bound in bounds}}
-        if found["unit"] == "seconds"
-        else found
-        for found in run.read_list("forecast.json")
-    ]

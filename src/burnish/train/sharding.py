@@ -46,7 +46,9 @@ class SharedAdamW(MasterAdamW):
         whole = team.mode == "zero1"
         held = self.length * team.size if whole else self.length
         self.gradient = torch.zeros(held, device=self.device)
-        own = slice(team.rank * self.length, (team.rank + 1) * self.length) if whole else slice(None)
+        own = (
+            slice(team.rank * self.length, (team.rank + 1) * self.length) if whole else slice(None)
+        )
         self.master.grad = self.gradient[own]
         self.adamw = adamw_of([self.master], settings)
 

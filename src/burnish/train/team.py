@@ -60,8 +60,6 @@ class Team:
 ALONE = Team()
 
 
-
-
 def parts_of(rows: Sequence[Example], count: int) -> list[list[Example]]:
     """Rows dealt out in `count` parts: the longest first, each to whoever has the least so far."""
     if count == 1:
