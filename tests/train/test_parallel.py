@@ -125,7 +125,7 @@ def test_torchrun_may_start_the_processes_and_only_one_of_them_speaks(
 
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Fine-tuning") == 1
-    assert done.stdout.count("steps ") == 1 and (tmp_path / "run" / "artifact").exists()
+    assert done.stdout.count("burnish chat") == 1 and (tmp_path / "run" / "artifact").exists()
     assert len(read_journal(tmp_path / "run" / "metrics.jsonl")) >= 2
 
 

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from burnish.core.training import Train
+from burnish.models.load import device
 from burnish.train.optimizer import MasterAdamW
 from burnish.train.team import Team
 
@@ -23,8 +24,8 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def divide(language: Any, team: Team) -> None:
-    """Leave each process its rows of every weight of a language model."""
-    mesh = init_device_mesh(language.device.type, (team.size,))
+    """Leave each process its rows of every weight of a language model, on its own device."""
+    mesh = init_device_mesh(device().type, (team.size,))
     for layer in language.base_model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(language, mesh=mesh)
@@ -106,7 +107,8 @@ class DividedAdamW(MasterAdamW):
         rows = DTensor.from_local(
             own, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
         )
-        return rows.full_tensor()
+        whole: torch.Tensor = rows.full_tensor()
+        return whole
 
     def _own(self, name: str, whole: torch.Tensor | None) -> torch.Tensor:
         """This process's rows of what the leader has."""
@@ -117,5 +119,6 @@ class DividedAdamW(MasterAdamW):
         return _local(distribute_tensor(whole.to(like.device), mesh, like.placements))
 
 
-def _local(rows: Any) -> Any:
-    return rows.detach().to_local()
+def _local(rows: Any) -> torch.Tensor:
+    own: torch.Tensor = rows.detach().to_local()
+    return own

@@ -113,7 +113,9 @@ class MasterAdamW:
             master.copy_(saved[f"master.{name}"])
             keys = ("step", "exp_avg", "exp_avg_sq")
             if f"step.{name}" in saved:
-                self.adamw.state[master] = {key: saved[f"{key}.{name}"].clone() for key in keys}
+                self.adamw.state[master] = {
+                    key: saved[f"{key}.{name}"].to(master.device, copy=True) for key in keys
+                }
             else:
                 self.adamw.state.pop(master, None)
         self.adamw.zero_grad(set_to_none=False)

@@ -16,6 +16,7 @@ from typing import IO
 
 import torch
 import torch.distributed as dist
+from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from burnish.core.errors import BadRecipe, BurnishError, TrainingStopped
 from burnish.core.progress import say
@@ -65,7 +66,7 @@ def gathered(settings: Train, then: str) -> Iterator[Team]:
             yield team
         return
     size = _size(settings)
-    store = dist.TCPStore(_HERE, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+    store = TCPStore(_HERE, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
     say(f"Training in {size} processes ({settings.parallel})")
     followers = [_start(rank, size, store.port) for rank in range(1, size)]
     try:
@@ -99,14 +100,14 @@ def joined(settings: Train) -> Iterator[Team]:
 @contextmanager
 def followed(rank: int, size: int, port: int) -> Iterator[Team]:
     """The team whose leader has started this process."""
-    store = dist.TCPStore(_HERE, port, is_master=False, timeout=PATIENCE)
+    store = TCPStore(_HERE, port, is_master=False, timeout=PATIENCE)
     store.set(f"here-{rank}", "")
     with _member(store, rank, size):
         yield Team(rank, size)
 
 
 @contextmanager
-def _member(store: dist.Store, rank: int, size: int) -> Iterator[None]:
+def _member(store: Store, rank: int, size: int) -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
     dist.init_process_group(_backend(), store=store, rank=rank, world_size=size, timeout=PATIENCE)
@@ -145,7 +146,7 @@ def _start(rank: int, size: int, port: int) -> Follower:
     return Follower(rank, process, said)
 
 
-def _await(store: dist.TCPStore, followers: Sequence[Follower]) -> None:
+def _await(store: TCPStore, followers: Sequence[Follower]) -> None:
     """Wait until all have come. Raises RuntimeError if one dies before."""
     keys = [f"here-{follower.rank}" for follower in followers]
     while not store.check(keys):

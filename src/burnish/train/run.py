@@ -44,6 +44,7 @@ from burnish.train.checkpoint import State, last_checkpoint, load_weights
 from burnish.train.course import Course, Given
 from burnish.train.drawing import with_drawing
 from burnish.train.encoders import ENCODERS
+from burnish.train.estimate import told
 from burnish.train.examples import Example
 from burnish.train.faults import explained
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
@@ -108,7 +109,8 @@ def follow(team: Team) -> TrainReport:
     team = replace(team, mode=recipe.train.parallel)
     given = Given(recipe, dataset, base, load_tokenizer(base), team)
     _fitted(given, run, (rows, validation))
-    return team.share(_NOTHING)
+    report: TrainReport = team.share(_NOTHING)
+    return report
 
 
 def _follow_launched(recipe: Recipe) -> TrainReport:
@@ -185,8 +187,10 @@ def prepare(
     settings = recipe.train
     if settings.threads or team.size > 1:
         torch.set_num_threads(settings.threads or max(torch.get_num_threads() // team.size, 1))
+    # What is divided goes to the devices in parts; no device need hold the whole.
+    place = torch.device("cpu") if settings.divides_weights else device()
     model = METHODS[settings.method.kind](
-        load_model(base, training_dtype(recipe.model.dtype)), settings.method
+        load_model(base, training_dtype(recipe.model.dtype), place), settings.method
     )
     language = language_model(model)
     language.set_attn_implementation(ATTENTION)
@@ -262,6 +266,9 @@ def _rehearsed(plan: Fit, given: Given, run: Run, state: State) -> Fit:
         expected = forecast(plan, seen)
         write_json(run.path / "forecast.json", expected.as_list())
         refuse_what_does_not_fit(seen, expected, run.path)
+    if plan.team.size > 1:
+        reckoned = plan.settings.model_copy(update={"devices": plan.team.size})
+        say(told(given.base, reckoned, given.recipe.model.dtype))
     return with_reference(plan, run, state)
 
 
@@ -283,7 +290,8 @@ def _save(folder: Path, plan: Fit, given: Given, lineage: Mapping[str, Any]) -> 
 def _undivided(run: Path, plan: Fit, given: Given, step: int) -> Any:
     """The whole model with the weights of a checkpoint, as the leader writes it."""
     model = METHODS[plan.settings.method.kind](
-        load_model(given.base, training_dtype(given.recipe.model.dtype)), plan.settings.method
+        load_model(given.base, training_dtype(given.recipe.model.dtype), torch.device("cpu")),
+        plan.settings.method,
     )
     weights = trainable(model)
     with torch.no_grad():

@@ -1,10 +1,10 @@
 """AdamW whose float32 copies, moments and gradients are divided over processes.
 
 All weights that move are one long vector. With `ddp` each process holds all of it; with `zero1` its
-own stretch of exact weights and moments, with `zero2` of the gradients too (ZeRO, Rajbhandari et al.
-2020, arXiv:1910.02054). AdamW treats every number by itself, so a stretch may end inside a matrix.
-Checkpoints hold whole tensors by name, as those of one process do: any number of processes reads
-them.
+own stretch of exact weights and moments, with `zero2` of the gradients too (ZeRO, Rajbhandari et
+al. 2020, arXiv:1910.02054). AdamW treats every number by itself, so a stretch may end inside a
+matrix. Checkpoints hold whole tensors by name, as those of one process do: any number of processes
+reads them.
 """
 
 from collections.abc import Iterator, Mapping
@@ -71,15 +71,11 @@ class SharedAdamW(MasterAdamW):
                 if owner == self.team.rank:
                     self.gradient += part
         else:
-            count = len(self.gradient) // self.length
-            for owner in range(count):
-                begin = owner * self.length
-                for name, inside, place in self._pieces(owner):
-                    grad = self.weights[name].grad
-                    if grad is not None:
-                        self.gradient[begin + place.start : begin + place.stop] += grad.view(-1)[
-                            inside
-                        ]
+            at = 0
+            for weight in self.weights.values():
+                if weight.grad is not None:
+                    self.gradient[at : at + weight.numel()] += weight.grad.view(-1)
+                at += weight.numel()
         for weight in self.weights.values():
             weight.grad = None
 
@@ -146,7 +142,7 @@ class SharedAdamW(MasterAdamW):
         step = self.team.share(saved.get(f"step.{first}"))
         if step is not None:
             moments = {key: self._dealt(f"{key}.", saved) for key in _MOMENTS}
-            self.adamw.state[self.master] = {"step": step.clone(), **moments}
+            self.adamw.state[self.master] = {"step": step.to(self.device), **moments}
         self.gradient.zero_()
         self.publish()
 
