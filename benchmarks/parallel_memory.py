@@ -97,7 +97,9 @@ def measured(model: str, parallel: str) -> None:
             "--set", "train.batch_size=4", "--set", "train.micro_batch_tokens=128",
             "--set", "train.threads=1", "--set", "data.max_rows=64", *shared,
         ]  # fmt: skip
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        done = subprocess.run(words, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(done.stderr)
     said = [line for line in (done.stderr + done.stdout).splitlines() if "About" in line]
     peak = [line for line in done.stdout.splitlines() if line.startswith("peak memory")]
     print(parallel, *said, *peak, sep=" | ", flush=True)

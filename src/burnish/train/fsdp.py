@@ -116,9 +116,9 @@ class DividedAdamW(MasterAdamW):
         mesh: DeviceMesh = like.device_mesh
         if whole is None:
             whole = torch.empty(like.shape, dtype=torch.float32)
-        return _local(distribute_tensor(whole.to(like.device), mesh, like.placements))
+        own: torch.Tensor = _local(distribute_tensor(whole.to(like.device), mesh, like.placements))
+        return own
 
 
-def _local(rows: Any) -> torch.Tensor:
-    own: torch.Tensor = rows.detach().to_local()
-    return own
+def _local(rows: Any) -> Any:
+    return rows.detach().to_local()

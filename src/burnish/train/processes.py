@@ -51,6 +51,16 @@ class Follower:
         return f"ended with code {code}" + (f": {last[0]}" if last else "")
 
 
+def refuse_idle_processes(settings: Train) -> None:
+    """Raises BadRecipe if torchrun has started processes and the recipe gives them nothing to do;
+    otherwise each of them would train by itself."""
+    if launched() and settings.parallel == "none":
+        raise BadRecipe(
+            "torchrun has started the processes, and train.parallel is none.",
+            "Set train.parallel=ddp, or call burnish without torchrun.",
+        )
+
+
 @contextmanager
 def gathered(settings: Train, then: str) -> Iterator[Team]:
     """The team that the recipe asks for, this process leading; it is dissolved at the end.
@@ -142,7 +152,13 @@ def _start(rank: int, size: int, port: int) -> Follower:
     said = tempfile.TemporaryFile()  # noqa: SIM115 closed when the team is dissolved
     words = [sys.executable, "-m", "burnish.train.follower", str(rank), str(size), str(port)]
     # A session of its own: Ctrl-C reaches the leader, which ends the others.
-    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stderr=said, start_new_session=True)
+    process = subprocess.Popen(
+        words,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=said,
+        start_new_session=True,
+    )
     return Follower(rank, process, said)
 
 

@@ -55,7 +55,7 @@ from burnish.train.loop import Fit, Plan, Watch, fit
 from burnish.train.memory import reset_peak
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.optimizer import MasterAdamW
-from burnish.train.processes import gathered, joined
+from burnish.train.processes import gathered, joined, refuse_idle_processes
 from burnish.train.reference import with_reference
 from burnish.train.report import TrainReport, report_of
 from burnish.train.sharding import SharedAdamW
@@ -76,6 +76,7 @@ def train(
     out on the way; then `resume` names the run's folder and training goes on from its last
     checkpoint, to the same weights. Raises Busy while another process trains the same run.
     """
+    refuse_idle_processes(recipe.train)
     if follows():
         return _follow_launched(recipe)
     recipe = settled(recipe, begun=Run(resume.absolute()).recipe if resume else None)
