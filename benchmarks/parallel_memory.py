@@ -5,7 +5,7 @@
 
 The table is reckoned from shapes that are public (`burnish.train.estimate`), for one pass of 2,048
 tokens in bfloat16 with gradient checkpointing; nothing of it was run. Measured is the peak of the
-process that leads, over two steps with all weights in float32.
+process that leads, over two steps with all weights in float32, of two processes.
 """
 
 import argparse
@@ -85,32 +85,52 @@ def shown(need: float) -> str:
     return f"{'*' * stars}{need / 1e9:.0f}{'*' * stars}"
 
 
-def measured(model: str, parallel: str) -> None:
-    """Train two steps in a process of its own, and print what it reports."""
-    shared = [] if parallel == "none" else ["--set", "train.devices=2"]
-    with tempfile.TemporaryDirectory() as folder:
-        words = [
-            sys.executable, "-m", "burnish", "train", "--train", str(DESK / "triage.csv"),
-            "--model", model, "--method", "full", "--out", f"{folder}/run",
-            "--set", "data.columns={prompt: text, label: queue}", "--set", "model.dtype=float32",
-            "--set", f"train.parallel={parallel}", "--set", "train.max_steps=2",
-            "--set", "train.batch_size=4", "--set", "train.micro_batch_tokens=128",
-            "--set", "train.threads=1", "--set", "data.max_rows=64", *shared,
-        ]  # fmt: skip
-        done = subprocess.run(words, capture_output=True, text=True)
+def measured(model: str, parallel: str) -> str:
+    """Train two steps in a process of its own, and say what it says."""
+    words = [sys.executable, __file__, "--measure", model, "--way", parallel]
+    done = subprocess.run(words, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
-    said = [line for line in (done.stderr + done.stdout).splitlines() if "About" in line]
-    peak = [line for line in done.stdout.splitlines() if line.startswith("peak memory")]
-    print(parallel, *said, *peak, sep=" | ", flush=True)
+    return done.stdout.strip()
+
+
+def train(model: str, parallel: str) -> None:
+    """Print the peak up to the first checkpoint, for which rank 0 gathers everything."""
+    from burnish.api import resolve
+    from burnish.train.estimate import needed_memory, shape_of
+    from burnish.train.memory import peak_memory
+    from burnish.train.run import find_model
+    from burnish.train.run import train as train_model
+
+    devices = 0 if parallel == "none" else 2
+    recipe = resolve(
+        train=[DESK / "triage.csv"],
+        model=model,
+        changes=[
+            "data.columns={prompt: text, label: queue}", "data.max_rows=64", "model.dtype=float32",
+            f"train.parallel={parallel}", f"train.devices={devices}", "train.method=full",
+            "train.max_steps=2", "train.batch_size=4", "train.micro_batch_tokens=128",
+            "train.threads=1", "train.evaluate_every=2",
+        ],
+    )  # fmt: skip
+    shape = shape_of(find_model(model), recipe.train.method)
+    need = needed_memory(shape, recipe.train, "float32")
+    peaks: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        train_model(recipe, out=Path(folder) / "run", watch=lambda *_: peaks.append(peak_memory()))
+    print(f"| `{parallel}` | {need / 1e9:.2f} GB | {peaks[0] / 1e9:.2f} GB |")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--measure", metavar="MODEL", help="train MODEL here in each way")
-    asked = parser.parse_args().measure
-    if not asked:
-        table()
-    else:
+    parser.add_argument("--way", help="train it in this way only, in this process")
+    asked = parser.parse_args()
+    if asked.way:
+        train(asked.measure, asked.way)
+    elif asked.measure:
+        print("| `parallel` | reckoned | measured |\n|---|---|---|", flush=True)
         for way in ("none", "ddp", "zero1", "zero2", "zero3"):
-            measured(asked, way)
+            print(measured(asked.measure, way), flush=True)
+    else:
+        table()

@@ -165,15 +165,19 @@ class SharedAdamW(MasterAdamW):
         return part
 
     def _whole(self, own: torch.Tensor) -> torch.Tensor | None:
-        """All stretches one after the other, at the leader; None elsewhere."""
+        """All stretches one after the other, at the leader in main memory; None elsewhere."""
         if not self.divided:
             return own if self.team.leads else None
-        parts = None
-        if self.team.leads:
-            whole = own.new_empty(self.team.size, self.length)
-            parts = list(whole)
-        dist.gather(own, parts, dst=0)
-        return whole.view(-1) if self.team.leads else None
+        if not self.team.leads:
+            dist.send(own, dst=0)
+            return None
+        whole = torch.empty(self.team.size, self.length)
+        for owner, stretch in enumerate(whole):
+            other = own if owner == 0 else torch.empty_like(own)
+            if owner:
+                dist.recv(other, src=owner)
+            stretch.copy_(other)
+        return whole.view(-1)
 
     def _named(self, kind: str, whole: torch.Tensor | None) -> dict[str, torch.Tensor]:
         if whole is None:
@@ -188,16 +192,15 @@ class SharedAdamW(MasterAdamW):
     def _dealt(self, prefix: str, saved: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """This process's stretch of what the leader has by name."""
         own = torch.zeros(self.length, device=self.device)
-        parts = None
-        if self.team.leads:
-            count = self.team.size if self.divided else 1
-            whole = torch.zeros(count, self.length, device=self.device)
-            flat = torch.cat([saved[f"{prefix}{name}"].view(-1) for name in self.weights])
-            whole.view(-1)[: self.total] = flat.to(self.device)
-            parts = list(whole)
-        if self.divided:
-            dist.scatter(own, parts, src=0)
-            return own
-        own = parts[0] if parts else own
-        dist.broadcast(own, src=0)
+        for owner in range(self.team.size if self.divided and self.team.leads else 1):
+            part = own if owner == 0 else torch.zeros_like(own)
+            if self.team.leads:
+                for name, inside, place in self._pieces(owner):
+                    part[place] = saved[f"{prefix}{name}"].view(-1)[inside].to(self.device)
+            if owner:
+                dist.send(part, dst=owner)
+        if not self.divided:
+            dist.broadcast(own, src=0)
+        elif not self.team.leads:
+            dist.recv(own, src=0)
         return own
