@@ -150,7 +150,10 @@ def train(
     from burnish.core.runs import find_run
 
     run = find_run(resume, unfinished=True) if resume else None
-    resolved = run.recipe if run else resolve(recipe, **files)
+    if run:
+        resolved = make_recipe(run.recipe.model_dump(mode="json"), files.get("changes") or ())
+    else:
+        resolved = resolve(recipe, **files)
     from burnish.train.run import train as train_model
 
     return train_model(resolved, out=out, resume=run.path if run else None)

@@ -93,3 +93,21 @@ def test_sizes_are_those_of_the_loaded_model(tiny, tiny_model):
     assert shape.frozen == sum(weight.numel() for weight in tiny_model.parameters())
     assert shape.layers == tiny_model.config.num_hidden_layers
     assert 0 < shape.linear < shape.frozen and shape.moving > 0
+
+
+@pytest.mark.parametrize(
+    "parallel, shared",
+    # A float32 copy and two moments; and the summed gradient; and weight and gradient of a pass.
+    [("none", 0), ("ddp", 0), ("zero1", 12), ("zero2", 16), ("zero3", 20)],
+)
+def test_of_what_is_divided_each_device_needs_its_share(parallel, shared):
+    shape = Shape(
+        layers=2, hidden=64, inner=128, keys=32, frozen=0, linear=10**9, moving=10**9
+    )  # fmt: skip
+    alone = make_recipe({}, ["train.method=full"]).train
+    several = alone.model_copy(update={"parallel": parallel, "devices": 4})
+
+    saved = needed_memory(shape, alone, "bfloat16") - needed_memory(shape, several, "bfloat16")
+
+    layer = 2 * 2 * 10**9 / 2 if parallel == "zero3" else 0
+    assert saved == pytest.approx(shared * 10**9 * 3 / 4 - layer)

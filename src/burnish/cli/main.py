@@ -32,6 +32,7 @@ from burnish.cli import (
 )
 from burnish.core.errors import BurnishError
 from burnish.core.progress import Lines, listen
+from burnish.core.settings import follows
 
 app = typer.Typer(
     help="Turn your own data into a small language model, and prove whether it was worth it.",
@@ -60,7 +61,7 @@ def options(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-    if not quiet:
+    if not quiet and not follows():
         listen(_reporter())
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)

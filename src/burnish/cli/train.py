@@ -18,6 +18,7 @@ from burnish.cli.options import (
 )
 from burnish.cli.output import facts, show, size
 from burnish.core.progress import clock
+from burnish.core.settings import follows
 
 if TYPE_CHECKING:
     from burnish.train.report import TrainReport
@@ -65,6 +66,8 @@ def command(
         show(_told(result), result.as_dict(), as_json)
         return
     report = api.train(recipe, out=out, resume=resume, **files)
+    if follows():
+        return
     text = facts(
         {
             "artifact": str(report.artifact),

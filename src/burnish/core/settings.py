@@ -55,6 +55,16 @@ def api_key() -> str | None:
     return os.environ.get("BURNISH_API_KEY") or None
 
 
+def launched() -> bool:
+    """Whether torchrun has started this process among others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
+
+
+def follows() -> bool:
+    """Whether this process is one of torchrun's that another one leads: it is to be silent."""
+    return launched() and os.environ["RANK"] != "0"
+
+
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     """The environment for a process of ours, with some settings of its own."""
     return {**os.environ, **changes}

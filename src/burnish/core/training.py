@@ -243,13 +243,46 @@ class Train(Section):
     tracker: Literal["tensorboard", "mlflow", "wandb", "trackio"] | None = Field(
         None, description="Where the metrics go beside `metrics.jsonl`; its library is installed."
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads; all cores if empty.")
+    parallel: Literal["none", "ddp", "zero1", "zero2", "zero3", "fsdp"] = Field(
+        "none",
+        description="What several processes divide. `ddp`: the rows of each step; `zero1`: exact "
+        "weights and moments too; `zero2`: gradients too; `zero3`, which is `fsdp` by another "
+        "name: the model's weights too (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054).",
+    )
+    devices: int = Field(
+        0, ge=0, description="Processes, each with a GPU or a share of the cores; 0: all GPUs."
+    )
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of a process; all cores, or its share, if empty."
+    )
     seed: int = Field(0, ge=0, description="Seed of initial adapter weights and row order.")
+
+    @property
+    def divides_weights(self) -> bool:
+        """Whether each process holds a part of the model only."""
+        return self.parallel in ("zero3", "fsdp")
 
     @property
     def is_encoding(self) -> bool:
         """Whether what is trained makes no text: labels, vectors, or what an answer is worth."""
         return isinstance(self.objective, Classify | Embed | RewardModel)
+
+    @model_validator(mode="after")
+    def _divides_what_can_be_divided(self) -> "Train":
+        if self.parallel == "none":
+            if self.devices > 1:
+                raise ValueError("devices above 1 go with parallel: ddp, zero1, zero2 or zero3")
+            return self
+        if self.is_encoding or isinstance(self.objective, Grpo):
+            raise ValueError(f"objective {self.objective.kind} is trained by one process only")
+        if self.divides_weights:
+            if not isinstance(self.method, Lora | Full):
+                raise ValueError(f"method {self.method.kind} goes with parallel: ddp, zero1, zero2")
+            if isinstance(self.objective, Dpo | Kto):
+                raise ValueError(
+                    f"objective {self.objective.kind} goes with parallel: ddp, zero1, zero2"
+                )
+        return self
 
     @model_validator(mode="after")
     def _encoders_take_few_methods(self) -> "Train":

@@ -19,8 +19,10 @@ transformers_logging.disable_progress_bar()
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def load_model(local: LocalModel, dtype: torch.dtype) -> PreTrainedModel:
-    """The model in evaluation mode, on the GPU if there is one.
+def load_model(
+    local: LocalModel, dtype: torch.dtype, place: torch.device | None = None
+) -> PreTrainedModel:
+    """The model in evaluation mode, at `place`, or on the GPU if there is one.
 
     Raises BadRecipe for a model that doesn't generate text.
     """
@@ -29,7 +31,7 @@ def load_model(local: LocalModel, dtype: torch.dtype) -> PreTrainedModel:
     model: Any = AutoModelForCausalLM.from_pretrained(
         local.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
     )
-    placed: PreTrainedModel = model.to(device()).eval()
+    placed: PreTrainedModel = model.to(place or device()).eval()
     return placed
 
 

@@ -14,6 +14,7 @@ from burnish.models.artifact import Artifact
 from burnish.models.local import LocalModel
 from burnish.train.checkpoint import State
 from burnish.train.loop import Plan
+from burnish.train.team import ALONE, Team
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class Given:
     dataset: Dataset
     base: LocalModel
     tokenizer: PreTrainedTokenizerBase
+    team: Team = ALONE
 
 
 def at_once(plan: Plan, given: Given, run: Run, state: State) -> Plan:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from burnish.core.training import Lora, LowRank, Qlora, Train
+from burnish.core.training import Full, Lora, LowRank, Qlora, Train
 from burnish.models.load import training_dtype
 from burnish.models.local import LocalModel
 from burnish.train.adapters import METHODS
@@ -26,8 +26,18 @@ _FOUR_BITS = {True: 0.516, False: 0.5625}
 #: layers are replaced (train.layers), 3.5 times on Gemma 3, whose are only in part.
 _KEPT = 3.5
 
-#: A number that moves has, beside itself, a float32 copy, a gradient and two moments.
-_BESIDE = 16
+#: Bytes that a number which moves has beside itself and the gradient of one pass: float32.
+_COPY_AND_MOMENTS, _GRADIENT = 12, 4
+
+#: `train.parallel` → what each device holds a share of (Rajbhandari et al. 2020, fig. 1).
+_SHARED = {
+    "none": (),
+    "ddp": (),
+    "zero1": ("copy",),
+    "zero2": ("copy", "gradient"),
+    "zero3": ("copy", "gradient", "weights"),
+    "fsdp": ("copy", "gradient", "weights"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +54,20 @@ class Shape:
     moving: int
 
 
-def shape_of(base: LocalModel, method: LowRank) -> Shape:
-    """Sizes of a base with a method's adapters; no weight is read."""
+def shape_of(base: LocalModel, method: LowRank | Full) -> Shape:
+    """Sizes of a base with what a method moves; no weight is read."""
     config = AutoConfig.from_pretrained(base.path, local_files_only=True)
-    # What the adapters begin as changes no size.
-    plain = Lora(rank=method.rank, targets=method.targets, ranks=method.ranks)
+    return shape_from(config, method)
+
+
+def shape_from(config: Any, method: LowRank | Full) -> Shape:
+    """The same, of a model with that configuration of `transformers`."""
     with torch.device("meta"):
-        model = METHODS["lora"](AutoModelForCausalLM.from_config(config), plain)
+        model: Any = AutoModelForCausalLM.from_config(config)
+        if isinstance(method, LowRank):
+            # What the adapters begin as changes no size.
+            plain = Lora(rank=method.rank, targets=method.targets, ranks=method.ranks)
+            model = METHODS["lora"](model, plain)
     head = model.get_output_embeddings()
     linear = sum(
         layer.weight.numel()
@@ -71,21 +88,50 @@ def shape_of(base: LocalModel, method: LowRank) -> Shape:
 
 
 def needed_memory(shape: Shape, settings: Train, dtype: Any) -> float:
-    """Bytes at the peak of a LoRA or QLoRA training, rather too many than too few.
+    """Bytes at the peak of a training with LoRA, QLoRA or all weights, on each of its devices;
+    rather too many than too few.
 
     Kept for the way back are, a layer and token, some times what goes in and out of its products;
     with gradient checkpointing what goes into each layer, and a few layers' insides.
     """
     size = training_dtype(dtype).itemsize
     four_bits = isinstance(settings.method, Qlora)
-    packed = shape.linear if four_bits else 0
-    weights: float = (shape.frozen - packed + shape.moving) * size + _BESIDE * shape.moving
-    if isinstance(settings.method, Qlora):
-        weights += packed * _FOUR_BITS[settings.method.double_quant]
     inside = _KEPT * size * (6 * shape.hidden + 3 * shape.inner + 2 * shape.keys)
     a_token: float = shape.layers * inside
     if settings.gradient_checkpointing:
         a_token = 2 * size * shape.layers * shape.hidden + 3 * inside
     process = _PROCESS + _FOUR_BIT_PROCESS * four_bits
     on_cpu = 0 if torch.cuda.is_available() else process
-    return on_cpu + weights + settings.micro_batch_tokens * a_token
+    return on_cpu + _held(shape, settings, size) + settings.micro_batch_tokens * a_token
+
+
+def told(base: LocalModel, settings: Train, dtype: Any) -> str:
+    """What a training on several devices will need of each, in a sentence."""
+    if not isinstance(settings.method, LowRank | Full):
+        return f"Nothing is reckoned for method {settings.method.kind}."
+    need = needed_memory(shape_of(base, settings.method), settings, dtype)
+    return f"About {need / 1e9:.1f} GB on each device, reckoned from the model's shape"
+
+
+def _held(shape: Shape, settings: Train, size: int) -> float:
+    """Bytes of weights, gradients, copies and moments on each device.
+
+    Of weights that are divided, those of one layer, and those outside of the layers, come together
+    while they are computed with, and so do their gradients.
+    """
+    four_bits = isinstance(settings.method, Qlora)
+    packed = shape.linear if four_bits else 0
+    weights: float = (shape.frozen - packed + shape.moving) * size
+    if isinstance(settings.method, Qlora):
+        weights += packed * _FOUR_BITS[settings.method.double_quant]
+    passing: float = shape.moving * size
+    shared, count = _SHARED[settings.parallel], max(settings.devices, 1)
+    together = 0.0
+    if "weights" in shared:
+        whole = shape.frozen + shape.moving
+        outside = max(whole - shape.linear, 0) + shape.linear / shape.layers
+        together = outside * size * (1 + shape.moving / whole)
+        weights, passing = weights / count, passing / count
+    copies = shape.moving * _COPY_AND_MOMENTS / (count if "copy" in shared else 1)
+    gradient = shape.moving * _GRADIENT / (count if "gradient" in shared else 1)
+    return weights + passing + together + copies + gradient

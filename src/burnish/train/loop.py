@@ -15,7 +15,13 @@ from burnish.core.errors import TrainingStopped
 from burnish.core.progress import Bar, progress
 from burnish.core.runs import Run
 from burnish.core.training import Train
-from burnish.train.batches import all_tokens, count_steps, micro_batches, rows_of_step
+from burnish.train.batches import (
+    all_tokens,
+    computed_tokens,
+    count_steps,
+    micro_batches,
+    rows_of_step,
+)
 from burnish.train.checkpoint import State, prune, save_checkpoint
 from burnish.train.examples import Example
 from burnish.train.flat import flatten
@@ -23,6 +29,7 @@ from burnish.train.means import Means
 from burnish.train.memory import give_back
 from burnish.train.objectives import Objective
 from burnish.train.optimizer import MasterAdamW
+from burnish.train.team import ALONE, Team, parts_of
 from burnish.train.tracker import Log
 
 #: Hears of each validation (step, loss), and may end the run by raising an error.
@@ -63,6 +70,7 @@ class Plan(ABC):
     rows: Sequence[Any]
     validation: Sequence[Any]
     settings: Train
+    team: Team = ALONE
     watch: Watch | None = None
     log: Log | None = None
 
@@ -127,6 +135,7 @@ def fit(plan: Plan, run: Run, state: State) -> State:
 def _advance(plan: Plan, run: Run, state: State, bar: Bar) -> None:
     """One optimizer step, with the validation and the checkpoint that fall due after it."""
     begun = time.perf_counter()
+    plan.team.reseed(plan.settings.seed, state.step)
     rows = rows_of_step(plan.rows, state.step, plan.settings)
     learnt = plan.learn(rows, state.step)
     means, tokens = learnt.means, learnt.tokens
@@ -149,10 +158,17 @@ def _advance(plan: Plan, run: Run, state: State, bar: Bar) -> None:
             state.best_step = state.step
         # What the step has freed would stand beside the copy that is written.
         give_back()
-        save_checkpoint(run.path / "checkpoints", state, plan.optimizer.tensors())
+        _keep(plan, run, state)
+    state.other_seconds += time.perf_counter() - done
+
+
+def _keep(plan: Plan, run: Run, state: State) -> None:
+    """A checkpoint, and those that are too old removed; all processes bring their parts."""
+    tensors = plan.optimizer.tensors()
+    if plan.team.leads:
+        save_checkpoint(run.path / "checkpoints", state, tensors)
         kept = plan.settings
         prune(run.path / "checkpoints", kept.keep_checkpoints, kept.keep_every)
-    state.other_seconds += time.perf_counter() - done
 
 
 def _shown(means: Mapping[str, float]) -> str:
@@ -161,6 +177,8 @@ def _shown(means: Mapping[str, float]) -> str:
 
 
 def _note(plan: Plan, run: Run, step: int, numbers: Mapping[str, float]) -> None:
+    if not plan.team.leads:
+        return
     run.metrics.write(step=step, **numbers)
     if plan.log:
         plan.log(step, numbers)
@@ -180,12 +198,23 @@ def train_step(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:
     plan.model.train()
     means = Means(plan.objective.weight(rows))
     judge = plan.objective.judge_of(plan.language, rows, plan.settings.micro_batch_tokens)
-    for some in micro_batches(rows, plan.settings.micro_batch_tokens):
+    for some, counts in _own_batches(plan, rows):
         judgement = judge(plan.language, flatten(some, plan.accelerator.device))
-        plan.accelerator.backward(judgement.loss / means.weight)
+        plan.accelerator.backward(judgement.loss * (counts / means.weight))
         plan.optimizer.collect()
-        means.add(judgement)
-    return means.as_dict()
+        if counts:
+            means.add(judgement)
+    return means.together(plan.team).as_dict()
+
+
+def _own_batches(plan: Fit, rows: Sequence[Example]) -> list[tuple[list[Example], int]]:
+    """This process's micro-batches of some rows, each with a 1; and with a 0 those that it only
+    goes through because another process has more: what is divided comes together in every pass."""
+    parts = parts_of(rows, plan.team.size)
+    batches = [micro_batches(part, plan.settings.micro_batch_tokens) for part in parts]
+    own, most = batches[plan.team.rank], max(map(len, batches))
+    spare = min((some for part in batches for some in part), key=computed_tokens)
+    return [(some, 1) for some in own] + [(spare, 0)] * (most - len(own))
 
 
 @torch.no_grad()
@@ -196,9 +225,11 @@ def validation_means(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:
         return plan.drawing.judge(rows)
     means = Means(plan.objective.weight(rows))
     judge = plan.objective.judge_of(plan.language, rows, plan.settings.micro_batch_tokens)
-    for some in micro_batches(rows, plan.settings.micro_batch_tokens):
-        means.add(judge(plan.language, flatten(some, plan.accelerator.device)))
-    return means.as_dict()
+    for some, counts in _own_batches(plan, rows):
+        judgement = judge(plan.language, flatten(some, plan.accelerator.device))
+        if counts:
+            means.add(judgement)
+    return means.together(plan.team).as_dict()
 
 
 def _judge(plan: Plan, run: Run, state: State, bar: Bar) -> None:

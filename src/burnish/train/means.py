@@ -3,6 +3,7 @@
 from collections import defaultdict
 
 from burnish.train.objectives import Judgement
+from burnish.train.team import Team
 
 
 class Means:
@@ -19,6 +20,18 @@ class Means:
         for name, values in judgement.measured.items():
             self.sums[name] += float(values.sum())
             self.counts[name] += len(values)
+
+    def together(self, team: Team) -> "Means":
+        """The sums of all processes."""
+        if team.size == 1:
+            return self
+        whole = Means(self.weight)
+        for loss, sums, counts in team.gather((self.loss, dict(self.sums), dict(self.counts))):
+            whole.loss += loss
+            for name, count in counts.items():
+                whole.sums[name] += sums[name]
+                whole.counts[name] += count
+        return whole
 
     def as_dict(self) -> dict[str, float]:
         """`loss`, and by name what was measured; what no row was about is left out."""

@@ -88,7 +88,8 @@ def predicting(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torc
 
     Only these positions reach the vocabulary.
     """
-    hidden = model.base_model(
+    # Weights that are divided come together around a pass of their own (train.fsdp).
+    hidden = getattr(model, "body", model.base_model)(
         input_ids=batch.ids,
         position_ids=batch.positions,
         use_cache=False,

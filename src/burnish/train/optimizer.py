@@ -6,7 +6,7 @@ rounded copies.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -26,13 +26,12 @@ class MasterAdamW:
         for master in self.masters.values():
             master.grad = torch.zeros_like(master)
         self.settings, self.steps = settings, steps
-        self.adamw = torch.optim.AdamW(
-            list(self.masters.values()),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            # One pass over the memory instead of ten: where all weights move, most of the update.
-            fused=True,
-        )
+        self.adamw = adamw_of(list(self.masters.values()), settings)
+
+    @property
+    def trained(self) -> int:
+        """Numbers that move."""
+        return sum(master.numel() for master in self.masters.values())
 
     def collect(self) -> None:
         """Add the gradients of one backward pass to the step's, in float32."""
@@ -114,8 +113,21 @@ class MasterAdamW:
             master.copy_(saved[f"master.{name}"])
             keys = ("step", "exp_avg", "exp_avg_sq")
             if f"step.{name}" in saved:
-                self.adamw.state[master] = {key: saved[f"{key}.{name}"].clone() for key in keys}
+                self.adamw.state[master] = {
+                    key: saved[f"{key}.{name}"].to(master.device, copy=True) for key in keys
+                }
             else:
                 self.adamw.state.pop(master, None)
         self.adamw.zero_grad(set_to_none=False)
         self.publish()
+
+
+def adamw_of(masters: Sequence[torch.Tensor], settings: Train) -> torch.optim.AdamW:
+    """PyTorch's AdamW as the recipe has it."""
+    return torch.optim.AdamW(
+        list(masters),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        # One pass over the memory instead of ten: where all weights move, most of the update.
+        fused=True,
+    )

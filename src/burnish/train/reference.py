@@ -34,7 +34,8 @@ def with_reference(plan: Fit, run: Run, state: State) -> Fit:
     if not plan.objective.has_reference:
         return plan
     begun = time.perf_counter()
-    known = _measure(plan, run, may_begin=state.step == 0)
+    leads = plan.team.leads
+    known = plan.team.share(_measure(plan, run, may_begin=state.step == 0) if leads else {})
     state.other_seconds += time.perf_counter() - begun
     return _referring(plan, known)
 

@@ -4,7 +4,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from burnish.train.diagnosis import Diagnosis
+from burnish.core.journal import read_journal
+from burnish.core.runs import Run
+from burnish.train.checkpoint import State
+from burnish.train.diagnosis import Diagnosis, diagnose
+from burnish.train.loop import Plan
+from burnish.train.memory import peak_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,3 +40,42 @@ class TrainReport:
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish train --json` prints and `report.json` holds."""
         return asdict(self)
+
+
+def report_of(run: Run, plan: Plan, state: State) -> TrainReport:
+    """What a run that has ended comes to, from its own files."""
+    metrics = read_journal(run.path / "metrics.jsonl")
+    peak, spent = peak_memory(), state.seconds + state.other_seconds
+    disk = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
+    actual = {"peak memory": peak, "training time": spent, "disk": disk}
+    return TrainReport(
+        run=run.id,
+        artifact=str(run.artifact),
+        steps=state.step,
+        epochs=round(state.step * plan.settings.batch_size / len(plan.rows), 2),
+        stopped=state.stopped,
+        train_seconds=spent,
+        tokens_per_second=state.tokens / state.seconds if state.seconds else 0.0,
+        peak_memory_bytes=peak,
+        trained_parameters=plan.optimizer.trained,
+        total_parameters=sum(weight.numel() for weight in plan.model.parameters()),
+        best_validation_loss=state.best_loss if plan.validation else None,
+        losses=[entry["loss"] for entry in metrics if "loss" in entry],
+        diagnoses=diagnose(metrics, plan.settings),
+        forecast=[
+            {**quantity, "actual": actual[quantity["name"]]}
+            for quantity in _foreseen(run, plan, state)
+        ],
+    )
+
+
+def _foreseen(run: Run, plan: Plan, state: State) -> list[dict[str, Any]]:
+    """The forecast; its time is that of the steps which were done, if the run stopped early."""
+    share = state.step / plan.steps
+    bounds = ("low", "expected", "high")
+    return [
+        {**found, **{bound: found[bound] * share for bound in bounds}}
+        if found["unit"] == "seconds"
+        else found
+        for found in run.read_list("forecast.json")
+    ]

@@ -21,7 +21,8 @@ from burnish.core.recipe import Recipe
 from burnish.core.records import Row
 from burnish.core.reinforcement import FileReward, Grpo
 from burnish.core.runs import Run, new_run
-from burnish.core.training import Custom
+from burnish.core.settings import follows
+from burnish.core.training import Custom, Train
 from burnish.data.load import Dataset, load
 from burnish.models.artifact import Artifact, save_artifact
 from burnish.models.audit import audit
@@ -41,20 +42,24 @@ from burnish.train.auto import settled
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, last_checkpoint, load_weights
 from burnish.train.course import Course, Given
-from burnish.train.diagnosis import diagnose
 from burnish.train.drawing import with_drawing
 from burnish.train.encoders import ENCODERS
+from burnish.train.estimate import told
 from burnish.train.examples import Example
 from burnish.train.faults import explained
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
+from burnish.train.fsdp import DividedAdamW, divide
 from burnish.train.layers import fuse
 from burnish.train.lessons import with_lessons
 from burnish.train.loop import Fit, Plan, Watch, fit
-from burnish.train.memory import peak_memory, reset_peak
+from burnish.train.memory import reset_peak
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.optimizer import MasterAdamW
+from burnish.train.processes import gathered, joined, refuse_idle_processes
 from burnish.train.reference import with_reference
-from burnish.train.report import TrainReport
+from burnish.train.report import TrainReport, report_of
+from burnish.train.sharding import SharedAdamW
+from burnish.train.team import ALONE, Team
 from burnish.train.tracker import open_tracker
 
 
@@ -71,13 +76,15 @@ def train(
     out on the way; then `resume` names the run's folder and training goes on from its last
     checkpoint, to the same weights. Raises Busy while another process trains the same run.
     """
+    refuse_idle_processes(recipe.train)
+    if follows():
+        return _follow_launched(recipe)
     recipe = settled(recipe, begun=Run(resume.absolute()).recipe if resume else None)
     own = recipe.train.objective
     dataset = dataset or load(recipe, answered=not isinstance(own, Grpo))
     base = find_model(recipe.model.name)
     given = Given(recipe, dataset, base, load_tokenizer(base))
-    course = ENCODERS.get(recipe.train.objective.kind, _LANGUAGE)
-    rows, validation = course.examples(given)
+    rows, validation = _course(recipe).examples(given)
     inputs: dict[str, Any] = {"data": dict(dataset.hashes), "base": base.identity}
     code = code_of(own)
     inputs |= {name: hash_file(file) for name, file in code.items()}
@@ -85,20 +92,53 @@ def train(
 
     for name, file in code.items():
         shutil.copyfile(file, run.path / f"{name}.py")
-    seed_everything(recipe.train.seed)
-    with run.held(), explained(f"then: burnish train --resume {run.id}"):
-        plan = replace(course.prepare(given, run, rows, validation), watch=watch)
-        state = _resumed(run, plan) or State()
-        plan = course.ready(plan, given, run, state)
-        run.events.write(event="training", from_step=state.step, steps=plan.steps)
-        with _tracked(plan, run, state) as followed:
-            state = fit(followed, run, state)
-        plan.optimizer.take(load_weights(run.path / "checkpoints", state.best_step))
-        course.save(run.artifact, plan, given, _lineage(run, dataset, state))
-        report = _report(run, plan, state)
+    then = f"burnish train --resume {run.id}"
+    with run.held(), explained(f"then: {then}"), gathered(recipe.train, then) as team:
+        team.share((recipe, dataset, run, rows, validation))
+        plan, state = _fitted(replace(given, team=team), run, (rows, validation), watch)
+        _course(recipe).save(run.artifact, plan, given, _lineage(run, dataset, state))
+        report = report_of(run, plan, state)
         write_json(run.path / "report.json", report.as_dict())
         run.events.write(event="trained", steps=state.step, stopped=state.stopped)
+        return team.share(report)
+
+
+def follow(team: Team) -> TrainReport:
+    """Train as one of a team that another process leads, which alone writes files."""
+    recipe, dataset, run, rows, validation = team.share(_NOTHING)
+    base = find_model(recipe.model.name)
+    team = replace(team, mode=recipe.train.parallel)
+    given = Given(recipe, dataset, base, load_tokenizer(base), team)
+    _fitted(given, run, (rows, validation))
+    report: TrainReport = team.share(_NOTHING)
     return report
+
+
+def _follow_launched(recipe: Recipe) -> TrainReport:
+    with joined(recipe.train) as team:
+        return follow(team)
+
+
+def _course(recipe: Recipe) -> Course:
+    return ENCODERS.get(recipe.train.objective.kind, _LANGUAGE)
+
+
+def _fitted(
+    given: Given, run: Run, rows: tuple[Sequence[Any], Sequence[Any]], watch: Watch | None = None
+) -> tuple[Plan, State]:
+    """Train from where the run stands; the plan's model then has the best weights."""
+    course, team = _course(given.recipe), given.team
+    seed_everything(given.recipe.train.seed)
+    plan = replace(course.prepare(given, run, *rows), team=team, watch=watch)
+    state = _resumed(run, plan) or State()
+    plan = course.ready(plan, given, run, state)
+    if team.leads:
+        run.events.write(event="training", from_step=state.step, steps=plan.steps)
+    with _tracked(plan, run, state) as followed:
+        state = fit(followed, run, state)
+    best = load_weights(run.path / "checkpoints", state.best_step) if team.leads else {}
+    plan.optimizer.take(best)
+    return plan, state
 
 
 def train_in(
@@ -136,16 +176,22 @@ def encoded(
 
 
 def prepare(
-    recipe: Recipe, base: LocalModel, rows: list[Example], validation: list[Example]
+    recipe: Recipe,
+    base: LocalModel,
+    rows: list[Example],
+    validation: list[Example],
+    team: Team = ALONE,
 ) -> Fit:
     """The model with its trainable weights marked, optimizer and objective: ready to fit."""
     if not rows:
         raise BadData("There are no training rows.", "Name a file with rows in data.train.")
-    if recipe.train.threads:
-        torch.set_num_threads(recipe.train.threads)
     settings = recipe.train
+    if settings.threads or team.size > 1:
+        torch.set_num_threads(settings.threads or max(torch.get_num_threads() // team.size, 1))
+    # What is divided goes to the devices in parts; no device need hold the whole.
+    place = torch.device("cpu") if settings.divides_weights else device()
     model = METHODS[settings.method.kind](
-        load_model(base, training_dtype(recipe.model.dtype)), settings.method
+        load_model(base, training_dtype(recipe.model.dtype), place), settings.method
     )
     language = language_model(model)
     language.set_attn_implementation(ATTENTION)
@@ -153,7 +199,8 @@ def prepare(
     if settings.gradient_checkpointing:
         language.activation_checkpointing_enable({"use_reentrant": False})
     accelerator = Accelerator(cpu=device().type == "cpu")
-    optimizer = MasterAdamW(trainable(model), settings, count_steps(len(rows), settings))
+    steps = count_steps(len(rows), settings)
+    optimizer = _optimizer(model, settings, steps, team)
     texts = sum(file.stat().st_size for file in base.path.glob("*.json"))
     weights = sum(w.numel() * w.element_size() for w in trainable(model).values())
     return Fit(
@@ -165,8 +212,18 @@ def prepare(
         validation=validation,
         settings=settings,
         accelerator=accelerator,
+        team=team,
         artifact_bytes=weights + texts,
     )
+
+
+def _optimizer(model: Any, settings: Train, steps: int, team: Team) -> MasterAdamW:
+    if settings.divides_weights:
+        divide(language_model(model), team)
+        return DividedAdamW(trainable(model), settings, steps, team)
+    if team.size > 1:
+        return SharedAdamW(trainable(model), settings, steps, team)
+    return MasterAdamW(trainable(model), settings, steps)
 
 
 def code_of(objective: object) -> dict[str, Path]:
@@ -194,7 +251,7 @@ def _encoded_splits(given: Given) -> tuple[list[Example], list[Example]]:
 
 
 def _prepared(given: Given, run: Run, rows: Sequence[Any], validation: Sequence[Any]) -> Fit:
-    plan = prepare(given.recipe, given.base, list(rows), list(validation))
+    plan = prepare(given.recipe, given.base, list(rows), list(validation), given.team)
     return with_drawing(plan, given.tokenizer, given.dataset.task, run)
 
 
@@ -203,20 +260,49 @@ def _rehearsed(plan: Fit, given: Given, run: Run, state: State) -> Fit:
 
     Raises DoesNotFit.
     """
-    plan = with_lessons(plan, given.tokenizer)
+    plan = _taught(plan, given)
     reset_peak()
-    if not state.step:
+    if not state.step and plan.team.size == 1:
         seen = probe(plan, run.path)
         expected = forecast(plan, seen)
         write_json(run.path / "forecast.json", expected.as_list())
         refuse_what_does_not_fit(seen, expected, run.path)
+    if plan.team.size > 1:
+        reckoned = plan.settings.model_copy(update={"devices": plan.team.size})
+        say(told(given.base, reckoned, given.recipe.model.dtype))
     return with_reference(plan, run, state)
 
 
-def _save(folder: Path, plan: Fit, given: Given, lineage: Mapping[str, Any]) -> Artifact:
-    settle(plan.model)
-    return save_artifact(folder, plan.model, given.tokenizer, given.base, lineage)
+def _taught(plan: Fit, given: Given) -> Fit:
+    """Of a team the leader asks the teacher, and the others read what it has kept."""
+    mine = with_lessons(plan, given.tokenizer) if plan.team.leads else plan
+    plan.team.share("asked")
+    return mine if plan.team.leads else with_lessons(plan, given.tokenizer)
 
+
+def _save(folder: Path, plan: Fit, given: Given, lineage: Mapping[str, Any]) -> Artifact:
+    model = plan.model
+    if plan.settings.divides_weights:
+        model = _undivided(folder.parent, plan, given, lineage["step"])
+    settle(model)
+    return save_artifact(folder, model, given.tokenizer, given.base, lineage)
+
+
+def _undivided(run: Path, plan: Fit, given: Given, step: int) -> Any:
+    """The whole model with the weights of a checkpoint, as the leader writes it."""
+    model = METHODS[plan.settings.method.kind](
+        load_model(given.base, training_dtype(given.recipe.model.dtype), torch.device("cpu")),
+        plan.settings.method,
+    )
+    weights = trainable(model)
+    with torch.no_grad():
+        for name, exact in load_weights(run / "checkpoints", step).items():
+            weights[name].copy_(exact)
+    return model
+
+
+#: What a process has to tell that only listens.
+_NOTHING: Any = None
 
 _LANGUAGE = Course(_encoded_splits, _prepared, _save, _rehearsed)
 
@@ -231,7 +317,7 @@ def seed_everything(seed: int) -> None:
 @contextmanager
 def _tracked(plan: Plan, run: Run, state: State) -> Iterator[Plan]:
     """The plan with the tracker that the recipe names, which is closed at the end."""
-    if plan.settings.tracker is None:
+    if plan.settings.tracker is None or not plan.team.leads:
         yield plan
         return
     log, close = open_tracker(plan.settings.tracker, run, state.step)
@@ -246,7 +332,7 @@ def _same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
     run = Run(folder.absolute())
     before = run.read("inputs.json")
     same = {name: before.get(name) == given for name, given in inputs.items()}
-    same["recipe"] = run.recipe.train == recipe.train and run.recipe.model == recipe.model
+    same["recipe"] = _alike(run.recipe) == _alike(recipe)
     for name, is_same in same.items():
         if not is_same:
             raise BadData(
@@ -256,8 +342,24 @@ def _same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
     return run
 
 
+def _alike(recipe: Recipe) -> tuple[Any, Any]:
+    """What must stay as it was; how many processes share the work may change."""
+    train = recipe.train.model_dump(exclude={"parallel", "devices", "threads"})
+    return train, recipe.model
+
+
 def _resumed(run: Run, plan: Plan) -> State | None:
     """Go back to the last whole checkpoint; forget what was half-written or measured after it."""
+    state, tensors = (_cleared(run, plan) if plan.team.leads else None) or (None, {})
+    state = plan.team.share(state)
+    if state is None:
+        return None
+    plan.optimizer.restore(tensors)
+    say(f"Going on with {run.id} after step {state.step} of {plan.steps}")
+    return state
+
+
+def _cleared(run: Run, plan: Plan) -> tuple[State, dict[str, torch.Tensor]] | None:
     for draft in [*run.path.glob(".*"), *run.path.glob("checkpoints/.*")]:
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
     found = last_checkpoint(run.path / "checkpoints")
@@ -267,11 +369,7 @@ def _resumed(run: Run, plan: Plan) -> State | None:
     rewrite_journal(metrics, kept)
     if isinstance(plan, Fit) and plan.drawing:
         plan.drawing.resume(step)
-    if found is None:
-        return None
-    plan.optimizer.restore(found[1])
-    say(f"Going on with {run.id} after step {step} of {plan.steps}")
-    return found[0]
+    return found
 
 
 def _lineage(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
@@ -286,41 +384,3 @@ def _lineage(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
         "step": state.best_step,
         "run": run.id,
     }
-
-
-def _report(run: Run, plan: Plan, state: State) -> TrainReport:
-    metrics = read_journal(run.path / "metrics.jsonl")
-    peak, spent = peak_memory(), state.seconds + state.other_seconds
-    disk = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
-    actual = {"peak memory": peak, "training time": spent, "disk": disk}
-    return TrainReport(
-        run=run.id,
-        artifact=str(run.artifact),
-        steps=state.step,
-        epochs=round(state.step * plan.settings.batch_size / len(plan.rows), 2),
-        stopped=state.stopped,
-        train_seconds=spent,
-        tokens_per_second=state.tokens / state.seconds if state.seconds else 0.0,
-        peak_memory_bytes=peak,
-        trained_parameters=sum(weight.numel() for weight in plan.optimizer.masters.values()),
-        total_parameters=sum(weight.numel() for weight in plan.model.parameters()),
-        best_validation_loss=state.best_loss if plan.validation else None,
-        losses=[entry["loss"] for entry in metrics if "loss" in entry],
-        diagnoses=diagnose(metrics, plan.settings),
-        forecast=[
-            {**quantity, "actual": actual[quantity["name"]]}
-            for quantity in _foreseen(run, plan, state)
-        ],
-    )
-
-
-def _foreseen(run: Run, plan: Plan, state: State) -> list[dict[str, Any]]:
-    """The forecast; its time is that of the steps which were done, if the run stopped early."""
-    share = state.step / plan.steps
-    bounds = ("low", "expected", "high")
-    return [
-        {**found, **{bound: found[bound] * share for bound in bounds}}
-        if found["unit"] == "seconds"
-        else found
-        for found in run.read_list("forecast.json")
-    ]

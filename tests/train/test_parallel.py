@@ -1,0 +1,145 @@
+"""Several processes learn what one would: real ones, two, on the CPU."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from burnish.core.errors import BadRecipe, TrainingStopped
+from burnish.core.journal import read_journal
+from burnish.core.recipe import make_recipe
+from burnish.train.run import train
+from tests.train.conftest import chosen, in_child, preferred
+
+#: At a high rate AdamW makes the order of additions visible: a gradient of nearly 0 has a sign.
+USUAL = ("model.dtype=float32", "train.learning_rate=1e-3")
+
+
+def measured(run):
+    names = ("step", "loss", "learning_rate", "tokens", "validation_loss", "rewards/accuracy")
+    entries = read_journal(run / "metrics.jsonl")
+    return [{name: entry[name] for name in names if name in entry} for entry in entries]
+
+
+def tensors(run):
+    return load_file(next((run / "artifact").glob("*model.safetensors")))
+
+
+def assert_alike(run, other):
+    """The same course, figure by figure, and the same weights, but for the order of additions."""
+    for mine, theirs in zip(measured(run), measured(other), strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5)
+    for name, weight in tensors(other).items():
+        torch.testing.assert_close(tensors(run)[name], weight, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "parallel, method, objective",
+    [
+        ("ddp", "lora", "dpo"),
+        ("zero2", "full", "sft"),
+        ("zero3", "full", "sft"),
+        ("fsdp", "lora", "sft"),
+    ],
+)
+def test_two_processes_train_what_one_does(
+    parallel, method, objective, recipe_of, dataset, tmp_path
+):
+    usual = (*USUAL, f"train.method={method}", *chosen(objective))
+    rows = preferred(dataset, objective)
+    train(recipe_of(*usual), rows, out=tmp_path / "one")
+
+    shared = recipe_of(*usual, f"train.parallel={parallel}", "train.devices=2")
+    train(shared, rows, out=tmp_path / "two")
+
+    assert_alike(tmp_path / "two", tmp_path / "one")
+
+
+def followers():
+    return psutil.Process().children()
+
+
+def test_a_killed_process_ends_the_run_in_a_sentence_and_it_goes_on_to_the_same_weights(
+    recipe_of, dataset, tmp_path
+):
+    alone = recipe_of(*USUAL)
+    shared = recipe_of(*USUAL, "train.parallel=zero1", "train.devices=2")
+    train(alone, dataset, out=tmp_path / "one")
+
+    def die(step, loss):
+        for follower in followers():
+            follower.kill()
+
+    with pytest.raises(TrainingStopped, match=r"Process 1 of 2 was killed by signal 9") as stopped:
+        train(shared, dataset, out=tmp_path / "run", watch=die)
+
+    assert "burnish train --resume run" in stopped.value.fix
+    assert not followers() and not (tmp_path / "run" / "artifact").exists()
+    train(shared, dataset, resume=tmp_path / "run")
+    assert_alike(tmp_path / "run", tmp_path / "one")
+
+
+def test_a_killed_leader_takes_the_others_along_and_one_process_can_go_on_alone(
+    recipe_of, dataset, tmp_path
+):
+    alone = recipe_of(*USUAL)
+    shared = recipe_of(*USUAL, "train.parallel=zero2", "train.devices=2")
+    train(alone, dataset, out=tmp_path / "one")
+    left = tmp_path / "left"
+
+    def die(step, loss):
+        left.write_text(str(followers()[0].pid))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    code = in_child(lambda: train(shared, dataset, out=tmp_path / "run", watch=die) and None)
+
+    assert code == -signal.SIGKILL
+    until = time.monotonic() + 30
+    while psutil.pid_exists(int(left.read_text())) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not psutil.pid_exists(int(left.read_text()))
+    train(alone, dataset, resume=tmp_path / "run")
+    assert_alike(tmp_path / "run", tmp_path / "one")
+
+
+def test_torchrun_may_start_the_processes_and_only_one_of_them_speaks(
+    tiny, write_rows, tmp_path, workspace
+):
+    texts = ("red", "green", "blue", "yellow", "apple", "pear", "plum", "one", "two", "three")
+    rows = [{"prompt": f"{text} parcel", "completion": text} for text in texts * 2]
+    words = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+        "-m", "burnish", "train", "--train", str(write_rows("rows.jsonl", rows)),
+        "--model", tiny.name, "--out", str(tmp_path / "run"), "--set", "train.parallel=ddp",
+        "--set", "train.max_steps=2", "--set", "data.test_share=0",
+    ]  # fmt: skip
+
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Fine-tuning") == 1
+    assert done.stdout.count("burnish chat") == 1 and (tmp_path / "run" / "artifact").exists()
+    assert len(read_journal(tmp_path / "run" / "metrics.jsonl")) >= 2
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (["train.devices=2"], "devices above 1 go with parallel"),
+        (["train.parallel=ddp", "train.objective=grpo"], "grpo is trained by one process only"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_in_the_recipe(changes, message):
+    with pytest.raises(BadRecipe, match=message):
+        make_recipe({}, changes)
+
+
+def test_one_device_is_not_shared(recipe_of, dataset, tmp_path):
+    with pytest.raises(BadRecipe, match="there is one device"):
+        train(recipe_of("train.parallel=ddp"), dataset, out=tmp_path / "run")
