@@ -85,6 +85,18 @@ class Distil(Section):
     """A teacher answers the rows' questions, and a student learns the answers."""
 
     teacher: Teacher = Field(Teacher(), description="Who answers.")
+    teachers: tuple[Teacher, ...] = Field(
+        (),
+        description="Further teachers, asked the same. What `teacher` says is learnt where all of "
+        "them agree with it; `burnish review` shows the other rows.",
+    )
+    agreement: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Least score between two teachers' answers, by the metric that decides, for "
+        "them to agree; if empty 1 for labels and objects, 0.5 for free text.",
+    )
     layers: int | None = Field(
         None,
         ge=2,
