@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from burnish.compare.run import Comparison
     from burnish.core.runs import Run
     from burnish.distil.report import Distilled
-    from burnish.distil.review import Disputed
     from burnish.engines.talk import Chat
     from burnish.evaluate.source import Evaluation
     from burnish.export.fit import Fitted
@@ -188,22 +187,6 @@ def distil(
     from burnish.distil.run import distil as distil_student
 
     return distil_student(resolved, out=out)
-
-
-def disputed(run: str, sample: int | None = None, seed: int = 0) -> list[Disputed]:
-    """The rows of a distillation that wait for a person. Raises NotFound."""
-    from burnish.core.runs import find_run
-    from burnish.distil.review import disputed as rows_of
-
-    return rows_of(find_run(run), sample, seed)
-
-
-def decide(run: str, row: Disputed, decision: str, answer: str = "") -> None:
-    """Write down what a person says of such a row: keep, drop, edit or skip. Raises BadData."""
-    from burnish.core.runs import find_run
-    from burnish.distil.review import decide as write_down
-
-    write_down(find_run(run), row, decision, answer)
 
 
 def evaluate(

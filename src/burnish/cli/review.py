@@ -12,6 +12,7 @@ from burnish.cli.output import show
 from burnish.core.errors import BadData
 
 if TYPE_CHECKING:
+    from burnish.core.runs import Run
     from burnish.distil.review import Disputed
 
 
@@ -31,18 +32,20 @@ def command(
     `burnish distil RUN/recipe.yaml` learns accordingly. With --json, or where no terminal is, the
     rows are listed.
     """
-    from burnish import api
+    from burnish.core.runs import find_run
+    from burnish.distil.review import disputed
 
-    rows = api.disputed(run, sample, seed)
+    found = find_run(run)
+    rows = disputed(found, sample, seed)
     if as_json or not sys.stdin.isatty():
         listed = "\n\n".join(_shown(row) for row in rows) or "No row waits."
         show(listed, [asdict(row) for row in rows], as_json)
         return
     for number, row in enumerate(rows, start=1):
         typer.echo(f"\n{number} of {len(rows)}\n{_shown(row)}")
-        if not _decided(run, row):
+        if not _decided(found, row):
             break
-    left = len(api.disputed(run, sample, seed))
+    left = len(disputed(found, sample, seed))
     typer.echo(f"\n{left} rows wait. What was decided counts from the next `burnish distil` on.")
 
 
@@ -59,9 +62,9 @@ def _shown(row: "Disputed") -> str:
     return "\n".join(lines)
 
 
-def _decided(run: str, row: "Disputed") -> bool:
+def _decided(run: "Run", row: "Disputed") -> bool:
     """Ask until a decision is written down; False to end the review."""
-    from burnish import api
+    from burnish.distil.review import decide
 
     words = {"k": "keep", "d": "drop", "e": "edit", "s": "skip"}
     while True:
@@ -77,7 +80,7 @@ def _decided(run: str, row: "Disputed") -> bool:
             continue
         answer = answers[place] if answers else ""
         try:
-            api.decide(run, row, word, _edited(answer) if word == "edit" else answer)
+            decide(run, row, word, _edited(answer) if word == "edit" else answer)
         except BadData as error:
             typer.echo(str(error))
             continue

@@ -32,6 +32,15 @@ from burnish.distil.measure import (
     sit,
     sit_teacher,
 )
+from burnish.distil.pairs import (
+    PAIRED,
+    PAIRS,
+    paired,
+    refuse_ungraded,
+    refuse_unpaired,
+    save_pairs,
+    second_of,
+)
 from burnish.distil.record import save_lessons
 from burnish.distil.report import Distilled, page_of
 from burnish.distil.review import deciding, decisions
@@ -69,6 +78,7 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
             "Set distil.fine_tuned=false.",
         )
     exam = Exam(recipe, dataset, rows)
+    refuse_ungraded(recipe, dataset)
     teacher = open_teacher(recipe)
     others = [(open_teacher(own), own) for own in _others(recipe)]
     student = _student_recipe(recipe)
@@ -87,7 +97,7 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
         lessons = _lessons(exam, collector, further)
         _say_disputed(run, lessons)
         save_lessons(run, teacher, recipe, lessons)
-        training = trained(student, _taught(dataset, lessons))
+        training = trained(student, _learnt(exam, collector, student, lessons))
         _keep_artifact(run, training)
         routes = {BASELINE: sit(exam, BASELINE, student.model.name, is_told=True)}
         if recipe.distil.fine_tuned:
@@ -171,6 +181,7 @@ def _student_recipe(recipe: Recipe) -> Recipe:
             f"A student learns a teacher's words, and train.objective is {objective.kind}.",
             "Leave train.objective out; train the encoder on the lessons with burnish train.",
         )
+    refuse_unpaired(recipe)
     train = recipe.train
     if isinstance(objective, Distillation) and not objective.teacher:
         if recipe.distil.teacher.endpoint:
@@ -286,6 +297,30 @@ def _taught(dataset: Dataset, lessons: Mapping[str, Sequence[Lesson]]) -> Datase
 
     split = replace(dataset.split, train=kept("train"), validation=kept("validation"))
     return replace(dataset, split=split)
+
+
+def _learnt(
+    exam: Exam, collector: Collector, student: Recipe, lessons: Mapping[str, Sequence[Lesson]]
+) -> Dataset:
+    """What the student learns from: the teacher's answers, or pairs of answers."""
+    taught = _taught(exam.dataset, lessons)
+    if exam.recipe.distil.pairs == "none":
+        return taught
+    method = student.train.method
+    source = getattr(method, "start", None) or student.model.name
+    found = paired(lessons, second_of(collector, source, _asking(exam, collector)), exam)
+    save_pairs(collector.run, exam.recipe, found)
+    _rest(collector.teacher)
+    if student.train.objective.kind not in PAIRED:
+        return taught
+    rows = {part: tuple(one.row for one in some if not one.dropped) for part, some in found.items()}
+    if not rows["train"]:
+        raise BadData(
+            "There is no pair to learn from: no answer is better than the other one.",
+            f"See why: {collector.run.path / PAIRS}",
+        )
+    split = replace(taught.split, train=rows["train"], validation=rows["validation"])
+    return replace(taught, split=split)
 
 
 def _keep_artifact(run: Run, training: Run) -> None:
