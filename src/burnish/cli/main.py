@@ -25,6 +25,7 @@ from burnish.cli import (
     olive,
     pull,
     recipe,
+    review,
     runs,
     search,
     serve,
@@ -42,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 WORDS = (
-    pull, models, check, train, evaluate, compare, distil, export,
+    pull, models, check, train, evaluate, compare, distil, review, export,
     index, search, ask, chat, serve, key, import_openai, olive, runs, recipe,
 )  # fmt: skip
 for word in WORDS:

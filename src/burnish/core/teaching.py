@@ -1,10 +1,11 @@
 """The sections of a recipe that are about learning from a teacher."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from burnish.core.section import Section
+from burnish.core.reinforcement import MetricReward, Reward
+from burnish.core.section import Section, kind_or
 
 
 class Distillation(Section):
@@ -85,6 +86,28 @@ class Distil(Section):
     """A teacher answers the rows' questions, and a student learns the answers."""
 
     teacher: Teacher = Field(Teacher(), description="Who answers.")
+    teachers: tuple[Teacher, ...] = Field(
+        (),
+        description="Further teachers, asked the same. What `teacher` says is learnt where all of "
+        "them agree with it; `burnish review` shows the other rows.",
+    )
+    agreement: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Least score between two teachers' answers, by the metric that decides, for "
+        "them to agree; if empty 1 for labels and objects, 0.5 for free text.",
+    )
+    pairs: Literal["none", "student", "teacher"] = Field(
+        "none",
+        description="Pairs of a better and a worse answer for `train.objective` dpo, orpo, simpo "
+        "or kto. The worse one is the student's own answer before it learns (`student`), or that "
+        "of two samples of the teacher which `grader` scores lower (`teacher`).",
+    )
+    grader: Annotated[Annotated[Reward, Field(discriminator="kind")], kind_or("metric")] = Field(
+        MetricReward(),
+        description="Which of two answers is better; a metric compares with the row's own answer.",
+    )
     layers: int | None = Field(
         None,
         ge=2,

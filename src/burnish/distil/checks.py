@@ -96,16 +96,28 @@ CHECKS: dict[str, Callable[[Reply, Standard], str]] = {
 }
 
 
+def unlearnable(answer: str, task: Task) -> str:
+    """Why an answer can't be learnt, whoever gives it; empty if it can."""
+    standard = Standard(task, frozenset(), None, refuses=True)
+    checks = (_empty, _no_label, _no_object)
+    return next((why for check in checks if (why := check(Reply(answer), standard))), "")
+
+
 def checked(
-    lessons: Sequence[Lesson], standard: Standard, test: Sequence[Row], near: tuple[float, float]
+    lessons: Sequence[Lesson],
+    standard: Standard,
+    test: Sequence[Row],
+    near: tuple[float, float],
+    decide: Callable[[Lesson], Lesson] = lambda lesson: lesson,
 ) -> list[Lesson]:
     """The lessons, each with the reason for which it is dropped, if there is one.
 
     `near` are the Jaccard similarities from which a row repeats an earlier one, and from which its
-    question is one of the test's.
+    question is one of the test's. `decide` hears what the checks of a single answer say, and may
+    overrule it; not what comes after: a row that stands in the test is dropped in any case.
     """
     found = [_tidied(lesson, standard) for lesson in lessons]
-    found = [_judged(lesson, standard) for lesson in found]
+    found = [decide(_judged(lesson, standard)) for lesson in found]
     found = _without(found, _leaking(found, test, near[1]), "the question stands in the test rows")
     return _without(found, _repeating(found, standard, near[0]), "another row says nearly the same")
 
@@ -114,19 +126,24 @@ def _tidied(lesson: Lesson, standard: Standard) -> Lesson:
     """Where answers are labels or objects, space and a code fence round them don't count."""
     if lesson.dropped or standard.task.kind not in _EXACT:
         return lesson
-    replies = tuple(replace(reply, text=_bare(reply.text)) for reply in lesson.replies)
-    turns = [*lesson.row.messages[:-1], replace(lesson.row.messages[-1], content=replies[-1].text)]
-    label = None if lesson.row.label is None else replies[-1].text
-    return replace(
-        lesson, replies=replies, row=replace(lesson.row, messages=tuple(turns), label=label)
+    replies = _bare_replies(lesson.replies)
+    opinions = tuple(
+        replace(opinion, replies=_bare_replies(opinion.replies)) for opinion in lesson.opinions
     )
+    found = replace(lesson, replies=replies, opinions=opinions)
+    return found.answering(replies[-1].text)
+
+
+def _bare_replies(replies: Sequence[Reply]) -> tuple[Reply, ...]:
+    return tuple(replace(reply, text=_bare(reply.text)) for reply in replies)
 
 
 def _judged(lesson: Lesson, standard: Standard) -> Lesson:
     if lesson.dropped:
         return lesson
     reasons = (check(reply, standard) for reply in lesson.replies for check in CHECKS.values())
-    return replace(lesson, dropped=next((reason for reason in reasons if reason), ""))
+    found = next((reason for reason in reasons if reason), "")
+    return replace(lesson, dropped=found, disputed=bool(found))
 
 
 def _leaking(lessons: Sequence[Lesson], test: Sequence[Row], near: float) -> set[str]:

@@ -6,7 +6,7 @@ run of this workspace, isn't asked again; one that failed is. In a conversation 
 is answered anew, with the teacher's own earlier answers before it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -36,12 +36,23 @@ class Asking:
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """What a further teacher answers to the questions of a row."""
+
+    teacher: str
+    keys: tuple[str, ...]
+    replies: tuple[Reply, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Lesson:
     """A row with the teacher's answers in the place of its own.
 
     `keys` are the hashes of the questions and `replies` what came, one for each assistant turn;
     `dropped` says why the row isn't learnt from, and is empty if it is; `source` names the passage
-    of a question that was written from documents.
+    of a question that was written from documents. `opinions` are those of further teachers. Where
+    the reason is one that a person may overrule, the row is `disputed`; `review` is what the person
+    has decided.
     """
 
     row: Row
@@ -50,6 +61,16 @@ class Lesson:
     replies: tuple[Reply, ...] = ()
     dropped: str = ""
     source: str = ""
+    opinions: tuple[Opinion, ...] = ()
+    disputed: bool = False
+    review: Mapping[str, Any] | None = None
+
+    def answering(self, text: str) -> "Lesson":
+        """The lesson with `text` as its last answer, whatever the teacher said."""
+        last = replace(self.row.messages[-1], content=text)
+        label = None if self.row.label is None else text
+        row = replace(self.row, messages=(*self.row.messages[:-1], last), label=label)
+        return replace(self, row=row)
 
 
 class Collector:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from burnish.core.records import Interval, Scores
@@ -33,7 +33,8 @@ from burnish.report.parts import (
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """The result. `training` is the student's run, `accounts` those with the teacher."""
+    """The result. `training` is the student's run, `accounts` those with the teacher,
+    `further` those with the others, by name."""
 
     run: Run
     exam: Exam
@@ -41,6 +42,7 @@ class Distilled:
     training: Run
     lessons: Mapping[str, Sequence[Lesson]]
     accounts: Mapping[str, float]
+    further: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def test(self) -> PairedTest:
@@ -81,7 +83,10 @@ class Distilled:
                 {**one, "gain": asdict(one["gain"]) if one["gain"] else None} for one in lines
             ],
             "teacher": dict(self.accounts),
+            "teachers": {name: dict(accounts) for name, accounts in self.further.items()},
             "rows": self.counts(),
+            "disputed": sum(lesson.disputed for lesson in self.every_lesson()),
+            "reviewed": sum(lesson.review is not None for lesson in self.every_lesson()),
             "dropped": dict(self.dropped()),
             "agreement": self.agreement(),
             "training": self.training.id,
@@ -98,15 +103,18 @@ class Distilled:
 
     def dropped(self) -> Counter[str]:
         """Rows that aren't learnt from, by reason."""
-        both = [lesson for some in self.lessons.values() for lesson in some]
-        return Counter(lesson.dropped for lesson in both if lesson.dropped)
+        return Counter(lesson.dropped for lesson in self.every_lesson() if lesson.dropped)
 
     def agreement(self) -> float | None:
         """Share of the rows with an answer of their own in which the teacher gave the same."""
-        both = [lesson for some in self.lessons.values() for lesson in some]
+        both = self.every_lesson()
         known = [lesson for lesson in both if lesson.own.answer and not lesson.dropped]
         same = sum(lesson.row.answer.strip() == lesson.own.answer.strip() for lesson in known)
         return same / len(known) if known else None
+
+    def every_lesson(self) -> list[Lesson]:
+        """All rows, of both parts."""
+        return [lesson for some in self.lessons.values() for lesson in some]
 
     def as_text(self) -> str:
         """What a person reads on the terminal."""
@@ -217,6 +225,12 @@ def _facts(result: Distilled) -> dict[str, str]:
     }
     if (same := result.agreement()) is not None:
         facts["Teacher and people agree"] = f"on {same:.1%} of the rows"
+    for name, own in result.further.items():
+        facts[f"Asked too: {name}"] = (
+            f"{own['asked']:.0f} questions, {own['money']:.4f} {recipe.compare.currency}"
+        )
+    if reviewed := sum(lesson.review is not None for lesson in result.every_lesson()):
+        facts["Decided by a person"] = f"{reviewed} rows"
     facts |= {f"Dropped: {reason}": str(n) for reason, n in result.dropped().most_common()}
     if teacher.terms:
         facts["Provider's terms"] = teacher.terms

@@ -1,6 +1,5 @@
 """`burnish distil`, top to bottom: a teacher answers, a student learns, both are measured."""
 
-import json
 import shlex
 import shutil
 from collections import Counter
@@ -9,15 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from burnish.core.errors import BadData, BadRecipe
-from burnish.core.folders import hash_file, whole_folder, write_json, write_whole
+from burnish.core.folders import hash_file, whole_folder, write_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe, load_recipe
-from burnish.core.records import Row
+from burnish.core.records import Row, Split
 from burnish.core.runs import Run, begun_or_new_run, find_run
-from burnish.core.teaching import Distillation
+from burnish.core.teaching import Distil, Distillation
+from burnish.core.teaching import Teacher as Settings
 from burnish.core.training import Sft
 from burnish.data.load import Dataset, load
 from burnish.data.split import draw, sample
+from burnish.distil.agreement import agreeing, with_opinions
 from burnish.distil.checks import checked, standard_of
 from burnish.distil.collect import Asking, Collector, Lesson
 from burnish.distil.documents import passages_of, written
@@ -31,7 +32,18 @@ from burnish.distil.measure import (
     sit,
     sit_teacher,
 )
+from burnish.distil.pairs import (
+    PAIRED,
+    PAIRS,
+    paired,
+    refuse_ungraded,
+    refuse_unpaired,
+    save_pairs,
+    second_of,
+)
+from burnish.distil.record import save_lessons
 from burnish.distil.report import Distilled, page_of
+from burnish.distil.review import deciding, decisions
 from burnish.distil.student import student_of
 from burnish.engines.local import find_artifact
 from burnish.engines.teacher import LocalTeacher, Teacher, open_teacher
@@ -52,7 +64,7 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
     often, is out of reach or the budget is spent. Interrupted, it finds its answers and its
     training again when the same command is repeated.
     """
-    recipe = _with_teachers_task(_with_teacher_named(recipe))
+    recipe = _with_teachers_task(_with_teachers_named(recipe))
     dataset = load(recipe, answered=False)
     for note in dataset.notes:
         say(note)
@@ -66,23 +78,26 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
             "Set distil.fine_tuned=false.",
         )
     exam = Exam(recipe, dataset, rows)
+    refuse_ungraded(recipe, dataset)
     teacher = open_teacher(recipe)
+    others = [(open_teacher(own), own) for own in _others(recipe)]
     student = _student_recipe(recipe)
     inputs = {
         "data": dict(dataset.hashes),
         "base": find_model(student.model.name).identity,
         "teacher": dict(teacher.identity),
         "documents": _documents(recipe),
+        **({"teachers": [dict(other.identity) for other, _ in others]} if others else {}),
     }
     _let_go_on(recipe, out)
     run = begun_or_new_run("distil", recipe, inputs, out)
     with run.held():
         collector = Collector(teacher, run, recipe)
-        lessons = _lessons(exam, collector)
-        if isinstance(teacher, LocalTeacher):
-            teacher.rest()
+        further = [Collector(other, run, own) for other, own in others]
+        lessons = _lessons(exam, collector, further)
+        _say_disputed(run, lessons)
         save_lessons(run, teacher, recipe, lessons)
-        training = trained(student, _taught(dataset, lessons))
+        training = trained(student, _learnt(exam, collector, student, lessons))
         _keep_artifact(run, training)
         routes = {BASELINE: sit(exam, BASELINE, student.model.name, is_told=True)}
         if recipe.distil.fine_tuned:
@@ -91,8 +106,9 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
             routes[FINE_TUNED] = sit(exam, FINE_TUNED, str(plain.artifact), is_told=False)
         routes[DISTILLED] = sit(exam, DISTILLED, str(training.artifact), is_told=False)
         routes[TEACHER] = sit_teacher(exam, collector)
-        accounts = collector.ledger.as_dict()
-        return _reported(Distilled(run, exam, routes, training, lessons, accounts))
+        accounts = {one.teacher.name: one.ledger.as_dict() for one in further}
+        result = Distilled(run, exam, routes, training, lessons, collector.ledger.as_dict())
+        return _reported(replace(result, further=accounts))
 
 
 def _reported(result: Distilled) -> Distilled:
@@ -115,22 +131,37 @@ def _let_go_on(recipe: Recipe, out: Path | None) -> None:
     """Let the run that was begun at `out` go on at another pace or with another budget."""
     if not out or not (out / "recipe.yaml").exists() or (out / "report.json").exists():
         return
-    before, now = load_recipe(out / "recipe.yaml"), recipe.distil.teacher
-    same = all(getattr(before.distil.teacher, name) == getattr(now, name) for name in _ASKED)
-    distil = before.distil.model_copy(update={"teacher": now})
+    before, now = load_recipe(out / "recipe.yaml"), recipe.distil
+    same = _asked(before.distil) == _asked(now)
+    distil = before.distil.model_copy(update={"teacher": now.teacher, "teachers": now.teachers})
     if same and before.model_copy(update={"distil": distil}) == recipe:
         recipe.save(out / "recipe.yaml")
 
 
-def _with_teacher_named(recipe: Recipe) -> Recipe:
+def _asked(distil: Distil) -> list[list[object]]:
+    both = (distil.teacher, *distil.teachers)
+    return [[getattr(teacher, name) for name in _ASKED] for teacher in both]
+
+
+def _with_teachers_named(recipe: Recipe) -> Recipe:
     """The recipe with the id of the run that is the last one now: soon it is another one."""
-    settings = recipe.distil.teacher
+    distil = recipe.distil
+    named = {"teacher": _named(distil.teacher), "teachers": tuple(map(_named, distil.teachers))}
+    return recipe.model_copy(update={"distil": distil.model_copy(update=named)})
+
+
+def _named(settings: Settings) -> Settings:
     if settings.endpoint or settings.model != "last":
-        return recipe
-    teacher = settings.model_copy(update={"model": find_run("last").id})
-    return recipe.model_copy(
-        update={"distil": recipe.distil.model_copy(update={"teacher": teacher})}
-    )
+        return settings
+    return settings.model_copy(update={"model": find_run("last").id})
+
+
+def _others(recipe: Recipe) -> list[Recipe]:
+    """The recipe as each further teacher would have it: itself in the place of the first."""
+    return [
+        recipe.model_copy(update={"distil": recipe.distil.model_copy(update={"teacher": settings})})
+        for settings in recipe.distil.teachers
+    ]
 
 
 def _with_teachers_task(recipe: Recipe) -> Recipe:
@@ -150,6 +181,7 @@ def _student_recipe(recipe: Recipe) -> Recipe:
             f"A student learns a teacher's words, and train.objective is {objective.kind}.",
             "Leave train.objective out; train the encoder on the lessons with burnish train.",
         )
+    refuse_unpaired(recipe)
     train = recipe.train
     if isinstance(objective, Distillation) and not objective.teacher:
         if recipe.distil.teacher.endpoint:
@@ -170,35 +202,28 @@ def _sequence_level(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"train": train})
 
 
-def _lessons(exam: Exam, collector: Collector) -> dict[str, list[Lesson]]:
+def _lessons(
+    exam: Exam, collector: Collector, further: Sequence[Collector]
+) -> dict[str, list[Lesson]]:
     """Training and validation rows as the teacher answers and writes them, checked."""
-    teacher, dataset, recipe = collector.teacher, exam.dataset, exam.recipe
-    task, split = dataset.task, dataset.split
-    wanted = recipe.distil.teacher.max_new_tokens
-    asking = Asking(
-        told=exam.instruction() if teacher.is_told else "",
-        max_new_tokens=wanted or exam.length(teacher.count_tokens),
-        choices=task.labels if TASKS[task.kind].constrained else (),
-    )
+    recipe, split, task = exam.recipe, exam.dataset.split, exam.dataset.task
+    asking = _asking(exam, collector)
     both = (*split.train, *split.validation)
     found = collector.lessons(both, asking)
     if recipe.distil.grow:
         found += grown(collector, split.train, asking, recipe)
+    for other in further:
+        _rest(collector.teacher)
+        found = with_opinions(found, other, _asking(exam, other))
+        _rest(other.teacher)
     if recipe.distil.questions_per_passage:
         found += written(collector, passages_of(recipe), recipe)
+    _rest(collector.teacher)
     near = (recipe.distil.near_duplicate, recipe.data.near_duplicate)
-    found = checked(found, standard_of([row for row in both if row.answer], task), split.test, near)
-    for reason, count in Counter(
-        lesson.dropped for lesson in found if lesson.dropped
-    ).most_common():
-        say(f"Dropped {count} rows: {reason}.")
-    asked, new = found[: len(both)], found[len(both) :]
-    later = _drawn({lesson.own.id: lesson.row for lesson in new if not lesson.dropped}, recipe)
-    cut = len(split.train)
-    lessons = {
-        "train": [*asked[:cut], *(one for one in new if one.own.id not in later)],
-        "validation": [*asked[cut:], *(one for one in new if one.own.id in later)],
-    }
+    agreed, decided = agreeing(recipe, task), deciding(decisions(collector.run))
+    standard = standard_of([row for row in both if row.answer], task)
+    found = checked(found, standard, split.test, near, lambda lesson: decided(agreed(lesson)))
+    lessons = _split(found, split, recipe)
     if not any(not lesson.dropped for lesson in lessons["train"]):
         raise BadData(
             "None of the teacher's answers passed the checks.",
@@ -207,46 +232,48 @@ def _lessons(exam: Exam, collector: Collector) -> dict[str, list[Lesson]]:
     return lessons
 
 
+def _split(found: Sequence[Lesson], split: Split, recipe: Recipe) -> dict[str, list[Lesson]]:
+    """The lessons by the part that their rows are in; new ones are drawn into both."""
+    count, cut = len(split.train) + len(split.validation), len(split.train)
+    asked, new = found[:count], found[count:]
+    later = _drawn({lesson.own.id: lesson.row for lesson in new if not lesson.dropped}, recipe)
+    return {
+        "train": [*asked[:cut], *(one for one in new if one.own.id not in later)],
+        "validation": [*asked[cut:], *(one for one in new if one.own.id in later)],
+    }
+
+
+def _asking(exam: Exam, collector: Collector) -> Asking:
+    """How this teacher is asked."""
+    teacher, task = collector.teacher, exam.dataset.task
+    wanted = collector.recipe.distil.teacher.max_new_tokens
+    return Asking(
+        told=exam.instruction() if teacher.is_told else "",
+        max_new_tokens=wanted or exam.length(teacher.count_tokens),
+        choices=task.labels if TASKS[task.kind].constrained else (),
+    )
+
+
+def _rest(teacher: Teacher) -> None:
+    """Give a local teacher's memory back until it is asked again."""
+    if isinstance(teacher, LocalTeacher):
+        teacher.rest()
+
+
+def _say_disputed(run: Run, lessons: Mapping[str, Sequence[Lesson]]) -> None:
+    """Say what was dropped, and what of it a person may decide."""
+    found = [lesson for some in lessons.values() for lesson in some if lesson.dropped]
+    for reason, count in Counter(lesson.dropped for lesson in found).most_common():
+        say(f"Dropped {count} rows: {reason}.")
+    if waiting := sum(lesson.disputed for lesson in found):
+        say(f"{waiting} of them wait for a person, if you like: burnish review {run.id}")
+
+
 def _drawn(rows: Mapping[str, Row], recipe: Recipe) -> set[str]:
     """Of rows that the teacher made, those to validate on; a passage isn't torn apart."""
     data = recipe.data
     _, drawn = draw(list(rows.values()), data.validation_share, data.seed, data.near_duplicate)
     return {row.id for row in drawn}
-
-
-def save_lessons(
-    run: Run, teacher: Teacher, recipe: Recipe, lessons: Mapping[str, Sequence[Lesson]]
-) -> None:
-    """`teacher.jsonl`: what is learnt, as chat rows with where each came from; `dropped.jsonl`: the
-    others, with the reason. Both whole or not at all."""
-    kept, dropped = [], []
-    settings = recipe.distil.teacher
-    source = {
-        "name": teacher.name,
-        **teacher.identity,
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-        "terms": settings.terms,
-    }
-    for part, some in lessons.items():
-        for lesson in some:
-            facts = {
-                "row": lesson.own.id,
-                "split": part,
-                "own_answer": lesson.own.answer,
-                "teacher": source,
-                "requests": lesson.keys,
-                **({"source": lesson.source} if lesson.source else {}),
-            }
-            if lesson.dropped:
-                replies = [reply.text for reply in lesson.replies]
-                dropped.append({"reason": lesson.dropped, "answers": replies, **facts})
-            else:
-                turns = [turn.as_template() for turn in lesson.row.messages]
-                kept.append({"messages": turns, **facts})
-    for name, entries in (("teacher.jsonl", kept), ("dropped.jsonl", dropped)):
-        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-        write_whole(run.path / name, text)
 
 
 def _documents(recipe: Recipe) -> dict[str, str]:
@@ -270,6 +297,30 @@ def _taught(dataset: Dataset, lessons: Mapping[str, Sequence[Lesson]]) -> Datase
 
     split = replace(dataset.split, train=kept("train"), validation=kept("validation"))
     return replace(dataset, split=split)
+
+
+def _learnt(
+    exam: Exam, collector: Collector, student: Recipe, lessons: Mapping[str, Sequence[Lesson]]
+) -> Dataset:
+    """What the student learns from: the teacher's answers, or pairs of answers."""
+    taught = _taught(exam.dataset, lessons)
+    if exam.recipe.distil.pairs == "none":
+        return taught
+    method = student.train.method
+    source = getattr(method, "start", None) or student.model.name
+    found = paired(lessons, second_of(collector, source, _asking(exam, collector)), exam)
+    save_pairs(collector.run, exam.recipe, found)
+    _rest(collector.teacher)
+    if student.train.objective.kind not in PAIRED:
+        return taught
+    rows = {part: tuple(one.row for one in some if not one.dropped) for part, some in found.items()}
+    if not rows["train"]:
+        raise BadData(
+            "There is no pair to learn from: no answer is better than the other one.",
+            f"See why: {collector.run.path / PAIRS}",
+        )
+    split = replace(taught.split, train=rows["train"], validation=rows["validation"])
+    return replace(taught, split=split)
 
 
 def _keep_artifact(run: Run, training: Run) -> None:
