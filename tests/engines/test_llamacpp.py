@@ -9,8 +9,9 @@ import pytest
 
 from burnish.core.errors import PromptTooLong
 from burnish.core.records import Message, Prompt, Row
+from burnish.engines.alone import Running
 from burnish.engines.child import EngineFailed
-from burnish.engines.llamacpp import LlamaCpp, Running
+from burnish.engines.llamacpp import LlamaCpp
 from burnish.engines.local import LocalEngine
 from burnish.export.gguf import write_gguf
 from tests.engines.test_local import LABELS, QUESTIONS, ask

@@ -11,6 +11,7 @@ from burnish.core.folders import write_json, write_whole
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.runs import Run
+from burnish.engines.alone import Running
 from burnish.engines.local import open_engine
 from burnish.export.card import card
 from burnish.export.doors import open_door
@@ -80,7 +81,7 @@ def gate(written: Artifact, asked: Questions, trained: Trained, recipe: Recipe) 
     """Ask an exported folder, and leave `parity.json`, a model card and a Modelfile in it."""
     longest = max(reply.tokens_in for reply in trained.free)
     room = longest + max(prompt.max_new_tokens for prompt in asked.prompts)
-    door = open_door(written, recipe.export.threads, room)
+    door = open_door(written, Running(recipe.export.threads or 0, room))
     try:
         parity = measure(door, asked, trained, recipe.export)
     finally:

@@ -15,6 +15,7 @@ from burnish.core.errors import BadRecipe, BurnishError
 from burnish.core.export import Fit
 from burnish.core.records import Prompt
 from burnish.core.stats import quantile
+from burnish.engines.alone import Running
 from burnish.export.doors import Reply, open_door
 from burnish.export.formats import FORMATS, quant_of
 from burnish.models.artifact import Artifact
@@ -77,7 +78,7 @@ class Trial:
         assert self.artifact is not None
         begun = time.perf_counter()
         try:
-            door = open_door(self.artifact, self.candidate.threads, room)
+            door = open_door(self.artifact, Running(self.candidate.threads, room))
             try:
                 self.starts.append(time.perf_counter() - begun)
                 replies = [door.ask(prompt) for prompt in prompts]
