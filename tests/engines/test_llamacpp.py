@@ -10,7 +10,7 @@ import pytest
 from burnish.core.errors import PromptTooLong
 from burnish.core.records import Message, Prompt, Row
 from burnish.engines.alone import Running
-from burnish.engines.child import EngineFailed
+from burnish.engines.child import Child, EngineFailed
 from burnish.engines.llamacpp import LlamaCpp
 from burnish.engines.local import LocalEngine
 from burnish.export.gguf import write_gguf
@@ -108,3 +108,13 @@ def test_a_broken_file_is_an_error_of_ours(both, tiny_tokenizer, tmp_path):
 
     with pytest.raises(EngineFailed, match="loaded the model"):
         LlamaCpp(tmp_path / "half.gguf", tiny_tokenizer, "half")
+
+
+def test_half_an_answer_is_not_taken_for_a_whole_one():
+    child = Child("half", ["tests.engines.dies"])
+    told = []
+
+    with pytest.raises(EngineFailed, match="ended while it answered: exit code 3"):
+        told.extend(child.stream("/complete", {}))
+
+    assert not child.alive

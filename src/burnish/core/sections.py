@@ -206,6 +206,9 @@ class Serve(Section):
         description="Tokens that a request to an exported folder and its answer may have together, "
         "if its model has as many.",
     )
+    engine_cache: Literal["f16", "q8_0", "q4_0"] = Field(
+        "f16", description="Type of llama.cpp's keys and values, for exported GGUF folders."
+    )
     store: str = Field(
         "",
         description="Database of files and jobs (postgresql+psycopg://...); empty: SQLite in the "

@@ -67,7 +67,11 @@ def _open_fleet(sources: Sequence[str], aliases: Mapping[str, str], settings: Se
     named = [source for source in sources if source not in vectors]
     if sources and not named and not spoken:
         return Fleet({}, {})
-    running = Running(context=settings.engine_context, slots=settings.engine_slots)
+    running = Running(
+        context=settings.engine_context,
+        slots=settings.engine_slots,
+        cache=settings.engine_cache,
+    )
     return open_fleet(named, spoken, running)
 
 
