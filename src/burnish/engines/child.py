@@ -92,14 +92,16 @@ class Child:
         except (OSError, http.client.HTTPException) as error:
             raise self._failure("while it answered") from error
 
-    def stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any]]:
+    def stream(
+        self, path: str, body: Mapping[str, Any], key: str | None = None
+    ) -> Generator[dict[str, Any]]:
         """POST `body`; yields the JSON of each line, up to the one whose `stop` is true.
 
         Closing the iterator tells the child that nobody listens. Raises EngineFailed if the child
         has died or refuses.
         """
         try:
-            with _open(f"{self.url}{path}", body, None) as answer:
+            with _open(f"{self.url}{path}", body, key) as answer:
                 for line in answer:
                     if not line.strip():
                         continue

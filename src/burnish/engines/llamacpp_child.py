@@ -31,6 +31,8 @@ def parameters(asked: dict[str, Any]) -> Any:
     # A conversation that outgrows the context is an error, not a reason to forget its beginning.
     chosen.ctx_shift = chosen.warmup = False
     chosen.verbosity = -1
+    # It would keep what past requests have computed, up to 8 GiB; a slot's last prompt stays.
+    chosen.cache_ram_mib = 0
     chosen.lora_adapters = [
         xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in asked["adapters"]
     ]

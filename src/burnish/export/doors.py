@@ -60,7 +60,7 @@ class BurnishDoor:
     def __init__(self, artifact: Artifact, threads: int = 0) -> None:
         """Raises EngineFailed if the server doesn't come up."""
         self.tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
-        self._key, port = secrets.token_hex(16), _free_port()
+        self._key, port = secrets.token_hex(16), free_port()
         # A worker of the user's own workspace would begin the jobs that wait there.
         self._home = tempfile.TemporaryDirectory()
         self.child = Child(
@@ -189,7 +189,8 @@ def _replied(child: Child, body: Mapping[str, Any], key: str | None = None) -> R
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
