@@ -38,18 +38,9 @@ HEADS = (
     "engine", "users", "read tokens/s", "made tokens/s", "first p50 ms", "first p95 ms",
     "memory MB", "load s", "HTTP",
 )  # fmt: skip
-WORDS = [
-    "parcel",
-    "lamp",
-    "order",
-    "money",
-    "password",
-    "account",
-    "refund",
-    "delivery",
-    "broken",
-    "please",
-]
+WORDS = (
+    "parcel", "lamp", "order", "money", "password", "account", "refund", "delivery", "broken",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
