@@ -318,12 +318,15 @@ def chat(
     max_new_tokens: int = 256,
     temperature: float = 0.0,
 ) -> Chat:
-    """Open a conversation with a run or a model; a run speaks with the prompt of its training."""
-    from burnish.engines.local import open_engine
+    """Open a conversation with a run, what was exported of it, or a model.
+
+    A run speaks with the prompt of its training.
+    """
+    from burnish.engines.open import open_writer
     from burnish.engines.talk import Chat
 
     settings = Prompt((), max_new_tokens=max_new_tokens, temperature=temperature)
-    return Chat(open_engine(source), system, settings)
+    return Chat(open_writer(source), system, settings)
 
 
 def serve(sources: Sequence[str], aliases: Iterable[str] = (), changes: Iterable[str] = ()) -> None:

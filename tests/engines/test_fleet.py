@@ -9,7 +9,8 @@ from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.records import Message, Prompt
 from burnish.engines.fleet import open_fleet
 from burnish.engines.local import find_artifact, open_engine
-from burnish.engines.scheduler import AnswerFailed, Overloaded, Scheduler, Stopped
+from burnish.engines.scheduler import Overloaded, Scheduler, Stopped
+from burnish.engines.ticket import AnswerFailed
 from burnish.models.artifact import Artifact
 
 ASKED = (Message("user", "where is my parcel?"),)

@@ -6,11 +6,14 @@ import signal
 from dataclasses import replace
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.core.errors import PromptTooLong
 from burnish.core.records import Message, Prompt, Row
-from burnish.engines.child import EngineFailed
-from burnish.engines.llamacpp import LlamaCpp, Running
+from burnish.engines.alone import Running
+from burnish.engines.child import Child, EngineFailed
+from burnish.engines.llamacpp import LlamaCpp
 from burnish.engines.local import LocalEngine
 from burnish.export.gguf import write_gguf
 from tests.engines.test_local import LABELS, QUESTIONS, ask
@@ -107,3 +110,33 @@ def test_a_broken_file_is_an_error_of_ours(both, tiny_tokenizer, tmp_path):
 
     with pytest.raises(EngineFailed, match="loaded the model"):
         LlamaCpp(tmp_path / "half.gguf", tiny_tokenizer, "half")
+
+
+def test_keys_and_values_of_8_bits_change_little(tiny_tokenizer, tmp_path):
+    torch.manual_seed(0)
+    shape = LlamaConfig(
+        vocab_size=len(tiny_tokenizer), hidden_size=64, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=512,
+        eos_token_id=tiny_tokenizer.eos_token_id, tie_word_embeddings=True, initializer_range=0.2,
+    )  # fmt: skip
+    write_gguf(tmp_path / "x.gguf", LlamaForCausalLM(shape), tiny_tokenizer, "f32", "x")
+    rows = [Row((Message("user", text), Message("assistant", "parcel"))) for text in QUESTIONS]
+    found = {}
+    for cache in ("f16", "q8_0"):
+        how = Running(threads=1, context=256, cache=cache)
+        engine = LlamaCpp(tmp_path / "x.gguf", tiny_tokenizer, "x", None, how)
+        found[cache] = [log for log, _ in engine.log_likelihood(rows)]
+        engine.close()
+
+    assert found["q8_0"] != found["f16"]
+    assert found["q8_0"] == pytest.approx(found["f16"], abs=0.5)
+
+
+def test_half_an_answer_is_not_taken_for_a_whole_one():
+    child = Child("half", ["tests.engines.dies"])
+    told = []
+
+    with pytest.raises(EngineFailed, match="ended while it answered: exit code 3"):
+        told.extend(child.stream("/complete", {}))
+
+    assert not child.alive

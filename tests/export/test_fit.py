@@ -154,6 +154,36 @@ def test_the_pick_is_an_artifact_that_passed_the_gate(first, asked, trained, tmp
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["out"]
 
 
+def test_caches_and_contexts_are_tried_where_an_engine_has_them():
+    fit = Fit(formats=["gguf:q8_0", "onnx:int4", "merged:bf16"], threads=[1],
+              caches=["f16", "q8_0"], contexts=[256, 512])  # fmt: skip
+
+    assert [str(one) for one in candidates(fit)] == [
+        "gguf q8_0, 1 thread, context 256",
+        "gguf q8_0, 1 thread, context 512",
+        "gguf q8_0, 1 thread, q8_0 cache, context 256",
+        "gguf q8_0, 1 thread, q8_0 cache, context 512",
+        "onnx int4, 1 thread, context 256",
+        "onnx int4, 1 thread, context 512",
+        "merged bf16, 1 thread",
+    ]
+
+
+def test_a_cache_that_cannot_be_and_a_context_too_short_are_out(first, asked, trained, tmp_path):
+    done = searched(
+        first, asked, trained, tmp_path / "out",
+        formats=["gguf:f16"], caches=["f16", "q8_0"], contexts=[8, 256],
+    )  # fmt: skip
+
+    assert done.exit_code == 0, done.against
+    assert "too short" in done.trials[0].dropped.why
+    found = json.loads((tmp_path / "out" / "search.json").read_text())
+    assert found["pick"] == "gguf f16, 1 thread, context 256"
+    # 16 numbers a head are no block of 32.
+    assert "ended while it loaded" in found["candidates"][3]["why"]
+    assert found["candidates"][1]["start_up_s"] > 0
+
+
 def test_a_candidate_whose_engine_dies_does_not_end_the_search(
     first, asked, trained, tmp_path, monkeypatch
 ):

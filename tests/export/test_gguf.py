@@ -11,7 +11,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers import PreTrainedTokenizerFast as Fast
 
 from burnish.core.records import Message, Row
-from burnish.engines.llamacpp import LlamaCpp, Running
+from burnish.engines.alone import Running
+from burnish.engines.llamacpp import LlamaCpp
 from burnish.engines.local import LocalEngine
 from burnish.export.gguf import write_gguf
 from burnish.export.quants import FALLBACKS, QUANTS, quantized

@@ -5,7 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from burnish.core.records import Message, Row
-from burnish.engines.llamacpp import LlamaCpp, Running
+from burnish.engines.alone import Running
+from burnish.engines.llamacpp import LlamaCpp
 from burnish.engines.local import LocalEngine
 from burnish.export.gguf import write_gguf
 from burnish.export.gguf_lora import write_gguf_adapter
@@ -33,8 +34,9 @@ def served(tiny, tiny_model, tiny_tokenizer, tmp_path):
         model = adapted(tiny, **settings)
         write_gguf(tmp_path / "base.gguf", tiny_model, tiny_tokenizer, "f32", "x")
         write_gguf_adapter(tmp_path / "adapter.gguf", model)
-        running = Running(threads=1, adapters=(tmp_path / "adapter.gguf",))
-        engines.append(LlamaCpp(tmp_path / "base.gguf", tiny_tokenizer, "x", None, running))
+        files = (tmp_path / "base.gguf", tmp_path / "adapter.gguf")
+        given = (tiny_tokenizer, "x", None, Running(threads=1), files[1])
+        engines.append(LlamaCpp(files[0], *given))
         return engines[-1], model
 
     yield serve

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from burnish.core.errors import PromptTooLong
+from burnish.engines.alone import Running
 from burnish.engines.local import open_engine
 from burnish.engines.onnx import OnnxEngine
 from burnish.engines.open import open_any
@@ -31,7 +32,7 @@ def built(first, folders):
 
 
 def test_a_faithful_onnx_folder_may_ship(built, asked, trained, settings):
-    door = open_door(built, 1, 256)
+    door = open_door(built, Running(1, 256))
     try:
         parity = measure(door, asked, trained, settings)
     finally:
@@ -65,7 +66,7 @@ def test_the_engine_scores_and_chooses_as_ours_does(built, known, asked):
 
 
 def test_sampling_follows_the_seed(built, asked):
-    engine = OnnxEngine(built, threads=1, context=256)
+    engine = OnnxEngine(built, Running(1, 256))
     try:
         prompt = replace(asked.prompts[0], temperature=2.0, top_p=0.9, seed=4)
         one, same, other = engine.answer([prompt, prompt, replace(prompt, seed=5)])
@@ -77,7 +78,7 @@ def test_sampling_follows_the_seed(built, asked):
 
 def test_int4_is_smaller_and_is_judged(first, asked, trained, settings, tmp_path, built):
     written = write_export(tmp_path / "int4", first, "onnx", "int4")
-    door = open_door(written, 1, 256)
+    door = open_door(written, Running(1, 256))
     try:
         parity = measure(door, asked, trained, settings)
     finally:
@@ -107,7 +108,7 @@ def test_a_missing_end_of_turn_is_caught(first, asked, trained, settings, tmp_pa
     facts = json.loads((folder / "genai_config.json").read_text())
     facts["model"]["eos_token_id"] = 0
     (folder / "genai_config.json").write_text(json.dumps(facts))
-    door = open_door(sign_again(folder), 1, 256)
+    door = open_door(sign_again(folder), Running(1, 256))
     try:
         parity = measure(door, asked, trained, settings)
     finally:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from burnish.core.errors import PromptTooLong
+from burnish.engines.alone import Running
 from burnish.engines.local import open_engine
 from burnish.engines.open import open_any
 from burnish.export import openvino as openvino_room
@@ -33,7 +34,7 @@ def built(first, folders):
 
 
 def judged(artifact, asked, trained, settings):
-    door = open_door(artifact, 1, 256)
+    door = open_door(artifact, Running(1, 256))
     try:
         return measure(door, asked, trained, settings)
     finally:

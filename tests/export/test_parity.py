@@ -4,6 +4,7 @@ import copy
 
 import pytest
 
+from burnish.engines.alone import Running
 from burnish.export import gguf as gguf_room
 from burnish.export import vocabulary
 from burnish.export.doors import open_door
@@ -13,7 +14,7 @@ from burnish.models.merge import merged_model
 
 
 def judged(artifact, asked, trained, settings):
-    door = open_door(artifact, 1)
+    door = open_door(artifact, Running(1))
     try:
         return measure(door, asked, trained, settings)
     finally:

@@ -23,6 +23,17 @@ class Fit(Section):
     threads: tuple[int, ...] = Field(
         (), description="CPU threads that are tried; half of the cores and all if empty."
     )
+    caches: tuple[Literal["f16", "q8_0", "q4_0"], ...] = Field(
+        ("f16",),
+        min_length=1,
+        description="Types of llama.cpp's keys and values that are tried with each gguf format; "
+        "other engines have one.",
+    )
+    contexts: tuple[int, ...] = Field(
+        (),
+        description="Tokens of context that are tried with gguf, onnx and openvino: a longer one "
+        "takes memory at once. If empty, what the longest question and its answer need.",
+    )
     best: Literal["latency", "memory", "disk", "score"] = Field(
         "latency",
         description="What decides among those that keep the limits and still answer alike: p95 "

@@ -194,6 +194,21 @@ class Serve(Section):
     max_new_tokens: int = Field(
         512, ge=1, description="Longest answer if the request names no length."
     )
+    engine_slots: int = Field(
+        4,
+        ge=1,
+        description="Requests that llama.cpp answers at once for an exported folder; each has a "
+        "context of its own. ONNX and OpenVINO answer one after the other.",
+    )
+    engine_context: int = Field(
+        4096,
+        ge=64,
+        description="Tokens that a request to an exported folder and its answer may have together, "
+        "if its model has as many.",
+    )
+    engine_cache: Literal["f16", "q8_0", "q4_0"] = Field(
+        "f16", description="Type of llama.cpp's keys and values, for exported GGUF folders."
+    )
     store: str = Field(
         "",
         description="Database of files and jobs (postgresql+psycopg://...); empty: SQLite in the "

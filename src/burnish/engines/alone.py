@@ -1,12 +1,15 @@
-"""What engines in a child have in common: one prompt after the other, asked with our own tokens.
+"""What engines in a child have in common: their own process, asked with our own tokens.
 
 Prompts are rendered and encoded by `models.chat`, as the model was trained. Exactly one of several
 texts is found by log-probabilities that the child tells.
 """
 
+import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
@@ -14,19 +17,54 @@ from burnish.core.errors import PromptTooLong
 from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.engines.child import Child
 from burnish.engines.choices import Table, choice_tokens, choice_tree, likeliest
-from burnish.models.chat import encode_prompt, encode_row
+from burnish.engines.decode import Request
+from burnish.models.chat import encode_prompt, encode_row, end_of_turn
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """How a child is started. Zero means: as many threads as cores; the model's own context, but
+    not more than 4096 tokens. `slots` is how many requests are answered at once, each with a
+    context of its own, and `cache` the type of keys and values; both are llama.cpp's only."""
+
+    threads: int = 0
+    context: int = 0
+    slots: int = 1
+    cache: str = "f16"
+
+
+USUAL = Running()
 
 
 class ChildEngine(ABC):
     """An engine whose `child` answers; `close` ends its process."""
 
-    name: str
-    system: str | None
-    tokenizer: PreTrainedTokenizerBase
-    ends: frozenset[int]
-    child: Child
     #: Tokens that prompt and answer may have together.
     context_length: int
+    #: How many tokens it knows.
+    vocabulary: int
+
+    def __init__(
+        self, name: str, tokenizer: PreTrainedTokenizerBase, system: str | None, running: Running
+    ) -> None:
+        """Only what can be said before the child is there; whoever inherits starts it."""
+        self.name, self.tokenizer, self.system, self.running = name, tokenizer, system, running
+        self.ends = end_of_turn(tokenizer)
+        self.child: Child
+        #: Requests that are answered at once.
+        self.slots = 1
+        #: How often the child had to be started again.
+        self.restarts = 0
+        self._reviving = threading.Lock()
+
+    @property
+    @abstractmethod
+    def memory_bytes(self) -> int:
+        """Bytes of the weights."""
+
+    @abstractmethod
+    def start(self) -> Child:
+        """A child that has the model in memory. Raises EngineFailed."""
 
     @abstractmethod
     def table(self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1) -> Table:
@@ -34,12 +72,60 @@ class ChildEngine(ABC):
         and an answer has up to `ahead` of them."""
 
     @abstractmethod
-    def write(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
-        """A free answer to a prompt of these tokens; its seconds count from `begun`."""
+    def grow(self, request: Request) -> Generator[None]:
+        """Let a free answer grow, with a pause after each piece; at last it is finished.
+
+        Closing it ends the work. Raises EngineFailed.
+        """
 
     def close(self) -> None:
         """End the child."""
         self.child.close()
+
+    def revive(self) -> None:
+        """Start the child again if it has ended. Raises EngineFailed."""
+        with self._reviving:
+            if not self.child.alive:
+                self.child = self.start()
+                self.restarts += 1
+
+    def request(self, prompt: Prompt) -> Request:
+        """A prompt as tokens. Raises PromptTooLong if it and its answer don't fit the context."""
+        return self.request_for(
+            prompt, encode_prompt(self.tokenizer, prompt.messages, prompt.tools)
+        )
+
+    def request_for(self, prompt: Prompt, ids: Sequence[int]) -> Request:
+        """The same for tokens that are there already."""
+        if len(ids) + prompt.max_new_tokens > self.context_length:
+            raise PromptTooLong(
+                f"The prompt has {len(ids)} tokens and asks for up to {prompt.max_new_tokens} "
+                f"more; the engine's context holds {self.context_length}.",
+                "Shorten the prompt, or ask for a shorter answer.",
+            )
+        return Request(prompt, ids, self.ends, self.tokenizer)
+
+    def pieces(self, request: Request) -> Generator[None]:
+        """Answer a request, with a pause after each piece of text."""
+        if request.prompt.choices:
+            self._choose(request)
+            yield
+            return
+        with closing(self.grow(request)) as growing:
+            for _ in growing:
+                yield
+                if request.finish:
+                    return
+
+    def stream(self, prompt: Prompt) -> Iterator[str]:
+        """The pieces of one answer as they are made."""
+        request, shown = self.request(prompt), 0
+        with closing(self.pieces(request)) as pieces:
+            for _ in pieces:
+                ready = request.ready()
+                if len(ready) > shown:
+                    yield ready[shown:]
+                    shown = len(ready)
 
     def answer(
         self,
@@ -52,16 +138,11 @@ class ChildEngine(ABC):
         answers = []
         for prompt in prompts:
             begun = time.perf_counter()
-            ids = encode_prompt(self.tokenizer, prompt.messages, prompt.tools)
-            if len(ids) + prompt.max_new_tokens > self.context_length:
-                raise PromptTooLong(
-                    f"The prompt has {len(ids)} tokens and asks for up to "
-                    f"{prompt.max_new_tokens} more; the engine's context holds "
-                    f"{self.context_length}.",
-                    "Shorten the prompt, or ask for a shorter answer.",
-                )
-            made = self._choose if prompt.choices else self.write
-            answers.append(made(prompt, ids, begun))
+            request = self.request(prompt)
+            for _ in self.pieces(request):
+                pass
+            request.seconds = time.perf_counter() - begun
+            answers.append(request.answer())
             if advance:
                 advance(1)
         return answers
@@ -82,16 +163,15 @@ class ChildEngine(ABC):
             found.append((sum(logs), len(logs)))
         return found
 
-    def _choose(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
-        texts = choice_tokens(self.tokenizer, self.ends, prompt.choices)
+    def _choose(self, request: Request) -> None:
+        """Exactly one of the choices."""
+        choices = request.prompt.choices
+        texts = choice_tokens(self.tokenizer, self.ends, choices)
         wanted = sorted({token for text in texts for token in text})
-        chosen = likeliest(choice_tree(texts), self.table(ids, wanted, max(map(len, texts))))
-        return Answer(
-            text=prompt.choices[chosen],
-            tokens_in=len(ids),
-            tokens_out=len(texts[chosen]) - 1,
-            seconds=time.perf_counter() - begun,
-        )
+        table = self.table(request.ids, wanted, max(map(len, texts)))
+        chosen = likeliest(choice_tree(texts), table)
+        request.text, request.made = choices[chosen], texts[chosen][:-1]
+        request.finish = "stop"
 
 
 def _log(table: Table, behind: Sequence[int], token: int) -> float:

@@ -21,7 +21,9 @@ from burnish.core.progress import progress, say
 from burnish.core.records import Message, Prompt
 from burnish.engines.fleet import Fleet, open_fleet
 from burnish.engines.local import answering_dtype, find_artifact
-from burnish.engines.scheduler import Scheduler, Update
+from burnish.engines.open import IN_CHILDREN
+from burnish.engines.scheduler import Scheduler
+from burnish.engines.ticket import Update
 from burnish.models.artifact import find_base, save_artifact
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import LocalModel, find_model
@@ -54,10 +56,16 @@ class Proof:
 
 
 def prove(sources: Sequence[str]) -> list[Proof]:
-    """Prove it for each base of these runs and models. Raises AdaptersMix, NotFound."""
+    """Prove it for each base of these runs and models. Raises AdaptersMix, NotFound.
+
+    What was exported for another engine has a process and weights of its own: nothing can mix.
+    """
     bases: dict[str, LocalModel] = {}
     for source in sources:
         artifact = find_artifact(source)
+        if artifact and artifact.kind in IN_CHILDREN:
+            say(f"{source}: in a process of its own, with no other adapter.")
+            continue
         base = find_base(artifact) if artifact else find_model(source)
         if base.kind == "causal":
             bases[base.sha256] = base

@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -67,6 +67,8 @@ class Child:
             stdout=subprocess.PIPE if url is None else self._log,
             stderr=self._log,
             env=child_environment(settings or {}),
+            # Ctrl-C is for whoever started it, who may have answers to finish first.
+            process_group=0,
         )
         self._end = weakref.finalize(self, _end, self._process)
         self.url = url or self._told()
@@ -89,6 +91,37 @@ class Child:
             raise EngineFailed(f"{self.name} refused a request: {said}") from error
         except (OSError, http.client.HTTPException) as error:
             raise self._failure("while it answered") from error
+
+    def stream(
+        self, path: str, body: Mapping[str, Any], key: str | None = None
+    ) -> Generator[dict[str, Any]]:
+        """POST `body`; yields the JSON of each line, up to the one whose `stop` is true.
+
+        Closing the iterator tells the child that nobody listens. Raises EngineFailed if the child
+        has died or refuses.
+        """
+        try:
+            with _open(f"{self.url}{path}", body, key) as answer:
+                for line in answer:
+                    if not line.strip():
+                        continue
+                    said = json.loads(line.removeprefix(b"data: ").removeprefix(b"error: "))
+                    if "error" in said:
+                        raise EngineFailed(f"{self.name} refused a request: {said['error']}")
+                    yield said
+                    if said.get("stop"):
+                        return
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")[:500]
+            raise EngineFailed(f"{self.name} refused a request: {said}") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise self._failure("while it answered") from error
+        raise self._failure("while it answered")
+
+    @property
+    def alive(self) -> bool:
+        """Whether its process runs."""
+        return self._process.poll() is None
 
     def memory_bytes(self) -> int:
         """Resident memory of the child."""
@@ -134,14 +167,20 @@ class Child:
 
 
 def _ask(url: str, body: Mapping[str, Any] | None, key: str | None) -> Any:
-    """One HTTP request, POST if there is a body; raises what `urllib` raises."""
+    """One HTTP request and its JSON; raises what `urllib` raises."""
+    with _open(url, body, key) as answer:
+        return json.load(answer)
+
+
+def _open(url: str, body: Mapping[str, Any] | None, key: str | None) -> http.client.HTTPResponse:
+    """The answer to one HTTP request, POST if there is a body."""
     headers = {"Content-Type": "application/json"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
     content = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=content, headers=headers)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as answer:
-        return json.load(answer)
+    answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    return answer
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -34,6 +34,8 @@ class Request:
     finish: str = ""
     end: int | None = None
     seconds: float = 0.0
+    #: Tokens of an answer that is heard as text.
+    heard: int = 0
 
     def __post_init__(self) -> None:
         self.sampler = Sampler(self.prompt)
@@ -51,12 +53,21 @@ class Request:
             return token
         if self.prompt.top_logprobs is not None:
             self.logprobs.append(self._logprob(logits, token, self.prompt.top_logprobs))
+        self.add(token)
+        return token
+
+    def add(self, token: int) -> None:
+        """One more token of the answer, whoever has chosen it."""
         self.made.append(token)
         self.text = str(self.tokenizer.decode(self.made, skip_special_tokens=True))
         self._stop_at_strings()
         if not self.finish and len(self.made) >= self.prompt.max_new_tokens:
             self.finish = "length"
-        return token
+
+    def hear(self, text: str, tokens: int) -> None:
+        """More text of an answer that is made elsewhere; it has `tokens` tokens by now."""
+        self.text, self.heard = self.text + text, tokens
+        self._stop_at_strings()
 
     def ready(self) -> str:
         """The text that can be shown: without half a character or what may become a stop string."""
@@ -75,7 +86,7 @@ class Request:
         return Answer(
             text=self.text,
             tokens_in=len(self.ids),
-            tokens_out=len(self.made),
+            tokens_out=self.heard or len(self.made),
             seconds=self.seconds,
             finish_reason="length" if self.finish == "length" else "stop",
             logprobs=tuple(self.logprobs),

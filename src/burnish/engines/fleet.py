@@ -9,8 +9,10 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 from burnish.core.errors import BadRecipe, NotFound
+from burnish.engines.alone import USUAL, ChildEngine, Running
 from burnish.engines.labels import LABELLERS
 from burnish.engines.local import LocalEngine, answering_dtype, find_artifact, open_engine
+from burnish.engines.open import IN_CHILDREN
 from burnish.engines.protocol import Served
 from burnish.models.artifact import Artifact, find_base, open_artifact
 from burnish.models.load import load_model, load_tokenizer
@@ -54,19 +56,31 @@ class Fleet:
                 model = load_model(local, answering_dtype())
             engine = _adapted(model, artifact, name)
             for other in self.engines.values():
-                if other.model is model:
+                if not isinstance(other, ChildEngine) and other.model is model:
                     other.model = engine.model
             self.shared[local.sha256] = engine.model
         self.engines[name], self.parents[name] = engine, artifact.base
         return engine
 
+    def close(self) -> None:
+        """End the processes of engines that have one."""
+        for engine in self.engines.values():
+            if isinstance(engine, ChildEngine):
+                engine.close()
 
-def open_fleet(sources: Sequence[str], aliases: Mapping[str, str] | None = None) -> Fleet:
+
+def open_fleet(
+    sources: Sequence[str],
+    aliases: Mapping[str, str] | None = None,
+    running: Running = USUAL,
+) -> Fleet:
     """Load runs, artifact folders and models; `aliases` maps more names to them.
 
-    A run answers to its id and to the name it was given here. Adapters of one base share its
-    weights, but for those that were trained on weights of 4 bits. Raises NotFound for an unknown
-    source, BadRecipe if nothing is named or a name means two things.
+    A run answers to its id and to the name it was given here; what was exported from it, to the id
+    with the format behind it: it has a process of its own, started as `running` says. Adapters of
+    one base share its weights, but for those that were trained on weights of 4 bits. Raises
+    NotFound for an unknown source, BadRecipe if nothing is named or a name means two things;
+    Unavailable or EngineFailed if an exported folder's engine doesn't run.
     """
     aliases = dict(aliases or {})
     wanted = list(dict.fromkeys([*sources, *aliases.values()]))
@@ -75,6 +89,7 @@ def open_fleet(sources: Sequence[str], aliases: Mapping[str, str] | None = None)
     adapters: dict[str, list[tuple[str, Artifact]]] = {}
     bases: dict[str, tuple[str, LocalModel]] = {}
     opened: dict[str, Served] = {}
+    parents: dict[str, str] = {}
     for source in wanted:
         artifact = find_artifact(source)
         if artifact is None:
@@ -82,11 +97,13 @@ def open_fleet(sources: Sequence[str], aliases: Mapping[str, str] | None = None)
             bases[local.sha256] = (source, local)
         elif artifact.kind in LABELLERS:
             opened[source] = LABELLERS[artifact.kind](artifact)
+        elif artifact.kind in IN_CHILDREN:
+            opened[source] = _exported(artifact, running)
+            parents[opened[source].name] = artifact.base
         elif _shares_base(artifact):
             adapters.setdefault(find_base(artifact).sha256, []).append((source, artifact))
         else:
             opened[source] = open_engine(source)
-    parents: dict[str, str] = {}
     shared: dict[str, Any] = {}
     for sha256 in {**bases, **adapters}:
         group = _open_group(bases.get(sha256), adapters.get(sha256, []))
@@ -117,6 +134,14 @@ def _open_group(
     for engine in engines.values():
         engine.model = model
     return engines
+
+
+def _exported(artifact: Artifact, running: Running) -> ChildEngine:
+    """An exported folder beside its run, which has the name already."""
+    engine = IN_CHILDREN[artifact.kind](artifact, running)
+    facts = artifact.lineage["export"]
+    engine.name = f"{engine.name}-{facts['to']}-{facts['quant']}"
+    return engine
 
 
 def _shares_base(artifact: Artifact) -> bool:

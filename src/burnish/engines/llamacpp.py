@@ -7,9 +7,8 @@ What the model was trained on is what it is asked: prompts are rendered and enco
 
 import importlib.util
 import json
-import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +16,19 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from burnish.core.errors import Unavailable
-from burnish.core.records import Answer, Prompt, TokenLogprob
-from burnish.engines.alone import ChildEngine
+from burnish.core.records import TokenLogprob
+from burnish.engines.alone import USUAL, ChildEngine, Running
 from burnish.engines.child import Child
+from burnish.engines.decode import Request
 from burnish.models.artifact import Artifact
-from burnish.models.chat import encode_text, end_of_turn
+from burnish.models.chat import encode_text
 
 #: Tokens whose log-probabilities are asked for at first; all of them where these don't decide.
 _SHOWN = 40
 #: Longest context that is asked for unless told otherwise: keys and values cost memory at once.
 _CONTEXT = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """How a server is started. Zero means: as many threads as cores; the model's own context, but
-    not more than 4096 tokens. `adapters` are GGUF LoRA files."""
-
-    threads: int = 0
-    context: int = 0
-    adapters: tuple[Path, ...] = ()
+#: Nothing but temperature and nucleus, in the order of `engines.sampling`.
+_SAMPLING: Mapping[str, Any] = {"samplers": ["temperature", "top_p"], "top_k": 0, "min_p": 0}
 
 
 class LlamaCpp(ChildEngine):
@@ -48,27 +40,34 @@ class LlamaCpp(ChildEngine):
         tokenizer: PreTrainedTokenizerBase,
         name: str,
         system: str | None = None,
-        running: Running = Running(),
+        running: Running = USUAL,
+        adapter: Path | None = None,
     ) -> None:
-        """Raises Unavailable without xllamacpp, EngineFailed if the file can't be loaded."""
-        self.file, self.tokenizer, self.name, self.system = file, tokenizer, name, system
-        self.ends = end_of_turn(tokenizer)
-        self._letter = encode_text(tokenizer, "a")[0]
-        asked = {
-            "model": str(file.absolute()),
-            "context": running.context or _CONTEXT,
-            "adapters": [str(path.absolute()) for path in running.adapters],
-            "threads": running.threads or torch.get_num_threads(),
-        }
+        """`adapter` is a GGUF LoRA file. Raises Unavailable without xllamacpp, EngineFailed if a
+        file can't be loaded."""
         if importlib.util.find_spec("xllamacpp") is None:
             raise Unavailable("llama.cpp needs xllamacpp.", "pip install 'burnish[llamacpp]'")
-        words = ("burnish.engines.llamacpp_child", json.dumps(asked))
-        self.child = Child("llama.cpp", words)
+        super().__init__(name, tokenizer, system, running)
+        self.file, self.adapter, self.slots = file, adapter, running.slots
+        self._letter = encode_text(tokenizer, "a")[0]
+        self.child = self.start()
         props = self.child.ask("/props")
         room = int(props["default_generation_settings"]["n_ctx"])
         model = self.child.ask("/v1/models")["data"][0]["meta"]
         self.vocabulary, trained = int(model["n_vocab"]), int(model["n_ctx_train"])
         self.context_length = min(room, trained)
+
+    def start(self) -> Child:
+        """llama.cpp's own server. Raises EngineFailed."""
+        asked = {
+            "model": str(self.file.absolute()),
+            "context": self.running.context or _CONTEXT,
+            "slots": self.slots,
+            "cache": self.running.cache,
+            "adapters": [str(self.adapter.absolute())] if self.adapter else [],
+            "threads": self.running.threads or torch.get_num_threads(),
+        }
+        return Child("llama.cpp", ("burnish.engines.llamacpp_child", json.dumps(asked)))
 
     @property
     def memory_bytes(self) -> int:
@@ -81,35 +80,39 @@ class LlamaCpp(ChildEngine):
 
     def complete(self, ids: Sequence[int], **settings: Any) -> dict[str, Any]:
         """One request of the server's own kind (`POST /completion`)."""
-        body = {"prompt": list(ids), "top_k": 0, "min_p": 0}
-        return dict(self.child.ask("/completion", {**body, "return_tokens": True, **settings}))
+        body = {**_SAMPLING, "prompt": list(ids), "return_tokens": True, **settings}
+        return dict(self.child.ask("/completion", body))
 
-    def write(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
-        """A free answer."""
-        shown = prompt.top_logprobs
+    def grow(self, request: Request) -> Generator[None]:
+        """A free answer, as the server tells its text; one with log-probabilities comes at once."""
+        if request.prompt.top_logprobs is not None:
+            self._write(request, request.prompt.top_logprobs)
+            yield
+            return
+        body = {**_SAMPLING, "prompt": list(request.ids), **_wanted(request), "stream": True}
+        with closing(self.child.stream("/completion", body)) as said:
+            for one in said:
+                ended = one.get("stop_type") == "eos"
+                request.hear(one["content"], one["tokens_predicted"] - ended)
+                if one["stop"] and not request.finish:
+                    request.finish = "stop" if ended else "length"
+                yield
+
+    def _write(self, request: Request, shown: int) -> None:
+        """A whole answer with the log-probability of each token, `shown` others beside it."""
         given = self.complete(
-            ids,
-            n_predict=prompt.max_new_tokens,
-            temperature=prompt.temperature,
-            top_p=prompt.top_p,
-            seed=-1 if prompt.seed is None else prompt.seed % 2**32,
-            stop=list(prompt.stop),
-            n_probs=0 if shown is None else max(shown, 1),
+            request.ids, **_wanted(request), stop=list(request.prompt.stop), n_probs=max(shown, 1)
         )
         tokens: list[int] = given["tokens"]
-        ended = next((place for place, token in enumerate(tokens) if token in self.ends), None)
-        made = tokens[:ended]
-        text = str(self.tokenizer.decode(made, skip_special_tokens=True))
-        stops = [place for stop in prompt.stop if (place := text.find(stop)) >= 0]
-        logprobs = () if shown is None else self._logprobs(ids, tokens, given, shown)
-        return Answer(
-            text=text[: min(stops, default=len(text))],
-            tokens_in=len(ids),
-            tokens_out=len(made),
-            seconds=time.perf_counter() - begun,
-            finish_reason="length" if ended is None and not stops else "stop",
-            logprobs=logprobs[: len(made)],
-        )
+        logprobs = self._logprobs(request.ids, tokens, given, shown)
+        for token, told in zip(tokens, logprobs, strict=True):
+            if token in self.ends:
+                request.finish = "stop"
+            if request.finish:
+                return
+            request.logprobs.append(told)
+            request.add(token)
+        request.finish = request.finish or "length"
 
     def _logprobs(
         self, ids: Sequence[int], tokens: Sequence[int], given: Mapping[str, Any], shown: int
@@ -144,6 +147,17 @@ class LlamaCpp(ChildEngine):
             for one in told["top_logprobs"][:shown]
         )
         return TokenLogprob(str(self.tokenizer.decode([told["id"]])), float(told["logprob"]), top)
+
+
+def _wanted(request: Request) -> dict[str, Any]:
+    """How long an answer may be, and how its tokens are drawn, in the server's words."""
+    prompt = request.prompt
+    return {
+        "n_predict": prompt.max_new_tokens,
+        "temperature": prompt.temperature,
+        "top_p": prompt.top_p,
+        "seed": -1 if prompt.seed is None else prompt.seed % 2**32,
+    }
 
 
 class _Table:
@@ -187,11 +201,11 @@ class _Table:
         self.known[behind] = {one["id"]: one["logprob"] for one in told}
 
 
-def open_llama_cpp(artifact: Artifact, running: Running = Running()) -> LlamaCpp:
+def open_llama_cpp(artifact: Artifact, running: Running = USUAL) -> LlamaCpp:
     """The engine of an exported GGUF folder. Raises Unavailable, EngineFailed."""
-    file = artifact.path / str(artifact.lineage["export"]["file"])
+    facts = artifact.lineage["export"]
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     name = str(artifact.lineage.get("run", artifact.path.name))
-    if adapter := artifact.lineage["export"].get("adapter"):
-        running = replace(running, adapters=(artifact.path / str(adapter),))
-    return LlamaCpp(file, tokenizer, name, artifact.system, running)
+    adapter = artifact.path / str(facts["adapter"]) if "adapter" in facts else None
+    file = artifact.path / str(facts["file"])
+    return LlamaCpp(file, tokenizer, name, artifact.system, running, adapter)

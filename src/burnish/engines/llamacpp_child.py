@@ -11,16 +11,28 @@ from typing import Any
 
 import xllamacpp
 
+_CACHES = {
+    "f16": xllamacpp.ggml_type.GGML_TYPE_F16,
+    "q8_0": xllamacpp.ggml_type.GGML_TYPE_Q8_0,
+    "q4_0": xllamacpp.ggml_type.GGML_TYPE_Q4_0,
+}
+
 
 def parameters(asked: dict[str, Any]) -> Any:
-    """llama.cpp's parameters: `model` and `adapters` (paths), `context` (tokens), `threads`."""
+    """llama.cpp's parameters: `model` and `adapters` (paths), `threads`, `slots`, `context` (tokens
+    of a slot), `cache` (the type of keys and values)."""
     chosen = xllamacpp.CommonParams()
     chosen.model.path = asked["model"]
-    chosen.n_ctx, chosen.n_parallel = asked["context"], 1
+    chosen.n_ctx, chosen.n_parallel = asked["context"] * asked["slots"], asked["slots"]
+    # A slot has its own part of the cache: what one request takes is never another one's lack.
+    chosen.kv_unified = False
+    chosen.cache_type_k = chosen.cache_type_v = _CACHES[asked["cache"]]
     chosen.cpuparams.n_threads = chosen.cpuparams_batch.n_threads = asked["threads"]
     # A conversation that outgrows the context is an error, not a reason to forget its beginning.
     chosen.ctx_shift = chosen.warmup = False
     chosen.verbosity = -1
+    # It would keep what past requests have computed, up to 8 GiB; a slot's last prompt stays.
+    chosen.cache_ram_mib = 0
     chosen.lora_adapters = [
         xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in asked["adapters"]
     ]

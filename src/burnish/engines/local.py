@@ -30,18 +30,15 @@ from burnish.models.virtual import ids_before
 _NOT_HERE = {
     "gguf": (
         "a GGUF file; transformers doesn't run it.",
-        "Measure it with `burnish evaluate`; serve it with Ollama or llama.cpp (its README.md "
-        "says how), or export with --to merged.",
+        "Use it in `burnish serve`, `chat` or `evaluate`, or export with --to merged.",
     ),
     "onnx": (
         "an ONNX folder; transformers doesn't run it.",
-        "Measure it with `burnish evaluate`; run it with ORT-GenAI (its README.md says how), or "
-        "export with --to merged.",
+        "Use it in `burnish serve`, `chat` or `evaluate`, or export with --to merged.",
     ),
     "openvino": (
         "an OpenVINO folder; transformers doesn't run it.",
-        "Measure it with `burnish evaluate`; run it with OpenVINO GenAI (its README.md says how), "
-        "or export with --to merged.",
+        "Use it in `burnish serve`, `chat` or `evaluate`, or export with --to merged.",
     ),
     "linear": (
         "a linear classifier: it chooses labels and makes no text.",

@@ -6,6 +6,7 @@ import json
 import psutil
 
 from burnish.core.errors import Unavailable
+from burnish.engines.alone import USUAL, Running
 from burnish.engines.child import Child
 from burnish.engines.stepwise import StepwiseEngine
 from burnish.models.artifact import Artifact
@@ -19,24 +20,28 @@ class OnnxEngine(StepwiseEngine):
 
     weights = "model.onnx*"
 
-    def __init__(self, artifact: Artifact, threads: int = 0, context: int = 0) -> None:
-        """Zero threads are as many as cores; no context is the model's own, but at most 4096.
+    def __init__(self, artifact: Artifact, running: Running = USUAL) -> None:
+        """No context is the model's own, but at most 4096.
 
         Raises Unavailable without onnxruntime-genai, EngineFailed if the folder can't be loaded.
         """
         if importlib.util.find_spec("onnxruntime_genai") is None:
             raise Unavailable("ONNX needs onnxruntime-genai.", "pip install 'burnish[onnx]'")
-        super().__init__(artifact)
+        super().__init__(artifact, running)
         told = json.loads((artifact.path / "genai_config.json").read_text(encoding="utf-8"))
-        self.context_length = min(context or _CONTEXT, int(told["model"]["context_length"]))
+        self.context_length = min(running.context or _CONTEXT, int(told["model"]["context_length"]))
+        self.child = self.start()
+
+    def start(self) -> Child:
+        """ORT-GenAI in a process of its own. Raises EngineFailed."""
         asked = {
-            "folder": str(artifact.path.absolute()),
+            "folder": str(self.folder.absolute()),
             "context": self.context_length,
-            "threads": threads or psutil.cpu_count(logical=False) or 1,
+            "threads": self.running.threads or psutil.cpu_count(logical=False) or 1,
         }
-        self.child = Child("ORT-GenAI", ("burnish.engines.onnx_child", json.dumps(asked)))
+        return Child("ORT-GenAI", ("burnish.engines.onnx_child", json.dumps(asked)))
 
 
-def open_onnx(artifact: Artifact) -> OnnxEngine:
+def open_onnx(artifact: Artifact, running: Running = USUAL) -> OnnxEngine:
     """The engine of an exported ONNX folder. Raises Unavailable, EngineFailed."""
-    return OnnxEngine(artifact)
+    return OnnxEngine(artifact, running)

@@ -3,17 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from burnish.engines.alone import USUAL, ChildEngine, Running
 from burnish.engines.labels import LABELLERS
 from burnish.engines.llamacpp import open_llama_cpp
-from burnish.engines.local import engine_of, find_artifact
+from burnish.engines.local import LocalEngine, engine_of, find_artifact
 from burnish.engines.onnx import open_onnx
 from burnish.engines.openvino import open_openvino
 from burnish.engines.protocol import Engine
 from burnish.models.artifact import Artifact
 
-#: Kinds of artifacts that aren't language models of `transformers`.
-_OPENERS: dict[str, Callable[[Artifact], Engine]] = {
-    **LABELLERS,
+#: Kinds of exported folders that an engine in a child answers with.
+IN_CHILDREN: dict[str, Callable[[Artifact, Running], ChildEngine]] = {
     "gguf": open_llama_cpp,
     "onnx": open_onnx,
     "openvino": open_openvino,
@@ -30,6 +30,17 @@ def open_any(source: str | Path) -> Engine:
 
 def any_of(artifact: Artifact | None, source: str | Path) -> Engine:
     """The same for whoever has looked for the artifact already."""
-    if artifact is None or artifact.kind not in _OPENERS:
-        return engine_of(artifact, source)
-    return _OPENERS[artifact.kind](artifact)
+    if artifact is not None and artifact.kind in LABELLERS:
+        return LABELLERS[artifact.kind](artifact)
+    return _writer_of(artifact, source)
+
+
+def open_writer(source: str | Path) -> LocalEngine | ChildEngine:
+    """The same for what makes text: BadRecipe if it is a classifier."""
+    return _writer_of(find_artifact(source), source)
+
+
+def _writer_of(artifact: Artifact | None, source: str | Path) -> LocalEngine | ChildEngine:
+    if artifact is not None and artifact.kind in IN_CHILDREN:
+        return IN_CHILDREN[artifact.kind](artifact, USUAL)
+    return engine_of(artifact, source)

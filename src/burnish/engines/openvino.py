@@ -6,6 +6,7 @@ import json
 import psutil
 
 from burnish.core.errors import Unavailable
+from burnish.engines.alone import USUAL, Running
 from burnish.engines.child import Child
 from burnish.engines.stepwise import StepwiseEngine
 from burnish.models.artifact import Artifact
@@ -16,22 +17,27 @@ class OpenVinoEngine(StepwiseEngine):
 
     weights = "openvino_model.bin"
 
-    def __init__(self, artifact: Artifact, threads: int = 0, context: int = 0) -> None:
-        """Zero threads are as many as cores; no context is the model's own.
+    def __init__(self, artifact: Artifact, running: Running = USUAL) -> None:
+        """No context is the model's own.
 
         Raises Unavailable without openvino-genai, EngineFailed if the folder can't be loaded.
         """
         refuse_without_openvino()
-        super().__init__(artifact)
+        super().__init__(artifact, running)
         told = json.loads((artifact.path / "generation_config.json").read_text(encoding="utf-8"))
         most = int(artifact.lineage["export"]["context_length"])
-        self.context_length = min(context or most, most)
+        self.context_length = min(running.context or most, most)
+        self._told_ends = told["eos_token_id"]
+        self.child = self.start()
+
+    def start(self) -> Child:
+        """OpenVINO in a process of its own. Raises EngineFailed."""
         asked = {
-            "folder": str(artifact.path.absolute()),
-            "ends": told["eos_token_id"],
-            "threads": threads or psutil.cpu_count(logical=False) or 1,
+            "folder": str(self.folder.absolute()),
+            "ends": self._told_ends,
+            "threads": self.running.threads or psutil.cpu_count(logical=False) or 1,
         }
-        self.child = Child("OpenVINO", ("burnish.engines.openvino_child", json.dumps(asked)))
+        return Child("OpenVINO", ("burnish.engines.openvino_child", json.dumps(asked)))
 
 
 def refuse_without_openvino() -> None:
@@ -40,6 +46,6 @@ def refuse_without_openvino() -> None:
         raise Unavailable("OpenVINO needs openvino-genai.", "pip install 'burnish[openvino]'")
 
 
-def open_openvino(artifact: Artifact) -> OpenVinoEngine:
+def open_openvino(artifact: Artifact, running: Running = USUAL) -> OpenVinoEngine:
     """The engine of an exported OpenVINO folder. Raises Unavailable, EngineFailed."""
-    return OpenVinoEngine(artifact)
+    return OpenVinoEngine(artifact, running)

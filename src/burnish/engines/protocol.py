@@ -5,6 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from burnish.core.records import Answer, Message, Prompt, Row
+from burnish.engines.alone import ChildEngine
 from burnish.engines.decode import Prefix, Request
 
 
@@ -42,8 +43,8 @@ class Engine(Protocol):
         """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
 
 
-class Served(Engine, Protocol):
-    """What the scheduler serves: an engine whose requests can be answered in turns."""
+class Stepped(Engine, Protocol):
+    """An engine whose requests the scheduler answers in turns."""
 
     #: The prompt of its training, for who brings none.
     system: str | None
@@ -72,3 +73,7 @@ class Served(Engine, Protocol):
 
     def shared_prefix(self, requests: Sequence[Request]) -> Prefix | None:
         """What all these prompts begin with, read once; None if that saves nothing."""
+
+
+#: What the scheduler serves: stepped by itself, or answered by a child in its own way.
+Served = Stepped | ChildEngine

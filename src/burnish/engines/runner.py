@@ -8,11 +8,15 @@ import json
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import numpy as np
+
+#: What a library raises about a question.
+_FAULTS = (RuntimeError, ValueError, LookupError, TypeError)
 
 
 class Runner(ABC):
@@ -37,34 +41,38 @@ class Runner(ABC):
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens, by the engine's tokenizer."""
 
-    def complete(self, asked: dict[str, Any]) -> dict[str, Any]:
-        """Tokens of an answer with their log-probabilities, up to one of `ends`."""
+    def complete(self, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Each token of an answer with its log-probability as it is made, up to one of `ends`.
+
+        The last has `stop`, and says whether the answer has `ended` by itself.
+        """
         draw = np.random.default_rng(asked.get("seed"))
         made: list[int] = []
-        told: list[dict[str, Any]] = []
         while len(made) < asked["most"]:
             logs = self.logs(asked["ids"], made)
             token = _drawn(logs, asked.get("temperature", 0.0), asked.get("top_p", 1.0), draw)
             if token in asked["ends"]:
-                return {"tokens": made, "told": told, "ended": True}
+                yield {"stop": True, "ended": True}
+                return
             made.append(token)
             top = np.argsort(-logs)[: asked.get("top", 0)]
-            told.append({"logprob": logs[token], "top": [[int(n), logs[n]] for n in top]})
-        return {"tokens": made, "told": told, "ended": False}
+            told = {"logprob": logs[token], "top": [[int(n), logs[n]] for n in top]}
+            yield {"token": token, **told}
+        yield {"stop": True, "ended": False}
 
     def chat(self, asked: dict[str, Any]) -> dict[str, Any]:
         """A chat completion as OpenAI has it, with the engine's own tokenizer."""
         ids = self.prompt(asked)
-        made = self.complete({"ids": ids, "most": asked["max_tokens"], "ends": self.ends})
-        text = self.decode(made["tokens"])
+        *made, last = self.complete({"ids": ids, "most": asked["max_tokens"], "ends": self.ends})
+        text = self.decode([one["token"] for one in made])
         return {
             "choices": [
                 {
                     "message": {"role": "assistant", "content": text},
-                    "finish_reason": "stop" if made["ended"] else "length",
+                    "finish_reason": "stop" if last["ended"] else "length",
                 }
             ],
-            "usage": {"prompt_tokens": len(ids), "completion_tokens": len(made["tokens"])},
+            "usage": {"prompt_tokens": len(ids), "completion_tokens": len(made)},
         }
 
     def next(self, asked: dict[str, Any]) -> list[float]:
@@ -105,25 +113,45 @@ def _drawn(logs: np.ndarray, temperature: float, top_p: float, draw: np.random.G
 
 
 def handler(doors: Mapping[str, Callable[[dict[str, Any]], Any]]) -> type[BaseHTTPRequestHandler]:
-    """Answers POSTs of JSON by path; what the model refuses is a 400 with the reason."""
+    """Answers POSTs of JSON by path; what the model refuses is a 400 with the reason.
+
+    What comes piece by piece is sent so, a line each, for as long as somebody listens.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             try:
                 status, said = 200, doors[self.path](json.loads(body))
-            except (RuntimeError, ValueError, LookupError, TypeError) as error:
-                status, said = 400, {"error": f"{type(error).__name__}: {error}"}
+            except _FAULTS as error:
+                status, said = 400, _fault(error)
+            if isinstance(said, Iterator):
+                self._send_lines(said)
+                return
             answer = json.dumps(said, default=float).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
 
+        def _send_lines(self, said: Iterator[Any]) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                try:
+                    for one in said:
+                        self.wfile.write(json.dumps(one, default=float).encode() + b"\n")
+                except _FAULTS as error:
+                    self.wfile.write(json.dumps(_fault(error)).encode() + b"\n")
+
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
     return Handler
+
+
+def _fault(error: Exception) -> dict[str, str]:
+    return {"error": f"{type(error).__name__}: {error}"}
 
 
 def serve(open_runner: Callable[[dict[str, Any]], Runner]) -> None:

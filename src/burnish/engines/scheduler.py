@@ -2,7 +2,8 @@
 
 One thread owns the weights. Each engine (a base, or one of its adapters) has a lane with a batch of
 its own, so that neither weights nor KV caches are ever shared between adapters; lanes take turns of
-a few tokens each, so that a busy adapter holds nobody up.
+a few tokens each, so that a busy adapter holds nobody up. An engine in a child steps by itself:
+its requests are forwarded (`engines.forward`).
 """
 
 import threading
@@ -11,14 +12,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from burnish.core.errors import BurnishError
-from burnish.core.records import Answer, TokenLogprob
+from burnish.engines.alone import ChildEngine
 from burnish.engines.decode import Request, Running
-from burnish.engines.protocol import Served
+from burnish.engines.forward import Forwarding
+from burnish.engines.protocol import Served, Stepped
+from burnish.engines.ticket import FAULTS, Listener, Ticket, failed
 
 #: Tokens a lane makes for each of its requests before the next lane's turn.
 _TURN = 4
-#: What a forward pass can raise; out of memory is a RuntimeError.
-_FAULTS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
 
 
 class Overloaded(BurnishError):
@@ -33,52 +34,9 @@ class Stopped(BurnishError):
     status = 503
 
 
-class AnswerFailed(BurnishError):
-    """An answer could not be computed: no memory, or a broken model."""
-
-    status = 500
-    code = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What is new about one request: text and its tokens; at last an answer, or an error."""
-
-    text: str = ""
-    logprobs: tuple[TokenLogprob, ...] = ()
-    answer: Answer | None = None
-    error: BurnishError | None = None
-
-
-Listener = Callable[[Update], None]
-
-
-@dataclass(eq=False, slots=True)
-class Ticket:
-    """A request in the scheduler's hands."""
-
-    request: Request
-    listener: Listener
-    cancelled: bool = False
-    shown: int = 0
-    told: int = 0
-
-    def report(self) -> None:
-        """Tell the listener what is new, if anything is."""
-        request = self.request
-        ready = request.ready()
-        text = ready[self.shown :]
-        answer = request.answer() if request.finish else None
-        if not text and answer is None:
-            return
-        logprobs = tuple(request.logprobs[self.told :])
-        self.shown, self.told = len(ready), len(request.logprobs)
-        self.listener(Update(text, logprobs, answer))
-
-
 @dataclass(slots=True)
 class _Lane:
-    engine: Served
+    engine: Stepped
     running: Running
     waiting: list[Ticket] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
@@ -90,6 +48,7 @@ class Scheduler:
     def __init__(self, max_batch: int = 16, max_waiting: int = 512) -> None:
         self.max_batch, self.max_waiting = max_batch, max_waiting
         self._lanes: dict[int, _Lane] = {}
+        self._forwarding: dict[int, Forwarding] = {}
         self._errands: list[tuple[Callable[[], object], Future[object]]] = []
         self._wake = threading.Condition()
         self._closed = False
@@ -109,6 +68,9 @@ class Scheduler:
                 raise Stopped("The server is shutting down.", "Ask again when it is back.")
             if self.waiting + len(tickets) > self.max_waiting:
                 raise Overloaded(f"{self.waiting} requests are waiting.", "Ask again later.")
+            if isinstance(engine, ChildEngine):
+                self._forward(engine).add(tickets)
+                return tickets
             lane = self._lanes.setdefault(id(engine), _Lane(engine, Running(engine.model)))
             lane.waiting += tickets
             self._wake.notify()
@@ -138,6 +100,8 @@ class Scheduler:
             self._closed = True
             self._wake.notify()
         self._thread.join()
+        for forwarding in self._forwarding.values():
+            forwarding.close()
 
     @property
     def open(self) -> bool:
@@ -147,12 +111,23 @@ class Scheduler:
     @property
     def waiting(self) -> int:
         """Requests that have not begun."""
-        return sum(len(lane.waiting) for lane in self._lanes.values())
+        forwarded = sum(one.waiting for one in self._forwarding.values())
+        return forwarded + sum(len(lane.waiting) for lane in self._lanes.values())
 
     @property
     def running(self) -> int:
         """Requests that are being answered."""
+        return self._stepped + sum(one.running for one in self._forwarding.values())
+
+    @property
+    def _stepped(self) -> int:
+        """Those of them that this thread steps."""
         return sum(len(lane.tickets) for lane in self._lanes.values())
+
+    def _forward(self, engine: ChildEngine) -> Forwarding:
+        if id(engine) not in self._forwarding:
+            self._forwarding[id(engine)] = Forwarding(engine)
+        return self._forwarding[id(engine)]
 
     def _work(self) -> None:
         while True:
@@ -182,17 +157,16 @@ class Scheduler:
                         return
                     lane.running.step()
                     self._report(lane)
-        except _FAULTS as fault:
-            error = AnswerFailed(f"The answer could not be computed: {type(fault).__name__}.")
+        except FAULTS as fault:
             lane.running = Running(lane.engine.model)
             lost, lane.tickets = lane.tickets, []
             for ticket in lost:
-                ticket.listener(Update(error=error))
+                ticket.fail(failed(fault))
 
     def _admit(self, lane: _Lane) -> list[Ticket]:
         """The waiting requests that may begin; a lane with nothing running always gets one in."""
         lane.waiting = [ticket for ticket in lane.waiting if not ticket.cancelled]
-        room = max(self.max_batch - self.running, 0 if lane.tickets else 1)
+        room = max(self.max_batch - self._stepped, 0 if lane.tickets else 1)
         joining, lane.waiting = lane.waiting[:room], lane.waiting[room:]
         return joining
 
@@ -219,5 +193,5 @@ class Scheduler:
 def _run_errand(work: Callable[[], object], future: Future[object]) -> None:
     try:
         future.set_result(work())
-    except (BurnishError, OSError, *_FAULTS) as fault:
+    except (BurnishError, OSError, *FAULTS) as fault:
         future.set_exception(fault)

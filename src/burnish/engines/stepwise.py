@@ -1,18 +1,18 @@
 """An engine in a child that tells the next token's log-probabilities (`engines.runner`)."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import AutoTokenizer
 
-from burnish.core.records import Answer, Prompt, TokenLogprob
-from burnish.engines.alone import ChildEngine
+from burnish.core.records import TokenLogprob
+from burnish.engines.alone import ChildEngine, Running
 from burnish.engines.child import Child
+from burnish.engines.decode import Request
 from burnish.models.artifact import Artifact
-from burnish.models.chat import end_of_turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class StepwiseEngine(ChildEngine):
     #: The files that hold the weights.
     weights: ClassVar[str]
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, artifact: Artifact, running: Running) -> None:
         """Only what the folder says; whoever inherits starts the child."""
+        name = str(artifact.lineage.get("run", artifact.path.name))
+        tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+        super().__init__(name, tokenizer, artifact.system, running)
         self.folder: Path = artifact.path
-        self.system = artifact.system
-        self.name = str(artifact.lineage.get("run", artifact.path.name))
-        self.tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
-        self.ends = end_of_turn(self.tokenizer)
+        self.vocabulary = len(tokenizer)
 
     @property
     def memory_bytes(self) -> int:
@@ -60,10 +60,11 @@ class StepwiseEngine(ChildEngine):
         """Only what is wanted is asked for."""
         return _Table(self.child, ids, wanted, {})
 
-    def write(self, prompt: Prompt, ids: Sequence[int], begun: float) -> Answer:
-        """A free answer."""
+    def grow(self, request: Request) -> Generator[None]:
+        """A free answer, token by token."""
+        prompt = request.prompt
         body = {
-            "ids": list(ids),
+            "ids": list(request.ids),
             "most": prompt.max_new_tokens,
             "ends": sorted(self.ends),
             "temperature": prompt.temperature,
@@ -71,25 +72,19 @@ class StepwiseEngine(ChildEngine):
             "seed": prompt.seed,
             "top": prompt.top_logprobs or 0,
         }
-        given = self.child.ask("/complete", body)
-        text = str(self.tokenizer.decode(given["tokens"], skip_special_tokens=True))
-        stops = [place for stop in prompt.stop if (place := text.find(stop)) >= 0]
-        logprobs = tuple(
-            TokenLogprob(
-                self._piece(token),
-                told["logprob"],
-                tuple((self._piece(other), log) for other, log in told["top"]),
-            )
-            for token, told in zip(given["tokens"], given["told"], strict=True)
-        )
-        return Answer(
-            text=text[: min(stops, default=len(text))],
-            tokens_in=len(ids),
-            tokens_out=len(given["tokens"]),
-            seconds=time.perf_counter() - begun,
-            finish_reason="stop" if given["ended"] or stops else "length",
-            logprobs=() if prompt.top_logprobs is None else logprobs,
-        )
+        with closing(self.child.stream("/complete", body)) as said:
+            for one in said:
+                if one.get("stop"):
+                    request.finish = request.finish or ("stop" if one["ended"] else "length")
+                else:
+                    if prompt.top_logprobs is not None:
+                        request.logprobs.append(self._logprob(one))
+                    request.add(one["token"])
+                yield
+
+    def _logprob(self, told: Mapping[str, Any]) -> TokenLogprob:
+        top = tuple((self._piece(other), log) for other, log in told["top"])
+        return TokenLogprob(self._piece(told["token"]), told["logprob"], top)
 
     def _piece(self, token: int) -> str:
         return str(self.tokenizer.decode([token]))

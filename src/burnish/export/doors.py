@@ -14,11 +14,9 @@ from typing import Any, Protocol
 from transformers import AutoTokenizer
 
 from burnish.core.records import Prompt
-from burnish.engines.alone import ChildEngine
+from burnish.engines.alone import USUAL, ChildEngine, Running
 from burnish.engines.child import Child
-from burnish.engines.llamacpp import Running, open_llama_cpp
-from burnish.engines.onnx import OnnxEngine
-from burnish.engines.openvino import OpenVinoEngine
+from burnish.engines.open import IN_CHILDREN
 from burnish.models.artifact import Artifact
 from burnish.models.chat import encode_prompt, encode_text
 
@@ -59,10 +57,10 @@ class BurnishDoor:
 
     together = 8
 
-    def __init__(self, artifact: Artifact, threads: int | None = None) -> None:
+    def __init__(self, artifact: Artifact, threads: int = 0) -> None:
         """Raises EngineFailed if the server doesn't come up."""
         self.tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
-        self._key, port = secrets.token_hex(16), _free_port()
+        self._key, port = secrets.token_hex(16), free_port()
         # A worker of the user's own workspace would begin the jobs that wait there.
         self._home = tempfile.TemporaryDirectory()
         self.child = Child(
@@ -120,10 +118,6 @@ class _EngineDoor:
 class LlamaCppDoor(_EngineDoor):
     """llama.cpp's own server, with the file's own template and tokenizer."""
 
-    def __init__(self, artifact: Artifact, threads: int | None, context: int) -> None:
-        """Raises Unavailable, EngineFailed if the server doesn't come up."""
-        super().__init__(open_llama_cpp(artifact, Running(threads or 0, context)))
-
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
         """What llama.cpp renders, with the tokens that it adds by itself."""
         rendered = self.child.ask("/apply-template", _chat(prompt))["prompt"]
@@ -150,30 +144,22 @@ class StepwiseDoor(_EngineDoor):
         return list(self.child.ask("/tokenize", {"content": text}))
 
 
-def _onnx_door(artifact: Artifact, threads: int | None, context: int) -> Door:
-    return StepwiseDoor(OnnxEngine(artifact, threads or 0, context))
-
-
-def _openvino_door(artifact: Artifact, threads: int | None, context: int) -> Door:
-    return StepwiseDoor(OpenVinoEngine(artifact, threads or 0, context))
-
-
-#: Kind of artifact → the server that answers with it: artifact, threads, tokens of context.
-_DOORS: Mapping[str, Callable[[Artifact, int | None, int], Door]] = {
+#: Kind of artifact → the door to the engine that answers with it.
+_DOORS: Mapping[str, Callable[[ChildEngine], Door]] = {
     "gguf": LlamaCppDoor,
-    "onnx": _onnx_door,
-    "openvino": _openvino_door,
+    "onnx": StepwiseDoor,
+    "openvino": StepwiseDoor,
 }
 
 
-def open_door(artifact: Artifact, threads: int | None = None, context: int = 0) -> Door:
-    """The server for an exported artefact; but for burnish's own, it has `context` tokens.
+def open_door(artifact: Artifact, running: Running = USUAL) -> Door:
+    """The server for an exported artefact, started as `running` says.
 
-    Raises Unavailable, EngineFailed.
+    burnish's own looks at the threads only. Raises Unavailable, EngineFailed.
     """
     if artifact.kind in _DOORS:
-        return _DOORS[artifact.kind](artifact, threads, context)
-    return BurnishDoor(artifact, threads)
+        return _DOORS[artifact.kind](IN_CHILDREN[artifact.kind](artifact, running))
+    return BurnishDoor(artifact, running.threads)
 
 
 def free(prompts: Sequence[Prompt]) -> list[Prompt]:
@@ -203,7 +189,8 @@ def _replied(child: Child, body: Mapping[str, Any], key: str | None = None) -> R
     )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -27,7 +27,7 @@ from burnish.export.halving import Rules, alive, decisions, finalists, halve, re
 from burnish.export.importance import WEIGHED, Importance, importance_of
 from burnish.export.limits import LIMITS, impossible
 from burnish.export.questions import Questions, Trained, ask_trained, questions
-from burnish.export.run import Exported, gate
+from burnish.export.run import Exported, context_room, gate
 from burnish.export.trial import Drop, Trial, candidates
 from burnish.models.artifact import Artifact, open_artifact
 from burnish.report.fit_page import write_fit_report
@@ -74,6 +74,8 @@ class Fitted:
             "format": one.to,
             "quant": one.quant,
             "threads": one.threads,
+            "cache": one.cache,
+            "context": one.context or None,
             "questions": n,
             "score": sum(trial.scores) / n if n else None,
             "gain": [gain.value, gain.low, gain.high] if gain else None,
@@ -121,6 +123,7 @@ def search(
     rules = Rules(settings, scores, 1 - (1 - settings.confidence) / shared)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".search-") as draft:
+        _refuse_narrow(trials, context_room(asked, trained))
         _write(Path(draft), artifact, trials, importance_of(recipe, artifact))
         _race(asked, trained, trials, rules, [order[a:b] for a, b in rounds])
         pick, exported, against = _decide(asked, trained, recipe, trials, rules)
@@ -165,6 +168,15 @@ def _write(
             trial.disk_bytes = sum(file.stat().st_size for file in made.path.iterdir())
 
 
+def _refuse_narrow(trials: Sequence[Trial], room: int) -> None:
+    """A context that the questions don't fit into would be asked for nothing."""
+    for trial in trials:
+        context = trial.candidate.context
+        if context and context < room:
+            why = f"its context of {context} tokens is too short: the questions need {room}"
+            trial.dropped = Drop("failed", why)
+
+
 def _race(
     asked: Questions,
     trained: Trained,
@@ -192,12 +204,6 @@ def _race(
         say(f"Round {number}: {len(left)} asked {len(places)} questions, {len(alive(trials))} left")
 
 
-def context_room(asked: Questions, trained: Trained) -> int:
-    """Tokens that the longest question and its answer need."""
-    longest = max(reply.tokens_in for reply in trained.free)
-    return longest + max(prompt.max_new_tokens for prompt in asked.prompts)
-
-
 def _decide(
     asked: Questions, trained: Trained, recipe: Recipe, trials: Sequence[Trial], rules: Rules
 ) -> tuple[Trial | None, Exported | None, list[str]]:
@@ -205,15 +211,15 @@ def _decide(
     # Several tries at one gate share its error rate.
     sure = 1 - (1 - recipe.export.confidence) / rules.fit.finalists
     against: list[str] = []
+    room = context_room(asked, trained)
     for trial in finalists(trials, rules):
         assert trial.artifact is not None
         one = trial.candidate
         say(f"{one} before the gate")
         export = recipe.export.model_copy(update={"threads": one.threads, "confidence": sure})
         try:
-            exported = gate(
-                trial.artifact, asked, trained, recipe.model_copy(update={"export": export})
-            )
+            changed = recipe.model_copy(update={"export": export})
+            exported = gate(trial.artifact, asked, trained, changed, one.running(room))
         except BurnishError as error:
             trial.dropped = Drop("failed", error.what)
             continue

@@ -11,6 +11,7 @@ from burnish.core.folders import write_json, write_whole
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.runs import Run
+from burnish.engines.alone import Running
 from burnish.engines.local import open_engine
 from burnish.export.card import card
 from burnish.export.doors import open_door
@@ -76,11 +77,19 @@ def export(run: Run, recipe: Recipe, out: Path | None = None) -> Exported:
     return gate(written, asked, trained, recipe)
 
 
-def gate(written: Artifact, asked: Questions, trained: Trained, recipe: Recipe) -> Exported:
-    """Ask an exported folder, and leave `parity.json`, a model card and a Modelfile in it."""
-    longest = max(reply.tokens_in for reply in trained.free)
-    room = longest + max(prompt.max_new_tokens for prompt in asked.prompts)
-    door = open_door(written, recipe.export.threads, room)
+def gate(
+    written: Artifact,
+    asked: Questions,
+    trained: Trained,
+    recipe: Recipe,
+    running: Running | None = None,
+) -> Exported:
+    """Ask an exported folder, and leave `parity.json`, a model card and a Modelfile in it.
+
+    Without `running` its server has the recipe's threads and room for the questions.
+    """
+    usual = Running(recipe.export.threads or 0, context_room(asked, trained))
+    door = open_door(written, running or usual)
     try:
         parity = measure(door, asked, trained, recipe.export)
     finally:
@@ -96,6 +105,12 @@ def gate(written: Artifact, asked: Questions, trained: Trained, recipe: Recipe) 
     write_whole(written.path / "README.md", card(written, _licence(written.base), facts, size))
     write_json(written.path / PARITY, facts)
     return Exported(written, parity, size)
+
+
+def context_room(asked: Questions, trained: Trained) -> int:
+    """Tokens that the longest question and its answer need."""
+    longest = max(reply.tokens_in for reply in trained.free)
+    return longest + max(prompt.max_new_tokens for prompt in asked.prompts)
 
 
 def _licence(base: str) -> str:

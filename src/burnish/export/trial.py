@@ -7,6 +7,7 @@ so that a crash is the candidate's own.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Literal
 
 import psutil
@@ -15,6 +16,8 @@ from burnish.core.errors import BadRecipe, BurnishError
 from burnish.core.export import Fit
 from burnish.core.records import Prompt
 from burnish.core.stats import quantile
+from burnish.engines.alone import Running
+from burnish.engines.open import IN_CHILDREN
 from burnish.export.doors import Reply, open_door
 from burnish.export.formats import FORMATS, quant_of
 from burnish.models.artifact import Artifact
@@ -27,14 +30,23 @@ class Candidate:
     to: str
     quant: str
     threads: int
+    cache: str = "f16"
+    #: Tokens of context; 0 is what the questions need.
+    context: int = 0
 
     @property
     def form(self) -> str:
         """The format without its threads: `gguf q4_0`."""
         return f"{self.to} {self.quant}"
 
+    def running(self, room: int) -> Running:
+        """How its server is started; `room` is the tokens of context that the questions need."""
+        return Running(self.threads, self.context or room, cache=self.cache)
+
     def __str__(self) -> str:
-        return f"{self.form}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        said = f"{self.form}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        said += f", {self.cache} cache" if self.cache != "f16" else ""
+        return f"{said}, context {self.context}" if self.context else said
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +89,7 @@ class Trial:
         assert self.artifact is not None
         begun = time.perf_counter()
         try:
-            door = open_door(self.artifact, self.candidate.threads, room)
+            door = open_door(self.artifact, self.candidate.running(room))
             try:
                 self.starts.append(time.perf_counter() - begun)
                 replies = [door.ask(prompt) for prompt in prompts]
@@ -103,5 +115,11 @@ def candidates(fit: Fit) -> list[Candidate]:
                 f"`{name}` in export.fit.formats is no format.",
                 f"Write FORMAT:NUMBER FORMAT, such as gguf:q8_0; formats: {', '.join(FORMATS)}.",
             )
-        found += [Candidate(to, quant_of(to, quant or "auto"), count) for count in threads]
+        meant = quant_of(to, quant or "auto")
+        # Only llama.cpp lets one choose; `burnish serve` of a run has the model's own context.
+        caches = fit.caches if FORMATS[to].kind == "gguf" else ("f16",)
+        contexts = fit.contexts if FORMATS[to].kind in IN_CHILDREN else ()
+        found += [
+            Candidate(to, meant, *grid) for grid in product(threads, caches, contexts or (0,))
+        ]
     return list(dict.fromkeys(found))

@@ -10,7 +10,8 @@ from fastapi import Request as HttpRequest
 from burnish.core.records import Answer, TokenLogprob
 from burnish.engines.decode import Request
 from burnish.engines.protocol import Served
-from burnish.engines.scheduler import Scheduler, Update
+from burnish.engines.scheduler import Scheduler
+from burnish.engines.ticket import Update
 from burnish.serve.errors import body_of
 
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from burnish.core.records import Message, Prompt, Role
+from burnish.engines.alone import ChildEngine
 from burnish.engines.decode import Request
 from burnish.engines.protocol import Served
 from burnish.models.chat import encode_prompt, encode_text
-from burnish.serve.bounds import grammar_of
+from burnish.serve.bounds import forced_tools, grammar_of
 from burnish.serve.errors import Refused
 from burnish.serve.wire import Asked, ChatRequest, CompletionRequest, Turn, refusals
 
@@ -41,6 +42,13 @@ def chat_requests(engine: Served, asked: ChatRequest, longest: int) -> list[Requ
     if asked.top_logprobs and not asked.logprobs:
         raise Refused("`top_logprobs` needs `logprobs` to be true.", "top_logprobs")
     grammar = grammar_of(asked)
+    if grammar and isinstance(engine, ChildEngine):
+        raise Refused(
+            f"{asked.model} is an exported folder, and {engine.child.name} cannot hold an answer "
+            "to a schema here. Ask without, or serve the run itself (or its --to merged).",
+            "tool_choice" if forced_tools(asked) else "response_format",
+            "unsupported_value",
+        )
     messages = [_message(turn, place) for place, turn in enumerate(asked.messages)]
     if engine.system and not any(message.role == "system" for message in messages):
         messages = [Message("system", engine.system), *messages]

@@ -2,13 +2,14 @@
 
 import socket
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import uvicorn
 
 from burnish.core.errors import BurnishError
 from burnish.core.progress import say
 from burnish.core.sections import Serve
+from burnish.engines.alone import Running
 from burnish.engines.fleet import Fleet, open_fleet
 from burnish.models.local import list_embedders
 from burnish.serve.app import create_app
@@ -39,9 +40,11 @@ def serve(
     settings = settings or Serve()
     listening = _listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
-    try:
+    with ExitStack() as stack:
+        stack.callback(listening.close)
         worker = Worker(open_desk(settings.store, aliases))
-        fleet = _open_fleet(sources, aliases or {})
+        fleet = _open_fleet(sources, aliases or {}, settings)
+        stack.callback(fleet.close)
         keys = open_keys()
         if value := keys.make_first():
             say(f"API key, shown once (only its hash is kept): {value}")
@@ -55,18 +58,21 @@ def serve(
         )
         with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is finished
             uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        listening.close()
 
 
-def _open_fleet(sources: Sequence[str], aliases: Mapping[str, str]) -> Fleet:
+def _open_fleet(sources: Sequence[str], aliases: Mapping[str, str], settings: Serve) -> Fleet:
     """What answers in words; embedding models are opened when they are first asked."""
     vectors = {model.name for model in list_embedders()}
     spoken = {name: model for name, model in aliases.items() if model not in vectors}
     named = [source for source in sources if source not in vectors]
     if sources and not named and not spoken:
         return Fleet({}, {})
-    return open_fleet(named, spoken)
+    running = Running(
+        context=settings.engine_context,
+        slots=settings.engine_slots,
+        cache=settings.engine_cache,
+    )
+    return open_fleet(named, spoken, running)
 
 
 def base_url(host: str, port: int) -> str:
