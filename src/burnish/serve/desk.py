@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from burnish.core.settings import workspace
+from burnish.serve.deployments import Deployments
 from burnish.serve.files import Files
 from burnish.serve.jobs import Jobs
 from burnish.serve.records import Records
@@ -48,6 +49,11 @@ class Desk:
     def records(self) -> Records:
         """All else that clients have made."""
         return Records(self.store)
+
+    @property
+    def deployments(self) -> Deployments:
+        """Names that clients have given to models."""
+        return Deployments(self.records)
 
     def run_folder(self, job: Job) -> Path:
         """The one run of a job: by its name it stands among the others in the order of time."""
@@ -93,7 +99,8 @@ class Desk:
         return next((model for model in self.tuned() if model.name == name), None)
 
     def forget(self, name: str) -> None:
-        """Delete a model from all lists; its run stays in the workspace."""
+        """Delete a model from all lists; its run stays. Raises Deployed while it is deployed."""
+        self.deployments.refuse_if_deployed(name)
         with self.store.writing() as session:
             session.merge(Deleted(name=name))
 

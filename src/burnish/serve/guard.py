@@ -131,6 +131,8 @@ def route_word(path: str) -> str:
     parts = [part for part in path.split("/") if part]
     while parts and parts[0] in ("openai", "v1"):
         del parts[0]
+    if "/providers/Microsoft.CognitiveServices/" in path:
+        return "deployments"
     if parts and parts[0] == "deployments":
         return "chat" if path.endswith("/chat/completions") else parts[-1]
     return parts[0] if parts else ""

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
@@ -15,9 +16,10 @@ from burnish.engines.decode import Request as Asks
 from burnish.engines.fleet import Fleet
 from burnish.engines.protocol import Served
 from burnish.engines.scheduler import Scheduler
+from burnish.rag.store import Passage
 from burnish.serve.answers import ChatAnswers, Completions
 from burnish.serve.desk import Desk, Tuned
-from burnish.serve.embeddings import Embedders
+from burnish.serve.embeddings import Embedders, EmbeddingRequest
 from burnish.serve.errors import ModelNotFound, Refused
 from burnish.serve.exchange import Exchange, Shape
 from burnish.serve.job_wire import ORGANISATION
@@ -28,6 +30,8 @@ from burnish.serve.wire import Asked, ChatRequest, CompletionRequest
 
 #: Nobody is left to read it; nginx's number for a client that closed the connection.
 CLIENT_GONE = 499
+
+Asking = TypeVar("Asking", ChatRequest, CompletionRequest, EmbeddingRequest)
 
 
 class NotYours(Refused):
@@ -54,22 +58,27 @@ class House:
 
     async def chat(self, asked: ChatRequest, http: Request) -> Response:
         """Answer a conversation."""
-        exchange = await self.exchange_of(asked)
+        asked = await self._meant(asked)
+        exchange = await self._chat(asked)
         tools = () if asked.tool_choice == "none" else asked.tools or ()
         names = {tool.function.name for tool in tools}
         shape = ChatAnswers(asked.model, with_logprobs=bool(asked.logprobs), functions=names)
         return await _respond(http, exchange, shape, asked)
 
-    async def exchange_of(self, asked: ChatRequest) -> Exchange:
-        """A conversation in the scheduler's hands."""
+    async def exchange_of(self, asked: ChatRequest, passages: Sequence[Passage] = ()) -> Exchange:
+        """A conversation in the scheduler's hands; `passages` are what it is to lean on."""
+        return await self._chat(await self._meant(asked), passages)
+
+    async def _chat(self, asked: ChatRequest, passages: Sequence[Passage] = ()) -> Exchange:
         engine = await self._engine(asked.model)
         async with self.encoding:
             longest = self.settings.max_new_tokens
-            requests = await run_in_threadpool(chat_requests, engine, asked, longest)
+            requests = await run_in_threadpool(chat_requests, engine, asked, longest, passages)
         return self._exchange(asked.model, engine, requests)
 
     async def complete(self, asked: CompletionRequest, http: Request) -> Response:
         """Continue plain text."""
+        asked = await self._meant(asked)
         engine = await self._engine(asked.model)
         async with self.encoding:
             groups = await run_in_threadpool(completion_requests, engine, asked)
@@ -77,6 +86,17 @@ class House:
         offsets = [len(text) for text, some in groups for _ in some]
         shape = Completions(asked.model, asked.logprobs is not None, offsets, asked.n or 1)
         return await _respond(http, exchange, shape, asked)
+
+    async def embed(self, asked: EmbeddingRequest) -> dict[str, Any]:
+        """Vectors of texts."""
+        return await self.embedders.embed(await self._meant(asked))
+
+    async def _meant(self, asked: Asking) -> Asking:
+        """The request with the model that is meant, where it names a deployment."""
+        if self.desk is None:
+            return asked
+        model = await run_in_threadpool(self.desk.deployments.model_of, asked.model)
+        return asked if model == asked.model else asked.model_copy(update={"model": model})
 
     def _exchange(self, model: str, engine: Served, requests: list[Asks]) -> Exchange:
         return Exchange(self.scheduler, engine, requests, partial(self.figures.count, model))

@@ -23,7 +23,7 @@ from burnish.core.settings import api_key, workspace
 #: What a key can be bound to: the first word of a path behind /v1.
 ROUTES = (
     "models", "chat", "completions", "embeddings", "responses", "files", "uploads",
-    "fine_tuning", "batches", "vector_stores", "metrics",
+    "fine_tuning", "batches", "vector_stores", "deployments", "metrics",
 )  # fmt: skip
 
 
