@@ -25,6 +25,7 @@ from burnish.serve.guard import LOOPBACK, Guard
 from burnish.serve.health import health_routes
 from burnish.serve.house import House
 from burnish.serve.keys import Keys
+from burnish.serve.owner import acting_for
 from burnish.serve.responses import response_routes
 from burnish.serve.routes import deployment_routes, routes
 from burnish.serve.tuning_routes import file_routes, job_routes
@@ -122,5 +123,10 @@ def _figures(scheduler: Scheduler, desk: Desk | None) -> Figures:
     figures.gauge("burnish_waiting", "Requests that wait.", lambda: scheduler.waiting)
     if desk:
         jobs = "Fine-tuning jobs that have not ended."
-        figures.gauge("burnish_jobs_unfinished", jobs, desk.jobs.unfinished)
+        figures.gauge("burnish_jobs_unfinished", jobs, lambda: _everybodys_jobs(desk))
     return figures
+
+
+def _everybodys_jobs(desk: Desk) -> int:
+    with acting_for(None):
+        return desk.jobs.unfinished()

@@ -17,8 +17,9 @@ from sqlalchemy import select
 
 from burnish.serve.errors import Refused
 from burnish.serve.job_wire import storable_text
+from burnish.serve.owner import owner
 from burnish.serve.records import NoSuchRecord, Records
-from burnish.serve.store import Checkpoint, Record
+from burnish.serve.store import Checkpoint, Job, Record
 from burnish.serve.wire import Closed, Wire
 
 KIND = "deployment"
@@ -75,7 +76,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Deployments:
-    """The deployments of a store."""
+    """The deployments of an organisation."""
 
     records: Records
 
@@ -125,7 +126,11 @@ class Deployments:
     def checkpoint(self, name: str) -> str:
         """A model's name, where it may be the id of a checkpoint (`ftckpt_...`)."""
         with self.records.store.reading() as session:
-            found = session.scalar(select(Checkpoint.name).where(Checkpoint.id == name))
+            found = session.scalar(
+                select(Checkpoint.name)
+                .join(Job, Job.id == Checkpoint.job)
+                .where(Checkpoint.id == name)
+            )
         return found or name
 
 
@@ -159,8 +164,9 @@ def management_routes(deployments: Deployments, check_model: Callable[[str], obj
 
 
 def _own(name: str) -> str:
-    """A deployment's id: the same for the same name."""
-    return f"deployment-{sha256(name.encode('utf-8', 'replace')).hexdigest()[:24]}"
+    """A deployment's id: the same for the same name of the same organisation."""
+    whole = f"{owner()}/{name}".encode("utf-8", "replace")
+    return f"deployment-{sha256(whole).hexdigest()[:24]}"
 
 
 def _body(record: Record, place: Place) -> dict[str, Any]:

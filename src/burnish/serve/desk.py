@@ -19,12 +19,14 @@ from burnish.serve.store import Checkpoint, Deleted, File, Job, Store, sqlite_ur
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """A model that a job has made: its name, the base's, the artifact's folder, and since when."""
+    """A model that a job has made: its name, the base's, the artifact's folder, since when, and
+    the organisation whose it is."""
 
     name: str
     base: str
     folder: Path
     created: int
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,11 +87,23 @@ class Desk:
                 .order_by(Checkpoint.seq)
             ).all()
         models = [
-            Tuned(str(job.fine_tuned_model), job.base, self._artifact(job), job.created_at)
+            Tuned(
+                str(job.fine_tuned_model),
+                job.base,
+                self._artifact(job),
+                job.created_at,
+                job.organization,
+            )
             for job in done
         ]
         models += [
-            Tuned(step.name, job.base, self.run_folder(job) / step.folder, step.created_at)
+            Tuned(
+                step.name,
+                job.base,
+                self.run_folder(job) / step.folder,
+                step.created_at,
+                job.organization,
+            )
             for step, job in steps
         ]
         return [model for model in models if model.name not in deleted]

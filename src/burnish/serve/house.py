@@ -22,7 +22,6 @@ from burnish.serve.desk import Desk, Tuned
 from burnish.serve.embeddings import Embedders, EmbeddingRequest
 from burnish.serve.errors import ModelNotFound, Refused
 from burnish.serve.exchange import Exchange, Shape
-from burnish.serve.job_wire import ORGANISATION
 from burnish.serve.keys import CALLER
 from burnish.serve.prompts import chat_requests, completion_requests
 from burnish.serve.watch import Figures
@@ -134,7 +133,7 @@ class House:
         if self.desk and (name in self.adopted or name not in self.fleet.engines):
             made = await run_in_threadpool(self.desk.find_tuned, name)
             if made is None:
-                raise _not_found(name, self.fleet)
+                raise self._not_found(name)
             await asyncio.wrap_future(self.scheduler.do(partial(self._adopt, made)))
             return self.fleet.find(name)
         return self._own(name)
@@ -142,7 +141,17 @@ class House:
     def _allow(self, name: str) -> None:
         """Raises ModelNotFound for a model that the caller's key may not use."""
         if not CALLER.get().allows_model(name):
-            raise _not_found(name, self.fleet)
+            raise self._not_found(name)
+
+    def _not_found(self, name: str) -> ModelNotFound:
+        """The error in the words of the hosted API; it names no organisation's models."""
+        served = [own for own in list(self.fleet.engines) if own not in self.adopted]
+        return ModelNotFound(
+            f"The model `{name}` does not exist or you do not have access to it.\n"
+            f"Served here: {', '.join(filter(CALLER.get().allows_model, served))}.",
+            "model",
+            "model_not_found",
+        )
 
     def _adopt(self, made: Tuned) -> None:
         if made.name not in self.fleet.engines:  # somebody else may have asked at the same time
@@ -152,7 +161,7 @@ class House:
     def _own(self, name: str) -> Served:
         """What was named when the server was started. Raises ModelNotFound."""
         if name in self.adopted or name not in self.fleet.engines:
-            raise _not_found(name, self.fleet)
+            raise self._not_found(name)
         return self.fleet.find(name)
 
     def _embedding_card(self, name: str) -> dict[str, Any]:
@@ -170,23 +179,13 @@ class House:
         }
 
 
-def _not_found(name: str, fleet: Fleet) -> ModelNotFound:
-    """The error in the words of the hosted API."""
-    return ModelNotFound(
-        f"The model `{name}` does not exist or you do not have access to it.\n"
-        f"Served here: {', '.join(filter(CALLER.get().allows_model, list(fleet.engines)))}.",
-        "model",
-        "model_not_found",
-    )
-
-
 def _card_of(made: Tuned) -> dict[str, Any]:
     """A model that a job has made; it need not be in memory."""
     return {
         "id": made.name,
         "object": "model",
         "created": made.created,
-        "owned_by": ORGANISATION,
+        "owned_by": f"org-{made.owner}",
         "root": made.name,
         "parent": made.base,
     }
