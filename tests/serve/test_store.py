@@ -11,7 +11,9 @@ from burnish.serve.desk import Desk
 from burnish.serve.errors import Refused
 from burnish.serve.files import Files
 from burnish.serve.jobs import Happening, Jobs, Lost, fail, tell
+from burnish.serve.keys import CALLER, Key
 from burnish.serve.owner import acting_for
+from burnish.serve.quota import QuotaExceeded
 from burnish.serve.store import SCHEMA, Event, Job, Store, StoreUnavailable, Table, sqlite_url
 from burnish.serve.worker import CHECKER, TRAINER, Worker
 
@@ -291,3 +293,18 @@ def test_a_store_of_before_there_were_organisations_goes_on(url):
         assert Jobs(again).unfinished() == 1
     assert Jobs(again).unfinished() == 2 and Jobs(again).find(theirs.id).organization == "acme"
     again.close()
+
+
+def test_those_who_ask_at_once_do_not_exceed_a_quota_together(url, jobs):
+    refused = []
+
+    def begin(number):
+        CALLER.set(Key("a", "", most_jobs=2))
+        try:
+            new_job(jobs, number)
+        except QuotaExceeded:
+            refused.append(number)
+
+    at_once(5, begin)
+
+    assert len(refused) == 3 and jobs.unfinished() == 2
