@@ -364,12 +364,16 @@ def make_key(
     name: str,
     models: Sequence[str] = (),
     routes: Sequence[str] = (),
-    per_minute: int | None = None,
+    **limits: Any,
 ) -> str:
-    """A new key for the server; its value is kept nowhere. Raises AlreadyThere, BadRecipe."""
+    """A new key for the server; its value is kept nowhere. Raises AlreadyThere, BadRecipe.
+
+    `limits` are the other fields of `serve.keys.Key`: `per_minute`, `organization`, `most_bytes`,
+    `most_jobs`.
+    """
     from burnish.serve.keys import Key, open_keys
 
-    return open_keys().add(Key(name, "", list(models), list(routes), per_minute))
+    return open_keys().add(Key(name, "", list(models), list(routes), **limits))
 
 
 def remove_key(name: str) -> None:

@@ -76,6 +76,10 @@ def test_the_command_makes_lists_and_removes_keys(workspace):
     assert "per_minute: 60" in run().stdout and value not in run().stdout
     assert isinstance(run("shop").exception, AlreadyThere)
     assert isinstance(run("other", "--route", "nowhere").exception, BadRecipe)
+    assert isinstance(run("other", "--organization", "a:b").exception, BadRecipe)
+    own = json.loads(run("own", "--organization", "acme", "--most-jobs", "2", "--json").stdout)
+    assert open_keys().find(own["value"]).organization == "acme"
+    assert "acme" in run().stdout and "most_jobs: 2" in run().stdout
     run("shop", "--remove")
     assert open_keys().find(value) is None
     assert isinstance(run("shop", "--remove").exception, NotFound)

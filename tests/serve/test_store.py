@@ -11,6 +11,9 @@ from burnish.serve.desk import Desk
 from burnish.serve.errors import Refused
 from burnish.serve.files import Files
 from burnish.serve.jobs import Happening, Jobs, Lost, fail, tell
+from burnish.serve.keys import CALLER, Key
+from burnish.serve.owner import acting_for
+from burnish.serve.quota import QuotaExceeded
 from burnish.serve.store import SCHEMA, Event, Job, Store, StoreUnavailable, Table, sqlite_url
 from burnish.serve.worker import CHECKER, TRAINER, Worker
 
@@ -266,3 +269,42 @@ def test_what_the_checker_lets_go_of_its_own_trainer_keeps(store, jobs, tmp_path
 
     assert held == [held[0], held[0]] and held[0] != checker[0]
     assert jobs.find(job.id).worker is None
+
+
+def test_a_store_of_before_there_were_organisations_goes_on(url):
+    """Schema 1 had no records, schema 2 no organisations."""
+    store = Store(url)
+    job = new_job(Jobs(store))
+    with store.writing() as session:
+        for table in ("files", "jobs"):
+            session.execute(text(f"DROP INDEX ix_{table}_organization"))
+            session.execute(text(f"ALTER TABLE {table} DROP COLUMN organization"))
+        session.execute(text("DROP TABLE records"))
+        session.execute(text("UPDATE schema_version SET version = 1"))
+    store.close()
+
+    again = Store(url)
+    with acting_for("acme"):
+        with pytest.raises(Refused):
+            Jobs(again).find(job.id)
+        theirs = new_job(Jobs(again), 1)
+    with acting_for("burnish"):
+        assert Jobs(again).find(job.id).organization == "burnish"
+        assert Jobs(again).unfinished() == 1
+    assert Jobs(again).unfinished() == 2 and Jobs(again).find(theirs.id).organization == "acme"
+    again.close()
+
+
+def test_those_who_ask_at_once_do_not_exceed_a_quota_together(url, jobs):
+    refused = []
+
+    def begin(number):
+        CALLER.set(Key("a", "", most_jobs=2))
+        try:
+            new_job(jobs, number)
+        except QuotaExceeded:
+            refused.append(number)
+
+    at_once(5, begin)
+
+    assert len(refused) == 3 and jobs.unfinished() == 2

@@ -19,6 +19,15 @@ def command(
     per_minute: Annotated[
         int | None, typer.Option(min=1, help="At most so many requests a minute.")
     ] = None,
+    organization: Annotated[
+        str, typer.Option(help="Whose it is: organisations do not see each other's things.")
+    ] = "burnish",
+    most_bytes: Annotated[
+        int | None, typer.Option(min=1, help="The organisation may store so many bytes.")
+    ] = None,
+    most_jobs: Annotated[
+        int | None, typer.Option(min=1, help="The organisation may have so many jobs at once.")
+    ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="The key stops working.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -36,10 +45,20 @@ def command(
         api.remove_key(name)
         show(f"Removed: {name}", {"removed": name}, as_json)
     else:
-        value = api.make_key(name, model or (), route or (), per_minute)
+        value = api.make_key(
+            name,
+            model or (),
+            route or (),
+            per_minute=per_minute,
+            organization=organization,
+            most_bytes=most_bytes,
+            most_jobs=most_jobs,
+        )
         show(f"{name}, shown once: {value}", {"name": name, "value": value}, as_json)
 
 
 def _limits(key: dict[str, object]) -> str:
-    named = {name: key[name] for name in ("models", "routes", "per_minute") if key[name]}
-    return ", ".join(f"{name}: {value}" for name, value in named.items()) or "may do all"
+    hidden = ("name", "created_at", "organization")
+    named = {name: value for name, value in key.items() if value and name not in hidden}
+    limits = ", ".join(f"{name}: {value}" for name, value in named.items()) or "may do all"
+    return f"{key['organization']:12} {limits}"

@@ -16,14 +16,16 @@ from burnish.engines.fleet import Fleet
 from burnish.engines.scheduler import Scheduler
 from burnish.serve import errors
 from burnish.serve.batches import BatchWork, batch_routes
+from burnish.serve.deployments import management_routes
 from burnish.serve.desk import Desk
-from burnish.serve.embeddings import Embedders, embedding_routes
+from burnish.serve.embeddings import Embedders
 from burnish.serve.errands import Errands
 from burnish.serve.graders import grader_routes
 from burnish.serve.guard import LOOPBACK, Guard
 from burnish.serve.health import health_routes
 from burnish.serve.house import House
 from burnish.serve.keys import Keys
+from burnish.serve.owner import acting_for
 from burnish.serve.responses import response_routes
 from burnish.serve.routes import deployment_routes, routes
 from burnish.serve.tuning_routes import file_routes, job_routes
@@ -88,22 +90,21 @@ def create_app(
 
 def _mount(app: FastAPI, house: House) -> None:
     """Every route under each prefix: OpenAI's, Azure's of today, Azure's with a date."""
-    router, desk, embedders = routes(house), house.desk, house.embedders
+    router, desk = routes(house), house.desk
     if desk:
         router.include_router(file_routes(desk))
         router.include_router(upload_routes(desk))
         router.include_router(job_routes(desk))
         router.include_router(batch_routes(desk))
-        router.include_router(response_routes(house, desk))
-        router.include_router(vector_routes(Vectors(desk, embedders)))
-    router.include_router(embedding_routes(embedders))
+        vectors = Vectors(desk, house.embedders)
+        router.include_router(response_routes(house, vectors))
+        router.include_router(vector_routes(vectors))
+        app.include_router(management_routes(desk.deployments, house.card))
     router.include_router(grader_routes(house))
     app.include_router(router, prefix="/v1")
     for prefix in ("/openai/v1", "/openai"):
         app.include_router(router, prefix=prefix, include_in_schema=False)
-        app.include_router(
-            deployment_routes(house, embedders), prefix=prefix, include_in_schema=False
-        )
+        app.include_router(deployment_routes(house), prefix=prefix, include_in_schema=False)
 
 
 def _errands(worker: Worker, house: House, keys: Keys) -> Errands:
@@ -122,5 +123,10 @@ def _figures(scheduler: Scheduler, desk: Desk | None) -> Figures:
     figures.gauge("burnish_waiting", "Requests that wait.", lambda: scheduler.waiting)
     if desk:
         jobs = "Fine-tuning jobs that have not ended."
-        figures.gauge("burnish_jobs_unfinished", jobs, desk.jobs.unfinished)
+        figures.gauge("burnish_jobs_unfinished", jobs, lambda: _everybodys_jobs(desk))
     return figures
+
+
+def _everybodys_jobs(desk: Desk) -> int:
+    with acting_for(None):
+        return desk.jobs.unfinished()

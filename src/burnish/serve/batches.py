@@ -192,7 +192,7 @@ class BatchWork:
     def _ask(self, batch: Record, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Answers to some lines, asked together in the name of whoever made the batch."""
         key = self.keys.by_name(batch.body["key"])
-        if key is None:
+        if key is None or key.organization != batch.organization:
             refusal = {"code": "invalid_api_key", "message": "The batch's key has been removed."}
             return [_answer(line, None, refusal) for line in lines]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from burnish.core.settings import workspace
+from burnish.serve.deployments import Deployments
 from burnish.serve.files import Files
 from burnish.serve.jobs import Jobs
 from burnish.serve.records import Records
@@ -18,12 +19,14 @@ from burnish.serve.store import Checkpoint, Deleted, File, Job, Store, sqlite_ur
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """A model that a job has made: its name, the base's, the artifact's folder, and since when."""
+    """A model that a job has made: its name, the base's, the artifact's folder, since when, and
+    the organisation whose it is."""
 
     name: str
     base: str
     folder: Path
     created: int
+    owner: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,11 @@ class Desk:
     def records(self) -> Records:
         """All else that clients have made."""
         return Records(self.store)
+
+    @property
+    def deployments(self) -> Deployments:
+        """Names that clients have given to models."""
+        return Deployments(self.records)
 
     def run_folder(self, job: Job) -> Path:
         """The one run of a job: by its name it stands among the others in the order of time."""
@@ -79,11 +87,23 @@ class Desk:
                 .order_by(Checkpoint.seq)
             ).all()
         models = [
-            Tuned(str(job.fine_tuned_model), job.base, self._artifact(job), job.created_at)
+            Tuned(
+                str(job.fine_tuned_model),
+                job.base,
+                self._artifact(job),
+                job.created_at,
+                job.organization,
+            )
             for job in done
         ]
         models += [
-            Tuned(step.name, job.base, self.run_folder(job) / step.folder, step.created_at)
+            Tuned(
+                step.name,
+                job.base,
+                self.run_folder(job) / step.folder,
+                step.created_at,
+                job.organization,
+            )
             for step, job in steps
         ]
         return [model for model in models if model.name not in deleted]
@@ -93,7 +113,8 @@ class Desk:
         return next((model for model in self.tuned() if model.name == name), None)
 
     def forget(self, name: str) -> None:
-        """Delete a model from all lists; its run stays in the workspace."""
+        """Delete a model from all lists; its run stays. Raises Deployed while it is deployed."""
+        self.deployments.refuse_if_deployed(name)
         with self.store.writing() as session:
             session.merge(Deleted(name=name))
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 
@@ -106,17 +105,6 @@ class Embedders:
         ]
         used = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
         return {"object": "list", "data": data, "model": asked.model, "usage": used}
-
-
-def embedding_routes(embedders: Embedders) -> APIRouter:
-    """The route /embeddings."""
-    router = APIRouter()
-
-    @router.post("/embeddings", summary="Texts to vectors of length 1")
-    async def embed(asked: EmbeddingRequest) -> dict[str, Any]:
-        return await embedders.embed(asked)
-
-    return router
 
 
 def _text(embedder: Embedder, item: str | list[int]) -> str:

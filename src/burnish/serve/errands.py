@@ -13,6 +13,7 @@ from secrets import token_hex
 from sqlalchemy import or_, select, update
 
 from burnish.serve.loops import Loop, Loops
+from burnish.serve.owner import acting_for
 from burnish.serve.store import Record, Store
 
 
@@ -58,9 +59,10 @@ class Errands:
         if record is None:
             return
         try:
-            errand.work(
-                record, lambda: self._loops.stopped.is_set() or not self._holds(record, holder)
-            )
+            with acting_for(record.organization):
+                errand.work(
+                    record, lambda: self._loops.stopped.is_set() or not self._holds(record, holder)
+                )
         finally:
             mine = update(Record).where(Record.id == record.id, Record.worker == holder)
             with self.store.writing() as session:

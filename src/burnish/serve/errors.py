@@ -89,6 +89,8 @@ async def on_bad_request(request: Request, error: Exception) -> Response:
     if fault["type"] == "json_invalid":
         return error_response(400, "We could not parse the JSON body of your request.")
     place = [str(part) for part in fault["loc"][1:]]
+    if fault["type"] == "union_tag_invalid":  # the field that says which kind it is
+        place.append(fault["ctx"]["discriminator"].strip("'"))
     param = ".".join(place) or None
     message = f"Invalid value for `{param}`: {fault['msg']}." if param else f"{fault['msg']}."
     return error_response(400, message, param, fault["type"])

@@ -12,7 +12,8 @@ from sqlalchemy import or_, select
 from burnish.core.folders import whole_file
 from burnish.serve.errors import Refused
 from burnish.serve.pages import Order, find, page
-from burnish.serve.store import File, Job, Store
+from burnish.serve.quota import QuotaExceeded, make_room_for_bytes
+from burnish.serve.store import UNFINISHED, File, Job, Store
 
 #: What a file may be for, and the ending under which its bytes are kept.
 PURPOSES = {
@@ -25,7 +26,6 @@ PURPOSES = {
     "user_data": "",
     "evals": ".jsonl",
 }
-UNFINISHED = ("validating_files", "queued", "running", "paused")
 
 
 class NoSuchFile(Refused):
@@ -49,15 +49,24 @@ class Files:
         return self.folder / (file.id + PURPOSES[file.purpose])
 
     def add(self, source: BinaryIO, filename: str, purpose: str, name: str | None = None) -> File:
-        """Keep the bytes of `source`, then its row: what has a row is whole."""
+        """Keep the bytes of `source`, then its row: what has a row is whole.
+
+        A file that has a `name` was allowed when it was announced. Raises QuotaExceeded.
+        """
         file = File(id=name or f"file-{token_hex(12)}", filename=filename, purpose=purpose)
         with whole_file(self.path(file)) as draft:
             shutil.copyfileobj(source, draft, 2**20)
             file.bytes = draft.tell()
-        with self.store.writing() as session:
-            before = session.scalar(select(File).where(File.id == file.id))
-            if before is None:
-                session.add(file)
+        try:
+            with self.store.writing() as session:
+                if name is None:
+                    make_room_for_bytes(session, file.bytes)
+                before = session.scalar(select(File).where(File.id == file.id))
+                if before is None:
+                    session.add(file)
+        except QuotaExceeded:
+            self.path(file).unlink()
+            raise
         return before or file
 
     def find(self, name: str) -> File:

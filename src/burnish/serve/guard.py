@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.serve.errors import error_response
 from burnish.serve.keys import CALLER, Key, Keys
+from burnish.serve.owner import DEFAULT, acting_for
 from burnish.serve.rate import Rates
 
 #: Paths that tell nothing and need no key.
@@ -24,6 +25,9 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 MOST_BYTES = 8 * 2**20
 #: Where files are uploaded, a body may be a file (or a part of one) and the few fields around it.
 UPLOADS = {"/files": 512 * 2**20 + 2**16, "/parts": 64 * 2**20 + 2**16}
+#: Headers that say for whom a client asks, and how such an id begins. An organisation is its own
+#: only project.
+_BELONGINGS = {"organization": "org-", "project": "proj_"}
 _SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -59,10 +63,11 @@ class Guard:
         if key is None:  # a path that needs none
             await self.app(scope, _limited(receive, most), answer.send)
             return
-        scope["burnish.key"] = key.name
+        scope["burnish.key"], scope["burnish.organization"] = key.name, key.organization
         before = CALLER.set(key)
         try:
-            await self.app(scope, _limited(receive, most), answer.send)
+            with acting_for(key.organization):
+                await self.app(scope, _limited(receive, most), answer.send)
         finally:
             CALLER.reset(before)
 
@@ -81,6 +86,13 @@ class Guard:
             return 401, "Incorrect API key provided.", "invalid_api_key"
         if not key.allows_route(word := route_word(path)):
             return 403, f"This key may not use `{word}`.", "route_not_allowed"
+        if word == "metrics" and key.organization != DEFAULT:  # they name everybody's models
+            return 403, "The figures are the operator's.", "route_not_allowed"
+        for header, prefix in _BELONGINGS.items():
+            named = headers.get(f"openai-{header}", "").removeprefix(prefix)
+            if named not in ("", key.organization):
+                said = f"The key is of another {header} than OpenAI-{header.capitalize()} says."
+                return 401, said, f"mismatched_{header}"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
             return 400, "The Content-Length is not a number.", None
@@ -131,6 +143,8 @@ def route_word(path: str) -> str:
     parts = [part for part in path.split("/") if part]
     while parts and parts[0] in ("openai", "v1"):
         del parts[0]
+    if "/providers/Microsoft.CognitiveServices/" in path:
+        return "deployments"
     if parts and parts[0] == "deployments":
         return "chat" if path.endswith("/chat/completions") else parts[-1]
     return parts[0] if parts else ""

@@ -2,9 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
@@ -15,12 +16,12 @@ from burnish.engines.decode import Request as Asks
 from burnish.engines.fleet import Fleet
 from burnish.engines.protocol import Served
 from burnish.engines.scheduler import Scheduler
+from burnish.rag.store import Passage
 from burnish.serve.answers import ChatAnswers, Completions
 from burnish.serve.desk import Desk, Tuned
-from burnish.serve.embeddings import Embedders
+from burnish.serve.embeddings import Embedders, EmbeddingRequest
 from burnish.serve.errors import ModelNotFound, Refused
 from burnish.serve.exchange import Exchange, Shape
-from burnish.serve.job_wire import ORGANISATION
 from burnish.serve.keys import CALLER
 from burnish.serve.prompts import chat_requests, completion_requests
 from burnish.serve.watch import Figures
@@ -28,6 +29,8 @@ from burnish.serve.wire import Asked, ChatRequest, CompletionRequest
 
 #: Nobody is left to read it; nginx's number for a client that closed the connection.
 CLIENT_GONE = 499
+
+Asking = TypeVar("Asking", ChatRequest, CompletionRequest, EmbeddingRequest)
 
 
 class NotYours(Refused):
@@ -54,22 +57,27 @@ class House:
 
     async def chat(self, asked: ChatRequest, http: Request) -> Response:
         """Answer a conversation."""
-        exchange = await self.exchange_of(asked)
+        asked = await self._meant(asked)
+        exchange = await self._chat(asked)
         tools = () if asked.tool_choice == "none" else asked.tools or ()
         names = {tool.function.name for tool in tools}
         shape = ChatAnswers(asked.model, with_logprobs=bool(asked.logprobs), functions=names)
         return await _respond(http, exchange, shape, asked)
 
-    async def exchange_of(self, asked: ChatRequest) -> Exchange:
-        """A conversation in the scheduler's hands."""
+    async def exchange_of(self, asked: ChatRequest, passages: Sequence[Passage] = ()) -> Exchange:
+        """A conversation in the scheduler's hands; `passages` are what it is to lean on."""
+        return await self._chat(await self._meant(asked), passages)
+
+    async def _chat(self, asked: ChatRequest, passages: Sequence[Passage] = ()) -> Exchange:
         engine = await self._engine(asked.model)
         async with self.encoding:
             longest = self.settings.max_new_tokens
-            requests = await run_in_threadpool(chat_requests, engine, asked, longest)
+            requests = await run_in_threadpool(chat_requests, engine, asked, longest, passages)
         return self._exchange(asked.model, engine, requests)
 
     async def complete(self, asked: CompletionRequest, http: Request) -> Response:
         """Continue plain text."""
+        asked = await self._meant(asked)
         engine = await self._engine(asked.model)
         async with self.encoding:
             groups = await run_in_threadpool(completion_requests, engine, asked)
@@ -77,6 +85,17 @@ class House:
         offsets = [len(text) for text, some in groups for _ in some]
         shape = Completions(asked.model, asked.logprobs is not None, offsets, asked.n or 1)
         return await _respond(http, exchange, shape, asked)
+
+    async def embed(self, asked: EmbeddingRequest) -> dict[str, Any]:
+        """Vectors of texts."""
+        return await self.embedders.embed(await self._meant(asked))
+
+    async def _meant(self, asked: Asking) -> Asking:
+        """The request with the model that is meant, where it names a deployment."""
+        if self.desk is None:
+            return asked
+        model = await run_in_threadpool(self.desk.deployments.model_of, asked.model)
+        return asked if model == asked.model else asked.model_copy(update={"model": model})
 
     def _exchange(self, model: str, engine: Served, requests: list[Asks]) -> Exchange:
         return Exchange(self.scheduler, engine, requests, partial(self.figures.count, model))
@@ -114,7 +133,7 @@ class House:
         if self.desk and (name in self.adopted or name not in self.fleet.engines):
             made = await run_in_threadpool(self.desk.find_tuned, name)
             if made is None:
-                raise _not_found(name, self.fleet)
+                raise self._not_found(name)
             await asyncio.wrap_future(self.scheduler.do(partial(self._adopt, made)))
             return self.fleet.find(name)
         return self._own(name)
@@ -122,7 +141,17 @@ class House:
     def _allow(self, name: str) -> None:
         """Raises ModelNotFound for a model that the caller's key may not use."""
         if not CALLER.get().allows_model(name):
-            raise _not_found(name, self.fleet)
+            raise self._not_found(name)
+
+    def _not_found(self, name: str) -> ModelNotFound:
+        """The error in the words of the hosted API; it names no organisation's models."""
+        served = [own for own in list(self.fleet.engines) if own not in self.adopted]
+        return ModelNotFound(
+            f"The model `{name}` does not exist or you do not have access to it.\n"
+            f"Served here: {', '.join(filter(CALLER.get().allows_model, served))}.",
+            "model",
+            "model_not_found",
+        )
 
     def _adopt(self, made: Tuned) -> None:
         if made.name not in self.fleet.engines:  # somebody else may have asked at the same time
@@ -132,7 +161,7 @@ class House:
     def _own(self, name: str) -> Served:
         """What was named when the server was started. Raises ModelNotFound."""
         if name in self.adopted or name not in self.fleet.engines:
-            raise _not_found(name, self.fleet)
+            raise self._not_found(name)
         return self.fleet.find(name)
 
     def _embedding_card(self, name: str) -> dict[str, Any]:
@@ -150,23 +179,13 @@ class House:
         }
 
 
-def _not_found(name: str, fleet: Fleet) -> ModelNotFound:
-    """The error in the words of the hosted API."""
-    return ModelNotFound(
-        f"The model `{name}` does not exist or you do not have access to it.\n"
-        f"Served here: {', '.join(filter(CALLER.get().allows_model, list(fleet.engines)))}.",
-        "model",
-        "model_not_found",
-    )
-
-
 def _card_of(made: Tuned) -> dict[str, Any]:
     """A model that a job has made; it need not be in memory."""
     return {
         "id": made.name,
         "object": "model",
         "created": made.created,
-        "owned_by": ORGANISATION,
+        "owned_by": f"org-{made.owner}",
         "root": made.name,
         "parent": made.base,
     }

@@ -29,7 +29,7 @@ async def _complete(house: House, body: Mapping[str, Any]) -> Any:
 
 
 async def _embed(house: House, body: Mapping[str, Any]) -> Any:
-    return await house.embedders.embed(EmbeddingRequest.model_validate(dict(body)))
+    return await house.embed(EmbeddingRequest.model_validate(dict(body)))
 
 
 #: Path → how it is asked.

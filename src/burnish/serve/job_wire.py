@@ -8,9 +8,6 @@ from burnish.serve.grader_wire import RewardGrader
 from burnish.serve.store import Checkpoint, Event, Job
 from burnish.serve.wire import Closed
 
-ORGANISATION = "org-burnish"
-_OWNER = "burnish"
-
 
 def storable_text(value: str) -> str:
     """Raises ValueError for text that a database cannot hold."""
@@ -153,7 +150,7 @@ class CreateJob(Closed):
 
 def model_name(job: Job) -> str:
     """The name of the job's model: the same however often it is asked."""
-    return f"ft:{job.model}:{_OWNER}:{(job.suffix or '').lower()}:{job.id[-8:]}"
+    return f"ft:{job.model}:{job.organization}:{(job.suffix or '').lower()}:{job.id[-8:]}"
 
 
 def job_body(job: Job) -> dict[str, Any]:
@@ -167,7 +164,7 @@ def job_body(job: Job) -> dict[str, Any]:
         "estimated_finish": job.estimated_finish,
         "model": job.model,
         "fine_tuned_model": job.fine_tuned_model,
-        "organization_id": ORGANISATION,
+        "organization_id": f"org-{job.organization}",
         "status": job.status,
         "error": job.error,
         "hyperparameters": shared,

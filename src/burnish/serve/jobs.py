@@ -16,9 +16,9 @@ from sqlalchemy.orm import Session
 
 from burnish.core.errors import BurnishError
 from burnish.serve.errors import Refused
-from burnish.serve.files import UNFINISHED
 from burnish.serve.pages import find, page
-from burnish.serve.store import Checkpoint, Event, Job, Store
+from burnish.serve.quota import make_room_for_a_job
+from burnish.serve.store import UNFINISHED, Checkpoint, Event, Job, Store
 
 
 class NoSuchJob(Refused):
@@ -74,8 +74,9 @@ class Jobs:
     store: Store
 
     def add(self, job: Job, happenings: Iterable[Happening]) -> Job:
-        """Write a new job and its first events, together."""
+        """Write a new job and its first events, together. Raises QuotaExceeded."""
         with self.store.writing() as session:
+            make_room_for_a_job(session)
             session.add(job)
             session.flush()
             tell(session, job, happenings)
@@ -90,10 +91,9 @@ class Jobs:
         return job
 
     def unfinished(self) -> int:
-        """How many have not ended."""
+        """How many of the organisation at work have not ended."""
         with self.store.reading() as session:
-            count = select(func.count()).where(Job.status.in_(UNFINISHED))
-            return session.scalar(count) or 0
+            return len(session.scalars(select(Job.id).where(Job.status.in_(UNFINISHED))).all())
 
     def page(self, query: Select[Job], after: str | None, limit: int) -> tuple[Sequence[Job], bool]:
         """Some jobs, newest first, and whether there are more."""

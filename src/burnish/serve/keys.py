@@ -5,6 +5,7 @@ is read again when it changes: a key that is removed stops working at once.
 """
 
 import json
+import re
 import time
 from collections.abc import Collection, Sequence
 from contextvars import ContextVar
@@ -19,23 +20,31 @@ from filelock import FileLock
 from burnish.core.errors import AlreadyThere, BadRecipe, NotFound
 from burnish.core.folders import write_json
 from burnish.core.settings import api_key, workspace
+from burnish.serve.owner import DEFAULT
 
 #: What a key can be bound to: the first word of a path behind /v1.
 ROUTES = (
     "models", "chat", "completions", "embeddings", "responses", "files", "uploads",
-    "fine_tuning", "batches", "vector_stores", "metrics",
+    "fine_tuning", "batches", "vector_stores", "deployments", "metrics",
 )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key and its limits; an empty limit is none. `models` are names or patterns (`ft:*`)."""
+    """One key, whose it is, and its limits; an empty limit is none.
+
+    `models` are names or patterns (`ft:*`). `most_bytes` (stored) and `most_jobs` (unfinished) are
+    of all that the organisation has, whichever key has made it.
+    """
 
     name: str
     sha256: str
     models: Collection[str] = ()
     routes: Collection[str] = ()
     per_minute: int | None = None
+    organization: str = DEFAULT
+    most_bytes: int | None = None
+    most_jobs: int | None = None
     created_at: int = field(default_factory=lambda: int(time.time()))
 
     def allows_model(self, name: str) -> bool:
@@ -46,6 +55,8 @@ class Key:
         """Whether it may use the paths that begin with `word`."""
         return not self.routes or word in self.routes
 
+
+_ORGANIZATION = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
 #: Whose request is being answered; outside of any request, somebody who may do all.
 CALLER: ContextVar[Key] = ContextVar("caller", default=Key("burnish", ""))  # noqa: B039 frozen
@@ -82,8 +93,14 @@ class Keys:
     def add(self, wanted: Key) -> str:
         """Make a key with the limits of `wanted`; returns its value, which is kept nowhere.
 
-        Raises AlreadyThere for a name that is taken, BadRecipe for an unknown route.
+        Raises AlreadyThere for a name that is taken, BadRecipe for an unknown route or a name of
+        an organisation that cannot stand in the name of a model.
         """
+        if not _ORGANIZATION.fullmatch(wanted.organization):
+            raise BadRecipe(
+                f"`{wanted.organization}` cannot be an organisation's name.",
+                "Small letters, digits, - and _: at most 32, a letter or digit first.",
+            )
         if unknown := set(wanted.routes) - set(ROUTES):
             raise BadRecipe(
                 f"`{', '.join(sorted(unknown))}` is no route.", f"Routes: {', '.join(ROUTES)}"

@@ -5,11 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from burnish.core.errors import PromptTooLong
 from burnish.core.records import Message, Prompt, Role
 from burnish.engines.alone import ChildEngine
 from burnish.engines.decode import Request
 from burnish.engines.protocol import Served
 from burnish.models.chat import encode_prompt, encode_text
+from burnish.rag.ask import INSTRUCTION
+from burnish.rag.prompt import fitting, with_passages
+from burnish.rag.store import Passage
 from burnish.serve.bounds import forced_tools, grammar_of
 from burnish.serve.errors import Refused
 from burnish.serve.wire import Asked, ChatRequest, CompletionRequest, Turn, refusals
@@ -31,8 +35,10 @@ _ROLES: Mapping[str, Role] = {
 }
 
 
-def chat_requests(engine: Served, asked: ChatRequest, longest: int) -> list[Request]:
-    """The `n` requests that a chat request asks for.
+def chat_requests(
+    engine: Served, asked: ChatRequest, longest: int, passages: Sequence[Passage] = ()
+) -> list[Request]:
+    """The `n` requests that a chat request asks for, with as many of `passages` as fit.
 
     Without a system message, a model that was trained with one is asked with it. An answer is at
     most `longest` tokens where the request names no length, and never more than the context holds.
@@ -55,10 +61,13 @@ def chat_requests(engine: Served, asked: ChatRequest, longest: int) -> list[Requ
     tools = () if asked.tool_choice == "none" else _tools(asked)
     if "tools" not in str(engine.tokenizer.chat_template):
         messages, tools = _described(messages, tools), ()
+    wanted = asked.max_completion_tokens or asked.max_tokens or longest
+    if passages:
+        messages = _grounded(engine, messages, passages, tools, wanted)
     ids = encode_prompt(engine.tokenizer, messages, tools)
     prompt = Prompt(
         tuple(messages),
-        max_new_tokens=asked.max_completion_tokens or asked.max_tokens or longest,
+        max_new_tokens=wanted,
         choices=tuple(asked.guided_choice or ()),
         top_logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
         grammar=grammar,
@@ -78,6 +87,34 @@ def completion_requests(
     return [
         (text, _copies(engine, prompt, ids, asked)) for text, ids in zip(texts, rows, strict=True)
     ]
+
+
+def _grounded(
+    engine: Served,
+    messages: Sequence[Message],
+    passages: Sequence[Passage],
+    tools: Sequence[Mapping[str, Any]],
+    wanted: int,
+) -> list[Message]:
+    """The messages with numbered passages, and told to cite them.
+
+    A model with a prompt of its training is asked as it was trained. Raises PromptTooLong if not
+    even one passage fits beside the answer.
+    """
+    if not engine.system:
+        told = [turn.content for turn in messages if turn.role == "system"]
+        rest = [turn for turn in messages if turn.role != "system"]
+        messages = [Message("system", "\n\n".join([*told, INSTRUCTION])), *rest]
+
+    def count(turns: Sequence[Message]) -> int:
+        return len(encode_prompt(engine.tokenizer, turns, tools))
+
+    room = engine.context_length - min(wanted, engine.context_length // 4)
+    kept = fitting(messages, passages, count, room)
+    if not kept:
+        said = f"Not even one passage fits the context of {engine.context_length} tokens."
+        raise PromptTooLong(said, "Ask more briefly, or a model with a longer context.")
+    return list(with_passages(messages, kept))
 
 
 def _tools(asked: ChatRequest) -> tuple[Mapping[str, Any], ...]:

@@ -7,13 +7,16 @@ from pydantic import Field
 
 from burnish.serve.errors import Refused
 from burnish.serve.job_wire import Id, Labels
-from burnish.serve.wire import ChatRequest, Part, Text, Wire
+from burnish.serve.vector_wire import Compared, RankingOptions, Several
+from burnish.serve.wire import ChatRequest, Closed, Part, Text, Wire
 
 
 class Item(Wire):
-    """A message, a call that the model made, or what the call gave."""
+    """A message, a call that the model made, what the call gave, or a search that was made."""
 
-    type: Literal["message", "function_call", "function_call_output"] = "message"
+    type: Literal["message", "function_call", "function_call_output", "file_search_call"] = (
+        "message"
+    )
     role: Literal["user", "assistant", "system", "developer"] | None = None
     content: Text | list[Part] | None = None
     call_id: Text | None = None
@@ -29,6 +32,16 @@ class Tool(Wire):
     name: Text
     description: Text | None = None
     parameters: dict[str, Any] | None = None
+
+
+class FileSearch(Closed):
+    """Vector stores that are searched before the model answers."""
+
+    type: Literal["file_search"]
+    vector_store_ids: list[Id] = Field(min_length=1, max_length=16)
+    max_num_results: int = Field(20, ge=1, le=50)
+    filters: Compared | Several | None = None
+    ranking_options: RankingOptions | None = None
 
 
 class Format(Wire):
@@ -58,9 +71,12 @@ class CreateResponse(Wire):
     previous_response_id: Id | None = None
     store: bool | None = None
     metadata: Labels = None
-    tools: list[Tool] | None = Field(None, max_length=128)
+    tools: list[Annotated[Tool | FileSearch, Field(discriminator="type")]] | None = Field(
+        None, max_length=128
+    )
     tool_choice: str | dict[str, Any] | None = None
     text: TextSettings | None = None
+    include: list[Text] | None = Field(None, max_length=16)
     background: Literal[False] | None = None
     conversation: None = None
 
@@ -71,8 +87,22 @@ class CreateResponse(Wire):
             return [{"type": "message", "role": "user", "content": self.input}]
         return [item.model_dump(exclude_none=True) for item in self.input]
 
+    @property
+    def functions(self) -> list[Tool]:
+        """The functions among the tools."""
+        return [tool for tool in self.tools or () if isinstance(tool, Tool)]
+
+    @property
+    def searches(self) -> list[FileSearch]:
+        """What is to be searched; nothing if the client wants no tool, or one function."""
+        choice = self.tool_choice
+        if choice == "none" or (isinstance(choice, dict) and choice.get("type") == "function"):
+            return []
+        return [tool for tool in self.tools or () if isinstance(tool, FileSearch)]
+
     def as_chat(self, items: Sequence[Mapping[str, Any]]) -> ChatRequest:
         """The same question as a chat about `items`. Raises Refused, pydantic.ValidationError."""
+        items = [item for item in items if item.get("type") != "file_search_call"]
         told = [{"role": "system", "content": self.instructions}] if self.instructions else []
         body = {
             "model": self.model,
@@ -81,11 +111,20 @@ class CreateResponse(Wire):
             "temperature": self.temperature,
             "top_p": self.top_p,
             "max_completion_tokens": self.max_output_tokens,
-            "tools": [_tool(tool) for tool in self.tools or ()] or None,
-            "tool_choice": _choice(self.tool_choice),
+            "tools": [_tool(tool) for tool in self.functions] or None,
+            "tool_choice": self._choice(),
             "response_format": self._format(),
         }
         return ChatRequest.model_validate(body)
+
+    def _choice(self) -> Any:
+        """The choice as a chat has it. A search that was made is the call that was required."""
+        choice = self.tool_choice
+        if self.searches and (choice == "required" or isinstance(choice, dict)):
+            return None
+        if isinstance(choice, dict) and choice.get("type") == "function":
+            return {"type": "function", "function": {"name": choice.get("name")}}
+        return choice
 
     def _format(self) -> dict[str, Any] | None:
         wanted = self.text and self.text.format
@@ -129,9 +168,3 @@ _TEXTS = ("input_text", "output_text", "text")
 def _tool(tool: Tool) -> dict[str, Any]:
     function = tool.model_dump(exclude={"type"}, exclude_none=True)
     return {"type": "function", "function": function}
-
-
-def _choice(choice: Any) -> Any:
-    if isinstance(choice, dict) and choice.get("type") == "function":
-        return {"type": "function", "function": {"name": choice.get("name")}}
-    return choice

@@ -18,20 +18,27 @@ from burnish.serve.calls import CallWatch, Said, take_apart
 from burnish.serve.desk import Desk
 from burnish.serve.errors import body_of as error_of
 from burnish.serve.exchange import Exchange
+from burnish.serve.file_search import Searched, look_up
 from burnish.serve.house import CLIENT_GONE, House
 from burnish.serve.response_wire import CreateResponse
 from burnish.serve.store import Record
+from burnish.serve.vectors import Vectors
 from burnish.serve.wire import ChatRequest
 
 _KIND = "response"
+_UNSHOWN = {"input", "stream", "include"}
 
 
 @dataclass(slots=True)
 class Responding:
-    """One response in the making: `items` are all that was said before it."""
+    """One response in the making: `items` are all that was said before it.
+
+    `searched` is what was looked for in vector stores, if the client wants that.
+    """
 
     asked: CreateResponse
     items: Sequence[dict[str, Any]]
+    searched: Searched | None = None
     id: str = field(default_factory=lambda: f"resp_{token_hex(24)}")
     message: str = field(default_factory=lambda: f"msg_{token_hex(24)}")
     created: int = field(default_factory=lambda: int(time.time()))
@@ -40,7 +47,7 @@ class Responding:
         """The response as clients read it; `status` without an answer is where it stands."""
         asked = self.asked
         cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
-        shown = asked.model_dump(by_alias=True, exclude_unset=True, exclude={"input", "stream"})
+        shown = asked.model_dump(by_alias=True, exclude_unset=True, exclude=_UNSHOWN)
         return {
             "error": None,
             "instructions": None,
@@ -68,29 +75,37 @@ class Responding:
     def said(self, answer: Answer) -> Said:
         """Words and calls of an answer."""
         asked = self.asked
-        tools = () if asked.tool_choice == "none" else asked.tools or ()
+        tools = () if asked.tool_choice == "none" else asked.functions
         names = {tool.name for tool in tools}
         return take_apart(answer.text, names) if names else Said(answer.text)
 
     def output(self, said: Said, status: str) -> list[dict[str, Any]]:
-        """The items of an answer."""
+        """The items of an answer, behind the search that was made for it."""
         words = [self.words(said.text, status)] if said.text or not said.calls else []
-        return words + [
+        return [*self.before, *words] + [
             {"id": f"fc_{token_hex(24)}", "type": "function_call", "call_id": call["id"],
              "status": status, **call["function"]}
             for call in said.calls
         ]  # fmt: skip
 
+    @property
+    def before(self) -> list[dict[str, Any]]:
+        """The item of the search, if there was one."""
+        wants_results = "file_search_call.results" in (self.asked.include or ())
+        return [self.searched.item(wants_results)] if self.searched else []
+
     def words(self, text: str | None, status: str) -> dict[str, Any]:
         """The item of a message; None is one that has no text yet."""
-        content = [] if text is None else [_part(text)]
+        cited = self.searched.citations(text or "") if self.searched else []
+        content = [] if text is None else [_part(text, cited)]
         return {"id": self.message, "type": "message", "status": status, "role": "assistant",
                 "content": content}  # fmt: skip
 
 
-def response_routes(house: House, desk: Desk) -> APIRouter:
+def response_routes(house: House, vectors: Vectors) -> APIRouter:
     """Ask, and look up or delete what was answered."""
-    router, keeper = APIRouter(prefix="/responses"), _Keeper(house, desk)
+    router, desk = APIRouter(prefix="/responses"), vectors.desk
+    keeper = _Keeper(house, desk, vectors)
 
     @router.post("", summary="Answer, streamed or not, and keep the answer")
     async def create(asked: CreateResponse, http: Request) -> Response:
@@ -112,11 +127,17 @@ def response_routes(house: House, desk: Desk) -> APIRouter:
 class _Keeper:
     house: House
     desk: Desk
+    vectors: Vectors
 
     async def create(self, asked: CreateResponse, http: Request) -> Response:
         before = await run_in_threadpool(self._before, asked)
         making = Responding(asked, [*before, *asked.items])
-        exchange = await self.house.exchange_of(_chat(making))
+        chat = _chat(making)
+        making.searched = await run_in_threadpool(
+            look_up, self.vectors, asked.searches, making.items
+        )
+        passages = making.searched.passages if making.searched else ()
+        exchange = await self.house.exchange_of(chat, passages)
         if asked.stream:
             headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
             events = _until_left(self._events(making, exchange), exchange)
@@ -156,8 +177,10 @@ class _Keeper:
 
         yield event("response.created", response=making.body("in_progress"))
         yield event("response.in_progress", response=making.body("in_progress"))
-        watch = CallWatch() if making.asked.tools else None
-        place: dict[str, Any] = {"item_id": making.message, "output_index": 0, "content_index": 0}
+        for kind, fields in _search_events(making.before):
+            yield event(kind, **fields)
+        watch, first = CallWatch() if making.asked.functions else None, len(making.before)
+        place = {"item_id": making.message, "output_index": first, "content_index": 0}
         begun = False
         async for _, news in exchange.news():
             if news.error:
@@ -170,7 +193,7 @@ class _Keeper:
             if not begun and (text or (said and not said.calls)):
                 begun = True
                 item = making.words(None, "in_progress")
-                yield event("response.output_item.added", output_index=0, item=item)
+                yield event("response.output_item.added", output_index=first, item=item)
                 yield event("response.content_part.added", **place, part=_part(""))
             if text:
                 yield event("response.output_text.delta", **place, delta=text, logprobs=[])
@@ -192,14 +215,36 @@ async def _until_left(events: AsyncIterator[str], exchange: Exchange) -> AsyncIt
         exchange.cancel()
 
 
+def _search_events(items: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """The events of searches, which are over before the model begins."""
+    events: list[tuple[str, dict[str, Any]]] = []
+    for index, item in enumerate(items):
+        own = {"item_id": item["id"], "output_index": index}
+        opened = {**item, "status": "in_progress", "results": None}
+        kind = "response.file_search_call"
+        events += [
+            ("response.output_item.added", {"output_index": index, "item": opened}),
+            *((f"{kind}.{state}", own) for state in ("in_progress", "searching", "completed")),
+            ("response.output_item.done", {"output_index": index, "item": item}),
+        ]
+    return events
+
+
 def _ends(output: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     """The events that close the message and bring the calls."""
     events: list[tuple[str, dict[str, Any]]] = []
     for index, item in enumerate(output):
+        if item["type"] == "file_search_call":
+            continue
         own = {"item_id": item["id"], "output_index": index}
         done = ("response.output_item.done", {"output_index": index, "item": item})
         if item["type"] == "message":
             place, (part,) = {**own, "content_index": 0}, item["content"]
+            events += [
+                ("response.output_text.annotation.added",
+                 {**place, "annotation_index": number, "annotation": one})
+                for number, one in enumerate(part["annotations"])
+            ]  # fmt: skip
             events += [
                 ("response.output_text.done", {**place, "text": part["text"], "logprobs": []}),
                 ("response.content_part.done", {**place, "part": part}),
@@ -226,8 +271,13 @@ def _chat(making: Responding) -> ChatRequest:
         raise RequestValidationError(faults) from error
 
 
-def _part(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+def _part(text: str, annotations: Sequence[Any] = ()) -> dict[str, Any]:
+    return {
+        "type": "output_text",
+        "text": text,
+        "annotations": list(annotations),
+        "logprobs": [],
+    }
 
 
 def _status(answer: Answer) -> str:

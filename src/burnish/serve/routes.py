@@ -8,7 +8,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import ValidationError
 
-from burnish.serve.embeddings import Embedders, EmbeddingRequest
+from burnish.serve.embeddings import EmbeddingRequest
 from burnish.serve.house import House
 from burnish.serve.wire import ChatRequest, CompletionRequest, Wire
 
@@ -40,11 +40,15 @@ def routes(house: House) -> APIRouter:
     async def completions(asked: CompletionRequest, http: Request) -> Response:
         return await house.complete(asked, http)
 
+    @router.post("/embeddings", summary="Texts to vectors of length 1")
+    async def embed(asked: EmbeddingRequest) -> dict[str, Any]:
+        return await house.embed(asked)
+
     return router
 
 
-def deployment_routes(house: House, embedders: Embedders) -> APIRouter:
-    """The same questions where `AzureOpenAI` asks them: a deployment is a model by its name."""
+def deployment_routes(house: House) -> APIRouter:
+    """The same questions where `AzureOpenAI` asks them: of a deployment, or a model by its name."""
     router = APIRouter(prefix="/deployments/{name:path}")
 
     @router.post("/chat/completions")
@@ -57,7 +61,7 @@ def deployment_routes(house: House, embedders: Embedders) -> APIRouter:
 
     @router.post("/embeddings")
     async def embed(name: str, body: dict[str, Any]) -> dict[str, Any]:
-        return await embedders.embed(_asked(EmbeddingRequest, name, body))
+        return await house.embed(_asked(EmbeddingRequest, name, body))
 
     return router
 

@@ -27,13 +27,23 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    ORMExecuteState,
+    Session,
+    mapped_column,
+    with_loader_criteria,
+)
 
 from burnish.core.errors import BurnishError
+from burnish.serve.owner import DEFAULT, OWNER, owner
 
-#: Raised by one whenever a table is added. An older store gets what it lacks, a newer one is not
-#: opened; a table that is there never changes.
-SCHEMA = 2
+#: Raised by one whenever a table or a column is added. An older store gets what it lacks, a newer
+#: one is not opened; a column that is there never changes.
+SCHEMA = 3
+#: States of a job that goes on, or may go on.
+UNFINISHED = ("validating_files", "queued", "running", "paused")
 #: Any number that only burnish uses: two servers must not make the tables at once.
 _MAKING = 7_203_991
 #: SQLite counts only an INTEGER up by itself.
@@ -62,7 +72,15 @@ class Version(Table):
     version: Mapped[int] = mapped_column(primary_key=True)
 
 
-class File(Table):
+class Owned:
+    """What belongs to an organisation, and is not there for any other."""
+
+    organization: Mapped[str] = mapped_column(
+        String(64), default=owner, server_default=DEFAULT, index=True
+    )
+
+
+class File(Owned, Table):
     """An uploaded or a result file. `seq` is the order of creation; times are Unix seconds."""
 
     __tablename__ = "files"
@@ -74,7 +92,7 @@ class File(Table):
     created_at: Mapped[int] = mapped_column(BigInteger, default=lambda: int(time.time()))
 
 
-class Job(Table):
+class Job(Owned, Table):
     """A fine-tuning job: what was asked, where it stands, and who holds it until when."""
 
     __tablename__ = "jobs"
@@ -138,7 +156,7 @@ class Checkpoint(Table):
     metrics: Mapped[dict[str, Any]]
 
 
-class Record(Table):
+class Record(Owned, Table):
     """Anything else that clients make: uploads, batches, vector stores, responses.
 
     `kind` says which of these, `parent` whose it is, and `body` is what it consists of.
@@ -194,18 +212,32 @@ class Store:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A session that changes nothing. Its records may be used after it."""
-        with Session(self._engine, expire_on_commit=False) as session:
+        with _Session(self._engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A session that is committed at its end, or rolled back if the block raises."""
-        with Session(self._writer, expire_on_commit=False) as session, session.begin():
+        with _Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     def close(self) -> None:
         """Give the connections back."""
         self._engine.dispose()
+
+
+class _Session(Session):
+    """A session that sees only what belongs to the organisation at work."""
+
+
+@event.listens_for(_Session, "do_orm_execute")
+def _see_only_ones_own(state: ORMExecuteState) -> None:
+    mine = OWNER.get()
+    if mine is not None:
+        only = with_loader_criteria(
+            Owned, lambda table: table.organization == mine, include_aliases=True
+        )
+        state.statement = state.statement.options(only)  # type: ignore[attr-defined]
 
 
 def sqlite_url(workspace: Path) -> str:
@@ -224,12 +256,29 @@ def _make_tables(connection: Connection) -> None:
     found = connection.execute(Version.__table__.select()).scalar_one()
     if found < SCHEMA:
         Table.metadata.create_all(connection)
+        _add_owners(connection)
         connection.execute(Version.__table__.update(), {"version": SCHEMA})  # type: ignore[attr-defined]
     if found > SCHEMA:
         raise StoreUnavailable(
             f"The store has schema {found}, and this version of burnish needs {SCHEMA}.",
             "Use the version that made it, or name another store.",
         )
+
+
+def _add_owners(connection: Connection) -> None:
+    """What was made before there were organisations belongs to the default one."""
+    for table in Table.metadata.sorted_tables:
+        known = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        if "organization" in table.columns and "organization" not in known:
+            connection.execute(
+                text(
+                    f"ALTER TABLE {table.name} ADD COLUMN organization VARCHAR(64) "
+                    f"DEFAULT '{DEFAULT}' NOT NULL"
+                )
+            )
+            for index in table.indexes:
+                if "organization" in index.columns:
+                    index.create(connection)
 
 
 def _switch_to_wal(connection: sqlite3.Connection, tries: int = 600) -> None:

@@ -25,6 +25,7 @@ from burnish.serve.errors import Refused
 from burnish.serve.files import NoSuchFile, file_body
 from burnish.serve.job_wire import Id
 from burnish.serve.jobs import storable
+from burnish.serve.quota import make_room_for_bytes
 from burnish.serve.records import body_of
 from burnish.serve.store import File, Record
 from burnish.serve.wire import Wire
@@ -82,7 +83,10 @@ class Uploads:
     desk: Desk
 
     def create(self, asked: CreateUpload) -> Record:
-        """Begin one; those that nobody has completed in time are cleared away."""
+        """Begin one; those that nobody has completed in time are cleared away.
+
+        Raises QuotaExceeded.
+        """
         for old in self.desk.records.all("upload"):
             if old.status == "pending" and old.body["expires_at"] < time.time():
                 self.end(old.id, "expired")
@@ -94,9 +98,11 @@ class Uploads:
             "expires_at": now + _LIFE,
         }
         own = f"upload_{token_hex(12)}"
-        return self.desk.records.add(
-            Record(id=own, kind="upload", created_at=now, status="pending", body=body)
-        )
+        upload = Record(id=own, kind="upload", created_at=now, status="pending", body=body)
+        with self.desk.store.writing() as session:
+            make_room_for_bytes(session, asked.bytes)
+            session.add(upload)
+        return upload
 
     def add_part(self, name: str, data: UploadFile) -> Record:
         """Keep a part. Raises NoSuchRecord; Refused for what is too large or comes too late."""

@@ -61,7 +61,7 @@ def vector_routes(vectors: Vectors) -> APIRouter:
         return {
             "object": "vector_store.search_results.page",
             "search_query": list(asked.queries),
-            "data": found,
+            "data": [hit.body for hit in found],
             "has_more": False,
             "next_page": None,
         }

@@ -37,6 +37,27 @@ _BEST = 2 / 61
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that was found, its score (0 to 1), and the file that it is of."""
+
+    passage: Passage
+    score: float
+    file: Record
+    filename: str
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """As clients read it."""
+        return {
+            "file_id": self.passage.file,
+            "filename": self.filename,
+            "score": self.score,
+            "attributes": self.file.body["attributes"],
+            "content": [{"type": "text", "text": self.passage.text}],
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Vectors:
     """The vector stores of a desk."""
 
@@ -126,8 +147,8 @@ class Vectors:
             named.symlink_to(self.desk.files.path(file))
             return read_document(named)
 
-    def search(self, store: Record, asked: Search) -> list[dict[str, Any]]:
-        """The best passages of a store, best first, as clients read them."""
+    def search(self, store: Record, asked: Search) -> list[Hit]:
+        """The best passages of a store, best first."""
         files = {file.body["file_id"]: file for file in self.desk.records.all(FILE, store.id)}
         wanted = [own for own, file in files.items()
                   if not asked.filters or asked.filters.fits(file.body["attributes"])]  # fmt: skip
@@ -141,7 +162,7 @@ class Vectors:
             index.close()
         least = (asked.ranking_options and asked.ranking_options.score_threshold) or 0.0
         return [
-            self._shown(passage, score, files[passage.file])
+            Hit(passage, score, files[passage.file], self._filename(passage))
             for (_, score), passage in zip(best, passages, strict=True)
             if score >= least
         ]
@@ -163,18 +184,11 @@ class Vectors:
         ordered = sorted(scores.items(), key=lambda item: -item[1])
         return ordered[: asked.max_num_results]
 
-    def _shown(self, passage: Passage, score: float, file: Record) -> dict[str, Any]:
+    def _filename(self, passage: Passage) -> str:
         try:
-            filename = self.desk.files.find(passage.file).filename
+            return self.desk.files.find(passage.file).filename
         except NoSuchFile:
-            filename = passage.title
-        return {
-            "file_id": passage.file,
-            "filename": filename,
-            "score": score,
-            "attributes": file.body["attributes"],
-            "content": [{"type": "text", "text": passage.text}],
-        }
+            return passage.title
 
     def _file(self, name: str, param: str) -> File:
         try:

@@ -1,7 +1,8 @@
 """What is noted of every request: figures for Prometheus, and who did what.
 
 `audit.jsonl` in the workspace has a line for each request that changes something or is refused:
-when, whose key, what, from where, and how it ended. Nothing that was said is in it.
+when, whose key, of which organisation, what, from where, and how it ended. Nothing that was said is
+in it.
 """
 
 import time
@@ -89,6 +90,7 @@ class Watch:
             client = scope.get("client")
             Journal(self.audit).write(
                 key=scope.get("burnish.key"),
+                organization=scope.get("burnish.organization"),
                 method=method,
                 path=scope["path"].encode("utf-8", "replace").decode(),
                 status=seen["status"],

@@ -27,6 +27,7 @@ from burnish.serve.desk import Desk
 from burnish.serve.job_wire import model_name
 from burnish.serve.jobs import Happening, Lost, fail, keep_checkpoints, tell
 from burnish.serve.loops import Loop, Loops
+from burnish.serve.owner import acting_for
 from burnish.serve.store import Event, Job
 from burnish.serve.tuning import BadFile, Wish, plan
 
@@ -75,7 +76,8 @@ class Worker:
         job = self.desk.jobs.claim(STAGES[stage], holder, self.lease)
         if job:
             try:
-                work(job)
+                with acting_for(job.organization):
+                    work(job)
             except Lost as lost:
                 say(lost.what)
             finally:

@@ -231,3 +231,13 @@ def the_helper_for_large_files(c, w):
     done = c.uploads.upload_file_chunked(file=rows(9), filename="a.jsonl", bytes=len(rows(9)),
                                          mime_type="a", purpose="evals", part_size=99)  # fmt: skip
     assert c.files.content(done.file.id).read() == rows(9)
+
+
+@check(ERRORS, "an organisation that isn't the key's is 401 `mismatched_organization`",
+       "the same; an organisation is its own only project")  # fmt: skip
+def another_organisation(c, w):
+    known = {"OpenAI-Organization": "org-burnish", "OpenAI-Project": "proj_burnish"}
+    assert c.models.list(extra_headers=known).data
+    other = {"OpenAI-Organization": "org-other"}
+    bad = refused(openai.AuthenticationError, lambda: c.models.list(extra_headers=other))
+    assert bad.code == "mismatched_organization"

@@ -1,9 +1,9 @@
 """The table of all checks, for the docs."""
 
-from tests.serve.conformance import chat, core, jobs
+from tests.serve.conformance import azure, chat, core, jobs, search
 from tests.serve.conformance.registry import CHECKS
 
-assert chat and core and jobs, "each puts its checks on the list"
+assert azure and chat and core and jobs and search, "each puts its checks on the list"
 
 HEAD = """# Conformance
 

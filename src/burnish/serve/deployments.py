@@ -1,0 +1,182 @@
+"""Deployments as Azure's management API makes them: a name of the client's for a model.
+
+A deployment here costs nothing and is there at once: it is a row, and the model is loaded when it
+is first asked. A deployed model cannot be deleted; a deleted deployment leaves its model.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Path
+from fastapi.responses import JSONResponse, Response
+from pydantic import AfterValidator, Field
+from sqlalchemy import select
+
+from burnish.serve.errors import Refused
+from burnish.serve.job_wire import storable_text
+from burnish.serve.owner import owner
+from burnish.serve.records import NoSuchRecord, Records
+from burnish.serve.store import Checkpoint, Job, Record
+from burnish.serve.wire import Closed, Wire
+
+KIND = "deployment"
+_PLACE = (
+    "/subscriptions/{subscription}/resourceGroups/{group}"
+    "/providers/Microsoft.CognitiveServices/accounts/{account}/deployments"
+)
+_Word = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(storable_text)]
+Name = Annotated[str, Path(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")]
+
+
+class Deployed(Refused):
+    """A model that cannot be deleted while a deployment answers with it."""
+
+    status = 409
+
+
+class Sku(Wire):
+    """How much was bought: kept and shown, no more."""
+
+    name: _Word
+    capacity: int | None = Field(None, ge=0, le=2**31)
+
+
+class DeployedModel(Closed):
+    """Which model: by its name, or by the id of a checkpoint."""
+
+    format: _Word = "OpenAI"
+    name: _Word
+    version: _Word | None = None
+    source: None = Field(None, description="There is no other account to take a model from.")
+    sourceAccount: None = Field(None, description="As `source`.")
+
+
+class Properties(Wire):
+    """What a deployment consists of."""
+
+    model: DeployedModel
+
+
+class CreateDeployment(Wire):
+    """PUT .../deployments/{name}."""
+
+    sku: Sku | None = None
+    properties: Properties
+
+
+class Place:
+    """Where Azure keeps it. There is one account here, whatever the client calls it."""
+
+    def __init__(self, subscription: str, group: str, account: str) -> None:
+        self.folder = _PLACE.format(subscription=subscription, group=group, account=account)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployments:
+    """The deployments of an organisation."""
+
+    records: Records
+
+    def put(self, name: str, asked: CreateDeployment) -> tuple[Record, bool]:
+        """Make one, or let it answer with another model; and whether it is new."""
+        body = {"name": name, **asked.model_dump(exclude_none=True)}
+        body["properties"]["model"]["name"] = self.checkpoint(asked.properties.model.name)
+        now = int(time.time())
+        with self.records.store.writing() as session:
+            kept = session.scalar(select(Record).where(Record.id == _own(name)).with_for_update())
+            if kept is None:
+                kept = Record(id=_own(name), kind=KIND, created_at=now, status="ready", body=body)
+                session.add(kept)
+                return kept, True
+            kept.body = body
+            return kept, False
+
+    def find(self, name: str) -> Record:
+        """The deployment of that name. Raises NoSuchRecord."""
+        try:
+            return self.records.find(KIND, _own(name))
+        except NoSuchRecord as error:
+            raise NoSuchRecord(KIND, name) from error
+
+    def delete(self, name: str) -> bool:
+        """Forget a deployment; whether there was one. Its model stays."""
+        try:
+            self.records.delete(KIND, _own(name))
+        except NoSuchRecord:
+            return False
+        return True
+
+    def model_of(self, name: str) -> str:
+        """The model behind a deployment's name; any other name is a model's already."""
+        try:
+            return str(self.find(name).body["properties"]["model"]["name"])
+        except NoSuchRecord:
+            return name
+
+    def refuse_if_deployed(self, model: str) -> None:
+        """Raises Deployed for a model that a deployment answers with."""
+        for one in self.records.all(KIND):
+            if one.body["properties"]["model"]["name"] == model:
+                said = f"{model} is deployed as `{one.body['name']}`: delete the deployment first."
+                raise Deployed(said, "model", "model_deployed")
+
+    def checkpoint(self, name: str) -> str:
+        """A model's name, where it may be the id of a checkpoint (`ftckpt_...`)."""
+        with self.records.store.reading() as session:
+            found = session.scalar(
+                select(Checkpoint.name)
+                .join(Job, Job.id == Checkpoint.job)
+                .where(Checkpoint.id == name)
+            )
+        return found or name
+
+
+def management_routes(deployments: Deployments, check_model: Callable[[str], object]) -> APIRouter:
+    """Make, look up, list and delete deployments where `az` and Azure's tutorial do.
+
+    `check_model` raises for a model that isn't here.
+    """
+    router = APIRouter(prefix=_PLACE)
+    At = Annotated[Place, Depends()]
+
+    @router.put("/{name}", summary="Let a model answer to a name")
+    def put(name: Name, asked: CreateDeployment, place: At) -> Response:
+        check_model(deployments.checkpoint(asked.properties.model.name))
+        record, is_new = deployments.put(name, asked)
+        return JSONResponse(_body(record, place), 201 if is_new else 200)
+
+    @router.get("", summary="The deployments")
+    def some(place: At) -> dict[str, Any]:
+        return {"value": [_body(record, place) for record in deployments.records.all(KIND)]}
+
+    @router.get("/{name}", summary="One deployment")
+    def one(name: Name, place: At) -> dict[str, Any]:
+        return _body(deployments.find(name), place)
+
+    @router.delete("/{name}", summary="Forget a deployment; its model stays")
+    def delete(name: Name, place: At) -> Response:
+        return Response(status_code=200 if deployments.delete(name) else 204)
+
+    return router
+
+
+def _own(name: str) -> str:
+    """A deployment's id: the same for the same name of the same organisation."""
+    whole = f"{owner()}/{name}".encode("utf-8", "replace")
+    return f"deployment-{sha256(whole).hexdigest()[:24]}"
+
+
+def _body(record: Record, place: Place) -> dict[str, Any]:
+    """A deployment as Azure's clients read it."""
+    kept = record.body
+    model = {"format": "OpenAI", "version": "1", **kept["properties"]["model"]}
+    return {
+        "id": f"{place.folder}/{kept['name']}",
+        "name": kept["name"],
+        "type": "Microsoft.CognitiveServices/accounts/deployments",
+        "sku": kept.get("sku", {"name": "Standard", "capacity": 1}),
+        "properties": {"model": model, "provisioningState": "Succeeded"},
+    }

@@ -1,0 +1,65 @@
+"""Limits of what an organisation may keep and train at once."""
+
+import contextlib
+
+import openai
+import pytest
+
+from burnish.serve.keys import Key, Keys
+from tests.serve import tuning
+
+
+@pytest.fixture
+def client_of(server):
+    """A client of an organisation, with a key that has these limits."""
+    keys = Keys(server.home / "keys.json")
+
+    @contextlib.contextmanager
+    def made(organization, **limits):
+        value = keys.add(Key("limited", "", organization=organization, **limits))
+        try:
+            yield openai.OpenAI(base_url=server.address, api_key=value, max_retries=0)
+        finally:
+            keys.remove("limited")
+
+    return made
+
+
+def full(call):
+    """The words of a refusal for want of room."""
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        call()
+    assert refused.value.code == "quota_exceeded"
+    return refused.value.message
+
+
+def test_an_organisation_keeps_so_many_bytes_and_no_more(server, client_of):
+    def announce(size):
+        return client.uploads.create(
+            bytes=size, filename="a.jsonl", mime_type="text/jsonl", purpose="batch"
+        )
+
+    with client_of("stored", most_bytes=100) as client:
+        kept = tuning.upload(client, b"x" * 60, "batch")
+        files = set((server.home / "files").iterdir())
+
+        assert "60 that are kept" in full(lambda: tuning.upload(client, b"x" * 41, "batch"))
+        assert set((server.home / "files").iterdir()) == files, "nothing is half there"
+        upload = announce(40)
+        full(lambda: tuning.upload(client, b"x", "batch"))
+        part = client.uploads.parts.create(upload.id, data=b"y" * 40)
+        done = client.uploads.complete(upload.id, part_ids=[part.id])
+        assert done.file.bytes == 40, "what was announced is not counted twice"
+        full(lambda: announce(1))
+        client.files.delete(kept)
+        announce(60)
+    assert tuning.upload(server.client, b"x" * 200, "batch"), "nobody else is bound"
+
+
+def test_an_organisation_has_so_many_unfinished_jobs_and_no_more(client_of):
+    with client_of("training", most_jobs=1) as client:
+        first = tuning.begin(client)
+        assert "as many as this key allows" in full(lambda: tuning.begin(client))
+        client.fine_tuning.jobs.cancel(first)
+        second = tuning.begin(client)
+        client.fine_tuning.jobs.cancel(second)
