@@ -29,7 +29,7 @@ check: setup
 
 test: check
 	$(BIN)/burnish pull smollm2-135m-instruct
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
 
 docs: setup
 	$(BIN)/python -m tests.write_docs
