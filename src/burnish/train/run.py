@@ -52,6 +52,7 @@ from burnish.train.lessons import with_lessons
 from burnish.train.loop import Fit, Plan, Watch, fit
 from burnish.train.memory import peak_memory, reset_peak
 from burnish.train.objectives import OBJECTIVES
+from burnish.train.on_policy import with_own_answers
 from burnish.train.optimizer import MasterAdamW
 from burnish.train.reference import with_reference
 from burnish.train.report import TrainReport
@@ -203,7 +204,7 @@ def _rehearsed(plan: Fit, given: Given, run: Run, state: State) -> Fit:
 
     Raises DoesNotFit.
     """
-    plan = with_lessons(plan, given.tokenizer)
+    plan = with_own_answers(with_lessons(plan, given.tokenizer), given.tokenizer)
     reset_peak()
     if not state.step:
         seen = probe(plan, run.path)
