@@ -138,8 +138,8 @@ def teacher(recipe_of, dataset):
 
 def counting(monkeypatch):
     """How often a teacher is loaded."""
-    real, loads = lessons._load, []
-    monkeypatch.setattr(lessons, "_load", lambda *words: loads.append(words) or real(*words))
+    real, loads = lessons.load_teacher, []
+    monkeypatch.setattr(lessons, "load_teacher", lambda *words: loads.append(words) or real(*words))
     return loads
 
 

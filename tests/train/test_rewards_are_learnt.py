@@ -193,7 +193,7 @@ def test_an_answer_is_what_the_engine_says(drawn_of, tiny_tokenizer):
     ids = torch.tensor([group.prompt])
     expected = plan.language.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False,
-        eos_token_id=list(plan.drawing.engine.ends), pad_token_id=0,
+        eos_token_id=list(plan.drawing.answering.engine.ends), pad_token_id=0,
     )[0, len(group.prompt) :]  # fmt: skip
     assert list(likeliest[0].ids) == list(likeliest[1].ids) == expected.tolist()
     assert len({one.ids for one in rows[0].answers}) > 1, "drawn answers differ"

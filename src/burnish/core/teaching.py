@@ -35,6 +35,23 @@ class Distillation(Section):
         0.5, gt=0, le=1, description="Share of the divergence; the rest is the loss of the answer."
     )
 
+    on_policy: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the rows that the student answers itself, anew in every step; the "
+        "teacher, which stays in memory, then judges each token of these answers. Needs `weight` "
+        "1.",
+    )
+
+    @model_validator(mode="after")
+    def _learns_no_own_words(self) -> "Distillation":
+        if self.on_policy and self.weight != 1:
+            raise ValueError(
+                "on_policy would learn the student's own words as answers: set weight 1"
+            )
+        return self
+
     @model_validator(mode="after")
     def _mixes_only_the_jsd(self) -> "Distillation":
         if "beta" in self.model_fields_set and self.divergence != "jsd" and self.beta != 0.5:

@@ -7,7 +7,6 @@ is kept in `answers.jsonl` of the run, to be read by people, and by a run that w
 two updates on the same answers.
 """
 
-import hashlib
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,22 +21,16 @@ from burnish.core.records import Prompt
 from burnish.core.reinforcement import Grpo
 from burnish.core.runs import Run
 from burnish.core.sections import Task
-from burnish.engines.cache import ATTENTION as ENGINE_ATTENTION
-from burnish.engines.decode import Request, Running
-from burnish.engines.local import LocalEngine
+from burnish.engines.decode import Request
 from burnish.evaluate.rewards import Worth, worth_of
 from burnish.models.chat import Encoded
-from burnish.models.virtual import ids_before
-from burnish.train.attention import ATTENTION
+from burnish.train.answering import Answering, seed_of
 from burnish.train.batches import micro_batches, updates_of
 from burnish.train.examples import Example, Group
 from burnish.train.flat import flatten
 from burnish.train.loop import Fit
 from burnish.train.objectives import tempered_logprobs
 from burnish.train.reinforcement import advantages
-
-#: Answers made at once: bounds the memory of their keys and values.
-_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +50,7 @@ class Drawing:
         self, plan: Fit, settings: Grpo, tokenizer: PreTrainedTokenizerBase, worth: Worth, run: Run
     ) -> None:
         self.plan, self.settings, self.worth = plan, settings, worth
-        self.engine = LocalEngine(plan.language, tokenizer, run.id)
-        self.before = len(ids_before(plan.language))
+        self.answering = Answering(plan, tokenizer, run.id)
         self.path = run.path / "answers.jsonl"
         weights = plan.optimizer.weights
         self.begun = {name: weight.detach().clone() for name, weight in weights.items()}
@@ -119,32 +111,12 @@ class Drawing:
         requests = []
         for place, group in enumerate(groups):
             for turn in range(answers):
-                seed = _seed(self.plan.settings.seed, number, place, turn)
+                seed = seed_of(self.plan.settings.seed, number, place, turn)
                 prompt = Prompt((), group.longest, temperature=temperature, seed=seed)
-                requests.append(self.engine.request_for(prompt, group.prompt[self.before :]))
-        with self._answering():
-            self._answer(requests)
+                requests.append(self.answering.request(prompt, group.prompt))
+        self.answering.answer(requests)
         drawn = [self._valued(groups[n // answers], one) for n, one in enumerate(requests)]
         return [drawn[begin : begin + answers] for begin in range(0, len(drawn), answers)]
-
-    def _answer(self, requests: Sequence[Request]) -> None:
-        order = sorted(requests, key=lambda one: len(one.ids))
-        prefix = self.engine.shared_prefix(order)
-        for begin in range(0, len(order), _AT_ONCE):
-            running = Running(self.plan.language)
-            running.join(order[begin : begin + _AT_ONCE], prefix)
-            while running.requests:
-                running.step()
-
-    @contextmanager
-    def _answering(self) -> Iterator[None]:
-        """The model as an engine has it: without dropout, with keys and values kept."""
-        self.plan.model.eval()
-        self.plan.language.set_attn_implementation(ENGINE_ATTENTION)
-        try:
-            yield
-        finally:
-            self.plan.language.set_attn_implementation(ATTENTION)
 
     def _valued(self, group: Group, request: Request) -> Drawn:
         end = () if request.end is None else (request.end,)
@@ -237,7 +209,7 @@ class Drawing:
         for row in (*self.plan.rows, *self.plan.validation):
             if isinstance(row, Group):
                 try:
-                    self.engine.request_for(Prompt((), row.longest), row.prompt[self.before :])
+                    self.answering.request(Prompt((), row.longest), row.prompt)
                 except PromptTooLong as error:
                     raise PromptTooLong(
                         f"{row.row.id}: {error.what}", "Lower train.objective.max_new_tokens."
@@ -260,10 +232,6 @@ def with_drawing(plan: Fit, tokenizer: PreTrainedTokenizerBase, task: Task, run:
 def _encoded(group: Group, drawn: Drawn) -> Encoded:
     weights = (*[0.0] * len(group.prompt), *[1.0] * len(drawn.ids))
     return Encoded((*group.prompt, *drawn.ids), weights)
-
-
-def _seed(*place: int) -> int:
-    return int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7], "big")
 
 
 def _measured(drawn: Sequence[Sequence[Drawn]], learnt: int) -> dict[str, float]:

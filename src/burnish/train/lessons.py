@@ -62,7 +62,7 @@ def with_lessons(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
     if missing:
         # Loading draws random numbers; a training must not depend on whether it was needed.
         with torch.random.fork_rng(), progress("Asking the teacher", total=len(blocks)) as bar:
-            teacher = _load(settings.teacher, dtype, tokenizer)
+            teacher = load_teacher(settings.teacher, dtype, tokenizer)
             bar.advance(len(blocks) - len(missing))
             for number in missing:
                 _write(stem, number, _measure(teacher, blocks[number], plan, settings))
@@ -85,7 +85,7 @@ def _files(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / f"{number:05}-tokens.npy", folder / f"{number:05}-logprobs.npy"
 
 
-def _load(source: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> Any:
+def load_teacher(source: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizerBase) -> Any:
     """The teacher, ready to read flat batches. Raises BadRecipe for another tokenizer."""
     artifact = find_artifact(source)
     if artifact and artifact.kind == "virtual":
@@ -135,6 +135,14 @@ def _measure(
     return tuple(np.concatenate(side) for side in zip(*ordered, strict=True))  # type: ignore[return-value]
 
 
+def taught(teacher: Any, rows: Sequence[Example], plan: Fit) -> list[Taught]:
+    """The rows with what a teacher in memory says at their learnt places."""
+    settings = plan.settings.objective
+    assert isinstance(settings, Distillation)
+    said = _measure(teacher, [_without_virtual(row) for row in rows], plan, settings)
+    return _apart(rows, *said)
+
+
 def _write(folder: Path, number: int, block: tuple[np.ndarray, np.ndarray]) -> None:
     for path, numbers in zip(_files(folder, number), block, strict=True):
         with whole_file(path) as file:
@@ -152,6 +160,11 @@ def _read(folder: Path, number: int, rows: Sequence[Example]) -> list[Taught]:
     tokens, logprobs = (
         np.load(path, mmap_mode="r", allow_pickle=False) for path in _files(folder, number)
     )
+    return _apart(rows, tokens, logprobs)
+
+
+def _apart(rows: Sequence[Example], tokens: np.ndarray, logprobs: np.ndarray) -> list[Taught]:
+    """What was said at the places of all rows, row by row."""
     known: list[Taught] = []
     begin = 0
     for row in rows:

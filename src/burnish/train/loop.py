@@ -37,7 +37,8 @@ Watch = Callable[[int, float], None]
 
 
 class Draws(Protocol):
-    """Makes what is learnt from questions: answers of the model itself (train.drawing)."""
+    """Makes what is learnt from questions: answers of the model itself (train.drawing,
+    train.on_policy)."""
 
     def learn(self, rows: Sequence[Example], step: int) -> tuple[list[Example], dict[str, float]]:
         """What step `step` (from 0) learns from, perhaps nothing, and what is measured of it."""

@@ -54,6 +54,7 @@ from burnish.train.lessons import with_lessons
 from burnish.train.loop import Fit, Plan, Watch, fit
 from burnish.train.memory import reset_peak
 from burnish.train.objectives import OBJECTIVES
+from burnish.train.on_policy import with_own_answers
 from burnish.train.optimizer import MasterAdamW
 from burnish.train.processes import gathered, joined, refuse_idle_processes
 from burnish.train.reference import with_reference
@@ -260,7 +261,7 @@ def _rehearsed(plan: Fit, given: Given, run: Run, state: State) -> Fit:
 
     Raises DoesNotFit.
     """
-    plan = _taught(plan, given)
+    plan = with_own_answers(_taught(plan, given), given.tokenizer)
     reset_peak()
     if not state.step and plan.team.size == 1:
         seen = probe(plan, run.path)
