@@ -19,6 +19,9 @@ from burnish.train.team import Team
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
+#: Gradients that are on their way at once: 16 MB.
+_AT_ONCE = 1 << 22
+
 
 class Piece(NamedTuple):
     """A part of one weight, flat, and where it lies in a stretch of the long vector."""
@@ -41,7 +44,7 @@ class SharedAdamW(MasterAdamW):
         # Every stretch is equally long; the last one may reach beyond the end.
         self.length = -(-self.total // team.size) if self.divided else self.total
         self.master = torch.zeros(self.length, device=self.device)
-        for name, inside, place in self._pieces(self._own):
+        for name, inside, place in self._stretch(self._own):
             self.master[place] = self.weights[name].detach().view(-1)[inside]
         whole = team.mode == "zero1"
         held = self.length * team.size if whole else self.length
@@ -66,10 +69,12 @@ class SharedAdamW(MasterAdamW):
         without a pass too, and each keeps its stretch of their sum."""
         if self.team.mode == "zero2":
             for owner in range(self.team.size):
-                part = self._gradients(owner)
-                dist.reduce(part, dst=owner)
-                if owner == self.team.rank:
-                    self.gradient += part
+                for begin in range(0, self.length, _AT_ONCE):
+                    end = min(begin + _AT_ONCE, self.length)
+                    part = self._gradients(owner * self.length + begin, owner * self.length + end)
+                    dist.reduce(part, dst=owner)
+                    if owner == self.team.rank:
+                        self.gradient[begin:end] += part
         else:
             at = 0
             for weight in self.weights.values():
@@ -113,7 +118,7 @@ class SharedAdamW(MasterAdamW):
             if self.divided:
                 values = values if mine else values.new_empty(self.length)
                 dist.broadcast(values, src=owner)
-            for name, inside, place in self._pieces(owner):
+            for name, inside, place in self._stretch(owner):
                 self.weights[name].view(-1)[inside] = values[place].to(self.weights[name].dtype)
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -146,19 +151,23 @@ class SharedAdamW(MasterAdamW):
         self.gradient.zero_()
         self.publish()
 
-    def _pieces(self, owner: int) -> Iterator[Piece]:
+    def _stretch(self, owner: int) -> Iterator[Piece]:
         """What of each weight lies in the stretch of process `owner`."""
-        begin, end, at = owner * self.length, (owner + 1) * self.length, 0
+        return self._pieces(owner * self.length, (owner + 1) * self.length)
+
+    def _pieces(self, begin: int, end: int) -> Iterator[Piece]:
+        """What of each weight lies between two places of the long vector."""
+        at = 0
         for name, weight in self.weights.items():
             low, high = max(begin, at), min(end, at + weight.numel())
             if low < high:
                 yield Piece(name, slice(low - at, high - at), slice(low - begin, high - begin))
             at += weight.numel()
 
-    def _gradients(self, owner: int) -> torch.Tensor:
-        """The newest gradients in the stretch of process `owner`; 0 where there are none."""
-        part = torch.zeros(self.length, device=self.device)
-        for name, inside, place in self._pieces(owner):
+    def _gradients(self, begin: int, end: int) -> torch.Tensor:
+        """The newest gradients between two places of the long vector; 0 where there are none."""
+        part = torch.zeros(end - begin, device=self.device)
+        for name, inside, place in self._pieces(begin, end):
             grad = self.weights[name].grad
             if grad is not None:
                 part[place] = grad.view(-1)[inside]
@@ -195,7 +204,7 @@ class SharedAdamW(MasterAdamW):
         for owner in range(self.team.size if self.divided and self.team.leads else 1):
             part = own if owner == 0 else torch.zeros_like(own)
             if self.team.leads:
-                for name, inside, place in self._pieces(owner):
+                for name, inside, place in self._stretch(owner):
                     part[place] = saved[f"{prefix}{name}"].view(-1)[inside].to(self.device)
             if owner:
                 dist.send(part, dst=owner)
