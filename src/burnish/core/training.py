@@ -275,6 +275,8 @@ class Train(Section):
             return self
         if self.is_encoding or isinstance(self.objective, Grpo):
             raise ValueError(f"objective {self.objective.kind} is trained by one process only")
+        if isinstance(self.objective, Distillation) and self.objective.on_policy:
+            raise ValueError("on_policy answers are drawn by one process only")
         if self.divides_weights:
             if not isinstance(self.method, Lora | Full):
                 raise ValueError(f"method {self.method.kind} goes with parallel: ddp, zero1, zero2")
