@@ -13,6 +13,7 @@ from burnish.core.errors import BadData, BadRecipe
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Split
 from burnish.core.runs import Run, find_run
+from burnish.core.sections import Serve
 from burnish.data.load import load
 from burnish.engines.open import open_any
 from burnish.models.artifact import open_artifact
@@ -148,7 +149,7 @@ def test_the_server_makes_vectors_with_it(recipe, tmp_path):
     assert {run, "own"} <= set(known.names())
     theirs = Embedder(find_model(run)).encode(["where is my parcel"])
     np.testing.assert_allclose(known.encode("own", ["where is my parcel"]), theirs, atol=1e-6)
-    assert not _open_fleet([run], {}).engines
+    assert not _open_fleet([run], {}, Serve()).engines
 
 
 def test_sentence_transformers_layout_is_kept(recipe):

@@ -20,7 +20,8 @@ from tests.train.conftest import chosen, make_rows, preferred, weights
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("objective", OBJECTIVES)
+# What `grpo` learns from has no loss that must fall: tests/train/test_rewards_are_learnt.py.
+@pytest.mark.parametrize("objective", [name for name in OBJECTIVES if name != "grpo"])
 def test_a_run_lowers_the_loss_and_leaves_a_complete_folder(
     objective, method, dtype, dataset, recipe_of, tmp_path
 ):
