@@ -95,6 +95,8 @@ def _value(name: str, flag: Flag, text: str | None) -> Any:
         return _TRUTHS[text.lower()]
     try:
         return flag.read(str(text))
+    except BadFlag as error:
+        raise BadFlag(f"{name}: {error.what}", error.fix) from error
     except ValueError as error:
         raise BadFlag(f"{name} is `{text}`: {error}.") from error
 
