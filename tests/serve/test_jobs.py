@@ -299,8 +299,8 @@ def test_preferences_are_learnt_by_dpo_and_its_numbers_are_shown(either):
     assert said(either, job.fine_tuned_model) != said(either, "tiny")
 
 
-def test_rewards_are_learnt_and_the_numbers_are_shown(either):
-    """Whatever is asked, the answer is to hold one word."""
+def test_a_reinforcement_job_ends_in_a_model_and_shows_its_rewards(either):
+    """Whether a reward rises is a matter for tests/train/test_rewards_are_learnt.py."""
     asked = [{"messages": [{"role": "user", "content": f"{a} {b}"}], "wanted": "parcel"}
              for a in WORDS[:5] for b in WORDS[:4]]  # fmt: skip
     files = [upload(either, lines(part)) for part in (asked[:16], asked[16:])]
@@ -322,7 +322,8 @@ def test_rewards_are_learnt_and_the_numbers_are_shown(either):
     assert own.grader.reference == "{{item.wanted}}" and own.hyperparameters.eval_interval == 4
     assert own.hyperparameters.compute_multiplier == 1 and own.hyperparameters.eval_samples == 1
     told = [event.data for event in events(either, job.id) if event.type == "metrics"]
-    assert told[-1]["train_reward_mean"] >= told[0]["train_reward_mean"]
+    assert len(told) == 12 and all(0 <= one["train_reward_mean"] <= 1 for one in told)
+    assert len({one["train_reward_mean"] for one in told}) > 1
     assert 0 <= told[-1]["valid_reward_mean"] <= 1
     assert said(either, job.fine_tuned_model)
 

@@ -71,8 +71,10 @@ def test_a_job_is_trained_with_its_own_numbers_and_answers_as_the_old_model_did(
         job("ftjob-4", training_file="file-gone"),
         job("ftjob-5", status="failed", training_file="file-broken"),
         job("ftjob-6", validation_file="file-broken"),
+        job("ftjob-7", training_file="file-binary"),
     )
     (folder / "file-broken.jsonl").write_text("{oops")
+    (folder / "file-binary.jsonl").write_bytes(b"\xff\xfe\x00")
 
     result = import_openai(folder, tiny.name, tmp_path / "run")
 
@@ -86,12 +88,15 @@ def test_a_job_is_trained_with_its_own_numbers_and_answers_as_the_old_model_did(
     assert done.same == 0
     broken = result.skipped["ftjob-6"]
     assert "file-broken.jsonl is not JSON" in broken
+    binary = result.skipped["ftjob-7"]
+    assert "file-binary.jsonl is not text in UTF-8" in binary
     assert result.skipped == {
         "ftjob-2": "it ended as failed",
         "ftjob-3": "its grader is not in the export",
         "ftjob-4": "file-gone is not in the folder",
         "ftjob-5": "it ended as failed",
         "ftjob-6": broken,
+        "ftjob-7": binary,
     }
     assert f"--alias {OLD}={done.run}" in result.as_text()
     golden = (tmp_path / "run" / "golden-ftjob-1.jsonl").read_text().splitlines()
@@ -118,11 +123,14 @@ def test_jobs_may_come_as_one_list(saved):
     assert [one["id"] for one in read_export(folder).jobs] == ["ftjob-1", "ftjob-2"]
 
 
-@pytest.mark.parametrize(("text", "said"), [("", "no fine-tuning jobs"), ("{oops", "not JSON")])
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [(b"", "no fine-tuning jobs"), (b"{oops", "not JSON"), (b"\xff\xfe", "not text in UTF-8")],
+)
 def test_a_folder_without_jobs_is_refused_before_a_run_is_begun(
-    tmp_path, tiny, workspace, text, said
+    tmp_path, tiny, workspace, held, said
 ):
-    (tmp_path / "jobs.jsonl").write_text(text)
+    (tmp_path / "jobs.jsonl").write_bytes(held)
 
     with pytest.raises(BadData, match=said):
         import_openai(tmp_path, tiny.name)

@@ -156,7 +156,10 @@ def read_export(folder: Path) -> Export:
 
 def _objects(path: Path) -> list[Mapping[str, Any]]:
     """The JSON objects of a file: one, a list of OpenAI's, or one a line."""
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadData(f"{path} is not text in UTF-8: {error}.", "Export it again.") from error
     try:
         found = json.loads(text)
         entries = found.get("data", [found]) if isinstance(found, dict) else found
