@@ -35,7 +35,7 @@ def wait(client, batch, *states):
 
 
 def read(client, file):
-    return [json.loads(line) for line in client.files.content(file).text.splitlines()]
+    return [json.loads(line) for line in client.files.content(file).text.strip().split("\n")]
 
 
 def test_every_line_is_answered_as_if_it_were_asked_alone(either):
@@ -56,6 +56,16 @@ def test_every_line_is_answered_as_if_it_were_asked_alone(either):
     assert failed["wrong"]["status_code"] == 404
     assert failed["bad"]["body"]["error"]["param"] == "temperature"
     assert either.files.retrieve(done.output_file_id).purpose == "batch_output"
+
+
+def test_a_separator_that_stands_in_a_text_ends_no_line(either):
+    row = json.dumps(chat("a", "one\u2028two\x85three", temperature=0), ensure_ascii=False)
+    file = upload(either, row.encode(), purpose="batch")
+    made = either.batches.create(input_file_id=file, endpoint=CHAT, completion_window="24h")
+
+    done = wait(either, made.id)
+
+    assert (done.status, done.request_counts.completed) == ("completed", 1), done.errors
 
 
 def said(answer):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from burnish.cli.main import app as command_line
 from burnish.core.errors import AlreadyThere, BadRecipe, NotFound
+from burnish.core.journal import read_journal
 from burnish.serve.guard import route_word
 from burnish.serve.keys import Key, Keys, open_keys
 from burnish.serve.rate import Rates
@@ -37,7 +38,7 @@ def client_with(house):
 
 
 def journal(house):
-    return [json.loads(line) for line in (house.home / "audit.jsonl").read_text().splitlines()]
+    return read_journal(house.home / "audit.jsonl")
 
 
 def test_a_key_is_shown_once_and_only_its_hash_is_kept(workspace, monkeypatch):

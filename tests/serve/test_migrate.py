@@ -54,7 +54,8 @@ def saved(tmp_path):
         (folder / "file-train.jsonl").write_bytes(tuning.rows(40))
         asked = [f"{word} {tuning.WORDS[0]} late" for word in tuning.WORDS[:6]]
         stored = [completion(n, one, "my parcel") for n, one in enumerate(asked)]
-        text = "".join(json.dumps(one) + "\n" for one in stored)
+        stored[0]["metadata"] = {"note": "a separator\u2028within a text"}
+        text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in stored)
         (folder / "completions.jsonl").write_text(text)
         return folder
 

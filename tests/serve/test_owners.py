@@ -1,6 +1,5 @@
 """What belongs to one organisation is not there for another: every route, every id."""
 
-import json
 import re
 from types import SimpleNamespace
 
@@ -8,6 +7,7 @@ import httpx
 import openai
 import pytest
 
+from burnish.core.journal import read_journal
 from burnish.serve.keys import Key, Keys
 from burnish.serve.store import File, Job, Record, Store, sqlite_url
 from tests.serve import tuning
@@ -234,8 +234,7 @@ def test_the_audit_names_the_organisation_and_figures_are_the_operators(server, 
     sent = {"x-request-id": "acme-1"}
     with pytest.raises(openai.NotFoundError):
         mine.files.retrieve("file-unknown", extra_headers=sent)
-    tuning_lines = (server.home / "audit.jsonl").read_text().splitlines()
-    noted = [json.loads(line) for line in tuning_lines]
+    noted = read_journal(server.home / "audit.jsonl")
     (one,) = [entry for entry in noted if entry["request"] == "acme-1"]
     assert (one["organization"], one["key"]) == ("acme", "acme")
     address = server.address.removesuffix("/v1")

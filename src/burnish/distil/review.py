@@ -6,7 +6,6 @@ is kept under a hash of the question and of all that was answered, so the next `
 this workspace finds it; and other answers are another row to decide on.
 """
 
-import json
 import random
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -60,8 +59,7 @@ def disputed(run: Run, sample: int | None = None, seed: int = 0) -> list[Dispute
         raise NotFound(
             f"{run.id} holds no answers of a teacher.", "Name a run of `burnish distil`."
         )
-    lines = (json.loads(line) for line in file.read_text(encoding="utf-8").splitlines())
-    rows = {row.key: row for line in lines if "key" in line for row in (_read(line),)}
+    rows = {row.key: row for line in read_journal(file) if "key" in line for row in (_read(line),)}
     drawn = set(rows)
     if sample is not None and sample < len(rows):
         drawn = set(random.Random(seed).sample(sorted(rows), sample))

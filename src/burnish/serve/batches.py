@@ -173,7 +173,7 @@ class BatchWork:
         """The lines of a batch, and what is wrong with them."""
         try:
             path: Path = self.desk.files.path(self.desk.files.find(batch.body["input_file_id"]))
-            content = path.read_text(encoding="utf-8-sig").splitlines()
+            content = path.read_text(encoding="utf-8-sig").split("\n")
         except (NoSuchFile, OSError, UnicodeDecodeError) as error:
             return [], [_fault("invalid_input_file", str(error), None)]
         numbered = [(n, line) for n, line in enumerate(content, 1) if line.strip()]

@@ -165,7 +165,7 @@ def _objects(path: Path) -> list[Mapping[str, Any]]:
         entries = found.get("data", [found]) if isinstance(found, dict) else found
     except json.JSONDecodeError:
         try:
-            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+            entries = [json.loads(line) for line in text.split("\n") if line.strip()]
         except json.JSONDecodeError as error:
             raise BadData(f"{path} is not JSON: {error}.", "Export it again.") from error
     return [entry for entry in entries if isinstance(entry, dict)]

@@ -228,14 +228,15 @@ def batch(c, *asked):
 @check(BATCHES, "each line's answer under its `custom_id`")
 def every_line_has_its_answer(c, w):
     done = batch(c, line("a"), line("b"))
-    found = [json.loads(text) for text in c.files.content(done.output_file_id).text.splitlines()]
+    answers = c.files.content(done.output_file_id).text.strip()
+    found = [json.loads(text) for text in answers.split("\n")]
     assert {one["custom_id"] for one in found} == {"a", "b"} and done.request_counts.completed == 2
 
 
 @check(BATCHES, "lines that fail stand in the error file")
 def failed_lines_have_a_file(c, w):
     done = batch(c, line("a", model="gpt-9"))
-    (found,) = c.files.content(done.error_file_id).text.splitlines()
+    (found,) = c.files.content(done.error_file_id).text.strip().split("\n")
     assert json.loads(found)["response"]["status_code"] == 404 and done.output_file_id is None
 
 
