@@ -9,8 +9,11 @@ environment. The first step of a side warms up and is not timed. A plain float32
 `plain` rows are made here, about 200 tokens each, with nothing in common but the chat template's
 default system message; `shared` rows are the example project's tickets, short, each behind the
 same two pages of the handbook as a system message, as most fine-tunes have it. Tokens are counted
-as the rows have them, whether a side computes the shared ones once or for each row. The last line
-is JSON with `--json`.
+as the rows have them, whether a side computes the shared ones once or for each row. `utilisation`
+is the share of the machine's own rate of matrix products, taken in the same process, that plain
+rows' steps reach: 4 operations a token and frozen weight (forward, and back to the activations), 6
+a weight of the adapters, the vocabulary only where a token is learnt; attention isn't counted. The
+last line is JSON with `--json`.
 """
 
 import argparse
@@ -268,14 +271,52 @@ def measure(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
     lengths = [len(row.ids) for row in loaded(arguments)[2]]
     size = arguments.batch
     tokens = [sum(lengths[i * size : (i + 1) * size]) for i in range(arguments.steps)]
+    share = (
+        utilisation(arguments, seconds) if side == "ours" and arguments.rows == "plain" else None
+    )
     return {
         "side": side,
         "losses": losses,
         "seconds": seconds,
+        "utilisation": share,
         "tokens_per_second": sum(tokens[1:]) / sum(seconds[1:]),
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "row_tokens": statistics.mean(lengths),
     }
+
+
+def utilisation(arguments: argparse.Namespace, seconds: list[float]) -> float:
+    """The share of the measured rate of matrix products that our steps after the first reached."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    base, _, rows = loaded(arguments)
+    config = AutoConfig.from_pretrained(base.path)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    layers = [m for n, m in model.named_modules() if type(m) is torch.nn.Linear and "head" not in n]
+    frozen = sum(layer.weight.numel() for layer in layers)
+    adapters = RANK * sum(layer.in_features + layer.out_features for layer in layers)
+    timed = rows[arguments.batch :]
+    tokens, learnt = sum(len(row.ids) for row in timed), sum(row.trained for row in timed)
+    vocabulary = 4 * config.vocab_size * config.hidden_size
+    work = tokens * (4 * frozen + 6 * adapters) + learnt * vocabulary
+    rate = product_rate(1024, config.hidden_size, config.intermediate_size, arguments.dtype)
+    return work / sum(seconds[1:]) / rate
+
+
+def product_rate(rows: int, inner: int, columns: int, dtype: str) -> float:
+    """Operations a second of one product of these sizes: the median of 30."""
+    import torch
+
+    left = torch.randn(rows, inner).to(getattr(torch, dtype))
+    right = torch.randn(columns, inner).to(getattr(torch, dtype))
+    spent = []
+    for _ in range(33):
+        begun = time.perf_counter()
+        left @ right.T
+        spent.append(time.perf_counter() - begun)
+    return 2 * rows * inner * columns / statistics.median(spent[3:])
 
 
 def in_child(side: str, rows: str) -> dict[str, Any]:
@@ -308,6 +349,7 @@ def beside(rows: str, arguments: argparse.Namespace) -> dict[str, Any]:
         "tokens_per_second": speed,
         "peak_bytes": memory,
         "row_tokens": found["ours"][0]["row_tokens"],
+        "utilisation": found["ours"][0]["utilisation"],
     }
 
 
