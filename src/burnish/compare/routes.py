@@ -24,6 +24,7 @@ from burnish.data.load import Dataset
 from burnish.engines.labels import said
 from burnish.engines.local import find_artifact
 from burnish.engines.protocol import Engine
+from burnish.evaluate.calibration import Calibrated
 from burnish.evaluate.tasks import (
     TASKS,
     answer_length,
@@ -45,13 +46,14 @@ _TRIED = 4
 class Setting:
     """What all routes are asked: the data, the recipe, and the test rows in use.
 
-    `documents` are there if a route reads them.
+    `documents` are there if a route reads them, `judge` if a model grades the answers.
     """
 
     recipe: Recipe
     dataset: Dataset
     rows: Sequence[Row]
     documents: Documents | None = None
+    judge: Calibrated | None = None
 
 
 @dataclass(frozen=True, slots=True)
