@@ -1,6 +1,6 @@
 """Does the interval of kappa hold the truth as often as it says? Simulated graders, three methods.
 
-    python benchmarks/kappa_interval.py                    a minute
+    python benchmarks/kappa_interval.py                    two minutes, alone
 
 Two graders of two grades, with a known true kappa; `asymptotic` is Fleiss, Cohen & Everitt (1969)
 as statsmodels has it, `bootstrap` the percentile bootstrap, `ours` the same with one disagreement
