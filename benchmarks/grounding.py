@@ -1,13 +1,14 @@
 """How well are unsupported answers found? XQuAD's right answers, and swapped ones.
 
-    python benchmarks/grounding.py xquad.en.json           seconds
+    python benchmarks/grounding.py xquad.en.json xquad.el.json           seconds
 
 Right: the answer, with the five paragraphs of its article. Other passages: the same answer with the
 four other paragraphs. Swapped: the answer to a question about another article, or about the same
 paragraph, with the five. In two forms: the bare span, which stands in the paragraph word for word;
-and what a person asked, taken as a claim, which says the same in other words. The threshold is
-chosen on every other article (the best F1 over both forms, the answers of the same paragraph left
-out) and judged on the rest.
+and what a person asked, taken as a claim, which says the same in other words. In each language the
+threshold is chosen on every other article (the best F1 over both forms, the answers of the same
+paragraph left out) and judged on the rest, which have no part in it. The files are parallel:
+the same articles are held out in both.
 """
 
 import argparse
@@ -96,11 +97,14 @@ def print_table(scores: Scores, least: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("xquad", type=Path, help="xquad.en.json")
-    articles = read_squad(parser.parse_args().xquad)
-    chosen = best_threshold(scored(articles[::2], 0))
-    print(f"Chosen on every other article: {chosen:.2f}; built in: {LEAST_SUPPORT:.2f}.\n")
-    print_table(scored(articles[1::2], 1), LEAST_SUPPORT)
+    parser.add_argument("xquad", type=Path, nargs="+", help="xquad.en.json, xquad.el.json")
+    for file in parser.parse_args().xquad:
+        articles = read_squad(file)
+        chosen = best_threshold(scored(articles[::2], 0))
+        print(f"{file.name}: chosen on {len(articles[::2])} articles: {chosen:.2f}", end=" ")
+        print(f"(built in: {LEAST_SUPPORT:.2f}); judged on the other {len(articles[1::2])}.\n")
+        print_table(scored(articles[1::2], 1), chosen)
+        print()
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 from burnish.compare.routes import ROUTES, Setting, choose_examples
 from burnish.compare.verdict import TRAINED
 from burnish.core.recipe import make_recipe
-from burnish.core.records import Split
+from burnish.core.records import Row, Split
 from burnish.core.sections import Task
 from burnish.data.load import Dataset
 from burnish.train.once import trained
@@ -84,3 +84,6 @@ def test_the_choice_of_examples_depends_on_the_seed_alone():
     counts = [sum(row.label == label for row in chosen) for label in LABELS]
     assert len(chosen) == 7 and max(counts) - min(counts) <= 1
     assert len(choose_examples(TRAIN[:2], 8, seed=1)) == 2
+    assert choose_examples([*TRAIN[:2], Row(text="Learnt whole.")], 8, seed=1) == choose_examples(
+        TRAIN[:2], 8, seed=1
+    ), "plain text has no question to show"

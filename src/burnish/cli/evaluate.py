@@ -42,6 +42,7 @@ def command(
         **beside,
         **({} if result.perplexity is None else {"perplexity": f"{result.perplexity:.2f}"}),
         "questions": str(found.n),
+        **({"judge": result.judge["words"]} if result.judge else {}),
         "predictions": str(result.run.path / "predictions.jsonl"),
     }
     show(facts(lines), result.as_dict(), as_json)

@@ -48,10 +48,9 @@ class Models:
         identity = _identity(engine, source)
         prompts = ROUTES[name].prompts(self.setting, engine)
         asked = Asked(self.setting.rows, prompts, f"Asking {name}")
-        task, settings = self.setting.dataset.task, self.setting.recipe.evaluate
         ceiling_or_trained = name == CEILING or name in TRAINED
         scores = None if ceiling_or_trained else self._hopeless(identity, engine, asked, beside)
-        scores = scores or measured(identity, engine, asked, task, settings)
+        scores = scores or self._scores(identity, engine, asked)
         if isinstance(engine, Endpoint):
             # What came back from elsewhere was timed on the way; asking again costs money.
             seconds = [prediction.seconds for prediction in scores.predictions]
@@ -71,7 +70,7 @@ class Models:
         both = zip(asked.rows, asked.prompts, strict=True)
         rows, prompts = zip(*((row, one) for row, one in both if row.id in drawn), strict=True)
         part = Asked(rows, prompts, f"{asked.label}, {len(rows)} drawn questions")
-        scores = measured(identity, engine, part, self.setting.dataset.task, recipe.evaluate)
+        scores = self._scores(identity, engine, part)
         if (better := surely_worse(scores, beside)) is None:
             return None
         say(
@@ -97,9 +96,13 @@ class Models:
         source = str(route.makes(setting.recipe, dataset).artifact)
         engine = self._engine(source)
         asked = Asked(setting.rows, route.prompts(setting, engine), f"Asking {name}, seed {seed}")
-        return measured(
-            weights_hash(source), engine, asked, setting.dataset.task, setting.recipe.evaluate
-        )
+        return self._scores(weights_hash(source), engine, asked)
+
+    def _scores(self, identity: str, engine: Engine, asked: Asked) -> Scores:
+        """The scores that decide: those of words, or the judge's grades of the same answers."""
+        judge, settings = self.setting.judge, self.setting.recipe.evaluate
+        scores = measured(identity, engine, asked, self.setting.dataset.task, settings)
+        return judge.graded(scores, asked.rows, settings) if judge else scores
 
     def keep(self, judged: str) -> None:
         """Put what the judged route trained into the comparison's own folder."""

@@ -24,6 +24,7 @@ from burnish.data.load import Dataset
 from burnish.engines.labels import said
 from burnish.engines.local import find_artifact
 from burnish.engines.protocol import Engine
+from burnish.evaluate.calibration import Calibrated
 from burnish.evaluate.tasks import (
     TASKS,
     answer_length,
@@ -45,13 +46,14 @@ _TRIED = 4
 class Setting:
     """What all routes are asked: the data, the recipe, and the test rows in use.
 
-    `documents` are there if a route reads them.
+    `documents` are there if a route reads them, `judge` if a model grades the answers.
     """
 
     recipe: Recipe
     dataset: Dataset
     rows: Sequence[Row]
     documents: Documents | None = None
+    judge: Calibrated | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ def similar_examples(
 
     Raises NotFound without the embedding model.
     """
-    usable = [row for row in rows if row.desirable is not False]
+    usable = [row for row in rows if row.answer]
     model = Embedder(find_model(embedder))
     known, new = (model.encode([said(row.prompt) for row in some]) for some in (usable, asked))
     nearest = (-(new @ known.T)).argsort(1, kind="stable")[:, :count]
@@ -229,9 +231,9 @@ def with_routes(recipe: Recipe, task: Task) -> Recipe:
 def choose_examples(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
     """`count` rows, drawn by seed; where rows have labels, each label once before any twice.
 
-    Answers that are marked as undesirable are no examples.
+    Plain text, and answers that are marked as undesirable, are no examples.
     """
-    order = [row for row in rows if row.desirable is not False]
+    order = [row for row in rows if row.answer]
     random.Random(seed).shuffle(order)
     by_label: dict[str | None, list[Row]] = defaultdict(list)
     for row in order:

@@ -40,6 +40,7 @@ from burnish.data.load import Dataset, load
 from burnish.data.split import sample
 from burnish.engines.teacher import open_teacher, price
 from burnish.evaluate.answers import Measured
+from burnish.evaluate.calibration import Calibrated, calibrated
 from burnish.evaluate.run import save_predictions, summary
 from burnish.evaluate.tasks import refuse_unanswerable
 from burnish.models.audit import audit
@@ -67,6 +68,7 @@ class Comparison:
     training_seconds: float
     classifier: str | None
     encoder: str | None
+    judge: Calibrated | None
 
     @property
     def exit_code(self) -> int:
@@ -89,6 +91,7 @@ class Comparison:
             "verdict": asdict(self.verdict),
             "beats_incumbent": self.better,
             "routes": [self._route(name) for name in self.routes],
+            "judge": self.judge.as_dict() if self.judge else None,
             "given_up": self.given_up,
             "seeds": self.seeds,
             "forgetting": asdict(self.forgetting) if self.forgetting else None,
@@ -224,7 +227,8 @@ class Comparison:
 def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     """Measure every route of the recipe on the same frozen test split and give a verdict.
 
-    Raises BadData before anything is measured if the data has errors or fails the token audit.
+    Raises BadData before anything is measured if the data has errors or fails the token audit,
+    BadRecipe if a model is to grade that doesn't agree with people.
     Interrupted, it finds its answers and its training again when the same command is repeated.
     """
     begun = time.time()
@@ -241,6 +245,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     if CEILING in recipe.compare.routes:
         open_teacher(recipe)
     base = find_model(recipe.model.name)
+    setting = replace(setting, judge=calibrated(recipe.evaluate, _models_of(recipe)))
     inputs = {"data": dict(dataset.hashes), "base": base.identity}
     run = begun_or_new_run("compare", recipe, inputs, out)
 
@@ -262,7 +267,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         run=run,
         dataset=dataset,
         recipe=recipe,
-        verdict=judge(scores, recipe.compare, list(again.values())),
+        verdict=_told(judge(scores, recipe.compare, list(again.values())), setting),
         routes=routes,
         tests=against_incumbent(scores, recipe.compare, recipe.evaluate.confidence),
         again=again,
@@ -274,9 +279,23 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         training_seconds=training.read("report.json")["train_seconds"] if training else 0.0,
         classifier=fitted.id if (fitted := models.trainings.get("classifier")) else None,
         encoder=tuned.id if (tuned := models.trainings.get("encoder")) else None,
+        judge=setting.judge,
     )
     _write(result, training, time.time() - begun)
     return result
+
+
+def _models_of(recipe: Recipe) -> list[str]:
+    """The models whose answers are compared, by name."""
+    teacher = [recipe.distil.teacher.model] if CEILING in recipe.compare.routes else []
+    return [recipe.model.name, *teacher]
+
+
+def _told(verdict: Verdict, setting: Setting) -> Verdict:
+    """The verdict; where a model has graded, with a note that says so."""
+    if not setting.judge:
+        return verdict
+    return replace(verdict, reason=f"{verdict.reason} {setting.judge.words}")
 
 
 def _measured(models: Models, names: Sequence[str]) -> dict[str, Measured]:

@@ -50,6 +50,22 @@ def _types(result: Mapping[str, Any]) -> Table:
     )
 
 
+def _judge(result: Mapping[str, Any]) -> Table:
+    judge = result["judge"]
+    if not judge:
+        return Table("", (), (), "")
+    grades = judge["grades"]
+    counts = zip(grades, judge["confusion"], strict=True)
+    return Table(
+        f"Who graded: {judge['name']}, a model",
+        ("People say", *(f"It says {grade}" for grade in grades)),
+        [(grade, *(str(count) for count in line)) for grade, line in counts if any(line)],
+        f"{judge['words']} Asked for was a kappa of {judge['least_kappa']:.2f} (0 is what chance "
+        "gives, 1 that they always agree). It saw one answer at a time beside the reference, and "
+        "not whose it was.",
+    )
+
+
 def _costs(result: Mapping[str, Any]) -> Table:
     costs, currency = result["costs"], result["currency"]
     if not costs:
@@ -85,4 +101,4 @@ def _rules(result: Mapping[str, Any]) -> Table:
     )
 
 
-_TABLES = (_types, _rules, _ceiling, _costs)
+_TABLES = (_judge, _types, _rules, _ceiling, _costs)

@@ -63,7 +63,9 @@ def load_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
     lines = dict(_lines(root, str(path)))
     values = _with_changes(values, changes)
     recipe = _parse(values, str(path), lines)
+    judge = _anchored(recipe.evaluate.judge, ("human",), path.parent)
     anchored = {
+        "evaluate": recipe.evaluate.model_copy(update={"judge": judge}),
         "data": _anchored(recipe.data, ("train", "validation", "test"), path.parent),
         "rag": _anchored(recipe.rag, ("documents",), path.parent),
     }

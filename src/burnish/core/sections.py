@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from burnish.core.judging import Judge
 from burnish.core.section import Paths, Section
 
 
@@ -87,8 +88,14 @@ class Evaluate(Section):
     """How answers are scored."""
 
     metric: Literal[
-        "auto", "accuracy", "exact_match", "token_f1", "field_f1", "rouge_l", "bleu", "chrf"
-    ] = Field("auto", description="The score that decides; `auto` takes the task's own.")
+        "auto", "accuracy", "exact_match", "token_f1", "field_f1", "rouge_l", "bleu", "chrf",
+        "graded",
+    ] = Field(
+        "auto",
+        description="The score that decides; `auto` takes the task's own, `graded` is the grade "
+        "that `judge` gives.",
+    )  # fmt: skip
+    judge: Judge = Field(Judge(), description="The model that grades, for metric `graded`.")
     batch_size: int = Field(16, ge=1, description="Prompts answered at once.")
     max_new_tokens: int | None = Field(
         None, ge=1, description="Longest answer; taken from the training answers if empty."

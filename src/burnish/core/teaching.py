@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from burnish.core.answerer import Answerer
 from burnish.core.reinforcement import MetricReward, Reward
 from burnish.core.section import Section, kind_or
 
@@ -59,31 +60,13 @@ class Distillation(Section):
         return self
 
 
-class Teacher(Section):
+class Teacher(Answerer):
     """Who answers: a local model or run, or a model behind an OpenAI-compatible endpoint."""
 
-    model: str = Field(
-        "", description="A run, a model or a folder; with `endpoint`, its name over there."
-    )
-    endpoint: str = Field(
-        "", description="Address that ends before /chat/completions; empty: a local teacher."
-    )
-    key_from: str = Field("", description="The environment variable that holds the endpoint's key.")
     temperature: float = Field(0.0, ge=0, description="0 takes the likeliest answer.")
     top_p: float = Field(1.0, gt=0, le=1, description="Share of the likeliest tokens drawn from.")
     max_new_tokens: int | None = Field(
         None, ge=1, description="Longest answer; taken from the rows' own answers if empty."
-    )
-    concurrency: int = Field(8, ge=1, description="Requests at the same time.")
-    requests_per_minute: int | None = Field(
-        None, ge=1, description="At most this many requests are sent in a minute."
-    )
-    timeout: float = Field(120, gt=0, description="Seconds after which a request has failed.")
-    retries: int = Field(4, ge=0, description="Further tries for a request that failed.")
-    patience: float = Field(
-        3600,
-        ge=0,
-        description="Seconds to wait for an endpoint that answered before and is out of reach.",
     )
     success_ratio: float = Field(
         0.7, ge=0, le=1, description="Stop when fewer of the questions succeed at the first try."

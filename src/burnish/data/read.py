@@ -46,7 +46,18 @@ def read(files: Sequence[Path], data: Data, task: Task) -> Read:
     return Read(tuple(rows), tuple(findings), {str(file): hash_file(file) for file in files})
 
 
-def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
+def read_records(file: Path) -> list[Numbered]:
+    """The records of one file with their numbers, in whatever shape. Raises NotFound, BadData."""
+    if not file.is_file():
+        raise NotFound(f"{file} is not a file.", "Check the path.")
+    records, faults = _records(file)
+    for finding in faults.findings():
+        if finding.severity == "error":
+            raise BadData(f"{file}, row {finding.rows[0]}: {finding.message}", finding.fix)
+    return records
+
+
+def _records(file: Path) -> tuple[list[Numbered], "_Faults"]:
     reader = READERS.get(file.suffix.lower())
     if reader is None:
         raise BadData(
@@ -54,7 +65,11 @@ def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
             f"Known kinds: {', '.join(READERS)}.",
         )
     faults = _Faults(str(file))
-    records = list(reader(file, faults))
+    return list(reader(file, faults)), faults
+
+
+def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
+    records, faults = _records(file)
     if not records:
         return [], faults.findings()
     keys = {str(key) for _, record in records for key in record}

@@ -64,6 +64,7 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
     often, is out of reach or the budget is spent. Interrupted, it finds its answers and its
     training again when the same command is repeated.
     """
+    _refuse_judge(recipe)
     recipe = _with_teachers_task(_with_teachers_named(recipe))
     dataset = load(recipe, answered=False)
     for note in dataset.notes:
@@ -109,6 +110,14 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
         accounts = {one.teacher.name: one.ledger.as_dict() for one in further}
         result = Distilled(run, exam, routes, training, lessons, collector.ledger.as_dict())
         return _reported(replace(result, further=accounts))
+
+
+def _refuse_judge(recipe: Recipe) -> None:
+    if recipe.evaluate.metric == "graded":
+        raise BadRecipe(
+            "burnish distil compares words, and evaluate.metric is graded.",
+            "Take another metric here, and `graded` in burnish compare or burnish evaluate.",
+        )
 
 
 def _reported(result: Distilled) -> Distilled:

@@ -18,21 +18,21 @@ from typing import Any
 
 import httpx2
 
+from burnish.core.answerer import Answerer
 from burnish.core.errors import BadRecipe, TeacherStopped
 from burnish.core.records import Message, Prompt
 from burnish.core.settings import secret
-from burnish.core.teaching import Teacher as Settings
 from burnish.engines.teacher import MayAsk, Reply
 
 #: Seconds of the first pause and of the longest one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 #: Letters of a token, about, where only the endpoint has the tokenizer.
 _LETTERS = 3.5
-#: Answers that no further question would change, and what to do.
+#: Answers that no further question would change: all would fail alike. And what to do.
 _FINAL = {
-    401: "Set distil.teacher.key_from to the environment variable that holds the key.",
+    401: "Set {section}.key_from to the environment variable that holds the key.",
     403: "The key may not use this model: see the provider's console.",
-    404: "Check distil.teacher.endpoint (it ends before /chat/completions) and .model.",
+    404: "Check {section}.endpoint (it ends before /chat/completions) and .model.",
 }
 _TRIED_AGAIN = {408, 409}
 
@@ -43,8 +43,8 @@ class RemoteTeacher:
     is_told = True
     engine = None
 
-    def __init__(self, settings: Settings) -> None:
-        self.settings, self.name = settings, settings.model
+    def __init__(self, settings: Answerer, section: str = "distil.teacher") -> None:
+        self.settings, self.name, self._section = settings, settings.model, section
         endpoint = settings.endpoint.rstrip("/")
         self.identity: Mapping[str, Any] = {"endpoint": endpoint, "model": settings.model}
         headers = {}
@@ -127,6 +127,8 @@ class RemoteTeacher:
                 self._stop.wait(_retry_after(response) or _pause(paused))
                 continue
             tries += 1
+            if response.status_code in _FINAL:
+                raise self._final(response)
             reply, error = _read(response, tries, time.perf_counter() - begun)
             if reply:
                 self._answered.set()
@@ -135,6 +137,10 @@ class RemoteTeacher:
                 break
             self._stop.wait(_retry_after(response) or _pause(tries))
         return Reply(tries=tries, error=error or "stopped before it was answered")
+
+    def _final(self, response: httpx2.Response) -> TeacherStopped:
+        said = f"{self.name} answers {response.status_code}: {_short(response)}"
+        return TeacherStopped(said, _FINAL[response.status_code].format(section=self._section))
 
     def _counted(self, reply: Reply, prompt: Prompt) -> Reply:
         """The reply with its tokens, from their letters where the endpoint doesn't count them."""
@@ -180,11 +186,8 @@ class _Pace:
 
 
 def _read(response: httpx2.Response, tries: int, seconds: float) -> tuple[Reply | None, str]:
-    """The reply in a response, or what is wrong with it. Raises TeacherStopped where all would
-    fail alike."""
+    """The reply in a response, or what is wrong with it."""
     status = response.status_code
-    if status in _FINAL:
-        raise TeacherStopped(f"The teacher answers {status}: {_short(response)}", _FINAL[status])
     if status != 200:
         return None, f"status {status}: {_short(response)}"
     try:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from burnish.core.answerer import Answerer
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe import Recipe
 from burnish.core.records import Message, Prompt
@@ -119,15 +120,20 @@ class LocalTeacher:
 
 def open_teacher(recipe: Recipe) -> Teacher:
     """The teacher of a recipe. Raises BadRecipe if none is named, NotFound if it isn't here."""
-    settings = recipe.distil.teacher
+    return open_answerer(recipe.distil.teacher, "distil.teacher", recipe.evaluate.batch_size)
+
+
+def open_answerer(settings: Answerer, section: str, batch_size: int) -> Teacher:
+    """Whoever is named in a section of a recipe. Raises BadRecipe if nobody is, NotFound if it
+    isn't here."""
     if not settings.model:
         raise BadRecipe(
-            "No teacher is named.",
-            "Set distil.teacher.model to a run or a model; for one behind an endpoint, set "
-            "distil.teacher.endpoint too.",
+            f"No {section.rpartition('.')[2]} is named.",
+            f"Set {section}.model to a run or a model; for one behind an endpoint, set "
+            f"{section}.endpoint too.",
         )
     if settings.endpoint:
         from burnish.engines.remote import RemoteTeacher
 
-        return RemoteTeacher(settings)
-    return LocalTeacher(settings.model, recipe.evaluate.batch_size)
+        return RemoteTeacher(settings, section)
+    return LocalTeacher(settings.model, batch_size)

@@ -1,5 +1,6 @@
 """`burnish evaluate`: one model or run on the frozen test split of a recipe."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from burnish.data.load import load
 from burnish.data.split import sample
 from burnish.engines.local import find_artifact
 from burnish.engines.open import any_of
+from burnish.evaluate.calibration import calibrated
 from burnish.evaluate.latency import latencies
 from burnish.evaluate.pairs import evaluate_pairs
 from burnish.evaluate.run import Asked, evaluate, perplexity, save_predictions, summary
@@ -44,6 +46,7 @@ class Evaluation:
     latencies: tuple[float, ...]
     perplexity: float | None
     notes: tuple[str, ...]
+    judge: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish evaluate --json` prints."""
@@ -51,6 +54,7 @@ class Evaluation:
             "run": self.run.id,
             **summary(self.source, self.scores, self.latencies),
             "perplexity": self.perplexity,
+            "judge": self.judge,
             "inferred": list(self.notes),
         }
 
@@ -61,7 +65,8 @@ def evaluate_source(
     """Measure a run or a model (by default the recipe's base) on the recipe's test split.
 
     A model is told what a competent person would tell it (the labels, the keys); a run is asked as
-    it was trained. Raises BadData if there are no test rows, NotFound for an unknown source.
+    it was trained. Raises BadData if there are no test rows, NotFound for an unknown source,
+    BadRecipe for a judge that doesn't agree with people.
     """
     name = source or recipe.model.name
     artifact = find_artifact(name)
@@ -78,6 +83,7 @@ def evaluate_source(
         run = new_run("evaluate", recipe, inputs, out)
         alone = tuple(prediction.seconds for prediction in scores.predictions)
         return _kept(Evaluation(run, name, scores, alone, None, tuple(dataset.notes)))
+    judge = calibrated(settings, [name])
     engine = any_of(artifact, name)
     run = new_run("evaluate", recipe, inputs, out)
 
@@ -86,6 +92,8 @@ def evaluate_source(
     told = "" if artifact else TASKS[task.kind].instruction(task, known)
     prompts = [with_instruction(as_prompt(row, task, length), told) for row in rows]
     scores = evaluate(engine, Asked(rows, prompts, f"Asking {name}"), task, settings)
+    if judge:
+        scores = judge.graded(scores, rows, settings)
     result = Evaluation(
         run=run,
         source=name,
@@ -93,6 +101,7 @@ def evaluate_source(
         latencies=tuple(latencies(engine, prompts)),
         perplexity=perplexity(engine, sample(rows, _PERPLEXITY_ROWS, settings.seed)),
         notes=tuple(dataset.notes),
+        judge=judge.as_dict() if judge else None,
     )
     return _kept(result)
 

@@ -49,8 +49,10 @@ TASKS = {
 
 
 def deciding_metric(task: Task, settings: Evaluate) -> str:
-    """The recipe's metric, or the task's own."""
-    return TASKS[task.kind].metric if settings.metric == "auto" else settings.metric
+    """The recipe's metric, or the task's own; it compares words. Where a judge grades, answers have
+    the task's own first (evaluate/calibration.py)."""
+    own = settings.metric in ("auto", "graded")
+    return TASKS[task.kind].metric if own else settings.metric
 
 
 def refuse_unanswerable(rows: Sequence[Row]) -> None:
