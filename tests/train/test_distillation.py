@@ -196,26 +196,3 @@ def test_what_makes_no_lesson_is_refused(recipe_of, dataset, teacher, tiny_folde
         train(recipe_of(*DISTIL), dataset)
     with pytest.raises(BadRecipe, match="beta is for"):
         make_recipe({}, ["train.objective.kind=distil", "train.objective.beta=0.2"])
-
-
-def test_a_teacher_with_other_tokens_is_refused(recipe_of, dataset, tiny, monkeypatch, tmp_path):
-    import shutil
-
-    from tokenizers import Tokenizer
-
-    from burnish.models.local import write_manifest
-
-    models = tmp_path / "models"
-    for name in ("tiny", "other"):
-        shutil.copytree(tiny.path, models / name)
-    file = models / "other" / "tokenizer.json"
-    tokenizer = Tokenizer.from_file(str(file))
-    tokenizer.add_tokens(["parcel"])
-    tokenizer.save(str(file))
-    write_manifest(models / "other", {"name": "other", "kind": "causal", "licence": "",
-                                      "context_length": 1024, "has_template": True,
-                                      "source": ""})  # fmt: skip
-    monkeypatch.setenv("BURNISH_MODELS", str(models))
-
-    with pytest.raises(BadRecipe, match="another tokenizer"):
-        train(recipe_of(*DISTIL, "train.objective.teacher=other"), dataset)

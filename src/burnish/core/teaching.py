@@ -11,7 +11,8 @@ from burnish.core.section import Section, kind_or
 
 class Distillation(Section):
     """Learn a teacher's whole distribution over the next token, not only the token that it chose
-    (Hinton et al. 2015, arXiv:1503.02531). The teacher is a local model with the same tokenizer."""
+    (Hinton et al. 2015, arXiv:1503.02531). The teacher is a local model; where its tokens are
+    others than the student's, the two are matched by their text."""
 
     kind: Literal["distil"] = "distil"
     teacher: str = Field(

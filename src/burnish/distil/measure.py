@@ -4,12 +4,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
+from burnish.core.encoding import Classify
+from burnish.core.folders import hash_json
 from burnish.core.recipe import Recipe
 from burnish.core.records import Interval, Message, Prompt, Row
 from burnish.core.stats import paired_test, ratio
 from burnish.data.load import Dataset
 from burnish.distil.collect import Collector
-from burnish.engines.local import LocalEngine, open_engine, weights_hash
+from burnish.engines.labels import LabelEngine
+from burnish.engines.local import open_engine, weights_hash
+from burnish.engines.open import open_any
+from burnish.engines.protocol import Engine
 from burnish.engines.teacher import price
 from burnish.evaluate.answers import Measured, measured, timed
 from burnish.evaluate.run import Asked, predicted, score, summary
@@ -20,6 +27,9 @@ from burnish.evaluate.tasks import (
     deciding_metric,
     with_instruction,
 )
+from burnish.models.classifier import SequenceClassifier, headed_model
+from burnish.models.load import load_tokenizer
+from burnish.models.local import find_model
 
 BASELINE, FINE_TUNED, DISTILLED, TEACHER = "baseline", "fine_tuned", "distilled", "teacher"
 
@@ -60,9 +70,26 @@ class Savings:
     quality: Interval
 
 
-def sit(exam: Exam, name: str, source: str, is_told: bool) -> Measured:
-    """Measure one model of this machine."""
-    return _sit(exam, name, open_engine(source), weights_hash(source), is_told)
+def sit(exam: Exam, name: str, source: str) -> Measured:
+    """Measure a model of this machine that was trained on such rows."""
+    return _sit(exam, name, open_any(source), weights_hash(source), is_told=False)
+
+
+def sit_before(exam: Exam, student: Recipe) -> Measured:
+    """Measure the student before it learns: told what a person would tell it; or, where it is to
+    choose labels, with a head that knows nothing yet."""
+    name = student.model.name
+    if not isinstance(student.train.objective, Classify):
+        return _sit(exam, BASELINE, open_engine(name), weights_hash(name), is_told=True)
+    base, labels, seed = find_model(name), exam.dataset.task.labels, student.train.seed
+    tokenizer = load_tokenizer(base)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = headed_model(base, labels, tokenizer, torch.float32)
+    most = min(student.train.max_length, base.context_length)
+    engine = LabelEngine(SequenceClassifier(model, tokenizer, labels, most), name)
+    identity = hash_json([base.sha256, "a new head", list(labels), most, seed])
+    return _sit(exam, BASELINE, engine, identity, is_told=False)
 
 
 def sit_teacher(exam: Exam, collector: Collector) -> Measured:
@@ -80,7 +107,7 @@ def sit_teacher(exam: Exam, collector: Collector) -> Measured:
     return Measured(score(predictions, metric, task, settings), seconds, 0)
 
 
-def _sit(exam: Exam, name: str, engine: LocalEngine, weights: str, is_told: bool) -> Measured:
+def _sit(exam: Exam, name: str, engine: Engine, weights: str, is_told: bool) -> Measured:
     prompts = exam.prompts(engine.count_tokens, exam.instruction() if is_told else "")
     asked = Asked(exam.rows, prompts, f"Asking {name}")
     scores = measured(weights, engine, asked, exam.dataset.task, exam.recipe.evaluate)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from burnish.core.encoding import Classify
 from burnish.core.records import Interval, Scores
 from burnish.core.runs import Run, versions
 from burnish.core.stats import PairedTest, paired_test
@@ -134,7 +135,8 @@ class Distilled:
             )
         parts = [self.headline(), self.paragraph(), "\n".join(lines)]
         page = self.run.path / "report.html"
-        return "\n\n".join([*parts, f"Report: {page}\nTry it: burnish chat {self.run.id}"])
+        word = "serve" if isinstance(self.exam.recipe.train.objective, Classify) else "chat"
+        return "\n\n".join([*parts, f"Report: {page}\nTry it: burnish {word} {self.run.id}"])
 
     def headline(self) -> str:
         """The three numbers in a sentence."""

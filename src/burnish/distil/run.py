@@ -13,9 +13,8 @@ from burnish.core.progress import say
 from burnish.core.recipe import Recipe, load_recipe
 from burnish.core.records import Row, Split
 from burnish.core.runs import Run, begun_or_new_run, find_run
-from burnish.core.teaching import Distil, Distillation
+from burnish.core.teaching import Distil
 from burnish.core.teaching import Teacher as Settings
-from burnish.core.training import Sft
 from burnish.data.load import Dataset, load
 from burnish.data.split import draw, sample
 from burnish.distil.agreement import agreeing, with_opinions
@@ -30,6 +29,7 @@ from burnish.distil.measure import (
     TEACHER,
     Exam,
     sit,
+    sit_before,
     sit_teacher,
 )
 from burnish.distil.pairs import (
@@ -37,14 +37,13 @@ from burnish.distil.pairs import (
     PAIRS,
     paired,
     refuse_ungraded,
-    refuse_unpaired,
     save_pairs,
     second_of,
 )
 from burnish.distil.record import save_lessons
 from burnish.distil.report import Distilled, page_of
 from burnish.distil.review import deciding, decisions
-from burnish.distil.student import student_of
+from burnish.distil.student import sequence_level, student_recipe
 from burnish.engines.local import find_artifact
 from burnish.engines.teacher import LocalTeacher, Teacher, open_teacher
 from burnish.evaluate.run import save_predictions
@@ -82,7 +81,7 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
     refuse_ungraded(recipe, dataset)
     teacher = open_teacher(recipe)
     others = [(open_teacher(own), own) for own in _others(recipe)]
-    student = _student_recipe(recipe)
+    student = student_recipe(recipe)
     inputs = {
         "data": dict(dataset.hashes),
         "base": find_model(student.model.name).identity,
@@ -100,12 +99,12 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
         save_lessons(run, teacher, recipe, lessons)
         training = trained(student, _learnt(exam, collector, student, lessons))
         _keep_artifact(run, training)
-        routes = {BASELINE: sit(exam, BASELINE, student.model.name, is_told=True)}
+        routes = {BASELINE: sit_before(exam, student)}
         if recipe.distil.fine_tuned:
             say("Training on the rows' own answers")
-            plain = trained(_sequence_level(student), dataset)
-            routes[FINE_TUNED] = sit(exam, FINE_TUNED, str(plain.artifact), is_told=False)
-        routes[DISTILLED] = sit(exam, DISTILLED, str(training.artifact), is_told=False)
+            plain = trained(sequence_level(student), dataset)
+            routes[FINE_TUNED] = sit(exam, FINE_TUNED, str(plain.artifact))
+        routes[DISTILLED] = sit(exam, DISTILLED, str(training.artifact))
         routes[TEACHER] = sit_teacher(exam, collector)
         accounts = {one.teacher.name: one.ledger.as_dict() for one in further}
         result = Distilled(run, exam, routes, training, lessons, collector.ledger.as_dict())
@@ -180,35 +179,6 @@ def _with_teachers_task(recipe: Recipe) -> Recipe:
         return recipe
     artifact = find_artifact(settings.model)
     return recipe.model_copy(update={"task": task_of(recipe.task, artifact)})
-
-
-def _student_recipe(recipe: Recipe) -> Recipe:
-    """The recipe by which the student is trained. Raises BadRecipe for logits that can't be had."""
-    objective = recipe.train.objective
-    if recipe.train.is_encoding:
-        raise BadRecipe(
-            f"A student learns a teacher's words, and train.objective is {objective.kind}.",
-            "Leave train.objective out; train the encoder on the lessons with burnish train.",
-        )
-    refuse_unpaired(recipe)
-    train = recipe.train
-    if isinstance(objective, Distillation) and not objective.teacher:
-        if recipe.distil.teacher.endpoint:
-            raise BadRecipe(
-                "train.objective=distil needs the teacher's distributions, and an endpoint gives "
-                "only its words.",
-                "Set train.objective=sft, or name a local run or model in train.objective.teacher.",
-            )
-        named = objective.model_copy(update={"teacher": recipe.distil.teacher.model})
-        train = train.model_copy(update={"objective": named})
-    model = recipe.model.model_copy(update={"name": student_of(recipe)})
-    return recipe.model_copy(update={"model": model, "train": train})
-
-
-def _sequence_level(recipe: Recipe) -> Recipe:
-    """The same training on answers alone, for rows that the teacher had no part in."""
-    train = recipe.train.model_copy(update={"objective": Sft()})
-    return recipe.model_copy(update={"train": train})
 
 
 def _lessons(

@@ -1,24 +1,96 @@
-"""A smaller student: some of a model's layers, as weights to begin from.
+"""The student: how it is trained, and what it begins as.
 
-Kept are layers evenly apart, with the first and the last one, as DistilBERT begins with every other
-layer of its teacher (Sanh et al. 2019, arXiv:1910.01108); what is cut is mostly near a copy of its
-neighbours (ShortGPT, Men et al. 2024, arXiv:2403.03853). Cut, a model answers badly: it is meant to
-learn. It is kept among the models of this machine, under a name of its own.
+It may begin as some of a model's layers. Kept are layers evenly apart, with the first and the last
+one, as DistilBERT begins with every other layer of its teacher (Sanh et al. 2019,
+arXiv:1910.01108); what is cut is mostly near a copy of its neighbours (ShortGPT, Men et al. 2024,
+arXiv:2403.03853). Cut, a model answers badly: it is meant to learn. It is kept among the models of
+this machine, under a name of its own.
 """
 
+import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModel
 
+from burnish.core.encoding import Classify
 from burnish.core.errors import BadRecipe
 from burnish.core.folders import hash_json, whole_folder
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
+from burnish.core.teaching import Distillation
+from burnish.core.training import Sft
+from burnish.distil.pairs import refuse_unpaired
 from burnish.engines.local import find_artifact, weights_hash
 from burnish.models.artifact import load_artifact_model
 from burnish.models.load import load_model, load_tokenizer
-from burnish.models.local import MANIFEST, find_model, folder_of, read_manifest, write_manifest
+from burnish.models.local import (
+    MANIFEST,
+    LocalModel,
+    find_model,
+    folder_of,
+    read_manifest,
+    write_manifest,
+)
 from burnish.models.merge import refuse_unmergeable
+
+
+def student_recipe(recipe: Recipe) -> Recipe:
+    """The recipe by which the student is trained; its task is known.
+
+    Raises BadRecipe for what can't be learnt so, before anybody is asked.
+    """
+    _refuse_unteachable(recipe)
+    refuse_unpaired(recipe)
+    train, objective = recipe.train, recipe.train.objective
+    if isinstance(objective, Distillation) and not objective.teacher:
+        if recipe.distil.teacher.endpoint:
+            raise BadRecipe(
+                "train.objective=distil needs the teacher's distributions, and an endpoint gives "
+                "only its words.",
+                "Set train.objective=sft, or name a local run or model in train.objective.teacher.",
+            )
+        named = objective.model_copy(update={"teacher": recipe.distil.teacher.model})
+        train = train.model_copy(update={"objective": named})
+    model = recipe.model.model_copy(update={"name": student_of(recipe)})
+    return recipe.model_copy(update={"model": model, "train": train})
+
+
+def sequence_level(recipe: Recipe) -> Recipe:
+    """The same training on answers alone, for rows that the teacher had no part in."""
+    if isinstance(recipe.train.objective, Classify):
+        return recipe
+    train = recipe.train.model_copy(update={"objective": Sft()})
+    return recipe.model_copy(update={"train": train})
+
+
+def _refuse_unteachable(recipe: Recipe) -> None:
+    """Raise BadRecipe where model, objective and task don't go together."""
+    objective, settings = recipe.train.objective, recipe.distil
+    if not isinstance(objective, Classify):
+        if recipe.train.is_encoding:
+            raise BadRecipe(
+                f"A student learns a teacher's words, and train.objective is {objective.kind}.",
+                "Leave train.objective out; for labels, set it to classify.",
+            )
+        is_teachers = settings.layers is not None and settings.layers_of == "teacher"
+        if not is_teachers and find_model(recipe.model.name).kind != "causal":
+            raise BadRecipe(
+                f"{recipe.model.name} writes no text, so it can't learn a teacher's words.",
+                "For labels, set train.objective=classify; else name a language model.",
+            )
+        return
+    if recipe.task.kind != "classification":
+        raise BadRecipe(
+            f"train.objective=classify is for labels, and the task is {recipe.task.kind}.",
+            "Set task.kind to classification if the answers are labels.",
+        )
+    if settings.pairs != "none":
+        raise BadRecipe(
+            "A student that chooses labels has no answers of its own to pair.",
+            "Set distil.pairs=none.",
+        )
 
 
 def student_of(recipe: Recipe) -> str:
@@ -46,20 +118,32 @@ def student_of(recipe: Recipe) -> str:
         refuse_unmergeable(artifact)
         model, tokenizer = load_artifact_model(artifact, torch.float32)
         model = model.merge_and_unload() if artifact.kind == "adapter" else model
-    else:
+    elif base.kind == "causal":
         model, tokenizer = load_model(base, torch.float32), load_tokenizer(base)
+    else:
+        model = AutoModel.from_pretrained(base.path, dtype=torch.float32, local_files_only=True)
+        tokenizer = None
     kept = cut_layers(model, settings.layers)
     say(f"Student: layers {', '.join(str(place + 1) for place in kept)} of {source}.")
     before = read_manifest(base.path)
     with whole_folder(folder, replace=True) as draft:
-        model.save_pretrained(draft, safe_serialization=True)
-        tokenizer.save_pretrained(draft)
+        _save(draft, model, tokenizer, base)
         write_manifest(draft, {**before, "name": name, "source": f"cut:{origin}"})
     return name
 
 
+def _save(draft: Path, model: Any, tokenizer: Any, base: LocalModel) -> None:
+    """Weights and tokenizer; of an encoder all its other files, which say how to read it."""
+    if tokenizer is None:
+        others = shutil.ignore_patterns("*.safetensors", "*.bin", MANIFEST)
+        shutil.copytree(base.path, draft, ignore=others, dirs_exist_ok=True)
+    model.save_pretrained(draft, safe_serialization=True)
+    if tokenizer is not None:
+        tokenizer.save_pretrained(draft)
+
+
 def cut_layers(model: Any, count: int) -> list[int]:
-    """Keep `count` layers of a decoder, in place; returns which. Raises BadRecipe for too many."""
+    """Keep `count` layers of a model, in place; returns which. Raises BadRecipe for too many."""
     config = model.config
     total = config.num_hidden_layers
     if count > total:

@@ -58,6 +58,25 @@ class Taught:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Matched:
+    """A row and what a teacher with other tokens says of the same text (see train.matching).
+
+    `tokens` (places, 1 + k): how many of the row's tokens the span has that begins here (0: none
+    does), then the student's tokens for the teacher's likeliest ones (-1: no more). `logprobs`
+    (places, k + 2): of the span's text, of those tokens, and of all else together.
+    """
+
+    row: Encoded
+    tokens: np.ndarray
+    logprobs: np.ndarray
+
+    @property
+    def answers(self) -> tuple[Encoded, ...]:
+        """The row itself."""
+        return (self.row,)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Told:
     """A row with its answers (the preferred one first), for a loss that reads the row itself."""
 
@@ -84,7 +103,7 @@ class Group:
     reference: tuple[float, ...] = ()
 
 
-Example = Encoded | Contrast | Taught | Told | Group
+Example = Encoded | Contrast | Taught | Matched | Told | Group
 
 
 def learnt(rows: Sequence[Row], encode: Encode) -> list[Example]:

@@ -24,6 +24,7 @@ from burnish.train.examples import (
     Encode,
     Example,
     Group,
+    Matched,
     asked,
     judged,
     learnt,
@@ -33,6 +34,7 @@ from burnish.train.examples import (
 )
 from burnish.train.flat import Batch, flatten
 from burnish.train.losses import LinearCrossEntropy, LinearLogProbs
+from burnish.train.matching import matches_of, matching
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,10 +168,14 @@ def _kto(settings: Kto) -> Objective:
 def _distil(settings: Distillation) -> Objective:
     def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
         hidden, head = predicting(model, batch)
-        lesson = lesson_of(batch.examples, len(batch.targets), batch.ids.device)
-        learnt = (batch.targets, batch.weights)
+        learnt, counted = (batch.targets, batch.weights), batch.weights > 0
+        place = (batch.examples, len(batch.targets), batch.ids.device)
+        if isinstance(batch.examples[0], Matched):
+            found = matching(hidden, head, learnt, matches_of(*place), settings)
+            named = {"cross_entropy": found[1][counted], "divergence": found[2]}
+            return Judgement(found[0], named)
+        lesson = lesson_of(*place)
         loss, entropies, apart = LinearDivergence.apply(hidden, head, learnt, lesson, settings)
-        counted = batch.weights > 0
         return Judgement(loss, {"cross_entropy": entropies[counted], "divergence": apart[counted]})
 
     return Objective(learnt, _learnt_tokens, _always(judge))

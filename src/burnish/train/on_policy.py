@@ -18,14 +18,14 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from burnish.core.errors import BadData
+from burnish.core.errors import BadData, BadRecipe
 from burnish.core.records import Prompt
 from burnish.core.teaching import Distillation
 from burnish.engines.decode import Request
 from burnish.models.chat import Encoded
 from burnish.train.answering import Answering, seed_of
 from burnish.train.examples import Example
-from burnish.train.lessons import load_teacher, taught
+from burnish.train.lessons import load_teacher, same_tokens, taught, teachers_tokenizer
 from burnish.train.loop import Fit, validation_means
 
 
@@ -83,15 +83,22 @@ class OnPolicy:
 def with_own_answers(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
     """The plan whose student answers a share of the rows itself; as it is without such a share.
 
-    Raises BadData for rows without a question, PromptTooLong where an answer finds no room.
+    Raises BadRecipe for a teacher with other tokens, BadData for rows without a question,
+    PromptTooLong where an answer finds no room.
     """
     settings = plan.settings.objective
     if not isinstance(settings, Distillation) or not settings.on_policy:
         return plan
+    if not same_tokens(teachers_tokenizer(settings.teacher), tokenizer):
+        raise BadRecipe(
+            f"{settings.teacher} has another tokenizer than the student, so it can't judge the "
+            "student's own answers token by token.",
+            "Set train.objective.on_policy=0: given answers are matched by their text.",
+        )
     # Loading draws random numbers; what is learnt must not depend on it.
     with torch.random.fork_rng():
         dtype = next(plan.language.parameters()).dtype
-        teacher = load_teacher(settings.teacher, dtype, tokenizer).to(plan.accelerator.device)
+        teacher = load_teacher(settings.teacher, dtype).to(plan.accelerator.device)
     return replace(plan, drawing=OnPolicy(plan, tokenizer, teacher))
 
 

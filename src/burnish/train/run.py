@@ -276,9 +276,10 @@ def _rehearsed(plan: Fit, given: Given, run: Run, state: State) -> Fit:
 
 def _taught(plan: Fit, given: Given) -> Fit:
     """Of a team the leader asks the teacher, and the others read what it has kept."""
-    mine = with_lessons(plan, given.tokenizer) if plan.team.leads else plan
+    rows = (*given.dataset.split.train, *given.dataset.split.validation)
+    mine = with_lessons(plan, given.tokenizer, rows) if plan.team.leads else plan
     plan.team.share("asked")
-    return mine if plan.team.leads else with_lessons(plan, given.tokenizer)
+    return mine if plan.team.leads else with_lessons(plan, given.tokenizer, rows)
 
 
 def _save(folder: Path, plan: Fit, given: Given, lineage: Mapping[str, Any]) -> Artifact:
