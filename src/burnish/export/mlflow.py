@@ -3,7 +3,6 @@
 MLflow's own flavour for transformers isn't used: it fails with transformers 5.23.
 """
 
-import os
 import platform
 import shutil
 from importlib.metadata import version
@@ -13,6 +12,7 @@ import yaml
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.folders import write_whole
+from burnish.core.settings import decline_counting
 from burnish.export import mlflow_chat
 from burnish.models.artifact import Artifact
 
@@ -22,8 +22,7 @@ _NEEDS = ("mlflow-skinny", "pandas", "safetensors", "torch", "transformers")
 
 def write_mlflow(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """`MLmodel`, `requirements.txt`, `python_env.yaml` and the code that MLflow loads."""
-    # MLflow counts its users unless it is told not to.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    decline_counting()
     from mlflow.models import Model, ModelSignature
     from mlflow.pyfunc import add_to_model
     from mlflow.types.llm import CHAT_MODEL_INPUT_SCHEMA, CHAT_MODEL_OUTPUT_SCHEMA
