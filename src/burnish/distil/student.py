@@ -45,7 +45,7 @@ def student_of(recipe: Recipe) -> str:
     if artifact:
         refuse_unmergeable(artifact)
         model, tokenizer = load_artifact_model(artifact, torch.float32)
-        model = model.merge_and_unload() if artifact.kind == "adapter" else model
+        model = model.merge_and_unload() if hasattr(model, "peft_config") else model
     else:
         model, tokenizer = load_model(base, torch.float32), load_tokenizer(base)
     kept = cut_layers(model, settings.layers)

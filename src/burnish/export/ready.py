@@ -111,12 +111,13 @@ def refuse_unready(
             )
         if (program, to) == ("vllm", "adapter") and not _is_plain_lora(artifact):
             raise CannotExport(
-                "vLLM loads plain LoRA adapters only.", "Use --to merged, or train.method=lora."
+                "vLLM loads plain LoRA adapters only, beside weights that aren't rounded.",
+                "Use --to merged, or train.method=lora.",
             )
 
 
 def _is_plain_lora(artifact: Artifact) -> bool:
-    if artifact.kind != "adapter":
+    if artifact.kind != "adapter" or artifact.rounded:
         return False
     config = json.loads((artifact.path / "adapter_config.json").read_text(encoding="utf-8"))
     return bool(config["peft_type"] == "LORA" and not config.get("use_dora"))

@@ -95,7 +95,7 @@ def load_teacher(source: str, dtype: torch.dtype, tokenizer: PreTrainedTokenizer
         )
     if artifact:
         model, own = load_artifact_model(artifact, dtype)
-        model = model.merge_and_unload() if artifact.kind == "adapter" else model
+        model = model.merge_and_unload() if hasattr(model, "peft_config") else model
     else:
         base = find_model(source)
         model, own = load_model(base, dtype), load_tokenizer(base)
