@@ -119,3 +119,52 @@ def test_an_export_is_made_ready_before_it_is_asked(known, write_rows, tmp_path)
     with pytest.raises(CannotExport):
         api.export("20260101-first", to="merged", out=tmp_path / "no", changes=changes)
     assert not (tmp_path / "no").exists()
+
+
+@pytest.fixture
+def served_by_mlflow(first, tmp_path, tiny_tokenizer):
+    """The first run as MLflow loads it, from where the folder was moved to."""
+    import mlflow
+
+    written = write_export(tmp_path / "out", first, "merged", "f32")
+    make_ready(["mlflow"], written, tiny_tokenizer)
+    return mlflow.pyfunc.load_model(str(written.path.rename(tmp_path / "moved")))
+
+
+def test_mlflow_answers_as_the_trained_run_does(served_by_mlflow, asked, trained):
+    assert served_by_mlflow.metadata.metadata["task"] == "llm/v1/chat"
+    for row, reply in zip(asked.rows[:6], trained.free, strict=False):
+        said = [{"role": m.role, "content": m.content} for m in row.prompt]
+
+        answer = served_by_mlflow.predict({"messages": said, "max_tokens": 12})
+
+        assert answer["choices"][0]["message"]["content"] == reply.text
+        assert answer["choices"][0]["finish_reason"] == "stop"
+        assert answer["usage"]["prompt_tokens"] == reply.tokens_in
+
+
+def test_mlflow_stops_at_a_word_and_refuses_what_it_cant_answer(served_by_mlflow, asked, trained):
+    said = [{"role": m.role, "content": m.content} for m in asked.rows[0].prompt]
+    first_word, _, second_word = trained.free[0].text.partition(" ")
+
+    answer = served_by_mlflow.predict({"messages": said, "stop": [f" {second_word}"]})
+
+    assert answer["choices"][0]["message"]["content"] == first_word
+    with pytest.raises(ValueError, match="n"):
+        served_by_mlflow.predict({"messages": said, "n": 2})
+
+
+def test_the_prompt_of_the_training_is_said_to_mlflows_model(first, tmp_path, tiny_tokenizer):
+    import mlflow
+
+    written = write_export(tmp_path / "out", first, "merged", "f32")
+    facts = json.loads((written.path / "artifact.json").read_text())
+    (written.path / "artifact.json").write_text(json.dumps({**facts, "system": "Be brief."}))
+    make_ready(["mlflow"], written, tiny_tokenizer)
+    model = mlflow.pyfunc.load_model(str(written.path))
+    said = {"role": "user", "content": "red lamp"}
+    system = {"role": "system", "content": "Be brief."}
+
+    bare, told = (model.predict({"messages": x, "max_tokens": 3}) for x in ([said], [system, said]))
+
+    assert bare["usage"] == told["usage"]

@@ -29,7 +29,7 @@ def command(
     ] = None,
     ready_for: Annotated[
         list[str] | None,
-        typer.Option(help="Make it ready for foundry, lmstudio or vllm. Repeatable."),
+        typer.Option(help="Make it ready for foundry, lmstudio, mlflow or vllm. Repeatable."),
     ] = None,
     here: Annotated[
         bool,

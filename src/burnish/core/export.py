@@ -81,10 +81,11 @@ class Export(Section):
         description="Let the rounding to less than 8 bits err least where the training rows need "
         "the weights (llama.cpp's imatrix); for gguf, gguf-lora and openvino.",
     )
-    ready_for: tuple[Literal["foundry", "lmstudio", "vllm"], ...] = Field(
+    ready_for: tuple[Literal["foundry", "lmstudio", "mlflow", "vllm"], ...] = Field(
         (),
         description="Programs that the folder is made ready for: `foundry` (Foundry Local, of an "
-        "ONNX folder), `lmstudio` (LM Studio, of GGUF), `vllm` (of merged or adapter).",
+        "ONNX folder), `lmstudio` (LM Studio, of GGUF), `mlflow` (of merged), `vllm` (of merged "
+        "or adapter).",
     )
     rows: int | None = Field(
         1000, ge=30, description="Test rows that the gate asks, drawn by a seed; all if empty."

@@ -87,3 +87,8 @@ def yield_cores() -> None:
 def hush() -> None:
     """Keep a library from advising packages that burnish doesn't need, each time PEFT loads it."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
+def decline_counting() -> None:
+    """Keep MLflow from telling its makers that it is used. Call it before MLflow loads."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -240,6 +240,11 @@ class Train(Section):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice to hold fewer: slower, less memory."
     )
+    quantization_aware: Literal["q4_0"] | None = Field(
+        None,
+        description="Learn with the weights as this format of 4 bits rounds them, so that they "
+        "lose less once they are exported in it. For method full, and lora without dropout.",
+    )
     tracker: Literal["tensorboard", "mlflow", "wandb", "trackio"] | None = Field(
         None, description="Where the metrics go beside `metrics.jsonl`; its library is installed."
     )
@@ -284,6 +289,19 @@ class Train(Section):
                 raise ValueError(
                     f"objective {self.objective.kind} goes with parallel: ddp, zero1, zero2"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _rounds_what_can_be_rounded(self) -> "Train":
+        if self.quantization_aware is None:
+            return self
+        if not isinstance(self.objective, Sft | Distillation):
+            raise ValueError("quantization_aware goes with objective sft or distil")
+        plain = isinstance(self.method, Lora) and not self.method.dropout
+        if not plain and not isinstance(self.method, Full):
+            raise ValueError("quantization_aware goes with method full, or lora without dropout")
+        if self.divides_weights:
+            raise ValueError("quantization_aware goes with parallel: none, ddp, zero1, zero2")
         return self
 
     @model_validator(mode="after")

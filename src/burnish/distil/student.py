@@ -117,7 +117,7 @@ def student_of(recipe: Recipe) -> str:
     if artifact:
         refuse_unmergeable(artifact)
         model, tokenizer = load_artifact_model(artifact, torch.float32)
-        model = model.merge_and_unload() if artifact.kind == "adapter" else model
+        model = model.merge_and_unload() if hasattr(model, "peft_config") else model
     elif base.kind == "causal":
         model, tokenizer = load_model(base, torch.float32), load_tokenizer(base)
     else:

@@ -146,7 +146,7 @@ def _exported(artifact: Artifact, running: Running) -> ChildEngine:
 
 def _shares_base(artifact: Artifact) -> bool:
     """Whether its base's weights may serve others too: 4-bit ones are other weights."""
-    return artifact.kind == "adapter" and not artifact.quantized
+    return artifact.kind == "adapter" and not artifact.quantized and not artifact.rounded
 
 
 def _adapted(model: Any, artifact: Artifact, name: str) -> LocalEngine:

@@ -244,7 +244,7 @@ def engine_of(artifact: Artifact | None, source: str | Path) -> LocalEngine:
                 f"{source} is {_NOT_HERE[artifact.kind][0]}", _NOT_HERE[artifact.kind][1]
             )
         model, tokenizer = load_artifact_model(artifact, answering_dtype())
-        if artifact.kind == "adapter":
+        if hasattr(model, "peft_config"):
             # One adapter and nobody else's: inside the weights it costs no time.
             model = model.merge_and_unload()
         name = str(artifact.lineage.get("run", Path(source).name))

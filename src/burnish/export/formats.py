@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from burnish.core.folders import hash_file, whole_folder, write_json
 from burnish.export.gguf import write_gguf
-from burnish.export.gguf_lora import write_gguf_adapter
+from burnish.export.gguf_lora import refuse_rounded, write_gguf_adapter
 from burnish.export.importance import Importance
 from burnish.export.onnx import PRECISIONS, build_onnx
 from burnish.export.openvino import PRECISIONS as OPENVINO_PRECISIONS
@@ -76,6 +76,7 @@ def _write_gguf_lora(
     """The base as a GGUF file, and the adapter as another one."""
     if artifact.kind not in _BESIDE:
         raise CannotExport("All weights of this run moved: it has no adapter.", "Use --to gguf.")
+    refuse_rounded(artifact)
     adapted, tokenizer = adapted_model(artifact)
     write_gguf_adapter(folder / "adapter.gguf", adapted)
     file = folder / f"base-{quant}.gguf"

@@ -12,6 +12,7 @@ from peft import PeftModel
 
 from burnish.export.gguf import in_layer
 from burnish.export.vocabulary import CannotExport
+from burnish.models.artifact import Artifact
 
 
 def write_gguf_adapter(path: Path, adapted: PeftModel) -> None:
@@ -47,3 +48,13 @@ def write_gguf_adapter(path: Path, adapted: PeftModel) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def refuse_rounded(artifact: Artifact) -> None:
+    """Raises CannotExport for an adapter that was trained on weights rounded with it inside."""
+    if artifact.rounded:
+        raise CannotExport(
+            f"This adapter was trained to be rounded as {artifact.rounded} inside its base's "
+            "weights; beside them it is another model.",
+            f"Use --to gguf --quant {artifact.rounded}, which merges it.",
+        )

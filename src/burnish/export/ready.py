@@ -11,10 +11,13 @@ import shlex
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from transformers import PreTrainedTokenizerBase
 
+from burnish.core.errors import Unavailable
 from burnish.core.folders import write_json, write_whole
+from burnish.export.mlflow import write_mlflow
 from burnish.export.turns import turns
 from burnish.export.vocabulary import CannotExport
 from burnish.models.artifact import Artifact
@@ -68,16 +71,18 @@ def _vllm(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> N
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What a program takes: formats of `--to`, and how the rest is written."""
+    """What a program takes: formats of `--to`, how the rest is written, and the library for it."""
 
     formats: tuple[str, ...]
     write: Callable[[Artifact, PreTrainedTokenizerBase, str], None]
     needs_turns: bool = False
+    library: str | None = None
 
 
 READY: Mapping[str, Ready] = {
     "foundry": Ready(("onnx",), _foundry, needs_turns=True),
     "lmstudio": Ready(("gguf",), _lm_studio),
+    "mlflow": Ready(("merged",), write_mlflow, library="mlflow"),
     "vllm": Ready(("merged", "adapter"), _vllm),
 }
 
@@ -85,9 +90,15 @@ READY: Mapping[str, Ready] = {
 def refuse_unready(
     programs: Iterable[str], to: str, artifact: Artifact, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raises CannotExport if one of the programs can't take what would be exported."""
+    """Raises CannotExport if one of the programs can't take what would be exported, Unavailable
+    without the library that writes what it wants."""
     for program in programs:
         ready = READY[program]
+        if ready.library and find_spec(ready.library) is None:
+            raise Unavailable(
+                f"{program} needs the library {ready.library}.",
+                f"pip install 'burnish[{program}]'",
+            )
         if to not in ready.formats:
             raise CannotExport(
                 f"{program} doesn't take --to {to}.", f"Use --to {' or '.join(ready.formats)}."
@@ -100,12 +111,13 @@ def refuse_unready(
             )
         if (program, to) == ("vllm", "adapter") and not _is_plain_lora(artifact):
             raise CannotExport(
-                "vLLM loads plain LoRA adapters only.", "Use --to merged, or train.method=lora."
+                "vLLM loads plain LoRA adapters only, beside weights that aren't rounded.",
+                "Use --to merged, or train.method=lora.",
             )
 
 
 def _is_plain_lora(artifact: Artifact) -> bool:
-    if artifact.kind != "adapter":
+    if artifact.kind != "adapter" or artifact.rounded:
         return False
     config = json.loads((artifact.path / "adapter_config.json").read_text(encoding="utf-8"))
     return bool(config["peft_type"] == "LORA" and not config.get("use_dora"))

@@ -6,7 +6,7 @@ from typing import Any
 
 from burnish.core.errors import BadData
 from burnish.export.gguf import write_gguf
-from burnish.export.gguf_lora import write_gguf_adapter
+from burnish.export.gguf_lora import refuse_rounded, write_gguf_adapter
 from burnish.models.artifact import Artifact
 from burnish.models.merge import adapted_model, merged_model
 
@@ -16,7 +16,8 @@ def write_several(
 ) -> dict[str, Any]:
     """Write `base-QUANT.gguf` and `NAME.gguf` for each adapter into `folder`; returns their names.
 
-    Raises BadData for an adapter of another base, CannotExport for one that isn't plain LoRA.
+    Raises BadData for an adapter of another base, CannotExport for one that isn't plain LoRA, or
+    was trained rounded.
     """
     wanted = base.lineage["base"]["sha256"]
     strange = [n for n, one in adapters.items() if one.lineage["base"]["sha256"] != wanted]
@@ -26,6 +27,7 @@ def write_several(
             "Adapters share a base only if they were trained on it.",
         )
     for name, artifact in adapters.items():
+        refuse_rounded(artifact)
         write_gguf_adapter(folder / f"{name}.gguf", adapted_model(artifact)[0])
     model, tokenizer = merged_model(base)
     file = folder / f"base-{quant}.gguf"

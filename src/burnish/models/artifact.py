@@ -25,6 +25,7 @@ from burnish.core.folders import hash_bytes, hash_file, whole_folder, write_json
 from burnish.models.bottleneck import has_bottlenecks, load_bottlenecks, save_bottlenecks
 from burnish.models.load import device, load_model
 from burnish.models.local import LocalModel, find_model
+from burnish.models.q4_0 import put_on_grid
 from burnish.models.quantize import round_trip
 from burnish.models.virtual import has_virtual, load_virtual, save_virtual
 
@@ -65,6 +66,13 @@ class Artifact:
     kind: Kind
     system: str | None
     lineage: Mapping[str, Any]
+
+    @property
+    def rounded(self) -> str | None:
+        """The format of 4 bits as which its weights, an adapter merged, were rounded in training:
+        what was trained is the rounded model."""
+        found: str | None = self.lineage.get("rounded")
+        return found
 
     @property
     def quantized(self) -> Mapping[str, Any] | None:
@@ -128,7 +136,8 @@ def open_artifact(folder: Path) -> Artifact:
 def load_artifact_model(
     artifact: Artifact, dtype: torch.dtype
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Weights and tokenizer of an artifact, ready to answer.
+    """Weights and tokenizer of an artifact, ready to answer. An adapter that was trained on rounded
+    weights comes merged and rounded.
 
     Raises BadData if the base on this machine isn't the one that the adapter was trained on.
     """
@@ -137,6 +146,8 @@ def load_artifact_model(
         model: Any = AutoModelForCausalLM.from_pretrained(
             artifact.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
         )
+        if artifact.rounded:
+            put_on_grid(model)
         return model.to(device()).eval(), tokenizer
     model = load_model(find_base(artifact), dtype)
     if artifact.quantized:
@@ -145,6 +156,10 @@ def load_artifact_model(
         ADDED[artifact.kind].load(model, artifact.path)
         return model.eval(), tokenizer
     adapted = PeftModel.from_pretrained(model, artifact.path, autocast_adapter_dtype=False)
+    if artifact.rounded:
+        whole: Any = adapted.float().merge_and_unload()
+        put_on_grid(whole)
+        return whole.to(dtype).eval(), tokenizer
     return adapted.to(dtype).eval(), tokenizer
 
 

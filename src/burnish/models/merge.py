@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from burnish.core.errors import BurnishError
 from burnish.models.artifact import ADDED, Artifact, find_base
 from burnish.models.load import load_model
+from burnish.models.q4_0 import put_on_grid
 
 
 class CannotMerge(BurnishError):
@@ -42,18 +43,21 @@ def refuse_unmergeable(artifact: Artifact) -> None:
 def merged_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
     """The trained model in float32 on the CPU, and its tokenizer.
 
-    An adapter that was trained on weights of 4 bits is added to the base's own weights of 16 bits.
+    Weights that were trained rounded come rounded, an adapter merged before. An adapter that was
+    trained on frozen weights of 4 bits is added to the base's own weights of 16 bits.
     Raises NotFound or BadData if the base isn't here or is another one.
     """
     if artifact.kind == "full":
-        own = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+        own: Any = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
         model: Any = AutoModelForCausalLM.from_pretrained(
             artifact.path, dtype=torch.float32, local_files_only=True
         )
-        return model.eval(), own
-    adapted, tokenizer = adapted_model(artifact)
-    merged: Any = adapted.merge_and_unload()
-    return merged.eval(), tokenizer
+    else:
+        adapted, own = adapted_model(artifact)
+        model = adapted.merge_and_unload()
+    if artifact.rounded:
+        put_on_grid(model)
+    return model.eval(), own
 
 
 def adapted_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:

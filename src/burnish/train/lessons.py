@@ -152,7 +152,7 @@ def load_teacher(source: str, dtype: torch.dtype) -> Any:
         )
     if artifact:
         model, _ = load_artifact_model(artifact, dtype)
-        model = model.merge_and_unload() if artifact.kind == "adapter" else model
+        model = model.merge_and_unload() if hasattr(model, "peft_config") else model
     else:
         model = load_model(find_model(source), dtype)
     language = language_model(model)

@@ -57,6 +57,7 @@ from burnish.train.objectives import OBJECTIVES
 from burnish.train.on_policy import with_own_answers
 from burnish.train.optimizer import MasterAdamW
 from burnish.train.processes import gathered, joined, refuse_idle_processes
+from burnish.train.quantization_aware import compute_rounded
 from burnish.train.reference import with_reference
 from burnish.train.report import TrainReport, report_of
 from burnish.train.sharding import SharedAdamW
@@ -197,6 +198,8 @@ def prepare(
     language = language_model(model)
     language.set_attn_implementation(ATTENTION)
     fuse(model)
+    if settings.quantization_aware:
+        compute_rounded(model)
     if settings.gradient_checkpointing:
         language.activation_checkpointing_enable({"use_reentrant": False})
     accelerator = Accelerator(cpu=device().type == "cpu")
@@ -383,6 +386,7 @@ def _lineage(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
         "recipe": run.recipe.model_dump(mode="json"),
         "versions": run.read("inputs.json")["versions"],
         "quantized": quantization(run.recipe.train.method),
+        "rounded": run.recipe.train.quantization_aware,
         "step": state.best_step,
         "run": run.id,
     }
