@@ -87,7 +87,11 @@ def _next(report: "TrainReport") -> str:
     """What to do with the artifact: its kind says."""
     from burnish.models.artifact import open_artifact
 
-    words = {"classifier": "serve {}", "embedder": "index FOLDER --name NAME --embedder {}"}
+    words = {
+        "classifier": "serve {}",
+        "token_classifier": "serve {}",
+        "embedder": "index FOLDER --name NAME --embedder {}",
+    }
     kind = open_artifact(Path(report.artifact)).kind
     return f"burnish {words.get(kind, 'chat {}').format(report.run)}"
 

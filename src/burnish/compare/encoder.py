@@ -5,7 +5,7 @@ Between the linear classifier on its vectors, which takes seconds, and a fine-tu
 
 import math
 
-from burnish.core.encoding import Classify
+from burnish.core.encoding import Classify, TokenClassify
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe import Recipe
 from burnish.core.runs import Run
@@ -16,20 +16,24 @@ from burnish.train.once import trained
 #: Settings for small encoders; a head from nothing needs some steps however few the rows are.
 _BATCH, _EPOCHS, _LEAST_STEPS, _RATE = 32, 4, 200, 3e-4
 
+#: What the encoder learns, by the task.
+_OBJECTIVES = {"classification": Classify(), "spans": TokenClassify()}
+
 
 def encoder(recipe: Recipe, dataset: Dataset) -> Run:
     """The run whose artifact is `rag.embedder` with a head, fine-tuned on these rows.
 
-    Raises BadRecipe if the answers aren't labels, NotFound without the embedding model.
+    Raises BadRecipe if the answers are neither labels nor spans, NotFound without the embedding
+    model.
     """
-    if dataset.task.kind != "classification":
+    if dataset.task.kind not in _OBJECTIVES:
         raise BadRecipe(
-            f"The route `encoder` is for labels, and the task is {dataset.task.kind}.",
+            f"The route `encoder` is for labels and spans, and the task is {dataset.task.kind}.",
             "Leave it out of compare.routes, or set task.kind to classification.",
         )
     steps = max(math.ceil(len(dataset.split.train) / _BATCH), 1)
     settings = Train(
-        objective=Classify(),
+        objective=_OBJECTIVES[dataset.task.kind],
         method=Full(),
         learning_rate=_RATE,
         epochs=max(_EPOCHS, math.ceil(_LEAST_STEPS / steps)),

@@ -21,7 +21,7 @@ from burnish.core.records import Prompt, Row, Split
 from burnish.core.runs import Run
 from burnish.core.sections import Task
 from burnish.data.load import Dataset
-from burnish.engines.labels import said
+from burnish.engines.headed import said
 from burnish.engines.local import find_artifact
 from burnish.engines.protocol import Engine
 from burnish.evaluate.calibration import Calibrated

@@ -1,5 +1,5 @@
-"""What is learnt by a model that makes no text, as values of `train.objective`: labels of texts,
-vectors of texts, or what an answer is worth."""
+"""What is learnt by a model that makes no text, as values of `train.objective`: labels of texts
+or of their words, vectors of texts, or what an answer is worth."""
 
 from typing import Literal
 
@@ -17,6 +17,23 @@ class Classify(Section):
         "none",
         description="`balanced`: a label with few rows weighs more, n / (labels * its rows), so "
         "that all labels weigh the same together.",
+    )
+
+
+class TokenClassify(Section):
+    """A label for each word, and so labelled spans of a text (named entities): a head on every
+    token of an encoder (Devlin et al. 2019, arXiv:1810.04805) or of a decoder, which sees only what
+    stands before a word."""
+
+    kind: Literal["token_classify"] = "token_classify"
+    subwords: Literal["first", "all"] = Field(
+        "first",
+        description="`first`: a word's first token bears its label, and the others aren't learnt; "
+        "`all`: each token bears one, for scripts without spaces between words.",
+    )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none",
+        description="`balanced`: a tag with few words weighs more, n / (tags * its words).",
     )
 
 

@@ -2,13 +2,16 @@
 
 A `Row` is one example in one shape for all tasks: a conversation whose last assistant turn is the
 answer. Classification is the same with a `label`; plain text has `text` and no messages. A row of
-preferences has a `rejected` answer beside it, or says whether its own is `desirable`. `item` has
-the other keys of a conversation or a question, which graders may name.
+preferences has a `rejected` answer beside it, or says whether its own is `desirable`. `spans`
+are the labelled ones of what the user says. `item` has the other keys of a conversation or a
+question, which graders may name.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
+
+from burnish.core.spans import Span, located
 
 Role = Literal["system", "user", "assistant", "tool"]
 Severity = Literal["error", "warning", "note"]
@@ -48,6 +51,7 @@ class Row:
     desirable: bool | None = None
     group: str | None = None
     type: str | None = None
+    spans: tuple[Span, ...] | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     item: Mapping[str, Any] = field(default_factory=dict, hash=False)
     file: str = ""
@@ -71,6 +75,11 @@ class Row:
             return ""
         last = self._last_answer()
         return self.messages[last].content if last < len(self.messages) else ""
+
+    @property
+    def expected(self) -> str:
+        """What an answer is scored against: the answer, or the spans with their places."""
+        return self.answer if self.spans is None else located(self.prompt[-1].content, self.spans)
 
     @property
     def question(self) -> tuple[Message, ...]:

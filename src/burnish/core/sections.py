@@ -14,7 +14,7 @@ from burnish.core.section import Paths, Section
 class Task(Section):
     """What the model is for."""
 
-    kind: Literal["auto", "classification", "extraction", "qa", "generation"] = Field(
+    kind: Literal["auto", "classification", "extraction", "spans", "qa", "generation"] = Field(
         "auto", description="What the answers are; `auto` infers it from the training rows."
     )
     prompt: str | None = Field(
@@ -57,8 +57,8 @@ class Data(Section):
     validation: Paths = Field((), description="Files to choose the checkpoint by.")
     test: Paths = Field((), description="Files to measure on; frozen at the first run.")
     format: Literal[
-        "auto", "chat", "openai_preference", "preference", "unpaired_preference", "sharegpt",
-        "labelled", "pairs", "alpaca", "prompts", "text",
+        "auto", "chat", "spans", "tagged", "openai_preference", "preference",
+        "unpaired_preference", "sharegpt", "labelled", "pairs", "alpaca", "prompts", "text",
     ] = Field("auto", description="Shape of the rows; `auto` looks at their keys.")  # fmt: skip
     columns: Columns = Field(Columns(), description="Names of the columns that hold what.")
     group: str | None = Field(
@@ -88,7 +88,7 @@ class Evaluate(Section):
     """How answers are scored."""
 
     metric: Literal[
-        "auto", "accuracy", "exact_match", "token_f1", "field_f1", "rouge_l", "bleu", "chrf",
+        "auto", "accuracy", "exact_match", "token_f1", "field_f1", "span_f1", "rouge_l", "bleu", "chrf",
         "graded",
     ] = Field(
         "auto",

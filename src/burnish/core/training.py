@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from burnish.core.encoding import Classify, Embed, RewardModel
+from burnish.core.encoding import Classify, Embed, RewardModel, TokenClassify
 from burnish.core.reinforcement import Grpo
 from burnish.core.section import Section, as_tuple, kind_or
 from burnish.core.teaching import Distillation
@@ -198,7 +198,8 @@ class Train(Section):
             | Custom
             | Classify
             | Embed
-            | RewardModel,
+            | RewardModel
+            | TokenClassify,
             Field(discriminator="kind"),
         ],
         kind_or("sft"),
@@ -270,7 +271,7 @@ class Train(Section):
     @property
     def is_encoding(self) -> bool:
         """Whether what is trained makes no text: labels, vectors, or what an answer is worth."""
-        return isinstance(self.objective, Classify | Embed | RewardModel)
+        return isinstance(self.objective, Classify | Embed | RewardModel | TokenClassify)
 
     @model_validator(mode="after")
     def _divides_what_can_be_divided(self) -> "Train":

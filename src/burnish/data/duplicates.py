@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 
 from burnish.core.folders import hash_json
 from burnish.core.records import Row
@@ -27,7 +28,8 @@ def content_hash(row: Row) -> str:
     turns = [message.as_template() for message in row.messages]
     other = row.rejected.as_template() if row.rejected else None
     judged = [other, row.desirable] if row.is_preference else []
-    return hash_json([turns, row.text, row.label, *judged])
+    marked = [[asdict(span) for span in row.spans]] if row.spans else []
+    return hash_json([turns, row.text, row.label, *judged, *marked])
 
 
 def question(row: Row) -> str:

@@ -11,19 +11,12 @@ from typing import Any, get_args
 from burnish.core.errors import BadData
 from burnish.core.records import Message, Role, Row
 from burnish.core.sections import Columns
+from burnish.data.spans import BadRow, has_spans, has_tags, marked, tagged
 
 Record = Mapping[str, Any]
 
 #: What other tools call the roles.
 _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "function": "tool"}
-
-
-class BadRow(BadData):
-    """A record that is no usable row. `code` is the finding's code."""
-
-    def __init__(self, what: str, fix: str = "", code: str = "wrong_shape") -> None:
-        super().__init__(what, fix)
-        self.finding = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +177,16 @@ FORMATS: dict[str, Format] = {
         chat,
         '{"messages": [{"role": "user", "content": "1+1?"}, '
         '{"role": "assistant", "content": "2"}]}',
+    ),
+    "spans": Format(
+        lambda keys, columns: has_spans(keys),
+        lambda record, columns: marked(record),
+        '{"text": "Ada lives in Athens", "spans": [{"start": 13, "end": 19, "label": "place"}]}',
+    ),
+    "tagged": Format(
+        lambda keys, columns: has_tags(keys),
+        lambda record, columns: tagged(record),
+        '{"tokens": ["in", "New", "York"], "tags": ["O", "B-place", "I-place"]}',
     ),
     "openai_preference": Format(
         lambda keys, columns: {"input", "preferred_output"} <= keys,

@@ -39,6 +39,8 @@ def _kind(rows: Sequence[Row], answers: Sequence[str]) -> tuple[str, str]:
         return "generation", "the rows are plain text"
     if all(row.label is not None for row in rows):
         return "classification", "the rows have a label"
+    if all(row.spans is not None for row in rows):
+        return "spans", "the rows have labelled spans"
     if sum(_is_object(answer) for answer in answers) > 0.9 * len(answers):
         return "extraction", "the answers are JSON objects"
     words = [len(answer.split()) for answer in answers]

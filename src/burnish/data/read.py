@@ -15,7 +15,8 @@ from burnish.core.errors import BadData, NotFound
 from burnish.core.folders import hash_file
 from burnish.core.records import Finding, Row
 from burnish.core.sections import Data, Task
-from burnish.data.formats import FORMATS, BadRow, detect
+from burnish.data.formats import FORMATS, detect
+from burnish.data.spans import BadRow
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,8 @@ from transformers import AutoTokenizer
 
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.engines.alone import USUAL, ChildEngine, Running
-from burnish.engines.labels import LABELLERS
 from burnish.engines.local import LocalEngine, answering_dtype, find_artifact, open_engine
-from burnish.engines.open import IN_CHILDREN
+from burnish.engines.open import HEADED, IN_CHILDREN
 from burnish.engines.protocol import Served
 from burnish.models.artifact import Artifact, find_base, open_artifact
 from burnish.models.load import load_model, load_tokenizer
@@ -95,8 +94,8 @@ def open_fleet(
         if artifact is None:
             local = find_model(source)
             bases[local.sha256] = (source, local)
-        elif artifact.kind in LABELLERS:
-            opened[source] = LABELLERS[artifact.kind](artifact)
+        elif artifact.kind in HEADED:
+            opened[source] = HEADED[artifact.kind](artifact)
         elif artifact.kind in IN_CHILDREN:
             opened[source] = _exported(artifact, running)
             parents[opened[source].name] = artifact.base

@@ -54,6 +54,11 @@ _NOT_HERE = {
         "Serve it with `burnish serve`, measure it with `burnish evaluate`, or name a language "
         "model.",
     ),
+    "token_classifier": (
+        "a token classifier: it finds labelled spans and makes no text.",
+        "Serve it with `burnish serve`, measure it with `burnish evaluate`, or name a language "
+        "model.",
+    ),
     "embedder": (
         "an embedding model: it makes vectors and no text.",
         "Name it where vectors are made: `burnish index --embedder`, rag.embedder, or `model` at "

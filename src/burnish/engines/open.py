@@ -4,13 +4,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from burnish.engines.alone import USUAL, ChildEngine, Running
-from burnish.engines.labels import LABELLERS
+from burnish.engines.headed import HeadedEngine
+from burnish.engines.labels import open_classifier, open_linear
 from burnish.engines.llamacpp import open_llama_cpp
 from burnish.engines.local import LocalEngine, engine_of, find_artifact
 from burnish.engines.onnx import open_onnx
 from burnish.engines.openvino import open_openvino
 from burnish.engines.protocol import Engine
+from burnish.engines.spans import open_token_classifier
 from burnish.models.artifact import Artifact
+
+#: Kinds of artifacts with a head.
+HEADED: dict[str, Callable[[Artifact], HeadedEngine]] = {
+    "linear": open_linear,
+    "classifier": open_classifier,
+    "token_classifier": open_token_classifier,
+}
 
 #: Kinds of exported folders that an engine in a child answers with.
 IN_CHILDREN: dict[str, Callable[[Artifact, Running], ChildEngine]] = {
@@ -30,8 +39,8 @@ def open_any(source: str | Path) -> Engine:
 
 def any_of(artifact: Artifact | None, source: str | Path) -> Engine:
     """The same for whoever has looked for the artifact already."""
-    if artifact is not None and artifact.kind in LABELLERS:
-        return LABELLERS[artifact.kind](artifact)
+    if artifact is not None and artifact.kind in HEADED:
+        return HEADED[artifact.kind](artifact)
     return _writer_of(artifact, source)
 
 

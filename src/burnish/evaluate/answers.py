@@ -71,7 +71,7 @@ def timed(identity: str, engine: Engine, prompts: Sequence[Prompt]) -> list[floa
 
 def _key(identity: str, block: Asked, metric: str) -> list[Any]:
     prompts = [asdict(prompt) for prompt in block.prompts]
-    return [identity, prompts, [(row.id, row.answer) for row in block.rows], metric]
+    return [identity, prompts, [(row.id, row.expected) for row in block.rows], metric]
 
 
 def _kept(kind: str, key: list[Any], ending: str) -> Path:

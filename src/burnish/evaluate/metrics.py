@@ -17,10 +17,11 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 from sklearn.metrics import f1_score
 
+from burnish.evaluate.spans import FENCE, SPANS, span_f1
+
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 #: Scripts without spaces between words: each sign counts as a word, as in MLQA.
 _UNSPACED = re.compile(r"([\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
-_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", re.DOTALL | re.IGNORECASE)
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -105,6 +106,7 @@ METRICS: dict[str, Callable[[str, str], float]] = {
     "exact_match": exact_match,
     "token_f1": token_f1,
     "field_f1": field_f1,
+    "span_f1": span_f1,
     "rouge_l": rouge_l,
     "bleu": bleu,
     "chrf": chrf,
@@ -138,6 +140,7 @@ def _mean(score: Callable[[str, str], float]) -> Callable[[Sequence[str], Sequen
 CORPUS: dict[str, dict[str, Callable[[Sequence[str], Sequence[str]], float]]] = {
     "classification": {"macro_f1": macro_f1},
     "extraction": {"exact_match": _mean(exact_match), "json_validity": json_validity},
+    "spans": SPANS,
     "qa": {"exact_match": _mean(exact_match), "rouge_l": _mean(rouge_l)},
     "generation": {
         "token_f1": _mean(token_f1),
@@ -154,7 +157,7 @@ def _is_punctuation(sign: str) -> bool:
 
 def _fields(text: str) -> Counter[str] | None:
     """The leaves of a JSON object as `path=value`; None if it is no object."""
-    fenced = _FENCE.fullmatch(text)
+    fenced = FENCE.fullmatch(text)
     try:
         value = json.loads(fenced.group(1) if fenced else text)
     except (json.JSONDecodeError, RecursionError):

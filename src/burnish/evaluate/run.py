@@ -75,9 +75,9 @@ def predicted(rows: Sequence[Row], said: Sequence[Said], metric: str) -> list[Pr
         Prediction(
             row=row.id,
             prompt=row.prompt[-1].content,
-            expected=row.answer,
+            expected=row.expected,
             answer=one.text,
-            score=METRICS[metric](row.answer, one.text),
+            score=METRICS[metric](row.expected, one.text),
             tokens_in=one.tokens_in,
             tokens_out=one.tokens_out,
             seconds=one.seconds,

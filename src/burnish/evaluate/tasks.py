@@ -22,6 +22,14 @@ def _name_keys(task: Task, rows: Sequence[Row]) -> str:
     return f"Answer with one JSON object with these keys and nothing else: {', '.join(keys)}."
 
 
+def _name_spans(task: Task, rows: Sequence[Row]) -> str:
+    labels = sorted({span.label for row in rows for span in row.spans or ()})
+    return (
+        'Find the spans of the text and answer with a JSON list of {"text": ..., "label": ...} in '
+        f"their order and nothing else, [] for none. Labels: {', '.join(labels)}."
+    )
+
+
 def _be_brief(task: Task, rows: Sequence[Row]) -> str:
     return "Answer with as few words as possible and nothing else."
 
@@ -43,6 +51,7 @@ class TaskKind:
 TASKS = {
     "classification": TaskKind("accuracy", True, _name_labels),
     "extraction": TaskKind("field_f1", False, _name_keys),
+    "spans": TaskKind("span_f1", False, _name_spans),
     "qa": TaskKind("token_f1", False, _be_brief),
     "generation": TaskKind("rouge_l", False, _say_nothing),
 }

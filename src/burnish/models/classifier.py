@@ -67,14 +67,21 @@ class SequenceClassifier:
 
 
 def headed_model(
-    base: LocalModel, labels: Sequence[str], tokenizer: Tokenizer, dtype: torch.dtype
+    base: LocalModel,
+    labels: Sequence[str],
+    tokenizer: Tokenizer,
+    dtype: torch.dtype,
+    head: Any = AutoModelForSequenceClassification,
 ) -> Any:
-    """The base with a new head for these labels. Raises BadRecipe if transformers has none."""
+    """The base with a new head for these labels, of transformers' class for the task.
+
+    Raises BadRecipe if transformers has none.
+    """
     level = transformers_logging.get_verbosity()
     # It would warn that the head is new, which is what was asked for.
     transformers_logging.set_verbosity_error()
     try:
-        model: Any = AutoModelForSequenceClassification.from_pretrained(
+        model: Any = head.from_pretrained(
             base.path,
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
@@ -138,16 +145,16 @@ def load_classifier(artifact: Artifact) -> SequenceClassifier:
     return SequenceClassifier(model, tokenizer, labels, most)
 
 
-def load_headed(artifact: Artifact, labels: Sequence[str]) -> tuple[Any, Tokenizer]:
+def load_headed(
+    artifact: Artifact, labels: Sequence[str], head: Any = AutoModelForSequenceClassification
+) -> tuple[Any, Tokenizer]:
     """Model and tokenizer of what `save_headed` wrote, in float32. Raises NotFound, BadData."""
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     if (artifact.path / "adapter_config.json").exists():
-        model = headed_model(find_base(artifact), labels, tokenizer, torch.float32)
+        model = headed_model(find_base(artifact), labels, tokenizer, torch.float32, head)
         model = PeftModel.from_pretrained(model, artifact.path, autocast_adapter_dtype=False)
         # One adapter and nobody else's: inside the weights it costs no time.
         model = model.to(torch.float32).merge_and_unload()
     else:
-        model = AutoModelForSequenceClassification.from_pretrained(
-            artifact.path, dtype=torch.float32, local_files_only=True
-        )
+        model = head.from_pretrained(artifact.path, dtype=torch.float32, local_files_only=True)
     return model.to(device()), tokenizer

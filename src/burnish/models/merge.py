@@ -22,7 +22,7 @@ class CannotMerge(BurnishError):
 
 
 #: Kinds of artifacts of an encoder: labels or vectors come out.
-WORDLESS = ("classifier", "embedder", "reward")
+WORDLESS = ("classifier", "token_classifier", "embedder", "reward")
 
 
 def refuse_unmergeable(artifact: Artifact) -> None:

@@ -15,7 +15,7 @@ from burnish.core.progress import say
 from burnish.core.records import Row
 from burnish.core.runs import Run
 from burnish.data.load import Dataset
-from burnish.engines.labels import said
+from burnish.engines.headed import said
 from burnish.models.artifact import Artifact
 from burnish.models.classifier import SequenceClassifier, headed_model, save_classifier
 from burnish.models.load import training_dtype
@@ -96,7 +96,9 @@ def class_weights(targets: Sequence[int], labels: int, kind: str) -> torch.Tenso
     if kind == "none":
         return torch.ones(labels)
     counts = Counter(targets)
-    return torch.tensor([len(targets) / (labels * counts[label]) for label in range(labels)])
+    return torch.tensor(
+        [len(targets) / (labels * max(counts[label], 1)) for label in range(labels)]
+    )
 
 
 def _examples(given: Given) -> tuple[list[Sample], list[Sample]]:

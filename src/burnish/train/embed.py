@@ -21,7 +21,7 @@ from burnish.core.errors import BadData
 from burnish.core.progress import say
 from burnish.core.records import Row
 from burnish.core.runs import Run
-from burnish.engines.labels import said
+from burnish.engines.headed import said
 from burnish.models.artifact import Artifact
 from burnish.models.embedder import Embedder, pooled, refuse_unknown, save_embedder
 from burnish.models.load import training_dtype

@@ -74,6 +74,10 @@ def batch_of(
     return {name: part.to(place) for name, part in padded(texts, tokenizer).items()}
 
 
+#: New heads that PEFT would adapt as well as train, for want of knowing them.
+_NEW = {"TOKEN_CLS": ["classifier", "score"]}
+
+
 def with_method(model: Any, settings: Train, task: str) -> Any:
     """The model with its trainable weights marked; `task` is PEFT's name of what it is for."""
     if not isinstance(settings.method, Lora):
@@ -89,11 +93,12 @@ def with_method(model: Any, settings: Train, task: str) -> Any:
         rank_pattern=dict(method.ranks),
         use_rslora=method.rslora,
         task_type=task,
+        exclude_modules=_NEW.get(task),
     )
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
-def optimizer_of(model: Any, rows: Sequence[Sample], settings: Train) -> MasterAdamW:
+def optimizer_of(model: Any, rows: Sequence[Any], settings: Train) -> MasterAdamW:
     """AdamW for the weights that move. Raises BadData if there is nothing to learn from."""
     if not rows:
         raise BadData("There are no training rows.", "Name a file with rows in data.train.")

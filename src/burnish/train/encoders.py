@@ -3,7 +3,13 @@
 from burnish.train.classify import CLASSIFY
 from burnish.train.course import Course
 from burnish.train.embed import EMBED
+from burnish.train.token_classify import TOKEN_CLASSIFY
 from burnish.train.valuing import VALUING
 
 #: `train.objective.kind` → how it is trained; all other objectives train language models.
-ENCODERS: dict[str, Course] = {"classify": CLASSIFY, "embed": EMBED, "reward": VALUING}
+ENCODERS: dict[str, Course] = {
+    "classify": CLASSIFY,
+    "token_classify": TOKEN_CLASSIFY,
+    "embed": EMBED,
+    "reward": VALUING,
+}

@@ -8,7 +8,7 @@ from sklearn.linear_model import LogisticRegression
 from burnish.core.errors import BadData
 from burnish.core.progress import progress
 from burnish.core.records import Row
-from burnish.engines.labels import said
+from burnish.engines.headed import said
 from burnish.models.embedder import Embedder
 from burnish.models.linear import Head
 
