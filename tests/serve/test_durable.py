@@ -8,6 +8,7 @@ import psutil
 import pytest
 
 from burnish.core.runs import Run
+from burnish.serve.worker import Worker
 from burnish.train.run import train
 from tests.serve.tuning import Server, begin, events, rows, upload, wait
 
@@ -21,7 +22,8 @@ def trainers(server):
     for process in psutil.process_iter():
         try:
             line = process.cmdline()
-            if "burnish.serve.trainer" in line and str(server.home) in " ".join(line):
+            is_trainer = line[1:3] == ["-m", "burnish.serve.trainer"]
+            if is_trainer and str(server.home) in " ".join(line):
                 found.append(process)
         except psutil.Error:
             continue
@@ -109,8 +111,8 @@ def start(tiny, tiny_folder, tmp_path):
     """Start servers on one workspace (and one store); they end with the test."""
     begun = []
 
-    def one(store=""):
-        begun.append(Server(tmp_path / "home", tiny_folder, store))
+    def one(store="", **settings):
+        begun.append(Server(tmp_path / "home", tiny_folder, store, **settings))
         return begun[-1]
 
     yield one
@@ -134,6 +136,31 @@ def test_killed_in_every_way_the_job_ends_in_the_same_weights(victim, tmp_path):
 
     check_whole(victim, job, 144)
     check_undisturbed(victim, job, tmp_path / "undisturbed")
+
+
+def test_a_killed_servers_job_goes_on_at_another_within_a_minute(start, postgres_url, tmp_path):
+    first = start(postgres_url, lease=Worker.lease)
+    job = begin(first.client, 12, seed=3, hyperparameters=LONG)
+    let_it_get_to(first, job, 20)
+    second = start(postgres_url, lease=Worker.lease)
+    (left,) = trainers(first)
+    first.kill()
+    done = steps_done(second, job)
+    assert not psutil.wait_procs([left], timeout=20)[1]
+    begun = wait_for_trainer(second, seconds=60)
+
+    assert begun.pid != left.pid
+    check_whole(second, job, 144)
+    assert done < 144
+    check_undisturbed(second, job, tmp_path / "undisturbed")
+
+
+def wait_for_trainer(server, seconds):
+    for _ in range(seconds * 10):
+        if found := trainers(server):
+            return found[0]
+        time.sleep(0.1)
+    raise AssertionError(f"no trainer for {seconds} seconds")
 
 
 @pytest.mark.long

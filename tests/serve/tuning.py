@@ -18,9 +18,9 @@ from burnish.core.sections import Serve
 from burnish.serve import run
 from burnish.serve.worker import Worker
 listen(Lines())
-run.Worker = lambda desk: Worker(desk, lease=2.0, tick=0.05)
+run.Worker = lambda desk, executor: Worker(desk, executor, lease=float(sys.argv[4]), tick=0.05)
 aliases = {'gpt-4o-mini-2024-07-18': 'tiny', **json.loads(sys.argv[2])}
-run.serve(['tiny'], Serve(port=0, store=sys.argv[1]), aliases)
+run.serve(['tiny'], Serve(port=0, store=sys.argv[1], executor=sys.argv[3]), aliases)
 """
 WORDS = ("parcel", "refund", "lamp", "account", "password", "login", "order", "late", "red", "pear")
 
@@ -57,10 +57,11 @@ def pairs(count, better="my parcel", worse="red pear"):
 
 
 class Server:
-    """`burnish serve` in a process of its own; its leases are short."""
+    """`burnish serve` in a process of its own; its leases are short, if a test wants no others."""
 
-    def __init__(self, home, models, store="", aliases=None):
+    def __init__(self, home, models, store="", aliases=None, executor="", lease=2.0):
         self.home, self.store, self.aliases = home, store, aliases or {}
+        self.executor, self.lease = executor, lease
         self.environment = {
             **os.environ,
             "BURNISH_HOME": str(home),
@@ -71,7 +72,15 @@ class Server:
 
     def start(self):
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, self.store, json.dumps(self.aliases)],
+            [
+                sys.executable,
+                "-c",
+                PROGRAM,
+                self.store,
+                json.dumps(self.aliases),
+                self.executor,
+                str(self.lease),
+            ],
             stderr=subprocess.PIPE,
             text=True,
             env=self.environment,

@@ -15,10 +15,10 @@ from burnish.engines.local import open_engine
 from burnish.models.chat import PLAIN_TEMPLATE, encode_row
 from burnish.models.local import write_manifest
 from burnish.train import lessons
+from burnish.train.alignment import Pairing, learnt_tokens
 from burnish.train.examples import Matched
 from burnish.train.matching import matched, matches_of, matching
 from burnish.train.run import train
-from burnish.train.spans import Pairing, learnt_tokens
 from tests.conftest import CORPUS
 from tests.train.conftest import make_rows
 

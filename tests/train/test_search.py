@@ -9,7 +9,8 @@ from burnish.core.records import Split
 from burnish.core.runs import Run
 from burnish.data.load import Dataset
 from burnish.train import search as searching
-from burnish.train.search import Pruned, search
+from burnish.train.search import search
+from burnish.train.study import Attempt, Pruned
 from tests.train.conftest import die_at_sync, in_child, make_rows
 
 SPACE = (
@@ -63,11 +64,11 @@ def test_a_search_that_is_killed_goes_on_and_tries_no_more_than_asked(recipe, tm
 
 
 def test_a_trial_that_falls_behind_is_given_up_and_has_no_loss(recipe, tmp_path, monkeypatch):
-    def gives_up(study, step, loss):
-        if study.trial.number == 1:
+    def gives_up(attempt, step, loss):
+        if attempt.number == 2:
             raise Pruned("Given up.")
 
-    monkeypatch.setattr(searching._Study, "watch", gives_up)
+    monkeypatch.setattr(Attempt, "watch", gives_up)
 
     report = search(recipe, out=tmp_path / "search")
 

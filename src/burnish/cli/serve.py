@@ -21,6 +21,13 @@ def command(
         str | None,
         typer.Option(metavar="URL", help="Database of files and jobs. [default: SQLite]"),
     ] = None,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Where jobs are trained: ray, ray://HOST:PORT. [default: this machine]",
+        ),
+    ] = None,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="First prove that adapters do not mix; then serve.")
     ] = False,
@@ -36,6 +43,7 @@ def command(
     settings += [f"serve.host={host}"] if host else []
     settings += [f"serve.port={port}"] if port is not None else []
     settings += [f"serve.store={store}"] if store else []
+    settings += [f"serve.executor={executor}"] if executor else []
     named = sources or ["smollm2-135m-instruct"]
     if self_test:
         api.prove_apart(named)

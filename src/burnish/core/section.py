@@ -1,9 +1,10 @@
 """What all sections of a recipe are built on: the closed, frozen record, and short spellings."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
 
 def as_tuple(value: object) -> object:
@@ -23,6 +24,15 @@ def kind_or(default: str) -> BeforeValidator:
 
     return BeforeValidator(complete)
 
+
+def _named_executor(name: str) -> str:
+    if not re.fullmatch(r"(ray(://[^\s/]+:\d+)?)?", name):
+        raise ValueError("write ray, ray://host:port, or nothing for this machine")
+    return name
+
+
+#: Where trainings run.
+ExecutorName = Annotated[str, AfterValidator(_named_executor)]
 
 Paths = Annotated[tuple[Path, ...], BeforeValidator(as_tuple)]
 

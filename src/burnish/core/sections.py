@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from burnish.core.judging import Judge
-from burnish.core.section import Paths, Section
+from burnish.core.section import ExecutorName, Paths, Section
 
 
 class Task(Section):
@@ -220,4 +220,15 @@ class Serve(Section):
         "",
         description="Database of files and jobs (postgresql+psycopg://...); empty: SQLite in the "
         "workspace.",
+    )
+    executor: ExecutorName = Field(
+        "",
+        description="Where fine-tuning jobs are trained: `ray`, `ray://HOST:PORT`, or empty for "
+        "this machine.",
+    )
+    executor_cpus: int | None = Field(
+        None,
+        ge=1,
+        description="CPUs that a job takes of a node of the cluster; all of the smallest node if "
+        "empty.",
     )

@@ -70,6 +70,11 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
+def folders_of_this_machine() -> dict[str, str]:
+    """The settings that say where the workspace and the models are, for a process elsewhere."""
+    return {"BURNISH_HOME": str(workspace()), "BURNISH_MODELS": str(models_folder())}
+
+
 def secret(name: str) -> str | None:
     """The value of an environment variable that a recipe names; it is never written anywhere."""
     return os.environ.get(name) or None

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from burnish.core.encoding import Classify, Embed, RewardModel, TokenClassify
 from burnish.core.reinforcement import Grpo
-from burnish.core.section import Section, as_tuple, kind_or
+from burnish.core.section import ExecutorName, Section, as_tuple, kind_or
 from burnish.core.teaching import Distillation
 
 
@@ -349,6 +349,19 @@ class Search(Section):
     )
     seeds: int = Field(3, ge=1, description="Trainings of the best settings, for the spread.")
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    parallel: int = Field(
+        1, ge=1, description="Trainings at once; each beyond the first is a process of its own."
+    )
+    executor: ExecutorName = Field(
+        "",
+        description="Where they are trained: `ray`, `ray://HOST:PORT`, or empty for this machine.",
+    )
+    executor_cpus: int | None = Field(
+        None,
+        ge=1,
+        description="CPUs that one takes of a node of the cluster; all of the smallest node if "
+        "empty.",
+    )
     space: dict[str, Room | tuple[str | int | float | bool, ...]] = Field(
         {
             "train.learning_rate": Room(low=1e-5, high=2e-3, log=True),

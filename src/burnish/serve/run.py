@@ -7,6 +7,7 @@ from contextlib import ExitStack, suppress
 import uvicorn
 
 from burnish.core.errors import BurnishError
+from burnish.core.executor import open_executor
 from burnish.core.progress import say
 from burnish.core.sections import Serve
 from burnish.engines.alone import Running
@@ -35,14 +36,16 @@ def serve(
     """Serve runs, artifact folders and models until SIGINT or SIGTERM; then finish what has begun.
 
     Says the address, and at the first start the key. Raises NotFound for an unknown source,
-    BadRecipe if nothing is named, PortTaken, StoreUnavailable.
+    BadRecipe if nothing is named, PortTaken, StoreUnavailable, Unavailable (the executor).
     """
     settings = settings or Serve()
     listening = _listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     with ExitStack() as stack:
         stack.callback(listening.close)
-        worker = Worker(open_desk(settings.store, aliases))
+        executor = open_executor(settings.executor, settings.executor_cpus)
+        executor.check()
+        worker = Worker(open_desk(settings.store, aliases), executor)
         fleet = _open_fleet(sources, aliases or {}, settings)
         stack.callback(fleet.close)
         keys = open_keys()

@@ -6,8 +6,6 @@ takes the job over goes on from the run's last checkpoint.
 """
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -18,10 +16,13 @@ from secrets import token_hex
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from burnish.core.child import MOST_DEATHS, Child, Task, fate
 from burnish.core.errors import BurnishError
+from burnish.core.executor import Executor
 from burnish.core.progress import say
 from burnish.core.recipe import make_recipe
 from burnish.core.runs import Run
+from burnish.core.this_machine import ThisMachine
 from burnish.serve import harvest
 from burnish.serve.desk import Desk
 from burnish.serve.job_wire import model_name
@@ -31,8 +32,6 @@ from burnish.serve.owner import acting_for
 from burnish.serve.store import Event, Job
 from burnish.serve.tuning import BadFile, Wish, plan
 
-#: Trainers that may die one after another without getting any further.
-MOST_DEATHS = 5
 _NAME = "Fine-tuning jobs"
 CHECKER, TRAINER = "checker", "trainer"
 #: Which states of a job each thread takes on.
@@ -41,9 +40,13 @@ STAGES = {CHECKER: ("validating_files",), TRAINER: ("queued", "running")}
 
 @dataclass
 class Worker:
-    """Works on the jobs of `desk` until stopped. Seconds: `lease` of a job, `tick` of a look."""
+    """Works on the jobs of `desk` until stopped; the trainers are started by `executor`.
+
+    Seconds: `lease` of a job, `tick` of a look.
+    """
 
     desk: Desk
+    executor: Executor = field(default_factory=ThisMachine)
     lease: float = 15.0
     tick: float = 0.25
     name: str = field(default_factory=lambda: f"worker-{token_hex(8)}")
@@ -137,20 +140,18 @@ class Worker:
             metrics = (Event.job == job.id, Event.type == "metrics")
             told = session.scalar(select(func.count()).where(*metrics)) or 0
         make_recipe(job.recipe).save(folder / "recipe.yaml")
-        trainer = _start(folder, run.path, outcome)
+        files = [str(file) for file in (folder / "recipe.yaml", run.path, outcome)]
+        trainer = self.executor.start(Task("burnish.serve.trainer", files, folder / "trainer.log"))
         try:
             code = self._watch(job, run, trainer, told)
         finally:
-            trainer.kill()
-            trainer.wait()
-            assert trainer.stdin
-            trainer.stdin.close()
+            trainer.stop()
         if code == 0:
             self._finish(job, run)
         elif code is not None:
             self._explain(job, run, outcome, code)
 
-    def _watch(self, job: Job, run: Run, trainer: subprocess.Popen[bytes], told: int) -> int | None:
+    def _watch(self, job: Job, run: Run, trainer: Child, told: int) -> int | None:
         """Tell what the trainer does until it ends: its exit code, or None if it is to stop."""
         seen: list[int] = []
         while True:
@@ -221,23 +222,9 @@ class Worker:
             if deaths < MOST_DEATHS and mine.status == "running":
                 tell(session, mine, [Happening(f"death-{job.lives}", said, "warn")])
         if deaths >= MOST_DEATHS:
-            why = f"signal {-code}; often no memory" if code < 0 else f"code {code}"
             log = self.desk.job_folder(job) / "trainer.log"
             message = (
-                f"The training process ended {deaths} times without getting further ({why}). "
-                f"What it said: {log}"
+                f"The training process ended {deaths} times without getting further "
+                f"({fate(code)}). What it said: {log}"
             )
             self._fail(job, "training_process_died", message)
-
-
-def _start(folder: Path, run: Path, outcome: Path) -> subprocess.Popen[bytes]:
-    """A trainer that ends when this process does: then nobody holds its stdin open."""
-    command = [sys.executable, "-m", "burnish.serve.trainer"]
-    with (folder / "trainer.log").open("ab") as log:
-        return subprocess.Popen(
-            [*command, str(folder / "recipe.yaml"), str(run), str(outcome)],
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )

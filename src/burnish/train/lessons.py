@@ -29,6 +29,7 @@ from burnish.models.chat import Encoded, encode_row
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import find_model
 from burnish.train.adapters import language_model
+from burnish.train.alignment import Pairing
 from burnish.train.attention import ATTENTION
 from burnish.train.batches import micro_batches, trimmed
 from burnish.train.divergence import kept
@@ -39,7 +40,6 @@ from burnish.train.loop import Fit
 from burnish.train.losses import LinearCrossEntropy
 from burnish.train.matching import matched
 from burnish.train.objectives import predicting
-from burnish.train.spans import Pairing
 
 #: Rows of a block: what a death costs.
 _BLOCK = 256

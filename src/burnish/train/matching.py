@@ -1,6 +1,6 @@
 """How far a student is from a teacher that has other tokens.
 
-Wherever both tokenizations of the answer have a boundary (train.spans), both models have read the
+Wherever both tokenizations of the answer have a boundary (train.alignment), both models have read the
 same text and say how it goes on. What can go on is put into events that both can weigh:
 
 - the text up to the next common boundary, by the chain rule over its tokens (approximate likelihood
@@ -24,10 +24,10 @@ from torch.autograd.function import once_differentiable
 
 from burnish.core.teaching import Distillation
 from burnish.models.chat import Encoded
+from burnish.train.alignment import Pairing, learnt_tokens
 from burnish.train.divergence import DIVERGENCES, Lesson
 from burnish.train.examples import Example, Matched
 from burnish.train.losses import LinearCrossEntropy, LinearLogProbs
-from burnish.train.spans import Pairing, learnt_tokens
 
 #: The rest of a distribution is known no better than this, in float32.
 _LEAST = 1e-7

@@ -9,23 +9,25 @@ not trained again, and the trial that was under way is resumed.
 import json
 import shutil
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.core.errors import BadRecipe, BurnishError, DoesNotFit, TrainingStopped, Unavailable
+import torch
+
+from burnish.core.errors import BadRecipe
+from burnish.core.executor import open_executor
 from burnish.core.folders import hash_json, whole_folder, write_json
-from burnish.core.progress import say
+from burnish.core.progress import progress, say
 from burnish.core.recipe import Recipe, make_recipe
 from burnish.core.runs import Run, begun_or_new_run
+from burnish.core.this_machine import ThisMachine
 from burnish.core.training import Search
 from burnish.data.load import Dataset, load
 from burnish.models.local import find_model
-from burnish.train.report import TrainReport
-from burnish.train.run import train_in
-
-Settings = Mapping[str, Any]
+from burnish.train.study import Attempt, Settings, Study
+from burnish.train.trials import Abreast, Ended, InTurn, Trainer, Training
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +55,6 @@ class SearchReport:
         return {**asdict(self), "spread": self.spread}
 
 
-class Pruned(BurnishError):
-    """A trial fell behind the others and was given up."""
-
-
 def search(recipe: Recipe, out: Path | None = None) -> SearchReport:
     """Try `search.trials` settings, then train the best with `search.seeds` seeds.
 
@@ -73,22 +71,24 @@ def search(recipe: Recipe, out: Path | None = None) -> SearchReport:
     base = find_model(recipe.model.name)
     inputs = {"data": dict(dataset.hashes), "base": base.identity}
     run = begun_or_new_run("search", recipe, inputs, out)
-    with run.held():
-        study = _Study(run, recipe.search)
-        while (number := study.ended) < recipe.search.trials:
-            settings = study.ask()
-            say(f"Trial {number + 1} of {recipe.search.trials}: {_told(settings)}")
-            study.tell(_outcome(run, recipe, dataset, study, settings))
+    chosen = recipe.search
+    with run.held(), progress("Search", chosen.trials + chosen.seeds) as bar:
+        study = Study(run.id, run.path / "study.jsonl", chosen)
+        train_all = _trainer(chosen, dataset, run)
+        for ended in train_all(_trials(run, recipe, study)):
+            _judge(study, ended)
+            bar.advance()
         best = study.best
         say(f"Best: {_told(best)}")
-        reports = {
-            seed: _trained(run, recipe, dataset, {**best, "train.seed": seed})
-            for seed in range(recipe.train.seed, recipe.train.seed + recipe.search.seeds)
-        }
-        if not run.artifact.exists():
-            with whole_folder(run.artifact) as draft:
-                shutil.copytree(reports[recipe.train.seed].artifact, draft, dirs_exist_ok=True)
-        losses = {seed: report.best_validation_loss or 0.0 for seed, report in reports.items()}
+        losses: dict[int, float] = {}
+        for ended in train_all(_repeated(run, recipe, best)):
+            if ended.fault:
+                raise ended.fault
+            losses[ended.training.recipe.train.seed] = ended.loss or 0.0
+            if ended.training.recipe.train.seed == recipe.train.seed:
+                _keep(run, ended.training)
+            bar.advance()
+        losses = dict(sorted(losses.items()))
         report = SearchReport(run.id, str(run.artifact), best, losses, study.trials)
         write_json(run.path / "report.json", report.as_dict())
     return report
@@ -100,108 +100,54 @@ def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
     return make_recipe(recipe.model_dump(mode="json"), changes)
 
 
-class _Study:
-    """Optuna's study of one search, in a journal that survives the process."""
-
-    def __init__(self, run: Run, settings: Search) -> None:
-        self.optuna = _optuna()
-        self.settings = settings
-        samplers: dict[str, Any] = {
-            "tpe": self.optuna.samplers.TPESampler,
-            "random": self.optuna.samplers.RandomSampler,
-        }
-        pruners = self.optuna.pruners
-        journal = self.optuna.storages.journal
-        self.study = self.optuna.create_study(
-            study_name=run.id,
-            load_if_exists=True,
-            storage=self.optuna.storages.JournalStorage(
-                journal.JournalFileBackend(str(run.path / "study.jsonl"))
-            ),
-            pruner=pruners.MedianPruner() if settings.prune else pruners.NopPruner(),
-        )
-        # A search that goes on draws on, and not the first draws again.
-        begun = len(self.study.get_trials())
-        self.study.sampler = samplers[settings.sampler](seed=settings.seed + begun)
-        for trial in self.study.get_trials(states=[self.optuna.trial.TrialState.RUNNING]):
-            # The process died in the middle of it; its settings come first now.
-            self.study.enqueue_trial(trial.params)
-            self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
-        self.trial: Any = None
-
-    def ask(self) -> Settings:
-        """The settings to try next."""
-        self.trial = self.study.ask()
-        return {
-            field: value
-            for field, room in self.settings.space.items()
-            if (value := self._drawn(field, room)) is not None
-        }
-
-    def watch(self, step: int, loss: float) -> None:
-        """Hear of a validation. Raises Pruned if the trial has fallen behind."""
-        self.trial.report(loss, step)
-        if self.trial.should_prune():
-            raise Pruned(f"Given up at step {step}.")
-
-    def tell(self, outcome: float | None) -> None:
-        """End the trial with its loss; None if it was given up."""
-        state = self.optuna.trial.TrialState
-        if outcome is None:
-            self.study.tell(self.trial, state=state.PRUNED)
-        else:
-            self.study.tell(self.trial, outcome)
-
-    @property
-    def ended(self) -> int:
-        """Trials that have a result, be it that they were given up."""
-        state = self.optuna.trial.TrialState
-        return len(self.study.get_trials(states=[state.COMPLETE, state.PRUNED]))
-
-    @property
-    def best(self) -> Settings:
-        """The settings of the lowest loss. Raises TrainingStopped if no trial came to its end."""
-        state = self.optuna.trial.TrialState
-        if not self.study.get_trials(states=[state.COMPLETE]):
-            raise TrainingStopped(
-                "No trial came to its end.", "Look at the trials' folders; narrow search.space."
-            )
-        return dict(self.study.best_params)
-
-    @property
-    def trials(self) -> list[dict[str, Any]]:
-        """All trials: settings, loss (None if it has none), and how it ended."""
-        return [
-            {"settings": trial.params, "loss": trial.value, "ended": trial.state.name.lower()}
-            for trial in self.study.get_trials()
-        ]
-
-    def _drawn(self, field: str, room: Any) -> Any:
-        if isinstance(room, tuple):
-            return self.trial.suggest_categorical(field, list(room))
-        draw = self.trial.suggest_int if room.whole else self.trial.suggest_float
-        return draw(field, room.low, room.high, log=room.log)
+def _trainer(chosen: Search, dataset: Dataset, run: Run) -> Trainer:
+    """Who trains. Raises Unavailable if it can't be reached."""
+    if chosen.parallel == 1 and not chosen.executor:
+        return InTurn(dataset)
+    # Several processes on one machine share its cores.
+    here = ThisMachine(threads=max(1, torch.get_num_threads() // chosen.parallel))
+    away = chosen.executor and open_executor(chosen.executor, chosen.executor_cpus)
+    executor = away or here
+    executor.check()
+    return Abreast(executor, chosen.parallel, run.path / "processes")
 
 
-def _outcome(
-    run: Run, recipe: Recipe, dataset: Dataset, study: _Study, settings: Settings
-) -> float | None:
-    """The trial's best validation loss; None if it was given up, did not fit, or ran away."""
-    try:
-        report = _trained(run, recipe, dataset, settings, study)
-    except (Pruned, DoesNotFit, TrainingStopped) as fault:
-        say(fault.what)
-        return None
-    return report.best_validation_loss
+def _trials(run: Run, recipe: Recipe, study: Study) -> Iterator[Training]:
+    """Each trial, chosen when it is asked for."""
+    while attempt := study.begin():
+        say(f"Trial {attempt.number} of {recipe.search.trials}: {_told(attempt.settings)}")
+        yield _training(run, recipe, attempt.settings, attempt)
 
 
-def _trained(
-    run: Run, recipe: Recipe, dataset: Dataset, settings: Settings, study: _Study | None = None
-) -> TrainReport:
-    """One training with these settings, gone on with if it was begun."""
+def _repeated(run: Run, recipe: Recipe, best: Settings) -> Iterator[Training]:
+    """The best settings with each seed."""
+    for seed in range(recipe.train.seed, recipe.train.seed + recipe.search.seeds):
+        yield _training(run, recipe, {**best, "train.seed": seed})
+
+
+def _training(
+    run: Run, recipe: Recipe, settings: Settings, attempt: Attempt | None = None
+) -> Training:
+    """One training with these settings; the folder's name follows from them."""
     changed = with_settings(recipe, settings)
-    folder = run.path / "trials" / hash_json(changed.train.model_dump(mode="json"))[:12]
-    return train_in(folder, changed, dataset, study.watch if study else None)
+    own = hash_json(changed.train.model_dump(mode="json"))[:12]
+    return Training(changed, run.path / "trials" / own, attempt)
+
+
+def _judge(study: Study, ended: Ended) -> None:
+    """Tell the study of a trial; one that was given up has no loss."""
+    attempt = ended.training.attempt
+    assert attempt
+    if ended.fault:
+        say(f"Trial {attempt.number}: {ended.fault.what}")
+    study.tell(attempt, ended.loss)
+
+
+def _keep(run: Run, training: Training) -> None:
+    """Copy the model of the recipe's own seed to where the search's is looked for."""
+    if not run.artifact.exists():
+        with whole_folder(run.artifact) as draft:
+            shutil.copytree(Run(training.folder).artifact, draft, dirs_exist_ok=True)
 
 
 def _refuse_bad_space(recipe: Recipe) -> None:
@@ -216,12 +162,3 @@ def _told(settings: Settings) -> str:
         else f"{field.rpartition('.')[2]} {value}"
         for field, value in settings.items()
     )  # fmt: skip
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise Unavailable("A search needs Optuna.", "pip install 'burnish[search]'") from error
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    return optuna

@@ -1,0 +1,132 @@
+"""Several trainings of a search at once, each in a process: here, and on a Ray cluster."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from burnish.core.errors import BurnishError
+from burnish.core.recipe import make_recipe
+from burnish.core.runs import Run
+from burnish.train.search import search
+from burnish.train.study import Attempt, Pruned
+from tests.ray_cluster import two_nodes
+from tests.train.conftest import make_rows
+
+SPACE = "{train.learning_rate: {low: 1.0e-4, high: 1.0e-1, log: true}, train.method.rank: [2, 4]}"
+PROGRAM = """
+import sys
+from pathlib import Path
+from burnish.core.recipe import load_recipe
+from burnish.train.search import search
+search(load_recipe(Path(sys.argv[1])), out=Path(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def recipe(tiny, tiny_folder, tmp_path, monkeypatch):
+    """Two trials on real files, chosen at random, two at once."""
+    monkeypatch.setenv("BURNISH_MODELS", str(tiny_folder))
+    for name, rows in (("train", make_rows(26)), ("validation", make_rows(6, seed=9))):
+        lines = [{"prompt": r.messages[0].content, "completion": r.messages[1].content}
+                 for r in rows]  # fmt: skip
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    data = {name: [str(tmp_path / f"{name}.jsonl")] for name in ("train", "validation")}
+    changes = [
+        "train.batch_size=4", "train.epochs=1", "train.checkpoint_every=3", "train.threads=1",
+        "train.evaluate_every=3", "search.trials=2", "search.seeds=1", "search.sampler=random",
+        "search.prune=false", "search.parallel=2", f"search.space={SPACE}",
+    ]  # fmt: skip
+    return make_recipe({"model": {"name": "tiny"}, "data": data}, changes)
+
+
+def alone(recipe):
+    """The same search, one trial after another."""
+    own = recipe.search.model_copy(update={"parallel": 1, "executor": ""})
+    return recipe.model_copy(update={"search": own})
+
+
+def found(report):
+    return sorted((json.dumps(t["settings"]), t["loss"]) for t in report.trials), report.best
+
+
+def weights(folder):
+    return (folder / "artifact" / "adapter_model.safetensors").read_bytes()
+
+
+def test_what_is_tried_at_random_two_at_once_is_what_is_tried_one_after_another(recipe, tmp_path):
+    abreast = search(recipe, out=tmp_path / "abreast")
+    in_turn = search(alone(recipe), out=tmp_path / "in-turn")
+
+    assert found(abreast) == found(in_turn)
+    assert weights(tmp_path / "abreast") == weights(tmp_path / "in-turn")
+    assert abreast.losses == in_turn.losses
+
+
+def trials_at_work(folder):
+    return [p for p in psutil.process_iter(["cmdline"])
+            if p.info["cmdline"] and p.info["cmdline"][1:3] == ["-m", "burnish.train.trial"]
+            and str(folder) in " ".join(p.info["cmdline"])]  # fmt: skip
+
+
+def wait_for(there, seconds=120):
+    for _ in range(seconds * 20):
+        if seen := there():
+            return seen
+        time.sleep(0.05)
+    raise AssertionError("it never came")
+
+
+def test_a_search_and_its_trials_are_killed_and_the_same_command_goes_on(recipe, tmp_path):
+    recipe.save(tmp_path / "recipe.yaml")
+    out = tmp_path / "killed"
+    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "recipe.yaml"), str(out)]
+    first = subprocess.Popen(command)
+    one = wait_for(lambda: len(trials_at_work(out)) == 2 and trials_at_work(out))[0]
+    wait_for(lambda: list(out.glob("trials/*/metrics.jsonl")))
+    one.kill()  # it is begun again
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    wait_for(lambda: not trials_at_work(out))
+
+    assert subprocess.run(command).returncode == 0
+
+    ended = [t["ended"] for t in Run(out).read("report.json")["trials"]]
+    assert ended.count("complete") == 2
+    assert len(list((out / "trials").iterdir())) == 2, "one folder for the settings of each trial"
+
+
+def test_a_trial_that_falls_behind_is_stopped_and_has_no_loss(recipe, tmp_path, monkeypatch):
+    def gives_up(attempt, step, loss):
+        if attempt.number == 2:
+            raise Pruned("Given up.")
+
+    monkeypatch.setattr(Attempt, "watch", gives_up)
+
+    report = search(recipe, out=tmp_path / "search")
+
+    assert sorted(t["ended"] for t in report.trials) == ["complete", "pruned"]
+    assert not trials_at_work(tmp_path)
+
+
+def test_what_is_wrong_with_every_trial_ends_the_search_with_its_reason(recipe, tmp_path):
+    own = recipe.train.model_copy(update={"max_length": 8})
+    with pytest.raises(BurnishError, match="rows"):
+        search(recipe.model_copy(update={"train": own}), out=tmp_path / "search")
+
+    assert not trials_at_work(tmp_path)
+
+
+def test_trials_are_spread_over_a_ray_cluster(recipe, tmp_path):
+    own = recipe.search.model_copy(update={"executor": "ray"})
+    with two_nodes():
+        spread = search(recipe.model_copy(update={"search": own}), out=tmp_path / "spread")
+    in_turn = search(alone(recipe), out=tmp_path / "in-turn")
+
+    assert found(spread) == found(in_turn)
+    assert weights(tmp_path / "spread") == weights(tmp_path / "in-turn")
