@@ -18,9 +18,9 @@ from burnish.core.sections import Serve
 from burnish.serve import run
 from burnish.serve.worker import Worker
 listen(Lines())
-run.Worker = lambda desk: Worker(desk, lease=2.0, tick=0.05)
+run.Worker = lambda desk, **allowed: Worker(desk, lease=2.0, tick=0.05, **allowed)
 aliases = {'gpt-4o-mini-2024-07-18': 'tiny', **json.loads(sys.argv[2])}
-run.serve(['tiny'], Serve(port=0, store=sys.argv[1]), aliases)
+run.serve(['tiny'], Serve(port=0, store=sys.argv[1], **json.loads(sys.argv[3])), aliases)
 """
 WORDS = ("parcel", "refund", "lamp", "account", "password", "login", "order", "late", "red", "pear")
 
@@ -59,8 +59,9 @@ def pairs(count, better="my parcel", worse="red pear"):
 class Server:
     """`burnish serve` in a process of its own; its leases are short."""
 
-    def __init__(self, home, models, store="", aliases=None):
+    def __init__(self, home, models, store="", aliases=None, **settings):
         self.home, self.store, self.aliases = home, store, aliases or {}
+        self.settings = settings
         self.environment = {
             **os.environ,
             "BURNISH_HOME": str(home),
@@ -70,8 +71,9 @@ class Server:
         self.start()
 
     def start(self):
+        given = (self.store, json.dumps(self.aliases), json.dumps(self.settings))
         self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, self.store, json.dumps(self.aliases)],
+            [sys.executable, "-c", PROGRAM, *given],
             stderr=subprocess.PIPE,
             text=True,
             env=self.environment,

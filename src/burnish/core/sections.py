@@ -209,6 +209,11 @@ class Serve(Section):
     engine_cache: Literal["f16", "q8_0", "q4_0"] = Field(
         "f16", description="Type of llama.cpp's keys and values, for exported GGUF folders."
     )
+    python_graders: bool = Field(
+        False,
+        description="Run `python` graders that requests bring, in a sandbox (Linux with "
+        "bubblewrap); off: no request may run code.",
+    )
     store: str = Field(
         "",
         description="Database of files and jobs (postgresql+psycopg://...); empty: SQLite in the "

@@ -9,8 +9,10 @@ import uvicorn
 from burnish.core.errors import BurnishError
 from burnish.core.progress import say
 from burnish.core.sections import Serve
+from burnish.core.settings import workspace
 from burnish.engines.alone import Running
 from burnish.engines.fleet import Fleet, open_fleet
+from burnish.evaluate.sandbox_proof import prove, secrets_of
 from burnish.models.local import list_embedders
 from burnish.serve.app import create_app
 from burnish.serve.desk import open_desk
@@ -35,14 +37,18 @@ def serve(
     """Serve runs, artifact folders and models until SIGINT or SIGTERM; then finish what has begun.
 
     Says the address, and at the first start the key. Raises NotFound for an unknown source,
-    BadRecipe if nothing is named, PortTaken, StoreUnavailable.
+    BadRecipe if nothing is named, PortTaken, StoreUnavailable; SandboxUnavailable if Python
+    graders are allowed and nothing here can hold them.
     """
     settings = settings or Serve()
     listening = _listen(settings.host, settings.port)
     host, port = listening.getsockname()[:2]
     with ExitStack() as stack:
         stack.callback(listening.close)
-        worker = Worker(open_desk(settings.store, aliases))
+        if settings.python_graders:
+            say("Attacking the sandbox of python graders before it is used")
+            prove(secrets_of(workspace()))
+        worker = Worker(open_desk(settings.store, aliases), python_graders=settings.python_graders)
         fleet = _open_fleet(sources, aliases or {}, settings)
         stack.callback(fleet.close)
         keys = open_keys()
