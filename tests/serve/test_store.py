@@ -271,6 +271,26 @@ def test_what_the_checker_lets_go_of_its_own_trainer_keeps(store, jobs, tmp_path
     assert jobs.find(job.id).worker is None
 
 
+def test_a_job_with_code_is_not_touched_by_a_server_that_runs_none(store, jobs, tmp_path):
+    code = {"type": "python", "name": "own", "source": "def grade(sample, item): return 1"}
+    several = {"type": "multi", "name": "m", "graders": {"own": code}, "calculate_output": "own"}
+    made = [
+        new_job(jobs, 1, status="queued", asked={"grader": code}),
+        new_job(jobs, 2, status="running", asked={"grader": several}),
+    ]
+    touched = []
+
+    for _ in made:
+        Worker(Desk(store, tmp_path))._take(TRAINER, touched.append)
+    willing = new_job(jobs, status="queued", asked={"grader": code})
+    Worker(Desk(store, tmp_path), python_graders=True)._take(TRAINER, touched.append)
+
+    assert [job.id for job in touched] == [willing.id]
+    for job in made:
+        found = jobs.find(job.id)
+        assert found.status == "failed" and found.error["code"] == "python_graders_off"
+
+
 def test_a_store_of_before_there_were_organisations_goes_on(url):
     """Schema 1 had no records, schema 2 no organisations."""
     store = Store(url)

@@ -18,9 +18,11 @@ from burnish.core.sections import Serve
 from burnish.serve import run
 from burnish.serve.worker import Worker
 listen(Lines())
-run.Worker = lambda desk, executor: Worker(desk, executor, lease=float(sys.argv[4]), tick=0.05)
+run.Worker = lambda *given, **allowed: Worker(
+    *given, lease=float(sys.argv[4]), tick=0.05, **allowed
+)
 aliases = {'gpt-4o-mini-2024-07-18': 'tiny', **json.loads(sys.argv[2])}
-run.serve(['tiny'], Serve(port=0, store=sys.argv[1], executor=sys.argv[3]), aliases)
+run.serve(['tiny'], Serve(port=0, store=sys.argv[1], **json.loads(sys.argv[3])), aliases)
 """
 WORDS = ("parcel", "refund", "lamp", "account", "password", "login", "order", "late", "red", "pear")
 
@@ -59,9 +61,9 @@ def pairs(count, better="my parcel", worse="red pear"):
 class Server:
     """`burnish serve` in a process of its own; its leases are short, if a test wants no others."""
 
-    def __init__(self, home, models, store="", aliases=None, executor="", lease=2.0):
+    def __init__(self, home, models, store="", aliases=None, lease=2.0, **settings):
         self.home, self.store, self.aliases = home, store, aliases or {}
-        self.executor, self.lease = executor, lease
+        self.settings, self.lease = settings, lease
         self.environment = {
             **os.environ,
             "BURNISH_HOME": str(home),
@@ -71,16 +73,9 @@ class Server:
         self.start()
 
     def start(self):
+        given = (self.store, json.dumps(self.aliases), json.dumps(self.settings))
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                PROGRAM,
-                self.store,
-                json.dumps(self.aliases),
-                self.executor,
-                str(self.lease),
-            ],
+            [sys.executable, "-c", PROGRAM, *given, str(self.lease)],
             stderr=subprocess.PIPE,
             text=True,
             env=self.environment,

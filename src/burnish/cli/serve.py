@@ -31,6 +31,10 @@ def command(
     self_test: Annotated[
         bool, typer.Option("--self-test", help="First prove that adapters do not mix; then serve.")
     ] = False,
+    python_graders: Annotated[
+        bool,
+        typer.Option("--python-graders", help="Run Python that requests bring, in a sandbox."),
+    ] = False,
     changes: Changes = None,
 ) -> None:
     """Serve models and fine-tuned runs to any OpenAI client, until stopped.
@@ -44,6 +48,7 @@ def command(
     settings += [f"serve.port={port}"] if port is not None else []
     settings += [f"serve.store={store}"] if store else []
     settings += [f"serve.executor={executor}"] if executor else []
+    settings += ["serve.python_graders=true"] if python_graders else []
     named = sources or ["smollm2-135m-instruct"]
     if self_test:
         api.prove_apart(named)

@@ -49,7 +49,18 @@ class TextSimilarity(Compared):
     evaluation_metric: Similarity = Field("rouge_l", description="The measure.")
 
 
-Graded = StringCheck | TextSimilarity
+class PythonGrader(Section):
+    """What a function `grade(sample, item)` returns, run in a sandbox (Linux with bubblewrap)."""
+
+    kind: Literal["python"] = "python"
+    source: str = Field(
+        max_length=256 * 1024,
+        description="Python that defines it: `sample` has `output_text` (and `output_json`), "
+        "`item` the row's keys and `answer`. No network, no files, 2 minutes, 2 GiB.",
+    )
+
+
+Graded = StringCheck | TextSimilarity | PythonGrader
 
 
 class Multi(Section):
@@ -84,7 +95,9 @@ class ModelReward(Section):
     run: str = Field(description="The run that trained it.")
 
 
-Reward = MetricReward | StringCheck | TextSimilarity | Multi | ModelReward | FileReward
+Reward = (
+    MetricReward | StringCheck | TextSimilarity | PythonGrader | Multi | ModelReward | FileReward
+)
 
 
 class Grpo(Section):

@@ -88,8 +88,8 @@ class Evaluate(Section):
     """How answers are scored."""
 
     metric: Literal[
-        "auto", "accuracy", "exact_match", "token_f1", "field_f1", "span_f1", "rouge_l", "bleu", "chrf",
-        "graded",
+        "auto", "accuracy", "exact_match", "token_f1", "field_f1", "span_f1", "rouge_l", "bleu",
+        "chrf", "graded",
     ] = Field(
         "auto",
         description="The score that decides; `auto` takes the task's own, `graded` is the grade "
@@ -215,6 +215,11 @@ class Serve(Section):
     )
     engine_cache: Literal["f16", "q8_0", "q4_0"] = Field(
         "f16", description="Type of llama.cpp's keys and values, for exported GGUF folders."
+    )
+    python_graders: bool = Field(
+        False,
+        description="Run `python` graders that requests bring, in a sandbox (Linux with "
+        "bubblewrap); off: no request may run code.",
     )
     store: str = Field(
         "",

@@ -6,20 +6,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from burnish.core.errors import BadRecipe
+from burnish.core.progress import say
 from burnish.core.records import Message, Row
 from burnish.core.reinforcement import (
     FileReward,
     MetricReward,
     ModelReward,
     Multi,
+    PythonGrader,
     StringCheck,
     TextSimilarity,
 )
 from burnish.core.runs import find_run
 from burnish.core.sections import Task
 from burnish.evaluate.formula import BadFormula, compute, names_in
-from burnish.evaluate.grading import CHECKS, SIMILARITIES, Unfilled, fill
+from burnish.evaluate.grading import CHECKS, SIMILARITIES, Unfilled, fill, sample_of
 from burnish.evaluate.metrics import METRICS
+from burnish.evaluate.sandbox import Failed, Sandbox
 from burnish.evaluate.tasks import TASKS
 from burnish.models.artifact import open_artifact
 from burnish.models.reward import load_reward_model
@@ -27,6 +30,8 @@ from burnish.models.reward import load_reward_model
 #: (row, what was said) → a finite number; higher is better. Raises BadRecipe.
 Worth = Callable[[Row, str], float]
 
+#: So many answers of which a Python grader could grade none are taken for its own mistake.
+_HOPELESS = 32
 #: What is taken for a mistake in an operator's file.
 _FAULTS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
@@ -77,6 +82,35 @@ def _graded(
             ) from error
 
     templates = (reward.input, reward.reference)
+    return worth
+
+
+def _python(reward: PythonGrader, task: Task) -> Worth:
+    """In a sandbox that lasts as long as the training. An answer that it fails on is worth 0."""
+    sandbox, graded, failed = Sandbox(reward.source), 0, 0
+    try:
+        sandbox.load()
+    except Failed as error:
+        said = f"The python grader doesn't load: {error}"
+        raise BadRecipe(said, "Correct its source.") from error
+
+    def worth(row: Row, said: str) -> float:
+        nonlocal graded, failed
+        try:
+            found = sandbox.grade(sample_of(said), {"answer": row.answer, **row.item})
+        except Failed as error:
+            failed += 1
+            if failed == 1:
+                say(f"The python grader failed on {row.id}, whose answer is worth 0: {error}")
+            if not graded and failed >= _HOPELESS:
+                raise BadRecipe(
+                    f"The python grader failed on each of {failed} answers: {error}",
+                    "Correct its source.",
+                ) from error
+            return 0.0
+        graded += 1
+        return found
+
     return worth
 
 
@@ -155,6 +189,7 @@ REWARDS: Mapping[str, Callable[[Any, Task], Worth]] = {
     "metric": _metric,
     "string_check": _check,
     "text_similarity": _similar,
+    "python": _python,
     "multi": _multi,
     "model": _model,
     "file": _file,

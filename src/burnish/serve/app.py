@@ -94,7 +94,7 @@ def _mount(app: FastAPI, house: House) -> None:
     if desk:
         router.include_router(file_routes(desk))
         router.include_router(upload_routes(desk))
-        router.include_router(job_routes(desk))
+        router.include_router(job_routes(house, desk))
         router.include_router(batch_routes(desk))
         vectors = Vectors(desk, house.embedders)
         router.include_router(response_routes(house, vectors))

@@ -13,13 +13,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path
 from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, Field
-from sqlalchemy import select
+from sqlalchemy import or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
-from burnish.serve.errors import Refused
+from burnish.serve.errors import ModelNotFound, Refused
 from burnish.serve.job_wire import storable_text
 from burnish.serve.owner import owner
 from burnish.serve.records import NoSuchRecord, Records
-from burnish.serve.store import Checkpoint, Job, Record
+from burnish.serve.store import Checkpoint, Deleted, Job, Record
 from burnish.serve.wire import Closed, Wire
 
 KIND = "deployment"
@@ -81,11 +83,25 @@ class Deployments:
     records: Records
 
     def put(self, name: str, asked: CreateDeployment) -> tuple[Record, bool]:
-        """Make one, or let it answer with another model; and whether it is new."""
+        """Make one, or let it answer with another model; and whether it is new.
+
+        Raises ModelNotFound for a model that was deleted in the meantime.
+        """
+        try:
+            return self._put(name, asked)
+        except IntegrityError:  # somebody else has made it at the same moment
+            return self._put(name, asked)
+
+    def _put(self, name: str, asked: CreateDeployment) -> tuple[Record, bool]:
         body = {"name": name, **asked.model_dump(exclude_none=True)}
-        body["properties"]["model"]["name"] = self.checkpoint(asked.properties.model.name)
+        model = self.checkpoint(asked.properties.model.name)
+        body["properties"]["model"]["name"] = model
         now = int(time.time())
         with self.records.store.writing() as session:
+            _lock(session, model)
+            if session.get(Deleted, model):
+                said = f"The model `{model}` does not exist or you do not have access to it."
+                raise ModelNotFound(said, "model", "model_not_found")
             kept = session.scalar(select(Record).where(Record.id == _own(name)).with_for_update())
             if kept is None:
                 kept = Record(id=_own(name), kind=KIND, created_at=now, status="ready", body=body)
@@ -116,12 +132,16 @@ class Deployments:
         except NoSuchRecord:
             return name
 
-    def refuse_if_deployed(self, model: str) -> None:
-        """Raises Deployed for a model that a deployment answers with."""
-        for one in self.records.all(KIND):
-            if one.body["properties"]["model"]["name"] == model:
-                said = f"{model} is deployed as `{one.body['name']}`: delete the deployment first."
-                raise Deployed(said, "model", "model_deployed")
+    def forget_model(self, model: str) -> None:
+        """Delete a model from all lists. Raises Deployed while a deployment answers with it."""
+        with self.records.store.writing() as session:
+            _lock(session, model)
+            for one in session.scalars(select(Record).where(Record.kind == KIND)):
+                if one.body["properties"]["model"]["name"] == model:
+                    name = one.body["name"]
+                    said = f"{model} is deployed as `{name}`: delete the deployment first."
+                    raise Deployed(said, "model", "model_deployed")
+            session.merge(Deleted(name=model))
 
     def checkpoint(self, name: str) -> str:
         """A model's name, where it may be the id of a checkpoint (`ftckpt_...`)."""
@@ -161,6 +181,16 @@ def management_routes(deployments: Deployments, check_model: Callable[[str], obj
         return Response(status_code=200 if deployments.delete(name) else 204)
 
     return router
+
+
+def _lock(session: Session, model: str) -> None:
+    """Until the transaction ends, nobody else deploys or deletes what the model's job has made.
+
+    SQLite has one writer at a time anyway.
+    """
+    of_step = select(Checkpoint.job).where(Checkpoint.name == model)
+    own = or_(Job.fine_tuned_model == model, Job.id.in_(of_step))
+    session.scalars(select(Job.id).where(own).with_for_update()).all()
 
 
 def _own(name: str) -> str:

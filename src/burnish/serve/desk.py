@@ -114,9 +114,7 @@ class Desk:
 
     def forget(self, name: str) -> None:
         """Delete a model from all lists; its run stays. Raises Deployed while it is deployed."""
-        self.deployments.refuse_if_deployed(name)
-        with self.store.writing() as session:
-            session.merge(Deleted(name=name))
+        self.deployments.forget_model(name)
 
     def _artifact(self, job: Job) -> Path:
         return self.run_folder(job) / "artifact"

@@ -1,9 +1,11 @@
-"""Graders as OpenAI clients write them. `python` is known and refused: a request runs no code."""
+"""Graders as OpenAI clients write them. `python` is refused unless the operator allows it."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter
 
+from burnish.serve.errors import Refused
 from burnish.serve.wire import Closed, Text
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z_]\w*$")]
@@ -61,7 +63,16 @@ class ScoreModel(Closed):
     sampling_params: Sampling | None = None
 
 
-Single = Annotated[StringCheck | TextSimilarity | ScoreModel, Field(discriminator="type")]
+class Python(Closed):
+    """What a function `grade(sample, item)` returns. There is one image, whatever tag is named."""
+
+    type: Literal["python"]
+    name: Name
+    source: Annotated[str, Field(min_length=1, max_length=256 * 1024)]
+    image_tag: Annotated[str, Field(max_length=64)] | None = None
+
+
+Single = Annotated[StringCheck | TextSimilarity | ScoreModel | Python, Field(discriminator="type")]
 
 
 class Multi(Closed):
@@ -84,24 +95,39 @@ class Multi(Closed):
         return self.graders if isinstance(self.graders, dict) else {self.graders.name: self.graders}
 
 
-def _without_code(given: Any) -> Any:
-    inner = given.get("graders") if isinstance(given, dict) else None
-    several = inner.values() if isinstance(inner, dict) and "type" not in inner else [inner]
-    for one in (given, *several):
-        if isinstance(one, dict) and one.get("type") == "python":
-            raise ValueError("`python` graders are refused: no request may run code here")
-    return given
-
-
 Grader = Annotated[
-    Annotated[StringCheck | TextSimilarity | ScoreModel | Multi, Field(discriminator="type")],
-    BeforeValidator(_without_code),
+    StringCheck | TextSimilarity | ScoreModel | Python | Multi, Field(discriminator="type")
 ]
+
+
+_GRADER: TypeAdapter[Grader] = TypeAdapter(Grader)
+CODE_REFUSED = (
+    "`python` graders are refused: no request may run code here, unless the operator allows it "
+    "(burnish serve --python-graders)."
+)
+
+
+def singles(grader: Grader) -> tuple[Single, ...]:
+    """The graders that a grader is made of."""
+    return tuple(grader.named.values()) if isinstance(grader, Multi) else (grader,)
+
+
+def refuse_code(grader: Grader, allowed: bool, param: str = "grader") -> None:
+    """Raises Refused for a `python` grader where the operator has not allowed them."""
+    if not allowed and any(isinstance(one, Python) for one in singles(grader)):
+        raise Refused(CODE_REFUSED, param, "python_graders_off")
+
+
+def holds_code(written: Mapping[str, Any] | None) -> bool:
+    """Whether a stored grader is `python`, or made of one."""
+    return written is not None and any(
+        isinstance(one, Python) for one in singles(_GRADER.validate_python(written))
+    )
 
 
 def _without_models(grader: Grader) -> Grader:
     """Raises ValueError for what would ask a model about every answer that is drawn."""
-    for one in grader.named.values() if isinstance(grader, Multi) else (grader,):
+    for one in singles(grader):
         if isinstance(one, ScoreModel):
             raise ValueError("`score_model` graders run on samples here, not in a training")
         if isinstance(one, TextSimilarity) and one.evaluation_metric == "cosine":

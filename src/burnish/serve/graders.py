@@ -11,17 +11,21 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 
 from burnish.evaluate.formula import BadFormula, compute, names_in
-from burnish.evaluate.grading import CHECKS, SIMILARITIES, Unfilled, fill
+from burnish.evaluate.grading import CHECKS, SIMILARITIES, Unfilled, fill, sample_of
+from burnish.evaluate.sandbox import Failed, Sandbox, SandboxUnavailable
 from burnish.serve.errors import Refused
 from burnish.serve.grader_wire import (
     Grader,
     Multi,
+    Python,
     RunGrader,
     ScoreModel,
     Single,
     StringCheck,
     TextSimilarity,
     ValidateGrader,
+    refuse_code,
+    singles,
 )
 from burnish.serve.house import House
 from burnish.serve.inside import ask
@@ -123,10 +127,27 @@ async def _score(grading: Grading, grader: ScoreModel) -> float:
         raise Ungraded("model_grader_parse_error", "the model's answer was cut") from error
 
 
+async def _python(grading: Grading, grader: Python) -> float:
+    """In a sandbox of its own, which is gone afterwards; one at a time, as memory is small."""
+
+    def run() -> float:
+        with Sandbox(grader.source) as sandbox:
+            return sandbox.grade(sample_of(grading.sample), grading.item)
+
+    try:
+        async with grading.house.sandbox:
+            return await run_in_threadpool(run)
+    except Failed as error:
+        raise Ungraded("python_grader_runtime_error", str(error)) from error
+    except SandboxUnavailable as error:
+        raise Ungraded("python_grader_server_error", error.what) from error
+
+
 _GRADERS: Mapping[type, Callable[[Grading, Any], Awaitable[float]]] = {
     StringCheck: _check,
     TextSimilarity: _similar,
     ScoreModel: _score,
+    Python: _python,
 }
 
 
@@ -136,7 +157,7 @@ def grader_routes(house: House) -> APIRouter:
 
     @router.post("/run", summary="The score of a sample")
     async def run(asked: RunGrader, http: Request) -> dict[str, Any]:
-        _refuse_bad_formula(asked.grader)
+        await check_grader(house, asked.grader)
         begun = time.perf_counter()
         grading = Grading(house, asked.model_sample, asked.item or {})
         reward, problem = 0.0, None
@@ -147,11 +168,35 @@ def grader_routes(house: House) -> APIRouter:
         return _result(asked.grader, grading, reward, problem, time.perf_counter() - begun)
 
     @router.post("/validate", summary="Whether a grader can be run")
-    def validate(asked: ValidateGrader) -> dict[str, Any]:
-        _refuse_bad_formula(asked.grader)
+    async def validate(asked: ValidateGrader) -> dict[str, Any]:
+        await check_grader(house, asked.grader)
+        await try_sources(house, asked.grader)
         return {"grader": asked.grader.model_dump(exclude_none=True)}
 
     return router
+
+
+async def try_sources(house: House, grader: Grader, param: str = "grader") -> None:
+    """Load what is Python, in the sandbox. Raises Refused for a source that doesn't load."""
+
+    def load(source: str) -> None:
+        with Sandbox(source) as sandbox:
+            sandbox.load()
+
+    for one in singles(grader):
+        if isinstance(one, Python):
+            try:
+                async with house.sandbox:
+                    await run_in_threadpool(load, one.source)
+            except Failed as error:
+                said = f"The source of `{one.name}` does not load: {error}"
+                raise Refused(said, param, "invalid_grader") from error
+
+
+async def check_grader(house: House, grader: Grader) -> None:
+    """Raises Refused for a grader that may not run here, or whose formula cannot be computed."""
+    refuse_code(grader, house.settings.python_graders)
+    _refuse_bad_formula(grader)
 
 
 def _refuse_bad_formula(grader: Grader) -> None:
@@ -172,7 +217,8 @@ def _result(
     """What the hosted API answers; a sample without a score has 0 and says why."""
     errors: dict[str, Any] = {**dict.fromkeys(_ERRORS, False), **dict.fromkeys(_DETAILS)}
     if problem:
-        errors |= {problem.error: True, f"{problem.error}_details": problem.details}
+        detail = "type" if problem.error == "python_grader_server_error" else "details"
+        errors |= {problem.error: True, f"{problem.error}_{detail}": problem.details}
     assert math.isfinite(reward)
     return {
         "reward": reward,

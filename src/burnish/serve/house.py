@@ -54,6 +54,8 @@ class House:
     started: int = field(default_factory=lambda: int(time.time()))
     #: A fast tokenizer must not be used by two threads at once.
     encoding: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: One Python grader at a time: each may take 2 GiB.
+    sandbox: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def chat(self, asked: ChatRequest, http: Request) -> Response:
         """Answer a conversation."""

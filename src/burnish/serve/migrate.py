@@ -27,7 +27,8 @@ from burnish.engines.local import open_engine, weights_hash
 from burnish.evaluate.answers import measured
 from burnish.evaluate.run import Asked, save_predictions
 from burnish.evaluate.tasks import answer_length, as_prompt
-from burnish.serve.grader_wire import RewardGrader
+from burnish.serve.errors import Refused
+from burnish.serve.grader_wire import RewardGrader, refuse_code
 from burnish.serve.tuning import METHODS, Wish, plan
 from burnish.train.once import trained
 
@@ -196,7 +197,10 @@ def _why_not(job: Mapping[str, Any], export: Export) -> str:
 def _grader_fault(job: Mapping[str, Any]) -> str:
     """Why a job's grader can't reward answers here; empty if it can."""
     try:
-        TypeAdapter(RewardGrader).validate_python(job["method"]["reinforcement"]["grader"])
+        grader = job["method"]["reinforcement"]["grader"]
+        refuse_code(TypeAdapter(RewardGrader).validate_python(grader), allowed=False)
+    except Refused:
+        return "its grader is code (`python`), which runs only on a server that allows it"
     except (LookupError, TypeError):
         return "its grader is not in the export"
     except ValidationError as error:

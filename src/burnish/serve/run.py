@@ -10,8 +10,10 @@ from burnish.core.errors import BurnishError
 from burnish.core.executor import open_executor
 from burnish.core.progress import say
 from burnish.core.sections import Serve
+from burnish.core.settings import workspace
 from burnish.engines.alone import Running
 from burnish.engines.fleet import Fleet, open_fleet
+from burnish.evaluate.sandbox_proof import prove, secrets_of
 from burnish.models.local import list_embedders
 from burnish.serve.app import create_app
 from burnish.serve.desk import open_desk
@@ -36,7 +38,8 @@ def serve(
     """Serve runs, artifact folders and models until SIGINT or SIGTERM; then finish what has begun.
 
     Says the address, and at the first start the key. Raises NotFound for an unknown source,
-    BadRecipe if nothing is named, PortTaken, StoreUnavailable, Unavailable (the executor).
+    BadRecipe if nothing is named, PortTaken, StoreUnavailable, Unavailable (the executor);
+    SandboxUnavailable if Python graders are allowed and nothing here can hold them.
     """
     settings = settings or Serve()
     listening = _listen(settings.host, settings.port)
@@ -45,7 +48,12 @@ def serve(
         stack.callback(listening.close)
         executor = open_executor(settings.executor, settings.executor_cpus)
         executor.check()
-        worker = Worker(open_desk(settings.store, aliases), executor)
+        if settings.python_graders:
+            say("Attacking the sandbox of python graders before it is used")
+            prove(secrets_of(workspace()))
+        worker = Worker(
+            open_desk(settings.store, aliases), executor, python_graders=settings.python_graders
+        )
         fleet = _open_fleet(sources, aliases or {}, settings)
         stack.callback(fleet.close)
         keys = open_keys()

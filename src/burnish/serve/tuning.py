@@ -6,6 +6,7 @@ Problems of the request are answered at once; problems of the rows end the job, 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,7 +63,8 @@ def reward_of(grader: Mapping[str, Any]) -> dict[str, Any]:
         several = found["graders"]
         one = {several["name"]: several} if "type" in several else several
         found["graders"] = {name: reward_of(inner) for name, inner in one.items()}
-    return {name: given for name, given in found.items() if name != "name"}
+    # The sandbox has one image, whatever tag a grader names.
+    return {name: given for name, given in found.items() if name not in ("name", "image_tag")}
 
 
 METHODS = {
@@ -165,8 +167,13 @@ def _require_shape(rows: Sequence[Row], wish: Wish) -> None:
 
 def _require_worth(rows: Sequence[Row], wish: Wish) -> None:
     """Raise BadFile for rows that the grader cannot be asked about."""
-    worth = worth_of(_REWARD.validate_python(reward_of(wish.asked["grader"])), Task())
-    for row in rows:
+    reward = _REWARD.validate_python(reward_of(wish.asked["grader"]))
+    several = tuple(reward.graders.values()) if reward.kind == "multi" else (reward,)
+    if any(one.kind == "python" for one in several):  # its source was tried when the job was made
+        asked = [worth_of(one, Task()) for one in several if one.kind != "python"]
+    else:
+        asked = [worth_of(reward, Task())]
+    for row, worth in product(rows, asked):
         try:
             worth(row, "")
         except BadRecipe as error:

@@ -8,6 +8,7 @@ from secrets import token_hex
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Form, Query, Request, UploadFile
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse
 from sqlalchemy import Select, select
 
@@ -15,6 +16,9 @@ from burnish.models.local import list_models
 from burnish.serve.desk import Desk, run_name
 from burnish.serve.errors import Refused
 from burnish.serve.files import PURPOSES, NoSuchFile, file_body
+from burnish.serve.grader_wire import refuse_code
+from burnish.serve.graders import try_sources
+from burnish.serve.house import House
 from burnish.serve.job_wire import CreateJob, checkpoint_body, event_body, job_body
 from burnish.serve.jobs import CHANGES, Happening, storable
 from burnish.serve.keys import CALLER
@@ -71,13 +75,17 @@ def file_routes(desk: Desk) -> APIRouter:
     return router
 
 
-def job_routes(desk: Desk) -> APIRouter:
+def job_routes(house: House, desk: Desk) -> APIRouter:
     """Make, follow and steer fine-tuning jobs."""
     router, jobs = APIRouter(prefix="/fine_tuning/jobs"), desk.jobs
 
     @router.post("", summary="Begin a fine-tuning job")
-    def create(asked: CreateJob) -> dict[str, Any]:
-        return job_body(_create(desk, asked))
+    async def create(asked: CreateJob) -> dict[str, Any]:
+        if asked.method and asked.method.reinforcement:
+            grader, param = asked.method.reinforcement.grader, "method.reinforcement.grader"
+            refuse_code(grader, house.settings.python_graders, param)
+            await try_sources(house, grader, param)
+        return job_body(await run_in_threadpool(_create, desk, asked))
 
     @router.get("", summary="The jobs, newest first")
     def some(request: Request, after: str | None = None, limit: Limit = 20) -> dict[str, Any]:

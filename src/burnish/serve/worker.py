@@ -25,6 +25,7 @@ from burnish.core.runs import Run
 from burnish.core.this_machine import ThisMachine
 from burnish.serve import harvest
 from burnish.serve.desk import Desk
+from burnish.serve.grader_wire import CODE_REFUSED, holds_code
 from burnish.serve.job_wire import model_name
 from burnish.serve.jobs import Happening, Lost, fail, keep_checkpoints, tell
 from burnish.serve.loops import Loop, Loops
@@ -42,13 +43,15 @@ STAGES = {CHECKER: ("validating_files",), TRAINER: ("queued", "running")}
 class Worker:
     """Works on the jobs of `desk` until stopped; the trainers are started by `executor`.
 
-    Seconds: `lease` of a job, `tick` of a look.
+    Seconds: `lease` of a job, `tick` of a look. A job whose grader is code fails unless
+    `python_graders`, whichever server took it on.
     """
 
     desk: Desk
     executor: Executor = field(default_factory=ThisMachine)
     lease: float = 15.0
     tick: float = 0.25
+    python_graders: bool = False
     name: str = field(default_factory=lambda: f"worker-{token_hex(8)}")
 
     def __post_init__(self) -> None:
@@ -80,7 +83,10 @@ class Worker:
         if job:
             try:
                 with acting_for(job.organization):
-                    work(job)
+                    if self.python_graders or not holds_code(job.asked.get("grader")):
+                        work(job)
+                    else:
+                        self._fail(job, "python_graders_off", CODE_REFUSED)
             except Lost as lost:
                 say(lost.what)
             finally:
@@ -115,7 +121,7 @@ class Worker:
 
     def _fail(self, job: Job, code: str, message: str, param: str | None = None) -> None:
         with self._held(job) as (session, mine):
-            if mine.status in ("validating_files", "running"):
+            if any(mine.status in statuses for statuses in STAGES.values()):
                 fail(session, mine, code, message, param)
 
     def _wish(self, job: Job) -> Wish:

@@ -1,7 +1,7 @@
 """How far a student is from a teacher that has other tokens.
 
-Wherever both tokenizations of the answer have a boundary (train.alignment), both models have read the
-same text and say how it goes on. What can go on is put into events that both can weigh:
+Wherever both tokenizations of the answer have a boundary (train.alignment), both models have read
+the same text and say how it goes on. What can go on is put into events that both can weigh:
 
 - the text up to the next common boundary, by the chain rule over its tokens (approximate likelihood
   matching, Minixhofer et al. 2025, arXiv:2503.20083);

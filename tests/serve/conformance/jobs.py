@@ -319,7 +319,7 @@ def a_model_gives_a_score(c, w):
     assert 0 <= found.reward <= 1 and found.metadata.sampled_model_name == "tiny"
 
 
-@check(GRADERS, "`python` runs in a sandbox", "refused: no request may run code")
+@check(GRADERS, "`python` runs in a sandbox", "off by default: no request may run code")
 def code_is_refused(c, w):
     code = {"type": "python", "name": "a", "source": "def grade(sample, item): return 1"}
     bad = refused(openai.BadRequestError, lambda: c.fine_tuning.alpha.graders.validate(grader=code))
