@@ -16,7 +16,7 @@ from burnish.compare.page import contents_of
 from burnish.compare.retrieval import open_documents
 from burnish.compare.routes import ROUTES, Setting, with_routes
 from burnish.compare.rules import Expected, came_true, expected
-from burnish.compare.types import by_type, in_table, refuse_without_types
+from burnish.compare.types import OfType, by_type, in_table, refuse_without_types
 from burnish.compare.verdict import (
     INCUMBENT,
     TRAINED,
@@ -62,7 +62,7 @@ class Comparison:
     again: Mapping[int, Scores]
     forgetting: Forgetting | None
     covered: Mapping[str, Interval]
-    types: Mapping[str, Mapping[str, Interval]]
+    types: Mapping[str, OfType]
     expected: Sequence[Expected]
     training: str | None
     training_seconds: float
@@ -97,9 +97,10 @@ class Comparison:
             "forgetting": asdict(self.forgetting) if self.forgetting else None,
             "covered": {name: asdict(share) for name, share in self.covered.items()},
             "types": {
-                kind: {name: asdict(share) for name, share in found.items()}
+                kind: {name: asdict(share) for name, share in found.scores.items()}
                 for kind, found in self.types.items()
             },
+            "leads": {kind: asdict(found.lead) for kind, found in self.types.items() if found.lead},
             "expected": [asdict(one) for one in self.expected],
             "costs": self._costs(),
             "inferred": {
