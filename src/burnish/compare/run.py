@@ -114,6 +114,7 @@ class Comparison:
                 "notes": list(self.dataset.notes),
             },
             "currency": self.recipe.compare.currency,
+            "confidence": self.recipe.evaluate.confidence,
             "training": self.training,
             "classifier": self.classifier,
             "encoder": self.encoder,

@@ -43,12 +43,11 @@ def _types(result: Mapping[str, Any]) -> Table:
         lines.append(("Ahead of the next by", *map(_ahead, leads)))
     return Table(
         "By type of question",
-        ("Route", *(f"{kind}, {_asked(found)}" for kind, found in types.items())),
+        ("Route", *(f"{kind}: {_asked(found)} questions" for kind, found in types.items())),
         lines if types else [],
         "Each cell with its own interval, not widened for the number of cells. The best was found "
         "by looking; the gain over the next route is paired, question by question, and where its "
-        "interval holds 0 the order of the two isn't settled. Beside a type: how many questions it "
-        "has.",
+        "interval holds 0 the order of the two isn't settled.",
     )
 
 
@@ -116,6 +115,7 @@ def _rules(result: Mapping[str, Any]) -> Table:
         "Confirmed or contradicted means by more than luck, question by question; open, that this "
         "many questions can't tell. Two rules can't be read off the data, and both speak for "
         "retrieval: facts that change often, and answers that must name their source.",
+        is_text=True,
     )
 
 
