@@ -30,7 +30,7 @@ from burnish.compare.verdict import (
     seeds_in_words,
 )
 from burnish.core.errors import AuditFailed
-from burnish.core.folders import write_json
+from burnish.core.folders import hash_file, write_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Finding, Interval, Scores
@@ -243,11 +243,11 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     refuse_unanswerable(rows)
     refuse_without_types(recipe.data.question_type, rows)
     setting = _audited(_with_documents(Setting(recipe, dataset, rows)))
-    dataset = setting.dataset
     if CEILING in recipe.compare.routes:
         open_teacher(recipe)
     base = find_model(recipe.model.name)
-    setting = replace(setting, judge=calibrated(recipe.evaluate, _models_of(recipe)))
+    setting = _with_judge(setting)
+    dataset = setting.dataset
     inputs = {"data": dict(dataset.hashes), "base": base.identity}
     run = begun_or_new_run("compare", recipe, inputs, out)
 
@@ -287,10 +287,17 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     return result
 
 
-def _models_of(recipe: Recipe) -> list[str]:
-    """The models whose answers are compared, by name."""
+def _with_judge(setting: Setting) -> Setting:
+    """The setting with a judge that agrees with people, if one is to grade; what they graded is an
+    input."""
+    recipe = setting.recipe
     teacher = [recipe.distil.teacher.model] if CEILING in recipe.compare.routes else []
-    return [recipe.model.name, *teacher]
+    judge = calibrated(recipe.evaluate, [recipe.model.name, *teacher])
+    if judge is None:
+        return setting
+    people = {str(file): hash_file(file) for file in recipe.evaluate.judge.human}
+    hashes = {**setting.dataset.hashes, **people}
+    return replace(setting, judge=judge, dataset=replace(setting.dataset, hashes=hashes))
 
 
 def _told(verdict: Verdict, setting: Setting) -> Verdict:
