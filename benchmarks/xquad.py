@@ -63,9 +63,12 @@ def write_data(articles: Sequence[Article], options: argparse.Namespace) -> None
     others = [article for place, article in enumerate(articles) if place % 4]
     chosen = others[::8]
     learnt = rows_of([article for place, article in enumerate(others) if place % 8])
-    random.Random(0).shuffle(learnt)
+    looked_at = rows_of(chosen)
+    for rows in (learnt, looked_at):
+        random.Random(0).shuffle(rows)
     write_rows(folder / "train.jsonl", learnt[: options.rows])
-    write_rows(folder / "validation.jsonl", rows_of(chosen))
+    most = max(options.rows // 5, 1) if options.rows else None
+    write_rows(folder / "validation.jsonl", looked_at[:most])
     write_rows(folder / "test.jsonl", rows_of(asked))
     texts = [{"text": paragraph["context"]} for article in asked for paragraph in article]
     if options.read:
@@ -113,7 +116,9 @@ def main() -> None:
     parser.add_argument("--routes", nargs="+", default=ROUTES, choices=ROUTES)
     parser.add_argument("--read", action="store_true", help="train on the paragraphs as text too")
     parser.add_argument("--articles", type=int, help="only the first so many (a smoke run)")
-    parser.add_argument("--rows", type=int, help="training questions at the most")
+    parser.add_argument(
+        "--rows", type=int, help="training questions at the most, and a fifth of it to validate"
+    )
     parser.add_argument("--questions", type=int, help="test questions at the most")
     parser.add_argument("--epochs", type=float, default=1)
     options = parser.parse_args()

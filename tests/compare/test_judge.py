@@ -59,6 +59,8 @@ def test_grades_decide_and_everything_says_whose_they_are(graded_recipe, stub, t
     assert "The scores are grades by a model, big." in result.verdict.reason
     assert "kappa 1.00" in result.as_text()
     report = json.loads((tmp_path / "run" / "report.json").read_text())
+    inputs = json.loads((tmp_path / "run" / "inputs.json").read_text())["data"]
+    assert any(file.endswith("people.jsonl") for file in inputs)
     judge = report["judge"]
     assert (judge["name"], judge["labels"], judge["agreement"]) == ("big", 60, 1.0)
     assert judge["ci"][0] < judge["kappa"] == judge["ci"][1] == 1

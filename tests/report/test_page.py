@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -90,6 +91,18 @@ def test_what_is_empty_is_left_out():
     for head in ("Training", "Hardest classes", "Side by side", "Findings", "Forecast and"):
         assert f"<h2>{head}" not in page
     assert "<h2>Routes" in page
+
+
+def test_a_route_that_was_asked_less_says_so_and_the_level_is_the_recipe_s():
+    few = route("base", 0.144)
+    few = replace(few, score=replace(few.score, n=22))
+
+    page = render(contents(routes=[few, route("fine_tuned", 0.53)], confidence=0.9))
+
+    assert "22 questions</span>" in page and "those that were given up early" in page
+    assert "on the same 104 frozen questions; the bar is the 90% interval" in page
+    whole = render(contents())
+    assert "given up" not in whole and "the bar is the 95% interval" in whole
 
 
 def test_right_and_wrong_are_said_in_words():

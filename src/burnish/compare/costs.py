@@ -48,7 +48,7 @@ def costs_of(
 
 def in_words(costs: Costs) -> str:
     """The one thing to know of it, as a sentence."""
-    names = {"few_shot": "few-shot examples", "retrieval": "retrieval", "base": "the plain prompt"}
+    names = {"few_shot": "a few-shot prompt", "retrieval": "retrieval", "base": "the plain prompt"}
     if costs.break_even is None:
         return (
             f"The training never pays for itself by cheaper requests: {names[costs.rival]} "

@@ -52,6 +52,7 @@ def contents_of(
         headline=verdict["headline"],
         paragraph=verdict["reason"],
         routes=[line_of(route, routes[route["name"]]) for route in result["routes"]],
+        confidence=result["confidence"],
         currency=result["currency"],
         tables=tables_of(result),
         curves=curves_of(training),

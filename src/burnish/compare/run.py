@@ -16,7 +16,7 @@ from burnish.compare.page import contents_of
 from burnish.compare.retrieval import open_documents
 from burnish.compare.routes import ROUTES, Setting, with_routes
 from burnish.compare.rules import Expected, came_true, expected
-from burnish.compare.types import by_type, in_table, refuse_without_types
+from burnish.compare.types import OfType, by_type, in_table, refuse_without_types
 from burnish.compare.verdict import (
     INCUMBENT,
     TRAINED,
@@ -30,7 +30,7 @@ from burnish.compare.verdict import (
     seeds_in_words,
 )
 from burnish.core.errors import AuditFailed
-from burnish.core.folders import write_json
+from burnish.core.folders import hash_file, write_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Finding, Interval, Scores
@@ -62,7 +62,7 @@ class Comparison:
     again: Mapping[int, Scores]
     forgetting: Forgetting | None
     covered: Mapping[str, Interval]
-    types: Mapping[str, Mapping[str, Interval]]
+    types: Mapping[str, OfType]
     expected: Sequence[Expected]
     training: str | None
     training_seconds: float
@@ -97,9 +97,10 @@ class Comparison:
             "forgetting": asdict(self.forgetting) if self.forgetting else None,
             "covered": {name: asdict(share) for name, share in self.covered.items()},
             "types": {
-                kind: {name: asdict(share) for name, share in found.items()}
+                kind: {name: asdict(share) for name, share in found.scores.items()}
                 for kind, found in self.types.items()
             },
+            "leads": {kind: asdict(found.lead) for kind, found in self.types.items() if found.lead},
             "expected": [asdict(one) for one in self.expected],
             "costs": self._costs(),
             "inferred": {
@@ -113,6 +114,7 @@ class Comparison:
                 "notes": list(self.dataset.notes),
             },
             "currency": self.recipe.compare.currency,
+            "confidence": self.recipe.evaluate.confidence,
             "training": self.training,
             "classifier": self.classifier,
             "encoder": self.encoder,
@@ -241,11 +243,11 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     refuse_unanswerable(rows)
     refuse_without_types(recipe.data.question_type, rows)
     setting = _audited(_with_documents(Setting(recipe, dataset, rows)))
-    dataset = setting.dataset
     if CEILING in recipe.compare.routes:
         open_teacher(recipe)
     base = find_model(recipe.model.name)
-    setting = replace(setting, judge=calibrated(recipe.evaluate, _models_of(recipe)))
+    setting = _with_judge(setting)
+    dataset = setting.dataset
     inputs = {"data": dict(dataset.hashes), "base": base.identity}
     run = begun_or_new_run("compare", recipe, inputs, out)
 
@@ -285,10 +287,17 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     return result
 
 
-def _models_of(recipe: Recipe) -> list[str]:
-    """The models whose answers are compared, by name."""
+def _with_judge(setting: Setting) -> Setting:
+    """The setting with a judge that agrees with people, if one is to grade; what they graded is an
+    input."""
+    recipe = setting.recipe
     teacher = [recipe.distil.teacher.model] if CEILING in recipe.compare.routes else []
-    return [recipe.model.name, *teacher]
+    judge = calibrated(recipe.evaluate, [recipe.model.name, *teacher])
+    if judge is None:
+        return setting
+    people = {str(file): hash_file(file) for file in recipe.evaluate.judge.human}
+    hashes = {**setting.dataset.hashes, **people}
+    return replace(setting, judge=judge, dataset=replace(setting.dataset, hashes=hashes))
 
 
 def _told(verdict: Verdict, setting: Setting) -> Verdict:

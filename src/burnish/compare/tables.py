@@ -5,7 +5,7 @@ from typing import Any
 
 from burnish.core.records import Interval
 from burnish.report.contents import Table
-from burnish.report.numbers import duration, interval, money, share
+from burnish.report.numbers import duration, gain_interval, interval, money, points, share
 from burnish.report.numbers import name as spelt
 
 
@@ -34,20 +34,37 @@ def _types(result: Mapping[str, Any]) -> Table:
         kind: {route: Interval(**one) for route, one in found.items()}
         for kind, found in result["types"].items()
     }
-    routes = list(next(iter(types.values()), {}))
+    routes = [route["name"] for route in result["routes"]]
+    lines = [(spelt(route), *(_cell(found.get(route)) for found in types.values()))
+             for route in routes]  # fmt: skip
+    leads = [result["leads"].get(kind) for kind in types]
+    if any(leads):
+        lines.append(("Best", *(spelt(lead["route"]) if lead else "–" for lead in leads)))
+        lines.append(("Ahead of the next by", *map(_ahead, leads)))
     return Table(
         "By type of question",
-        ("Route", *(f"{kind}, {next(iter(found.values())).n}" for kind, found in types.items())),
-        [
-            (
-                spelt(route),
-                *(f"{share(f[route].value)} ({interval(f[route])})" for f in types.values()),
-            )
-            for route in routes
-        ],
-        "Each cell with its own interval, not widened for the number of cells: where they overlap "
-        "much, the order of the routes isn't settled. Beside a type: how many questions it has.",
+        ("Route", *(f"{kind}: {_asked(found)} questions" for kind, found in types.items())),
+        lines if types else [],
+        "Each cell with its own interval, not widened for the number of cells. The best was found "
+        "by looking; the gain over the next route is paired, question by question, and where its "
+        "interval holds 0 the order of the two isn't settled.",
     )
+
+
+def _cell(found: Interval | None) -> str:
+    return f"{share(found.value)} ({interval(found)})" if found else "–"
+
+
+def _asked(found: Mapping[str, Interval]) -> int:
+    return max(one.n for one in found.values())
+
+
+def _ahead(lead: Mapping[str, Any] | None) -> str:
+    if not lead:
+        return "–"
+    gain = Interval(**lead["gain"])
+    told = f"{points(gain.value)} over {spelt(lead['rival'])} ({gain_interval(gain)})"
+    return told if gain.low > 0 else f"{told}, not settled"
 
 
 def _judge(result: Mapping[str, Any]) -> Table:
@@ -98,6 +115,7 @@ def _rules(result: Mapping[str, Any]) -> Table:
         "Confirmed or contradicted means by more than luck, question by question; open, that this "
         "many questions can't tell. Two rules can't be read off the data, and both speak for "
         "retrieval: facts that change often, and answers that must name their source.",
+        is_text=True,
     )
 
 

@@ -190,6 +190,7 @@ def page_of(result: Distilled, command: str) -> Contents:
         paragraph=result.paragraph(),
         routes=[line_of(line(name, result.routes, recipe), scores[name]) for name in scores],
         incumbent=BASELINE,
+        confidence=recipe.evaluate.confidence,
         currency=recipe.compare.currency,
         curves=curves_of(result.training),
         diagnoses=diagnoses_of(result.training),

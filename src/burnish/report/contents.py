@@ -67,17 +67,20 @@ class ForecastLine:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A small table with a title above and a sentence below. The first column names the line."""
+    """A small table with a title above and a sentence below. The first column names the line;
+    `is_text` if the others are words too, not numbers."""
 
     title: str
     heads: Sequence[str]
     lines: Sequence[Sequence[str]]
     note: str
+    is_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """All that `report.html` shows; gains in the table of routes are over the `incumbent`."""
+    """All that `report.html` shows; gains in the table of routes are over the `incumbent`, and
+    intervals have the level `confidence`."""
 
     title: str
     decision: str
@@ -85,6 +88,7 @@ class Contents:
     paragraph: str
     routes: Sequence[RouteLine]
     incumbent: str = "base"
+    confidence: float = 0.95
     currency: str = "USD"
     tables: Sequence[Table] = ()
     curves: Sequence[Curve] = ()

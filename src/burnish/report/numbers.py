@@ -4,10 +4,6 @@ import math
 
 from burnish.core.records import Interval
 
-#: Metrics that are shares and read as percentages.
-SHARES = {"accuracy", "exact_match", "token_f1", "field_f1", "rouge_l", "bleu", "chrf", "macro_f1",
-          "json_validity", "corpus_bleu", "general questions"}  # fmt: skip
-
 
 def share(value: float | None) -> str:
     """`83.4%`."""
