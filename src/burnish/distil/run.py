@@ -45,7 +45,8 @@ from burnish.distil.report import Distilled, page_of
 from burnish.distil.review import deciding, decisions
 from burnish.distil.student import sequence_level, student_recipe
 from burnish.engines.local import find_artifact
-from burnish.engines.teacher import LocalTeacher, Teacher, open_teacher
+from burnish.engines.local_teacher import LocalTeacher
+from burnish.engines.teacher import Teacher, open_teacher
 from burnish.evaluate.run import save_predictions
 from burnish.evaluate.source import task_of
 from burnish.evaluate.tasks import TASKS, refuse_unanswerable
