@@ -9,6 +9,7 @@ from burnish.core.recipe import make_recipe
 from burnish.distil.documents import passages_of
 from burnish.distil.run import distil
 from burnish.evaluate import latency
+from tests.stub_teacher import Stub, serving
 
 HEATER = (
     "# Heron\n\n## Heater\n\nThe heater of the rain gauge starts at two degrees and needs a cable "
@@ -100,3 +101,29 @@ def test_questions_without_documents_are_refused(recipe_of, workspace):
     with pytest.raises(BadRecipe, match=r"rag\.documents"):
         distil(recipe_of(documents=False))
     assert not (workspace / "runs").exists()
+
+
+def test_further_teachers_read_the_passage_and_have_to_agree(recipe_of, stub, monkeypatch):
+    monkeypatch.setattr(latency, "_QUESTIONS", 3)
+    stub.answer = said
+
+    def reads(text):
+        """Agrees on the heater, and finds nothing about the filter."""
+        assert text.startswith("Read the passage") and "Write one JSON" not in text
+        question = text.partition("Question: ")[2]
+        return "twelve watts" if question.startswith("What does") else "not in the passage"
+
+    with serving(Stub(answer=reads)) as second:
+        result = distil(recipe_of(f"distil.teachers=[{{model: b, endpoint: '{second.url}'}}]"))
+        asked = sum(second.asked.values())
+
+    kept, dropped = (
+        [json.loads(line) for line in (result.run.path / name).read_text().splitlines()]
+        for name in ("teacher.jsonl", "dropped.jsonl")
+    )
+    assert [one["messages"][-1]["content"] for one in kept] == ["twelve watts"]
+    assert [one["answers"] for one in kept[0]["opinions"]] == [["twelve watts"]]
+    disputed = [one for one in dropped if one["reason"] == "the teachers disagree"]
+    assert {*(one["answers"][0] for one in disputed)} == {"every four weeks", "two degrees"}
+    assert all("key" in one for one in disputed), "a person may decide"
+    assert asked == 3, "what was made up isn't asked about"

@@ -231,3 +231,19 @@ def test_a_whole_distillation_with_two_teachers_and_a_person(ticket_recipe, stub
     assert then.as_dict()["reviewed"] == len(waiting) and not then.dropped()
     assert sum(stub.asked.values()) + sum(second.asked.values()) == asked
     assert then.training != first.training, "there is more to learn now"
+
+
+def test_a_review_begins_without_loading_what_computes(tmp_path):
+    run = new_run("distil", make_recipe({}), {})
+    (run.path / "dropped.jsonl").write_text("")
+    program = (
+        "import sys; from burnish.cli.main import app\n"
+        f"try: app(['review', {run.id!r}, '--json'])\n"
+        "except SystemExit as end: assert not end.code\n"
+        "heavy = [n for n in ('torch', 'transformers', 'peft') if n in sys.modules]\n"
+        "print(heavy, file=sys.stderr)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.stdout.strip() == "[]" and done.stderr.strip().splitlines()[-1] == "[]"

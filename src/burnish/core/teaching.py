@@ -36,7 +36,13 @@ class Distillation(Section):
     weight: float = Field(
         0.5, gt=0, le=1, description="Share of the divergence; the rest is the loss of the answer."
     )
-
+    hidden: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the distance between hidden states, added to the loss: each layer "
+        "of the student is held to one of the teacher, which stays in memory (FitNets, Romero et "
+        "al. 2015, arXiv:1412.6550). Needs the same tokens on both sides.",
+    )
     on_policy: float = Field(
         0.0,
         ge=0,
@@ -52,6 +58,12 @@ class Distillation(Section):
             raise ValueError(
                 "on_policy would learn the student's own words as answers: set weight 1"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _imitates_given_answers(self) -> "Distillation":
+        if self.hidden and self.on_policy:
+            raise ValueError("hidden is compared on given answers: set on_policy 0")
         return self
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from dataclasses import replace
 from burnish.core.recipe import Recipe
 from burnish.core.records import Message, Prompt, Row
 from burnish.data.duplicates import plain
-from burnish.distil.collect import Collector, Lesson
+from burnish.distil.collect import Collector, Lesson, Opinion
 from burnish.engines.teacher import Reply
 from burnish.rag.build import documents_in
 from burnish.rag.chunk import chunks
@@ -34,6 +34,14 @@ Answer briefly, in the passage's own words. Write one JSON object a line and not
 {place}
 
 {text}"""
+_ANSWER = """Read the passage and answer the question briefly, in the passage's own words. If the \
+passage doesn't answer it, write: not in the passage.
+
+{place}
+
+{text}
+
+Question: {question}"""
 
 
 def passages_of(recipe: Recipe) -> list[Passage]:
@@ -74,6 +82,29 @@ def written(collector: Collector, passages: Sequence[Passage], recipe: Recipe) -
         for number, pair in enumerate(_pairs(reply), start=before + 1):
             lessons.append(_lesson(passage, pair, number, (key, reply, recipe.task.prompt)))
     return lessons
+
+
+def with_readers(
+    lessons: Sequence[Lesson], collector: Collector, passages: Sequence[Passage]
+) -> list[Lesson]:
+    """Written rows with what one more teacher, which sees the passage too, answers to the question.
+
+    Rows that are dropped already aren't asked. Raises TeacherStopped as the collector does.
+    """
+    known = {passage.source: passage for passage in passages}
+    places = [place for place, lesson in enumerate(lessons) if not lesson.dropped]
+    prompts = [_question(lessons[place], known[lessons[place].source]) for place in places]
+    heard = list(lessons)
+    for place, (key, reply) in zip(places, collector.replies(prompts), strict=True):
+        opinion = Opinion(collector.teacher.name, (key,), (reply,))
+        heard[place] = replace(lessons[place], opinions=(*lessons[place].opinions, opinion))
+    return heard
+
+
+def _question(lesson: Lesson, passage: Passage) -> Prompt:
+    asked = lesson.own.messages[-1].content
+    text = _ANSWER.format(place=passage.place, text=passage.text, question=asked)
+    return Prompt((Message("user", text),), max_new_tokens=_PAIR)
 
 
 def _lesson(

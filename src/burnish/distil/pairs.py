@@ -19,7 +19,7 @@ from burnish.distil.checks import unlearnable
 from burnish.distil.collect import Asking, Collector, Lesson
 from burnish.distil.measure import Exam
 from burnish.distil.record import write_lines
-from burnish.engines.teacher import LocalTeacher
+from burnish.engines.local_teacher import LocalTeacher
 from burnish.evaluate.rewards import worth_of
 from burnish.evaluate.tasks import with_instruction
 

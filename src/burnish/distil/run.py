@@ -20,7 +20,7 @@ from burnish.data.split import draw, sample
 from burnish.distil.agreement import agreeing, with_opinions
 from burnish.distil.checks import checked, standard_of
 from burnish.distil.collect import Asking, Collector, Lesson
-from burnish.distil.documents import passages_of, written
+from burnish.distil.documents import passages_of, with_readers, written
 from burnish.distil.grow import grown
 from burnish.distil.measure import (
     BASELINE,
@@ -45,7 +45,8 @@ from burnish.distil.report import Distilled, page_of
 from burnish.distil.review import deciding, decisions
 from burnish.distil.student import sequence_level, student_recipe
 from burnish.engines.local import find_artifact
-from burnish.engines.teacher import LocalTeacher, Teacher, open_teacher
+from burnish.engines.local_teacher import LocalTeacher
+from burnish.engines.teacher import Teacher, open_teacher
 from burnish.evaluate.run import save_predictions
 from burnish.evaluate.source import task_of
 from burnish.evaluate.tasks import TASKS, refuse_unanswerable
@@ -196,7 +197,7 @@ def _lessons(
         found = with_opinions(found, other, _asking(exam, other))
         _rest(other.teacher)
     if recipe.distil.questions_per_passage:
-        found += written(collector, passages_of(recipe), recipe)
+        found += _written(collector, further)
     _rest(collector.teacher)
     near = (recipe.distil.near_duplicate, recipe.data.near_duplicate)
     agreed, decided = agreeing(recipe, task), deciding(decisions(collector.run))
@@ -209,6 +210,17 @@ def _lessons(
             f"See why: {collector.run.path / 'requests.jsonl'}",
         )
     return lessons
+
+
+def _written(collector: Collector, further: Sequence[Collector]) -> list[Lesson]:
+    """What the teacher writes about the passages, and the others answer."""
+    passages = passages_of(collector.recipe)
+    found = written(collector, passages, collector.recipe)
+    for other in further:
+        _rest(collector.teacher)
+        found = with_readers(found, other, passages)
+        _rest(other.teacher)
+    return found
 
 
 def _split(found: Sequence[Lesson], split: Split, recipe: Recipe) -> dict[str, list[Lesson]]:

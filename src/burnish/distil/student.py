@@ -24,6 +24,7 @@ from burnish.core.training import Sft
 from burnish.distil.pairs import refuse_unpaired
 from burnish.engines.local import find_artifact, weights_hash
 from burnish.models.artifact import load_artifact_model
+from burnish.models.blocks import evenly, layers_of
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import (
     MANIFEST,
@@ -150,23 +151,11 @@ def cut_layers(model: Any, count: int) -> list[int]:
         raise BadRecipe(
             f"The model has {total} layers; {count} can't be kept.", f"Set distil.layers={total}."
         )
-    kept = [round(place * (total - 1) / (count - 1)) for place in range(count)]
-    owner, name = _layers_of(model, total)
+    kept = evenly(count, total)
+    owner, name = layers_of(model)
     layers = getattr(owner, name)
     setattr(owner, name, torch.nn.ModuleList(layers[place] for place in kept))
     config.num_hidden_layers = count
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[place] for place in kept]
     return kept
-
-
-def _layers_of(model: Any, total: int) -> tuple[torch.nn.Module, str]:
-    """The module that holds the list of layers, and the list's name."""
-    for owner in model.modules():
-        for name, child in owner.named_children():
-            if isinstance(child, torch.nn.ModuleList) and len(child) == total:
-                return owner, name
-    raise BadRecipe(
-        f"burnish doesn't know where a {model.config.model_type} model has its layers.",
-        "Leave distil.layers empty and name a smaller model.",
-    )

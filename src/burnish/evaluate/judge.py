@@ -16,7 +16,8 @@ from burnish.core.judging import Judge as Settings
 from burnish.core.progress import progress
 from burnish.core.records import Message, Prompt
 from burnish.core.settings import workspace
-from burnish.engines.teacher import LocalTeacher, open_answerer
+from burnish.engines.local_teacher import LocalTeacher
+from burnish.engines.teacher import open_answerer
 
 #: What stands for a grade where the reply names none.
 UNCLEAR = ""

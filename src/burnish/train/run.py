@@ -49,6 +49,7 @@ from burnish.train.examples import Example
 from burnish.train.faults import explained
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
 from burnish.train.fsdp import DividedAdamW, divide
+from burnish.train.imitation import add_matrix, drop_matrix, with_imitation
 from burnish.train.layers import fuse
 from burnish.train.lessons import with_lessons
 from burnish.train.loop import Fit, Plan, Watch, fit
@@ -195,6 +196,7 @@ def prepare(
     model = METHODS[settings.method.kind](
         load_model(base, training_dtype(recipe.model.dtype), place), settings.method
     )
+    add_matrix(model, settings)
     language = language_model(model)
     language.set_attn_implementation(ATTENTION)
     fuse(model)
@@ -265,6 +267,7 @@ def _rehearsed(plan: Fit, given: Given, run: Run, state: State) -> Fit:
     Raises DoesNotFit.
     """
     plan = with_own_answers(_taught(plan, given), given.tokenizer)
+    plan = with_imitation(plan, given.tokenizer)
     reset_peak()
     if not state.step and plan.team.size == 1:
         seen = probe(plan, run.path)
@@ -289,6 +292,7 @@ def _save(folder: Path, plan: Fit, given: Given, lineage: Mapping[str, Any]) -> 
     model = plan.model
     if plan.settings.divides_weights:
         model = _undivided(folder.parent, plan, given, lineage["step"])
+    drop_matrix(model)
     settle(model)
     return save_artifact(folder, model, given.tokenizer, given.base, lineage)
 

@@ -1,0 +1,63 @@
+"""A teacher that runs in this process."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from burnish.core.records import Message, Prompt
+from burnish.engines.local import LocalEngine, find_artifact, open_engine, weights_hash
+from burnish.engines.teacher import MayAsk, Reply
+from burnish.models.local import find_model
+
+
+class LocalTeacher:
+    """A model, a run or an artifact folder of this machine."""
+
+    #: Questions answered between two writes to the disk.
+    BLOCK = 64
+
+    def __init__(self, source: str, batch_size: int) -> None:
+        artifact = find_artifact(source)
+        self._source, self._batch_size = source, batch_size
+        self._engine: LocalEngine | None = None
+        named = artifact.lineage.get("run") if artifact else find_model(source).name
+        self.name = str(named or source)
+        self.is_told = artifact is None
+        self.identity: Mapping[str, Any] = {"weights": weights_hash(source)}
+
+    @property
+    def engine(self) -> LocalEngine:
+        """The teacher's engine, opened when it is needed."""
+        if self._engine is None:
+            self._engine = open_engine(self._source)
+        return self._engine
+
+    def rest(self) -> None:
+        """Give the memory back until the next question: a student is to be trained."""
+        self._engine = None
+
+    def count_tokens(self, messages: Sequence[Message]) -> int:
+        """Tokens of a question as it would be asked."""
+        return self.engine.count_tokens(messages)
+
+    def ask(self, prompts: Sequence[Prompt], may_ask: MayAsk) -> Iterator[tuple[int, Reply]]:
+        """Block by block, questions of like length together."""
+        sizes = [self.count_tokens(prompt.messages) for prompt in prompts]
+        order = sorted(range(len(prompts)), key=lambda place: sizes[place])
+        for begin in range(0, len(order), self.BLOCK):
+            places = order[begin : begin + self.BLOCK]
+            if not may_ask(len(places)):
+                return
+            some = [prompts[place] for place in places]
+            for place, answer in zip(
+                places, self.engine.answer(some, batch_size=self._batch_size), strict=True
+            ):
+                yield (
+                    place,
+                    Reply(
+                        answer.text,
+                        answer.tokens_in,
+                        answer.tokens_out,
+                        answer.seconds,
+                        answer.finish_reason,
+                    ),
+                )
