@@ -67,7 +67,7 @@ def steps_done(server, job):
 
 def let_it_get_to(server, job, step):
     """Wait until the job has told of this step, or has ended."""
-    for _ in range(600):
+    for _ in range(2400):
         if steps_done(server, job) >= step or server.client.fine_tuning.jobs.retrieve(
             job
         ).status not in ("validating_files", "queued", "running"):
