@@ -78,8 +78,11 @@ def command(
         show(_told(result), result.as_dict(), as_json)
         return
     report = api.train(recipe, out=out, resume=resume, **files)
-    if follows():
-        return
+    if not follows():
+        show(_facts(report), report.as_dict(), as_json)
+
+
+def _facts(report: "TrainReport") -> str:
     text = facts(
         {
             "artifact": str(report.artifact),
@@ -92,7 +95,7 @@ def command(
     )
     for found in report.diagnoses:
         text += f"\n\n{found.message}\n{found.fix}"
-    show(text, report.as_dict(), as_json)
+    return text
 
 
 def _next(report: "TrainReport") -> str:
