@@ -98,8 +98,10 @@ def two_nodes():
         yield there
     finally:
         patch.undo()
-        ours = psutil.Process(keeper.pid).children(recursive=True)
-        for process in [*ours, keeper]:
+        ours = [keeper]
+        with contextlib.suppress(psutil.Error):  # it may have died
+            ours = [*psutil.Process(keeper.pid).children(recursive=True), keeper]
+        for process in ours:
             with contextlib.suppress(psutil.Error):
                 process.kill()
         keeper.wait()

@@ -72,7 +72,7 @@ def test_a_job_on_the_cluster_is_paused_resumed_and_cancelled(server):
 
 
 def wait_until_free(server):
-    for _ in range(600):
+    for _ in range(2400):
         if not trainers(server):
             return
         time.sleep(0.05)

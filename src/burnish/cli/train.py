@@ -43,6 +43,13 @@ def command(
     search: Annotated[
         bool, typer.Option("--search", help="Try the settings of the recipe's search section.")
     ] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Where a search trains: ray, ray://HOST:PORT. [default: this machine]",
+        ),
+    ] = None,
     changes: Changes = None,
     out: Out = None,
     as_json: AsJson = False,
@@ -53,7 +60,12 @@ def command(
     """
     from burnish import api
 
+    if executor and not search:
+        raise typer.BadParameter(
+            "it says where a search trains; add --search", param_hint="executor"
+        )
     settings = [*(changes or ()), *([f"train.method={method}"] if method else ())]
+    settings += [f"search.executor={executor}"] if executor else []
     files: api.Files = {
         "train": train or (),
         "validation": validation or (),
@@ -66,8 +78,11 @@ def command(
         show(_told(result), result.as_dict(), as_json)
         return
     report = api.train(recipe, out=out, resume=resume, **files)
-    if follows():
-        return
+    if not follows():
+        show(_facts(report), report.as_dict(), as_json)
+
+
+def _facts(report: "TrainReport") -> str:
     text = facts(
         {
             "artifact": str(report.artifact),
@@ -80,7 +95,7 @@ def command(
     )
     for found in report.diagnoses:
         text += f"\n\n{found.message}\n{found.fix}"
-    show(text, report.as_dict(), as_json)
+    return text
 
 
 def _next(report: "TrainReport") -> str:

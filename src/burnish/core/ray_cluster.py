@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from burnish.core.child import Child, Task, spawn
 from burnish.core.errors import Unavailable
+from burnish.core.progress import say
 from burnish.core.settings import child_environment
 
 _DRIVER = "burnish.core.ray_driver"
@@ -34,6 +35,7 @@ class RayCluster:
         """Raises Unavailable if Ray isn't installed or the cluster can't be reached."""
         if importlib.util.find_spec("ray") is None:
             raise Unavailable("A Ray cluster needs Ray.", "pip install 'burnish[ray]'")
+        say(f"Looking for the Ray cluster `{self.name}`")
         if why := self._fault():
             raise Unavailable(
                 f"The Ray cluster `{self.name}` can't be reached: {why}",
