@@ -17,12 +17,19 @@ from burnish.cli.options import (
     ValidationFiles,
 )
 from burnish.cli.output import facts, show, size
+from burnish.core.errors import BadRecipe
 from burnish.core.progress import clock
 from burnish.core.settings import follows
 
 if TYPE_CHECKING:
     from burnish.train.report import TrainReport
     from burnish.train.search import SearchReport
+
+
+_NOT_TOGETHER = (
+    "--together needs a recipe and --out, and goes without --resume and --search.",
+    "burnish train a.yaml --together b.yaml --out adapters",
+)
 
 
 def command(
@@ -43,6 +50,15 @@ def command(
     search: Annotated[
         bool, typer.Option("--search", help="Try the settings of the recipe's search section.")
     ] = False,
+    together: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--together",
+            metavar="RECIPE",
+            help="Train this recipe's adapter at the same time, on the same base; each run is a "
+            "folder in --out, and the same command goes on after a stop. Repeatable.",
+        ),
+    ] = None,
     changes: Changes = None,
     out: Out = None,
     as_json: AsJson = False,
@@ -61,6 +77,11 @@ def command(
         "model": model,
         "changes": settings,
     }
+    if together:
+        if recipe is None or out is None or resume or search:
+            raise BadRecipe(*_NOT_TOGETHER)
+        _train_together([recipe, *together], out, settings, as_json)
+        return
     if search:
         result = api.train_search(recipe, out=out, **files)
         show(_told(result), result.as_dict(), as_json)
@@ -68,6 +89,10 @@ def command(
     report = api.train(recipe, out=out, resume=resume, **files)
     if follows():
         return
+    show(_said(report), report.as_dict(), as_json)
+
+
+def _said(report: "TrainReport") -> str:
     text = facts(
         {
             "artifact": str(report.artifact),
@@ -80,7 +105,20 @@ def command(
     )
     for found in report.diagnoses:
         text += f"\n\n{found.message}\n{found.fix}"
-    show(text, report.as_dict(), as_json)
+    return text
+
+
+def _train_together(recipes: list[Path], out: Path, changes: list[str], as_json: bool) -> None:
+    from burnish.adapters import train_together
+
+    reports = train_together(recipes, out, changes)
+    text = facts(
+        {
+            report.run: f"{report.steps} steps ({report.stopped}), burnish chat {out / report.run}"
+            for report in reports
+        }
+    )
+    show(text, [report.as_dict() for report in reports], as_json)
 
 
 def _next(report: "TrainReport") -> str:

@@ -34,19 +34,8 @@ def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
     Adapters in another format than the model would cost a copy of every activation; the optimizer
     keeps their exact values in float32 (see train.optimizer).
     """
-    targets: Any = "all-linear" if method.targets == ("all-linear",) else list(method.targets)
-    config = LoraConfig(
-        r=method.rank,
-        lora_alpha=method.alpha,  # type: ignore[arg-type]
-        lora_dropout=method.dropout,
-        target_modules=targets,
-        rank_pattern=dict(method.ranks),
-        use_rslora=method.rslora,
-        use_dora=method.kind == "dora",
-        task_type="CAUSAL_LM",
-    )
     try:
-        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+        adapted = get_peft_model(model, lora_config(method), autocast_adapter_dtype=False)
     except ValueError as error:
         raise BadRecipe(
             f"No layer is called {', '.join(method.targets)}: {error}",
@@ -57,6 +46,21 @@ def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
     if method.start:
         _go_on_from(method.start, adapted)
     return adapted
+
+
+def lora_config(method: Lora | Dora) -> LoraConfig:
+    """The method as PEFT calls it."""
+    targets: Any = "all-linear" if method.targets == ("all-linear",) else list(method.targets)
+    return LoraConfig(
+        r=method.rank,
+        lora_alpha=method.alpha,  # type: ignore[arg-type]
+        lora_dropout=method.dropout,
+        target_modules=targets,
+        rank_pattern=dict(method.ranks),
+        use_rslora=method.rslora,
+        use_dora=method.kind == "dora",
+        task_type="CAUSAL_LM",
+    )
 
 
 def add_qlora(model: PreTrainedModel, method: Qlora) -> Any:
