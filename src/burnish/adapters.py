@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe import load_recipe
+from burnish.train.merging import Merging, merge
 
 if TYPE_CHECKING:
     from burnish.train.report import TrainReport
+
+__all__ = ["Merging", "merge", "train_together"]
 
 
 def train_together(

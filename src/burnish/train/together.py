@@ -82,7 +82,7 @@ def refuse_apart(recipes: dict[str, Recipe]) -> None:
                 (f"train.method={train.method.kind}", not isinstance(train.method, Lora)),
                 (f"train.objective={train.objective.kind}", train.objective.kind not in OBJECTIVES),
                 ("dropout", getattr(train.method, "dropout", 0) > 0),
-                ("init=pissa or start", not _begins_at_zero(train.method)),
+                ("init=pissa, start or on", not _begins_at_zero(train.method)),
                 ("train.parallel", train.parallel != "none"),
                 ("train.tracker", train.tracker is not None),
                 ("keep_checkpoints under 2", train.keep_checkpoints < 2),
@@ -103,7 +103,9 @@ def refuse_apart(recipes: dict[str, Recipe]) -> None:
 
 
 def _begins_at_zero(method: Any) -> bool:
-    return not isinstance(method, Lora) or (method.init == "zero" and not method.start)
+    return not isinstance(method, Lora) or (
+        method.init == "zero" and not (method.start or method.on)
+    )
 
 
 def _begun(recipes: dict[str, Recipe], out: Path, held: ExitStack) -> list[_Going]:
