@@ -21,6 +21,7 @@ from burnish.cli import (
     import_openai,
     index,
     key,
+    merge,
     models,
     olive,
     pull,
@@ -43,7 +44,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 WORDS = (
-    pull, models, check, train, evaluate, compare, distil, review, export,
+    pull, models, check, train, merge, evaluate, compare, distil, review, export,
     index, search, ask, chat, serve, key, import_openai, olive, runs, recipe,
 )  # fmt: skip
 for word in WORDS:

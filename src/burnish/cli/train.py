@@ -17,12 +17,19 @@ from burnish.cli.options import (
     ValidationFiles,
 )
 from burnish.cli.output import facts, show, size
+from burnish.core.errors import BadRecipe
 from burnish.core.progress import clock
 from burnish.core.settings import follows
 
 if TYPE_CHECKING:
     from burnish.train.report import TrainReport
     from burnish.train.search import SearchReport
+
+
+_NOT_TOGETHER = (
+    "--together needs a recipe and --out, and goes without --resume and --search.",
+    "burnish train a.yaml --together b.yaml --out adapters",
+)
 
 
 def command(
@@ -50,6 +57,15 @@ def command(
             help="Where a search trains: ray, ray://HOST:PORT. [default: this machine]",
         ),
     ] = None,
+    together: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--together",
+            metavar="RECIPE",
+            help="Train this recipe's adapter at the same time, on the same base; each run is a "
+            "folder in --out, and the same command goes on after a stop. Repeatable.",
+        ),
+    ] = None,
     changes: Changes = None,
     out: Out = None,
     as_json: AsJson = False,
@@ -73,16 +89,21 @@ def command(
         "model": model,
         "changes": settings,
     }
+    if together:
+        if recipe is None or out is None or resume or search:
+            raise BadRecipe(*_NOT_TOGETHER)
+        _train_together([recipe, *together], out, settings, as_json)
+        return
     if search:
         result = api.train_search(recipe, out=out, **files)
         show(_told(result), result.as_dict(), as_json)
         return
     report = api.train(recipe, out=out, resume=resume, **files)
     if not follows():
-        show(_facts(report), report.as_dict(), as_json)
+        show(_said(report), report.as_dict(), as_json)
 
 
-def _facts(report: "TrainReport") -> str:
+def _said(report: "TrainReport") -> str:
     text = facts(
         {
             "artifact": str(report.artifact),
@@ -96,6 +117,19 @@ def _facts(report: "TrainReport") -> str:
     for found in report.diagnoses:
         text += f"\n\n{found.message}\n{found.fix}"
     return text
+
+
+def _train_together(recipes: list[Path], out: Path, changes: list[str], as_json: bool) -> None:
+    from burnish.adapters import train_together
+
+    reports = train_together(recipes, out, changes)
+    text = facts(
+        {
+            report.run: f"{report.steps} steps ({report.stopped}), burnish chat {out / report.run}"
+            for report in reports
+        }
+    )
+    show(text, [report.as_dict() for report in reports], as_json)
 
 
 def _next(report: "TrainReport") -> str:

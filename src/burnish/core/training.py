@@ -120,8 +120,16 @@ class Lora(LowRank):
         "as an adapter of twice the rank (Meng et al. 2024, arXiv:2404.02948).",
     )
 
+    on: str | None = Field(
+        None,
+        description="A run whose adapter is put into the frozen weights before training; what is "
+        "kept is both as one adapter, whose rank is their sum.",
+    )
+
     @model_validator(mode="after")
     def _begins_once(self) -> "Lora":
+        if self.on and (self.start or self.init != "zero"):
+            raise ValueError("on goes without start, and with init zero")
         if self.init == "pissa" and self.start:
             raise ValueError("start begins with another run's adapter, and init with its own")
         return self
@@ -324,7 +332,7 @@ class Train(Section):
         kind = self.objective.kind
         method = self.method
         if isinstance(method, Lora):
-            knows = method.init == "zero" and not method.start
+            knows = method.init == "zero" and not (method.start or method.on)
         else:
             knows = isinstance(method, Full)
         if not knows:

@@ -26,6 +26,7 @@ from burnish.models.bottleneck import add_bottlenecks
 from burnish.models.quantize import quantize
 from burnish.models.virtual import add_virtual, virtual_ids
 from burnish.train.pissa import become_lora, begin_as_principal
+from burnish.train.stacking import adapter_on, become_both, put_in
 
 
 def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
@@ -34,19 +35,11 @@ def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
     Adapters in another format than the model would cost a copy of every activation; the optimizer
     keeps their exact values in float32 (see train.optimizer).
     """
-    targets: Any = "all-linear" if method.targets == ("all-linear",) else list(method.targets)
-    config = LoraConfig(
-        r=method.rank,
-        lora_alpha=method.alpha,  # type: ignore[arg-type]
-        lora_dropout=method.dropout,
-        target_modules=targets,
-        rank_pattern=dict(method.ranks),
-        use_rslora=method.rslora,
-        use_dora=method.kind == "dora",
-        task_type="CAUSAL_LM",
-    )
+    below = adapter_on(model, method.on) if isinstance(method, Lora) and method.on else None
+    if below:
+        model = put_in(model, below)
     try:
-        adapted = get_peft_model(model, config, autocast_adapter_dtype=False)
+        adapted: Any = get_peft_model(model, lora_config(method), autocast_adapter_dtype=False)
     except ValueError as error:
         raise BadRecipe(
             f"No layer is called {', '.join(method.targets)}: {error}",
@@ -56,7 +49,23 @@ def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
         begin_as_principal(adapted)
     if method.start:
         _go_on_from(method.start, adapted)
+    adapted.below = below
     return adapted
+
+
+def lora_config(method: Lora | Dora) -> LoraConfig:
+    """The method as PEFT calls it."""
+    targets: Any = "all-linear" if method.targets == ("all-linear",) else list(method.targets)
+    return LoraConfig(
+        r=method.rank,
+        lora_alpha=method.alpha,  # type: ignore[arg-type]
+        lora_dropout=method.dropout,
+        target_modules=targets,
+        rank_pattern=dict(method.ranks),
+        use_rslora=method.rslora,
+        use_dora=method.kind == "dora",
+        task_type="CAUSAL_LM",
+    )
 
 
 def add_qlora(model: PreTrainedModel, method: Qlora) -> Any:
@@ -98,6 +107,8 @@ def settle(model: Any) -> None:
     """Bring a trained model into the form in which it is kept and served."""
     if hasattr(model, "principal"):
         become_lora(model)
+    if getattr(model, "below", None):
+        become_both(model, model.below)
 
 
 def train_everything(model: PreTrainedModel, method: Full) -> Any:

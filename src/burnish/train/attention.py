@@ -89,13 +89,29 @@ def flat_attention(
     *_: Any,
     **settings: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a flat sequence; the signature is that of `transformers`' interface.
+    """Attention of a flat sequence, or of several behind one another, each by itself; the signature
+    is that of `transformers`' interface.
 
     query (1, heads, tokens, dim), key and value (1, key heads, tokens, dim) → (1, tokens, heads,
-    dim). `settings` holds the `layout`, and `scaling` where it isn't 1 / sqrt(dim).
+    dim). `settings` holds the `layout` or their tuple, and `scaling` where it isn't 1 / sqrt(dim).
     """
-    layout: Layout = settings["layout"]
+    layouts: Layout | tuple[Layout, ...] = settings["layout"]
     scaling = settings.get("scaling") or query.shape[-1] ** -0.5
+    if isinstance(layouts, Layout):
+        return _attended(query, key, value, layouts, scaling), None
+    lengths = [layout.tokens for layout in layouts]
+    split = (part.split(lengths, 2) for part in (query, key, value))
+    found = [_attended(q, k, v, own, scaling) for q, k, v, own in zip(*split, layouts, strict=True)]
+    return torch.cat(found, 1), None
+
+
+def _attended(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    layout: Layout,
+    scaling: float,
+) -> torch.Tensor:
     attend = _ATTEND.get(query.device.type, _attend_fused)
     found = attend(
         _rows(query[0], layout), _with_prefix(key[0], layout), _with_prefix(value[0], layout),
@@ -108,7 +124,7 @@ def flat_attention(
             first[0], first[1], first[2], is_causal=True, scale=scaling, enable_gqa=True
         )
         flat = torch.cat([head[0].transpose(0, 1), flat])
-    return flat[None], None
+    return flat[None]
 
 
 def _attend_products(

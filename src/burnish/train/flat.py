@@ -34,6 +34,11 @@ class Layout:
     scatter: torch.Tensor
     bias: torch.Tensor
 
+    @property
+    def tokens(self) -> int:
+        """Length of the flat sequence."""
+        return self.prefix + len(self.scatter)
+
     def to(self, device: torch.device | str) -> "Layout":
         """The same on another device."""
         moved = (part.to(device) for part in (self.gather, self.scatter, self.bias))

@@ -119,7 +119,7 @@ def _gated(self: Any, x: torch.Tensor) -> torch.Tensor:
     return down
 
 
-def _is_plain_lora(layer: Any) -> bool:
+def is_plain_lora(layer: Any) -> bool:
     """LoRA on a frozen linear layer, without dropout, bias of its own, or a variant (DoRA, ...)."""
     return (
         (type(layer) is LoraLayer and type(layer.base_layer) is torch.nn.Linear)
@@ -158,7 +158,7 @@ _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
 
 #: Which layers are known, and what they compute instead.
 FUSED: tuple[tuple[Callable[[torch.nn.Module], bool], Callable[..., torch.Tensor]], ...] = (
-    (_is_plain_lora, _lora),
+    (is_plain_lora, _lora),
     (_is_norm, _norm),
     (_is_gated, _gated),
 )

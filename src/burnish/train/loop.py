@@ -138,7 +138,15 @@ def _advance(plan: Plan, run: Run, state: State, bar: Bar) -> None:
     begun = time.perf_counter()
     plan.team.reseed(plan.settings.seed, state.step)
     rows = rows_of_step(plan.rows, state.step, plan.settings)
-    learnt = plan.learn(rows, state.step)
+    move(plan, run, state, plan.learn(rows, state.step), begun, bar)
+
+
+def move(plan: Plan, run: Run, state: State, learnt: Learnt, begun: float, bar: Bar) -> bool:
+    """Update the weights by what a step has learnt since `begun` (seconds), validate, and keep a
+    checkpoint, as far as that falls due. Returns whether one was kept.
+
+    Raises TrainingStopped when a loss isn't a number.
+    """
     means, tokens = learnt.means, learnt.tokens
     norm = plan.optimizer.clip()
     _refuse_runaway(state.step + 1, means["loss"], norm)
@@ -154,17 +162,19 @@ def _advance(plan: Plan, run: Run, state: State, bar: Bar) -> None:
     validates = bool(plan.validation) and (last or state.step % plan.validate_every == 0)
     if validates:
         _judge(plan, run, state, bar)
-    if validates or last or state.stopped or _checkpoint_is_due(state.step, plan.settings):
-        if not plan.validation:
-            state.best_step = state.step
-        # What the step has freed would stand beside the copy that is written.
-        give_back()
-        _keep(plan, run, state)
+    due = bool(validates or last or state.stopped or _checkpoint_is_due(state.step, plan.settings))
+    if due:
+        keep(plan, run, state)
     state.other_seconds += time.perf_counter() - done
+    return due
 
 
-def _keep(plan: Plan, run: Run, state: State) -> None:
+def keep(plan: Plan, run: Run, state: State) -> None:
     """A checkpoint, and those that are too old removed; all processes bring their parts."""
+    if not plan.validation:
+        state.best_step = state.step
+    # What the step has freed would stand beside the copy that is written.
+    give_back()
     tensors = plan.optimizer.tensors()
     if plan.team.leads:
         save_checkpoint(run.path / "checkpoints", state, tensors)

@@ -91,7 +91,7 @@ def train(
     inputs: dict[str, Any] = {"data": dict(dataset.hashes), "base": base.identity}
     code = code_of(own)
     inputs |= {name: hash_file(file) for name, file in code.items()}
-    run = _same_run(resume, recipe, inputs) if resume else new_run("train", recipe, inputs, out)
+    run = same_run(resume, recipe, inputs) if resume else new_run("train", recipe, inputs, out)
 
     for name, file in code.items():
         shutil.copyfile(file, run.path / f"{name}.py")
@@ -99,7 +99,7 @@ def train(
     with run.held(), explained(f"then: {then}"), gathered(recipe.train, then) as team:
         team.share((recipe, dataset, run, rows, validation))
         plan, state = _fitted(replace(given, team=team), run, (rows, validation), watch)
-        _course(recipe).save(run.artifact, plan, given, _lineage(run, dataset, state))
+        _course(recipe).save(run.artifact, plan, given, lineage_of(run, dataset, state))
         report = report_of(run, plan, state)
         write_json(run.path / "report.json", report.as_dict())
         run.events.write(event="trained", steps=state.step, stopped=state.stopped)
@@ -248,7 +248,8 @@ def code_of(objective: object) -> dict[str, Path]:
     return found
 
 
-def _encoded_splits(given: Given) -> tuple[list[Example], list[Example]]:
+def encoded_splits(given: Given) -> tuple[list[Example], list[Example]]:
+    """Rows to learn from and to validate, as tokens. Raises what `encoded` raises."""
     split = given.dataset.split
     rows, validation = (
         encoded(part, given.tokenizer, given.recipe) for part in (split.train, split.validation)
@@ -313,7 +314,7 @@ def _undivided(run: Path, plan: Fit, given: Given, step: int) -> Any:
 #: What a process has to tell that only listens.
 _NOTHING: Any = None
 
-_LANGUAGE = Course(_encoded_splits, _prepared, _save, _rehearsed)
+_LANGUAGE = Course(encoded_splits, _prepared, _save, _rehearsed)
 
 
 def seed_everything(seed: int) -> None:
@@ -336,7 +337,7 @@ def _tracked(plan: Plan, run: Run, state: State) -> Iterator[Plan]:
         close()
 
 
-def _same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
+def same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
     """The run to go on with. Raises BadData if what went into it has changed since it began."""
     run = Run(folder.absolute())
     before = run.read("inputs.json")
@@ -359,7 +360,7 @@ def _alike(recipe: Recipe) -> tuple[Any, Any]:
 
 def _resumed(run: Run, plan: Plan) -> State | None:
     """Go back to the last whole checkpoint; forget what was half-written or measured after it."""
-    state, tensors = (_cleared(run, plan) if plan.team.leads else None) or (None, {})
+    state, tensors = (cleared(run, plan) if plan.team.leads else None) or (None, {})
     state = plan.team.share(state)
     if state is None:
         return None
@@ -368,7 +369,8 @@ def _resumed(run: Run, plan: Plan) -> State | None:
     return state
 
 
-def _cleared(run: Run, plan: Plan) -> tuple[State, dict[str, torch.Tensor]] | None:
+def cleared(run: Run, plan: Plan) -> tuple[State, dict[str, torch.Tensor]] | None:
+    """The run's last whole checkpoint, with all that came after it removed."""
     for draft in [*run.path.glob(".*"), *run.path.glob("checkpoints/.*")]:
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
     found = last_checkpoint(run.path / "checkpoints")
@@ -381,7 +383,7 @@ def _cleared(run: Run, plan: Plan) -> tuple[State, dict[str, torch.Tensor]] | No
     return found
 
 
-def _lineage(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
+def lineage_of(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
     """Where the artifact came from."""
     return {
         "system": dataset.task.prompt,

@@ -1,0 +1,36 @@
+"""The verbs for several adapters of one base, as functions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from burnish.core.errors import BadRecipe
+from burnish.core.recipe import load_recipe
+from burnish.train.merging import Merging, merge
+
+if TYPE_CHECKING:
+    from burnish.train.report import TrainReport
+
+__all__ = ["Merging", "merge", "train_together"]
+
+
+def train_together(
+    recipes: Sequence[Path], out: Path, changes: Iterable[str] = ()
+) -> list[TrainReport]:
+    """Train an adapter a recipe, all on one base in memory, each in the folder of its recipe's name
+    in `out`; called again, it goes on with what was begun there.
+
+    Raises BadRecipe for recipes that can't be trained together, and what `api.train` raises.
+    """
+    settings = list(changes)
+    named = {path.stem: load_recipe(path, settings) for path in recipes}
+    if len(named) < len(recipes):
+        raise BadRecipe(
+            "Two recipes have the same file name, and their runs would have the same folder.",
+            "Rename one of them.",
+        )
+    from burnish.train.together import train_together as train_adapters
+
+    return train_adapters(named, out)
