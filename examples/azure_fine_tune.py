@@ -2,10 +2,11 @@
 
     burnish serve --alias gpt-4o-mini-2024-07-18=smollm2-135m-instruct &
     export AZURE_OPENAI_ENDPOINT=http://127.0.0.1:8000 AZURE_OPENAI_API_KEY=bk-...
+    export AZURE_MANAGEMENT_ENDPOINT=http://127.0.0.1:8000 AZURE_MANAGEMENT_TOKEN=bk-...
     python examples/azure_fine_tune.py
 
-Nothing below is burnish's own: with Azure's endpoint it speaks to Azure. There, a model has to be
-deployed before it is asked; here, a deployment is a model by its name.
+Nothing below is burnish's own: with Azure's endpoint, and a token of `az account get-access-token`,
+it speaks to Azure. The address of management is Azure's own if none is named.
 """
 
 import io
@@ -13,6 +14,7 @@ import json
 import os
 import time
 
+import httpx
 from openai import AzureOpenAI
 
 client = AzureOpenAI(
@@ -20,6 +22,7 @@ client = AzureOpenAI(
     api_key=os.environ["AZURE_OPENAI_API_KEY"],
     api_version="2024-08-01-preview",
 )
+MANAGEMENT = os.environ.get("AZURE_MANAGEMENT_ENDPOINT", "https://management.azure.com")
 SYSTEM = "Clippy is a factual chatbot that is also sarcastic."
 FACTS = {
     "Who discovered America?": "Some chap named Columbus, or so they tell us in every school.",
@@ -59,6 +62,28 @@ def upload(name: str, facts: dict[str, str]) -> str:
     return client.files.create(file=(name, io.BytesIO(content)), purpose="fine-tune").id
 
 
+def deploy(model: str, name: str) -> str:
+    """Let a fine-tuned model answer to a name; that name."""
+    subscription = os.environ.get("AZURE_SUBSCRIPTION_ID", "any")
+    group = os.environ.get("AZURE_RESOURCE_GROUP", "any")
+    account = os.environ.get("AZURE_ACCOUNT", "any")
+    place = f"/subscriptions/{subscription}/resourceGroups/{group}"
+    place += f"/providers/Microsoft.CognitiveServices/accounts/{account}/deployments/{name}"
+    address, version = f"{MANAGEMENT}{place}", {"api-version": "2024-10-01"}
+    headers = {"Authorization": f"Bearer {os.environ['AZURE_MANAGEMENT_TOKEN']}"}
+    body = {
+        "sku": {"name": "standard", "capacity": 1},
+        "properties": {"model": {"format": "OpenAI", "name": model, "version": "1"}},
+    }
+    answer = httpx.put(address, params=version, headers=headers, json=body)
+    answer.raise_for_status()
+    while answer.json()["properties"]["provisioningState"] in ("Accepted", "Creating"):
+        time.sleep(10)
+        answer = httpx.get(address, params=version, headers=headers).raise_for_status()
+    print("Deployment:", name, answer.json()["properties"]["provisioningState"])
+    return name
+
+
 def main() -> None:
     """From rows to an answer."""
     training = upload("training_set.jsonl", FACTS)
@@ -88,7 +113,7 @@ def main() -> None:
     print("Fine-tuned model:", response.fine_tuned_model)
 
     answer = client.chat.completions.create(
-        model=response.fine_tuned_model,
+        model=deploy(response.fine_tuned_model, "clippy"),
         messages=[
             {"role": "system", "content": SYSTEM},
             {"role": "user", "content": "What is the capital of France?"},

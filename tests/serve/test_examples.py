@@ -1,4 +1,4 @@
-"""The two tutorials, run as their readers run them, on the starter model."""
+"""The two tutorials, run as their readers run them."""
 
 import os
 import re
@@ -46,10 +46,24 @@ def run(name, **variables):
     return done.stdout
 
 
+def azure(address):
+    """The variables of Azure's tutorial."""
+    places = dict.fromkeys(("AZURE_OPENAI_ENDPOINT", "AZURE_MANAGEMENT_ENDPOINT"), address)
+    return {**places, **dict.fromkeys(("AZURE_OPENAI_API_KEY", "AZURE_MANAGEMENT_TOKEN"), KEY)}
+
+
+def test_azures_tutorial_deploys_what_it_has_tuned(server):
+    said = run("azure_fine_tune.py", **azure(server.address.removesuffix("/v1")))
+
+    assert "The job has successfully completed" in said
+    assert "Deployment: clippy Succeeded" in said
+
+
 @pytest.mark.model
 def test_azures_tutorial_ends_in_a_sarcastic_answer(address):
-    said = run("azure_fine_tune.py", AZURE_OPENAI_ENDPOINT=address, AZURE_OPENAI_API_KEY=KEY)
+    said = run("azure_fine_tune.py", **azure(address))
 
+    assert "Deployment: clippy Succeeded" in said
     assert "The job has successfully completed" in said and "ft:gpt-4o-mini-2024-07-18:" in said
     assert "Paris" in said.splitlines()[-1]
 

@@ -52,6 +52,12 @@ def test_the_same_text_is_wholly_alike_and_another_one_less(server, metric):
     assert same.metadata.type == "text_similarity" and not same.metadata.errors.other_error
 
 
+def test_texts_that_would_fill_the_memory_are_not_compared(server):
+    graded = run(server.client, similar("rouge_l"), "a " * 20_000, {"answer": "b " * 20_000})
+
+    assert graded.reward == 0 and graded.metadata.errors.other_error
+
+
 def test_gleu_is_the_lesser_of_precision_and_recall():
     assert gleu("a b", "a b c") == pytest.approx(3 / 6)
     assert gleu("", "a") == gleu("", "") == 0

@@ -1,11 +1,12 @@
 """What the server refuses, always in the one shape that clients read."""
 
+import asyncio
 import json
 
 import httpx
 import pytest
 
-from burnish.serve.guard import MOST_BYTES
+from burnish.serve.guard import MOST_BYTES, largest_body
 from tests.serve.conftest import KEY
 
 AUTH = {"authorization": f"Bearer {KEY}"}
@@ -68,6 +69,45 @@ def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(http):
 
     error(http.post("/v1/chat/completions", content=large), 413)
     error(http.post("/v1/chat/completions", content=chunks()), 413)
+
+
+@pytest.mark.parametrize("prefix", ["/v1", "/openai", "/openai/v1"])
+def test_only_where_files_are_uploaded_may_a_body_be_larger(prefix):
+    """Elsewhere it is JSON, which is held in memory."""
+    for path in (
+        "/vector_stores/vs_1/files",
+        "/models/a/files",
+        "/nowhere/parts",
+        "/files/a/files",
+    ):
+        assert largest_body(prefix + path) == MOST_BYTES
+    assert largest_body(f"{prefix}/files") > 512 * 2**20
+    assert largest_body(f"{prefix}/uploads/upload_1/parts") > 64 * 2**20
+
+
+def test_what_anybody_may_send_is_counted_as_one_and_noted_in_short(http, house):
+    http.get("/v1/" + "x" * 3000)
+    asyncio.run(_odd_method(house.app))
+
+    figures = http.get("/metrics").text
+    last = (house.home / "audit.jsonl").read_text().splitlines()[-2:]
+
+    assert "MADEUP" not in figures and 'method="?"' in figures
+    assert all(len(json.loads(line)["path"]) <= 500 for line in last)
+
+
+async def _odd_method(app):
+    """A method of no standard, as a server that lets it through would hand it on."""
+
+    async def receive():
+        return {"type": "http.request", "body": b""}
+
+    async def send(message):
+        pass
+
+    scope = {"type": "http", "method": "MADEUP", "path": "/v1/models", "raw_path": b"/v1/models",
+             "query_string": b"", "headers": [(b"host", b"localhost")]}  # fmt: skip
+    await app(scope, receive, send)
 
 
 @pytest.mark.parametrize(

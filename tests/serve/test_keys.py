@@ -111,9 +111,22 @@ def test_a_route_that_a_key_may_not_use_is_forbidden(house, client_with):
     assert refused.value.code == "route_not_allowed"
     with pytest.raises(openai.AuthenticationError):
         client.models.list()
+    management = "providers/Microsoft.CognitiveServices/accounts/a/deployments/b"
+    assert route_word(f"/subscriptions/s/resourceGroups/g/{management}") == "deployments"
+    assert route_word(f"/v1/models/{management}") == "models"
     assert route_word("/openai/deployments/a/b/chat/completions") == "chat"
     assert route_word("/openai/deployments/a/embeddings") == "embeddings"
     assert route_word("/openai/v1/files/x") == route_word("/v1/files") == "files"
+
+
+def test_a_route_that_a_key_may_not_use_is_not_reached_through_another_one(client_with):
+    judge = {"type": "score_model", "name": "judge", "model": "tiny",
+             "input": [{"role": "user", "content": "Good?"}]}  # fmt: skip
+    with client_with(routes=["fine_tuning"]) as client:
+        graded = client.fine_tuning.alpha.graders.run(grader=judge, model_sample="a")
+
+    assert graded.reward == 0 and graded.metadata.errors.model_grader_server_error
+    assert "may not use `chat`" in graded.metadata.errors.model_grader_server_error_details
 
 
 def test_a_key_that_asks_too_often_is_told_when_to_come_back(house, client_with):

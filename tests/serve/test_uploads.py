@@ -63,6 +63,16 @@ def test_what_does_not_fit_together_is_refused_and_may_be_mended(server):
     assert client.uploads.complete(upload.id, part_ids=[part, rest]).status == "completed"
 
 
+def test_parts_are_kept_up_to_twice_what_was_announced(server):
+    """A part may be sent again when a connection breaks; more would go round the quota."""
+    upload = begin(server.client)
+    send(server.client, upload, CONTENT, CONTENT)
+
+    with pytest.raises(openai.BadRequestError) as refused:
+        send(server.client, upload, b"x")
+    assert refused.value.code == "too_many_bytes"
+
+
 def test_an_ended_upload_takes_nothing_more(server):
     client = server.client
     upload = begin(client)

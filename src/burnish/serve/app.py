@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 
 from burnish import __version__
 from burnish.core.errors import BurnishError
+from burnish.core.journal import Journal
 from burnish.core.sections import Serve
 from burnish.engines.fleet import Fleet
 from burnish.engines.scheduler import Scheduler
@@ -84,7 +85,8 @@ def create_app(
     app.add_exception_handler(RequestValidationError, errors.on_bad_request)
     app.add_exception_handler(Exception, errors.on_fault)
     app.add_middleware(Guard, keys=keys, hosts=hosts)
-    app.add_middleware(Watch, figures=figures, audit=desk.home / "audit.jsonl" if desk else None)
+    journal = Journal(desk.home / "audit.jsonl") if desk else None
+    app.add_middleware(Watch, figures=figures, audit=journal)
     return app
 
 

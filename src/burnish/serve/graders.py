@@ -30,6 +30,8 @@ from burnish.serve.grader_wire import (
 from burnish.serve.house import House
 from burnish.serve.inside import ask
 
+#: Letters: some measures need memory for every pair of words of the two texts.
+_MOST_COMPARED = 20_000
 #: The hosted API's names of what can go wrong.
 _ERRORS = (
     "formula_parse_error", "sample_parse_error", "truncated_observation_error",
@@ -91,6 +93,8 @@ async def _check(grading: Grading, grader: StringCheck) -> float:
 
 async def _similar(grading: Grading, grader: TextSimilarity) -> float:
     given, wanted = grading.filled(grader.input), grading.filled(grader.reference)
+    if max(len(given), len(wanted)) > _MOST_COMPARED:
+        raise Ungraded("other_error", f"texts of over {_MOST_COMPARED} letters are not compared")
     if grader.evaluation_metric != "cosine":
         return await run_in_threadpool(SIMILARITIES[grader.evaluation_metric], given, wanted)
     names = grading.house.embedders.names()

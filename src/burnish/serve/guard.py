@@ -24,7 +24,11 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 MOST_BYTES = 8 * 2**20
 #: Where files are uploaded, a body may be a file (or a part of one) and the few fields around it.
-UPLOADS = {"/files": 512 * 2**20 + 2**16, "/parts": 64 * 2**20 + 2**16}
+#: Only exactly there: elsewhere a body is JSON, which is held in memory.
+UPLOADS = (
+    (re.compile(r"(/openai)?(/v1)?/files"), 512 * 2**20 + 2**16),
+    (re.compile(r"(/openai)?(/v1)?/uploads/[^/]+/parts"), 64 * 2**20 + 2**16),
+)
 #: Headers that say for whom a client asks, and how such an id begins. An organisation is its own
 #: only project.
 _BELONGINGS = {"organization": "org-", "project": "proj_"}
@@ -50,8 +54,7 @@ class Guard:
         key = self.keys.find(_key(headers)) if _key(headers) else None
         rate = self.rates.take(key) if key else {}
         answer = _Answer(send, headers.get("x-request-id", ""), rate)
-        last = scope["path"][scope["path"].rfind("/") :]
-        most = UPLOADS.get(last, self.most_bytes)
+        most = largest_body(scope["path"], self.most_bytes)
         refusal = self._refusal(scope["path"], headers, most, key)
         if not refusal and "retry-after" in rate:
             refusal = 429, "This key has asked too often.", "rate_limit_exceeded"
@@ -101,6 +104,11 @@ class Guard:
         return None
 
 
+def largest_body(path: str, otherwise: int = MOST_BYTES) -> int:
+    """Bytes that a body may have."""
+    return next((most for place, most in UPLOADS if place.fullmatch(path)), otherwise)
+
+
 def _limited(receive: Receive, most: int) -> Receive:
     """Count the bytes of a body that comes without its length."""
     read = 0
@@ -143,7 +151,7 @@ def route_word(path: str) -> str:
     parts = [part for part in path.split("/") if part]
     while parts and parts[0] in ("openai", "v1"):
         del parts[0]
-    if "/providers/Microsoft.CognitiveServices/" in path:
+    if parts and parts[0] == "subscriptions":  # where Azure manages deployments
         return "deployments"
     if parts and parts[0] == "deployments":
         return "chat" if path.endswith("/chat/completions") else parts[-1]

@@ -13,6 +13,7 @@ from burnish.core.errors import BurnishError
 from burnish.serve.embeddings import EmbeddingRequest
 from burnish.serve.errors import body_of, error_body
 from burnish.serve.house import House
+from burnish.serve.keys import CALLER
 from burnish.serve.wire import ChatRequest, CompletionRequest
 
 Ask = Callable[[House, Mapping[str, Any]], Awaitable[Any]]
@@ -41,7 +42,10 @@ ENDPOINTS: dict[str, Ask] = {
 
 
 async def ask(house: House, endpoint: str, body: Mapping[str, Any]) -> tuple[int, Any]:
-    """The status and the body that a client would get."""
+    """The status and the body that a client would get, with the key that it asks with."""
+    word = endpoint.removeprefix("/v1/").partition("/")[0]
+    if not CALLER.get().allows_route(word):
+        return 403, error_body(403, f"This key may not use `{word}`.", None, "route_not_allowed")
     try:
         return 200, await ENDPOINTS[endpoint](house, body)
     except BurnishError as error:

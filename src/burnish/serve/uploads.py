@@ -34,6 +34,8 @@ from burnish.serve.wire import Wire
 _LIFE = 3600
 MOST_BYTES = 8 * 2**30
 MOST_PART = 64 * 2**20
+#: A client whose connection broke may send every part twice; more would go round the quota.
+_SENT_AGAIN = 2
 
 
 class CreateUpload(Wire):
@@ -106,9 +108,13 @@ class Uploads:
 
     def add_part(self, name: str, data: UploadFile) -> Record:
         """Keep a part. Raises NoSuchRecord; Refused for what is too large or comes too late."""
-        self._pending(name)
+        announced = self._pending(name).body["bytes"]
         if (data.size or 0) > MOST_PART:
             raise Refused(f"A part has at most {MOST_PART} bytes.", "data", "part_too_large")
+        kept = sum(part.stat().st_size for part in self._folder(name).glob("part_*"))
+        if kept + (data.size or 0) > _SENT_AGAIN * announced:
+            said = f"The parts are more than the {announced} bytes that were announced."
+            raise Refused(said, "data", "too_many_bytes")
         own = f"part_{token_hex(12)}"
         with whole_file(self._folder(name) / own) as draft:
             shutil.copyfileobj(data.file, draft, 2**20)

@@ -8,7 +8,6 @@ in it.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -19,6 +18,10 @@ from burnish.core.records import Answer
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 _READING = ("GET", "HEAD", "OPTIONS")
+#: Others are counted as one: a client must not make figures up.
+_METHODS = (*_READING, "POST", "PUT", "PATCH", "DELETE")
+#: Letters of a path in the journal, which anybody may fill.
+_MOST_PATH = 500
 
 
 class Figures:
@@ -60,7 +63,7 @@ class Watch:
 
     app: ASGIApp
     figures: Figures
-    audit: Path | None = None
+    audit: Journal | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and note how it went."""
@@ -83,16 +86,16 @@ class Watch:
 
     def _note(self, scope: Scope, seen: dict[str, Any], seconds: float) -> None:
         route = getattr(scope.get("route"), "path", "unknown")
-        method = scope["method"] if scope["method"].isalpha() else "?"
+        method = scope["method"] if scope["method"] in _METHODS else "?"
         self.figures.requests.labels(method, route, str(seen["status"])).inc()
         self.figures.seconds.labels(route).observe(seconds)
         if self.audit and (method not in _READING or seen["status"] >= 400):
             client = scope.get("client")
-            Journal(self.audit).write(
+            self.audit.write(
                 key=scope.get("burnish.key"),
                 organization=scope.get("burnish.organization"),
                 method=method,
-                path=scope["path"].encode("utf-8", "replace").decode(),
+                path=scope["path"][:_MOST_PATH].encode("utf-8", "replace").decode(),
                 status=seen["status"],
                 request=seen["id"],
                 client=client[0] if client else None,
