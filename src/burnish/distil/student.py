@@ -16,6 +16,7 @@ from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.engines.local import find_artifact, weights_hash
 from burnish.models.artifact import load_artifact_model
+from burnish.models.layers import keep_layers
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import MANIFEST, find_model, folder_of, read_manifest, write_manifest
 from burnish.models.merge import refuse_unmergeable
@@ -60,29 +61,11 @@ def student_of(recipe: Recipe) -> str:
 
 def cut_layers(model: Any, count: int) -> list[int]:
     """Keep `count` layers of a decoder, in place; returns which. Raises BadRecipe for too many."""
-    config = model.config
-    total = config.num_hidden_layers
+    total = model.config.num_hidden_layers
     if count > total:
         raise BadRecipe(
             f"The model has {total} layers; {count} can't be kept.", f"Set distil.layers={total}."
         )
     kept = [round(place * (total - 1) / (count - 1)) for place in range(count)]
-    owner, name = _layers_of(model, total)
-    layers = getattr(owner, name)
-    setattr(owner, name, torch.nn.ModuleList(layers[place] for place in kept))
-    config.num_hidden_layers = count
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[place] for place in kept]
+    keep_layers(model, kept)
     return kept
-
-
-def _layers_of(model: Any, total: int) -> tuple[torch.nn.Module, str]:
-    """The module that holds the list of layers, and the list's name."""
-    for owner in model.modules():
-        for name, child in owner.named_children():
-            if isinstance(child, torch.nn.ModuleList) and len(child) == total:
-                return owner, name
-    raise BadRecipe(
-        f"burnish doesn't know where a {model.config.model_type} model has its layers.",
-        "Leave distil.layers empty and name a smaller model.",
-    )
