@@ -2,6 +2,7 @@
 
 import json
 import random
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -12,8 +13,10 @@ from burnish.core.errors import AlreadyThere, BadRecipe
 from burnish.core.export import Export, Fit
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Interval
+from burnish.core.sections import Serve
 from burnish.export import fit as fit_room
 from burnish.export import formats
+from burnish.export.fit import Fitted
 from burnish.export.halving import Rules, alive, finalists, halve, refuse
 from burnish.export.limits import broken, impossible
 from burnish.export.trial import Candidate, Trial, candidates
@@ -136,6 +139,29 @@ def test_the_front_is_what_nothing_beats_in_both():
     some = [point("a", 1, -0.2), point("b", 2, -0.1), point("c", 3, -0.15), point("d", 4, 0.0)]
 
     assert [one.name for one in front_of(some)] == ["a", "b", "d"]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "settings"),
+    [
+        (Candidate("gguf", "q8_0", 2), {"engine_threads": 2}),
+        (
+            Candidate("gguf", "q4_0", 1, "q8_0", 256),
+            {"engine_threads": 1, "engine_cache": "q8_0", "engine_context": 256},
+        ),
+    ],
+)
+def test_the_search_says_how_its_pick_is_served_as_it_was_measured(candidate, settings, tmp_path):
+    pick = Trial(candidate)
+    fitted = Fitted(tmp_path, [pick], None, "accuracy", pick, None, ())
+
+    words = fitted.serve.split()
+
+    assert words[:3] == ["burnish", "serve", str(tmp_path)]
+    served = make_recipe({}, words[4::2]).serve
+    assert served == Serve(**settings)
+    merged = replace(fitted, pick=Trial(Candidate("merged", "bf16", 2)))
+    assert merged.serve == f"OMP_NUM_THREADS=2 burnish serve {tmp_path}"
 
 
 def test_the_pick_is_an_artifact_that_passed_the_gate(first, asked, trained, tmp_path):

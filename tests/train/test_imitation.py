@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe import make_recipe
-from burnish.models.blocks import evenly
+from burnish.models.layers import evenly
 from burnish.models.local import write_manifest
 from burnish.train.imitation import add_matrix, with_imitation
 from burnish.train.lessons import with_lessons

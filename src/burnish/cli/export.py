@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from burnish.export.run import Exported
 
 _HEADS = ("candidate", "questions", "{metric}", "p50", "p95", "memory", "disk", "start", "")
+_LIMITS = ("latency_p50", "latency_p95", "memory", "disk", "start_up")
 
 
 def command(
@@ -30,6 +31,9 @@ def command(
     ready_for: Annotated[
         list[str] | None,
         typer.Option(help="Make it ready for foundry, lmstudio, mlflow or vllm. Repeatable."),
+    ] = None,
+    drop_layers: Annotated[
+        int | None, typer.Option(help="Leave out so many layers, those that change least.")
     ] = None,
     here: Annotated[
         bool,
@@ -57,21 +61,17 @@ def command(
     """
     from burnish import api
 
-    limits = {
-        "latency_p50": latency_p50,
-        "latency_p95": latency_p95,
-        "memory": memory,
-        "disk": disk,
-        "start_up": start_up,
-    }
-    told = {name: limit for name, limit in limits.items() if limit is not None}
+    limits = zip(_LIMITS, (latency_p50, latency_p95, memory, disk, start_up), strict=True)
+    told = {name: limit for name, limit in limits if limit is not None}
+    dropped = [] if drop_layers is None else [f"export.drop_layers={drop_layers}"]
+    changed = [*dropped, *(changes or ())]
     if here or told:
         _refuse_mixed(here, bool(to or quant or ready_for))
-        fitted = api.export_fit(run, told, out=out, changes=changes or ())
+        fitted = api.export_fit(run, told, out=out, changes=changed)
         show(_told(fitted), fitted.as_dict(), as_json)
         raise typer.Exit(fitted.exit_code)
     ready = [f"export.ready_for=[{', '.join(ready_for)}]"] if ready_for else []
-    done = api.export(run, to=to, quant=quant, out=out, changes=[*ready, *(changes or ())])
+    done = api.export(run, to=to, quant=quant, out=out, changes=[*ready, *changed])
     show(_asked(done), done.as_dict(), as_json)
     raise typer.Exit(done.exit_code)
 
@@ -113,5 +113,6 @@ def _told(fitted: "Fitted") -> str:
         ))  # fmt: skip
     lines = {"folder": str(fitted.folder), "report": str(fitted.folder / "export.html")}
     lines["picked"] = str(fitted.pick.candidate) if fitted.pick else "none"
+    lines |= {"serve it": fitted.serve} if fitted.serve else {}
     heads = [head.format(metric=fitted.metric) for head in _HEADS]
     return "\n".join([table(heads, rows), "", facts(lines), *[f"- {x}" for x in fitted.against]])

@@ -81,6 +81,12 @@ class Export(Section):
         description="Let the rounding to less than 8 bits err least where the training rows need "
         "the weights (llama.cpp's imatrix); for gguf, gguf-lora and openvino.",
     )
+    drop_layers: int = Field(
+        0,
+        ge=0,
+        description="Leave out so many layers, those that change least what goes through them on "
+        "training rows (ShortGPT, Men et al. 2024, arXiv:2403.03853); not for adapters.",
+    )
     ready_for: tuple[Literal["foundry", "lmstudio", "mlflow", "vllm"], ...] = Field(
         (),
         description="Programs that the folder is made ready for: `foundry` (Foundry Local, of an "

@@ -207,6 +207,9 @@ class Serve(Section):
         description="Requests that llama.cpp answers at once for an exported folder; each has a "
         "context of its own. ONNX and OpenVINO answer one after the other.",
     )
+    engine_threads: int = Field(
+        0, ge=0, description="CPU threads of an exported folder's engine; 0: as many as cores."
+    )
     engine_context: int = Field(
         4096,
         ge=64,

@@ -24,7 +24,7 @@ from burnish.core.training import Sft
 from burnish.distil.pairs import refuse_unpaired
 from burnish.engines.local import find_artifact, weights_hash
 from burnish.models.artifact import load_artifact_model
-from burnish.models.blocks import evenly, layers_of
+from burnish.models.layers import evenly, keep_layers
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import (
     MANIFEST,
@@ -145,17 +145,11 @@ def _save(draft: Path, model: Any, tokenizer: Any, base: LocalModel) -> None:
 
 def cut_layers(model: Any, count: int) -> list[int]:
     """Keep `count` layers of a model, in place; returns which. Raises BadRecipe for too many."""
-    config = model.config
-    total = config.num_hidden_layers
+    total = model.config.num_hidden_layers
     if count > total:
         raise BadRecipe(
             f"The model has {total} layers; {count} can't be kept.", f"Set distil.layers={total}."
         )
     kept = evenly(count, total)
-    owner, name = layers_of(model)
-    layers = getattr(owner, name)
-    setattr(owner, name, torch.nn.ModuleList(layers[place] for place in kept))
-    config.num_hidden_layers = count
-    if getattr(config, "layer_types", None):
-        config.layer_types = [config.layer_types[place] for place in kept]
+    keep_layers(model, kept)
     return kept

@@ -58,6 +58,8 @@ def _notes(artifact: Artifact) -> list[str]:
             "weights of 16 bits, which it never saw: answers may differ from the trained model's. "
             "The gate measured by how much."
         )
+    if dropped := artifact.lineage.get("dropped_layers"):
+        notes.append(f"Layers that were left out: {', '.join(map(str, dropped))}.")
     if export.get("importance"):
         notes.append("Rounded by the importance that training rows give to each column.")
     if export.get("fallen_back"):

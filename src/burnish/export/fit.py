@@ -5,6 +5,7 @@ best that keeps the limits then has to pass the parity gate; if it doesn't, the 
 """
 
 import random
+import shlex
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -19,13 +20,15 @@ from burnish.core.recipe import Recipe
 from burnish.core.runs import Run
 from burnish.core.stats import paired_test
 from burnish.engines.local import open_engine
+from burnish.engines.open import IN_CHILDREN
 from burnish.evaluate.metrics import METRICS
 from burnish.export.doors import Reply, free
 from burnish.export.fit_page import page_of
-from burnish.export.formats import write_export
+from burnish.export.formats import FORMATS, write_export
 from burnish.export.halving import Rules, alive, decisions, finalists, halve, refuse
 from burnish.export.importance import WEIGHED, Importance, importance_of
 from burnish.export.limits import LIMITS, impossible
+from burnish.export.pruning import shortened
 from burnish.export.questions import Questions, Trained, ask_trained, questions
 from burnish.export.run import Exported, context_room, gate
 from burnish.export.trial import Drop, Trial, candidates
@@ -52,12 +55,26 @@ class Fitted:
         """0 if there is a pick, which has passed the gate; else 1."""
         return 0 if self.pick else 1
 
+    @property
+    def serve(self) -> str | None:
+        """The command that serves the pick as it was measured; None without one."""
+        if self.pick is None:
+            return None
+        one = self.pick.candidate
+        line = f"burnish serve {shlex.quote(str(self.folder))}"
+        if FORMATS[one.to].kind not in IN_CHILDREN:
+            return f"OMP_NUM_THREADS={one.threads} {line}"
+        line += f" --set serve.engine_threads={one.threads}"
+        line += f" --set serve.engine_cache={one.cache}" if one.cache != "f16" else ""
+        return f"{line} --set serve.engine_context={one.context}" if one.context else line
+
     def as_dict(self) -> dict[str, Any]:
         """The content of `search.json`, and what `--json` prints."""
         return {
             "folder": str(self.folder),
             "metric": self.metric,
             "pick": str(self.pick.candidate) if self.pick else None,
+            "serve": self.serve,
             "shippable": self.pick is not None,
             "against": list(self.against),
             "limits": {name: getattr(self.rules.fit, name) for name in LIMITS},
@@ -101,7 +118,8 @@ def fit(run: Run, recipe: Recipe, out: Path | None = None) -> Fitted:
     artifact = open_artifact(run.artifact)
     asked = questions(recipe, artifact)
     trained = ask_trained(open_engine(str(run.path)), asked)
-    return search(artifact, asked, trained, recipe, tried, folder)
+    with shortened(recipe, artifact) as source:
+        return search(source, asked, trained, recipe, tried, folder)
 
 
 def search(

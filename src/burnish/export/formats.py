@@ -28,6 +28,8 @@ from burnish.models.chat import end_of_turn
 from burnish.models.merge import adapted_model, merged_model
 
 Weights = Importance | None
+#: Formats of `--to` that leave the base as it is.
+BESIDE_BASE = ("adapter", "gguf-lora")
 #: Kinds of artifacts that stand beside their base.
 _BESIDE = ("adapter", *ADDED)
 _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import progress
@@ -36,12 +37,16 @@ def importance_of(recipe: Recipe, artifact: Artifact) -> Importance | None:
     """
     if not recipe.export.importance:
         return None
+    model, tokenizer = merged_model(artifact)
+    return measure(model, texts_of(recipe, tokenizer))
+
+
+def texts_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, ...]]:
+    """Up to 256 of the recipe's training rows as tokens. Raises BadRecipe if there are none."""
     rows = sample(load(recipe).split.train, _ROWS, recipe.evaluate.seed)
     if not rows:
-        raise BadRecipe("There are no training rows to measure the importance by.")
-    model, tokenizer = merged_model(artifact)
-    most = recipe.train.max_length
-    return measure(model, [encode_row(tokenizer, row, most).ids for row in rows])
+        raise BadRecipe("There are no training rows to measure the model by.")
+    return [encode_row(tokenizer, row, recipe.train.max_length).ids for row in rows]
 
 
 def measure(model: Any, texts: Sequence[Sequence[int]]) -> Importance:

@@ -15,10 +15,11 @@ from burnish.engines.alone import Running
 from burnish.engines.local import open_engine
 from burnish.export.card import card
 from burnish.export.doors import open_door
-from burnish.export.formats import quant_of, write_export
+from burnish.export.formats import BESIDE_BASE, quant_of, write_export
 from burnish.export.importance import WEIGHED, importance_of
 from burnish.export.modelfile import modelfile
 from burnish.export.parity import Parity, measure
+from burnish.export.pruning import shortened
 from burnish.export.questions import Questions, Trained, ask_trained, questions
 from burnish.export.ready import make_ready, refuse_unready
 from burnish.export.vocabulary import CannotExport
@@ -67,10 +68,16 @@ def export(run: Run, recipe: Recipe, out: Path | None = None) -> Exported:
         )
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     refuse_unready(settings.ready_for, settings.to, artifact, tokenizer)
+    if settings.drop_layers and settings.to in BESIDE_BASE:
+        raise CannotExport(
+            f"--to {settings.to} ships an adapter, and layers are left out of the whole model.",
+            "Leave export.drop_layers out, or use --to merged or gguf.",
+        )
     asked = questions(recipe, artifact)
     folder = (out or run.path / "exports" / f"{settings.to}-{quant}").absolute()
-    importance = importance_of(recipe, artifact)
-    written = write_export(folder, artifact, settings.to, quant, importance)
+    with shortened(recipe, artifact) as source:
+        importance = importance_of(recipe, source)
+        written = write_export(folder, source, settings.to, quant, importance)
     say(f"Wrote {folder}")
     trained = ask_trained(open_engine(str(run.path)), asked)
     make_ready(settings.ready_for, written, tokenizer)

@@ -79,6 +79,7 @@ def _open_fleet(sources: Sequence[str], aliases: Mapping[str, str], settings: Se
     if sources and not named and not spoken:
         return Fleet({}, {})
     running = Running(
+        threads=settings.engine_threads,
         context=settings.engine_context,
         slots=settings.engine_slots,
         cache=settings.engine_cache,

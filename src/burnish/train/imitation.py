@@ -21,7 +21,7 @@ from burnish.core.teaching import Distillation
 from burnish.core.training import Train
 from burnish.engines.local import find_artifact
 from burnish.models.artifact import find_base
-from burnish.models.blocks import evenly, layers_of
+from burnish.models.layers import evenly, layers_of
 from burnish.models.local import find_model
 from burnish.train.adapters import language_model
 from burnish.train.examples import Example
@@ -72,7 +72,7 @@ def with_imitation(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
     with torch.random.fork_rng():
         dtype = next(plan.language.parameters()).dtype
         teacher = load_teacher(settings.teacher, dtype).to(plan.accelerator.device)
-    student, total = _layers(plan.language), len(_layers(teacher))
+    student, total = layers_of(plan.language), len(layers_of(teacher))
     if len(student) > total:
         raise BadRecipe(
             f"The student has {len(student)} layers and {settings.teacher} {total}; there is none "
@@ -93,8 +93,8 @@ def _judged(
 ) -> Judgement:
     """What the objective says, and the distance of the layers times its weight."""
     student, teacher = models
-    ours_at = list(range(len(_layers(student))))
-    theirs_at = evenly(len(ours_at), len(_layers(teacher)))
+    ours_at = list(range(len(layers_of(student))))
+    theirs_at = evenly(len(ours_at), len(layers_of(teacher)))
     with _states(student, ours_at, batch) as ours:
         said = judge(student, batch)
     with torch.no_grad(), _states(teacher, theirs_at, batch) as theirs:
@@ -117,7 +117,7 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
 def _states(model: Any, numbers: Sequence[int], batch: Batch) -> Iterator[dict[int, torch.Tensor]]:
     """What some layers give (places, width) at the batch's learnt places, as a pass goes on."""
     found: dict[int, torch.Tensor] = {}
-    layers = _layers(model)
+    layers = layers_of(model)
 
     def hook(number: int) -> Any:
         def keep(layer: torch.nn.Module, given: Any, states: Any) -> None:
@@ -132,11 +132,6 @@ def _states(model: Any, numbers: Sequence[int], batch: Batch) -> Iterator[dict[i
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _layers(model: Any) -> Any:
-    owner, name = layers_of(model)
-    return getattr(owner, name)
 
 
 def _config_of(source: str) -> Any:

@@ -1,0 +1,50 @@
+"""Which layers a model has, which of them stand for all, and the same model with some of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from burnish.core.errors import BadRecipe
+
+
+def evenly(count: int, total: int) -> list[int]:
+    """`count` of `total` layers, evenly apart, with the first and the last one; of one the last."""
+    if count == 1:
+        return [total - 1]
+    return [round(place * (total - 1) / (count - 1)) for place in range(count)]
+
+
+def layers_of(model: Any) -> torch.nn.ModuleList:
+    """The layers of a model, in order. Raises BadRecipe for a model that hides them."""
+    owner, name = _place_of(model)
+    found: torch.nn.ModuleList = getattr(owner, name)
+    return found
+
+
+def keep_layers(model: Any, kept: Sequence[int]) -> None:
+    """Leave the model these layers (from 0), in place; once saved and loaded it is whole again.
+
+    Raises BadRecipe for a model that hides its layers.
+    """
+    owner, name = _place_of(model)
+    layers = getattr(owner, name)
+    setattr(owner, name, torch.nn.ModuleList(layers[place] for place in kept))
+    config = model.config
+    config.num_hidden_layers = len(kept)
+    if getattr(config, "layer_types", None):
+        config.layer_types = [config.layer_types[place] for place in kept]
+
+
+def _place_of(model: Any) -> tuple[torch.nn.Module, str]:
+    """The module that holds the list of layers, and the list's name."""
+    total = model.config.get_text_config().num_hidden_layers
+    for owner in model.modules():
+        for name, child in owner.named_children():
+            if isinstance(child, torch.nn.ModuleList) and len(child) == total:
+                return owner, name
+    raise BadRecipe(
+        f"burnish doesn't know where a {model.config.model_type} model has its layers.",
+        "Take another model, or leave its layers alone (distil.layers, export.drop_layers, "
+        "train.objective.hidden).",
+    )
