@@ -50,13 +50,6 @@ def command(
     search: Annotated[
         bool, typer.Option("--search", help="Try the settings of the recipe's search section.")
     ] = False,
-    executor: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Where a search trains: ray, ray://HOST:PORT. [default: this machine]",
-        ),
-    ] = None,
     together: Annotated[
         list[Path] | None,
         typer.Option(
@@ -76,12 +69,7 @@ def command(
     """
     from burnish import api
 
-    if executor and not search:
-        raise typer.BadParameter(
-            "it says where a search trains; add --search", param_hint="executor"
-        )
     settings = [*(changes or ()), *([f"train.method={method}"] if method else ())]
-    settings += [f"search.executor={executor}"] if executor else []
     files: api.Files = {
         "train": train or (),
         "validation": validation or (),
