@@ -3,6 +3,7 @@
 import io
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import create_engine, select, text
@@ -141,6 +142,21 @@ def test_a_dead_workers_job_is_taken_over_when_its_lease_is_out_and_not_before(j
     jobs.renew(["dead"], -1)
 
     assert jobs.claim(("queued",), "heir", 60).lives == 2
+
+
+@pytest.mark.parametrize("jump", [-86400, 86400])
+def test_a_clock_that_jumps_keeps_no_job_from_being_taken_over(jobs, monkeypatch, jump):
+    job = new_job(jobs)
+    jobs.claim(("queued",), "first", 60)
+    monkeypatch.setattr("burnish.serve.jobs.time", SimpleNamespace(time=lambda: now + jump))
+    now = time.time()
+
+    assert jobs.claim(("queued",), "heir", 60).lives == 2
+    assert jobs.claim(("queued",), "third", 60) is None
+    with pytest.raises(Lost), jobs.held(job.id, "first"):
+        pass
+    with jobs.held(job.id, "heir") as (_, mine):
+        mine.status = "running"
 
 
 def test_a_lease_that_is_renewed_holds(jobs):

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from secrets import token_hex
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import select, update
 
 from burnish.serve.loops import Loop, Loops
 from burnish.serve.owner import acting_for
-from burnish.serve.store import Record, Store
+from burnish.serve.store import Record, Store, unheld
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Errands:
             record = session.scalar(
                 select(Record)
                 .where(Record.kind == errand.kind, Record.status.in_(errand.states))
-                .where(or_(Record.worker.is_(None), Record.lease_until < now))
+                .where(unheld(Record, now, self.lease))
                 .order_by(Record.seq)
                 .limit(1)
                 .with_for_update(skip_locked=True)

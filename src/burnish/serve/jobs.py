@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import Select, func, insert, or_, select, update
+from sqlalchemy import Select, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from burnish.core.errors import BurnishError
 from burnish.serve.errors import Refused
 from burnish.serve.pages import find, page
 from burnish.serve.quota import make_room_for_a_job
-from burnish.serve.store import UNFINISHED, Checkpoint, Event, Job, Store
+from burnish.serve.store import UNFINISHED, Checkpoint, Event, Job, Store, unheld
 
 
 class NoSuchJob(Refused):
@@ -134,7 +134,7 @@ class Jobs:
             job = session.scalar(
                 select(Job)
                 .where(Job.status.in_(statuses))
-                .where(or_(Job.worker.is_(None), Job.lease_until < now))
+                .where(unheld(Job, now, lease))
                 .order_by(Job.seq)
                 .limit(1)
                 .with_for_update(skip_locked=True)

@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     BigInteger,
+    ColumnElement,
     Connection,
     Engine,
     ForeignKey,
@@ -24,6 +25,7 @@ from sqlalchemy import (
     create_engine,
     event,
     inspect,
+    or_,
     text,
 )
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
@@ -179,6 +181,16 @@ class Deleted(Table):
 
     __tablename__ = "deleted_models"
     name: Mapped[str] = mapped_column(String(255), primary_key=True)
+
+
+def unheld(table: type[Job] | type[Record], now: float, lease: float) -> ColumnElement[bool]:
+    """Whether nobody holds a row (any more), for one who would hold it for `lease` seconds.
+
+    A lease of far longer was given by a clock that has been set back since: a worker that lives has
+    renewed it, and one that is dead must not hold it until that time comes again.
+    """
+    ends = table.lease_until
+    return or_(table.worker.is_(None), ends < now, ends > now + 4 * lease)
 
 
 class Store:
