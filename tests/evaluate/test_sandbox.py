@@ -1,14 +1,13 @@
 """Hostile sources in a real sandbox: what they reach for is not there, and bombs end."""
 
-import shutil
-
 import pytest
 
 from burnish.evaluate import sandbox, sandbox_proof
 from burnish.evaluate.sandbox import Failed, Limits, Sandbox, SandboxUnavailable
 from burnish.evaluate.sandbox_proof import prove, secrets_of
+from tests.sandboxed import needs_sandbox
 
-pytestmark = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
+pytestmark = needs_sandbox
 
 SAMPLE = {"output_text": "red pear"}
 SMALL = Limits(seconds=20, memory=2**30, disk=2**20)

@@ -1,17 +1,15 @@
 """`python` graders of the unmodified client, on a server whose operator allows them."""
 
-import shutil
-
 import openai
 import pytest
 
 from burnish.core.errors import BurnishError
 from burnish.core.sections import Serve
 from burnish.serve.run import serve
+from tests.sandboxed import needs_sandbox
 from tests.serve import tuning
 from tests.serve.test_graders import CHECK, run
 
-needs_sandbox = pytest.mark.skipif(shutil.which("bwrap") is None, reason="needs bubblewrap")
 SOURCE = "def grade(sample, item):\n    return len(sample['output_text']) / item['most']"
 
 
