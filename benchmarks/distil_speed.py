@@ -25,7 +25,7 @@ def plan_of(arguments: argparse.Namespace, objective: str) -> Any:
     from burnish.core.recipe import make_recipe
     from burnish.models.load import load_tokenizer
     from burnish.models.pull import pull
-    from burnish.train.run import encoded, prepare, seed_everything
+    from burnish.train.language import encoded, prepare, seed_everything
 
     base = pull(MODEL)
     changes = [

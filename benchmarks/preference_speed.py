@@ -64,7 +64,7 @@ def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
     from burnish.core.recipe import make_recipe
     from burnish.models.load import load_tokenizer
     from burnish.models.pull import pull
-    from burnish.train.run import encoded
+    from burnish.train.language import encoded
 
     changes = [
         f"train.batch_size={arguments.batch}", f"train.threads={arguments.threads}",
@@ -82,9 +82,9 @@ def ours(arguments: argparse.Namespace) -> tuple[list[float], Seconds]:
     from burnish.core.runs import Run
     from burnish.train.adapters import trainable
     from burnish.train.checkpoint import State
+    from burnish.train.language import prepare
     from burnish.train.loop import train_step
     from burnish.train.reference import with_reference
-    from burnish.train.run import prepare
 
     recipe, base, rows = loaded(arguments)
     plan, losses = prepare(recipe, base, rows, []), []

@@ -141,8 +141,8 @@ def ours(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
     from burnish.core.recipe import make_recipe
     from burnish.train.adapters import trainable
     from burnish.train.batches import trimmed
+    from burnish.train.language import prepare
     from burnish.train.loop import train_step
-    from burnish.train.run import prepare
 
     base, _, rows = loaded(arguments)
     changes = [

@@ -115,7 +115,7 @@ def recipe_of(tiny):
 @pytest.fixture
 def plan_of(tiny, tiny_tokenizer, recipe_of):
     """A plan ready to fit, in float32."""
-    from burnish.train.run import encoded, prepare, seed_everything
+    from burnish.train.language import encoded, prepare, seed_everything
 
     def build(rows, *changes, validation=()):
         recipe = recipe_of("model.dtype=float32", *changes)

@@ -14,7 +14,7 @@ from burnish.core.recipe import make_recipe
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.train.forecast import probe
-from burnish.train.run import encoded, prepare, seed_everything
+from burnish.train.language import encoded, prepare, seed_everything
 from tests.train.conftest import make_rows
 
 LONG = "red green blue " * 60

@@ -145,7 +145,7 @@ def plan_of(settings, rows=None):
         dataset = replace(dataset, split=replace(dataset.split, train=rows))
     base = find_model(settings.model.name)
     from burnish.models.load import load_tokenizer
-    from burnish.train.run import seed_everything
+    from burnish.train.language import seed_everything
 
     given = Given(settings, dataset, base, load_tokenizer(base))
     rows, validation = CLASSIFY.examples(given)

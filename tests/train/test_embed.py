@@ -23,7 +23,8 @@ from burnish.models.local import find_model
 from burnish.train.contrastive import LOSSES
 from burnish.train.course import Given
 from burnish.train.embed import EMBED
-from burnish.train.run import seed_everything, train
+from burnish.train.language import seed_everything
+from burnish.train.run import train
 from tests.embedder import embedder_folder, tiny_embedder
 from tests.tickets import tickets
 from tests.train.conftest import in_child

@@ -15,11 +15,11 @@ from burnish.train.course import Given
 from burnish.train.examples import Example
 from burnish.train.flat import flatten
 from burnish.train.joint import Parts, join, read_jointly
+from burnish.train.language import prepare, seed_everything
 from burnish.train.loop import Fit, Learnt, validation_means
 from burnish.train.means import Means
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.optimizer import MasterAdamW
-from burnish.train.run import prepare, seed_everything
 
 #: What PEFT calls the adapter of a model that has one.
 _ALONE = "default"

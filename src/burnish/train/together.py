@@ -25,17 +25,14 @@ from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.train.checkpoint import State, load_weights, step_of
 from burnish.train.course import Given
+from burnish.train.language import encoded_splits
 from burnish.train.loop import keep, move
 from burnish.train.member import Alone, Member, learn_together, members_of
 from burnish.train.memory import reset_peak
 from burnish.train.rehearsal import foreseen_together
 from burnish.train.report import TrainReport, report_of
-from burnish.train.run import (
-    cleared,
-    encoded_splits,
-    lineage_of,
-    same_run,
-)
+from burnish.train.resume import cleared, same_run
+from burnish.train.run import lineage_of
 
 #: Objectives whose steps need nothing but their rows: no reference, no teacher, no drawing.
 OBJECTIVES = ("sft", "orpo", "simpo")
