@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests wait for servers and deaths half of their time, so one more than there are cores.
+WORKERS := $(shell $(PYTHON) -c "import os; print(os.cpu_count() + 1)")
 
 .PHONY: setup demo test check docs clean
 
@@ -29,7 +31,7 @@ check: setup
 
 test: check
 	$(BIN)/burnish pull smollm2-135m-instruct
-	$(BIN)/python -m pytest --numprocesses logical --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 30
 
 docs: setup
 	$(BIN)/python -m tests.write_docs

@@ -1,6 +1,8 @@
 """OpenVINO: made, asked in its own engine, and judged like any other export."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -111,3 +113,16 @@ def test_a_reader_that_leaves_no_files_is_an_error(first, tmp_path, monkeypatch)
     with pytest.raises(CannotExport, match="made no model"):
         write_export(tmp_path / "x", first, "openvino", "int8")
     assert not (tmp_path / "x").exists()
+
+
+def test_openvino_tells_nobody_that_it_is_used():
+    """It would send each conversion to its makers, from a forked process that may never end."""
+    program = (
+        "import burnish.engines.openvino_child, openvino.tools.ovc.telemetry_utils as made\n"
+        "print(made.tm.__name__)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub", done.stderr
+    assert "sys.modules['openvino_telemetry'] = None" in openvino_room._READ

@@ -52,6 +52,8 @@ def test_no_request_made_from_the_schema_breaks_the_server(house, mode):
             if isinstance(case.body, dict) and mode is GenerationMode.POSITIVE:
                 case.body |= {"model": "tiny", "max_tokens": 1, "n": 1}
                 case.body.pop("max_completion_tokens", None)
+                if len(case.body) % 2:  # half of them without what is mostly refused
+                    case.body = {k: v for k, v in case.body.items() if k not in REFUSED}
             response = case.call(headers=AUTH)
             tried.add((operation.path, response.status_code))
             check_shape(response)

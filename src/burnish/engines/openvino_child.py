@@ -4,15 +4,20 @@ The model keeps its keys and values inside; a question that goes on with the las
 what is new.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import openvino as ov
-import openvino_genai as genai
+# It tells its makers that it is used, from a forked process that may stay for ever; without it
+# OpenVINO takes a stub.
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
-from burnish.engines.runner import Runner, log_softmax, same_beginning, serve
+import numpy as np  # noqa: E402
+import openvino as ov  # noqa: E402
+import openvino_genai as genai  # noqa: E402
+
+from burnish.engines.runner import Runner, log_softmax, same_beginning, serve  # noqa: E402
 
 
 class OpenVinoRunner(Runner):

@@ -21,8 +21,11 @@ _NEEDED = tuple(
     for part in ("model", "tokenizer", "detokenizer")
     for end in ("xml", "bin")
 )
+#: Without its telemetry, which tells its makers of each conversion, OpenVINO takes a stub for it.
 _READ = (
-    "import sys, openvino_genai\n"
+    "import sys\n"
+    "sys.modules['openvino_telemetry'] = None\n"
+    "import openvino_genai\n"
     "openvino_genai.LLMPipeline(sys.argv[1], 'CPU', enable_save_ov_model=True)\n"
 )
 
