@@ -170,11 +170,12 @@ def test_killed_it_goes_on_in_the_same_folder_to_the_same_verdict(
 def die(when):
     """Kill this process, as a power cut would, on the way."""
     from burnish.evaluate import answers
-    from burnish.train import run
+    from burnish.train import language
 
-    module, name = {"answering": (answers, "save_predictions"), "training": (run, "save_artifact")}[
-        when
-    ]
+    module, name = {
+        "answering": (answers, "save_predictions"),
+        "training": (language, "save_artifact"),
+    }[when]
     real, calls = getattr(module, name), 0
 
     def call(*arguments):
