@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from burnish.core.encoding import Classify
 from burnish.core.errors import BadData, BadRecipe
@@ -21,35 +20,22 @@ from burnish.models.classifier import SequenceClassifier, headed_model, save_cla
 from burnish.models.load import training_dtype
 from burnish.train.course import Course, Given
 from burnish.train.encoder import (
+    Heading,
     Sample,
     batch_of,
     chunks_of,
-    count_tokens,
     encode_texts,
     most_tokens,
     optimizer_of,
     with_method,
 )
-from burnish.train.loop import Learnt, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Classifying(Plan):
+class Classifying(Heading):
     """A classification head in training; `weights` (labels,) are those of the labels' losses."""
 
-    tokenizer: PreTrainedTokenizerBase
     weights: torch.Tensor
-
-    def learn(self, rows: Sequence[Sample], step: int) -> Learnt:
-        """Gradients of one step, in passes of `micro_batch_tokens`."""
-        self.model.train()
-        return Learnt(self._means(rows, learns=True), count_tokens(rows))
-
-    @torch.no_grad()
-    def measure(self, rows: Sequence[Sample]) -> dict[str, float]:
-        """Loss and accuracy without learning."""
-        self.model.eval()
-        return self._means(rows, learns=False)
 
     def _means(self, rows: Sequence[Sample], learns: bool) -> dict[str, float]:
         """Cross-entropy, the mean over the rows by their labels' weights (as torch's), and the

@@ -1,5 +1,6 @@
 """What training a classification head and training an embedding model have in common."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,7 @@ from burnish.models.padding import padded
 from burnish.train.adapters import trainable
 from burnish.train.batches import count_steps
 from burnish.train.course import Given
+from burnish.train.loop import Learnt, Plan
 from burnish.train.optimizer import MasterAdamW
 
 
@@ -27,7 +29,29 @@ class Sample:
     target: int
 
 
-def count_tokens(rows: Sequence[Sample]) -> int:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heading(Plan):
+    """A head in training, on rows that have `texts` of tokens."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def learn(self, rows: Sequence[Any], step: int) -> Learnt:
+        """Gradients of one step, in passes of `micro_batch_tokens`."""
+        self.model.train()
+        return Learnt(self._means(rows, learns=True), count_tokens(rows))
+
+    @torch.no_grad()
+    def measure(self, rows: Sequence[Any]) -> dict[str, float]:
+        """The same without learning."""
+        self.model.eval()
+        return self._means(rows, learns=False)
+
+    @abstractmethod
+    def _means(self, rows: Sequence[Any], learns: bool) -> dict[str, float]:
+        """Loss and more over the rows; where it learns, gradients too."""
+
+
+def count_tokens(rows: Sequence[Any]) -> int:
     """Tokens of all texts of the rows."""
     return sum(len(text) for row in rows for text in row.texts)
 

@@ -26,7 +26,7 @@ from burnish.models.local import find_model
 from burnish.train.adapters import language_model
 from burnish.train.examples import Example
 from burnish.train.flat import Batch
-from burnish.train.lessons import load_teacher, same_tokens, teachers_tokenizer
+from burnish.train.lessons import same_tokens, teacher_beside, teachers_tokenizer
 from burnish.train.loop import Fit
 from burnish.train.objectives import Judge, Judgement, predicting
 
@@ -68,10 +68,7 @@ def with_imitation(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
             "stand at other places.",
             "Set train.objective.hidden=0: the distributions are matched by the text.",
         )
-    # Loading draws random numbers; what is learnt must not depend on it.
-    with torch.random.fork_rng():
-        dtype = next(plan.language.parameters()).dtype
-        teacher = load_teacher(settings.teacher, dtype).to(plan.accelerator.device)
+    teacher = teacher_beside(plan, settings.teacher)
     student, total = layers_of(plan.language), len(layers_of(teacher))
     if len(student) > total:
         raise BadRecipe(

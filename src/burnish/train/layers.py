@@ -99,14 +99,19 @@ class GatedSilu(torch.autograd.Function):
         return grad_gate, active.mul_(grad)
 
 
-def _lora(self: LoraLayer, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    base: Any = self.base_layer
-    name = self.active_adapters[0]
-    flat: torch.Tensor = LoraProduct.apply(
-        x.flatten(0, -2), (base.weight, base.bias), self.lora_A[name].weight,
-        self.lora_B[name].weight, self.scaling[name],
-    )  # fmt: skip
-    return flat.view(*x.shape[:-1], -1)
+def lora_forward(product: type[torch.autograd.Function]) -> Callable[..., torch.Tensor]:
+    """The forward pass of PEFT's LoRA layer as one product of (x, base, a, b, scaling)."""
+
+    def forward(self: LoraLayer, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        base: Any = self.base_layer
+        name = self.active_adapters[0]
+        flat: torch.Tensor = product.apply(
+            x.flatten(0, -2), (base.weight, base.bias), self.lora_A[name].weight,
+            self.lora_B[name].weight, self.scaling[name],
+        )  # fmt: skip
+        return flat.view(*x.shape[:-1], -1)
+
+    return forward
 
 
 def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -158,7 +163,7 @@ _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
 
 #: Which layers are known, and what they compute instead.
 FUSED: tuple[tuple[Callable[[torch.nn.Module], bool], Callable[..., torch.Tensor]], ...] = (
-    (is_plain_lora, _lora),
+    (is_plain_lora, lora_forward(LoraProduct)),
     (_is_norm, _norm),
     (_is_gated, _gated),
 )

@@ -142,6 +142,14 @@ def _files(folder: Path, number: int) -> tuple[Path, Path]:
     return folder / f"{number:05}-tokens.npy", folder / f"{number:05}-logprobs.npy"
 
 
+def teacher_beside(plan: Fit, source: str) -> Any:
+    """The teacher in memory, on the student's device and in its number format."""
+    # Loading draws random numbers; what is learnt must not depend on it.
+    with torch.random.fork_rng():
+        dtype = next(plan.language.parameters()).dtype
+        return load_teacher(source, dtype).to(plan.accelerator.device)
+
+
 def load_teacher(source: str, dtype: torch.dtype) -> Any:
     """The teacher, ready to read flat batches."""
     artifact = find_artifact(source)

@@ -15,7 +15,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadData, BadRecipe
@@ -25,7 +24,7 @@ from burnish.engines.decode import Request
 from burnish.models.chat import Encoded
 from burnish.train.answering import Answering, seed_of
 from burnish.train.examples import Example
-from burnish.train.lessons import load_teacher, same_tokens, taught, teachers_tokenizer
+from burnish.train.lessons import same_tokens, taught, teacher_beside, teachers_tokenizer
 from burnish.train.loop import Fit, validation_means
 
 
@@ -95,10 +94,7 @@ def with_own_answers(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
             "student's own answers token by token.",
             "Set train.objective.on_policy=0: given answers are matched by their text.",
         )
-    # Loading draws random numbers; what is learnt must not depend on it.
-    with torch.random.fork_rng():
-        dtype = next(plan.language.parameters()).dtype
-        teacher = load_teacher(settings.teacher, dtype).to(plan.accelerator.device)
+    teacher = teacher_beside(plan, settings.teacher)
     return replace(plan, drawing=OnPolicy(plan, tokenizer, teacher))
 
 

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from burnish.models.q4_0 import on_grid, rounded_layers
 from burnish.train.adapters import language_model
+from burnish.train.layers import lora_forward
 
 
 class _Rounded(torch.autograd.Function):
@@ -64,14 +65,7 @@ def _linear(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.linear(x, _Rounded.apply(self.weight), self.bias)
 
 
-def _lora(self: LoraLayer, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-    base: Any = self.base_layer
-    name = self.active_adapters[0]
-    flat: torch.Tensor = _RoundedLora.apply(
-        x.flatten(0, -2), (base.weight, base.bias), self.lora_A[name].weight,
-        self.lora_B[name].weight, self.scaling[name],
-    )  # fmt: skip
-    return flat.view(*x.shape[:-1], -1)
+_lora = lora_forward(_RoundedLora)
 
 
 def compute_rounded(model: torch.nn.Module) -> None:

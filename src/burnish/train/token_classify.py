@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForTokenClassification, PreTrainedTokenizerBase
+from transformers import AutoModelForTokenClassification
 
 from burnish.core.encoding import TokenClassify
 from burnish.core.errors import BadData
@@ -30,13 +30,13 @@ from burnish.models.tokens import (
 from burnish.train.classify import class_weights
 from burnish.train.course import Course, Given
 from burnish.train.encoder import (
+    Heading,
     batch_of,
     chunks_of,
     most_tokens,
     optimizer_of,
     with_method,
 )
-from burnish.train.loop import Learnt, Plan
 
 #: What torch's cross-entropy leaves out.
 _UNTAGGED = -100
@@ -49,24 +49,17 @@ class Tagged:
     ids: tuple[int, ...]
     tags: tuple[int, ...]
 
+    @property
+    def texts(self) -> tuple[tuple[int, ...]]:
+        """What it has to read, as other rows have it."""
+        return (self.ids,)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TokenClassifying(Plan):
+class TokenClassifying(Heading):
     """A token classifier in training; `weights` (tags,) are those of the tags' losses."""
 
-    tokenizer: PreTrainedTokenizerBase
     weights: torch.Tensor
-
-    def learn(self, rows: Sequence[Tagged], step: int) -> Learnt:
-        """Gradients of one step, in passes of `micro_batch_tokens`."""
-        self.model.train()
-        return Learnt(self._means(rows, learns=True), sum(len(row.ids) for row in rows))
-
-    @torch.no_grad()
-    def measure(self, rows: Sequence[Tagged]) -> dict[str, float]:
-        """Loss and accuracy of the words without learning."""
-        self.model.eval()
-        return self._means(rows, learns=False)
 
     def _means(self, rows: Sequence[Tagged], learns: bool) -> dict[str, float]:
         """Cross-entropy, the mean over all words of the rows by their tags' weights (as torch's),

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch.nn.functional import logsigmoid
-from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.records import Row
@@ -17,33 +16,19 @@ from burnish.models.load import training_dtype
 from burnish.models.reward import RewardModel, new_reward_model, save_reward_model
 from burnish.train.course import Course, Given
 from burnish.train.encoder import (
+    Heading,
     Sample,
     batch_of,
     chunks_of,
-    count_tokens,
     most_tokens,
     optimizer_of,
     with_method,
 )
-from burnish.train.loop import Learnt, Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Valuing(Plan):
+class Valuing(Heading):
     """A reward model in training."""
-
-    tokenizer: PreTrainedTokenizerBase
-
-    def learn(self, rows: Sequence[Sample], step: int) -> Learnt:
-        """Gradients of one step, in passes of `micro_batch_tokens`."""
-        self.model.train()
-        return Learnt(self._means(rows, learns=True), count_tokens(rows))
-
-    @torch.no_grad()
-    def measure(self, rows: Sequence[Sample]) -> dict[str, float]:
-        """The same without learning."""
-        self.model.eval()
-        return self._means(rows, learns=False)
 
     def _means(self, rows: Sequence[Sample], learns: bool) -> dict[str, float]:
         """-log sigmoid(better less worse) (Bradley & Terry 1952; Christiano et al. 2017,
