@@ -53,8 +53,11 @@ def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
     return adapted
 
 
-def lora_config(method: Lora | Dora) -> LoraConfig:
-    """The method as PEFT calls it."""
+def lora_config(
+    method: Lora | Dora, task: str = "CAUSAL_LM", spared: list[str] | None = None
+) -> LoraConfig:
+    """The method as PEFT calls it; `task` is its name of what the model is for, `spared` are
+    modules that get no adapter."""
     targets: Any = "all-linear" if method.targets == ("all-linear",) else list(method.targets)
     return LoraConfig(
         r=method.rank,
@@ -64,7 +67,8 @@ def lora_config(method: Lora | Dora) -> LoraConfig:
         rank_pattern=dict(method.ranks),
         use_rslora=method.rslora,
         use_dora=method.kind == "dora",
-        task_type="CAUSAL_LM",
+        task_type=task,
+        exclude_modules=spared,
     )
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadData
 from burnish.core.progress import progress, say
 from burnish.core.training import Lora, Train
 from burnish.models.padding import padded
-from burnish.train.adapters import trainable
+from burnish.train.adapters import lora_config, trainable
 from burnish.train.batches import count_steps
 from burnish.train.course import Given
 from burnish.train.loop import Learnt, Plan
@@ -107,18 +107,7 @@ def with_method(model: Any, settings: Train, task: str) -> Any:
     if not isinstance(settings.method, Lora):
         model.requires_grad_(True)
         return model
-    method = settings.method
-    targets: Any = "all-linear" if method.targets == ("all-linear",) else list(method.targets)
-    config = LoraConfig(
-        r=method.rank,
-        lora_alpha=method.alpha,  # type: ignore[arg-type]
-        lora_dropout=method.dropout,
-        target_modules=targets,
-        rank_pattern=dict(method.ranks),
-        use_rslora=method.rslora,
-        task_type=task,
-        exclude_modules=_NEW.get(task),
-    )
+    config = lora_config(settings.method, task, _NEW.get(task))
     return get_peft_model(model, config, autocast_adapter_dtype=False)
 
 
