@@ -1,14 +1,11 @@
 """The proof that adapters do not mix; and that it would see it if they did."""
 
-from contextlib import contextmanager
-
 import pytest
 
 from burnish.core.errors import NotFound
-from burnish.engines import scheduler
 from burnish.engines.canary import NAMES, AdaptersMix, mixes, prove
 from burnish.engines.decode import Running
-from burnish.engines.local import LocalEngine
+from burnish.engines.weights import Weights
 
 
 def test_every_order_and_mix_is_tried():
@@ -27,28 +24,37 @@ def test_our_engine_passes_and_says_how_much_was_compared(tiny):
     assert proof.base == "tiny" and proof.compared > 300 and not proof.wrong
 
 
-def test_an_adapter_that_stays_active_is_seen(tiny, monkeypatch):
-    @contextmanager
-    def careless(self):
-        if self.adapter:
-            self.model.set_adapter(self.adapter)
-        yield
+def _first_for_all(adapters):
+    return [next(filter(None, adapters), None)] * len(adapters)
 
-    monkeypatch.setattr(LocalEngine, "active", careless)
 
-    with pytest.raises(AdaptersMix, match=r"alone it says|told apart"):
+def _last_for_the_base(adapters):
+    return [name or next(filter(None, reversed(adapters)), None) for name in adapters]
+
+
+@pytest.mark.parametrize("confused", [_first_for_all, _last_for_the_base])
+def test_rows_that_see_another_rows_adapter_are_seen(tiny, monkeypatch, confused):
+    """What other engines do wrong in a batch of several adapters."""
+    real = Weights.beside
+    monkeypatch.setattr(Weights, "beside", lambda self, given: real(self, confused(given)))
+
+    with pytest.raises(AdaptersMix, match="alone it says"):
         prove(["tiny"])
 
 
-def test_one_lane_for_all_adapters_is_seen(tiny, monkeypatch):
-    """What other engines do wrong: requests of several adapters in one batch and one cache."""
-    shared = {}
+def test_equal_prompts_that_are_read_once_for_two_adapters_are_seen(tiny, monkeypatch):
+    """What other engines do wrong with keys and values of a prompt that they know."""
+    real = Running.join
 
-    def one_for_all(engine, running, *rest):
-        return shared.setdefault("lane", real(engine, Running(engine.model)))
+    def careless(self, requests, prefix=None):
+        own = [request.adapter for request in requests]
+        for request in requests:
+            request.adapter = own[0]
+        real(self, requests, prefix)
+        for request, adapter in zip(requests, own, strict=True):
+            request.adapter = adapter
 
-    real = scheduler._Lane
-    monkeypatch.setattr(scheduler, "_Lane", one_for_all)
+    monkeypatch.setattr(Running, "join", careless)
 
     with pytest.raises(AdaptersMix, match="alone it says"):
         prove(["tiny"])

@@ -7,6 +7,7 @@ import pytest
 
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.records import Message, Prompt
+from burnish.engines.decode import Running
 from burnish.engines.fleet import open_fleet
 from burnish.engines.local import find_artifact, open_engine
 from burnish.engines.scheduler import Overloaded, Scheduler, Stopped
@@ -92,6 +93,26 @@ def test_no_adapter_leaks_when_requests_run_at_once(fleet, expected, scheduler, 
     assert [listener.wait() for listener in heard] == [expected[name] for name in names]
 
 
+def test_requests_for_different_adapters_share_passes(fleet, expected, scheduler, monkeypatch):
+    passes, real = [], Running.step
+
+    def step(self):
+        passes.append({request.adapter for request in self.requests})
+        real(self)
+
+    monkeypatch.setattr(Running, "step", step)
+    heard = [Heard() for _ in expected]
+    begun = threading.Event()
+    held = scheduler.do(lambda: begun.wait(30))  # so that all of them are waiting
+    for name, listener in zip(expected, heard, strict=True):
+        scheduler.submit(fleet.find(name), [fleet.find(name).request(SHORT)], [listener])
+    begun.set()
+
+    assert held.result(30)
+    assert [listener.wait() for listener in heard] == list(expected.values())
+    assert len(passes[0]) == 3 and len(passes) < 12
+
+
 def test_a_request_that_joins_a_running_batch_gets_its_own_answer(fleet, scheduler):
     engine = fleet.find("tiny")
     texts = ["red", "where is my parcel?", "one two three four five six seven", "the lamp"]
@@ -165,6 +186,26 @@ def test_a_fault_in_one_batch_is_told_and_the_next_one_is_answered(fleet, expect
 
     assert isinstance(lost.last.error, AnswerFailed)
     assert heard.wait() == expected["tiny"]
+
+
+def test_a_request_that_cannot_begin_takes_nobody_with_it(fleet, canaries, scheduler):
+    base, other = fleet.find("tiny"), fleet.find(next(iter(canaries)))
+    long = Prompt(ASKED, max_new_tokens=60)
+    alone = base.answer([long])[0].text
+    lost, heard, begun = Heard(), Heard(), threading.Event()
+
+    def first(update):
+        heard(update)
+        begun.set()
+
+    scheduler.submit(base, [base.request(long)], [first])
+    assert begun.wait(30)
+    broken = other.request(SHORT)
+    broken.ids = [10**9]
+    scheduler.submit(other, [broken], [lost])
+
+    assert lost.done.wait(30) and isinstance(lost.last.error, AnswerFailed)
+    assert heard.wait() == alone
 
 
 def test_a_fleet_knows_runs_by_id_by_the_name_given_and_by_alias(canaries, fleet):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from burnish.core.records import Message, Prompt
 from burnish.engines.grammar import BadSchema, schema_grammar
 from burnish.engines.local import LocalEngine
+from burnish.engines.weights import Weights
 from burnish.models.load import load_tokenizer
 
 CARD = {
@@ -28,7 +29,7 @@ MESSAGES = (Message("user", "where is my parcel?"),)
 
 @pytest.fixture
 def engine(tiny, tiny_model):
-    return LocalEngine(tiny_model.eval(), load_tokenizer(tiny), "tiny")
+    return LocalEngine(Weights(tiny_model.eval()), load_tokenizer(tiny), "tiny")
 
 
 def asked(schema, **settings):

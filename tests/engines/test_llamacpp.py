@@ -15,6 +15,7 @@ from burnish.engines.alone import Running
 from burnish.engines.child import Child, EngineFailed
 from burnish.engines.llamacpp import LlamaCpp
 from burnish.engines.local import LocalEngine
+from burnish.engines.weights import Weights
 from burnish.export.gguf import write_gguf
 from tests.engines.test_local import LABELS, QUESTIONS, ask
 
@@ -27,7 +28,7 @@ def both(tiny_model, tiny_tokenizer, tmp_path):
     """The same weights in float32, by llama.cpp and by us."""
     write_gguf(tmp_path / "tiny.gguf", tiny_model, tiny_tokenizer, "f32", "tiny")
     theirs = LlamaCpp(tmp_path / "tiny.gguf", tiny_tokenizer, "tiny", None, Running(threads=1))
-    yield theirs, LocalEngine(tiny_model, tiny_tokenizer, "tiny")
+    yield theirs, LocalEngine(Weights(tiny_model), tiny_tokenizer, "tiny")
     theirs.close()
 
 

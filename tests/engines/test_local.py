@@ -10,6 +10,7 @@ from burnish.core.errors import NotFound, PromptTooLong
 from burnish.core.records import Message, Prompt, Row
 from burnish.engines.decode import common_prefix, read_prefix
 from burnish.engines.local import LocalEngine, open_engine
+from burnish.engines.weights import Weights
 
 QUESTIONS = (
     "where is my parcel?",
@@ -184,7 +185,7 @@ def test_a_model_that_sees_a_window_is_answered_alike_batched_or_alone(engine):
         layer_types=["sliding_attention", "full_attention"],
         initializer_range=0.2,
     )
-    windowed = LocalEngine(Gemma3ForCausalLM(config).eval(), engine.tokenizer, "windowed")
+    windowed = LocalEngine(Weights(Gemma3ForCausalLM(config).eval()), engine.tokenizer, "windowed")
     instruction = Message("system", "Say where the parcel is: red, green, blue or yellow.")
     prompts = [Prompt((instruction, *ask(text).messages), 16) for text in QUESTIONS]
     bound = [replace(prompt, choices=LABELS) for prompt in prompts]

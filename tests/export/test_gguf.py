@@ -14,6 +14,7 @@ from burnish.core.records import Message, Row
 from burnish.engines.alone import Running
 from burnish.engines.llamacpp import LlamaCpp
 from burnish.engines.local import LocalEngine
+from burnish.engines.weights import Weights
 from burnish.export.gguf import write_gguf
 from burnish.export.quants import FALLBACKS, QUANTS, quantized
 from burnish.export.vocabulary import CUTS, WHOLE_WORDS, CannotExport
@@ -49,7 +50,7 @@ def likelihoods(model, tokenizer, file, quant="f32"):
         theirs = engine.log_likelihood(rows)
     finally:
         engine.close()
-    ours = LocalEngine(model, tokenizer, "x").log_likelihood(rows)
+    ours = LocalEngine(Weights(model), tokenizer, "x").log_likelihood(rows)
     return [log for log, _ in theirs], [log for log, _ in ours]
 
 

@@ -8,6 +8,7 @@ from burnish.core.records import Message, Row
 from burnish.engines.alone import Running
 from burnish.engines.llamacpp import LlamaCpp
 from burnish.engines.local import LocalEngine
+from burnish.engines.weights import Weights
 from burnish.export.gguf import write_gguf
 from burnish.export.gguf_lora import write_gguf_adapter
 from burnish.export.vocabulary import CannotExport
@@ -53,8 +54,8 @@ def test_an_adapter_is_scaled_as_in_peft(settings, served, tiny_model, tiny_toke
 
     theirs = [log for log, _ in engine.log_likelihood(rows)]
 
-    ours = LocalEngine(model, tiny_tokenizer, "x", adapter="default").log_likelihood(rows)
-    base = LocalEngine(tiny_model, tiny_tokenizer, "x").log_likelihood(rows)
+    ours = LocalEngine(Weights(model), tiny_tokenizer, "x", adapter="default").log_likelihood(rows)
+    base = LocalEngine(Weights(tiny_model), tiny_tokenizer, "x").log_likelihood(rows)
     assert theirs == pytest.approx([log for log, _ in ours], rel=5e-3)
     assert theirs != pytest.approx([log for log, _ in base], rel=5e-2)
 
@@ -62,7 +63,7 @@ def test_an_adapter_is_scaled_as_in_peft(settings, served, tiny_model, tiny_toke
 def test_a_request_without_the_adapter_does_not_see_it(served, tiny_model, tiny_tokenizer):
     engine, _ = served()
     prompt = ask(QUESTIONS[0] * 4)
-    ids = LocalEngine(tiny_model, tiny_tokenizer, "x").request(prompt).ids
+    ids = LocalEngine(Weights(tiny_model), tiny_tokenizer, "x").request(prompt).ids
 
     def made(scale):
         lora = [{"id": 0, "scale": scale}]

@@ -10,6 +10,7 @@ from peft.tuners.lora import LoraLayer
 from burnish.core.errors import BadRecipe
 from burnish.engines.fleet import open_fleet
 from burnish.engines.local import LocalEngine, open_engine
+from burnish.engines.weights import Weights
 from burnish.models.artifact import load_artifact_model, open_artifact
 from burnish.train.adapters import METHODS
 from burnish.train.run import train
@@ -18,7 +19,7 @@ from burnish.train.run import train
 def loss_of(model, tokenizer, rows):
     """Mean negative log-probability of an answer's token."""
     adapter = "default" if hasattr(model, "peft_config") else None
-    found = LocalEngine(model, tokenizer, "trained", adapter).log_likelihood(rows)
+    found = LocalEngine(Weights(model), tokenizer, "trained", adapter).log_likelihood(rows)
     return -sum(log for log, _ in found) / sum(tokens for _, tokens in found)
 
 

@@ -4,7 +4,8 @@ All rows of a batch share one KV cache, padded on the left: row i has `mask[i]` 
 A request that joins is read (prefilled) by itself and its cache is padded to the others' width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +29,8 @@ class Request:
     ids: Sequence[int]
     ends: frozenset[int]
     tokenizer: PreTrainedTokenizerBase
+    #: The adapter that answers; none for the base.
+    adapter: str | None = None
     made: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     text: str = ""
@@ -110,11 +113,22 @@ class Request:
         return str(self.tokenizer.decode([token]))
 
 
-class Running:
-    """A batch in flight. All its requests must use the same weights (base or one adapter)."""
+#: Within it, row i of a pass sees the adapter of that name, or none.
+Seen = Callable[[Sequence[str | None]], AbstractContextManager[None]]
 
-    def __init__(self, model: Any) -> None:
-        self.model = model
+
+def _as_it_is(_: Sequence[str | None]) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
+class Running:
+    """A batch in flight, of requests that use the same weights.
+
+    `seen` sees to it that each has its own adapter; without it all have what is active.
+    """
+
+    def __init__(self, model: Any, seen: Seen = _as_it_is) -> None:
+        self.model, self.seen = model, seen
         self.requests: list[Request] = []
         self.cache: GrowingCache | None = None
         self.mask = torch.zeros(0, 0, dtype=torch.long)
@@ -122,12 +136,16 @@ class Running:
 
     @torch.inference_mode()
     def join(self, requests: Sequence[Request], prefix: "Prefix | None" = None) -> None:
-        """Read the prompts of new requests, equal ones once, and take their first tokens."""
-        prompts = [tuple(request.ids) for request in requests]
-        places = {ids: place for place, ids in enumerate(dict.fromkeys(prompts))}
-        cache, mask, logits = prefill(self.model, list(places), prefix)
+        """Read the prompts of new requests, equal ones once, and take their first tokens.
+
+        With `prefix`, all must have the adapter that it was read with.
+        """
+        prompts = [(request.adapter, tuple(request.ids)) for request in requests]
+        places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+        with self.seen([adapter for adapter, _ in places]):
+            cache, mask, logits = prefill(self.model, [ids for _, ids in places], prefix)
         if len(places) < len(requests):
-            own = torch.tensor([places[ids] for ids in prompts], device=mask.device)
+            own = torch.tensor([places[prompt] for prompt in prompts], device=mask.device)
             cache.keep(own, 0)
             mask, logits = mask[own], logits[own]
         tokens = [r.take(row) for r, row in zip(requests, logits, strict=True)]
@@ -146,13 +164,14 @@ class Running:
         """One more token for every request."""
         assert self.cache is not None
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.requests), 1)], dim=1)
-        logits = self.model(
-            input_ids=torch.tensor(self.last, device=self.mask.device)[:, None],
-            attention_mask=self.mask,
-            position_ids=(self.mask.sum(1) - 1)[:, None],
-            past_key_values=self.cache,
-            use_cache=True,
-        ).logits[:, -1]
+        with self.seen([request.adapter for request in self.requests]):
+            logits = self.model(
+                input_ids=torch.tensor(self.last, device=self.mask.device)[:, None],
+                attention_mask=self.mask,
+                position_ids=(self.mask.sum(1) - 1)[:, None],
+                past_key_values=self.cache,
+                use_cache=True,
+            ).logits[:, -1]
         self.last = [r.take(row) for r, row in zip(self.requests, logits, strict=True)]
         self._leave()
 

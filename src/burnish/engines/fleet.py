@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from peft import PeftModel
+from peft import PeftConfig, PeftType
 from transformers import AutoTokenizer
 
 from burnish.core.errors import BadRecipe, NotFound
@@ -13,6 +12,7 @@ from burnish.engines.alone import USUAL, ChildEngine, Running
 from burnish.engines.local import LocalEngine, answering_dtype, find_artifact, open_engine
 from burnish.engines.open import HEADED, IN_CHILDREN
 from burnish.engines.protocol import Served
+from burnish.engines.weights import Weights
 from burnish.models.artifact import Artifact, find_base, open_artifact
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import LocalModel, find_model
@@ -27,7 +27,7 @@ class Fleet:
 
     engines: dict[str, Served]
     parents: dict[str, str]
-    shared: dict[str, Any] = field(default_factory=dict)
+    shared: dict[str, Weights] = field(default_factory=dict)
 
     def find(self, name: str) -> Served:
         """The engine of that name. Raises NotFound."""
@@ -50,14 +50,9 @@ class Fleet:
             engine.name = name
         else:
             local = find_base(artifact)
-            model = self.shared.get(local.sha256)
-            if model is None:
-                model = load_model(local, answering_dtype())
-            engine = _adapted(model, artifact, name)
-            for other in self.engines.values():
-                if not isinstance(other, ChildEngine) and other.model is model:
-                    other.model = engine.model
-            self.shared[local.sha256] = engine.model
+            if local.sha256 not in self.shared:
+                self.shared[local.sha256] = Weights(load_model(local, answering_dtype()))
+            engine = _adapted(self.shared[local.sha256], artifact, name)
         self.engines[name], self.parents[name] = engine, artifact.base
         return engine
 
@@ -103,12 +98,12 @@ def open_fleet(
             adapters.setdefault(find_base(artifact).sha256, []).append((source, artifact))
         else:
             opened[source] = open_engine(source)
-    shared: dict[str, Any] = {}
+    shared: dict[str, Weights] = {}
     for sha256 in {**bases, **adapters}:
         group = _open_group(bases.get(sha256), adapters.get(sha256, []))
         opened |= group
         if sha256 in bases or len(group) > 1:
-            shared[sha256] = next(iter(group.values())).model
+            shared[sha256] = next(iter(group.values())).weights
         for source, artifact in adapters.get(sha256, []):
             parents[group[source].name] = artifact.base
     return Fleet(_by_name(opened, aliases), parents, shared)
@@ -122,16 +117,13 @@ def _open_group(
         source = adapters[0][0]
         return {source: open_engine(source)}
     local = base[1] if base else find_base(adapters[0][1])
-    model: Any = load_model(local, answering_dtype())
+    weights = Weights(load_model(local, answering_dtype()))
     engines: dict[str, LocalEngine] = {}
     for source, artifact in adapters:
         name = str(artifact.lineage.get("run", Path(source).name))
-        engines[source] = _adapted(model, artifact, name)
-        model = engines[source].model
+        engines[source] = _adapted(weights, artifact, name)
     if base:
-        engines[base[0]] = LocalEngine(model, load_tokenizer(local), local.name)
-    for engine in engines.values():
-        engine.model = model
+        engines[base[0]] = LocalEngine(weights, load_tokenizer(local), local.name)
     return engines
 
 
@@ -144,22 +136,18 @@ def _exported(artifact: Artifact, running: Running) -> ChildEngine:
 
 
 def _shares_base(artifact: Artifact) -> bool:
-    """Whether its base's weights may serve others too: 4-bit ones are other weights."""
-    return artifact.kind == "adapter" and not artifact.quantized and not artifact.rounded
+    """Whether its base's weights may serve others too: 4-bit ones are other weights, and PEFT has
+    LoRA adapters only beside one another."""
+    if artifact.kind != "adapter" or artifact.quantized or artifact.rounded:
+        return False
+    return bool(PeftConfig.from_pretrained(str(artifact.path)).peft_type == PeftType.LORA)
 
 
-def _adapted(model: Any, artifact: Artifact, name: str) -> LocalEngine:
-    """An engine of the model with one more adapter; a base becomes a PEFT model by its first."""
-    folder = str(artifact.path)
-    # Names of runs and folders may hold dots, which PEFT cannot have in a module's name.
-    key = f"adapter{len(getattr(model, 'peft_config', {}))}"
-    if hasattr(model, "peft_config"):
-        model.load_adapter(folder, key, autocast_adapter_dtype=False)
-    else:
-        model = PeftModel.from_pretrained(model, folder, key, autocast_adapter_dtype=False)
-    model = model.to(answering_dtype()).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return LocalEngine(model, tokenizer, name, adapter=key, system=artifact.system)
+def _adapted(weights: Weights, artifact: Artifact, name: str) -> LocalEngine:
+    """An engine of the weights with one more adapter."""
+    key = weights.add(artifact.path, answering_dtype())
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+    return LocalEngine(weights, tokenizer, name, adapter=key, system=artifact.system)
 
 
 def _by_name(opened: Mapping[str, Served], aliases: Mapping[str, str]) -> dict[str, Served]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from burnish.core.errors import BadData
 from burnish.core.records import Answer, Message, Prompt, Row
-from burnish.engines.decode import Prefix, Request
+from burnish.engines.decode import Prefix, Request, Running
 
 
 class Headed(Protocol):
@@ -32,8 +32,6 @@ class Headed(Protocol):
 class HeadedEngine(ABC):
     """A model with a head that is asked like any model."""
 
-    #: There is nothing to step with.
-    model: Any = None
     #: What it is and what it answers with, for an error's words.
     does: str
 
@@ -102,6 +100,15 @@ class HeadedEngine(ABC):
     def active(self) -> AbstractContextManager[None]:
         """Nobody shares its weights."""
         return nullcontext()
+
+    @property
+    def batch_key(self) -> int:
+        """Nobody shares its weights."""
+        return id(self)
+
+    def running(self) -> Running:
+        """A batch that stays empty: there is nothing to step with."""
+        return Running(None)
 
     def request(self, prompt: Prompt) -> Request:
         """A request among its labels. Raises BadData for plain text, which asks for more words."""

@@ -6,7 +6,7 @@ shapes, so that an answer would depend on who else is asking (docs/decisions/000
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from burnish.core.runs import find_run
 from burnish.engines.cache import ATTENTION, window
 from burnish.engines.choices import best_choices, choice_tokens, choice_tree
 from burnish.engines.decode import Prefix, Request, Running, common_prefix, prefill, read_prefix
+from burnish.engines.weights import Weights
 from burnish.models.artifact import FACTS, Artifact, load_artifact_model, open_artifact
 from burnish.models.chat import encode_prompt, encode_row, end_of_turn
 from burnish.models.load import device, load_model, load_tokenizer
@@ -73,23 +74,28 @@ _LEAST_SAVING = 64
 class LocalEngine:
     """Answers with one model: a base, a base with one of its adapters, or full weights.
 
-    Several engines may share one base in memory: each names its adapter, and activates it (or none)
-    around every pass, so that no request sees another one's adapter.
+    Several engines may share one base in memory: each names its adapter, and says around every pass
+    whose rows see it, so that no request sees another one's adapter.
     """
 
     def __init__(
         self,
-        model: Any,
+        weights: Weights,
         tokenizer: PreTrainedTokenizerBase,
         name: str,
         adapter: str | None = None,
         system: str | None = None,
     ) -> None:
-        self.model, self.tokenizer, self.name = model, tokenizer, name
+        self.weights, self.tokenizer, self.name = weights, tokenizer, name
         self.adapter, self.system = adapter, system
         self.ends = end_of_turn(tokenizer)
-        if model.config._attn_implementation == "sdpa":
-            model.config._attn_implementation = ATTENTION
+        if self.model.config._attn_implementation == "sdpa":
+            self.model.config._attn_implementation = ATTENTION
+
+    @property
+    def model(self) -> Any:
+        """The model as `transformers` or PEFT have it."""
+        return self.weights.model
 
     @property
     def vocabulary(self) -> int:
@@ -106,18 +112,20 @@ class LocalEngine:
         """Bytes of the weights."""
         return sum(part.numel() * part.element_size() for part in self.model.parameters())
 
-    @contextmanager
-    def active(self) -> Iterator[None]:
+    def active(self) -> AbstractContextManager[None]:
         """The weights of this engine, and nothing of another adapter's."""
-        if not hasattr(self.model, "peft_config"):
-            yield
-        elif self.adapter is None:
-            with self.model.disable_adapter():
-                yield
-        else:
-            if self.model.active_adapter != self.adapter:
-                self.model.set_adapter(self.adapter)
-            yield
+        return self.weights.only(self.adapter)
+
+    @property
+    def batch_key(self) -> int:
+        """Engines with the same key may have requests in one batch."""
+        return id(self.weights if self.weights.stands_beside(self.adapter) else self)
+
+    def running(self) -> Running:
+        """An empty batch for the requests of this engine, and of those with the same key."""
+        if self.weights.stands_beside(self.adapter):
+            return Running(self.model, self.weights.beside)
+        return Running(self.model, lambda _: self.active())
 
     def request(self, prompt: Prompt) -> Request:
         """A prompt as tokens. Raises PromptTooLong if it and its answer don't fit the context."""
@@ -133,7 +141,7 @@ class LocalEngine:
                 f"more; the model's context holds {self.context_length}.",
                 "Shorten the prompt, or ask for a shorter answer.",
             )
-        return Request(prompt, ids, self.ends, self.tokenizer)
+        return Request(prompt, ids, self.ends, self.tokenizer, self.adapter)
 
     def answer(
         self,
@@ -253,9 +261,10 @@ def engine_of(artifact: Artifact | None, source: str | Path) -> LocalEngine:
             # One adapter and nobody else's: inside the weights it costs no time.
             model = model.merge_and_unload()
         name = str(artifact.lineage.get("run", Path(source).name))
-        return LocalEngine(model, tokenizer, name, system=artifact.system)
+        return LocalEngine(Weights(model), tokenizer, name, system=artifact.system)
     local = find_model(str(source))
-    return LocalEngine(load_model(local, answering_dtype()), load_tokenizer(local), local.name)
+    weights = Weights(load_model(local, answering_dtype()))
+    return LocalEngine(weights, load_tokenizer(local), local.name)
 
 
 def find_artifact(source: str | Path) -> Artifact | None:

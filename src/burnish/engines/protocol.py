@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.engines.alone import ChildEngine
-from burnish.engines.decode import Prefix, Request
+from burnish.engines.decode import Prefix, Request, Running
 
 
 class Engine(Protocol):
@@ -48,8 +48,13 @@ class Stepped(Engine, Protocol):
 
     #: The prompt of its training, for who brings none.
     system: str | None
-    #: The weights that a running batch steps with; none if it only chooses.
-    model: Any
+
+    @property
+    def batch_key(self) -> int:
+        """Engines with the same key may have requests in one batch."""
+
+    def running(self) -> Running:
+        """An empty batch for its requests, and those of engines with the same key."""
 
     @property
     def tokenizer(self) -> Any:

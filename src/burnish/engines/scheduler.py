@@ -1,15 +1,16 @@
 """Continuous batching: requests join and leave a running batch between two tokens.
 
-One thread owns the weights. Each engine (a base, or one of its adapters) has a lane with a batch of
-its own, so that neither weights nor KV caches are ever shared between adapters; lanes take turns of
-a few tokens each, so that a busy adapter holds nobody up. An engine in a child steps by itself:
-its requests are forwarded (`engines.forward`).
+One thread owns the weights. A base and its adapters share a lane with one batch, in which every row
+sees its own adapter only (`engines.weights`) and has keys and values of its own; what cannot stand
+beside others has a lane to itself. Lanes take turns of a few tokens each, so that a busy one holds
+nobody up. An engine in a child steps by itself: its requests are forwarded (`engines.forward`).
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 from burnish.core.errors import BurnishError
 from burnish.engines.alone import ChildEngine
@@ -36,9 +37,10 @@ class Stopped(BurnishError):
 
 @dataclass(slots=True)
 class _Lane:
-    engine: Stepped
+    """`waiting` have not begun, and know whom they ask; `tickets` are being answered."""
+
     running: Running
-    waiting: list[Ticket] = field(default_factory=list)
+    waiting: list[tuple[Stepped, Ticket]] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
 
 
@@ -71,8 +73,8 @@ class Scheduler:
             if isinstance(engine, ChildEngine):
                 self._forward(engine).add(tickets)
                 return tickets
-            lane = self._lanes.setdefault(id(engine), _Lane(engine, Running(engine.model)))
-            lane.waiting += tickets
+            lane = self._lanes.setdefault(engine.batch_key, _Lane(engine.running()))
+            lane.waiting += [(engine, ticket) for ticket in tickets]
             self._wake.notify()
         return tickets
 
@@ -148,36 +150,42 @@ class Scheduler:
     def _turn(self, lane: _Lane) -> None:
         with self._wake:
             joining = self._admit(lane)
+        self._begin(lane, joining)
+        self._report(lane)
         try:
-            with lane.engine.active():
-                self._join(lane, joining)
-                for _ in range(_TURN):
-                    self._drop_cancelled(lane)
-                    if not lane.tickets:
-                        return
-                    lane.running.step()
-                    self._report(lane)
+            for _ in range(_TURN):
+                self._drop_cancelled(lane)
+                if not lane.tickets:
+                    return
+                lane.running.step()
+                self._report(lane)
         except FAULTS as fault:
-            lane.running = Running(lane.engine.model)
+            lane.running = Running(lane.running.model, lane.running.seen)
             lost, lane.tickets = lane.tickets, []
             for ticket in lost:
                 ticket.fail(failed(fault))
 
-    def _admit(self, lane: _Lane) -> list[Ticket]:
+    def _admit(self, lane: _Lane) -> list[tuple[Stepped, Ticket]]:
         """The waiting requests that may begin; a lane with nothing running always gets one in."""
-        lane.waiting = [ticket for ticket in lane.waiting if not ticket.cancelled]
+        lane.waiting = [asked for asked in lane.waiting if not asked[1].cancelled]
         room = max(self.max_batch - self._stepped, 0 if lane.tickets else 1)
         joining, lane.waiting = lane.waiting[:room], lane.waiting[room:]
         return joining
 
-    def _join(self, lane: _Lane, joining: Sequence[Ticket]) -> None:
-        lane.tickets += joining
-        requests = [ticket.request for ticket in joining]
-        if bound := [request for request in requests if request.prompt.choices]:
-            lane.engine.choose(bound)
-        if free := [request for request in requests if not request.prompt.choices]:
-            lane.running.join(free, lane.engine.shared_prefix(free))
-        self._report(lane)
+    def _begin(self, lane: _Lane, joining: Sequence[tuple[Stepped, Ticket]]) -> None:
+        """Choose among choices, and read prompts: those of one engine together, as they may begin
+        alike; what is alone of its engine, with the others that are."""
+        lonely: list[Ticket] = []
+        for engine, tickets in _by_engine(joining):
+            bound = [ticket for ticket in tickets if ticket.request.prompt.choices]
+            free = [ticket for ticket in tickets if not ticket.request.prompt.choices]
+            with engine.active():
+                _enter(lane, bound, engine.choose)
+                if len(free) > 1:
+                    _enter(lane, free, partial(_join_alike, lane.running, engine))
+            if len(free) == 1:
+                lonely += free
+        _enter(lane, lonely, lane.running.join)
 
     def _report(self, lane: _Lane) -> None:
         for ticket in lane.tickets:
@@ -188,6 +196,34 @@ class Scheduler:
         for ticket in [ticket for ticket in lane.tickets if ticket.cancelled]:
             lane.running.drop(ticket.request)
             lane.tickets.remove(ticket)
+
+
+def _by_engine(
+    asked: Sequence[tuple[Stepped, Ticket]],
+) -> Iterable[tuple[Stepped, Sequence[Ticket]]]:
+    found: dict[int, tuple[Stepped, list[Ticket]]] = {}
+    for engine, ticket in asked:
+        found.setdefault(id(engine), (engine, []))[1].append(ticket)
+    return found.values()
+
+
+def _join_alike(running: Running, engine: Stepped, requests: Sequence[Request]) -> None:
+    running.join(requests, engine.shared_prefix(requests))
+
+
+def _enter(
+    lane: _Lane, tickets: Sequence[Ticket], begin: Callable[[Sequence[Request]], None]
+) -> None:
+    """Let requests begin; a fault in it is theirs, and the running batch goes on."""
+    if not tickets:
+        return
+    try:
+        begin([ticket.request for ticket in tickets])
+    except FAULTS as fault:
+        for ticket in tickets:
+            ticket.fail(failed(fault))
+    else:
+        lane.tickets += tickets
 
 
 def _run_errand(work: Callable[[], object], future: Future[object]) -> None:

@@ -11,6 +11,7 @@ from burnish.core.records import Prompt
 from burnish.engines.cache import ATTENTION as ENGINE_ATTENTION
 from burnish.engines.decode import Request, Running
 from burnish.engines.local import LocalEngine
+from burnish.engines.weights import Weights
 from burnish.models.virtual import ids_before
 from burnish.train.attention import ATTENTION
 from burnish.train.loop import Fit
@@ -24,7 +25,7 @@ class Answering:
 
     def __init__(self, plan: Fit, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         self.plan = plan
-        self.engine = LocalEngine(plan.language, tokenizer, name)
+        self.engine = LocalEngine(Weights(plan.language), tokenizer, name)
         self.before = len(ids_before(plan.language))
 
     def request(self, prompt: Prompt, ids: Sequence[int]) -> Request:
