@@ -48,7 +48,7 @@ def test_a_teacher_that_fails_too_often_is_a_no_with_a_sentence(begin, stub, tmp
     stub.fault = fails(0.4)
 
     process = begin()
-    out, said = process.communicate(timeout=120)
+    out, said = process.communicate(timeout=300)
 
     assert process.returncode == 1 and not out
     assert "success_ratio asks for 70%" in said and "repeat the command" in said
@@ -72,7 +72,7 @@ def test_killed_in_the_middle_it_asks_no_answered_question_twice(begin, stub, tm
     assert 0 < kept < 120, "it died in the middle"
 
     second = begin()
-    out, said = second.communicate(timeout=120)
+    out, said = second.communicate(timeout=300)
 
     assert second.returncode == 0, said
     report = json.loads(out)

@@ -125,7 +125,7 @@ def test_torchrun_may_start_the_processes_and_only_one_of_them_speaks(
         "--set", "train.max_steps=2", "--set", "data.test_share=0",
     ]  # fmt: skip
 
-    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300)
 
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Fine-tuning") == 1
