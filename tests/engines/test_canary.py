@@ -5,6 +5,7 @@ import pytest
 from burnish.core.errors import NotFound
 from burnish.engines.canary import NAMES, AdaptersMix, mixes, prove
 from burnish.engines.decode import Running
+from burnish.engines.prefixes import Prefixes
 from burnish.engines.weights import Weights
 
 
@@ -55,6 +56,24 @@ def test_equal_prompts_that_are_read_once_for_two_adapters_are_seen(tiny, monkey
             request.adapter = adapter
 
     monkeypatch.setattr(Running, "join", careless)
+
+    with pytest.raises(AdaptersMix, match="alone it says"):
+        prove(["tiny"])
+
+
+def test_a_beginning_that_is_kept_for_all_adapters_is_seen(tiny, monkeypatch):
+    real, first = Prefixes.find, {}
+    monkeypatch.setattr(
+        Prefixes,
+        "find",
+        lambda self, engine, ids: real(self, first.setdefault(id(self), engine), ids),
+    )
+    noted = Prefixes.remember
+    monkeypatch.setattr(
+        Prefixes,
+        "remember",
+        lambda self, engine, ids: noted(self, first.setdefault(id(self), engine), ids),
+    )
 
     with pytest.raises(AdaptersMix, match="alone it says"):
         prove(["tiny"])

@@ -71,6 +71,17 @@ def test_sixteen_clients_at_once_get_the_answers_they_get_alone(client, house):
     assert len(set(alone)) > 4
 
 
+def test_usage_says_how_much_of_a_system_prompt_was_known(client):
+    rules = {"role": "system", "content": "the parcel is late and the lamp is red " * 12}
+    used = [
+        ask(client, messages=[rules, {"role": "user", "content": question}]).usage
+        for question in ("red", "blue", "green")
+    ]
+
+    known = [usage.prompt_tokens_details.cached_tokens for usage in used]
+    assert known[:2] == [0, 0] and 64 < known[2] < used[2].prompt_tokens
+
+
 def test_a_stream_brings_the_same_text_with_role_reason_and_usage(client):
     whole = ask(client)
 

@@ -164,7 +164,8 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an engine said, and what it cost. `seconds` is this prompt's share of its batch."""
+    """What an engine said, and what it cost. `seconds` is this prompt's share of its batch;
+    `tokens_cached` of `tokens_in` did not have to be read."""
 
     text: str
     tokens_in: int
@@ -172,6 +173,7 @@ class Answer:
     seconds: float
     finish_reason: Literal["stop", "length"] = "stop"
     logprobs: tuple[TokenLogprob, ...] = ()
+    tokens_cached: int = 0
 
 
 @dataclass(frozen=True, slots=True)

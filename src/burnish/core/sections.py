@@ -201,6 +201,12 @@ class Serve(Section):
     max_new_tokens: int = Field(
         512, ge=1, description="Longest answer if the request names no length."
     )
+    prefix_mebibytes: int = Field(
+        256,
+        ge=0,
+        description="Memory for beginnings that prompts share, such as a system prompt, so that "
+        "they are read once; 0: none are kept.",
+    )
     engine_slots: int = Field(
         4,
         ge=1,

@@ -39,6 +39,8 @@ class Request:
     seconds: float = 0.0
     #: Tokens of an answer that is heard as text.
     heard: int = 0
+    #: Tokens of the prompt that did not have to be read, as others begin alike.
+    cached: int = 0
 
     def __post_init__(self) -> None:
         self.sampler = Sampler(self.prompt)
@@ -93,6 +95,7 @@ class Request:
             seconds=self.seconds,
             finish_reason="length" if self.finish == "length" else "stop",
             logprobs=tuple(self.logprobs),
+            tokens_cached=self.cached,
         )
 
     def _stop_at_strings(self) -> None:
@@ -207,17 +210,21 @@ class Prefix:
     ids: tuple[int, ...]
     layers: tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the keys and values."""
+        return sum(part.numel() * part.element_size() for pair in self.layers for part in pair)
+
+    def cut(self, length: int) -> "Prefix":
+        """Its first `length` tokens; nothing is copied."""
+        layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
+        return Prefix(self.ids[:length], layers)
+
 
 @torch.inference_mode()
-def read_prefix(model: Any, ids: Sequence[int]) -> Prefix:
-    """Compute a prefix. `ids` are its tokens."""
-    cache = GrowingCache()
-    model(
-        input_ids=torch.tensor([list(ids)], device=model.device),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
+def read_prefix(model: Any, ids: Sequence[int], begin: Prefix | None = None) -> Prefix:
+    """Compute a prefix. `ids` are its tokens; `begin` is known of it."""
+    cache, _, _ = prefill(model, [ids], begin)
     return Prefix(tuple(ids), tuple((layer.keys, layer.values) for layer in cache.layers))
 
 

@@ -131,7 +131,7 @@ class HeadedEngine(ABC):
         for request, answer in zip(requests, answers, strict=True):
             request.text, request.finish = answer.text, "stop"
 
-    def shared_prefix(self, requests: Sequence[Request]) -> Prefix | None:
+    def read_prefix(self, ids: Sequence[int], begin: Prefix | None = None) -> Prefix | None:
         """No beginning could be shared: a head looks at the whole."""
         return None
 

@@ -208,12 +208,17 @@ class LocalEngine:
 
     def shared_prefix(self, requests: Sequence[Request]) -> Prefix | None:
         """What all these prompts begin with, read once; None if that saves nothing."""
-        # A layer that sees some tokens back counts columns, and the shorter rows have a gap there.
-        if len(requests) < 2 or window(self.model.config):
+        if len(requests) < 2:
             return None
         shared = common_prefix([request.ids for request in requests])
         saved = len(shared) * (len(requests) - 1)
-        return read_prefix(self.model, shared) if saved >= _LEAST_SAVING else None
+        return self.read_prefix(shared) if saved >= _LEAST_SAVING else None
+
+    def read_prefix(self, ids: Sequence[int], begin: Prefix | None = None) -> Prefix | None:
+        """A beginning of prompts, computed; None for a model whose prompts cannot begin so. Call it
+        while `active`."""
+        # A layer that sees some tokens back counts columns, and the shorter rows have a gap there.
+        return None if window(self.model.config) else read_prefix(self.model, ids, begin)
 
     def _answer_batch(self, requests: Sequence[Request], prefix: Prefix | None) -> None:
         if bound := [request for request in requests if request.prompt.choices]:

@@ -76,8 +76,9 @@ class Stepped(Engine, Protocol):
     def choose(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
         """Answer requests that have choices, each with one of them. Call it while `active`."""
 
-    def shared_prefix(self, requests: Sequence[Request]) -> Prefix | None:
-        """What all these prompts begin with, read once; None if that saves nothing."""
+    def read_prefix(self, ids: Sequence[int], begin: Prefix | None = None) -> Prefix | None:
+        """A beginning of prompts, computed, to be given to `choose` and to a batch; None if prompts
+        cannot begin so. Call it while `active`."""
 
 
 #: What the scheduler serves: stepped by itself, or answered by a child in its own way.

@@ -9,13 +9,15 @@ nobody up. An engine in a child steps by itself: its requests are forwarded (`en
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
 from burnish.core.errors import BurnishError
 from burnish.engines.alone import ChildEngine
-from burnish.engines.decode import Request, Running
+from burnish.engines.decode import Prefix, Request, Running
 from burnish.engines.forward import Forwarding
+from burnish.engines.prefixes import Prefixes
 from burnish.engines.protocol import Served, Stepped
 from burnish.engines.ticket import FAULTS, Listener, Ticket, failed
 
@@ -45,10 +47,16 @@ class _Lane:
 
 
 class Scheduler:
-    """Answers requests of many clients at once, `max_batch` of them in one pass."""
+    """Answers requests of many clients at once, `max_batch` of them in one pass.
 
-    def __init__(self, max_batch: int = 16, max_waiting: int = 512) -> None:
+    `prefix_bytes` of memory are for beginnings that prompts share.
+    """
+
+    def __init__(
+        self, max_batch: int = 16, max_waiting: int = 512, prefix_bytes: int = 256 * 2**20
+    ) -> None:
         self.max_batch, self.max_waiting = max_batch, max_waiting
+        self._prefixes = Prefixes(prefix_bytes)
         self._lanes: dict[int, _Lane] = {}
         self._forwarding: dict[int, Forwarding] = {}
         self._errands: list[tuple[Callable[[], object], Future[object]]] = []
@@ -173,19 +181,33 @@ class Scheduler:
         return joining
 
     def _begin(self, lane: _Lane, joining: Sequence[tuple[Stepped, Ticket]]) -> None:
-        """Choose among choices, and read prompts: those of one engine together, as they may begin
-        alike; what is alone of its engine, with the others that are."""
-        lonely: list[Ticket] = []
+        """Choose among choices, and read prompts: those behind a known beginning by themselves,
+        all others together."""
+        others: list[Ticket] = []
         for engine, tickets in _by_engine(joining):
-            bound = [ticket for ticket in tickets if ticket.request.prompt.choices]
-            free = [ticket for ticket in tickets if not ticket.request.prompt.choices]
             with engine.active():
-                _enter(lane, bound, engine.choose)
-                if len(free) > 1:
-                    _enter(lane, free, partial(_join_alike, lane.running, engine))
-            if len(free) == 1:
-                lonely += free
-        _enter(lane, lonely, lane.running.join)
+                for prefix, alike in self._by_beginning(engine, tickets):
+                    bound = [ticket for ticket in alike if ticket.request.prompt.choices]
+                    free = [ticket for ticket in alike if not ticket.request.prompt.choices]
+                    _enter(lane, bound, partial(engine.choose, prefix=prefix))
+                    if prefix:
+                        _enter(lane, free, partial(lane.running.join, prefix=prefix))
+                    else:
+                        others += free
+        _enter(lane, others, lane.running.join)
+
+    def _by_beginning(
+        self, engine: Stepped, tickets: Sequence[Ticket]
+    ) -> Iterable[tuple[Prefix | None, Sequence[Ticket]]]:
+        """Tickets of one engine by the beginning that they need not read."""
+        self._prefixes.remember(engine, [ticket.request.ids for ticket in tickets])
+        found: dict[tuple[int, ...], tuple[Prefix | None, list[Ticket]]] = {}
+        for ticket in tickets:
+            prefix = None
+            with suppress(*FAULTS):  # then the whole prompt is read
+                prefix, ticket.request.cached = self._prefixes.find(engine, ticket.request.ids)
+            found.setdefault(prefix.ids if prefix else (), (prefix, []))[1].append(ticket)
+        return found.values()
 
     def _report(self, lane: _Lane) -> None:
         for ticket in lane.tickets:
@@ -205,10 +227,6 @@ def _by_engine(
     for engine, ticket in asked:
         found.setdefault(id(engine), (engine, []))[1].append(ticket)
     return found.values()
-
-
-def _join_alike(running: Running, engine: Stepped, requests: Sequence[Request]) -> None:
-    running.join(requests, engine.shared_prefix(requests))
 
 
 def _enter(

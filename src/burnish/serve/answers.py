@@ -10,11 +10,16 @@ from burnish.core.records import Answer, TokenLogprob
 from burnish.serve.calls import CallWatch, Said, take_apart
 
 
-def usage(answers: Sequence[Answer], prompts: Sequence[Answer]) -> dict[str, int]:
+def usage(answers: Sequence[Answer], prompts: Sequence[Answer]) -> dict[str, Any]:
     """Tokens read and made; a prompt that is answered several times is counted once."""
     asked = sum(answer.tokens_in for answer in prompts)
     made = sum(answer.tokens_out for answer in answers)
-    return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
+    return {
+        "prompt_tokens": asked,
+        "completion_tokens": made,
+        "total_tokens": asked + made,
+        "prompt_tokens_details": {"cached_tokens": sum(one.tokens_cached for one in prompts)},
+    }
 
 
 @dataclass(slots=True)

@@ -51,7 +51,7 @@ def create_app(
     application ends, requests that have begun are finished first.
     """
     settings = settings or Serve()
-    scheduler = Scheduler(settings.max_batch)
+    scheduler = Scheduler(settings.max_batch, prefix_bytes=settings.prefix_mebibytes * 2**20)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

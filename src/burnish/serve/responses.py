@@ -287,7 +287,7 @@ def _status(answer: Answer) -> str:
 def _usage(answer: Answer) -> dict[str, Any]:
     return {
         "input_tokens": answer.tokens_in,
-        "input_tokens_details": {"cached_tokens": 0},
+        "input_tokens_details": {"cached_tokens": answer.tokens_cached},
         "output_tokens": answer.tokens_out,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": answer.tokens_in + answer.tokens_out,

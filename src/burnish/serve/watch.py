@@ -47,6 +47,7 @@ class Figures:
     def count(self, model: str, answer: Answer) -> None:
         """Add the tokens of an answer."""
         self.tokens.labels(model, "prompt").inc(answer.tokens_in)
+        self.tokens.labels(model, "cached").inc(answer.tokens_cached)
         self.tokens.labels(model, "completion").inc(answer.tokens_out)
 
     def page(self) -> bytes:
