@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from burnish.core.answerer import Answerer
 from burnish.core.reinforcement import MetricReward, Reward
+from burnish.core.relations import Relations
 from burnish.core.section import Section, kind_or
 
 
@@ -43,6 +44,9 @@ class Distillation(Section):
         "of the student is held to one of the teacher, which stays in memory (FitNets, Romero et "
         "al. 2015, arXiv:1412.6550). Needs the same tokens on both sides.",
     )
+    attention: Relations = Field(
+        Relations(), description="Self-attention held to the teacher's, which stays in memory."
+    )
     on_policy: float = Field(
         0.0,
         ge=0,
@@ -60,10 +64,15 @@ class Distillation(Section):
             )
         return self
 
+    @property
+    def imitates(self) -> bool:
+        """Whether the inside of the teacher is compared in every step, and not its words only."""
+        return bool(self.hidden or self.attention.weight)
+
     @model_validator(mode="after")
     def _imitates_given_answers(self) -> "Distillation":
-        if self.hidden and self.on_policy:
-            raise ValueError("hidden is compared on given answers: set on_policy 0")
+        if self.imitates and self.on_policy:
+            raise ValueError("hidden and attention are compared on given answers: set on_policy 0")
         return self
 
     @model_validator(mode="after")

@@ -44,7 +44,14 @@ def student_recipe(recipe: Recipe) -> Recipe:
     """
     _refuse_unteachable(recipe)
     refuse_unpaired(recipe)
-    train, objective = recipe.train, recipe.train.objective
+    train = recipe.train.model_copy(update={"objective": _with_teacher(recipe)})
+    model = recipe.model.model_copy(update={"name": student_of(recipe)})
+    return recipe.model_copy(update={"model": model, "train": train})
+
+
+def _with_teacher(recipe: Recipe) -> Any:
+    """The objective with the teacher's name, where it needs one and none is given."""
+    objective = recipe.train.objective
     if isinstance(objective, Distillation) and not objective.teacher:
         if recipe.distil.teacher.endpoint:
             raise BadRecipe(
@@ -52,10 +59,12 @@ def student_recipe(recipe: Recipe) -> Recipe:
                 "only its words.",
                 "Set train.objective=sft, or name a local run or model in train.objective.teacher.",
             )
-        named = objective.model_copy(update={"teacher": recipe.distil.teacher.model})
-        train = train.model_copy(update={"objective": named})
-    model = recipe.model.model_copy(update={"name": student_of(recipe)})
-    return recipe.model_copy(update={"model": model, "train": train})
+        return objective.model_copy(update={"teacher": recipe.distil.teacher.model})
+    if isinstance(objective, Classify) and objective.attention.weight:
+        own = objective.attention
+        named = own.model_copy(update={"teacher": own.teacher or recipe.model.name})
+        return objective.model_copy(update={"attention": named})
+    return objective
 
 
 def sequence_level(recipe: Recipe) -> Recipe:
