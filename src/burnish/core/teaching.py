@@ -136,8 +136,22 @@ class Distil(Section):
         description="Cut the student to this many layers before it learns: evenly spaced, with the "
         "first and the last one. All if empty.",
     )
+    neurons: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Leave the student this share of the neurons of each MLP, in blocks of 32: "
+        "those that the training rows activate most (Muralidharan et al. 2024, arXiv:2407.14679). "
+        "All if empty.",
+    )
+    heads: int | None = Field(
+        None,
+        ge=1,
+        description="Leave the student this many key-value heads a layer, with the query heads of "
+        "each: those that give most on the training rows. All if empty.",
+    )
     layers_of: Literal["model", "teacher"] = Field(
-        "model", description="Whose layers are kept: those of `model.name`, or of a local teacher."
+        "model", description="Who is cut so: `model.name`, or a local teacher."
     )
     questions_per_passage: int = Field(
         0,
@@ -162,3 +176,9 @@ class Distil(Section):
         description="Train and measure the student on the rows' own answers too, beside the "
         "teacher's.",
     )
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """What the student is cut to before it learns, in words."""
+        sizes = {"layers": self.layers, "neurons": self.neurons, "heads": self.heads}
+        return tuple(f"{size} {name}" for name, size in sizes.items() if size is not None)
