@@ -97,7 +97,7 @@ def test_the_loss_is_that_of_the_paper_row_by_row(
     total = count = 0.0
     for row in plan.rows:
         learnt = sum(weight > 0 for weight in row.row.weights[1:])
-        apart = as_in_the_paper(models, row.row.ids, (1, layer - 1), heads or 2)
+        apart = as_in_the_paper(models, row.row.ids, (1, layer - 1), heads or 4)
         total, count = total + learnt * apart, count + learnt
     assert total / count > 0.05
     assert found["attention"] == pytest.approx(total / count, rel=1e-4)

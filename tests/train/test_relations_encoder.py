@@ -91,7 +91,7 @@ def test_the_loss_is_that_of_the_paper_text_by_text(recipe):
                 for name in ("small", "deep")
             ],
             row.texts[0],
-            2,
+            4,
         )
         for row in rows
     ]

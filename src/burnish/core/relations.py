@@ -17,8 +17,9 @@ class Relations(Section):
     heads: int | None = Field(
         None,
         ge=1,
-        description="Relation heads: into how many parts queries, keys and values are cut; the "
-        "greatest common divisor of both models' key-value heads if empty.",
+        description="Relation heads: into how many parts queries, keys and values are cut. If "
+        "empty as many as the teacher has key-value heads, or the next fewer that divide all "
+        "widths.",
     )
 
 

@@ -97,14 +97,15 @@ def held(student: Any, teacher: Any, settings: Relations, name: str) -> Held:
             "ways.",
             "Name a teacher of the student's kind, or set train.objective.attention.weight=0.",
         )
-    heads = settings.heads or math.gcd(_key_heads(student), _key_heads(teacher))
     common = math.gcd(*ours.widths, *theirs.widths)
-    if common % heads:
-        fitting = [str(some) for some in range(1, common + 1) if common % some == 0]
+    fitting = [some for some in range(1, common + 1) if common % some == 0]
+    # One wide part would relate each token to itself and to nothing else.
+    heads = settings.heads or max(some for some in fitting if some <= _key_heads(teacher))
+    if heads not in fitting:
         raise BadRecipe(
             f"{heads} relation heads don't divide the widths of queries, keys and values: the "
             f"student's are {ours.widths}, those of {name} {theirs.widths}.",
-            f"Set train.objective.attention.heads to one of {', '.join(fitting)}.",
+            f"Set train.objective.attention.heads to one of {', '.join(map(str, fitting))}.",
         )
     return Held(ours, theirs, heads, settings.weight)
 
