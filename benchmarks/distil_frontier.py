@@ -37,10 +37,12 @@ LEAST_STEPS, EPOCHS, BATCH = 200, 4, 32
 
 @dataclass(frozen=True)
 class Student:
-    """What a student begins as: a model, whole or cut to some of its layers."""
+    """What a student begins as: a model, whole or cut to some of its layers, neurons and heads."""
 
     model: str
     layers: int | None = None
+    neurons: float | None = None
+    heads: int | None = None
 
     @property
     def writes(self) -> bool:
@@ -52,7 +54,10 @@ STUDENTS = {
     "decoder-30": Student(DECODER),
     "decoder-20": Student(DECODER, 20),
     "decoder-10": Student(DECODER, 10),
+    "decoder-30-narrow": Student(DECODER, neurons=0.5, heads=2),
+    "decoder-20-narrow": Student(DECODER, 20, neurons=0.75, heads=2),
     "encoder-6": Student(ENCODER),
+    "encoder-6-narrow": Student(ENCODER, neurons=0.5),
     "encoder-3": Student(ENCODER, 3),
     "encoder-2": Student(ENCODER, 2),
 }
@@ -67,6 +72,8 @@ def recipe_for(student: Student, teacher: str, rows: int, questions: int) -> Rec
         f"model.name={student.model}",
         f"distil.teacher.model={teacher}",
         f"distil.layers={student.layers or 'null'}",
+        f"distil.neurons={student.neurons or 'null'}",
+        f"distil.heads={student.heads or 'null'}",
         f"distil.layers_of={'teacher' if is_kin else 'model'}",
         f"data.max_rows={rows or 'null'}",
         f"evaluate.max_rows={questions or 'null'}",

@@ -82,6 +82,20 @@ def test_an_encoder_is_cut_to_some_of_its_layers_and_still_read_as_one(
     assert Embedder(find_model(name)).encode(["where is my parcel"]).shape == (1, 128)
 
 
+def test_an_encoder_is_left_with_fewer_neurons_and_refused_fewer_heads(
+    recipe_of, tiny_embedder, tmp_path, monkeypatch
+):
+    shutil.copytree(tiny_embedder.path, tmp_path / "models" / "tiny-embedder")
+    monkeypatch.setenv("BURNISH_MODELS", str(tmp_path / "models"))
+
+    name = student_of(recipe_of("distil.neurons=0.5"))
+
+    assert AutoModel.from_pretrained(find_model(name).path).config.intermediate_size == 32
+    assert Embedder(find_model(name)).encode(["where is my parcel"]).shape == (1, 128)
+    with pytest.raises(BadRecipe, match="kind bert can't be left with fewer heads"):
+        student_of(recipe_of("distil.heads=1"))
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

@@ -5,8 +5,10 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from burnish.core.errors import BadRecipe
+from burnish.core.progress import Lines, listen
 from burnish.core.recipe import make_recipe
-from burnish.distil.student import cut_layers, student_of
+from burnish.distil.cut import cut_layers
+from burnish.distil.student import student_of
 from burnish.models.load import load_model
 from burnish.models.local import find_model, list_models
 from burnish.train.run import train
@@ -64,3 +66,55 @@ def test_a_student_is_a_model_like_any_other_and_is_cut_once(own_models, ticket_
 def test_more_layers_than_there_are_is_refused():
     with pytest.raises(BadRecipe, match=r"has 7 layers.*\n.*layers=7"):
         cut_layers(LlamaForCausalLM(LlamaConfig(**SHAPE)), 8)
+
+
+@pytest.mark.parametrize("of", ["model", "teacher"])
+def test_a_student_may_be_narrower_and_learns_like_any_other(own_models, ticket_recipe, of, capsys):
+    taught = train(ticket_recipe("train.max_steps=3")).run
+    recipe = ticket_recipe(
+        "distil.layers=2", "distil.neurons=0.5", "distil.heads=1", f"distil.layers_of={of}",
+        f"distil.teacher.model={taught}",
+    )  # fmt: skip
+    listen(Lines())
+
+    name = student_of(recipe)
+
+    told = capsys.readouterr().err.splitlines()
+    student = load_model(find_model(name), torch.float32)
+    config = student.config
+    assert name.startswith("tiny-2-layers-0.5-neurons-1-heads-")
+    assert (config.intermediate_size, config.num_key_value_heads) == (64, 1)
+    assert (config.num_attention_heads, config.head_dim, config.hidden_size) == (2, 16, 64)
+    assert [line.split() for line in told if line.startswith("neurons")] == [
+        ["neurons", "a", "layer", "128", "64", "50.0%"]
+    ]
+    assert student_of(recipe) == name, "the same rows leave the same"
+    other = ticket_recipe(*changes_of(recipe), "data.max_rows=40")
+    assert student_of(other) != name, "other rows may leave others"
+    learns = ticket_recipe(
+        f"model.name={name}", "train.method=full", "train.learning_rate=3e-3", "train.max_steps=3",
+        f"train.objective={{kind: distil, teacher: {taught}, attention: {{weight: 1}}}}",
+    )  # fmt: skip
+    assert train(learns).losses[-1] > 0
+
+
+def changes_of(recipe):
+    kept = recipe.distil
+    return (
+        f"distil.layers={kept.layers}", f"distil.neurons={kept.neurons}",
+        f"distil.heads={kept.heads}", f"distil.layers_of={kept.layers_of}",
+        f"distil.teacher.model={kept.teacher.model}",
+    )  # fmt: skip
+
+
+def test_the_width_is_measured_by_questions_too_and_by_nothing_not_at_all(
+    own_models, ticket_recipe, write_rows
+):
+    asked = write_rows("asked.jsonl", [{"prompt": f"where is parcel {n}"} for n in range(20)])
+    changes = ("distil.neurons=0.25", "distil.teacher.model=tiny")
+
+    name = student_of(ticket_recipe(f"data.train=[{asked}]", *changes))
+
+    assert load_model(find_model(name), torch.float32).config.intermediate_size == 32
+    with pytest.raises(BadRecipe, match="no training rows to measure"):
+        student_of(make_recipe({"model": {"name": "tiny"}}, changes))

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from burnish.core.relations import RelationsOf
 from burnish.core.section import Section
 
 
@@ -17,6 +18,9 @@ class Classify(Section):
         "none",
         description="`balanced`: a label with few rows weighs more, n / (labels * its rows), so "
         "that all labels weigh the same together.",
+    )
+    attention: RelationsOf = Field(
+        RelationsOf(), description="Self-attention held to that of another encoder."
     )
 
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from burnish.core.answerer import Answerer
 from burnish.core.reinforcement import MetricReward, Reward
+from burnish.core.relations import Relations
 from burnish.core.section import Section, kind_or
 
 
@@ -43,6 +44,9 @@ class Distillation(Section):
         "of the student is held to one of the teacher, which stays in memory (FitNets, Romero et "
         "al. 2015, arXiv:1412.6550). Needs the same tokens on both sides.",
     )
+    attention: Relations = Field(
+        Relations(), description="Self-attention held to the teacher's, which stays in memory."
+    )
     on_policy: float = Field(
         0.0,
         ge=0,
@@ -60,10 +64,15 @@ class Distillation(Section):
             )
         return self
 
+    @property
+    def imitates(self) -> bool:
+        """Whether the inside of the teacher is compared in every step, and not its words only."""
+        return bool(self.hidden or self.attention.weight)
+
     @model_validator(mode="after")
     def _imitates_given_answers(self) -> "Distillation":
-        if self.hidden and self.on_policy:
-            raise ValueError("hidden is compared on given answers: set on_policy 0")
+        if self.imitates and self.on_policy:
+            raise ValueError("hidden and attention are compared on given answers: set on_policy 0")
         return self
 
     @model_validator(mode="after")
@@ -127,8 +136,22 @@ class Distil(Section):
         description="Cut the student to this many layers before it learns: evenly spaced, with the "
         "first and the last one. All if empty.",
     )
+    neurons: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Leave the student this share of the neurons of each MLP, in blocks of 32: "
+        "those that the training rows activate most (Muralidharan et al. 2024, arXiv:2407.14679). "
+        "All if empty.",
+    )
+    heads: int | None = Field(
+        None,
+        ge=1,
+        description="Leave the student this many key-value heads a layer, with the query heads of "
+        "each: those that give most on the training rows. All if empty.",
+    )
     layers_of: Literal["model", "teacher"] = Field(
-        "model", description="Whose layers are kept: those of `model.name`, or of a local teacher."
+        "model", description="Who is cut so: `model.name`, or a local teacher."
     )
     questions_per_passage: int = Field(
         0,
@@ -153,3 +176,9 @@ class Distil(Section):
         description="Train and measure the student on the rows' own answers too, beside the "
         "teacher's.",
     )
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """What the student is cut to before it learns, in words."""
+        sizes = {"layers": self.layers, "neurons": self.neurons, "heads": self.heads}
+        return tuple(f"{size} {name}" for name, size in sizes.items() if size is not None)

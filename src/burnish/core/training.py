@@ -291,8 +291,8 @@ class Train(Section):
             raise ValueError(f"objective {self.objective.kind} is trained by one process only")
         if isinstance(self.objective, Distillation) and self.objective.on_policy:
             raise ValueError("on_policy answers are drawn by one process only")
-        if isinstance(self.objective, Distillation) and self.objective.hidden:
-            raise ValueError("hidden states are compared by one process only")
+        if isinstance(self.objective, Distillation) and self.objective.imitates:
+            raise ValueError("hidden states and attention are compared by one process only")
         if self.divides_weights:
             if not isinstance(self.method, Lora | Full):
                 raise ValueError(f"method {self.method.kind} goes with parallel: ddp, zero1, zero2")
@@ -317,11 +317,11 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _places_are_the_teachers(self) -> "Train":
-        is_held = isinstance(self.objective, Distillation) and self.objective.hidden
+        is_held = isinstance(self.objective, Distillation) and self.objective.imitates
         if is_held and isinstance(self.method, PromptTuning | PrefixTuning):
             raise ValueError(
                 f"method {self.method.kind} puts tokens before a row that the teacher doesn't "
-                "have: set objective.hidden 0"
+                "have: set objective.hidden and objective.attention.weight 0"
             )
         return self
 

@@ -218,7 +218,7 @@ def _facts(result: Distilled) -> dict[str, str]:
         else f"{saved.memory:.1%} of the weights",
         "Teacher": f"{teacher.model} {teacher.endpoint}".strip(),
         "Student": f"{recipe.model.name}"
-        + (f", cut to {recipe.distil.layers} layers" if recipe.distil.layers else ""),
+        + (f", cut to {', '.join(recipe.distil.cuts)}" if recipe.distil.cuts else ""),
         "Objective": recipe.train.objective.kind,
         "Rows learnt": f"{counts['train']} to train, {counts['validation']} to validate",
         "Questions to the teacher": f"{accounts['asked']:.0f} asked, {accounts['failed']:.0f} "

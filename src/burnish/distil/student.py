@@ -1,10 +1,10 @@
 """The student: how it is trained, and what it begins as.
 
-It may begin as some of a model's layers. Kept are layers evenly apart, with the first and the last
-one, as DistilBERT begins with every other layer of its teacher (Sanh et al. 2019,
-arXiv:1910.01108); what is cut is mostly near a copy of its neighbours (ShortGPT, Men et al. 2024,
-arXiv:2403.03853). Cut, a model answers badly: it is meant to learn. It is kept among the models of
-this machine, under a name of its own.
+It may begin as a part of a model: fewer layers, as DistilBERT begins with every other layer of its
+teacher (Sanh et al. 2019, arXiv:1910.01108), since what is cut is mostly near a copy of its
+neighbours (ShortGPT, Men et al. 2024, arXiv:2403.03853); or narrower ones (distil.cut). Cut, a
+model answers badly: it is meant to learn. It is kept among the models of this machine, under a name
+of its own.
 """
 
 import shutil
@@ -21,10 +21,11 @@ from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.teaching import Distillation
 from burnish.core.training import Sft
+from burnish.data.duplicates import content_hash
+from burnish.distil.cut import cut, measured_rows, texts_of
 from burnish.distil.pairs import refuse_unpaired
 from burnish.engines.local import find_artifact, weights_hash
-from burnish.models.artifact import load_artifact_model
-from burnish.models.layers import evenly, keep_layers
+from burnish.models.artifact import Artifact, load_artifact_model
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import (
     MANIFEST,
@@ -44,7 +45,14 @@ def student_recipe(recipe: Recipe) -> Recipe:
     """
     _refuse_unteachable(recipe)
     refuse_unpaired(recipe)
-    train, objective = recipe.train, recipe.train.objective
+    train = recipe.train.model_copy(update={"objective": _with_teacher(recipe)})
+    model = recipe.model.model_copy(update={"name": student_of(recipe)})
+    return recipe.model_copy(update={"model": model, "train": train})
+
+
+def _with_teacher(recipe: Recipe) -> Any:
+    """The objective with the teacher's name, where it needs one and none is given."""
+    objective = recipe.train.objective
     if isinstance(objective, Distillation) and not objective.teacher:
         if recipe.distil.teacher.endpoint:
             raise BadRecipe(
@@ -52,10 +60,12 @@ def student_recipe(recipe: Recipe) -> Recipe:
                 "only its words.",
                 "Set train.objective=sft, or name a local run or model in train.objective.teacher.",
             )
-        named = objective.model_copy(update={"teacher": recipe.distil.teacher.model})
-        train = train.model_copy(update={"objective": named})
-    model = recipe.model.model_copy(update={"name": student_of(recipe)})
-    return recipe.model_copy(update={"model": model, "train": train})
+        return objective.model_copy(update={"teacher": recipe.distil.teacher.model})
+    if isinstance(objective, Classify) and objective.attention.weight:
+        own = objective.attention
+        named = own.model_copy(update={"teacher": own.teacher or recipe.model.name})
+        return objective.model_copy(update={"attention": named})
+    return objective
 
 
 def sequence_level(recipe: Recipe) -> Recipe:
@@ -75,7 +85,7 @@ def _refuse_unteachable(recipe: Recipe) -> None:
                 f"A student learns a teacher's words, and train.objective is {objective.kind}.",
                 "Leave train.objective out; for labels, set it to classify.",
             )
-        is_teachers = settings.layers is not None and settings.layers_of == "teacher"
+        is_teachers = settings.cuts and settings.layers_of == "teacher"
         if not is_teachers and find_model(recipe.model.name).kind != "causal":
             raise BadRecipe(
                 f"{recipe.model.name} writes no text, so it can't learn a teacher's words.",
@@ -100,37 +110,46 @@ def student_of(recipe: Recipe) -> str:
     Raises BadRecipe if there are no such layers, NotFound if the model isn't here.
     """
     settings = recipe.distil
-    if settings.layers is None:
+    if not settings.cuts:
         return find_model(recipe.model.name).name
     if settings.layers_of == "teacher" and settings.teacher.endpoint:
         raise BadRecipe(
             "A teacher behind an endpoint has no layers to cut.", "Set distil.layers_of=model."
         )
     source = settings.teacher.model if settings.layers_of == "teacher" else recipe.model.name
-    origin = hash_json([weights_hash(source), settings.layers])
+    rows = measured_rows(recipe)
+    by = [settings.neurons, settings.heads, *map(content_hash, rows)] if rows else []
+    origin = hash_json([weights_hash(source), settings.layers, *by])
     artifact = find_artifact(source)
     base = find_model(artifact.base if artifact else source)
-    mark = f"-{origin[:6]}" if artifact else ""
-    name = f"{base.name.replace('/', '--')}-{settings.layers}-layers{mark}"
+    # Other rows leave other neurons.
+    mark = f"-{origin[:6]}" if artifact or rows else ""
+    kept = "-".join(settings.cuts).replace(" ", "-")
+    name = f"{base.name.replace('/', '--')}-{kept}{mark}"
     folder = folder_of(name)
     if (folder / MANIFEST).exists() and read_manifest(folder)["source"] == f"cut:{origin}":
         return name
+    model, tokenizer = _whole(base, artifact)
+    writes = bool(artifact) or base.kind == "causal"
+    cut(model, settings, texts_of(rows, tokenizer, writes, recipe.train.max_length))
+    say(f"Student: {', '.join(settings.cuts)} of {source}.")
+    before = read_manifest(base.path)
+    with whole_folder(folder, replace=True) as draft:
+        _save(draft, model, tokenizer if writes else None, base)
+        write_manifest(draft, {**before, "name": name, "source": f"cut:{origin}"})
+    return name
+
+
+def _whole(base: LocalModel, artifact: Artifact | None) -> tuple[Any, Any]:
+    """Model and tokenizer before anything is cut."""
     if artifact:
         refuse_unmergeable(artifact)
         model, tokenizer = load_artifact_model(artifact, torch.float32)
-        model = model.merge_and_unload() if hasattr(model, "peft_config") else model
-    elif base.kind == "causal":
-        model, tokenizer = load_model(base, torch.float32), load_tokenizer(base)
-    else:
-        model = AutoModel.from_pretrained(base.path, dtype=torch.float32, local_files_only=True)
-        tokenizer = None
-    kept = cut_layers(model, settings.layers)
-    say(f"Student: layers {', '.join(str(place + 1) for place in kept)} of {source}.")
-    before = read_manifest(base.path)
-    with whole_folder(folder, replace=True) as draft:
-        _save(draft, model, tokenizer, base)
-        write_manifest(draft, {**before, "name": name, "source": f"cut:{origin}"})
-    return name
+        return model.merge_and_unload() if hasattr(model, "peft_config") else model, tokenizer
+    if base.kind == "causal":
+        return load_model(base, torch.float32), load_tokenizer(base)
+    encoder: Any = AutoModel.from_pretrained(base.path, dtype=torch.float32, local_files_only=True)
+    return encoder, load_tokenizer(base)
 
 
 def _save(draft: Path, model: Any, tokenizer: Any, base: LocalModel) -> None:
@@ -141,15 +160,3 @@ def _save(draft: Path, model: Any, tokenizer: Any, base: LocalModel) -> None:
     model.save_pretrained(draft, safe_serialization=True)
     if tokenizer is not None:
         tokenizer.save_pretrained(draft)
-
-
-def cut_layers(model: Any, count: int) -> list[int]:
-    """Keep `count` layers of a model, in place; returns which. Raises BadRecipe for too many."""
-    total = model.config.num_hidden_layers
-    if count > total:
-        raise BadRecipe(
-            f"The model has {total} layers; {count} can't be kept.", f"Set distil.layers={total}."
-        )
-    kept = evenly(count, total)
-    keep_layers(model, kept)
-    return kept

@@ -46,5 +46,5 @@ def _place_of(model: Any) -> tuple[torch.nn.Module, str]:
     raise BadRecipe(
         f"burnish doesn't know where a {model.config.model_type} model has its layers.",
         "Take another model, or leave its layers alone (distil.layers, export.drop_layers, "
-        "train.objective.hidden).",
+        "train.objective.hidden, train.objective.attention).",
     )

@@ -18,6 +18,7 @@ from burnish.engines.headed import said
 from burnish.models.artifact import Artifact
 from burnish.models.classifier import SequenceClassifier, headed_model, save_classifier
 from burnish.models.load import training_dtype
+from burnish.train.beside import Beside, beside
 from burnish.train.course import Course, Given
 from burnish.train.encoder import (
     Heading,
@@ -33,29 +34,44 @@ from burnish.train.encoder import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classifying(Heading):
-    """A classification head in training; `weights` (labels,) are those of the labels' losses."""
+    """A classification head in training; `weights` (labels,) are those of the labels' losses,
+    `beside` the teacher whose self-attention it is held to."""
 
     weights: torch.Tensor
+    beside: Beside | None = None
 
     def _means(self, rows: Sequence[Sample], learns: bool) -> dict[str, float]:
         """Cross-entropy, the mean over the rows by their labels' weights (as torch's), and the
-        share of the rows whose likeliest label is right."""
+        share of the rows whose likeliest label is right; beside a teacher also the distance of the
+        relations, the mean over the rows."""
         targets = torch.tensor([row.target for row in rows], device=self.weights.device)
         texts, whole = [row.texts[0] for row in rows], float(self.weights[targets].sum())
-        loss = right = 0.0
+        loss = right = away = 0.0
         for places in chunks_of(texts, self.settings.micro_batch_tokens):
-            some = [texts[place] for place in places]
-            logits = self.model(**batch_of(some, self.tokenizer, targets.device)).logits.float()
+            batch = batch_of([texts[place] for place in places], self.tokenizer, targets.device)
+            logits, apart = self._read(batch)
             wanted = targets[places]
             part = torch.nn.functional.cross_entropy(
                 logits, wanted, weight=self.weights, reduction="sum"
             )
+            part = part / whole + apart / len(rows)
             if learns:
-                (part / whole).backward()
+                part.backward()
                 self.optimizer.collect()
-            loss += float(part.detach()) / whole
+            loss += float(part.detach())
+            away += float(apart.detach())
             right += float((logits.argmax(-1) == wanted).sum())
-        return {"loss": loss, "accuracy": right / len(rows)}
+        means = {"loss": loss, "accuracy": right / len(rows)}
+        if self.beside:
+            means["attention"] = away / len(rows) / self.beside.held.weight
+        return means
+
+    def _read(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the labels, float32, and the weighed distance of the rows' relations."""
+        if self.beside is None:
+            return self.model(**batch).logits.float(), self.weights.new_zeros(())
+        said, apart = self.beside.read(self.model, batch)
+        return said.logits.float(), apart.sum()
 
 
 def labels_of(dataset: Dataset) -> tuple[str, ...]:
@@ -119,6 +135,7 @@ def _prepare(
         settings=settings,
         tokenizer=given.tokenizer,
         weights=weights,
+        beside=beside(model, settings.objective.attention, given),
     )
 
 

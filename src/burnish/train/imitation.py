@@ -5,12 +5,12 @@ the first and the last one (as `distil.layers` cuts): the hints of FitNets (Rome
 arXiv:1412.6550), with the layer map of TinyBERT (Jiao et al. 2020, arXiv:1909.10351). The distance
 is squared and relative to the teacher's own length, so that one weight serves all models. Where the
 widths differ, one learnt matrix leads from the student's space into the teacher's; it is thrown
-away when the student is saved.
+away when the student is saved. Attention of the last layer may be held as well (train.relations).
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from burnish.train.flat import Batch
 from burnish.train.lessons import same_tokens, teacher_beside, teachers_tokenizer
 from burnish.train.loop import Fit
 from burnish.train.objectives import Judge, Judgement, predicting
+from burnish.train.relations import Held, Projections, flat_divergence, held
 
 #: The name of the matrix among the student's weights while it learns.
 _MATRIX = "into_teacher"
@@ -56,52 +57,86 @@ def drop_matrix(model: Any) -> None:
         delattr(language, _MATRIX)
 
 
+@dataclass(frozen=True, slots=True)
+class Imitation:
+    """A student and its teacher in memory, with the layers that are compared: `ours` and `theirs`
+    as many as one another, none where hidden states aren't; `held` is None where attention
+    isn't."""
+
+    student: Any
+    teacher: Any
+    ours: Sequence[torch.nn.Module]
+    theirs: Sequence[torch.nn.Module]
+    weight: float
+    held: Held | None
+
+    @property
+    def projections(self) -> tuple[Projections | None, Projections | None]:
+        """Of the student and of the teacher, where attention is compared."""
+        return (self.held.ours, self.held.theirs) if self.held else (None, None)
+
+    def judged(self, judge: Judge, batch: Batch) -> Judgement:
+        """What the objective says, and each distance times its weight."""
+        students, teachers = self.projections
+        with _states(self.ours, batch) as ours, _kept(students) as mine:
+            said = judge(self.student, batch)
+        with torch.no_grad(), _states(self.theirs, batch) as theirs, _kept(teachers) as yours:
+            predicting(self.teacher, batch)
+        loss, measured = said.loss, dict(said.measured)
+        learnt = batch.weights > 0
+        if self.ours:
+            matrix = getattr(self.student, _MATRIX, torch.nn.Identity())
+            pairs = zip(ours, theirs, strict=True)
+            places = torch.stack([distance(matrix(one), other) for one, other in pairs]).mean(0)
+            loss = loss + self.weight * (places @ batch.weights)
+            measured["hidden"] = places.detach()[learnt]
+        if self.held:
+            # A row weighs as much as its learnt places do, as in all else that is summed here.
+            places = flat_divergence(self.held, mine, yours, batch)[batch.owners]
+            loss = loss + self.held.weight * (places @ batch.weights)
+            measured["attention"] = places.detach()[learnt]
+        return Judgement(loss, measured)
+
+
 def with_imitation(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
     """The plan whose student is held to its teacher's layers; as it is if the recipe doesn't say
     so. Raises BadRecipe where places or layers can't be compared."""
     settings = plan.settings.objective
-    if not isinstance(settings, Distillation) or not settings.hidden:
+    if not isinstance(settings, Distillation) or not settings.imitates:
         return plan
     if not same_tokens(teachers_tokenizer(settings.teacher), tokenizer):
         raise BadRecipe(
             f"{settings.teacher} has another tokenizer than the student, so their hidden states "
             "stand at other places.",
-            "Set train.objective.hidden=0: the distributions are matched by the text.",
+            "Set train.objective.hidden=0 and train.objective.attention.weight=0: the "
+            "distributions are matched by the text.",
         )
-    teacher = teacher_beside(plan, settings.teacher)
-    student, total = layers_of(plan.language), len(layers_of(teacher))
-    if len(student) > total:
-        raise BadRecipe(
-            f"The student has {len(student)} layers and {settings.teacher} {total}; there is none "
-            "to hold each of them to.",
-            "Set train.objective.hidden=0, or name a deeper teacher.",
-        )
+    imitation = _imitation(plan.language, teacher_beside(plan, settings.teacher), settings)
     plain = plan.objective.judge_of
 
     def judge_of(model: PreTrainedModel, rows: Sequence[Example], most: int) -> Judge:
         judge = plain(model, rows, most)
-        return lambda model, batch: _judged(judge, (model, teacher), batch, settings.hidden)
+        return lambda model, batch: imitation.judged(judge, batch)
 
     return replace(plan, objective=replace(plan.objective, judge_of=judge_of))
 
 
-def _judged(
-    judge: Judge, models: tuple[PreTrainedModel, Any], batch: Batch, weight: float
-) -> Judgement:
-    """What the objective says, and the distance of the layers times its weight."""
-    student, teacher = models
-    ours_at = list(range(len(layers_of(student))))
-    theirs_at = evenly(len(ours_at), len(layers_of(teacher)))
-    with _states(student, ours_at, batch) as ours:
-        said = judge(student, batch)
-    with torch.no_grad(), _states(teacher, theirs_at, batch) as theirs:
-        predicting(teacher, batch)
-    matrix = getattr(student, _MATRIX, torch.nn.Identity())
-    pairs = zip(ours_at, theirs_at, strict=True)
-    apart = torch.stack([distance(matrix(ours[one]), theirs[other]) for one, other in pairs])
-    places = apart.mean(0)
-    measured = {**said.measured, "hidden": places.detach()[batch.weights > 0]}
-    return Judgement(said.loss + weight * (places @ batch.weights), measured)
+def _imitation(student: Any, teacher: Any, settings: Distillation) -> Imitation:
+    """The layers of both are found here, once."""
+    ours: list[torch.nn.Module] = []
+    theirs: list[torch.nn.Module] = []
+    if settings.hidden:
+        ours, total = list(layers_of(student)), len(layers_of(teacher))
+        if len(ours) > total:
+            raise BadRecipe(
+                f"The student has {len(ours)} layers and {settings.teacher} {total}; there is none "
+                "to hold each of them to.",
+                "Set train.objective.hidden=0, or name a deeper teacher.",
+            )
+        theirs = [layers_of(teacher)[number] for number in evenly(len(ours), total)]
+    relations = settings.attention
+    pair = held(student, teacher, relations, settings.teacher) if relations.weight else None
+    return Imitation(student, teacher, ours, theirs, settings.hidden, pair)
 
 
 def distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
@@ -111,10 +146,9 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def _states(model: Any, numbers: Sequence[int], batch: Batch) -> Iterator[dict[int, torch.Tensor]]:
-    """What some layers give (places, width) at the batch's learnt places, as a pass goes on."""
-    found: dict[int, torch.Tensor] = {}
-    layers = layers_of(model)
+def _states(layers: Sequence[torch.nn.Module], batch: Batch) -> Iterator[list[torch.Tensor]]:
+    """What layers give (places, width) at the batch's learnt places, as a pass goes on."""
+    found: list[Any] = [None] * len(layers)
 
     def hook(number: int) -> Any:
         def keep(layer: torch.nn.Module, given: Any, states: Any) -> None:
@@ -123,12 +157,16 @@ def _states(model: Any, numbers: Sequence[int], batch: Batch) -> Iterator[dict[i
 
         return layers[number].register_forward_hook(keep)
 
-    handles = [hook(number) for number in dict.fromkeys(numbers)]
+    handles = [hook(number) for number in range(len(layers))]
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _kept(projections: Projections | None) -> AbstractContextManager[list[torch.Tensor]]:
+    return projections.kept() if projections else nullcontext([])
 
 
 def _config_of(source: str) -> Any:

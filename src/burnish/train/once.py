@@ -8,6 +8,7 @@ trains nothing.
 import shutil
 from pathlib import Path
 
+from burnish.core.encoding import Classify
 from burnish.core.folders import hash_file, hash_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
@@ -71,6 +72,8 @@ def _models_of(objective: object) -> list[str]:
     """The other models that a training learns from, by name."""
     if isinstance(objective, Distillation):
         return [objective.teacher] if objective.teacher else []
+    if isinstance(objective, Classify):
+        return [objective.attention.teacher] if objective.attention.teacher else []
     if isinstance(objective, Grpo) and isinstance(objective.reward, ModelReward):
         return [objective.reward.run]
     return []
