@@ -19,7 +19,8 @@ from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.core.runs import find_run
 from burnish.engines.cache import ATTENTION, window
 from burnish.engines.choices import best_choices, choice_tokens, choice_tree
-from burnish.engines.decode import Prefix, Request, Running, common_prefix, prefill, read_prefix
+from burnish.engines.decode import Prefix, Request, common_prefix, prefill, read_prefix
+from burnish.engines.pairs import running_for
 from burnish.models.artifact import FACTS, Artifact, load_artifact_model, open_artifact
 from burnish.models.chat import encode_prompt, encode_row, end_of_turn
 from burnish.models.load import device, load_model, load_tokenizer
@@ -88,7 +89,8 @@ class LocalEngine:
         self.model, self.tokenizer, self.name = model, tokenizer, name
         self.adapter, self.system = adapter, system
         self.ends = end_of_turn(tokenizer)
-        if model.config._attn_implementation == "sdpa":
+        own = model.config
+        if own._attn_implementation == "sdpa" and not own.is_encoder_decoder:
             model.config._attn_implementation = ATTENTION
 
     @property
@@ -163,7 +165,7 @@ class LocalEngine:
     def stream(self, prompt: Prompt) -> Iterator[str]:
         """The pieces of one answer as they are made."""
         request = self.request(prompt)
-        running, shown = Running(self.model), ""
+        running, shown = running_for(self.model), ""
         with self.active():
             running.join([request])
         while True:
@@ -211,7 +213,7 @@ class LocalEngine:
         if bound := [request for request in requests if request.prompt.choices]:
             self.choose(bound, prefix)
         if free := [request for request in requests if not request.prompt.choices]:
-            running = Running(self.model)
+            running = running_for(self.model)
             running.join(free, prefix)
             while running.requests:
                 running.step()
@@ -243,7 +245,12 @@ def open_engine(source: str | Path) -> LocalEngine:
 
 def engine_of(artifact: Artifact | None, source: str | Path) -> LocalEngine:
     """The same for whoever has looked for the artifact already: its files were hashed then."""
+    # It is an engine of this kind too, so that it can only be imported afterwards.
+    from burnish.engines.seq2seq import open_base, open_trained
+
     if artifact is not None:
+        if artifact.kind == "seq2seq":
+            return open_trained(artifact, answering_dtype())
         if artifact.kind in _NOT_HERE:
             raise BadRecipe(
                 f"{source} is {_NOT_HERE[artifact.kind][0]}", _NOT_HERE[artifact.kind][1]
@@ -255,6 +262,8 @@ def engine_of(artifact: Artifact | None, source: str | Path) -> LocalEngine:
         name = str(artifact.lineage.get("run", Path(source).name))
         return LocalEngine(model, tokenizer, name, system=artifact.system)
     local = find_model(str(source))
+    if local.kind == "seq2seq":
+        return open_base(local, answering_dtype())
     return LocalEngine(load_model(local, answering_dtype()), load_tokenizer(local), local.name)
 
 

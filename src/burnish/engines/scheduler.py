@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 
 from burnish.core.errors import BurnishError
 from burnish.engines.alone import ChildEngine
-from burnish.engines.decode import Request, Running
+from burnish.engines.decode import Request
 from burnish.engines.forward import Forwarding
+from burnish.engines.pairs import Batch, running_for
 from burnish.engines.protocol import Served, Stepped
 from burnish.engines.ticket import FAULTS, Listener, Ticket, failed
 
@@ -37,7 +38,7 @@ class Stopped(BurnishError):
 @dataclass(slots=True)
 class _Lane:
     engine: Stepped
-    running: Running
+    running: Batch
     waiting: list[Ticket] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
 
@@ -71,7 +72,7 @@ class Scheduler:
             if isinstance(engine, ChildEngine):
                 self._forward(engine).add(tickets)
                 return tickets
-            lane = self._lanes.setdefault(id(engine), _Lane(engine, Running(engine.model)))
+            lane = self._lanes.setdefault(id(engine), _Lane(engine, running_for(engine.model)))
             lane.waiting += tickets
             self._wake.notify()
         return tickets
@@ -158,7 +159,7 @@ class Scheduler:
                     lane.running.step()
                     self._report(lane)
         except FAULTS as fault:
-            lane.running = Running(lane.engine.model)
+            lane.running = running_for(lane.engine.model)
             lost, lane.tickets = lane.tickets, []
             for ticket in lost:
                 ticket.fail(failed(fault))
