@@ -1,6 +1,9 @@
 """A tiny T5 with random weights and a tokenizer as T5's: texts end with their own token."""
 
+import json
 import random
+from functools import partial
+from itertools import permutations
 
 import pytest
 import torch
@@ -15,13 +18,11 @@ from burnish.models.pull import pull
 WORDS = ("red", "green", "blue", "apple", "pear", "plum", "one", "two")
 
 
-def copies(count, seed):
-    """Questions of some words, and answers with the same words."""
-    draw, rows = random.Random(seed), []
-    for number in range(count):
-        words = " ".join(draw.choices(WORDS, k=draw.randint(1, 3)))
-        rows.append({"prompt": f"{words}", "completion": words, "group": f"{seed}-{number}"})
-    return rows
+def copies():
+    """Questions of three words, no two alike, and answers with the same words."""
+    texts = [" ".join(words) for words in permutations(WORDS, 3)]
+    random.Random(0).shuffle(texts)
+    return [{"prompt": text, "completion": text} for text in texts]
 
 
 def write_t5(folder, tokenizer):
@@ -54,6 +55,34 @@ def t5_folder(tmp_path_factory, tiny_folder, tiny_tokenizer):
     return models
 
 
+def recipe_in(folder, *changes, model="tiny-t5"):
+    """Words to be said again; the rows are written into the folder."""
+    files = {}
+    for name, rows in (("train", copies()[:240]), ("test", copies()[-24:])):
+        file = folder / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        files[name] = [str(file)]
+    usual = (
+        "train.objective=seq2seq", "train.method=full", "train.learning_rate=5e-3",
+        "train.epochs=8", "train.batch_size=16", "train.threads=1", "model.dtype=float32",
+        "train.patience=0", "task.kind=generation", "evaluate.max_new_tokens=12",
+    )  # fmt: skip
+    values = {"model": {"name": model}, "data": {**files, "near_duplicate": 1.0}}
+    return make_recipe(values, [*usual, *changes])
+
+
+@pytest.fixture(scope="session")
+def learnt_t5(t5_folder, tmp_path_factory):
+    """The report of a training that has learnt to say words again; its run is a folder."""
+    from burnish.train.run import train
+
+    folder = tmp_path_factory.mktemp("learnt")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BURNISH_MODELS", str(t5_folder))
+        patch.setenv("BURNISH_HOME", str(folder / "home"))
+        return train(recipe_in(folder), out=folder / "again")
+
+
 @pytest.fixture
 def tiny_t5(t5_folder, monkeypatch):
     """The T5, found by its name, as `tiny` is."""
@@ -62,20 +91,6 @@ def tiny_t5(t5_folder, monkeypatch):
 
 
 @pytest.fixture
-def recipe(tiny_t5, write_rows):
+def recipe(tiny_t5, tmp_path):
     """Words to be said again, for the tiny T5."""
-
-    def build(*changes, model=tiny_t5.name, rows=160):
-        files = {
-            "train": [str(write_rows("train.jsonl", copies(rows, 1)))],
-            "test": [str(write_rows("test.jsonl", copies(24, 2)))],
-        }
-        usual = (
-            "train.objective=seq2seq", "train.method=full", "train.learning_rate=3e-3",
-            "train.epochs=12", "train.batch_size=16", "train.threads=1", "model.dtype=float32",
-            "train.patience=0", "task.kind=generation", "evaluate.max_new_tokens=12",
-        )  # fmt: skip
-        values = {"model": {"name": model}, "data": {**files, "near_duplicate": 1.0}}
-        return make_recipe(values, [*usual, *changes])
-
-    return build
+    return partial(recipe_in, tmp_path)
