@@ -28,6 +28,7 @@ from burnish.engines.local import open_engine
 from burnish.engines.open import open_any
 from burnish.engines.pairs import running_for
 from burnish.evaluate.source import evaluate_source
+from burnish.export.fit import fit
 from burnish.export.formats import write_export
 from burnish.export.run import export
 from burnish.export.vocabulary import CannotExport
@@ -128,7 +129,7 @@ def test_it_learns_to_say_words_again_and_is_better_than_its_base(recipe, learnt
     assert artifact.kind == "seq2seq" and not (artifact.path / "adapter_config.json").exists()
 
 
-def test_lora_leaves_an_adapter_that_answers_on_its_base(recipe, tiny_t5):
+def test_lora_leaves_an_adapter_that_answers_on_its_base(recipe, tiny_t5, tmp_path):
     settings = recipe("train.method=lora", "train.learning_rate=2e-2", "train.max_steps=20")
     report = train(settings)
     artifact = open_artifact(find_run(report.run).artifact)
@@ -140,6 +141,8 @@ def test_lora_leaves_an_adapter_that_answers_on_its_base(recipe, tiny_t5):
     tuned, base = (open_any(name).log_likelihood(rows) for name in (report.run, tiny_t5.name))
     assert sum(log for log, _ in tuned) > sum(log for log, _ in base)
     assert [count for _, count in tuned] == [count for _, count in base]
+    write_export(tmp_path / "x", artifact, "adapter", "as trained")
+    assert open_any(tmp_path / "x").log_likelihood(rows) == tuned
 
 
 def test_killed_at_a_step_it_goes_on_to_the_same_weights(recipe, tmp_path):
@@ -258,6 +261,8 @@ def test_it_is_exported_as_safetensors_and_in_no_other_format(recipe, learnt_t5,
         with pytest.raises(CannotExport, match=f"--to {to} is for language models") as refused:
             export(run, recipe(f"export.to={to}"), tmp_path / "no")
         assert refused.value.code == 2 and not (tmp_path / "no").exists()
+    with pytest.raises(CannotExport, match="is for language models"):
+        fit(run, recipe(), tmp_path / "no")
     with pytest.raises(CannotExport, match="ready_for is for language models"):
         export(run, recipe("export.to=merged", "export.ready_for=[vllm]"), tmp_path / "no")
 
@@ -267,7 +272,7 @@ def test_it_is_exported_as_safetensors_and_in_no_other_format(recipe, learnt_t5,
     [
         (["train.objective=dpo"], "tiny-t5", "tiny-t5 is an encoder-decoder"),
         (["train.objective=sft", "train.method=auto"], "tiny-t5", "is for language models"),
-        ([], "tiny", "seq2seq is for encoder-decoders, and tiny is a causal model"),
+        ([], "tiny", "seq2seq is for encoder-decoders, and tiny is none"),
         (["train.method={kind: lora, targets: [nowhere]}"], "tiny-t5", "No layer is called"),
     ],
 )  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from burnish.engines.decode import Prefix, Request, Running
@@ -69,7 +70,7 @@ class RunningPairs:
     def join(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
         """Read new requests and take their first tokens. A prefix isn't shared by encoders."""
         read, mask = read_sources(self.model, requests)
-        begin = begin_of(self.model, requests[0])
+        begin = begin_of(self.model, requests[0].tokenizer)
         given = torch.tensor([begin] * len(requests), device=self.model.device)
         logits, cache = _decode(self.model, (read, mask), given, None)
         tokens = [r.take(row) for r, row in zip(requests, logits, strict=True)]
@@ -114,9 +115,9 @@ def read_sources(model: Any, requests: Sequence[Request]) -> tuple[torch.Tensor,
     return model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state, mask
 
 
-def begin_of(model: Any, request: Request) -> list[int]:
+def begin_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that stand before an answer's own."""
-    return [int(decoder_start(model) or 0), *target_prefix(request.tokenizer)]
+    return [int(decoder_start(model) or 0), *target_prefix(tokenizer)]
 
 
 def _decode(

@@ -12,13 +12,13 @@ from burnish.core.errors import PromptTooLong
 from burnish.core.records import Prompt, Row
 from burnish.engines.decode import Prefix, Request
 from burnish.engines.local import LocalEngine
-from burnish.engines.pairs import read_sources
+from burnish.engines.pairs import begin_of, read_sources
 from burnish.models.artifact import Artifact
 from burnish.models.chat import encode_pair, encode_target
 from burnish.models.load import load_tokenizer
 from burnish.models.local import LocalModel
 from burnish.models.padding import padded
-from burnish.models.seq2seq import decoder_start, load_seq2seq, load_trained, sides
+from burnish.models.seq2seq import load_seq2seq, load_trained, sides
 
 #: Texts that are judged in one pass.
 _AT_ONCE = 32
@@ -32,7 +32,10 @@ class Seq2SeqEngine(LocalEngine):
         self, model: Any, tokenizer: PreTrainedTokenizerBase, name: str, system: str | None = None
     ) -> None:
         super().__init__(model, tokenizer, name, system=system)
-        self.sides = sides(model.config)
+        self.begin = begin_of(model, tokenizer)
+        source, target = sides(model.config)
+        #: The most tokens of a question, and of an answer's own.
+        self.sides = source, target - len(self.begin)
 
     @property
     def context_length(self) -> int:
@@ -49,7 +52,7 @@ class Seq2SeqEngine(LocalEngine):
                 f"The prompt has {len(ids)} tokens; the model's encoder reads {self.sides[0]}.",
                 "Shorten the prompt.",
             )
-        most = min(prompt.max_new_tokens, self.sides[1] - 2)
+        most = min(prompt.max_new_tokens, self.sides[1])
         return Request(replace(prompt, max_new_tokens=most), ids, self.ends, self.tokenizer)
 
     def shared_prefix(self, requests: Sequence[Request]) -> Prefix | None:
@@ -79,12 +82,12 @@ class Seq2SeqEngine(LocalEngine):
     def _logs(self, request: Request, targets: Sequence[Sequence[int]]) -> list[float]:
         """Log-probabilities (nats) of targets as answers to one request, read once."""
         read, mask = read_sources(self.model, [request])
-        start, found = int(decoder_start(self.model) or 0), []
+        found: list[float] = []
         for begin in range(0, len(targets), _AT_ONCE):
             some = targets[begin : begin + _AT_ONCE]
             batch = padded(some, self.tokenizer)
             ids, real = (batch[n].to(mask.device) for n in ("input_ids", "attention_mask"))
-            shifted = torch.cat([torch.full_like(ids[:, :1], start), ids[:, :-1]], dim=1)
+            shifted = torch.cat([torch.full_like(ids[:, :1], self.begin[0]), ids[:, :-1]], dim=1)
             logits = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=read.expand(len(some), -1, -1)),
                 attention_mask=mask.expand(len(some), -1),

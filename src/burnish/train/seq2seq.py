@@ -79,8 +79,8 @@ def refuse_misfit(recipe: Recipe, base: LocalModel) -> None:
     objective = recipe.train.objective
     if isinstance(objective, Seq2Seq) and base.kind != "seq2seq":
         raise BadRecipe(
-            f"train.objective=seq2seq is for encoder-decoders, and {base.name} is a {base.kind} "
-            "model.",
+            f"train.objective=seq2seq is for encoder-decoders, and {base.name} is none "
+            f"({base.kind}).",
             "Name a T5 or a BART in model.name, or leave train.objective out.",
         )
     is_language = not recipe.train.is_encoding and not isinstance(objective, Seq2Seq)
