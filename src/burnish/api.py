@@ -126,12 +126,9 @@ def check(
     rows, findings = result.rows, check_rows(result, recipe.data.near_duplicate)
     # An encoder reads texts as they are: no template, and no token of an answer.
     if model and not recipe.train.is_encoding:
-        from burnish.models.audit import audit
-        from burnish.models.load import load_tokenizer
-        from burnish.models.local import find_model
+        from burnish.models.audit import audit_for
 
-        tokenizer = load_tokenizer(find_model(model))
-        findings = [*findings, *audit(rows, tokenizer, recipe.train.max_length)]
+        findings = [*findings, *audit_for(model, rows, recipe.train.max_length)]
     if rows:
         say(infer_task(rows, recipe.task)[1])
     return CheckReport(tuple(findings), len(rows))

@@ -14,6 +14,7 @@ from burnish.compare.ceiling import CEILING
 from burnish.compare.classifier import classifier
 from burnish.compare.encoder import encoder
 from burnish.compare.retrieval import Documents, prompts_with_passages, rows_with_passages
+from burnish.core.encoding import Seq2Seq
 from burnish.core.errors import NotFound
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
@@ -214,10 +215,13 @@ def with_routes(recipe: Recipe, task: Task) -> Recipe:
     if recipe.compare.routes:
         return recipe
     names = ["base", "few_shot", "fine_tuned"]
+    if isinstance(recipe.train.objective, Seq2Seq):
+        # An encoder wasn't trained to go on behind examples.
+        names.remove("few_shot")
     if task.kind == "classification":
         try:
             find_model(recipe.rag.embedder)
-            names.insert(2, "classifier")
+            names.insert(-1, "classifier")
         except NotFound:
             say(
                 "Not measured: a linear classifier on embeddings, often the better choice for "

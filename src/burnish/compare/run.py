@@ -47,6 +47,7 @@ from burnish.models.audit import audit
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.report.page import write_report
+from burnish.train.seq2seq import refuse_misfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +236,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     """
     begun = time.time()
     refuse_encoders(recipe)
+    refuse_misfit(recipe, find_model(recipe.model.name))
     dataset = load(recipe)
     for note in dataset.notes:
         say(note)

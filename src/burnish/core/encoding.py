@@ -1,5 +1,5 @@
-"""What is learnt by a model that makes no text, as values of `train.objective`: labels of texts
-or of their words, vectors of texts, or what an answer is worth."""
+"""What models learn that are no language models, as values of `train.objective`: labels of texts
+or of their words, vectors of texts, what an answer is worth, or a text from a text."""
 
 from typing import Literal
 
@@ -67,3 +67,11 @@ class RewardModel(Section):
     Christiano et al. 2017, arXiv:1706.03741)."""
 
     kind: Literal["reward"] = "reward"
+
+
+class Seq2Seq(Section):
+    """Supervised fine-tuning of an encoder-decoder such as T5 or BART (Raffel et al. 2020,
+    arXiv:1910.10683): the encoder reads all before the last answer, and cross-entropy is on the
+    tokens of that answer only."""
+
+    kind: Literal["seq2seq"] = "seq2seq"

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from burnish.core.encoding import Classify, Embed, RewardModel, TokenClassify
+from burnish.core.encoding import Classify, Embed, RewardModel, Seq2Seq, TokenClassify
 from burnish.core.reinforcement import Grpo
 from burnish.core.section import ExecutorName, Section, as_tuple, kind_or
 from burnish.core.teaching import Distillation
@@ -207,7 +207,8 @@ class Train(Section):
             | Classify
             | Embed
             | RewardModel
-            | TokenClassify,
+            | TokenClassify
+            | Seq2Seq,
             Field(discriminator="kind"),
         ],
         kind_or("sft"),
@@ -287,7 +288,7 @@ class Train(Section):
             if self.devices > 1:
                 raise ValueError("devices above 1 go with parallel: ddp, zero1, zero2 or zero3")
             return self
-        if self.is_encoding or isinstance(self.objective, Grpo):
+        if self.is_encoding or isinstance(self.objective, Grpo | Seq2Seq):
             raise ValueError(f"objective {self.objective.kind} is trained by one process only")
         if isinstance(self.objective, Distillation) and self.objective.on_policy:
             raise ValueError("on_policy answers are drawn by one process only")
@@ -327,7 +328,7 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _encoders_take_few_methods(self) -> "Train":
-        if not self.is_encoding:
+        if not self.is_encoding and not isinstance(self.objective, Seq2Seq):
             return self
         kind = self.objective.kind
         method = self.method

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModel
 
-from burnish.core.encoding import Classify
+from burnish.core.encoding import Classify, Seq2Seq
 from burnish.core.errors import BadRecipe
 from burnish.core.folders import hash_json, whole_folder
 from burnish.core.progress import say
@@ -80,15 +80,17 @@ def _refuse_unteachable(recipe: Recipe) -> None:
     """Raise BadRecipe where model, objective and task don't go together."""
     objective, settings = recipe.train.objective, recipe.distil
     if not isinstance(objective, Classify):
-        if recipe.train.is_encoding:
+        if recipe.train.is_encoding or isinstance(objective, Seq2Seq):
             raise BadRecipe(
                 f"A student learns a teacher's words, and train.objective is {objective.kind}.",
                 "Leave train.objective out; for labels, set it to classify.",
             )
         is_teachers = settings.cuts and settings.layers_of == "teacher"
-        if not is_teachers and find_model(recipe.model.name).kind != "causal":
+        kind = "causal" if is_teachers else find_model(recipe.model.name).kind
+        if kind != "causal":
+            why = "is an encoder-decoder" if kind == "seq2seq" else "writes no text"
             raise BadRecipe(
-                f"{recipe.model.name} writes no text, so it can't learn a teacher's words.",
+                f"{recipe.model.name} {why}, so it can't learn a teacher's words.",
                 "For labels, set train.objective=classify; else name a language model.",
             )
         return

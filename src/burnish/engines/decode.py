@@ -7,7 +7,7 @@ A request that joins is read (prefilled) by itself and its cache is padded to th
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -114,6 +114,23 @@ class Request:
 
     def _word(self, token: int) -> str:
         return str(self.tokenizer.decode([token]))
+
+
+class Batch(Protocol):
+    """Requests in flight, whatever model answers them."""
+
+    @property
+    def requests(self) -> Sequence[Request]:
+        """Those that aren't finished."""
+
+    def join(self, requests: Sequence[Request], prefix: "Prefix | None" = None) -> None:
+        """Read new requests and take their first tokens."""
+
+    def step(self) -> None:
+        """One more token for every request."""
+
+    def drop(self, request: Request) -> None:
+        """Leave out a request that nobody waits for any more."""
 
 
 #: Within it, row i of a pass sees the adapter of that name, or none.

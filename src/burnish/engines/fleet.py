@@ -88,7 +88,10 @@ def open_fleet(
         artifact = find_artifact(source)
         if artifact is None:
             local = find_model(source)
-            bases[local.sha256] = (source, local)
+            if local.kind == "seq2seq":
+                opened[source] = open_engine(source)
+            else:
+                bases[local.sha256] = (source, local)
         elif artifact.kind in HEADED:
             opened[source] = HEADED[artifact.kind](artifact)
         elif artifact.kind in IN_CHILDREN:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from burnish.core.errors import BadData
 from burnish.core.records import Answer, Message, Prompt, Row
-from burnish.engines.decode import Prefix, Request, Running
+from burnish.engines.decode import Batch, Prefix, Request, Running
 
 
 class Headed(Protocol):
@@ -106,7 +106,7 @@ class HeadedEngine(ABC):
         """Nobody shares its weights."""
         return id(self)
 
-    def running(self) -> Running:
+    def running(self) -> Batch:
         """A batch that stays empty: there is nothing to step with."""
         return Running(None)
 

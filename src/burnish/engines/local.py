@@ -19,7 +19,15 @@ from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.core.runs import find_run
 from burnish.engines.cache import ATTENTION, window
 from burnish.engines.choices import best_choices, choice_tokens, choice_tree
-from burnish.engines.decode import Prefix, Request, Running, common_prefix, prefill, read_prefix
+from burnish.engines.decode import (
+    Batch,
+    Prefix,
+    Request,
+    Running,
+    common_prefix,
+    prefill,
+    read_prefix,
+)
 from burnish.engines.weights import Weights
 from burnish.models.artifact import FACTS, Artifact, load_artifact_model, open_artifact
 from burnish.models.chat import encode_prompt, encode_row, end_of_turn
@@ -89,8 +97,9 @@ class LocalEngine:
         self.weights, self.tokenizer, self.name = weights, tokenizer, name
         self.adapter, self.system = adapter, system
         self.ends = end_of_turn(tokenizer)
-        if self.model.config._attn_implementation == "sdpa":
-            self.model.config._attn_implementation = ATTENTION
+        own = self.model.config
+        if own._attn_implementation == "sdpa" and not own.is_encoder_decoder:
+            own._attn_implementation = ATTENTION
 
     @property
     def model(self) -> Any:
@@ -121,7 +130,7 @@ class LocalEngine:
         """Engines with the same key may have requests in one batch."""
         return id(self.weights if self.weights.stands_beside(self.adapter) else self)
 
-    def running(self) -> Running:
+    def running(self) -> Batch:
         """An empty batch for the requests of this engine, and of those with the same key."""
         if self.weights.stands_beside(self.adapter):
             return Running(self.model, self.weights.beside)
@@ -171,7 +180,7 @@ class LocalEngine:
     def stream(self, prompt: Prompt) -> Iterator[str]:
         """The pieces of one answer as they are made."""
         request = self.request(prompt)
-        running, shown = Running(self.model), ""
+        running, shown = self.running(), ""
         with self.active():
             running.join([request])
         while True:
@@ -224,7 +233,7 @@ class LocalEngine:
         if bound := [request for request in requests if request.prompt.choices]:
             self.choose(bound, prefix)
         if free := [request for request in requests if not request.prompt.choices]:
-            running = Running(self.model)
+            running = self.running()
             running.join(free, prefix)
             while running.requests:
                 running.step()
@@ -256,7 +265,12 @@ def open_engine(source: str | Path) -> LocalEngine:
 
 def engine_of(artifact: Artifact | None, source: str | Path) -> LocalEngine:
     """The same for whoever has looked for the artifact already: its files were hashed then."""
+    # It is an engine of this kind too, so that it can only be imported afterwards.
+    from burnish.engines.seq2seq import open_base, open_trained
+
     if artifact is not None:
+        if artifact.kind == "seq2seq":
+            return open_trained(artifact, answering_dtype())
         if artifact.kind in _NOT_HERE:
             raise BadRecipe(
                 f"{source} is {_NOT_HERE[artifact.kind][0]}", _NOT_HERE[artifact.kind][1]
@@ -268,6 +282,8 @@ def engine_of(artifact: Artifact | None, source: str | Path) -> LocalEngine:
         name = str(artifact.lineage.get("run", Path(source).name))
         return LocalEngine(Weights(model), tokenizer, name, system=artifact.system)
     local = find_model(str(source))
+    if local.kind == "seq2seq":
+        return open_base(local, answering_dtype())
     weights = Weights(load_model(local, answering_dtype()))
     return LocalEngine(weights, load_tokenizer(local), local.name)
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.engines.alone import ChildEngine
-from burnish.engines.decode import Prefix, Request, Running
+from burnish.engines.decode import Batch, Prefix, Request
 
 
 class Engine(Protocol):
@@ -53,7 +53,7 @@ class Stepped(Engine, Protocol):
     def batch_key(self) -> int:
         """Engines with the same key may have requests in one batch."""
 
-    def running(self) -> Running:
+    def running(self) -> Batch:
         """An empty batch for its requests, and those of engines with the same key."""
 
     @property

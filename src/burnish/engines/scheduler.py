@@ -15,7 +15,7 @@ from functools import partial
 
 from burnish.core.errors import BurnishError
 from burnish.engines.alone import ChildEngine
-from burnish.engines.decode import Prefix, Request, Running
+from burnish.engines.decode import Batch, Prefix, Request
 from burnish.engines.forward import Forwarding
 from burnish.engines.prefixes import Prefixes
 from burnish.engines.protocol import Served, Stepped
@@ -39,9 +39,11 @@ class Stopped(BurnishError):
 
 @dataclass(slots=True)
 class _Lane:
-    """`waiting` have not begun, and know whom they ask; `tickets` are being answered."""
+    """`waiting` have not begun, and know whom they ask; `tickets` are being answered. `empty` makes
+    a batch to begin with."""
 
-    running: Running
+    empty: Callable[[], Batch]
+    running: Batch
     waiting: list[tuple[Stepped, Ticket]] = field(default_factory=list)
     tickets: list[Ticket] = field(default_factory=list)
 
@@ -81,7 +83,8 @@ class Scheduler:
             if isinstance(engine, ChildEngine):
                 self._forward(engine).add(tickets)
                 return tickets
-            lane = self._lanes.setdefault(engine.batch_key, _Lane(engine.running()))
+            empty = engine.running
+            lane = self._lanes.setdefault(engine.batch_key, _Lane(empty, empty()))
             lane.waiting += [(engine, ticket) for ticket in tickets]
             self._wake.notify()
         return tickets
@@ -168,7 +171,7 @@ class Scheduler:
                 lane.running.step()
                 self._report(lane)
         except FAULTS as fault:
-            lane.running = Running(lane.running.model, lane.running.seen)
+            lane.running = lane.empty()
             lost, lane.tickets = lane.tickets, []
             for ticket in lost:
                 ticket.fail(failed(fault))

@@ -24,7 +24,7 @@ from burnish.engines.open import IN_CHILDREN
 from burnish.evaluate.metrics import METRICS
 from burnish.export.doors import Reply, free
 from burnish.export.fit_page import page_of
-from burnish.export.formats import FORMATS, write_export
+from burnish.export.formats import FORMATS, refuse_pairs, write_export
 from burnish.export.halving import Rules, alive, decisions, finalists, halve, refuse
 from burnish.export.importance import WEIGHED, Importance, importance_of
 from burnish.export.limits import LIMITS, impossible
@@ -116,6 +116,8 @@ def fit(run: Run, recipe: Recipe, out: Path | None = None) -> Fitted:
         raise AlreadyThere(f"{folder} exists already.", "Choose another --out, or remove it.")
     tried = [Trial(candidate) for candidate in candidates(recipe.export.fit)]
     artifact = open_artifact(run.artifact)
+    for trial in tried:
+        refuse_pairs(recipe.export, trial.candidate.to, artifact)
     asked = questions(recipe, artifact)
     trained = ask_trained(open_engine(str(run.path)), asked)
     with shortened(recipe, artifact) as source:

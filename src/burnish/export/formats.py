@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from burnish.core.export import Export
 from burnish.core.folders import hash_file, whole_folder, write_json
 from burnish.export.gguf import write_gguf
 from burnish.export.gguf_lora import refuse_rounded, write_gguf_adapter
@@ -26,12 +27,15 @@ from burnish.export.vocabulary import CannotExport
 from burnish.models.artifact import ADDED, FACTS, Artifact, open_artifact
 from burnish.models.chat import end_of_turn
 from burnish.models.merge import adapted_model, merged_model
+from burnish.models.seq2seq import has_adapter
 
 Weights = Importance | None
 #: Formats of `--to` that leave the base as it is.
 BESIDE_BASE = ("adapter", "gguf-lora")
 #: Kinds of artifacts that stand beside their base.
 _BESIDE = ("adapter", *ADDED)
+#: Formats of `--to` that an encoder-decoder has.
+_OF_PAIRS = ("merged", "adapter")
 _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
@@ -39,7 +43,7 @@ def _write_adapter(
     folder: Path, artifact: Artifact, quant: str, _: Weights = None
 ) -> dict[str, Any]:
     """The adapter as it was trained; its base is named, not copied."""
-    if artifact.kind not in _BESIDE:
+    if artifact.kind not in _BESIDE and not (artifact.kind == "seq2seq" and has_adapter(artifact)):
         raise CannotExport("All weights of this run moved: it has no adapter.", "Use --to merged.")
     for file in artifact.path.iterdir():
         if file.name in artifact.lineage["files"]:
@@ -146,6 +150,23 @@ FORMATS = {
 }
 
 
+def refuse_pairs(settings: Export, to: str, artifact: Artifact) -> None:
+    """Raises CannotExport for what can't be done with an encoder-decoder."""
+    if artifact.kind != "seq2seq":
+        return
+    if to not in _OF_PAIRS:
+        raise CannotExport(
+            f"--to {to} is for language models, and {artifact.path} is an encoder-decoder.",
+            "Use --to merged: a folder of safetensors, which transformers reads.",
+        )
+    for name in ("drop_layers", "ready_for"):
+        if getattr(settings, name):
+            raise CannotExport(
+                f"export.{name} is for language models, and {artifact.path} is an encoder-decoder.",
+                f"Leave export.{name} out.",
+            )
+
+
 def quant_of(to: str, quant: str) -> str:
     """The number format that is meant. Raises CannotExport if the format doesn't have it."""
     known = FORMATS[to].quants
@@ -173,6 +194,11 @@ def write_export(
     return open_artifact(folder)
 
 
+def _same_kind(artifact: Artifact) -> tuple[str, ...]:
+    """The formats in which it is as an artifact what it was."""
+    return _OF_PAIRS if artifact.kind == "seq2seq" else ("adapter",)
+
+
 def _sign(draft: Path, artifact: Artifact, to: str, facts: Mapping[str, Any]) -> None:
     lineage = {key: value for key, value in artifact.lineage.items() if key != "files"}
     source = {"artifact_sha256": hash_file(artifact.path / FACTS)}
@@ -180,7 +206,7 @@ def _sign(draft: Path, artifact: Artifact, to: str, facts: Mapping[str, Any]) ->
         draft / FACTS,
         {
             **lineage,
-            "kind": artifact.kind if to == "adapter" else FORMATS[to].kind,
+            "kind": artifact.kind if to in _same_kind(artifact) else FORMATS[to].kind,
             "export": {**facts, **source},
             "files": {file.name: hash_file(file) for file in sorted(draft.iterdir())},
         },

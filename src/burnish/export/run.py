@@ -15,7 +15,7 @@ from burnish.engines.alone import Running
 from burnish.engines.local import open_engine
 from burnish.export.card import card
 from burnish.export.doors import open_door
-from burnish.export.formats import BESIDE_BASE, quant_of, write_export
+from burnish.export.formats import BESIDE_BASE, quant_of, refuse_pairs, write_export
 from burnish.export.importance import WEIGHED, importance_of
 from burnish.export.modelfile import modelfile
 from burnish.export.parity import Parity, measure
@@ -61,6 +61,7 @@ def export(run: Run, recipe: Recipe, out: Path | None = None) -> Exported:
     settings = recipe.export
     quant = quant_of(settings.to, settings.quant)
     artifact = open_artifact(run.artifact)
+    refuse_pairs(settings, settings.to, artifact)
     if settings.importance and settings.to not in WEIGHED:
         raise CannotExport(
             f"--to {settings.to} isn't rounded by importance.",

@@ -7,8 +7,8 @@ artifact/tokenizer.json, chat_template.jinja, ...
 artifact/artifact.json                                    lineage and hashes, written last
 
 A linear classifier on sentence vectors (`models/linear.py`), a model with a classification head
-(`models/classifier.py`), one with a head on every token (`models/tokens.py`) and an embedding model
-(`models/embedder.py`) are artifacts too.
+(`models/classifier.py`), one with a head on every token (`models/tokens.py`), an embedding model
+(`models/embedder.py`) and an encoder-decoder (`models/seq2seq.py`) are artifacts too.
 """
 
 import json
@@ -50,7 +50,7 @@ ADDED = {
 
 Kind = Literal[
     "adapter", "full", "linear", "classifier", "token_classifier", "embedder", "reward", "gguf",
-    "onnx", "openvino", "bottleneck", "virtual",
+    "onnx", "openvino", "bottleneck", "virtual", "seq2seq",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadData
-from burnish.core.progress import progress
+from burnish.core.progress import progress, say
 from burnish.core.records import Finding, Message, Row
 from burnish.models.chat import (
     Encoded,
@@ -21,8 +21,11 @@ from burnish.models.chat import (
     encode_prompt,
     encode_row,
     end_of_turn,
+    has_source,
     render_conversation,
 )
+from burnish.models.load import load_tokenizer
+from burnish.models.local import find_model
 
 Encode = Callable[[PreTrainedTokenizerBase, Row, int], Encoded]
 Serve = Callable[[PreTrainedTokenizerBase, Sequence[Message]], list[int]]
@@ -71,6 +74,13 @@ CHECKS: dict[str, tuple[str, str]] = {
 }
 
 
+#: What becomes of a conversation, where no template says it.
+READING = (
+    "The encoder reads the texts of all messages before the last answer, joined by blank lines, "
+    "without a chat template; that answer is what the decoder learns to say."
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Case:
     """One row with all that the checks look at."""
@@ -80,6 +90,14 @@ class _Case:
     cut: Encoded
     asked: Sequence[int]
     rendered: str
+
+
+def audit_for(model: str, rows: Sequence[Row], max_length: int) -> list[Finding]:
+    """The findings for a model of this machine; how an encoder-decoder reads rows is said."""
+    tokenizer = load_tokenizer(find_model(model))
+    if has_source(tokenizer):
+        say(f"{model}: {READING}")
+    return audit(rows, tokenizer, max_length)
 
 
 def audit(

@@ -30,6 +30,10 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
+#: For encoder-decoders, whatever template they bring: the texts of all messages, joined by blank
+#: lines. The tokenizer puts its own special tokens around what the encoder reads.
+SOURCE_TEMPLATE = "{{ messages | map(attribute='content') | select | join('\n\n') }}"
+
 
 class PromptChanges(BadData):
     """What would be trained isn't what would be asked."""
@@ -82,7 +86,17 @@ def encode_prompt(
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
     """The tokens that a model is asked."""
-    return encode_text(tokenizer, render_prompt(tokenizer, messages, tools))
+    return encode_asked(tokenizer, render_prompt(tokenizer, messages, tools))
+
+
+def encode_asked(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of a text that a model is asked; an encoder's own special tokens are added."""
+    return list(tokenizer(text, add_special_tokens=has_source(tokenizer))["input_ids"])
+
+
+def has_source(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether prompts are the source of an encoder-decoder, and answers its target."""
+    return bool(tokenizer.chat_template == SOURCE_TEMPLATE)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -95,8 +109,14 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) ->
 
     Trained are the assistant turns whose `weight` isn't 0, each with the token that ends it; plain
     text is trained whole. Longer rows are cut at `max_length` tokens and say so. Raises
-    PromptChanges for a template that renders a prompt otherwise once its answer is there.
+    PromptChanges for a template that renders a prompt otherwise once its answer is there. For an
+    encoder-decoder the row is what it reads and, behind it, what it should say to that.
     """
+    if has_source(tokenizer):
+        source, target = encode_pair(tokenizer, row)
+        weight = row.messages[len(row.prompt)].weight if target else 0.0
+        weights = [0.0] * len(source) + [weight] * len(target)
+        return _cut([*source, *target], weights, max_length)
     if row.text is not None:
         ids = [*encode_text(tokenizer, row.text), _eos(tokenizer)]
         return _cut(ids, [0.0, *[1.0] * (len(ids) - 1)], max_length)
@@ -117,8 +137,31 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) ->
     return _cut(ids, weights, max_length)
 
 
+def encode_pair(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[list[int], list[int]]:
+    """A row for an encoder-decoder: all before the last answer, and the last answer (no tokens in
+    a row without one, such as plain text)."""
+    if row.text is not None:
+        return encode_asked(tokenizer, row.text), []
+    source = encode_prompt(tokenizer, row.prompt, row.tools)
+    answers = row.messages[len(row.prompt) :]
+    return source, encode_target(tokenizer, answers[0].content) if answers else []
+
+
+def encode_target(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """What a decoder should say, with the tokenizer's special tokens for targets and an end."""
+    ids = list(tokenizer(text_target=text)["input_ids"])
+    return ids if _eos(tokenizer) in ids else [*ids, _eos(tokenizer)]
+
+
+def target_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that every target begins with: none for T5, one for BART."""
+    return list(takewhile(lambda token: token != _eos(tokenizer), encode_target(tokenizer, "")))
+
+
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
     """The tokens that end an assistant turn: the template's own, and the end of text."""
+    if has_source(tokenizer):
+        return frozenset((_eos(tokenizer),))
     return _ends(tokenizer, str(tokenizer.chat_template))
 
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from burnish.core.errors import BadRecipe
-from burnish.models.chat import PLAIN_TEMPLATE
+from burnish.models.chat import PLAIN_TEMPLATE, SOURCE_TEMPLATE
 from burnish.models.local import LocalModel
 
 # Progress is ours to show (core.progress); a second bar for half a second's work is noise.
@@ -26,6 +26,11 @@ def load_model(
 
     Raises BadRecipe for a model that doesn't generate text.
     """
+    if local.kind == "seq2seq":
+        raise BadRecipe(
+            f"{local.name} is an encoder-decoder, and this is for language models.",
+            "Name a language model, or see what train.objective=seq2seq can do.",
+        )
     if local.kind != "causal":
         raise BadRecipe(f"{local.name} is an {local.kind} model; it doesn't write text.")
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -36,8 +41,11 @@ def load_model(
 
 
 def load_tokenizer(local: LocalModel) -> Tokenizer:
-    """The tokenizer; one without a chat template gets the plain one (see models.chat)."""
+    """The tokenizer; one without a chat template gets the plain one, and that of an encoder-decoder
+    another one in any case (see models.chat)."""
     tokenizer: Tokenizer = AutoTokenizer.from_pretrained(local.path, local_files_only=True)
+    if local.kind == "seq2seq":
+        tokenizer.chat_template = SOURCE_TEMPLATE
     if tokenizer.chat_template is None:
         tokenizer.chat_template = PLAIN_TEMPLATE
     return tokenizer

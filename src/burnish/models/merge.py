@@ -15,6 +15,7 @@ from burnish.core.errors import BurnishError
 from burnish.models.artifact import ADDED, Artifact, find_base
 from burnish.models.load import load_model
 from burnish.models.q4_0 import put_on_grid
+from burnish.models.seq2seq import load_trained
 
 
 class CannotMerge(BurnishError):
@@ -47,6 +48,8 @@ def merged_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
     trained on frozen weights of 4 bits is added to the base's own weights of 16 bits.
     Raises NotFound or BadData if the base isn't here or is another one.
     """
+    if artifact.kind == "seq2seq":
+        return load_trained(artifact, torch.float32)
     if artifact.kind == "full":
         own: Any = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
         model: Any = AutoModelForCausalLM.from_pretrained(

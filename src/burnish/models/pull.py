@@ -95,7 +95,7 @@ def _defaults(draft: Path) -> dict[str, Any]:
     return {
         "kind": _kind_of(draft, config),
         "licence": "unknown",
-        "context_length": config.get("max_position_embeddings", 0),
+        "context_length": config.get("max_position_embeddings", config.get("n_positions", 0)),
         "has_template": template,
     }
 
@@ -106,7 +106,9 @@ def _kind_of(draft: Path, config: dict[str, Any]) -> str:
         name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()
     ):
         return "reranker"
-    return "embedding" if (draft / "modules.json").exists() else "causal"
+    if (draft / "modules.json").exists():
+        return "embedding"
+    return "seq2seq" if config.get("is_encoder_decoder") else "causal"
 
 
 Writer = Callable[[Path], dict[str, Any]]

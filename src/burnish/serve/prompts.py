@@ -10,7 +10,7 @@ from burnish.core.records import Message, Prompt, Role
 from burnish.engines.alone import ChildEngine
 from burnish.engines.decode import Request
 from burnish.engines.protocol import Served
-from burnish.models.chat import encode_prompt, encode_text
+from burnish.models.chat import encode_asked, encode_prompt
 from burnish.rag.ask import INSTRUCTION
 from burnish.rag.prompt import fitting, with_passages
 from burnish.rag.store import Passage
@@ -200,7 +200,7 @@ def _prompts(asked: CompletionRequest) -> list[str | list[int]]:
 
 
 def _tokens(engine: Served, prompt: str | list[int]) -> list[int]:
-    ids = encode_text(engine.tokenizer, prompt) if isinstance(prompt, str) else prompt
+    ids = encode_asked(engine.tokenizer, prompt) if isinstance(prompt, str) else prompt
     if not ids:
         raise Refused("The prompt is empty.", "prompt")
     if max(ids) >= engine.vocabulary:

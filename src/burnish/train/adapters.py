@@ -38,19 +38,24 @@ def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
     below = adapter_on(model, method.on) if isinstance(method, Lora) and method.on else None
     if below:
         model = put_in(model, below)
-    try:
-        adapted: Any = get_peft_model(model, lora_config(method), autocast_adapter_dtype=False)
-    except ValueError as error:
-        raise BadRecipe(
-            f"No layer is called {', '.join(method.targets)}: {error}",
-            "Set train.method.targets to layers that the model has, or to all-linear.",
-        ) from error
+    adapted = adapted_by(model, method, lora_config(method))
     if isinstance(method, Lora) and method.init == "pissa":
         begin_as_principal(adapted)
     if method.start:
         _go_on_from(method.start, adapted)
     adapted.below = below
     return adapted
+
+
+def adapted_by(model: Any, method: Lora | Dora, config: LoraConfig) -> Any:
+    """The model with new adapters, as PEFT makes them. Raises BadRecipe for layers it lacks."""
+    try:
+        return get_peft_model(model, config, autocast_adapter_dtype=False)
+    except ValueError as error:
+        raise BadRecipe(
+            f"No layer is called {', '.join(method.targets)}: {error}",
+            "Set train.method.targets to layers that the model has, or to all-linear.",
+        ) from error
 
 
 def lora_config(

@@ -1,4 +1,4 @@
-"""What training a classification head and training an embedding model have in common."""
+"""What training a head, an embedding model or an encoder-decoder have in common."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import get_peft_model
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadData
 from burnish.core.progress import progress, say
 from burnish.core.training import Lora, Train
 from burnish.models.padding import padded
-from burnish.train.adapters import lora_config, trainable
+from burnish.train.adapters import adapted_by, lora_config, trainable
 from burnish.train.batches import count_steps
 from burnish.train.course import Given
 from burnish.train.loop import Learnt, Plan
@@ -31,7 +30,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heading(Plan):
-    """A head in training, on rows that have `texts` of tokens."""
+    """A model in training that is no language model, on rows that have `texts` of tokens."""
 
     tokenizer: PreTrainedTokenizerBase
 
@@ -108,7 +107,7 @@ def with_method(model: Any, settings: Train, task: str) -> Any:
         model.requires_grad_(True)
         return model
     config = lora_config(settings.method, task, _NEW.get(task))
-    return get_peft_model(model, config, autocast_adapter_dtype=False)
+    return adapted_by(model, settings.method, config)
 
 
 def optimizer_of(model: Any, rows: Sequence[Any], settings: Train) -> MasterAdamW:

@@ -1,8 +1,9 @@
-"""What models with a head learn: the table."""
+"""What models learn that are no language models: the table."""
 
 from burnish.train.classify import CLASSIFY
 from burnish.train.course import Course
 from burnish.train.embed import EMBED
+from burnish.train.seq2seq import SEQ2SEQ
 from burnish.train.token_classify import TOKEN_CLASSIFY
 from burnish.train.valuing import VALUING
 
@@ -12,4 +13,5 @@ ENCODERS: dict[str, Course] = {
     "token_classify": TOKEN_CLASSIFY,
     "embed": EMBED,
     "reward": VALUING,
+    "seq2seq": SEQ2SEQ,
 }

@@ -108,12 +108,17 @@ Example = Encoded | Contrast | Taught | Matched | Told | Group
 
 def learnt(rows: Sequence[Row], encode: Encode) -> list[Example]:
     """Rows whose answers are learnt. Raises BadData where one is marked as undesirable."""
+    refuse_undesirable(rows)
+    return [encode(row) for row in rows]
+
+
+def refuse_undesirable(rows: Sequence[Row]) -> None:
+    """Raises BadData where an answer is marked as undesirable."""
     _refuse(
         [row for row in rows if row.desirable is False],
         "the answer is undesirable, and this objective would learn it.",
         "Set train.objective=kto, or drop these rows.",
     )
-    return [encode(row) for row in rows]
 
 
 def told(rows: Sequence[Row], encode: Encode) -> list[Example]:

@@ -60,17 +60,24 @@ def encoded(
     Raises BadData for rows that aren't what the objective learns from.
     """
     objective = OBJECTIVES[recipe.train.objective.kind](recipe.train.objective)
-    findings = audit([objective.audited(row) for row in rows], tokenizer, recipe.train.max_length)
-    if errors := [finding for finding in findings if finding.severity == "error"]:
-        first = errors[0]
-        more = f" (and {len(errors) - 1} more findings)" if len(errors) > 1 else ""
-        shown = ", ".join(str(row) for row in first.rows[:5])
-        raise AuditFailed(f"{first.file}, rows {shown}: {first.message}{more}", first.fix)
+    refuse_unlearnable([objective.audited(row) for row in rows], tokenizer, recipe)
     before = tokens_before(recipe.train.method)
     return objective.examples(
         rows,
         lambda row: trimmed(encode_row(tokenizer, row, recipe.train.max_length)).behind(before),
     )
+
+
+def refuse_unlearnable(
+    rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, recipe: Recipe
+) -> None:
+    """The token audit as a hard stop. Raises AuditFailed."""
+    findings = audit(rows, tokenizer, recipe.train.max_length)
+    if errors := [finding for finding in findings if finding.severity == "error"]:
+        first = errors[0]
+        more = f" (and {len(errors) - 1} more findings)" if len(errors) > 1 else ""
+        shown = ", ".join(str(row) for row in first.rows[:5])
+        raise AuditFailed(f"{first.file}, rows {shown}: {first.message}{more}", first.fix)
 
 
 def prepare(

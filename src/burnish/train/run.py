@@ -28,6 +28,7 @@ from burnish.train.loop import Plan, Watch, fit
 from burnish.train.processes import gathered, joined, refuse_idle_processes
 from burnish.train.report import TrainReport, report_of
 from burnish.train.resume import resumed, same_run
+from burnish.train.seq2seq import refuse_misfit
 from burnish.train.team import Team
 from burnish.train.tracker import open_tracker
 
@@ -48,10 +49,11 @@ def train(
     refuse_idle_processes(recipe.train)
     if follows():
         return _follow_launched(recipe)
+    base = find_model(recipe.model.name)
+    refuse_misfit(recipe, base)
     recipe = settled(recipe, begun=Run(resume.absolute()).recipe if resume else None)
     own = recipe.train.objective
     dataset = dataset or load(recipe, answered=not isinstance(own, Grpo))
-    base = find_model(recipe.model.name)
     given = Given(recipe, dataset, base, load_tokenizer(base))
     rows, validation = _course(recipe).examples(given)
     inputs: dict[str, Any] = {"data": dict(dataset.hashes), "base": base.identity}

@@ -1,0 +1,111 @@
+"""An encoder-decoder that was trained, as a folder: an artifact of kind `seq2seq`.
+
+Its files are those of a classifier (models.classifier): all weights, or an adapter beside its base.
+Prompts are its source and answers its target, both encoded by `models.chat`.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from burnish.core.errors import BadRecipe
+from burnish.core.folders import hash_bytes
+from burnish.models.artifact import Artifact, find_base
+from burnish.models.classifier import save_headed
+from burnish.models.load import device
+from burnish.models.local import LocalModel
+
+#: Tokens of a side whose positions are relative, as T5's: it could go on, and this is far beyond
+#: the 512 that it was mostly trained with.
+_RELATIVE = 2048
+
+_CARD = """# An encoder-decoder, trained from {base}
+
+It reads the texts of all messages, joined by blank lines, without a chat template. `burnish serve
+{run}` answers with it; `burnish evaluate --source {run}` measures it.
+"""
+
+
+def load_seq2seq(local: LocalModel, dtype: torch.dtype) -> Any:
+    """An encoder-decoder in evaluation mode, on the GPU if there is one.
+
+    Raises BadRecipe if transformers knows none in that folder, or it doesn't say how an answer
+    begins.
+    """
+    return _opened(local.path, local.name, dtype)
+
+
+def _opened(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    try:
+        model: Any = AutoModelForSeq2SeqLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True
+        )
+    except ValueError as error:
+        raise BadRecipe(
+            f"transformers knows no encoder-decoder for text in {name}.",
+            "Name another model in model.name, such as a T5 or a BART.",
+        ) from error
+    if decoder_start(model) is None:
+        raise BadRecipe(
+            f"{name} doesn't say which token its decoder begins with.",
+            'Write "decoder_start_token_id" into its config.json and pull it again.',
+        )
+    return model.to(device()).eval()
+
+
+def decoder_start(model: Any) -> int | None:
+    """The token that stands before every answer."""
+    own: int | None = getattr(model.config, "decoder_start_token_id", None)
+    return model.generation_config.decoder_start_token_id if own is None else own
+
+
+def sides(config: Any) -> tuple[int, int]:
+    """The most tokens that the encoder reads, and that the decoder says."""
+    encoder, decoder = (_positions(getattr(config, s, config), s) for s in ("encoder", "decoder"))
+    return encoder, decoder
+
+
+def _positions(config: Any, side: str) -> int:
+    for name in (f"max_{side}_position_embeddings", "max_position_embeddings"):
+        if found := getattr(config, name, None):
+            return int(found)
+    return _RELATIVE
+
+
+def save_seq2seq(
+    folder: Path, model: Any, tokenizer: Tokenizer, base: LocalModel, lineage: Mapping[str, Any]
+) -> Artifact:
+    """Write a trained encoder-decoder, whole or not at all; an older one in its place is
+    replaced."""
+    facts = {
+        "kind": "seq2seq",
+        "base": base.identity,
+        "template_sha256": hash_bytes(str(tokenizer.chat_template).encode()),
+        **lineage,
+    }
+    card = _CARD.format(base=base.name, run=lineage.get("run", folder.name))
+    return save_headed(folder, model, tokenizer, facts, card)
+
+
+def load_trained(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
+    """Model and tokenizer of what `save_seq2seq` wrote; an adapter is merged, in float32.
+
+    Raises NotFound or BadData if an adapter's base isn't here, or is another one.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+    if not has_adapter(artifact):
+        return _opened(artifact.path, artifact.path.name, dtype), tokenizer
+    base = load_seq2seq(find_base(artifact), torch.float32)
+    adapted = PeftModel.from_pretrained(base, artifact.path, autocast_adapter_dtype=False)
+    model: Any = adapted.float().merge_and_unload()
+    return model.to(dtype).eval(), tokenizer
+
+
+def has_adapter(artifact: Artifact) -> bool:
+    """Whether an adapter was trained, and not all weights."""
+    return (artifact.path / "adapter_config.json").exists()
