@@ -250,7 +250,9 @@ def test_a_workflow_of_two_passes_gives_the_adapter_on(place):
     [
         ({"passes": {"p": {"type": "SparseGPT"}}}, "SparseGPT"),
         ({"passes": {"p": {"type": "ModelBuilder", "colour": "red"}}}, "colour"),
-        ({"search_strategy": {"type": "random"}}, "train --search"),
+        ({"search_strategy": {"type": "random"}}, "no `search_space`"),
+        ({"search_space": {"lora_r": [8, 16]}}, "one pass that trains"),
+        ({"engine": {"search_strategy": {}}}, "stands in `engine`"),
         ({"auto_optimizer_config": {}}, "isn't known"),
         ({"input_model": {}}, "no model"),
     ],
@@ -301,6 +303,59 @@ def test_the_documents_yaml_trains(place):
     assert made["r"] == 16 and set(made["target_modules"]) == {"q_proj", "v_proj"}
     assert any("--setup" in note for note in done.notes)
     assert any("--modules_to_save" in note for note in done.notes)
+
+
+SEARCH = {
+    "search_strategy": {"type": "random", "num_trials": 2},
+    "search_space": {
+        "learning_rate": {"type": "float", "low": "1e-6", "high": "1e-3", "log": True},
+        "lora_r": {"type": "int", "low": 8, "high": 64},
+    },
+}
+
+
+def test_the_documents_search_takes_the_last_model_and_leaves_the_best_of_its_trials(place):
+    run(FINETUNE)
+    (place / "search.yaml").write_text(yaml.safe_dump(SEARCH))
+
+    done = run("olive run --config search.yaml -o tuned")
+
+    tuned = done.facts["passes"]["lora"]
+    losses = {json.dumps(trial["settings"]): trial["loss"] for trial in tuned["trials"]}
+    assert len(losses) == 2
+    assert losses[json.dumps(tuned["best"])] == min(losses.values())
+    assert all(8 <= trial["settings"]["train.method.rank"] <= 64 for trial in tuned["trials"])
+    adapter = json.loads((place / "tuned/adapter/adapter_config.json").read_text())
+    assert adapter["r"] == tuned["best"]["train.method.rank"]
+    assert any("judged by 10%" in note for note in done.notes)
+    assert any("The best of 2 trials" in note for note in done.notes)
+
+
+def test_a_workflow_searches_in_its_pass_and_gives_the_best_on(place):
+    run(FINETUNE)
+    data = {"data_name": "nampdn-ai/tiny-codes", "split": "train[:24]"}
+    held = {"data_name": "nampdn-ai/tiny-codes", "split": "train[24:]"}
+    template = {"text_template": "{prompt} {response}"}
+    config = {**conversion(precision="fp32"), **SEARCH}
+    config["data_configs"] = [
+        {"name": "d", "load_dataset_config": data, "pre_process_data_config": template},
+        {"name": "e", "load_dataset_config": held},
+    ]
+    tune = {
+        "type": "LoRA", "train_data_config": "d", "eval_data_config": "e",
+        "training_args": {"max_steps": 1},
+    }  # fmt: skip
+    config["passes"] = {"tune": tune, **config["passes"]}
+    (place / "searched.json").write_text(json.dumps(config))
+
+    done = run("olive run --config searched.json")
+
+    tuned = done.facts["passes"]["tune"]
+    adapter = json.loads((place / "models/converted/tune/adapter/adapter_config.json").read_text())
+    assert len(tuned["trials"]) == 2
+    assert adapter["r"] == tuned["best"]["train.method.rank"]
+    assert (place / "models/converted/builder/model.onnx").exists()
+    assert not any("judged by" in note for note in done.notes)
 
 
 def conversion(**builder):
