@@ -210,6 +210,44 @@ def test_quantize_rounds_to_nearest(place):
     assert (place / "models/q/model.onnx").exists()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_adapters_weights_are_the_same_in_every_file(place, dtype):
+    import numpy as np
+    import onnxruntime
+    import torch
+    from safetensors.numpy import load_file
+    from safetensors.torch import load_file as load_torch_file
+
+    run(FINETUNE)
+    read = {
+        "onnx_adapter": lambda file: {
+            name: one.numpy()
+            for name, one in onnxruntime.AdapterFormat.read_adapter(str(file))
+            .get_parameters()
+            .items()
+        },
+        "pt": lambda file: {name: one.numpy() for name, one in torch.load(file).items()},
+        "numpy": lambda file: dict(np.load(file)),
+        "safetensors": load_file,
+    }
+    adapter = place / "models/llama/ft/adapter/adapter_model.safetensors"
+    peft = {name: one.float().numpy() for name, one in load_torch_file(adapter).items()}
+    layer = "model.layers.0.{}.q_proj.lora_{}"
+
+    for form, reader in read.items():
+        done = run(
+            f"olive convert-adapters -a models/llama/ft/adapter -o {form} "
+            f"--adapter_format {form} --dtype {dtype}"
+        )
+        weights = reader(place / form / done.facts["file"])
+        assert len(weights) == len(peft) == done.facts["weights"]
+        for side, scaling in (("A", 1.0), ("B", 16 / 64)):
+            ours = weights[layer.format("attn", side) + ".MatMul.weight"]
+            theirs = peft["base_model.model." + layer.format("self_attn", side) + ".weight"]
+            assert ours.dtype == dtype
+            assert np.allclose(ours, theirs.T * scaling, atol=1e-3)
+
+
 def test_an_adapter_of_another_base_is_refused(place):
     run(FINETUNE)
 
@@ -399,7 +437,11 @@ def test_the_documents_json_converts(place):
         ("olive finetune --max_steps many", "--max_steps is `many`"),
         ("olive finetune --max_steps", "has no value"),
         ("olive finetune --aml_compute big", "this machine"),
-        ("olive convert-adapters -a x", "gguf-lora"),
+        ("olive convert-adapters -a x --quantize_int4", "floating point"),
+        ("olive convert-adapters", "--adapter_path is missing"),
+        ("olive convert-adapters -a x --adapter_format gguf", "onnx_adapter"),
+        ("olive generate-cost-model -m x", "--for-this-machine"),
+        ("olive capture-onnx-graph -m x", "auto-opt"),
         ("olive dance", "finetune"),
     ],
 )
