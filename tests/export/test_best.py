@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from burnish import api
@@ -109,6 +110,18 @@ def test_what_cant_be_served_says_why(run, monkeypatch):
     monkeypatch.setattr(best_room, "machine", lambda: there)
     with pytest.raises(NotFound, match="a quicker one here"):
         best_of(run)
+
+
+def test_a_pick_that_answers_in_the_server_gets_the_threads_it_was_measured_with(run, monkeypatch):
+    left(run, {**PICK, "served": {"serve": {}, "torch_threads": 2}})
+    before, threads = torch.get_num_threads(), []
+    monkeypatch.setattr(api, "serve", lambda *_, **more: threads.append(torch.get_num_threads()))
+    try:
+        CliRunner().invoke(app, ["serve", str(run.path), "--best"], catch_exceptions=False)
+    finally:
+        torch.set_num_threads(before)
+
+    assert threads == [2]
 
 
 def test_best_is_for_one_run(run):

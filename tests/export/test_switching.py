@@ -1,9 +1,11 @@
 """Several adapters in one ONNX folder: each answers as it does alone, in every order."""
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import permutations
 
+import onnx
 import pytest
 
 from burnish.core.errors import AlreadyThere, BadData, BadRecipe
@@ -13,8 +15,10 @@ from burnish.engines.canary import AdaptersMix, prove_switching
 from burnish.engines.fleet import open_fleet
 from burnish.engines.onnx import adapters_of, open_onnx
 from burnish.export.formats import sign
-from burnish.export.onnx_adapters import write_switchable
+from burnish.export.onnx_adapters import lora_weights, open_branches, write_switchable
+from burnish.export.vocabulary import CannotExport
 from burnish.models.artifact import open_artifact
+from tests.export.conftest import sign_again
 
 FIRST, SECOND = "20260101-first", "20260102-second"
 PROMPTS = 6
@@ -152,3 +156,30 @@ def test_adapters_of_other_templates_and_other_formats_are_refused(known, first,
         with pytest.raises(BadRecipe, match="--with goes with"):
             words = ["export", FIRST, "--with", SECOND, *more]
             CliRunner().invoke(app, words, catch_exceptions=False)
+
+
+def test_what_isnt_plain_lora_is_refused(first, tmp_path):
+    folder = tmp_path / "dora"
+    shutil.copytree(first.path, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
+
+    with pytest.raises(CannotExport, match="plain LoRA"):
+        lora_weights(sign_again(folder))
+    with pytest.raises(CannotExport, match="is no adapter"):
+        lora_weights(replace(first, kind="full"))
+
+
+@pytest.mark.parametrize(("layer", "said"), [("q", "has no place"), (None, "of no adapter")])
+def test_a_graph_and_adapters_that_dont_fit_are_refused(built, layer, said, tmp_path):
+    graph = onnx.load(built.path / "model.onnx", load_external_data=False)
+    widths = {place.name: 4 for place in graph.graph.input if "lora_" in place.name}
+    assert len(widths) == 2 * 2 * 7
+    if layer:
+        widths["model.layers.9.attn.q_proj.lora_A.MatMul.weight"] = 4
+    else:
+        widths.popitem()
+    shutil.copy2(built.path / "model.onnx", tmp_path / "model.onnx")
+
+    with pytest.raises(CannotExport, match=said):
+        open_branches(tmp_path / "model.onnx", widths)
