@@ -11,9 +11,27 @@ from burnish.core.recipe import load_recipe
 from burnish.train.merging import Merging, merge
 
 if TYPE_CHECKING:
+    from burnish.export.switching import Switchable
     from burnish.train.report import TrainReport
 
-__all__ = ["Merging", "merge", "train_together"]
+__all__ = ["Merging", "export_switchable", "merge", "train_together"]
+
+
+def export_switchable(
+    runs: Sequence[str],
+    quant: str = "auto",
+    out: Path | None = None,
+    changes: Iterable[str] = (),
+) -> Switchable:
+    """Write LoRA runs of one base as one ONNX folder, whose adapters are switched a request, and
+    ask each its own test split; `changes` are of every run's recipe.
+
+    Raises CannotExport, BadData, BadRecipe, AlreadyThere, AdaptersMix before anything is left.
+    """
+    from burnish.core.runs import find_run
+    from burnish.export.switching import export_switchable as export_runs
+
+    return export_runs([find_run(run) for run in runs], quant, out, changes)
 
 
 def train_together(

@@ -210,6 +210,44 @@ def test_quantize_rounds_to_nearest(place):
     assert (place / "models/q/model.onnx").exists()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_an_adapters_weights_are_the_same_in_every_file(place, dtype):
+    import numpy as np
+    import onnxruntime
+    import torch
+    from safetensors.numpy import load_file
+    from safetensors.torch import load_file as load_torch_file
+
+    run(FINETUNE)
+    read = {
+        "onnx_adapter": lambda file: {
+            name: one.numpy()
+            for name, one in onnxruntime.AdapterFormat.read_adapter(str(file))
+            .get_parameters()
+            .items()
+        },
+        "pt": lambda file: {name: one.numpy() for name, one in torch.load(file).items()},
+        "numpy": lambda file: dict(np.load(file)),
+        "safetensors": load_file,
+    }
+    adapter = place / "models/llama/ft/adapter/adapter_model.safetensors"
+    peft = {name: one.float().numpy() for name, one in load_torch_file(adapter).items()}
+    layer = "model.layers.0.{}.q_proj.lora_{}"
+
+    for form, reader in read.items():
+        done = run(
+            f"olive convert-adapters -a models/llama/ft/adapter -o {form} "
+            f"--adapter_format {form} --dtype {dtype}"
+        )
+        weights = reader(place / form / done.facts["file"])
+        assert len(weights) == len(peft) == done.facts["weights"]
+        for side, scaling in (("A", 1.0), ("B", 16 / 64)):
+            ours = weights[layer.format("attn", side) + ".MatMul.weight"]
+            theirs = peft["base_model.model." + layer.format("self_attn", side) + ".weight"]
+            assert ours.dtype == dtype
+            assert np.allclose(ours, theirs.T * scaling, atol=1e-3)
+
+
 def test_an_adapter_of_another_base_is_refused(place):
     run(FINETUNE)
 
@@ -250,7 +288,9 @@ def test_a_workflow_of_two_passes_gives_the_adapter_on(place):
     [
         ({"passes": {"p": {"type": "SparseGPT"}}}, "SparseGPT"),
         ({"passes": {"p": {"type": "ModelBuilder", "colour": "red"}}}, "colour"),
-        ({"search_strategy": {"type": "random"}}, "train --search"),
+        ({"search_strategy": {"type": "random"}}, "no `search_space`"),
+        ({"search_space": {"lora_r": [8, 16]}}, "one pass that trains"),
+        ({"engine": {"search_strategy": {}}}, "stands in `engine`"),
         ({"auto_optimizer_config": {}}, "isn't known"),
         ({"input_model": {}}, "no model"),
     ],
@@ -303,6 +343,59 @@ def test_the_documents_yaml_trains(place):
     assert any("--modules_to_save" in note for note in done.notes)
 
 
+SEARCH = {
+    "search_strategy": {"type": "random", "num_trials": 2},
+    "search_space": {
+        "learning_rate": {"type": "float", "low": "1e-6", "high": "1e-3", "log": True},
+        "lora_r": {"type": "int", "low": 8, "high": 64},
+    },
+}
+
+
+def test_the_documents_search_takes_the_last_model_and_leaves_the_best_of_its_trials(place):
+    run(FINETUNE)
+    (place / "search.yaml").write_text(yaml.safe_dump(SEARCH))
+
+    done = run("olive run --config search.yaml -o tuned")
+
+    tuned = done.facts["passes"]["lora"]
+    losses = {json.dumps(trial["settings"]): trial["loss"] for trial in tuned["trials"]}
+    assert len(losses) == 2
+    assert losses[json.dumps(tuned["best"])] == min(losses.values())
+    assert all(8 <= trial["settings"]["train.method.rank"] <= 64 for trial in tuned["trials"])
+    adapter = json.loads((place / "tuned/adapter/adapter_config.json").read_text())
+    assert adapter["r"] == tuned["best"]["train.method.rank"]
+    assert any("judged by 10%" in note for note in done.notes)
+    assert any("The best of 2 trials" in note for note in done.notes)
+
+
+def test_a_workflow_searches_in_its_pass_and_gives_the_best_on(place):
+    run(FINETUNE)
+    data = {"data_name": "nampdn-ai/tiny-codes", "split": "train[:24]"}
+    held = {"data_name": "nampdn-ai/tiny-codes", "split": "train[24:]"}
+    template = {"text_template": "{prompt} {response}"}
+    config = {**conversion(precision="fp32"), **SEARCH}
+    config["data_configs"] = [
+        {"name": "d", "load_dataset_config": data, "pre_process_data_config": template},
+        {"name": "e", "load_dataset_config": held},
+    ]
+    tune = {
+        "type": "LoRA", "train_data_config": "d", "eval_data_config": "e",
+        "training_args": {"max_steps": 1},
+    }  # fmt: skip
+    config["passes"] = {"tune": tune, **config["passes"]}
+    (place / "searched.json").write_text(json.dumps(config))
+
+    done = run("olive run --config searched.json")
+
+    tuned = done.facts["passes"]["tune"]
+    adapter = json.loads((place / "models/converted/tune/adapter/adapter_config.json").read_text())
+    assert len(tuned["trials"]) == 2
+    assert adapter["r"] == tuned["best"]["train.method.rank"]
+    assert (place / "models/converted/builder/model.onnx").exists()
+    assert not any("judged by" in note for note in done.notes)
+
+
 def conversion(**builder):
     return {
         "input_model": {
@@ -344,7 +437,11 @@ def test_the_documents_json_converts(place):
         ("olive finetune --max_steps many", "--max_steps is `many`"),
         ("olive finetune --max_steps", "has no value"),
         ("olive finetune --aml_compute big", "this machine"),
-        ("olive convert-adapters -a x", "gguf-lora"),
+        ("olive convert-adapters -a x --quantize_int4", "floating point"),
+        ("olive convert-adapters", "--adapter_path is missing"),
+        ("olive convert-adapters -a x --adapter_format gguf", "onnx_adapter"),
+        ("olive generate-cost-model -m x", "--for-this-machine"),
+        ("olive capture-onnx-graph -m x", "auto-opt"),
         ("olive dance", "finetune"),
     ],
 )

@@ -14,6 +14,19 @@ if TYPE_CHECKING:
     from burnish.export.run import Exported
 
 _HEADS = ("candidate", "questions", "{metric}", "p50", "p95", "memory", "disk", "start", "")
+_Others = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with",
+        metavar="RUN",
+        help="With --to onnx: put this run's adapter beside the first one's, on one base; a "
+        "request says which answers. Repeatable.",
+    ),
+]
+_ReadyFor = Annotated[
+    list[str] | None,
+    typer.Option(help="Make it ready for foundry, lmstudio, mlflow or vllm. Repeatable."),
+]
 _LIMITS = ("latency_p50", "latency_p95", "memory", "disk", "start_up")
 
 
@@ -28,10 +41,8 @@ def command(
     quant: Annotated[
         str | None, typer.Option(help="Number format: bf16, q8_0, q4_k_m, ... [default: auto]")
     ] = None,
-    ready_for: Annotated[
-        list[str] | None,
-        typer.Option(help="Make it ready for foundry, lmstudio, mlflow or vllm. Repeatable."),
-    ] = None,
+    others: _Others = None,
+    ready_for: _ReadyFor = None,
     drop_layers: Annotated[
         int | None, typer.Option(help="Leave out so many layers, those that change least.")
     ] = None,
@@ -57,10 +68,15 @@ def command(
 
     Example: burnish export last --to gguf --quant q8_0 --out triage-gguf
 
+    Example: burnish export A --to onnx --with B --out both
+
     Example: burnish export last --for-this-machine --latency-p95 300ms --memory 1GB
     """
     from burnish import api
 
+    if others:
+        _refuse_alone(to, bool(ready_for or here or drop_layers is not None))
+        raise typer.Exit(_switchable([run, *others], quant, out, changes or [], as_json))
     limits = zip(_LIMITS, (latency_p50, latency_p95, memory, disk, start_up), strict=True)
     told = {name: limit for name, limit in limits if limit is not None}
     dropped = [] if drop_layers is None else [f"export.drop_layers={drop_layers}"]
@@ -74,6 +90,32 @@ def command(
     done = api.export(run, to=to, quant=quant, out=out, changes=[*ready, *changed])
     show(_asked(done), done.as_dict(), as_json)
     raise typer.Exit(done.exit_code)
+
+
+def _refuse_alone(to: str | None, more: bool) -> None:
+    if to != "onnx" or more:
+        raise BadRecipe(
+            "--with goes with --to onnx, and without --ready-for, --drop-layers and a search.",
+            "burnish export RUN --to onnx --with RUN --out FOLDER; for llama.cpp: burnish olive "
+            "generate-adapter.",
+        )
+
+
+def _switchable(
+    runs: list[str], quant: str | None, out: Path | None, changes: list[str], as_json: bool
+) -> int:
+    """Export them as one folder, and show what each one's gate found; the exit code."""
+    from burnish.adapters import export_switchable
+    from burnish.export.card import measured
+
+    done = export_switchable(runs, quant or "auto", out, changes)
+    text = [facts({"folder": str(done.artifact.path), "not mixed": f"{done.compared} answers"})]
+    for name, found in done.parities.items():
+        lines = {"adapter": name, **measured(found.facts, done.size_bytes)}
+        text += ["", facts({**lines, "shippable": "yes" if found.shippable else "no"})]
+        text += [f"- {reason}" for reason in found.against]
+    show("\n".join(text), done.as_dict(), as_json)
+    return done.exit_code
 
 
 def _asked(done: "Exported") -> str:

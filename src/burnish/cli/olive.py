@@ -15,8 +15,8 @@ def command(
         list[str],
         typer.Argument(
             metavar="COMMAND [FLAGS]...",
-            help="finetune, auto-opt, optimize, quantize, run, extract-adapters or "
-            "generate-adapter, with Olive's own flags.",
+            help="finetune, auto-opt, optimize, quantize, run, extract-adapters, convert-adapters "
+            "or generate-adapter, with Olive's own flags.",
         ),
     ],
     as_json: AsJson = False,

@@ -27,9 +27,25 @@ if TYPE_CHECKING:
 
 
 _NOT_TOGETHER = (
-    "--together needs a recipe and --out, and goes without --resume and --search.",
+    "--together needs a recipe and --out, and goes without --resume, --search and --space.",
     "burnish train a.yaml --together b.yaml --out adapters",
 )
+_Space = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Try the settings of this file: `search_strategy` and `search_space`, as courses on "
+        "Olive write them.",
+    ),
+]
+_Together = Annotated[
+    list[Path] | None,
+    typer.Option(
+        metavar="RECIPE",
+        help="Train this recipe's adapter at the same time, on the same base; each run is a "
+        "folder in --out, and the same command goes on after a stop. Repeatable.",
+    ),
+]
 
 
 def command(
@@ -50,15 +66,8 @@ def command(
     search: Annotated[
         bool, typer.Option("--search", help="Try the settings of the recipe's search section.")
     ] = False,
-    together: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--together",
-            metavar="RECIPE",
-            help="Train this recipe's adapter at the same time, on the same base; each run is a "
-            "folder in --out, and the same command goes on after a stop. Repeatable.",
-        ),
-    ] = None,
+    space: _Space = None,
+    together: _Together = None,
     changes: Changes = None,
     out: Out = None,
     as_json: AsJson = False,
@@ -69,7 +78,7 @@ def command(
     """
     from burnish import api
 
-    settings = [*(changes or ()), *([f"train.method={method}"] if method else ())]
+    settings = [*_tried(space), *(changes or ()), *([f"train.method={method}"] if method else ())]
     files: api.Files = {
         "train": train or (),
         "validation": validation or (),
@@ -78,17 +87,23 @@ def command(
         "changes": settings,
     }
     if together:
-        if recipe is None or out is None or resume or search:
+        if recipe is None or out is None or resume or search or space:
             raise BadRecipe(*_NOT_TOGETHER)
         _train_together([recipe, *together], out, settings, as_json)
         return
-    if search:
+    if search or space:
         result = api.train_search(recipe, out=out, **files)
         show(_told(result), result.as_dict(), as_json)
         return
     report = api.train(recipe, out=out, resume=resume, **files)
     if not follows():
         show(_said(report), report.as_dict(), as_json)
+
+
+def _tried(space: Path | None) -> list[str]:
+    from burnish.train.space_file import changes_of
+
+    return changes_of(space) if space else []
 
 
 def _said(report: "TrainReport") -> str:

@@ -8,6 +8,7 @@ and every mix; on CPU, where an answer doesn't depend on its batch, letter for l
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import permutations
@@ -21,10 +22,11 @@ from burnish.core.progress import progress, say
 from burnish.core.records import Message, Prompt
 from burnish.engines.fleet import Fleet, open_fleet
 from burnish.engines.local import answering_dtype, find_artifact
+from burnish.engines.onnx import adapters_of, open_onnx
 from burnish.engines.open import IN_CHILDREN
 from burnish.engines.scheduler import Scheduler
 from burnish.engines.ticket import Update
-from burnish.models.artifact import find_base, save_artifact
+from burnish.models.artifact import Artifact, find_base, save_artifact
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import LocalModel, find_model
 
@@ -58,18 +60,23 @@ class Proof:
 def prove(sources: Sequence[str]) -> list[Proof]:
     """Prove it for each base of these runs and models. Raises AdaptersMix, NotFound.
 
-    What was exported for another engine has a process and weights of its own: nothing can mix.
+    What was exported for another engine has a process and weights of its own: nothing can mix, but
+    in a folder of several adapters.
     """
     bases: dict[str, LocalModel] = {}
+    proofs: list[Proof] = []
     for source in sources:
         artifact = find_artifact(source)
+        if artifact and "adapters" in artifact.lineage.get("export", {}):
+            proofs.append(prove_switching(artifact))
+            continue
         if artifact and artifact.kind in IN_CHILDREN:
             say(f"{source}: in a process of its own, with no other adapter.")
             continue
         base = find_base(artifact) if artifact else find_model(source)
         if base.kind == "causal":
             bases[base.sha256] = base
-    proofs = [prove_base(base) for base in bases.values()]
+    proofs += [prove_base(base) for base in bases.values()]
     for proof in proofs:
         if proof.wrong:
             raise AdaptersMix(
@@ -97,6 +104,20 @@ def prove_base(base: LocalModel) -> Proof:
             if wrong:
                 return Proof(base.name, compared, wrong)
     return Proof(base.name, compared)
+
+
+def prove_switching(artifact: Artifact) -> Proof:
+    """The proof for an exported folder of several adapters in one process, with these adapters."""
+    alone: dict[str, dict[str, str]] = {}
+    for one in adapters_of(artifact):
+        with closing(open_onnx(one)) as engine:
+            answers = {q: engine.answer([_prompt(q)])[0].text for q in _QUESTIONS}
+        alone[f"{engine.name}-{artifact.lineage['export']['to']}-"
+              f"{artifact.lineage['export']['quant']}"] = answers  # fmt: skip
+    fleet = open_fleet([str(artifact.path)])
+    with closing(fleet):
+        compared, wrong = _compare(fleet, alone)
+    return Proof(str(artifact.path), compared, wrong)
 
 
 def mixes(names: Sequence[str]) -> Iterator[Mix]:

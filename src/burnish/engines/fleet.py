@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.engines.alone import USUAL, ChildEngine, Running
 from burnish.engines.local import LocalEngine, answering_dtype, find_artifact, open_engine
+from burnish.engines.onnx import open_switching
 from burnish.engines.open import HEADED, IN_CHILDREN
 from burnish.engines.protocol import Served
 from burnish.engines.weights import Weights
@@ -95,8 +96,10 @@ def open_fleet(
         elif artifact.kind in HEADED:
             opened[source] = HEADED[artifact.kind](artifact)
         elif artifact.kind in IN_CHILDREN:
-            opened[source] = _exported(artifact, running)
-            parents[opened[source].name] = artifact.base
+            for place, engine in enumerate(_exported(artifact, running)):
+                # A folder of several adapters answers to its path with the first of them.
+                opened[engine.name if place else source] = engine
+                parents[engine.name] = artifact.base
         elif _shares_base(artifact):
             adapters.setdefault(find_base(artifact).sha256, []).append((source, artifact))
         else:
@@ -130,12 +133,17 @@ def _open_group(
     return engines
 
 
-def _exported(artifact: Artifact, running: Running) -> ChildEngine:
-    """An exported folder beside its run, which has the name already."""
-    engine = IN_CHILDREN[artifact.kind](artifact, running)
+def _exported(artifact: Artifact, running: Running) -> Sequence[ChildEngine]:
+    """An exported folder beside its run, which has the name already; each of its adapters."""
     facts = artifact.lineage["export"]
-    engine.name = f"{engine.name}-{facts['to']}-{facts['quant']}"
-    return engine
+    engines: Sequence[ChildEngine] = (
+        open_switching(artifact, running)
+        if "adapters" in facts
+        else [IN_CHILDREN[artifact.kind](artifact, running)]
+    )
+    for engine in engines:
+        engine.name = f"{engine.name}-{facts['to']}-{facts['quant']}"
+    return engines
 
 
 def _shares_base(artifact: Artifact) -> bool:

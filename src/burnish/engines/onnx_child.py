@@ -15,9 +15,14 @@ from burnish.engines.runner import Runner, log_softmax, same_beginning, serve
 
 
 class OnnxRunner(Runner):
-    """A folder that ORT-GenAI's model builder made."""
+    """A folder that ORT-GenAI's model builder made, with the adapters that lie in it.
 
-    def __init__(self, folder: str, context: int, threads: int) -> None:
+    `adapter` answers what names no other; without one the base does.
+    """
+
+    def __init__(
+        self, folder: str, context: int, threads: int, adapters: Sequence[str], adapter: str | None
+    ) -> None:
         config = og.Config(folder)
         session = {"intra_op_num_threads": threads}
         config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
@@ -29,6 +34,16 @@ class OnnxRunner(Runner):
         self._prompt: list[int] = []
         self._behind: list[int] = []
         self._generator: Any = None
+        self._own = self._active = adapter
+        self._adapters = og.Adapters(self.model)
+        for name in adapters:
+            self._adapters.load(str(Path(folder) / name), name)
+
+    def turn_to(self, asked: dict[str, Any]) -> None:
+        """Nothing that another adapter has read is kept."""
+        wanted = asked.get("adapter", self._own)
+        if wanted != self._active:
+            self._active, self._generator = wanted, None
 
     def logs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
         """Log-probabilities (vocabulary,) of the token after a prompt and some tokens more."""
@@ -37,6 +52,8 @@ class OnnxRunner(Runner):
             parameters = og.GeneratorParams(self.model)
             parameters.set_search_options(max_length=self.context)
             self._generator = og.Generator(self.model, parameters)
+            if self._active:
+                self._generator.set_active_adapter(self._adapters, self._active)
             self._generator.append_tokens(np.array(ids, dtype=np.int32))
             self._prompt, self._behind = ids, []
         # The last token is always given anew: the logits that are read come from it.
@@ -68,4 +85,4 @@ class OnnxRunner(Runner):
 
 
 if __name__ == "__main__":
-    serve(lambda asked: OnnxRunner(asked["folder"], asked["context"], asked["threads"]))
+    serve(lambda asked: OnnxRunner(**asked))

@@ -41,11 +41,15 @@ class Runner(ABC):
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens, by the engine's tokenizer."""
 
+    def turn_to(self, asked: dict[str, Any]) -> None:  # noqa: B027 most have nothing to turn
+        """Answer what is asked next with the weights that it names, where there are several."""
+
     def complete(self, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Each token of an answer with its log-probability as it is made, up to one of `ends`.
 
         The last has `stop`, and says whether the answer has `ended` by itself.
         """
+        self.turn_to(asked)
         draw = np.random.default_rng(asked.get("seed"))
         made: list[int] = []
         while len(made) < asked["most"]:
@@ -77,6 +81,7 @@ class Runner(ABC):
 
     def next(self, asked: dict[str, Any]) -> list[float]:
         """Log-probabilities of the tokens `wanted`."""
+        self.turn_to(asked)
         logs = self.logs(asked["ids"], asked["behind"])
         return [float(logs[token]) for token in asked["wanted"]]
 

@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from transformers import AutoTokenizer
@@ -23,12 +24,13 @@ class _Table:
     ids: Sequence[int]
     wanted: Sequence[int]
     known: dict[tuple[int, ...], dict[int, float]]
+    besides: Mapping[str, Any]
 
     def shown(self, behind: tuple[int, ...]) -> tuple[dict[int, float], float]:
         """All tokens of the choices; no other one is asked for."""
         if behind not in self.known:
             body = {"ids": list(self.ids), "behind": list(behind), "wanted": list(self.wanted)}
-            logs = self.child.ask("/next", body)
+            logs = self.child.ask("/next", {**body, **self.besides})
             self.known[behind] = dict(zip(self.wanted, logs, strict=True))
         return self.known[behind], float("-inf")
 
@@ -42,6 +44,8 @@ class StepwiseEngine(ChildEngine):
 
     #: The files that hold the weights.
     weights: ClassVar[str]
+    #: What each request to the child says besides.
+    besides: Mapping[str, Any] = MappingProxyType({})
 
     def __init__(self, artifact: Artifact, running: Running) -> None:
         """Only what the folder says; whoever inherits starts the child."""
@@ -58,7 +62,7 @@ class StepwiseEngine(ChildEngine):
 
     def table(self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1) -> _Table:
         """Only what is wanted is asked for."""
-        return _Table(self.child, ids, wanted, {})
+        return _Table(self.child, ids, wanted, {}, self.besides)
 
     def grow(self, request: Request) -> Generator[None]:
         """A free answer, token by token."""
@@ -71,6 +75,7 @@ class StepwiseEngine(ChildEngine):
             "top_p": prompt.top_p,
             "seed": prompt.seed,
             "top": prompt.top_logprobs or 0,
+            **self.besides,
         }
         with closing(self.child.stream("/complete", body)) as said:
             for one in said:

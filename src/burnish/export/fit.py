@@ -22,6 +22,7 @@ from burnish.core.stats import paired_test
 from burnish.engines.local import open_engine
 from burnish.engines.open import IN_CHILDREN
 from burnish.evaluate.metrics import METRICS
+from burnish.export.best import FOUND, note_search
 from burnish.export.doors import Reply, free
 from burnish.export.fit_page import page_of
 from burnish.export.formats import FORMATS, refuse_pairs, write_export
@@ -34,8 +35,6 @@ from burnish.export.run import Exported, context_room, gate
 from burnish.export.trial import Drop, Trial, candidates
 from burnish.models.artifact import Artifact, open_artifact
 from burnish.report.fit_page import write_fit_report
-
-FOUND = "search.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +59,24 @@ class Fitted:
         """The command that serves the pick as it was measured; None without one."""
         if self.pick is None:
             return None
-        one = self.pick.candidate
         line = f"burnish serve {shlex.quote(str(self.folder))}"
+        served = self.served
+        if served["torch_threads"]:
+            return f"OMP_NUM_THREADS={served['torch_threads']} {line}"
+        sets = [f"--set serve.{field}={value}" for field, value in served["serve"].items()]
+        return " ".join([line, *sets])
+
+    @property
+    def served(self) -> dict[str, Any]:
+        """How the pick was measured: fields of `serve`, and threads of torch where it answers."""
+        assert self.pick is not None
+        one = self.pick.candidate
         if FORMATS[one.to].kind not in IN_CHILDREN:
-            return f"OMP_NUM_THREADS={one.threads} {line}"
-        line += f" --set serve.engine_threads={one.threads}"
-        line += f" --set serve.engine_cache={one.cache}" if one.cache != "f16" else ""
-        return f"{line} --set serve.engine_context={one.context}" if one.context else line
+            return {"serve": {}, "torch_threads": one.threads}
+        fields: dict[str, Any] = {"engine_threads": one.threads}
+        fields |= {"engine_cache": one.cache} if one.cache != "f16" else {}
+        fields |= {"engine_context": one.context} if one.context else {}
+        return {"serve": fields, "torch_threads": 0}
 
     def as_dict(self) -> dict[str, Any]:
         """The content of `search.json`, and what `--json` prints."""
@@ -75,6 +85,7 @@ class Fitted:
             "metric": self.metric,
             "pick": str(self.pick.candidate) if self.pick else None,
             "serve": self.serve,
+            "served": self.served if self.pick else None,
             "shippable": self.pick is not None,
             "against": list(self.against),
             "limits": {name: getattr(self.rules.fit, name) for name in LIMITS},
@@ -121,7 +132,9 @@ def fit(run: Run, recipe: Recipe, out: Path | None = None) -> Fitted:
     asked = questions(recipe, artifact)
     trained = ask_trained(open_engine(str(run.path)), asked)
     with shortened(recipe, artifact) as source:
-        return search(source, asked, trained, recipe, tried, folder)
+        found = search(source, asked, trained, recipe, tried, folder)
+    note_search(run, folder)
+    return found
 
 
 def search(

@@ -190,7 +190,7 @@ def write_export(
     with whole_folder(folder) as draft:
         facts = FORMATS[to].write(draft, artifact, quant, importance)
         weighed = {"importance": True} if importance else {}
-        _sign(draft, artifact, to, {"to": to, "quant": quant, **weighed, **facts})
+        sign(draft, artifact, to, {"to": to, "quant": quant, **weighed, **facts})
     return open_artifact(folder)
 
 
@@ -199,7 +199,8 @@ def _same_kind(artifact: Artifact) -> tuple[str, ...]:
     return _OF_PAIRS if artifact.kind == "seq2seq" else ("adapter",)
 
 
-def _sign(draft: Path, artifact: Artifact, to: str, facts: Mapping[str, Any]) -> None:
+def sign(draft: Path, artifact: Artifact, to: str, facts: Mapping[str, Any]) -> None:
+    """Make a written folder an artifact: where it came from, and the hashes of its files."""
     lineage = {key: value for key, value in artifact.lineage.items() if key != "files"}
     source = {"artifact_sha256": hash_file(artifact.path / FACTS)}
     write_json(

@@ -15,17 +15,18 @@ from burnish.core.progress import progress
 from burnish.core.settings import child_environment
 from burnish.export.vocabulary import CannotExport
 
-#: Number format → what the builder takes beside its name. Blocks of 32 fit every common width.
+#: Number format → the builder's extra options. Blocks of 32 fit every common width.
 PRECISIONS: Mapping[str, tuple[str, ...]] = {
-    "int4": ("--extra_options", "int4_block_size=32"),
+    "int4": ("int4_block_size=32",),
     "fp16": (),
     "fp32": (),
 }
 _NEEDED = ("model.onnx", "genai_config.json")
 
 
-def build_onnx(source: Path, folder: Path, precision: str) -> None:
-    """Make the ONNX files of a merged Hugging Face folder in `folder`.
+def build_onnx(source: Path, folder: Path, precision: str, adapter: Path | None = None) -> None:
+    """Make the ONNX files of a Hugging Face folder in `folder`; an adapter of PEFT's files gets
+    branches of its own in the graph.
 
     Raises Unavailable without the builder, CannotExport if it makes no model.
     """
@@ -33,12 +34,14 @@ def build_onnx(source: Path, folder: Path, precision: str) -> None:
         raise Unavailable(
             "ONNX is made by onnxruntime-genai's model builder.", "pip install 'burnish[onnx]'"
         )
+    options = [*PRECISIONS[precision], *([f"adapter_path={adapter}"] if adapter else [])]
+    extra = ["--extra_options", *options] if options else []
     with tempfile.TemporaryDirectory() as cache, progress(f"Building {precision}", total=1):
         done = subprocess.run(
             [
                 sys.executable, "-m", "onnxruntime_genai.models.builder",
                 "-i", str(source), "-o", str(folder), "-c", cache,
-                "-p", precision, "-e", "cpu", *PRECISIONS[precision],
+                "-p", precision, "-e", "cpu", *extra,
             ],
             capture_output=True,
             text=True,

@@ -10,6 +10,7 @@ from typing import Any
 
 from burnish.core.folders import whole_folder, write_json
 from burnish.core.recipe import Recipe, make_recipe
+from burnish.core.sections import Data
 from burnish.core.settings import workspace
 from burnish.olive.flags import BadFlag, Flag, Told, one_of
 from burnish.olive.report import Report
@@ -139,30 +140,58 @@ class _Rows:
     validation: Path | None
 
 
-def finetune(told: Told) -> Report:
+def finetune(told: Told, search: Mapping[str, Any] | None = None) -> Report:
     """Train as the flags say, and write `model/`, the base, and `adapter/` to `--output_path`.
 
-    The run itself lies in the workspace, where `burnish train --resume` finds it. Raises BadFlag,
+    With a `search`, the recipe's section, its settings are tried and the best are left. The run
+    lies in the workspace, where `burnish train --resume` finds one training. Raises BadFlag,
     NotFound, BadData, AlreadyThere before anything is trained.
     """
     notes = list(told.notes)
     values = {**_DEFAULTS, **_with_last(dict(told.values), notes)}
     output = Path(values["--output_path"]).absolute()
     from burnish.models.local import find_model
-    from burnish.train.run import train
 
     base = find_model(values["--model_name_or_path"])
     with whole_folder(output) as draft:
-        rows = _rows(values, notes)
-        trained = train(_recipe(values, rows, told))
-        shutil.copytree(trained.artifact, draft / "adapter")
+        recipe = _recipe(values, _rows(values, notes))
+        artifact, facts = _tried(recipe, search, notes) if search else _trained(recipe)
+        shutil.copytree(artifact, draft / "adapter")
         shutil.copytree(base.path, draft / "model", copy_function=_link)
     _keep(values)
     return Report(
-        "finetune", output, tuple(notes), {"run": trained.run, "steps": trained.steps},
+        "finetune", output, tuple(notes), facts,
         next=f"burnish olive auto-opt -m {values['--output_path']}/model "
         f"-a {values['--output_path']}/adapter --precision int4 -o OUT",
     )  # fmt: skip
+
+
+def _trained(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+    """The adapter of one training, and what is told of it."""
+    from burnish.train.run import train
+
+    done = train(recipe)
+    return str(done.artifact), {"run": done.run, "steps": done.steps}
+
+
+def _tried(
+    recipe: Recipe, section: Mapping[str, Any], notes: list[str]
+) -> tuple[str, dict[str, Any]]:
+    """The adapter of the best trial, and what is told of the search."""
+    from burnish.train.search import search
+
+    if not recipe.data.validation:
+        share = Data().validation_share
+        notes.append(f"The trials are judged by {share:.0%} of the rows, set aside; name "
+                     "eval_data_config to choose them.")  # fmt: skip
+        recipe = make_recipe(recipe.model_dump(mode="json"), [f"data.validation_share={share}"])
+    # The documents ask for trials and their best: one training more for each seed isn't theirs.
+    content = {**recipe.model_dump(mode="json"), "search": {"seeds": 1, **section}}
+    done = search(make_recipe(content))
+    best = ", ".join(f"{field} {value}" for field, value in done.best.items())
+    notes.append(f"The best of {len(done.trials)} trials by validation loss: {best}.")
+    facts = {"run": done.run, "best": dict(done.best), "trials": done.trials}
+    return done.artifact, facts
 
 
 def _rows(values: Mapping[str, Any], notes: list[str]) -> _Rows:
@@ -194,7 +223,7 @@ def _rows(values: Mapping[str, Any], notes: list[str]) -> _Rows:
     return _Rows(write_rows(records, shape), validation)
 
 
-def _recipe(values: Mapping[str, Any], rows: _Rows, told: Told) -> Recipe:
+def _recipe(values: Mapping[str, Any], rows: _Rows) -> Recipe:
     batch = values["--per_device_train_batch_size"] * values.get("--gradient_accumulation_steps", 1)
     method = {"kind": values["--method"]}
     content: dict[str, Any] = {

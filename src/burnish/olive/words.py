@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from burnish.olive import finetune, optimize, workflow
+from burnish.olive import convert, finetune, optimize, workflow
 from burnish.olive.flags import BadFlag, Flag, Told, parse
 from burnish.olive.report import Report
 
@@ -19,6 +19,7 @@ COMMANDS: Mapping[str, Command] = {
         partial(optimize.extract_adapters, "extract-adapters"),
         optimize.FLAGS["extract-adapters"],
     ),
+    "convert-adapters": (convert.convert_adapters, convert.FLAGS),
     "generate-adapter": (
         partial(optimize.generate_adapter, "generate-adapter"),
         optimize.FLAGS["generate-adapter"],
@@ -26,8 +27,6 @@ COMMANDS: Mapping[str, Command] = {
 }
 #: Commands of Olive that burnish has another word for.
 ELSEWHERE = {
-    "convert-adapters": "`burnish export RUN --to gguf-lora` writes an adapter for llama.cpp; for "
-    "ORT-GenAI it is merged: `burnish olive auto-opt -m MODEL -a ADAPTER`.",
     "capture-onnx-graph": "`burnish olive auto-opt` makes the ONNX folder.",
     "generate-cost-model": "`burnish export RUN --for-this-machine` measures instead.",
     "tune-session-params": "`burnish export RUN --for-this-machine` tries threads.",

@@ -6,6 +6,7 @@ refused by name.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from burnish.core.errors import BadRecipe
 from burnish.olive import finetune, optimize
 from burnish.olive.flags import Flag, Told, tell
 from burnish.olive.report import Report
+from burnish.train.space_file import SPACE, STRATEGY, search_section
 
 _SET_UP = "burnish names what is missing when it is needed"
 FLAGS: Mapping[str, Flag] = {
@@ -63,9 +65,7 @@ _SILENT = {"double_quant", "quant_type", "compute_dtype", "train_data_config", "
            "is_symmetric", "int4_is_symmetric"}  # fmt: skip
 _TOP = {"input_model", "model", "data_configs", "passes", "systems", "host", "target", "engine",
         "output_dir", "cache_dir", "log_severity_level", "clean_cache", "evaluators",
-        "evaluator", "workflow_id"}  # fmt: skip
-_CLOSED = {"search_strategy": "search with `burnish train --search`",
-           "search_space": "search with `burnish train --search`"}  # fmt: skip
+        "evaluator", "workflow_id", STRATEGY, SPACE}  # fmt: skip
 
 
 COMMANDS: Mapping[str, tuple[Callable[[Told], Report], Mapping[str, Flag]]] = {
@@ -77,7 +77,8 @@ COMMANDS: Mapping[str, tuple[Callable[[Told], Report], Mapping[str, Flag]]] = {
 def run(told: Told) -> Report:
     """Run the passes of a configuration, in order, each in a folder of its name.
 
-    Raises BadRecipe and BadFlag before anything is written.
+    With a `search_space` the pass that trains tries its settings and leaves the best. Raises
+    BadRecipe and BadFlag before anything is written.
     """
     named = told.values.get("--config") or told.values.get("--run_config")
     if named is None:
@@ -86,6 +87,8 @@ def run(told: Told) -> Report:
     output = Path(told.values.get("--output_path") or config.get("output_dir") or "olive-output")
     notes = list(told.notes)
     steps = list(_steps(config, notes))
+    tuned = {"finetune": partial(finetune.finetune, search=_search(config, steps))}
+    commands = {name: command for name, (command, _) in COMMANDS.items()} | tuned
     reports: list[Report] = []
     adapter: str | None = None
     for name, command, pairs in steps:
@@ -94,7 +97,7 @@ def run(told: Told) -> Report:
         pairs = {**pairs, "--output_path": str(folder)}
         if adapter:
             pairs["--adapter_path"] = adapter
-        reports.append(COMMANDS[command][0](tell(pairs.items(), flags)))
+        reports.append(commands[command](tell(pairs.items(), flags)))
         if command == "finetune":
             adapter = str(folder / "adapter")
     last = reports[-1]
@@ -109,13 +112,15 @@ def _read(file: Path) -> dict[str, Any]:
         config = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BadRecipe(f"{file} can't be read: {error}", "Name a JSON or YAML file.") from error
+    if isinstance(config, dict) and {SPACE} <= set(config) <= {STRATEGY, SPACE, "output_dir"}:
+        return {**config, "passes": {}}
     if not isinstance(config, dict) or not isinstance(config.get("passes"), dict):
         raise BadRecipe(f"{file} has no `passes`.", "Write passes: {lora: {type: LoRA}}.")
     for key in config:
-        if key in _CLOSED:
-            raise BadRecipe(f"{file}: `{key}` can't be honoured here: {_CLOSED[key]}.")
         if key not in _TOP:
             raise BadRecipe(f"{file}: `{key}` isn't known.", f"Known: {', '.join(sorted(_TOP))}.")
+    if STRATEGY in (config.get("engine") or {}):
+        raise BadRecipe(f"{file}: `{STRATEGY}` stands in `engine`.", "Write it beside `passes`.")
     return config
 
 
@@ -123,6 +128,10 @@ def _steps(
     config: Mapping[str, Any], notes: list[str]
 ) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Name, command and flags of each pass that is a command."""
+    if SPACE in config and not config["passes"]:
+        # The documents' file for a search has nothing else: the last model and data are meant.
+        yield "lora", "finetune", {"--method": "lora"}
+        return
     found = 0
     for name, content in config["passes"].items():
         kind = str(content.get("type", "")).replace("_", "").lower()
@@ -144,6 +153,16 @@ def _steps(
         yield name, step.command, pairs
     if not found:
         raise BadRecipe("No pass of the configuration leaves a model.", "Add one of type LoRA.")
+
+
+def _search(config: Mapping[str, Any], steps: list[Any]) -> Mapping[str, Any] | None:
+    """The recipe's `search` for the pass that trains; None if nothing is searched."""
+    if STRATEGY not in config and SPACE not in config:
+        return None
+    section = search_section({key: config[key] for key in (STRATEGY, SPACE) if key in config})
+    if [command for _, command, _ in steps].count("finetune") != 1:
+        raise BadRecipe(f"`{SPACE}` is for one pass that trains.", "Keep one of type LoRA.")
+    return section
 
 
 def _said(name: str, settings: Mapping[str, Any], step: _Pass, notes: list[str]) -> dict[str, str]:

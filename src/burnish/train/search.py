@@ -152,6 +152,11 @@ def _keep(run: Run, training: Training) -> None:
 
 def _refuse_bad_space(recipe: Recipe) -> None:
     for field, room in recipe.search.space.items():
+        if not isinstance(room, tuple) and (room.low > room.high or (room.log and room.low <= 0)):
+            raise BadRecipe(
+                f"search.space: `{field}` goes from {room.low} to {room.high}.",
+                "Write the smaller end as low; with log both lie above 0.",
+            )
         for value in room if isinstance(room, tuple) else (room.low, room.high):
             with_settings(recipe, {field: value})
 
