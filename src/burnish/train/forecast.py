@@ -339,6 +339,5 @@ def _closing_bytes(plan: Fit) -> float:
         return dealt
     whole = 0
     if plan.settings.divides_weights:
-        # Its file counts too while it is read.
-        whole = 2 * sum(w.numel() * w.element_size() for w in plan.model.parameters())
+        whole = sum(weight.numel() * weight.element_size() for weight in plan.model.parameters())
     return exact + max(dealt, whole)
