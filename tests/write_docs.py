@@ -8,6 +8,7 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
+from burnish.core.deepspeed import KEYS, Key
 from burnish.core.recipe import recipe_schema, recipe_sections
 from burnish.core.settings import SETTINGS
 from burnish.data.check import CODES
@@ -89,6 +90,27 @@ def olive_page() -> str:
     return "\n".join(parts) + "\n"
 
 
+def deepspeed_page() -> str:
+    """The page on DeepSpeed's file: its head is written by hand, the keys come from the code."""
+    page = (ROOT / "docs/deepspeed.md").read_text(encoding="utf-8")
+    head, mark, _ = page.partition("<!-- keys -->")
+    parts = [head + mark, "", "| key | here |", "|---|---|"]
+    parts += [f"| `{name}` | {_meaning(key)} |" for name, key in KEYS.items()]
+    return "\n".join(parts) + "\n"
+
+
+def _meaning(key: Key) -> str:
+    if key.ignored:
+        return f"changes nothing, and says so: {key.ignored}"
+    if not key.values:
+        return f"`{key.field}`" if key.field else "rows and steps, see above"
+    values = ", ".join(
+        f"`{json.dumps(there)}`" + (f": `{key.field}={here}`" if here else "")
+        for there, here in key.values
+    )
+    return f"{values}; else refused: {key.refused}"
+
+
 def _fate(ignored: str, refused: str) -> str:
     if refused:
         return f"refused: {refused}"
@@ -97,6 +119,7 @@ def _fate(ignored: str, refused: str) -> str:
 
 PAGES = {
     "docs/olive.md": olive_page,
+    "docs/deepspeed.md": deepspeed_page,
     "docs/conformance.md": conformance_page,
     "docs/data.md": data_page,
     "docs/recipe.md": recipe_page,

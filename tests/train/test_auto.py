@@ -8,7 +8,7 @@ from burnish.core.recipe import make_recipe
 from burnish.core.runs import Run
 from burnish.models.local import find_model
 from burnish.train import auto
-from burnish.train.estimate import Shape, needed_memory, shape_of
+from burnish.train.estimate import Shape, needed, shape_of
 from burnish.train.run import train
 
 #: The sizes of a well-known model of 8 billion weights, with adapters of rank 16.
@@ -48,7 +48,7 @@ def test_less_memory_takes_slower_ways_one_after_the_other(tiny, free, monkeypat
     asked = recipe(tiny.name)
     ways = list(auto._ways(asked.train, asked.train.method))
     monkeypatch.setattr(auto, "shape_of", lambda *_: EIGHT_BILLION)
-    needs = [needed_memory(EIGHT_BILLION, way, "auto") for way in ways]
+    needs = [needed(EIGHT_BILLION, way, "auto").total for way in ways]
 
     chosen = []
     for need in sorted(set(needs), reverse=True):
@@ -63,7 +63,7 @@ def test_less_memory_takes_slower_ways_one_after_the_other(tiny, free, monkeypat
 def test_a_large_model_is_held_in_four_bits():
     train_ = recipe("any").train
     ways = [*auto._ways(train_, train_.method)]
-    first = next(way for way in ways if needed_memory(EIGHT_BILLION, way, "bfloat16") < 12e9)
+    first = next(way for way in ways if needed(EIGHT_BILLION, way, "bfloat16").total < 12e9)
 
     assert first.method.kind == "qlora" and first.gradient_checkpointing
 
@@ -107,7 +107,8 @@ def test_of_what_is_divided_each_device_needs_its_share(parallel, shared):
     alone = make_recipe({}, ["train.method=full"]).train
     several = alone.model_copy(update={"parallel": parallel, "devices": 4})
 
-    saved = needed_memory(shape, alone, "bfloat16") - needed_memory(shape, several, "bfloat16")
+    saved = needed(shape, alone, "bfloat16").total - needed(shape, several, "bfloat16").total
 
-    layer = 2 * 2 * 10**9 / 2 if parallel == "zero3" else 0
+    # One of two layers, of weights and of gradients, as it is sent and as it is used.
+    layer = 2 * 2 * 2 * 10**9 / 2 if parallel == "zero3" else 0
     assert saved == pytest.approx(shared * 10**9 * 3 / 4 - layer)

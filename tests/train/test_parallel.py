@@ -5,17 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from burnish.core.errors import BadRecipe, TrainingStopped
+from burnish.core.errors import BadRecipe, DoesNotFit, TrainingStopped
 from burnish.core.journal import read_journal
 from burnish.core.recipe import make_recipe
+from burnish.train import claims, forecast
 from burnish.train.run import train
-from tests.train.conftest import chosen, in_child, preferred
+from burnish.train.team import Team, parts_of
+from tests.train.conftest import chosen, in_child, make_rows, preferred
 
 #: At a high rate AdamW makes the order of additions visible: a gradient of nearly 0 has a sign.
 USUAL = ("model.dtype=float32", "train.learning_rate=1e-3")
@@ -56,9 +59,50 @@ def test_two_processes_train_what_one_does(
     train(recipe_of(*usual), rows, out=tmp_path / "one")
 
     shared = recipe_of(*usual, f"train.parallel={parallel}", "train.devices=2")
-    train(shared, rows, out=tmp_path / "two")
+    report = train(shared, rows, out=tmp_path / "two")
 
     assert_alike(tmp_path / "two", tmp_path / "one")
+    found = {quantity["name"]: quantity for quantity in report.forecast}
+    assert found["training time"]["low"] < found["training time"]["expected"]
+    for name in ("peak memory", "peak memory of all processes", "disk"):
+        assert found[name]["low"] <= found[name]["actual"] <= found[name]["high"], found[name]
+    of_both = found["peak memory of all processes"]["actual"]
+    assert of_both > report.peak_memory_bytes == found["peak memory"]["actual"]
+
+
+def test_processes_that_have_no_room_beside_each_other_are_refused(
+    recipe_of, dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(claims, "available_memory", lambda: 0)
+    shared = recipe_of("train.parallel=ddp", "train.devices=2")
+
+    with pytest.raises(DoesNotFit, match="GB of memory"):
+        train(shared, dataset, out=tmp_path / "run")
+
+    assert not followers() and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_each_memory_has_to_hold_those_who_draw_from_it():
+    def claim(place, high):
+        return claims.Claim(place, low=0.8 * high, expected=high, high=high, used=100, free=1000)
+
+    assert claims.crowded([claim("a", 1000), claim("b", 1000)]) is None
+    assert claims.crowded([claim("a", 600), claim("a", 600)]) is None
+    assert claims.crowded([claim("a", 1100), claim("b", 1101)]) == (1101, 1100)
+    assert claims.crowded([claim("a", 600), claim("a", 601)]) == (1201, 1200)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_rehearsed_micro_batch_reaches_every_process_whole(count, plan_of):
+    plan = plan_of(make_rows(9))
+    rows = list(plan.rows)
+
+    dealt = parts_of(forecast._dealt(replace(plan, team=Team(0, count, "ddp")), rows), count)
+
+    for part in dealt:
+        assert sorted(row.answers[0].ids for row in part) == sorted(
+            row.answers[0].ids for row in rows
+        )
 
 
 def followers():

@@ -18,6 +18,7 @@ from burnish.cli import (
     distil,
     evaluate,
     export,
+    forecast,
     import_openai,
     index,
     key,
@@ -44,7 +45,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 WORDS = (
-    pull, models, check, train, merge, evaluate, compare, distil, review, export,
+    pull, models, check, forecast, train, merge, evaluate, compare, distil, review, export,
     index, search, ask, chat, serve, key, import_openai, olive, runs, recipe,
 )  # fmt: skip
 for word in WORDS:

@@ -14,7 +14,7 @@ from burnish.core.recipe import Recipe
 from burnish.core.training import Auto, Lora, Qlora, Train
 from burnish.models.load import available_memory
 from burnish.models.local import find_model
-from burnish.train.estimate import needed_memory, shape_of
+from burnish.train.estimate import needed, shape_of
 
 #: The share of the free memory that a choice may need: the reckoning is rough.
 _SHARE = 0.85
@@ -34,7 +34,7 @@ def settled(recipe: Recipe, begun: Recipe | None = None) -> Recipe:
     shape = shape_of(find_model(recipe.model.name), asked)
     least = float("inf")
     for number, settings in enumerate(_ways(recipe.train, asked)):
-        need = needed_memory(shape, settings, recipe.model.dtype)
+        need = needed(shape, settings, recipe.model.dtype).total
         if need <= _SHARE * free:
             say(_reason(settings, need, free, usual=number == 0))
             return recipe.model_copy(update={"train": settings})

@@ -1,7 +1,12 @@
 """What a training will need, reckoned from the model's shape before a weight is loaded.
 
 Rougher than the forecast, which rehearses (train.forecast), and free: this is what `method: auto`
-chooses by.
+chooses by, and what the table of larger models is made of (train.memory_table).
+
+A number that moves is held in five ways (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054, section
+3.1; here with a float32 sum of the gradients besides): the weight, the gradient of one pass, that
+sum, a float32 copy, and AdamW's two moments. Stage 1 divides copy and moments by the number of
+devices, stage 2 the summed gradients too, stage 3 the weights and their gradients too (figure 1).
 """
 
 from dataclasses import dataclass
@@ -15,9 +20,9 @@ from burnish.models.load import training_dtype
 from burnish.models.local import LocalModel
 from burnish.train.adapters import METHODS
 
-#: Bytes that Python, torch and the compiled layers take, and bitsandbytes on top of them; as seen
-#: on Linux. A GPU holds none of it.
-_PROCESS, _FOUR_BIT_PROCESS = 560e6, 200e6
+#: Bytes that Python, torch and the compiled layers take, whether one process trains or several, and
+#: bitsandbytes on top of them; as seen on Linux. A GPU holds none of it.
+_PROCESS, _FOUR_BIT_PROCESS = 670e6, 200e6
 
 #: Bytes of a 4-bit weight with its share of its block's scale, which is quantised or float32.
 _FOUR_BITS = {True: 0.516, False: 0.5625}
@@ -87,38 +92,36 @@ def shape_from(config: Any, method: LowRank | Full) -> Shape:
     )
 
 
-def needed_memory(shape: Shape, settings: Train, dtype: Any) -> float:
-    """Bytes at the peak of a training with LoRA, QLoRA or all weights, on each of its devices;
-    rather too many than too few.
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes at the peak of a training on each of its devices, by what holds them. `process` is main
+    memory that Python and torch take."""
 
-    Kept for the way back are, a layer and token, some times what goes in and out of its products;
-    with gradient checkpointing what goes into each layer, and a few layers' insides.
-    """
-    size = training_dtype(dtype).itemsize
-    four_bits = isinstance(settings.method, Qlora)
-    inside = _KEPT * size * (6 * shape.hidden + 3 * shape.inner + 2 * shape.keys)
-    a_token: float = shape.layers * inside
-    if settings.gradient_checkpointing:
-        a_token = 2 * size * shape.layers * shape.hidden + 3 * inside
-    process = _PROCESS + _FOUR_BIT_PROCESS * four_bits
-    on_cpu = 0 if torch.cuda.is_available() else process
-    return on_cpu + _held(shape, settings, size) + settings.micro_batch_tokens * a_token
+    process: float
+    parameters: float
+    gradients: float
+    optimizer: float
+    activations: float
 
+    @property
+    def on_device(self) -> float:
+        """Bytes of the device, where it has a memory of its own."""
+        return self.parameters + self.gradients + self.optimizer + self.activations
 
-def told(base: LocalModel, settings: Train, dtype: Any) -> str:
-    """What a training on several devices will need of each, in a sentence."""
-    if not isinstance(settings.method, LowRank | Full):
-        return f"Nothing is reckoned for method {settings.method.kind}."
-    need = needed_memory(shape_of(base, settings.method), settings, dtype)
-    return f"About {need / 1e9:.1f} GB on each device, reckoned from the model's shape"
+    @property
+    def total(self) -> float:
+        """Bytes of this machine's device: without a GPU that is main memory, with the process."""
+        return self.on_device + (0 if torch.cuda.is_available() else self.process)
 
 
-def _held(shape: Shape, settings: Train, size: int) -> float:
-    """Bytes of weights, gradients, copies and moments on each device.
+def needed(shape: Shape, settings: Train, dtype: Any) -> Need:
+    """What a training with LoRA, QLoRA or all weights takes; rather too much than too little.
 
     Of weights that are divided, those of one layer, and those outside of the layers, come together
-    while they are computed with, and so do their gradients.
+    while they are computed with, and so do their gradients: each once as it is sent, and once more
+    where it is used (FSDP2 copies them).
     """
+    size = training_dtype(dtype).itemsize
     four_bits = isinstance(settings.method, Qlora)
     packed = shape.linear if four_bits else 0
     weights: float = (shape.frozen - packed + shape.moving) * size
@@ -126,12 +129,25 @@ def _held(shape: Shape, settings: Train, size: int) -> float:
         weights += packed * _FOUR_BITS[settings.method.double_quant]
     passing: float = shape.moving * size
     shared, count = _SHARED[settings.parallel], max(settings.devices, 1)
-    together = 0.0
     if "weights" in shared:
         whole = shape.frozen + shape.moving
-        outside = max(whole - shape.linear, 0) + shape.linear / shape.layers
-        together = outside * size * (1 + shape.moving / whole)
-        weights, passing = weights / count, passing / count
-    copies = shape.moving * _COPY_AND_MOMENTS / (count if "copy" in shared else 1)
-    gradient = shape.moving * _GRADIENT / (count if "gradient" in shared else 1)
-    return weights + passing + together + copies + gradient
+        together = 2 * size * (max(whole - shape.linear, 0) + shape.linear / shape.layers)
+        weights = weights / count + together
+        passing = passing / count + together * shape.moving / whole
+    summed = shape.moving * _GRADIENT / (count if "gradient" in shared else 1)
+    return Need(
+        process=_PROCESS + _FOUR_BIT_PROCESS * four_bits,
+        parameters=weights,
+        gradients=passing + summed,
+        optimizer=shape.moving * _COPY_AND_MOMENTS / (count if "copy" in shared else 1),
+        activations=settings.micro_batch_tokens * _a_token(shape, settings, size),
+    )
+
+
+def _a_token(shape: Shape, settings: Train, size: int) -> float:
+    """Bytes that a token keeps for the way back: a layer, some times what goes in and out of its
+    products; with gradient checkpointing what goes into each layer, and a few layers' insides."""
+    inside = _KEPT * size * (6 * shape.hidden + 3 * shape.inner + 2 * shape.keys)
+    if settings.gradient_checkpointing:
+        return 2 * size * shape.layers * shape.hidden + 3 * inside
+    return shape.layers * inside

@@ -3,7 +3,8 @@
 Rehearsed are the longest micro-batch (it sets the peak), half of it (which shows what a token
 costs), two typical ones, an update at a learning rate of 0, one micro-batch of validation and one
 checkpoint. Nothing of it changes the run: the weights stay what they are to the last bit, and the
-random states are put back.
+random states are put back. Where several processes train, all of them rehearse at once, each the
+whole of it, with what they send each other.
 """
 
 import shutil
@@ -18,18 +19,22 @@ import torch
 
 from burnish.core.errors import DoesNotFit
 from burnish.core.progress import Bar, progress
-from burnish.models.load import available_memory
 from burnish.train.batches import computed_tokens, micro_batches, rows_of_step, updates_of
 from burnish.train.checkpoint import LANDMARKS, State, save_checkpoint
+from burnish.train.claims import Claim, claimed, crowded
 from burnish.train.examples import Example
 from burnish.train.faults import explained
 from burnish.train.flat import rounded
 from burnish.train.loop import Fit, train_step, validation_means
 from burnish.train.memory import current_memory, give_back, peak_memory, reset_peak
 from burnish.train.reference import unmeasured
+from burnish.train.team import parts_of
 
 #: Steps whose micro-batches are looked at; longer runs are scaled up from them.
 _LOOKED_AT = 200
+
+#: What the peaks of all processes of a run sum up to is called.
+TOGETHER = "peak memory of all processes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +51,24 @@ class Quantity:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Peak memory, time and disk of a run."""
+    """Peak memory of this process, time and disk of a run; and the peaks of all its processes,
+    by rank, where there are several."""
 
     memory: Quantity
     time: Quantity
     disk: Quantity
+    claims: Sequence[Claim]
 
     def as_list(self) -> list[dict[str, Any]]:
         """The shape in which reports carry it."""
-        return [asdict(quantity) for quantity in (self.memory, self.time, self.disk)]
+        all_of_it = [self.memory, self.time, self.disk]
+        if len(self.claims) > 1:
+            low, expected, high = (
+                sum(getattr(claim, bound) for claim in self.claims)
+                for bound in ("low", "expected", "high")
+            )
+            all_of_it.insert(1, Quantity(TOGETHER, "bytes", low, expected, high))
+        return [asdict(quantity) for quantity in all_of_it]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,23 +127,23 @@ def probe(plan: Fit, folder: Path) -> Probe:
     then = "the run has not begun"
     try:
         with progress("Forecasting", total=6) as bar, explained(then, DoesNotFit):
-            train_step(plan, longest)
+            _step(plan, longest)
             peak = peak_memory()
             bar.advance()
-            update = _timed(lambda: plan.optimizer.step(0, rate=0.0))
+            update = _timed(lambda: _update(plan))
             # The first micro-batch was computed before the optimizer had its moments.
             peak = max(peak + plan.optimizer.moment_bytes, peak_memory())
             give_back()
             resting = current_memory()
             reset_peak()
-            train_step(plan, half)
+            _step(plan, half)
             half_peak = peak_memory()
             give_back()
             shape = max(current_memory() - resting, 0)
             bar.advance()
             typical = (batches[int(share * len(batches))] for share in (0.25, 0.75))
             speeds = [_seconds_per_token(plan, some, bar) for some in typical]
-            validation = _pass_seconds(plan, plan.validation)
+            validation = _pass_seconds(plan, plan.validation) / plan.team.size
             measured = [*plan.rows, *plan.validation] if plan.objective.has_reference else []
             reference = _pass_seconds(plan, measured)
             drawing = _draw_seconds(plan)
@@ -141,7 +155,7 @@ def probe(plan: Fit, folder: Path) -> Probe:
         torch.set_rng_state(random)
     return Probe(
         resting=resting,
-        peak=max(peak, peak_memory()),
+        peak=max(peak, peak_memory(), resting + int(_closing_bytes(plan))),
         tokens=computed_tokens(longest),
         half_peak=half_peak,
         half_tokens=computed_tokens(half),
@@ -157,7 +171,7 @@ def probe(plan: Fit, folder: Path) -> Probe:
         draw_seconds=drawing,
         checkpoint_seconds=checkpoint,
         checkpoint_bytes=size,
-        run_tokens=sum(map(computed_tokens, batches)) / looked * plan.steps,
+        run_tokens=sum(map(computed_tokens, batches)) / looked * plan.steps / plan.team.size,
     )
 
 
@@ -183,8 +197,9 @@ def forecast(plan: Fit, seen: Probe) -> Forecast:
     staying = settings.keep_checkpoints + min(landmarks, LANDMARKS)
     kept = min(staying, checkpoints) * seen.checkpoint_bytes
     peak = seen.run_peak
+    memory = Quantity("peak memory", "bytes", 0.92 * peak, peak, 1.1 * peak)
     return Forecast(
-        Quantity("peak memory", "bytes", 0.92 * peak, peak, 1.1 * peak),
+        memory,
         Quantity(
             "training time",
             "seconds",
@@ -199,17 +214,19 @@ def forecast(plan: Fit, seen: Probe) -> Forecast:
             kept + plan.artifact_bytes,
             1.05 * (kept + 2 * seen.checkpoint_bytes + plan.artifact_bytes),
         ),
+        claimed(plan.team, memory),
     )
 
 
 def refuse_what_does_not_fit(seen: Probe, expected: Forecast, folder: Path) -> None:
     """Raises DoesNotFit, with the setting that fits, if memory or disk won't do."""
-    free = available_memory() + current_memory()
-    if expected.memory.high > free:
+    if short := crowded(expected.claims):
+        need, free = short
         raise DoesNotFit(
-            f"The run would need up to {expected.memory.high / 1e9:.1f} GB of memory and "
+            f"The run would need up to {need / 1e9:.1f} GB of memory and "
             f"{free / 1e9:.1f} GB are there.",
-            fitting_setting(seen, free),
+            # What this process may have of what all who share that memory have.
+            fitting_setting(seen, free * expected.memory.high / need),
         )
     room = shutil.disk_usage(folder).free
     if expected.disk.high > room:
@@ -243,17 +260,34 @@ def fitting_setting(seen: Probe, free: float) -> str:
 
 
 def _batches(plan: Fit, steps: int) -> list[list[Example]]:
-    """The micro-batches of the first steps, short ones first."""
+    """The micro-batches of the first steps, of all processes, short ones first."""
     budget = plan.settings.micro_batch_tokens
-    parts = (rows_of_step(plan.rows, number, plan.settings) for number in range(steps))
+    rows = (rows_of_step(plan.rows, number, plan.settings) for number in range(steps))
+    parts = (part for step in rows for part in parts_of(step, plan.team.size))
     return sorted(
-        (some for rows in parts for some in micro_batches(rows, budget)), key=computed_tokens
+        (some for part in parts for some in micro_batches(part, budget)), key=computed_tokens
     )
+
+
+def _dealt(plan: Fit, rows: Sequence[Example]) -> list[Example]:
+    """Rows of which each process gets every one, when they are dealt out."""
+    return [row for row in rows for _ in range(plan.team.size)]
+
+
+def _step(plan: Fit, rows: Sequence[Example]) -> None:
+    """Gradients of one micro-batch, which each process computes whole."""
+    train_step(plan, _dealt(plan, rows))
+
+
+def _update(plan: Fit) -> None:
+    """All that an update sends and computes, at a rate of 0."""
+    plan.optimizer.clip()
+    plan.optimizer.step(0, rate=0.0)
 
 
 def _seconds_per_token(plan: Fit, rows: Sequence[Example], bar: Bar) -> float:
     """Of one micro-batch, forth and back."""
-    spent = _timed(lambda: train_step(plan, rows))
+    spent = _timed(lambda: _step(plan, rows))
     bar.advance()
     return spent / computed_tokens(rows)
 
@@ -269,7 +303,7 @@ def _pass_seconds(plan: Fit, rows: Sequence[Example]) -> float:
     if not rows:
         return 0.0
     batches = micro_batches(rows, plan.settings.micro_batch_tokens)
-    spent = _timed(lambda: validation_means(plan, batches[-1]))
+    spent = _timed(lambda: validation_means(plan, _dealt(plan, batches[-1])))
     return spent / computed_tokens(batches[-1]) * sum(map(computed_tokens, batches))
 
 
@@ -283,8 +317,27 @@ def _draw_seconds(plan: Fit) -> float:
 
 
 def _checkpoint(plan: Fit, folder: Path) -> tuple[float, int]:
-    """Seconds and bytes of one checkpoint."""
+    """Seconds and bytes of one checkpoint, to which all processes bring their parts."""
+    begun = time.perf_counter()
+    tensors = plan.optimizer.tensors()
+    if not plan.team.leads:
+        return time.perf_counter() - begun, 0
     with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as place:
-        spent = _timed(lambda: save_checkpoint(Path(place), State(), plan.optimizer.tensors()))
+        save_checkpoint(Path(place), State(), tensors)
         size = sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
-    return spent, size
+    return time.perf_counter() - begun, size
+
+
+def _closing_bytes(plan: Fit) -> float:
+    """Bytes beside what rests when the leader has read the best weights, which `take` deals out;
+    then it writes a whole model, of a divided one too. What is read stays in main memory."""
+    if not plan.team.leads:
+        return 0
+    exact = torch.float32.itemsize * plan.optimizer.trained
+    dealt = exact * {"none": 0.0, "ddp": 1.0}.get(plan.team.mode, 2 / plan.team.size)
+    if torch.cuda.is_available():
+        return dealt
+    whole = 0
+    if plan.settings.divides_weights:
+        whole = sum(weight.numel() * weight.element_size() for weight in plan.model.parameters())
+    return exact + max(dealt, whole)

@@ -12,7 +12,6 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import AuditFailed, BadData
 from burnish.core.folders import write_json
-from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Row
 from burnish.core.runs import Run
@@ -34,7 +33,6 @@ from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, load_weights
 from burnish.train.course import Course, Given
 from burnish.train.drawing import with_drawing
-from burnish.train.estimate import told
 from burnish.train.examples import Example
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
 from burnish.train.fsdp import DividedAdamW, divide
@@ -42,7 +40,7 @@ from burnish.train.imitation import add_matrix, drop_matrix, with_imitation
 from burnish.train.layers import fuse
 from burnish.train.lessons import with_lessons
 from burnish.train.loop import Fit
-from burnish.train.memory import reset_peak
+from burnish.train.memory import give_back, reset_peak
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.on_policy import with_own_answers
 from burnish.train.optimizer import MasterAdamW
@@ -163,14 +161,12 @@ def _rehearsed(plan: Fit, given: Given, run: Run, state: State) -> Fit:
     plan = with_own_answers(_taught(plan, given), given.tokenizer)
     plan = with_imitation(plan, given.tokenizer)
     reset_peak()
-    if not state.step and plan.team.size == 1:
+    if not state.step:
         seen = probe(plan, run.path)
         expected = forecast(plan, seen)
-        write_json(run.path / "forecast.json", expected.as_list())
-        refuse_what_does_not_fit(seen, expected, run.path)
-    if plan.team.size > 1:
-        reckoned = plan.settings.model_copy(update={"devices": plan.team.size})
-        say(told(given.base, reckoned, given.recipe.model.dtype))
+        if plan.team.leads:
+            write_json(run.path / "forecast.json", expected.as_list())
+            refuse_what_does_not_fit(seen, expected, run.path)
     return with_reference(plan, run, state)
 
 
@@ -193,6 +189,7 @@ def _save(folder: Path, plan: Fit, given: Given, lineage: Mapping[str, Any]) -> 
 
 def _undivided(run: Path, plan: Fit, given: Given, step: int) -> Any:
     """The whole model with the weights of a checkpoint, as the leader writes it."""
+    give_back()
     model = METHODS[plan.settings.method.kind](
         load_model(given.base, training_dtype(given.recipe.model.dtype), torch.device("cpu")),
         plan.settings.method,

@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from burnish.core.folders import write_json
+from burnish.train.claims import claimed
 from burnish.train.forecast import Forecast, Quantity, forecast, probe, refuse_what_does_not_fit
 from burnish.train.member import Member
+from burnish.train.team import ALONE
 
 #: A pass over all is at best this much quicker than theirs one after another.
 _QUICKEST = 0.4
@@ -34,6 +36,6 @@ def foreseen_together(members: Sequence[tuple[Member, Path]]) -> None:
         )
         time = Quantity("training time", "seconds", _QUICKEST * low, expected, high)
         disk = replace(own.disk, high=own.disk.high + plan.settings.keep_checkpoints * own.disk.low)
-        whole = Forecast(memory, time, disk)
+        whole = Forecast(memory, time, disk, claimed(ALONE, memory))
         write_json(folder / "forecast.json", whole.as_list())
     refuse_what_does_not_fit(max(seen, key=lambda one: one.run_peak), whole, folder)

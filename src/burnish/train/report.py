@@ -8,6 +8,7 @@ from burnish.core.journal import read_journal
 from burnish.core.runs import Run
 from burnish.train.checkpoint import State
 from burnish.train.diagnosis import Diagnosis, diagnose
+from burnish.train.forecast import TOGETHER
 from burnish.train.loop import Plan
 from burnish.train.memory import peak_memory
 
@@ -43,11 +44,12 @@ class TrainReport:
 
 
 def report_of(run: Run, plan: Plan, state: State) -> TrainReport:
-    """What a run that has ended comes to, from its own files."""
+    """What a run that has ended comes to, from its own files and all processes' peaks."""
     metrics = read_journal(run.path / "metrics.jsonl")
-    peak, spent = peak_memory(), state.seconds + state.other_seconds
+    peaks = plan.team.gather(peak_memory())
+    peak, spent = peaks[0], state.seconds + state.other_seconds
     disk = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
-    actual = {"peak memory": peak, "training time": spent, "disk": disk}
+    actual = {"peak memory": peak, TOGETHER: sum(peaks), "training time": spent, "disk": disk}
     return TrainReport(
         run=run.id,
         artifact=str(run.artifact),

@@ -25,6 +25,7 @@ from burnish.train.encoders import ENCODERS
 from burnish.train.faults import explained
 from burnish.train.language import LANGUAGE, seed_everything
 from burnish.train.loop import Plan, Watch, fit
+from burnish.train.memory import peak_memory
 from burnish.train.processes import gathered, joined, refuse_idle_processes
 from burnish.train.report import TrainReport, report_of
 from burnish.train.resume import resumed, same_run
@@ -85,6 +86,7 @@ def follow(team: Team) -> TrainReport:
     team = replace(team, mode=recipe.train.parallel)
     given = Given(recipe, dataset, base, load_tokenizer(base), team)
     _fitted(given, run, (rows, validation))
+    team.gather(peak_memory())
     report: TrainReport = team.share(_NOTHING)
     return report
 

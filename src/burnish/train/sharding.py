@@ -107,6 +107,11 @@ class SharedAdamW(MasterAdamW):
         self.gradient.zero_()
         return rate
 
+    def forget(self) -> None:
+        """See `MasterAdamW.forget`; the others' parts of the gradients are dropped too."""
+        super().forget()
+        self.gradient.zero_()
+
     @torch.no_grad()
     def publish(self) -> None:
         """Give every process's model the rounded copies of all exact values."""

@@ -1,0 +1,95 @@
+"""`burnish forecast`: which models can be trained on which GPUs, by arithmetic."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from burnish.cli.options import AsJson
+from burnish.cli.output import show, table
+from burnish.core.errors import BadRecipe
+
+if TYPE_CHECKING:
+    from burnish.train.memory_table import Cell, Terms
+
+
+def command(
+    model: Annotated[
+        str, typer.Argument(help="A model of the table, or one of this machine. [default: all]")
+    ] = "",
+    memory: Annotated[str, typer.Option(help="Memory of a GPU: 80GB.")] = "24GB",
+    tokens: Annotated[int, typer.Option(min=16, help="Tokens of a pass (micro-batch).")] = 2048,
+    rank: Annotated[int, typer.Option(min=1, help="Rank of LoRA's adapters.")] = 16,
+    checkpointing: Annotated[
+        bool, typer.Option(help="Compute activations twice to hold fewer.")
+    ] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Reckon the memory of training on 1, 2, 4 and 8 GPUs, for each method and way to divide it.
+
+    Nothing is run: a training says by itself what it will need, from steps that it rehearses.
+
+    Example: burnish forecast --memory 80GB
+
+    Example: burnish forecast "Llama 3.1 8B" --tokens 4096
+    """
+    from burnish.train.memory_table import Terms, memory_table
+
+    terms = Terms(memory=_bytes(memory), tokens=tokens, rank=rank, checkpointing=checkpointing)
+    cells = memory_table(terms, model)
+    text = f"{_parts(cells) if model else _overview(cells)}\n\n{_legend(terms)}"
+    show(text, [cell.as_dict() for cell in cells], as_json)
+
+
+def _bytes(text: str) -> float:
+    from pydantic import TypeAdapter, ValidationError
+
+    from burnish.core.quantities import Bytes
+
+    try:
+        return float(TypeAdapter(Bytes).validate_python(text))
+    except ValidationError as error:
+        raise BadRecipe(f"--memory {text} is no size.", "Write it as 24GB or 80GB.") from error
+
+
+def _overview(cells: Sequence["Cell"]) -> str:
+    """A line for each way to divide; the one GPU of its first column divides nothing."""
+    from burnish.train.memory_table import COUNTS, WAYS
+
+    found = {(c.model, c.method, c.parallel, c.gpus): _marked(c) for c in cells}
+    lines = [
+        [
+            name, method, way, found[name, method, "none", 1],
+            *[found[name, method, way, count] for count in COUNTS[1:]],
+        ]
+        for name in dict.fromkeys(cell.model for cell in cells)
+        for method, ways in WAYS.items()
+        for way in ways
+    ]  # fmt: skip
+    heads = ["model", "method", "parallel", "1 GPU", *[f"{count} GPUs" for count in COUNTS[1:]]]
+    return table(heads, lines)
+
+
+def _parts(cells: Sequence["Cell"]) -> str:
+    """A line for each training of one model, with what its memory is for."""
+    heads = ("method", "parallel", "GPUs", "parameters", "gradients", "optimizer", "activations")
+    lines = []
+    for cell in cells:
+        need = cell.need
+        parts = (need.parameters, need.gradients, need.optimizer, need.activations)
+        sizes = [f"{part / 1e9:.2f}" for part in parts]
+        lines.append([cell.method, cell.parallel, str(cell.gpus), *sizes, _marked(cell)])
+    return f"{cells[0].model}\n{table((*heads, 'each GPU'), lines)}"
+
+
+def _marked(cell: "Cell") -> str:
+    return f"{cell.need.on_device / 1e9:.1f}{' *' if cell.fits else ''}"
+
+
+def _legend(terms: "Terms") -> str:
+    again = "computed twice" if terms.checkpointing else "kept"
+    return (
+        f"GB on each GPU; * fits into {terms.memory / 1e9:.0f} GB with a tenth left free.\n"
+        f"Reckoned: bfloat16, {terms.tokens} tokens a pass, activations {again}, "
+        f"adapters of rank {terms.rank}."
+    )
