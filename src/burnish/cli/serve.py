@@ -1,5 +1,7 @@
 """`burnish serve`: models and runs behind the OpenAI API."""
 
+import json
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
@@ -28,6 +30,12 @@ def command(
             help="Where jobs are trained: ray, ray://HOST:PORT. [default: this machine]",
         ),
     ] = None,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=URL", help="Let another server (vLLM) answer for a run or a model."
+        ),
+    ] = None,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="First prove that adapters do not mix; then serve.")
     ] = False,
@@ -42,14 +50,25 @@ def command(
     Example: burnish serve last --alias gpt-4o-mini=smollm2-135m-instruct
     """
     from burnish import api
+    from burnish.core.progress import say
+    from burnish.core.recipe import make_recipe
 
-    settings = [*(changes or ())]
+    settings = [*_upstreams(upstream or ()), *(changes or ())]
     settings += [f"serve.host={host}"] if host else []
     settings += [f"serve.port={port}"] if port is not None else []
     settings += [f"serve.store={store}"] if store else []
     settings += [f"serve.executor={executor}"] if executor else []
     settings += ["serve.python_graders=true"] if python_graders else []
-    named = sources or ["smollm2-135m-instruct"]
+    elsewhere = any(change.startswith("serve.upstream") for change in settings)
+    named = sources or ([] if elsewhere else ["smollm2-135m-instruct"])
     if self_test:
         api.prove_apart(named)
+        for name in make_recipe({}, settings).serve.upstream:
+            say(f"{name}: at another server, of which nothing is proven.")
     api.serve(named, aliases=alias or (), changes=settings)
+
+
+def _upstreams(given: Iterable[str]) -> list[str]:
+    """`MODEL=URL` as one change of the recipe, before those that say more of each."""
+    table = {model: {"url": url} for model, _, url in (pair.partition("=") for pair in given)}
+    return [f"serve.upstream={json.dumps(table)}"] if table else []

@@ -10,6 +10,12 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from burnish.core.errors import BurnishError, PromptTooLong
+from burnish.engines.elsewhere import (
+    ElsewhereBusy,
+    ElsewhereDown,
+    ElsewhereRefused,
+    ElsewhereSlow,
+)
 from burnish.engines.scheduler import Overloaded
 
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "requests"}
@@ -17,6 +23,10 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 _OF_OURS: Mapping[type[BurnishError], tuple[str, str | None]] = {
     PromptTooLong: ("context_length_exceeded", "messages"),
     Overloaded: ("rate_limit_exceeded", None),
+    ElsewhereBusy: ("rate_limit_exceeded", None),
+    ElsewhereDown: ("upstream_unavailable", None),
+    ElsewhereSlow: ("upstream_timeout", None),
+    ElsewhereRefused: ("upstream_refused", None),
 }
 
 
