@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
@@ -81,6 +82,8 @@ def create_app(
     _mount(app, house)
     app.include_router(health_routes(house))
     app.add_exception_handler(BurnishError, errors.on_burnish_error)
+    app.add_exception_handler(OSError, errors.on_storage_fault)
+    app.add_exception_handler(DBAPIError, errors.on_storage_fault)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(RequestValidationError, errors.on_bad_request)
     app.add_exception_handler(Exception, errors.on_fault)

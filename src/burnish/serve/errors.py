@@ -9,7 +9,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from burnish.core.errors import BurnishError, PromptTooLong
+from burnish.core.errors import BurnishError, PromptTooLong, StorageFailed
+from burnish.core.storage import storage_trouble
 from burnish.engines.elsewhere import (
     ElsewhereBusy,
     ElsewhereDown,
@@ -104,6 +105,16 @@ async def on_bad_request(request: Request, error: Exception) -> Response:
     param = ".".join(place) or None
     message = f"Invalid value for `{param}`: {fault['msg']}." if param else f"{fault['msg']}."
     return error_response(400, message, param, fault["type"])
+
+
+async def on_storage_fault(request: Request, error: Exception) -> Response:
+    """Answer a request whose bytes or row could not be written: nothing of it was acknowledged."""
+    found = storage_trouble(error if isinstance(error, OSError) else getattr(error, "orig", error))
+    if found is None:
+        raise error
+    what, fix = found
+    said = f"{what}: nothing of this request was kept. {fix} on the server, then ask again."
+    return error_response(StorageFailed.status, said, None, "storage_unavailable")
 
 
 async def on_fault(request: Request, error: Exception) -> Response:
