@@ -38,6 +38,8 @@ def recipe_page() -> str:
             value = field.get_default(call_default_factory=True)
             if isinstance(value, BaseModel):
                 value = getattr(value, "kind", type(value).__name__)
+            if field.is_required():
+                value = "required"
             text = field.description or "Chooses this kind."
             parts.append(f"| `{name}` | `{value if value is not None else ''}` | {text} |")
     return "\n".join(parts) + "\n"

@@ -6,6 +6,10 @@ import time
 import openai
 import pytest
 
+from burnish.serve.batches import BatchWork
+from burnish.serve.keys import Key, Keys
+from burnish.serve.rate import Rates
+from burnish.serve.store import Record
 from tests.embedder import WIDTH
 from tests.serve import tuning
 from tests.serve.tuning import lines, upload
@@ -162,3 +166,30 @@ def test_a_batch_goes_on_after_a_kill_and_asks_nothing_twice(tiny_folder, tmp_pa
         assert {json.loads(line)["id"] for line in before} <= kept
     finally:
         server.end()
+
+
+def test_lines_count_in_the_rate_of_their_key_and_wait_for_it(server):
+    keys = Keys(server.home / "keys.json")
+    client = openai.OpenAI(
+        base_url=server.address, api_key=keys.add(Key("slow", "", per_minute=12)), max_retries=0
+    )
+    try:
+        # Twelve at once and one each five seconds: two went to upload and begin.
+        made = begin(client, [chat(f"q{n}", temperature=0) for n in range(11)])
+        done = wait(server.client, made.id)
+    finally:
+        keys.remove("slow")
+
+    assert (done.status, done.request_counts.completed) == ("completed", 11)
+
+
+def test_a_batch_gets_no_more_turns_than_its_key_has(tmp_path):
+    keys, rates = Keys(tmp_path / "keys.json"), Rates()
+    keys.add(Key("slow", "", per_minute=5))
+    keys.add(Key("free", ""))
+    work = BatchWork(None, None, keys, rates, None)
+    slow, free, gone = (Record(body={"key": name}) for name in ("slow", "free", "gone"))
+
+    assert [work._turns(slow, 16), work._turns(slow, 16)] == [5, 0]
+    assert work._turns(free, 16) == work._turns(gone, 16) == 16
+    assert "retry-after" in rates.take(keys.by_name("slow"))

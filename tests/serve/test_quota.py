@@ -56,6 +56,40 @@ def test_an_organisation_keeps_so_many_bytes_and_no_more(server, client_of):
     assert tuning.upload(server.client, b"x" * 200, "batch"), "nobody else is bound"
 
 
+def test_stored_responses_count_until_they_are_deleted(client_of):
+    asked = {"model": "tiny", "input": "red", "max_output_tokens": 16, "temperature": 0}
+    with client_of("talking", most_bytes=5000) as client:
+        kept = []
+        with pytest.raises(openai.PermissionDeniedError) as refused:
+            for _ in range(20):
+                kept.append(client.responses.create(**asked).id)
+        assert refused.value.code == "quota_exceeded" and len(kept) > 1
+        last = list(client.responses.create(**asked, stream=True))[-1]
+        assert (last.type, last.code) == ("error", "quota_exceeded")
+        assert client.responses.create(**asked, store=False).output_text
+        full(lambda: tuning.upload(client, b"x" * 4000, "batch"))
+        for own in kept:
+            client.responses.delete(own)
+        assert tuning.upload(client, b"x" * 4000, "batch")
+
+
+def test_what_vector_stores_hold_counts(client_of):
+    text = b"The parcel has not arrived yet. " * 4
+    with client_of("searching", most_bytes=400) as client:
+        file = tuning.upload(client, text, "assistants", "a.txt")
+        store = client.vector_stores.create()
+        other = tuning.upload(client, b"x" * 142, "assistants", "b.txt")
+        full(lambda: client.vector_stores.files.create(store.id, file_id=other))
+        done = client.vector_stores.files.create_and_poll(
+            file, vector_store_id=store.id, poll_interval_ms=50
+        )
+        assert done.status == "completed" and done.usage_bytes > 100
+        room = 400 - len(text) - 142 - done.usage_bytes
+        full(lambda: tuning.upload(client, b"x" * (room + 1), "batch"))
+        client.vector_stores.delete(store.id)
+        assert tuning.upload(client, b"x" * (room + 1), "batch")
+
+
 def test_an_organisation_has_so_many_unfinished_jobs_and_no_more(client_of):
     with client_of("training", most_jobs=1) as client:
         first = tuning.begin(client)

@@ -9,13 +9,24 @@ import pytest
 from sqlalchemy import create_engine, select, text
 
 from burnish.serve.desk import Desk
+from burnish.serve.errands import Errand, Errands
 from burnish.serve.errors import Refused
 from burnish.serve.files import Files
 from burnish.serve.jobs import Happening, Jobs, Lost, fail, tell
 from burnish.serve.keys import CALLER, Key
 from burnish.serve.owner import acting_for
 from burnish.serve.quota import QuotaExceeded
-from burnish.serve.store import SCHEMA, Event, Job, Store, StoreUnavailable, Table, sqlite_url
+from burnish.serve.records import Records
+from burnish.serve.store import (
+    SCHEMA,
+    Event,
+    Job,
+    Record,
+    Store,
+    StoreUnavailable,
+    Table,
+    sqlite_url,
+)
 from burnish.serve.worker import CHECKER, TRAINER, Worker
 
 
@@ -157,6 +168,20 @@ def test_a_clock_that_jumps_keeps_no_job_from_being_taken_over(jobs, monkeypatch
         pass
     with jobs.held(job.id, "heir") as (_, mine):
         mine.status = "running"
+
+
+@pytest.mark.parametrize("jump", [-86400, 86400])
+def test_a_clock_that_jumps_keeps_no_errand_from_being_taken_over(store, monkeypatch, jump):
+    Records(store).add(Record(id="batch_1", kind="batch", status="validating", body={}))
+    errand = Errand("batch", ("validating",), lambda record, is_to_stop: None)
+    errands = Errands(store, {}, lease=60)
+    assert errands._claim(errand, "first").worker == "first"
+    assert errands._claim(errand, "early") is None
+    monkeypatch.setattr("burnish.serve.errands.time", SimpleNamespace(time=lambda: now + jump))
+    now = time.time()
+
+    assert errands._claim(errand, "heir").worker == "heir"
+    assert errands._claim(errand, "third") is None
 
 
 def test_a_lease_that_is_renewed_holds(jobs):

@@ -1,11 +1,12 @@
 """`burnish serve`: models and runs behind the OpenAI API."""
 
+import json
+from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
 from burnish.cli.options import Changes
-from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
 
 
@@ -38,6 +39,12 @@ def command(
             "run's name.",
         ),
     ] = False,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL=URL", help="Let another server (vLLM) answer for a run or a model."
+        ),
+    ] = None,
     self_test: Annotated[
         bool, typer.Option("--self-test", help="First prove that adapters do not mix; then serve.")
     ] = False,
@@ -52,39 +59,29 @@ def command(
     Example: burnish serve last --alias gpt-4o-mini=smollm2-135m-instruct
     """
     from burnish import api
+    from burnish.core.recipe import make_recipe
 
-    settings = [*(changes or ())]
+    settings = [*_upstreams(upstream or ()), *(changes or ())]
     settings += [f"serve.host={host}"] if host else []
     settings += [f"serve.port={port}"] if port is not None else []
     settings += [f"serve.store={store}"] if store else []
     settings += [f"serve.executor={executor}"] if executor else []
     settings += ["serve.python_graders=true"] if python_graders else []
-    named, aliases = sources or ["smollm2-135m-instruct"], [*(alias or ())]
+    elsewhere = any(change.startswith("serve.upstream") for change in settings)
+    named, aliases = sources or ([] if elsewhere else ["smollm2-135m-instruct"]), [*(alias or ())]
     if best:
-        named, aliases, measured = _best(named, aliases)
+        from burnish.export.best import best_named
+
+        named, aliases, measured = best_named(named, aliases)
         settings = [*measured, *settings]
     if self_test:
         api.prove_apart(named)
+        for name in make_recipe({}, settings).serve.upstream:
+            say(f"{name}: at another server, of which nothing is proven.")
     api.serve(named, aliases=aliases, changes=settings)
 
 
-def _best(named: list[str], aliases: list[str]) -> tuple[list[str], list[str], list[str]]:
-    """The folder in place of the run, under the names that the run would have; its settings."""
-    if len(named) != 1:
-        raise BadRecipe("--best serves one run.", "burnish serve RUN --best")
-    import torch
-
-    from burnish.core.runs import find_run
-    from burnish.export.best import best_of
-
-    found = best_of(find_run(named[0]))
-    say(f"{found.folder}: {found.why}")
-    if found.torch_threads:
-        torch.set_num_threads(found.torch_threads)
-    folder = str(found.folder)
-    meant = [f"{name}={folder}" for name in dict.fromkeys([found.run, *named])]
-    for alias in aliases:
-        name, equals, model = alias.partition("=")
-        own = model in (found.run, *named)
-        meant.append(f"{name}={folder}" if own and equals else alias)
-    return [folder], meant, found.changes
+def _upstreams(given: Iterable[str]) -> list[str]:
+    """`MODEL=URL` as one change of the recipe, before those that say more of each."""
+    table = {model: {"url": url} for model, _, url in (pair.partition("=") for pair in given)}
+    return [f"serve.upstream={json.dumps(table)}"] if table else []

@@ -85,6 +85,12 @@ class TrainingStopped(BurnishError, RuntimeError):
     code = 1
 
 
+class StorageFailed(TrainingStopped):
+    """The disk is full or cannot be written; what is on it is whole, and work can go on later."""
+
+    status = 507
+
+
 class TeacherStopped(BurnishError, RuntimeError):
     """Too many of a teacher's answers failed, it can't be reached, or the budget is spent; what it
     has answered is kept, and the same command goes on from there."""

@@ -115,7 +115,7 @@ def _known_keys(parts: list[str]) -> set[str]:
     for part in parts:
         if part in _KINDS:
             models = [model for model in models if model.model_fields["kind"].default == part]
-        else:
+        elif part in models[0].model_fields:  # and not a name that people choose
             models = list(_sections_in(models[0].model_fields[part].annotation))
     return {key for model in models for key in model.model_fields}
 

@@ -3,12 +3,14 @@
 The command line's help, the published JSON Schema and the docs table all print these texts.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field
 
 from burnish.core.judging import Judge
 from burnish.core.section import ExecutorName, Paths, Section
+from burnish.core.upstream import Upstream
 
 
 class Task(Section):
@@ -224,6 +226,10 @@ class Serve(Section):
     )
     engine_cache: Literal["f16", "q8_0", "q4_0"] = Field(
         "f16", description="Type of llama.cpp's keys and values, for exported GGUF folders."
+    )
+    upstream: Mapping[str, Upstream] = Field(
+        {},
+        description="Models whose weights answer at another server (vLLM), by their names here.",
     )
     python_graders: bool = Field(
         False,

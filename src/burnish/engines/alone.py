@@ -1,7 +1,7 @@
-"""What engines in a child have in common: their own process, asked with our own tokens.
+"""What engines outside this process have in common: they are asked with our own tokens.
 
-Prompts are rendered and encoded by `models.chat`, as the model was trained. Exactly one of several
-texts is found by log-probabilities that the child tells.
+Prompts are rendered and encoded by `models.chat`, as the model was trained. Whoever answers is a
+child of ours (`TellingEngine`), or a server elsewhere (`engines.upstream`).
 """
 
 import threading
@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
@@ -36,9 +37,25 @@ class Running:
 USUAL = Running()
 
 
-class ChildEngine(ABC):
-    """An engine whose `child` answers; `close` ends its process."""
+class Answering(Protocol):
+    """Who answers outside this process."""
 
+    name: str
+
+    @property
+    def alive(self) -> bool:
+        """False for a process of ours that has ended."""
+
+    def close(self) -> None:
+        """End it, or the connections to it."""
+
+
+class ChildEngine(ABC):
+    """An engine whose `child` answers; `close` ends it."""
+
+    #: Whether an answer can be held to a grammar.
+    holds_grammars: ClassVar[bool] = False
+    child: Answering
     #: Tokens that prompt and answer may have together.
     context_length: int
     #: How many tokens it knows.
@@ -47,15 +64,11 @@ class ChildEngine(ABC):
     def __init__(
         self, name: str, tokenizer: PreTrainedTokenizerBase, system: str | None, running: Running
     ) -> None:
-        """Only what can be said before the child is there; whoever inherits starts it."""
+        """What can be said before anybody is there who answers."""
         self.name, self.tokenizer, self.system, self.running = name, tokenizer, system, running
         self.ends = end_of_turn(tokenizer)
-        self.child: Child
         #: Requests that are answered at once.
         self.slots = 1
-        #: How often the child had to be started again.
-        self.restarts = 0
-        self._reviving = threading.Lock()
 
     @property
     @abstractmethod
@@ -63,13 +76,12 @@ class ChildEngine(ABC):
         """Bytes of the weights."""
 
     @abstractmethod
-    def start(self) -> Child:
-        """A child that has the model in memory. Raises EngineFailed."""
+    def choose(self, request: Request) -> None:
+        """Exactly one of a request's choices."""
 
     @abstractmethod
-    def table(self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1) -> Table:
-        """Log-probabilities behind the tokens `ids`; `wanted` are those that will be asked for,
-        and an answer has up to `ahead` of them."""
+    def revive(self) -> None:
+        """Whatever is to be done before a request. Raises EngineFailed."""
 
     @abstractmethod
     def grow(self, request: Request) -> Generator[None]:
@@ -81,13 +93,6 @@ class ChildEngine(ABC):
     def close(self) -> None:
         """End the child."""
         self.child.close()
-
-    def revive(self) -> None:
-        """Start the child again if it has ended. Raises EngineFailed."""
-        with self._reviving:
-            if not self.child.alive:
-                self.child = self.start()
-                self.restarts += 1
 
     def request(self, prompt: Prompt) -> Request:
         """A prompt as tokens. Raises PromptTooLong if it and its answer don't fit the context."""
@@ -108,7 +113,7 @@ class ChildEngine(ABC):
     def pieces(self, request: Request) -> Generator[None]:
         """Answer a request, with a pause after each piece of text."""
         if request.prompt.choices:
-            self._choose(request)
+            self.choose(request)
             yield
             return
         with closing(self.grow(request)) as growing:
@@ -151,6 +156,37 @@ class ChildEngine(ABC):
         """Tokens of a prompt as it would be asked."""
         return len(encode_prompt(self.tokenizer, messages))
 
+
+class TellingEngine(ChildEngine):
+    """An engine in a process of its own, which tells log-probabilities of tokens."""
+
+    child: Child
+
+    def __init__(
+        self, name: str, tokenizer: PreTrainedTokenizerBase, system: str | None, running: Running
+    ) -> None:
+        """Only what can be said before the child is there; whoever inherits starts it."""
+        super().__init__(name, tokenizer, system, running)
+        #: How often the child had to be started again.
+        self.restarts = 0
+        self._reviving = threading.Lock()
+
+    @abstractmethod
+    def start(self) -> Child:
+        """A child that has the model in memory. Raises EngineFailed."""
+
+    @abstractmethod
+    def table(self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1) -> Table:
+        """Log-probabilities behind the tokens `ids`; `wanted` are those that will be asked for,
+        and an answer has up to `ahead` of them."""
+
+    def revive(self) -> None:
+        """Start the child again if it has ended. Raises EngineFailed."""
+        with self._reviving:
+            if not self.child.alive:
+                self.child = self.start()
+                self.restarts += 1
+
     def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
         """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
         found = []
@@ -163,8 +199,8 @@ class ChildEngine(ABC):
             found.append((sum(logs), len(logs)))
         return found
 
-    def _choose(self, request: Request) -> None:
-        """Exactly one of the choices."""
+    def choose(self, request: Request) -> None:
+        """The likeliest one."""
         choices = request.prompt.choices
         texts = choice_tokens(self.tokenizer, self.ends, choices)
         wanted = sorted({token for text in texts for token in text})

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from burnish.core.errors import Unavailable
 from burnish.core.records import TokenLogprob
-from burnish.engines.alone import USUAL, ChildEngine, Running
+from burnish.engines.alone import USUAL, Running, TellingEngine
 from burnish.engines.child import Child
 from burnish.engines.decode import Request
 from burnish.models.artifact import Artifact
@@ -31,7 +31,7 @@ _CONTEXT = 4096
 _SAMPLING: Mapping[str, Any] = {"samplers": ["temperature", "top_p"], "top_k": 0, "min_p": 0}
 
 
-class LlamaCpp(ChildEngine):
+class LlamaCpp(TellingEngine):
     """Answers with a GGUF file. `close` ends its process."""
 
     def __init__(

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from burnish.engines.alone import USUAL, ChildEngine, Running
+from burnish.engines.alone import USUAL, Running, TellingEngine
 from burnish.engines.headed import HeadedEngine
 from burnish.engines.labels import open_classifier, open_linear
 from burnish.engines.llamacpp import open_llama_cpp
@@ -22,7 +22,7 @@ HEADED: dict[str, Callable[[Artifact], HeadedEngine]] = {
 }
 
 #: Kinds of exported folders that an engine in a child answers with.
-IN_CHILDREN: dict[str, Callable[[Artifact, Running], ChildEngine]] = {
+IN_CHILDREN: dict[str, Callable[[Artifact, Running], TellingEngine]] = {
     "gguf": open_llama_cpp,
     "onnx": open_onnx,
     "openvino": open_openvino,
@@ -44,12 +44,12 @@ def any_of(artifact: Artifact | None, source: str | Path) -> Engine:
     return _writer_of(artifact, source)
 
 
-def open_writer(source: str | Path) -> LocalEngine | ChildEngine:
+def open_writer(source: str | Path) -> LocalEngine | TellingEngine:
     """The same for what makes text: BadRecipe if it is a classifier."""
     return _writer_of(find_artifact(source), source)
 
 
-def _writer_of(artifact: Artifact | None, source: str | Path) -> LocalEngine | ChildEngine:
+def _writer_of(artifact: Artifact | None, source: str | Path) -> LocalEngine | TellingEngine:
     if artifact is not None and artifact.kind in IN_CHILDREN:
         return IN_CHILDREN[artifact.kind](artifact, USUAL)
     return engine_of(artifact, source)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from transformers import AutoTokenizer
 
 from burnish.core.records import TokenLogprob
-from burnish.engines.alone import ChildEngine, Running
+from burnish.engines.alone import Running, TellingEngine
 from burnish.engines.child import Child
 from burnish.engines.decode import Request
 from burnish.models.artifact import Artifact
@@ -39,7 +39,7 @@ class _Table:
         return self.shown(behind)[0]
 
 
-class StepwiseEngine(ChildEngine):
+class StepwiseEngine(TellingEngine):
     """Answers with an exported folder, one token after the other. `close` ends its process."""
 
     #: The files that hold the weights.

@@ -1,15 +1,18 @@
 """`burnish serve RUN --best`: the export that won the run's last search on this machine."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.core.errors import NotFound
+import torch
+
+from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.journal import read_journal
 from burnish.core.machine import machine
-from burnish.core.runs import Run
+from burnish.core.progress import say
+from burnish.core.runs import Run, find_run
 from burnish.models.artifact import open_artifact
 
 #: What a search found, in the folder that it leaves.
@@ -33,6 +36,29 @@ class Best:
     def changes(self) -> list[str]:
         """The fields as changes to a recipe."""
         return [f"serve.{field}={json.dumps(value)}" for field, value in self.serve.items()]
+
+
+def best_named(
+    named: Sequence[str], aliases: Sequence[str]
+) -> tuple[list[str], list[str], list[str]]:
+    """What to serve in place of the one run that is named: the folder, the names that the run would
+    have, and the changes of the recipe that it was measured with. Says why; sets torch's threads.
+
+    Raises BadRecipe for several runs, NotFound and BadData as `best_of` does.
+    """
+    if len(named) != 1:
+        raise BadRecipe("--best serves one run.", "burnish serve RUN --best")
+    found = best_of(find_run(named[0]))
+    say(f"{found.folder}: {found.why}")
+    if found.torch_threads:
+        torch.set_num_threads(found.torch_threads)
+    folder = str(found.folder)
+    meant = [f"{name}={folder}" for name in dict.fromkeys([found.run, *named])]
+    for alias in aliases:
+        name, equals, model = alias.partition("=")
+        own = model in (found.run, *named)
+        meant.append(f"{name}={folder}" if own and equals else alias)
+    return [folder], meant, found.changes
 
 
 def note_search(run: Run, folder: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from transformers import AutoTokenizer
 
 from burnish.core.records import Prompt
-from burnish.engines.alone import USUAL, ChildEngine, Running
+from burnish.engines.alone import USUAL, Running, TellingEngine
 from burnish.engines.child import Child
 from burnish.engines.open import IN_CHILDREN
 from burnish.models.artifact import Artifact
@@ -100,7 +100,7 @@ class _EngineDoor:
 
     together = 1
 
-    def __init__(self, engine: ChildEngine) -> None:
+    def __init__(self, engine: TellingEngine) -> None:
         self._engine, self.child = engine, engine.child
 
     def ask(self, prompt: Prompt) -> Reply:
@@ -145,7 +145,7 @@ class StepwiseDoor(_EngineDoor):
 
 
 #: Kind of artifact → the door to the engine that answers with it.
-_DOORS: Mapping[str, Callable[[ChildEngine], Door]] = {
+_DOORS: Mapping[str, Callable[[TellingEngine], Door]] = {
     "gguf": LlamaCppDoor,
     "onnx": StepwiseDoor,
     "openvino": StepwiseDoor,

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from burnish import __version__
 from burnish.core.errors import BurnishError
-from burnish.core.journal import Journal
 from burnish.core.sections import Serve
 from burnish.engines.fleet import Fleet
 from burnish.engines.scheduler import Scheduler
@@ -27,13 +27,14 @@ from burnish.serve.health import health_routes
 from burnish.serve.house import House
 from burnish.serve.keys import Keys
 from burnish.serve.owner import acting_for
+from burnish.serve.rate import Rates
 from burnish.serve.responses import response_routes
 from burnish.serve.routes import deployment_routes, routes
 from burnish.serve.tuning_routes import file_routes, job_routes
 from burnish.serve.uploads import upload_routes
 from burnish.serve.vector_routes import vector_routes
 from burnish.serve.vectors import Vectors, VectorWork
-from burnish.serve.watch import Figures, Watch
+from burnish.serve.watch import Audit, Figures, Watch
 from burnish.serve.worker import Worker
 
 
@@ -52,10 +53,13 @@ def create_app(
     """
     settings = settings or Serve()
     scheduler = Scheduler(settings.max_batch, prefix_bytes=settings.prefix_mebibytes * 2**20)
+    rates = Rates()
+    desk = worker.desk if worker else None
+    audit = Audit(desk.home / "audit.jsonl") if desk else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        errands = _errands(worker, house, keys) if worker else None
+        errands = _errands(worker, house, keys, rates) if worker else None
         if worker and errands:
             worker.start()
             errands.start()
@@ -64,6 +68,8 @@ def create_app(
             await run_in_threadpool(worker.stop)
             await run_in_threadpool(errands.stop)
         await run_in_threadpool(scheduler.close)
+        if audit:
+            await run_in_threadpool(audit.close)
 
     app = FastAPI(
         title="burnish",
@@ -74,19 +80,19 @@ def create_app(
         redirect_slashes=False,
     )
     app.state.scheduler = scheduler
-    desk = worker.desk if worker else None
     embedders = Embedders(desk.aliases if desk else {})
     figures = _figures(scheduler, desk)
     house = House(fleet, scheduler, settings, desk, embedders, figures)
     _mount(app, house)
     app.include_router(health_routes(house))
     app.add_exception_handler(BurnishError, errors.on_burnish_error)
+    app.add_exception_handler(OSError, errors.on_storage_fault)
+    app.add_exception_handler(DBAPIError, errors.on_storage_fault)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(RequestValidationError, errors.on_bad_request)
     app.add_exception_handler(Exception, errors.on_fault)
-    app.add_middleware(Guard, keys=keys, hosts=hosts)
-    journal = Journal(desk.home / "audit.jsonl") if desk else None
-    app.add_middleware(Watch, figures=figures, audit=journal)
+    app.add_middleware(Guard, keys=keys, hosts=hosts, rates=rates)
+    app.add_middleware(Watch, figures=figures, audit=audit)
     return app
 
 
@@ -109,11 +115,11 @@ def _mount(app: FastAPI, house: House) -> None:
         app.include_router(deployment_routes(house), prefix=prefix, include_in_schema=False)
 
 
-def _errands(worker: Worker, house: House, keys: Keys) -> Errands:
+def _errands(worker: Worker, house: House, keys: Keys, rates: Rates) -> Errands:
     """Work beside the jobs, in the loop that answers requests."""
     desk, loop = worker.desk, asyncio.get_running_loop()
     errands = {
-        "batch": BatchWork(desk, house, keys, loop).errand,
+        "batch": BatchWork(desk, house, keys, rates, loop).errand,
         "file": VectorWork(Vectors(desk, house.embedders)).errand,
     }
     return Errands(desk.store, errands, worker.lease, worker.tick)

@@ -28,6 +28,7 @@ from burnish.serve.inside import ask
 from burnish.serve.job_wire import Id, Labels
 from burnish.serve.keys import CALLER, Keys
 from burnish.serve.pages import page_body
+from burnish.serve.rate import Rates
 from burnish.serve.records import body_of
 from burnish.serve.store import Record
 from burnish.serve.tuning_routes import Limit
@@ -36,6 +37,8 @@ from burnish.serve.wire import Closed
 MOST_LINES = 50_000
 #: Lines asked together: enough to fill the model's batches, few enough to leave room to others.
 _TOGETHER = 16
+#: Seconds between two looks whether a key may ask again.
+_TURN = 0.2
 _DAY = 24 * 3600
 _OPEN = ("validating", "in_progress", "cancelling")
 _TIMES = ("in_progress", "finalizing", "completed", "failed", "expired", "cancelling", "cancelled")
@@ -132,6 +135,7 @@ class BatchWork:
     desk: Desk
     house: House
     keys: Keys
+    rates: Rates
     loop: asyncio.AbstractEventLoop
 
     @property
@@ -159,7 +163,11 @@ class BatchWork:
                 return
             if time.time() > batch.body["expires_at"]:
                 break
-            some, rest = rest[:_TOGETHER], rest[_TOGETHER:]
+            count = self._turns(batch, min(_TOGETHER, len(rest)))
+            if count == 0:  # the key's minute is used up: the batch waits for the next turn
+                time.sleep(_TURN)
+                continue
+            some, rest = rest[:count], rest[count:]
             for answer in self._ask(batch, some):
                 journal.write(**answer)
                 entries.append(answer)
@@ -188,6 +196,16 @@ class BatchWork:
             lines.append(line)
             errors += [_fault(wrong[0], wrong[1], number)] if wrong else []
         return lines, errors[:100]
+
+    def _turns(self, batch: Record, wanted: int) -> int:
+        """How many lines may be asked now by the rate of the batch's key; each is counted."""
+        key = self.keys.by_name(batch.body["key"])
+        if key is None:
+            return wanted
+        for number in range(wanted):
+            if "retry-after" in self.rates.take(key):
+                return number
+        return wanted
 
     def _ask(self, batch: Record, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """Answers to some lines, asked together in the name of whoever made the batch."""

@@ -5,12 +5,12 @@ from typing import Any
 
 from burnish.engines.grammar import BadSchema, schema_grammar
 from burnish.serve.errors import Refused
-from burnish.serve.wire import ChatRequest, FunctionSpec, FunctionTool
+from burnish.serve.wire import Asked, ChatRequest, FunctionSpec, FunctionTool
 
 _OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
-def grammar_of(asked: ChatRequest) -> str:
+def grammar_of(asked: Asked) -> str:
     """The grammar that the answer must follow; empty for free text.
 
     Raises Refused where the request asks for two things at once, or for what nobody can follow.
@@ -31,11 +31,13 @@ def grammar_of(asked: ChatRequest) -> str:
         raise Refused(str(error), param, "invalid_schema") from error
 
 
-def forced_tools(asked: ChatRequest) -> Sequence[FunctionTool]:
+def forced_tools(asked: Asked) -> Sequence[FunctionTool]:
     """The tools of which one must be called; none if the model may answer in words.
 
     Raises Refused for a choice that is not among the tools.
     """
+    if not isinstance(asked, ChatRequest):
+        return ()
     choice = asked.tool_choice
     if choice in (None, "none", "auto"):
         return ()
@@ -54,7 +56,7 @@ def forced_tools(asked: ChatRequest) -> Sequence[FunctionTool]:
     return found
 
 
-def _asked_schema(asked: ChatRequest) -> Mapping[str, Any] | None:
+def _asked_schema(asked: Asked) -> Mapping[str, Any] | None:
     wanted = asked.response_format
     if wanted is None or wanted.type == "text":
         return None

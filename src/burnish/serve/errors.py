@@ -9,7 +9,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from burnish.core.errors import BurnishError, PromptTooLong
+from burnish.core.errors import BurnishError, PromptTooLong, StorageFailed
+from burnish.core.storage import storage_trouble
+from burnish.engines.elsewhere import (
+    ElsewhereBusy,
+    ElsewhereDown,
+    ElsewhereRefused,
+    ElsewhereSlow,
+)
 from burnish.engines.scheduler import Overloaded
 
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "requests"}
@@ -17,6 +24,10 @@ _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
 _OF_OURS: Mapping[type[BurnishError], tuple[str, str | None]] = {
     PromptTooLong: ("context_length_exceeded", "messages"),
     Overloaded: ("rate_limit_exceeded", None),
+    ElsewhereBusy: ("rate_limit_exceeded", None),
+    ElsewhereDown: ("upstream_unavailable", None),
+    ElsewhereSlow: ("upstream_timeout", None),
+    ElsewhereRefused: ("upstream_refused", None),
 }
 
 
@@ -94,6 +105,16 @@ async def on_bad_request(request: Request, error: Exception) -> Response:
     param = ".".join(place) or None
     message = f"Invalid value for `{param}`: {fault['msg']}." if param else f"{fault['msg']}."
     return error_response(400, message, param, fault["type"])
+
+
+async def on_storage_fault(request: Request, error: Exception) -> Response:
+    """Answer a request whose bytes or row could not be written: nothing of it was acknowledged."""
+    found = storage_trouble(error if isinstance(error, OSError) else getattr(error, "orig", error))
+    if found is None:
+        raise error
+    what, fix = found
+    said = f"{what}: nothing of this request was kept. {fix} on the server, then ask again."
+    return error_response(StorageFailed.status, said, None, "storage_unavailable")
 
 
 async def on_fault(request: Request, error: Exception) -> Response:

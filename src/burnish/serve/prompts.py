@@ -47,14 +47,7 @@ def chat_requests(
     _refuse(asked)
     if asked.top_logprobs and not asked.logprobs:
         raise Refused("`top_logprobs` needs `logprobs` to be true.", "top_logprobs")
-    grammar = grammar_of(asked)
-    if grammar and isinstance(engine, ChildEngine):
-        raise Refused(
-            f"{asked.model} is an exported folder, and {engine.child.name} cannot hold an answer "
-            "to a schema here. Ask without, or serve the run itself (or its --to merged).",
-            "tool_choice" if forced_tools(asked) else "response_format",
-            "unsupported_value",
-        )
+    grammar = _bound(engine, asked)
     messages = [_message(turn, place) for place, turn in enumerate(asked.messages)]
     if engine.system and not any(message.role == "system" for message in messages):
         messages = [Message("system", engine.system), *messages]
@@ -80,13 +73,31 @@ def completion_requests(
 ) -> list[tuple[str, list[Request]]]:
     """For each prompt, its text and its `n` requests. Raises Refused, PromptTooLong."""
     _refuse(asked)
-    longest = asked.max_tokens or _COMPLETION_TOKENS
-    prompt = Prompt((), max_new_tokens=longest, top_logprobs=asked.logprobs)
+    prompt = Prompt(
+        (),
+        max_new_tokens=asked.max_tokens or _COMPLETION_TOKENS,
+        choices=tuple(asked.guided_choice or ()),
+        top_logprobs=asked.logprobs,
+        grammar=_bound(engine, asked),
+    )
     rows = [_tokens(engine, one) for one in _prompts(asked)]
     texts = [str(engine.tokenizer.decode(ids)) for ids in rows]
     return [
         (text, _copies(engine, prompt, ids, asked)) for text, ids in zip(texts, rows, strict=True)
     ]
+
+
+def _bound(engine: Served, asked: Asked) -> str:
+    """The grammar that an answer must follow. Raises Refused if the engine can't be held to it."""
+    grammar = grammar_of(asked)
+    if grammar and isinstance(engine, ChildEngine) and not engine.holds_grammars:
+        raise Refused(
+            f"{asked.model} is an exported folder, and {engine.child.name} cannot hold an answer "
+            "to a schema here. Ask without, or serve the run itself (or its --to merged).",
+            "tool_choice" if forced_tools(asked) else "response_format",
+            "unsupported_value",
+        )
+    return grammar
 
 
 def _grounded(

@@ -3,7 +3,7 @@
 What is counted is all that the key's organisation has, in the transaction that adds to it.
 """
 
-from sqlalchemy import func, select, text
+from sqlalchemy import ColumnElement, Text, cast, func, select, text
 from sqlalchemy.orm import Session
 
 from burnish.serve.errors import Refused
@@ -22,7 +22,8 @@ class QuotaExceeded(Refused):
 
 
 def make_room_for_bytes(session: Session, more: int) -> None:
-    """Raises QuotaExceeded if `more` bytes are too many beside files and announced uploads."""
+    """Raises QuotaExceeded if `more` bytes are too many beside what is kept: files, announced
+    uploads, stored responses, and what vector stores hold of their files."""
     most = CALLER.get().most_bytes
     if most is None:
         return
@@ -31,10 +32,12 @@ def make_room_for_bytes(session: Session, more: int) -> None:
     announced = select(Record.body).where(Record.kind == "upload", Record.status == "pending")
     stored = int(session.scalar(kept) or 0)
     stored += sum(body["bytes"] for body in session.scalars(announced))
+    stored += _sum(session, "response", func.length(cast(Record.body, Text)))
+    stored += _sum(session, "vector_store_file", Record.body["usage_bytes"].as_integer())
     if stored + more > most:
         raise QuotaExceeded(
             f"{more} bytes more than the {stored} that are kept would exceed the {most} that this "
-            "key allows its organisation: delete files first."
+            "key allows its organisation: delete files or responses first."
         )
 
 
@@ -50,6 +53,11 @@ def make_room_for_a_job(session: Session) -> None:
             f"The organisation has {most} unfinished jobs, as many as this key allows: wait, or "
             "cancel one."
         )
+
+
+def _sum(session: Session, kind: str, size: ColumnElement[int]) -> int:
+    mine = (Record.kind == kind, Record.organization == owner())
+    return int(session.scalar(select(func.coalesce(func.sum(size), 0)).where(*mine)) or 0)
 
 
 def _one_at_a_time(session: Session) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from burnish.serve.errors import Refused
 from burnish.serve.pages import Order, page
+from burnish.serve.quota import make_room_for_bytes
 from burnish.serve.store import Record, Store
 
 
@@ -28,9 +29,11 @@ class Records:
 
     store: Store
 
-    def add(self, record: Record) -> Record:
-        """Write a new one."""
+    def add(self, record: Record, more: int = 0) -> Record:
+        """Write a new one, for which the organisation keeps `more` bytes. Raises QuotaExceeded."""
         with self.store.writing() as session:
+            if more:
+                make_room_for_bytes(session, more)
             session.add(record)
         return record
 

@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
+from burnish.core.errors import BurnishError
 from burnish.core.records import Answer
 from burnish.serve.calls import CallWatch, Said, take_apart
 from burnish.serve.desk import Desk
@@ -162,7 +163,8 @@ class _Keeper:
         if making.asked.store is not False:
             record = Record(id=making.id, kind=_KIND, created_at=making.created, status="kept",
                             body={"response": body, "items": [*making.items, *output]})  # fmt: skip
-            await run_in_threadpool(self.desk.records.add, record)
+            size = len(json.dumps(record.body))
+            await run_in_threadpool(self.desk.records.add, record, size)
         return body
 
     async def _events(self, making: Responding, exchange: Exchange) -> AsyncIterator[str]:
@@ -171,7 +173,7 @@ class _Keeper:
 
         def event(kind: str, **fields: Any) -> str:
             nonlocal number
-            body = {"type": kind, "sequence_number": number, **fields}
+            body = {**fields, "type": kind, "sequence_number": number}
             number += 1
             return f"event: {kind}\ndata: {json.dumps(body)}\n\n"
 
@@ -202,7 +204,11 @@ class _Keeper:
             output = making.output(said, _status(news.answer))
             for kind, fields in _ends(output):
                 yield event(kind, **fields)
-            body = await self._kept(making, news.answer, output)
+            try:
+                body = await self._kept(making, news.answer, output)
+            except BurnishError as error:  # no room to keep it: the stream has begun long since
+                yield event("error", **error_of(error)["error"])
+                return
             yield event(f"response.{body['status']}", response=body)
 
 

@@ -6,13 +6,14 @@ from contextlib import ExitStack, suppress
 
 import uvicorn
 
-from burnish.core.errors import BurnishError
+from burnish.core.errors import BadRecipe, BurnishError
 from burnish.core.executor import open_executor
 from burnish.core.progress import say
 from burnish.core.sections import Serve
 from burnish.core.settings import workspace
 from burnish.engines.alone import Running
 from burnish.engines.fleet import Fleet, open_fleet
+from burnish.engines.upstream import open_upstreams
 from burnish.evaluate.sandbox_proof import prove, secrets_of
 from burnish.models.local import list_embedders
 from burnish.serve.app import create_app
@@ -73,18 +74,28 @@ def serve(
 
 def _open_fleet(sources: Sequence[str], aliases: Mapping[str, str], settings: Serve) -> Fleet:
     """What answers in words; embedding models are opened when they are first asked."""
-    vectors = {model.name for model in list_embedders()}
-    spoken = {name: model for name, model in aliases.items() if model not in vectors}
-    named = [source for source in sources if source not in vectors]
-    if sources and not named and not spoken:
-        return Fleet({}, {})
-    running = Running(
+    upstream = open_upstreams(settings.upstream)
+    elsewhere = {model.name for model in list_embedders()} | set(upstream)
+    spoken = {name: model for name, model in aliases.items() if model not in elsewhere}
+    named = [source for source in sources if source not in elsewhere]
+    fleet = Fleet({}, {})
+    if named or spoken or not (sources or upstream):
+        fleet = open_fleet(named, spoken, _running(settings))
+    more = {name: upstream[model] for name, model in aliases.items() if model in upstream}
+    if twice := fleet.engines.keys() & {**upstream, **more}:
+        raise BadRecipe(f"`{min(twice)}` would name two models.", "Name one of them otherwise.")
+    fleet.engines.update({**upstream, **more})
+    return fleet
+
+
+def _running(settings: Serve) -> Running:
+    """How the processes of exported folders are started."""
+    return Running(
         threads=settings.engine_threads,
         context=settings.engine_context,
         slots=settings.engine_slots,
         cache=settings.engine_cache,
     )
-    return open_fleet(named, spoken, running)
 
 
 def base_url(host: str, port: int) -> str:

@@ -217,9 +217,10 @@ class Store:
         except SQLAlchemyError as error:
             self._engine.dispose()
             cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-            raise StoreUnavailable(
-                f"The store cannot be opened: {cause}.", "Check --store, and that it is running."
-            ) from error
+            remedy = "Check --store, and that it is running."
+            if self._engine.dialect.name == "sqlite":
+                remedy = "Its folder must be there and writable, with room on the disk."
+            raise StoreUnavailable(f"The store cannot be opened: {cause}.", remedy) from error
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

@@ -83,14 +83,14 @@ class Vectors:
     def attach(self, store: str, file: str, attributes: Any, param: str = "file_id") -> Record:
         """Let a file come in; one that is there already stays. Raises NoSuchRecord, Refused."""
         self.desk.records.find(STORE, store)
-        self._file(file, param)
+        size = self._file(file, param).bytes
         try:
             return self.file(store, file)
         except NoSuchRecord:
             body = {"file_id": file, "attributes": attributes or {}}
             own = f"{store}:{file}"
             return self.desk.records.add(
-                Record(id=own, kind=FILE, parent=store, status="in_progress", body=body)
+                Record(id=own, kind=FILE, parent=store, status="in_progress", body=body), size
             )
 
     def attach_all(self, store: str, files: Sequence[str], attributes: Any) -> Record:

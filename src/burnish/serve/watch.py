@@ -5,15 +5,20 @@ when, whose key, of which organisation, what, from where, and how it ended. Noth
 in it.
 """
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.core.journal import Journal
+from burnish.core.progress import say
 from burnish.core.records import Answer
 
 _SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
@@ -58,41 +63,70 @@ class Figures:
         return kind(name, text, labels, registry=self.registry)
 
 
+class Audit:
+    """`audit.jsonl`, written by one thread: in order, and the event loop waits for no disk."""
+
+    def __init__(self, path: Path) -> None:
+        self._journal = Journal(path)
+        self._thread = ThreadPoolExecutor(1, "burnish-audit")
+
+    async def write(self, **entry: Any) -> None:
+        """Returns when the entry is on disk. An entry that was begun is written even if whoever
+        waits for it is cancelled; one that cannot be written is said, for the request is done."""
+        writing = self._thread.submit(copy_context().run, self._write, entry)
+        await asyncio.shield(asyncio.wrap_future(writing))
+
+    def close(self) -> None:
+        """Write what has come in, and end the thread."""
+        self._thread.shutdown()
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        try:
+            self._journal.write(**entry)
+        except OSError as fault:
+            say(f"audit.jsonl lacks {entry['method']} {entry['path']}: {fault}")
+
+
 @dataclass(frozen=True)
 class Watch:
     """ASGI middleware around everything else."""
 
     app: ASGIApp
     figures: Figures
-    audit: Journal | None = None
+    audit: Audit | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and note how it went."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun, seen = time.perf_counter(), dict[str, Any](status=499, id="")
+        begun, seen = time.perf_counter(), dict[str, Any](status=499, id="", noted=False)
 
         async def noted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = dict(message["headers"])
                 seen.update(status=message["status"])
                 seen.update(id=headers.get(b"x-request-id", b"").decode("latin-1"))
+            elif not message.get("more_body"):  # who has the whole answer finds it noted
+                await self._note(scope, seen, time.perf_counter() - begun)
             await send(message)
 
         try:
             await self.app(scope, receive, noted)
         finally:
-            self._note(scope, seen, time.perf_counter() - begun)
+            await self._note(scope, seen, time.perf_counter() - begun)
 
-    def _note(self, scope: Scope, seen: dict[str, Any], seconds: float) -> None:
+    async def _note(self, scope: Scope, seen: dict[str, Any], seconds: float) -> None:
+        if seen["noted"]:
+            return
+        seen["noted"] = True
         route = getattr(scope.get("route"), "path", "unknown")
         method = scope["method"] if scope["method"] in _METHODS else "?"
         self.figures.requests.labels(method, route, str(seen["status"])).inc()
         self.figures.seconds.labels(route).observe(seconds)
         if self.audit and (method not in _READING or seen["status"] >= 400):
             client = scope.get("client")
-            self.audit.write(
+            await self.audit.write(
                 key=scope.get("burnish.key"),
                 organization=scope.get("burnish.organization"),
                 method=method,

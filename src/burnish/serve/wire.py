@@ -110,6 +110,10 @@ class Asked(Wire):
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = None
+    response_format: ResponseFormat | None = None
+    guided_choice: list[Stop] | None = Field(
+        None, min_length=1, max_length=1000, description="Answer with exactly one of these texts."
+    )
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -125,12 +129,8 @@ class ChatRequest(Asked):
     max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    response_format: ResponseFormat | None = None
     tools: list[FunctionTool] | None = Field(None, max_length=128)
     tool_choice: str | dict[str, Any] | None = None
-    guided_choice: list[Stop] | None = Field(
-        None, min_length=1, max_length=1000, description="Answer with exactly one of these texts."
-    )
 
 
 class CompletionRequest(Asked):

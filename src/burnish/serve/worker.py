@@ -17,7 +17,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from burnish.core.child import MOST_DEATHS, Child, Task, fate
-from burnish.core.errors import BurnishError
+from burnish.core.errors import BurnishError, StorageFailed
 from burnish.core.executor import Executor
 from burnish.core.progress import say
 from burnish.core.recipe import make_recipe
@@ -124,6 +124,14 @@ class Worker:
             if any(mine.status in statuses for statuses in STAGES.values()):
                 fail(session, mine, code, message, param)
 
+    def _pause(self, job: Job, why: str) -> None:
+        """The disk gave out, which is no fault of the job's: it can be resumed."""
+        with self._held(job) as (session, mine):
+            if mine.status == "running":
+                mine.status, mine.estimated_finish = "paused", None
+                said = f"The job has been paused; resume it later. {why}"
+                tell(session, mine, [Happening(f"storage-{job.lives}", said, "error")])
+
     def _wish(self, job: Job) -> Wish:
         files = self.desk.files
         train = files.path(files.find(job.training_file))
@@ -217,6 +225,9 @@ class Worker:
         if outcome.exists():
             error = json.loads(outcome.read_text(encoding="utf-8"))
             what = "\n".join(part for part in (error["what"], error["fix"]) if part)
+            if error["kind"] == StorageFailed.__name__:
+                self._pause(job, what)
+                return
             self._fail(job, "training_failed", what)
             return
         step = max(harvest.steps_of(run), default=0)

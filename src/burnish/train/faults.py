@@ -7,23 +7,27 @@ from contextlib import contextmanager
 import torch
 from safetensors import SafetensorError
 
-from burnish.core.errors import BurnishError, TrainingStopped
+from burnish.core.errors import BurnishError, StorageFailed, TrainingStopped
+from burnish.core.storage import TROUBLES, remedy, storage_trouble
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NO_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "could not create a memory")
 _LESS = "Halve train.micro_batch_tokens, or set train.gradient_checkpointing=true"
 
 
 @contextmanager
 def explained(then: str, error: type[BurnishError] = TrainingStopped) -> Iterator[None]:
-    """Turn "no memory" and "no disk" of any library into `error`; `then` says how to go on."""
+    """Turn "no memory" and "no disk" of any library into `error`; `then` says how to go on.
+
+    A training that stopped for its disk is told apart: StorageFailed.
+    """
     try:
         yield
     except (MemoryError, RuntimeError, OSError, SafetensorError) as fault:
         if is_memory(fault):
             raise error("There is no memory left.", f"{_LESS}; {then}") from fault
-        if is_disk(fault):
-            raise error(f"The disk is full: {fault}.", f"Free some space; {then}") from fault
+        if trouble := _of_disk(fault):
+            kind = StorageFailed if error is TrainingStopped else error
+            raise kind(f"{trouble[0]}: {fault}.", f"{trouble[1]}; {then}") from fault
         raise
 
 
@@ -36,10 +40,10 @@ def is_memory(fault: BaseException) -> bool:
     return any(words in str(fault) for words in _NO_MEMORY)
 
 
-def is_disk(fault: BaseException) -> bool:
-    """Whether the disk is what has run out; safetensors puts the number into its text."""
-    if isinstance(fault, OSError):
-        return fault.errno in _FULL
-    return isinstance(fault, SafetensorError) and any(
-        f"os error {number})" in str(fault) for number in _FULL
-    )
+def _of_disk(fault: BaseException) -> tuple[str, str] | None:
+    """What the disk has done and what helps; safetensors puts the number into its text."""
+    if isinstance(fault, SafetensorError):
+        told = (what for number, what in TROUBLES.items() if f"os error {number})" in str(fault))
+        what = next(told, None)
+        return (what, remedy(what)) if what else None
+    return storage_trouble(fault)
