@@ -129,18 +129,37 @@ class Sized(Prefix):
         return Sized(self.ids[:length], ())
 
 
+class Asked:
+    """What is looked at of a request."""
+
+    def __init__(self, ids, owner=""):
+        self.ids, self.owner = ids, owner
+
+
+def found(kept, engine, ids, owner=""):
+    request = Asked(ids, owner)
+    kept.remember(engine, [request])
+    return kept.find(engine, request)
+
+
 def test_what_was_not_used_for_longest_goes_first():
     kept, engine = Prefixes(2_500), Counting()
     ids = {name: [place] * 100 for place, name in enumerate("abc")}
 
     def ask(name):
-        own = [*ids[name], 7]
-        kept.remember(engine, [own])
-        return kept.find(engine, own)[1]
+        return found(kept, engine, [*ids[name], 7])[1]
 
     assert [ask(name) for name in "aabba"] == [0, 0, 0, 0, 100]
     assert [ask(name) for name in "ccab"] == [0, 0, 100, 0]
     assert kept.bytes <= 2_500
+
+
+def test_nobody_learns_from_a_beginning_what_others_have_asked():
+    kept, engine, ids = Prefixes(10**9), Counting(), [3] * 100
+
+    seen = [found(kept, engine, [*ids, 7], owner)[1] for owner in ("a", "a", "b", "a", "b", "b")]
+
+    assert seen == [0, 0, 0, 100, 0, 100]
 
 
 @settings(max_examples=60, deadline=None)
@@ -152,11 +171,10 @@ def test_a_beginning_is_one_and_its_own_engines(asked, most):
     kept, engines = Prefixes(most), (Counting(), Counting())
     for number, blocks in asked:
         ids = [token for block in blocks for token in [block] * 70] + [5]
-        kept.remember(engines[number], [ids])
-        prefix, had = kept.find(engines[number], ids)
+        prefix, had = found(kept, engines[number], ids)
         assert (prefix is None and had == 0) or (
             list(prefix.ids) == ids[: len(prefix.ids)] and had <= len(prefix.ids) < len(ids)
         )
         assert kept.bytes <= most
-        for engine, own in kept._kept:
+        for (engine, _), own in kept._kept:
             assert own[-1] in (0, 1) and any(length == len(own) for _, length in engine.read)

@@ -216,6 +216,17 @@ def test_a_deployment_of_the_same_name_is_each_ones_own(server, two, things):
     assert ask(two[0], things.deployment).model == things.model
 
 
+def test_nobody_is_told_that_another_has_asked_the_same(two):
+    rules = {"role": "system", "content": "the lamp is red and the parcel is late " * 12}
+    asked = [rules, {"role": "user", "content": "red"}]
+    mine, theirs = two
+
+    used = [ask(client, messages=asked).usage for client in (mine, mine, mine, theirs, theirs)]
+
+    known = [usage.prompt_tokens_details.cached_tokens > 0 for usage in used]
+    assert known == [False, False, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("header", "code"),
     [("organization", "mismatched_organization"), ("project", "mismatched_project")],

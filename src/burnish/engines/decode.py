@@ -31,6 +31,8 @@ class Request:
     tokenizer: PreTrainedTokenizerBase
     #: The adapter that answers; none for the base.
     adapter: str | None = None
+    #: Whose it is: a beginning that is kept is known to its owner's requests only.
+    owner: str = ""
     made: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     text: str = ""

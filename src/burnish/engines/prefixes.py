@@ -2,16 +2,20 @@
 
 A prompt that begins like an earlier one has what they share read by itself, and kept; the next one
 starts behind it. What is kept belongs to one engine, that is to one adapter on one set of weights,
-and nobody else starts there. SGLang keeps all of every prompt in a tree (Zheng et al. 2023,
-arXiv:2312.07104); here a beginning is kept once two prompts have had it, and memory is bounded.
+and nobody else starts there; and to one owner: whoever is answered sooner, or told of cached
+tokens, would learn that somebody else has asked the same. SGLang keeps all of every prompt in a
+tree (Zheng et al. 2023, arXiv:2312.07104); here a beginning is kept once two prompts have had it,
+and memory is bounded.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from burnish.engines.decode import Prefix, common_prefix
+from burnish.engines.decode import Prefix, Request, common_prefix
 from burnish.engines.protocol import Stepped
 
+#: An engine and who asks it.
+_Whose = tuple[Stepped, str]
 #: A shorter beginning isn't worth a pass of its own.
 _LEAST = 64
 #: Prompts of an engine, the last ones, that a new one is held against.
@@ -23,8 +27,8 @@ class Prefixes:
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
-        self._kept: OrderedDict[tuple[Stepped, tuple[int, ...]], Prefix] = OrderedDict()
-        self._seen: dict[Stepped, deque[Sequence[int]]] = {}
+        self._kept: OrderedDict[tuple[_Whose, tuple[int, ...]], Prefix] = OrderedDict()
+        self._seen: dict[_Whose, deque[Sequence[int]]] = {}
         self._bytes_a_token: dict[Stepped, float] = {}
 
     @property
@@ -32,29 +36,32 @@ class Prefixes:
         """Memory of what is kept."""
         return sum(prefix.bytes for prefix in self._kept.values())
 
-    def remember(self, engine: Stepped, prompts: Sequence[Sequence[int]]) -> None:
+    def remember(self, engine: Stepped, requests: Sequence[Request]) -> None:
         """Prompts that others may begin like: their tokens only."""
-        self._seen.setdefault(engine, deque(maxlen=_REMEMBERED)).extend(prompts)
+        for request in requests:
+            seen = self._seen.setdefault((engine, request.owner), deque(maxlen=_REMEMBERED))
+            seen.append(request.ids)
 
-    def find(self, engine: Stepped, ids: Sequence[int]) -> tuple[Prefix | None, int]:
-        """A beginning of this prompt, if one is kept or is worth to be read and kept; and how many
+    def find(self, engine: Stepped, request: Request) -> tuple[Prefix | None, int]:
+        """A beginning of its prompt, if one is kept or is worth to be read and kept; and how many
         of its tokens were there already. Call it while the engine is `active`."""
-        kept = self._longest(engine, ids)
+        whose, ids = (engine, request.owner), request.ids
+        kept = self._longest(whose, ids)
         had = len(kept.ids) if kept else 0
-        others = [seen for seen in self._seen.get(engine, ()) if seen is not ids]
+        others = [seen for seen in self._seen.get(whose, ()) if seen is not ids]
         shared = max((common_prefix([ids, seen]) for seen in others), key=len, default=[])
         shared = shared[: self._room(engine)]
         if len(shared) < had + _LEAST:
             return kept, had
         longer = engine.read_prefix(shared, kept)
         if longer:
-            self._keep(engine, longer)
+            self._keep(whose, longer)
         return longer, had
 
-    def _longest(self, engine: Stepped, ids: Sequence[int]) -> Prefix | None:
-        found: tuple[int, tuple[Stepped, tuple[int, ...]]] | None = None
+    def _longest(self, whose: _Whose, ids: Sequence[int]) -> Prefix | None:
+        found: tuple[int, tuple[_Whose, tuple[int, ...]]] | None = None
         for key in self._kept:
-            if key[0] is engine:
+            if key[0] == whose:
                 length = len(common_prefix([[*key[1], -1], ids]))
                 if length >= _LEAST and (found is None or length > found[0]):
                     found = length, key
@@ -68,11 +75,11 @@ class Prefixes:
         each = self._bytes_a_token.get(engine, 1.0)
         return int(self.most_bytes / each)
 
-    def _keep(self, engine: Stepped, prefix: Prefix) -> None:
-        self._bytes_a_token[engine] = prefix.bytes / len(prefix.ids)
-        for key in [key for key in self._kept if key[0] is engine]:
+    def _keep(self, whose: _Whose, prefix: Prefix) -> None:
+        self._bytes_a_token[whose[0]] = prefix.bytes / len(prefix.ids)
+        for key in [key for key in self._kept if key[0] == whose]:
             if key[1] == prefix.ids[: len(key[1])]:
                 del self._kept[key]  # the longer one holds it
-        self._kept[engine, prefix.ids] = prefix
+        self._kept[whose, prefix.ids] = prefix
         while self._kept and self.bytes > self.most_bytes:
             self._kept.popitem(last=False)

@@ -203,12 +203,12 @@ class Scheduler:
         self, engine: Stepped, tickets: Sequence[Ticket]
     ) -> Iterable[tuple[Prefix | None, Sequence[Ticket]]]:
         """Tickets of one engine by the beginning that they need not read."""
-        self._prefixes.remember(engine, [ticket.request.ids for ticket in tickets])
+        self._prefixes.remember(engine, [ticket.request for ticket in tickets])
         found: dict[tuple[int, ...], tuple[Prefix | None, list[Ticket]]] = {}
         for ticket in tickets:
             prefix = None
             with suppress(*FAULTS):  # then the whole prompt is read
-                prefix, ticket.request.cached = self._prefixes.find(engine, ticket.request.ids)
+                prefix, ticket.request.cached = self._prefixes.find(engine, ticket.request)
             found.setdefault(prefix.ids if prefix else (), (prefix, []))[1].append(ticket)
         return found.values()
 

@@ -100,6 +100,8 @@ class House:
         return asked if model == asked.model else asked.model_copy(update={"model": model})
 
     def _exchange(self, model: str, engine: Served, requests: list[Asks]) -> Exchange:
+        for request in requests:
+            request.owner = CALLER.get().organization
         return Exchange(self.scheduler, engine, requests, partial(self.figures.count, model))
 
     def cards(self) -> list[dict[str, Any]]:
