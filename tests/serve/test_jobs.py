@@ -306,7 +306,7 @@ def test_a_reinforcement_job_ends_in_a_model_and_shows_its_rewards(either):
     files = [upload(either, lines(part)) for part in (asked[:16], asked[16:])]
     grader = {"type": "string_check", "name": "holds", "operation": "like",
               "input": "{{sample.output_text}}", "reference": "{{item.wanted}}"}  # fmt: skip
-    numbers = {"n_epochs": 6, "batch_size": 8, "learning_rate_multiplier": 50, "eval_interval": 4}
+    numbers = {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 50, "eval_interval": 4}
     method = {
         "type": "reinforcement",
         "reinforcement": {"grader": grader, "hyperparameters": numbers},
@@ -322,7 +322,7 @@ def test_a_reinforcement_job_ends_in_a_model_and_shows_its_rewards(either):
     assert own.grader.reference == "{{item.wanted}}" and own.hyperparameters.eval_interval == 4
     assert own.hyperparameters.compute_multiplier == 1 and own.hyperparameters.eval_samples == 1
     told = [event.data for event in events(either, job.id) if event.type == "metrics"]
-    assert len(told) == 12 and all(0 <= one["train_reward_mean"] <= 1 for one in told)
+    assert len(told) == 6 and all(0 <= one["train_reward_mean"] <= 1 for one in told)
     assert len({one["train_reward_mean"] for one in told}) > 1
     assert 0 <= told[-1]["valid_reward_mean"] <= 1
     assert said(either, job.fine_tuned_model)

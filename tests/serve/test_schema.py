@@ -18,7 +18,7 @@ from tests.serve.conftest import KEY
 AUTH = {"authorization": f"Bearer {KEY}"}
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "red"}], "max_tokens": 2}
 QUIET = settings(
-    max_examples=12,
+    max_examples=8,
     deadline=None,
     derandomize=True,
     database=None,
@@ -45,7 +45,7 @@ def test_no_request_made_from_the_schema_breaks_the_server(house, mode):
     tried = set()
 
     def attempt(operation):
-        @settings(QUIET, max_examples=40 if "completions" in operation.path else 12)
+        @settings(QUIET, max_examples=30 if "completions" in operation.path else 8)
         @given(case=operation.as_strategy(generation_mode=mode))
         def call(case):
             assume(len(repr(case.body)) < MOST_BYTES)  # the guard answers those before any route

@@ -59,14 +59,11 @@ def command(
     Example: burnish serve last --alias gpt-4o-mini=smollm2-135m-instruct
     """
     from burnish import api
-    from burnish.core.recipe import make_recipe
 
+    own = {"host": host, "port": port, "store": store, "executor": executor}
+    own["python_graders"] = python_graders or None
     settings = [*_upstreams(upstream or ()), *(changes or ())]
-    settings += [f"serve.host={host}"] if host else []
-    settings += [f"serve.port={port}"] if port is not None else []
-    settings += [f"serve.store={store}"] if store else []
-    settings += [f"serve.executor={executor}"] if executor else []
-    settings += ["serve.python_graders=true"] if python_graders else []
+    settings += [f"serve.{name}={value}" for name, value in own.items() if value is not None]
     elsewhere = any(change.startswith("serve.upstream") for change in settings)
     named, aliases = sources or ([] if elsewhere else ["smollm2-135m-instruct"]), [*(alias or ())]
     if best:
@@ -75,10 +72,18 @@ def command(
         named, aliases, measured = best_named(named, aliases)
         settings = [*measured, *settings]
     if self_test:
-        api.prove_apart(named)
-        for name in make_recipe({}, settings).serve.upstream:
-            say(f"{name}: at another server, of which nothing is proven.")
+        _prove(named, settings)
     api.serve(named, aliases=aliases, changes=settings)
+
+
+def _prove(named: list[str], settings: list[str]) -> None:
+    """That adapters do not mix, as far as they answer here."""
+    from burnish import api
+    from burnish.core.recipe import make_recipe
+
+    api.prove_apart(named)
+    for name in make_recipe({}, settings).serve.upstream:
+        say(f"{name}: at another server, of which nothing is proven.")
 
 
 def _upstreams(given: Iterable[str]) -> list[str]:
