@@ -60,6 +60,7 @@ class Heard:
 def test_adapters_share_one_base_in_memory(fleet, canaries):
     assert len({id(engine.model) for engine in fleet.engines.values()}) == 1
     assert fleet.parents == dict.fromkeys(canaries, "tiny")
+    assert len({id(fleet.find(name).tokenizer) for name in canaries}) == 1
 
 
 @pytest.mark.parametrize("order", itertools.permutations(range(3)))

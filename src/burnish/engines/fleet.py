@@ -157,7 +157,13 @@ def _shares_base(artifact: Artifact) -> bool:
 def _adapted(weights: Weights, artifact: Artifact, name: str) -> LocalEngine:
     """An engine of the weights with one more adapter."""
     key = weights.add(artifact.path, answering_dtype())
-    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+    # A tokenizer takes as much memory as an adapter; most adapters of a base have the same one.
+    files = artifact.lineage["files"].items()
+    own = frozenset(file for file in files if not file[0].startswith("adapter_"))
+    if own not in weights.tokenizers:
+        loaded = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+        weights.tokenizers[own] = loaded
+    tokenizer = weights.tokenizers[own]
     return LocalEngine(weights, tokenizer, name, adapter=key, system=artifact.system)
 
 

@@ -18,6 +18,7 @@ from peft import PeftModel
 from peft.tuners.lora.layer import Linear as LoraLinear
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import AuxiliaryTrainingWrapper
+from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Weights:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        #: Of the adapters, by the names and hashes of their files.
+        self.tokenizers: dict[frozenset[tuple[str, str]], PreTrainedTokenizerBase] = {}
         self._rows: _Rows | None = None
         self._alone = set(getattr(model, "peft_config", ()))
 
