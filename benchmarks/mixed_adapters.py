@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 
 from burnish.engines.weights import Weights
 from burnish.models.artifact import save_artifact
@@ -24,13 +24,13 @@ from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local import find_model
 
 
-def loaded(name: str, count: int, rank: int) -> tuple[Weights, list[str]]:
-    """A base with so many random adapters, and their keys."""
+def loaded(name: str, count: int, rank: int) -> tuple[Weights, list[str], PeftModel]:
+    """A base with so many random adapters and their keys; and the same as PEFT has it."""
     base = find_model(name)
     weights = Weights(load_model(base, torch.float32))
     shape = LoraConfig(r=rank, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     model, tokenizer = get_peft_model(load_model(base, torch.float32), shape), load_tokenizer(base)
-    keys = []
+    keys, theirs = [], None
     with tempfile.TemporaryDirectory() as folder:
         for number in range(count):
             with torch.no_grad():
@@ -40,7 +40,13 @@ def loaded(name: str, count: int, rank: int) -> tuple[Weights, list[str]]:
             place = Path(folder) / str(number)
             save_artifact(place, model, tokenizer, base, {"run": str(number)})
             keys.append(weights.add(place, torch.float32))
-    return weights, keys
+            if theirs:
+                theirs.load_adapter(str(place), keys[-1], autocast_adapter_dtype=False)
+            else:
+                plain = load_model(base, torch.float32)
+                theirs = PeftModel.from_pretrained(plain, str(place), keys[-1])
+    assert theirs
+    return weights, keys, theirs.eval()
 
 
 def least(passes: dict[str, Callable[[], torch.Tensor]], times: int) -> dict[str, float]:
@@ -56,7 +62,9 @@ def least(passes: dict[str, Callable[[], torch.Tensor]], times: int) -> dict[str
 
 
 @torch.inference_mode()
-def measured(weights: Weights, keys: list[str], rows: int, times: int) -> dict[str, float]:
+def measured(
+    weights: Weights, keys: list[str], theirs: PeftModel, rows: int, times: int
+) -> dict[str, float]:
     """One row of the table."""
     own = [keys[row % len(keys)] for row in range(rows)]
     ids = torch.arange(rows)[:, None] + 50
@@ -66,7 +74,7 @@ def measured(weights: Weights, keys: list[str], rows: int, times: int) -> dict[s
             return torch.as_tensor(weights.model(ids, use_cache=False).logits)
 
     def peft() -> torch.Tensor:
-        return torch.as_tensor(weights.model(ids, use_cache=False, adapter_names=own).logits)
+        return torch.as_tensor(theirs(input_ids=ids, use_cache=False, adapter_names=own).logits)
 
     def ours() -> torch.Tensor:
         with weights.beside(own):
@@ -86,9 +94,9 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=7)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    weights, keys = loaded(options.model, max(options.adapters), options.rank)
+    weights, keys, theirs = loaded(options.model, max(options.adapters), options.rank)
     found = [
-        measured(weights, keys[:count], options.rows, options.times)
+        measured(weights, keys[:count], theirs, options.rows, options.times)
         for count in sorted(options.adapters)
     ]
     if options.json:

@@ -13,16 +13,20 @@ from burnish.models.load import load_model, load_tokenizer
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 LORA = {"r": 4, "lora_alpha": 6, "task_type": "CAUSAL_LM"}
-#: What adapters can be. The first three may stand beside others.
+#: What adapters can be. The first four may stand beside others.
 KINDS = {
     "plain": LoraConfig(**LORA, target_modules="all-linear"),
     "wide": LoraConfig(**{**LORA, "r": 9}, target_modules="all-linear", use_rslora=True),
+    "uneven": LoraConfig(
+        **LORA, target_modules="all-linear", rank_pattern={"q_proj": 2, "1.mlp.up_proj": 7},
+        alpha_pattern={"q_proj": 9},
+    ),
     "few": LoraConfig(**LORA, target_modules=["q_proj"], lora_dropout=0.5),
     "dora": LoraConfig(**LORA, target_modules="all-linear", use_dora=True),
     "words": LoraConfig(**LORA, target_modules=["q_proj", "embed_tokens"]),
     "saved": LoraConfig(**LORA, target_modules=["q_proj"], modules_to_save=["norm"]),
     "biased": LoraConfig(**LORA, target_modules=["q_proj"], lora_bias=True),
-}
+}  # fmt: skip
 
 
 def folder_of(tiny, place, shape):
@@ -61,32 +65,31 @@ def test_every_row_sees_its_own_adapter(tiny, folders, alone, turn):
     order = [*list(folders)[turn * 2 :], *list(folders)[: turn * 2]]
     keys = {kind: weights.add(folders[kind], torch.float32) for kind in order}
     together = [kind for kind in order if weights.stands_beside(keys[kind])]
-    assert set(together) == {"plain", "wide", "few"}
+    assert set(together) == {"plain", "wide", "uneven", "few"}
 
     rows = [None, *together, None, *reversed(together), together[0]]
     for kind in [*order, None]:  # what was active before leaves no trace
         with weights.only(keys.get(kind)):
-            assert torch.allclose(weights.model(IDS).logits, alone[kind], atol=1e-5)
+            assert torch.allclose(weights.model(IDS).logits, alone[kind], atol=1e-4)
         with weights.beside([keys.get(row) for row in rows]):
             logits = weights.model(IDS.expand(len(rows), -1)).logits
         for row, own in zip(rows, logits, strict=True):
-            assert torch.allclose(own, alone[row][0], atol=1e-5), (row, kind)
+            assert torch.allclose(own, alone[row][0], atol=1e-4), (row, kind)
 
 
 @torch.inference_mode()
 def test_a_broken_adapter_breaks_its_own_rows_only(tiny, folders, alone):
     weights = Weights(load_model(tiny, torch.float32))
     keys = [weights.add(folders[kind], torch.float32) for kind in ("plain", "wide")]
-    for name, weight in weights.model.named_parameters():
-        if keys[0] in name:
-            weight.fill_(torch.nan)
+    for product in weights._products[keys[0]].values():
+        product.a.fill_(torch.nan)
 
     with weights.beside([None, *keys]):
         base, broken, wide = weights.model(IDS.expand(3, -1)).logits
 
     assert broken.isnan().all()
-    assert torch.allclose(base, alone[None][0], atol=1e-5)
-    assert torch.allclose(wide, alone["wide"][0], atol=1e-5)
+    assert torch.allclose(base, alone[None][0], atol=1e-4)
+    assert torch.allclose(wide, alone["wide"][0], atol=1e-4)
 
 
 def test_an_adapter_that_is_no_lora_has_weights_of_its_own(tiny, folders, tmp_path):

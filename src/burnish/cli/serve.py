@@ -9,6 +9,15 @@ import typer
 from burnish.cli.options import Changes
 from burnish.core.progress import say
 
+Best = Annotated[
+    bool,
+    typer.Option(
+        "--best",
+        help="Serve the run's export that won `export --for-this-machine` here, under the run's "
+        "name.",
+    ),
+]
+
 
 def command(
     sources: Annotated[
@@ -31,14 +40,7 @@ def command(
             help="Where jobs are trained: ray, ray://HOST:PORT. [default: this machine]",
         ),
     ] = None,
-    best: Annotated[
-        bool,
-        typer.Option(
-            "--best",
-            help="Serve the run's export that won `export --for-this-machine` here, under the "
-            "run's name.",
-        ),
-    ] = False,
+    best: Best = False,
     upstream: Annotated[
         list[str] | None,
         typer.Option(

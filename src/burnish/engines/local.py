@@ -118,8 +118,8 @@ class LocalEngine:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the weights."""
-        return sum(part.numel() * part.element_size() for part in self.model.parameters())
+        """Bytes of the weights, its own adapter among them."""
+        return self.weights.bytes_of(self.adapter)
 
     def active(self) -> AbstractContextManager[None]:
         """The weights of this engine, and nothing of another adapter's."""

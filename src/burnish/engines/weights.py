@@ -6,19 +6,36 @@ arXiv:2311.03285). PEFT's mixed batches give the same numbers, in twice the time
 (docs/performance.md).
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
-from peft import PeftModel
-from peft.tuners.lora.layer import Linear as LoraLinear
+from peft import LoraConfig, PeftConfig, PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import AuxiliaryTrainingWrapper
+from peft.utils.other import get_pattern_key
+from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
+
+#: Fields of an adapter that may be other than PEFT's defaults in one that only adds products.
+_PLAIN = {
+    "r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern",
+    "use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern", "exclude_modules",
+    "task_type", "inference_mode", "base_model_name_or_path", "revision", "peft_version",
+    "auto_mapping", "runtime_config",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Product:
+    """What an adapter adds to a linear layer's output: `scaling x A' B'`; a (rank, in), b (out,
+    rank)."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scaling: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +50,10 @@ class _Rows:
 class Weights:
     """A model, and the adapters that were added to it, each under a key of its own.
 
-    Adapters whose layers are all LoRA on linear layers, without more to it (no DoRA, no trained
-    embeddings), may stand beside others in a pass; any other is active alone, by PEFT's means.
+    Adapters that only add products to linear layers (LoRA without DoRA, trained embeddings or the
+    like) are held here, and may stand beside others in a pass. Any other is PEFT's, which makes
+    this a PEFT model, and is active alone. PEFT could hold them all, but takes longer for each one
+    that is there already: minutes for sixty.
     """
 
     def __init__(self, model: Any) -> None:
@@ -43,11 +62,18 @@ class Weights:
         self.tokenizers: dict[frozenset[tuple[str, str]], PreTrainedTokenizerBase] = {}
         self._rows: _Rows | None = None
         self._alone = set(getattr(model, "peft_config", ()))
+        self._products: dict[str, dict[torch.nn.Module, _Product]] = {}
 
     def add(self, folder: Path, dtype: torch.dtype) -> str:
-        """Load an adapter's folder; returns its key. The first one makes this a PEFT model."""
+        """Load a LoRA adapter's folder; returns its key."""
         # Names of runs and folders may hold dots, which PEFT cannot have in a module's name.
-        key = f"adapter{len(getattr(self.model, 'peft_config', {}))}"
+        key = f"adapter{len(self._alone) + len(self._products)}"
+        if products := _products(self.model, folder, dtype):
+            for layer in products:
+                if "forward" not in vars(layer):
+                    vars(layer)["forward"] = _by_rows(self, layer)
+            self._products[key] = products
+            return key
         if hasattr(self.model, "peft_config"):
             self.model.load_adapter(str(folder), key, autocast_adapter_dtype=False)
         else:
@@ -55,13 +81,14 @@ class Weights:
                 self.model, str(folder), key, autocast_adapter_dtype=False
             )
         self.model = self.model.to(dtype).eval()
-        if not _adds_products_only(self.model, key):
-            self._alone.add(key)
-        layers: Iterable[Any] = self.model.modules()
-        for layer in layers:
-            if _is_lora(layer) and "forward" not in vars(layer):
-                layer.forward = MethodType(_by_rows(self, layer.forward), layer)
+        self._alone.add(key)
         return key
+
+    def bytes_of(self, adapter: str | None) -> int:
+        """Memory of the model with this adapter."""
+        own = self._products.get(adapter or "", {}).values()
+        held = [*self.model.parameters(), *(part for one in own for part in (one.a, one.b))]
+        return sum(part.numel() * part.element_size() for part in held)
 
     def stands_beside(self, adapter: str | None) -> bool:
         """Whether rows of this adapter (None: the base) can be in a pass with others'."""
@@ -101,54 +128,56 @@ class Weights:
             self._rows = before
 
 
-def _by_rows(weights: Weights, alone: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The forward pass of a LoRA layer; `alone` is PEFT's, for passes with one adapter."""
+def _by_rows(weights: Weights, layer: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward pass of a linear layer that adds each adapter's product to its rows."""
+    plain = layer.forward
 
-    def forward(self: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = plain(x)
         rows = weights._rows
-        if rows is None:
-            return alone(x, *args, **kwargs)
-        y: torch.Tensor = self.base_layer(x, *args, **kwargs)
         # An adapter may leave this layer alone.
-        parts = [part for part in rows.parts if part[0] in self.lora_A]
-        if not parts:
+        found = [
+            (product, begin, end)
+            for name, begin, end in (rows.parts if rows else ())
+            if (product := weights._products[name].get(layer))
+        ]
+        if rows is None or not found:
             return y
         own = x if rows.order is None else x[rows.order]
         added = y.new_zeros(len(own), *y.shape[1:])
-        for name, begin, end in parts:
-            a, b = self.lora_A[name].weight, self.lora_B[name].weight
-            inner = own[begin:end].flatten(0, -2) @ a.T
+        for product, begin, end in found:
+            inner = own[begin:end].flatten(0, -2) @ product.a.T
             flat = added[begin:end].flatten(0, -2)
-            torch.addmm(flat, inner, b.T, beta=0, alpha=self.scaling[name], out=flat)
+            torch.addmm(flat, inner, product.b.T, beta=0, alpha=product.scaling, out=flat)
         return y.add_(added) if rows.order is None else y.index_add_(0, rows.order, added)
 
     return forward
 
 
-def _adds_products_only(model: Any, adapter: str) -> bool:
-    """Whether all that an adapter does is to add products to outputs of linear layers."""
-    for layer in model.modules():
-        if isinstance(layer, AuxiliaryTrainingWrapper) and adapter in layer._adapters:
-            return False
-        own = isinstance(layer, BaseTunerLayer) and adapter in _adapters_of(layer)
-        if own and not _adds_a_product(layer, adapter):
-            return False
-    return True
-
-
-def _adds_a_product(layer: Any, adapter: str) -> bool:
-    return (
-        _is_lora(layer)
-        and type(layer.base_layer) is torch.nn.Linear
-        and adapter not in layer.lora_variant
-        and not layer.lora_bias[adapter]
-    )
-
-
-def _is_lora(layer: Any) -> bool:
-    return type(layer) is LoraLinear
-
-
-def _adapters_of(layer: Any) -> set[str]:
-    """The adapters that a layer has weights of."""
-    return {name for held in layer.adapter_layer_names for name in getattr(layer, held)}
+def _products(
+    model: Any, folder: Path, dtype: torch.dtype
+) -> dict[torch.nn.Module, _Product] | None:
+    """The products that an adapter adds, by layer; None if it does anything else."""
+    config: Any = PeftConfig.from_pretrained(str(folder))
+    usual = LoraConfig()
+    if type(config) is not LoraConfig or any(
+        getattr(config, field.name) != getattr(usual, field.name)
+        for field in fields(LoraConfig)
+        if field.name not in _PLAIN
+    ):
+        return None
+    tensors = load_file(folder / "adapter_model.safetensors", device=str(model.device))
+    found: dict[torch.nn.Module, _Product] = {}
+    inner = model.get_base_model() if hasattr(model, "peft_config") else model
+    alphas: dict[str, float] = config.alpha_pattern or {}
+    for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
+        path = name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")
+        held = inner.get_submodule(path)
+        layer = held.get_base_layer() if isinstance(held, BaseTunerLayer) else held
+        if type(layer) is not torch.nn.Linear:
+            return None
+        a, b = tensors.pop(name), tensors.pop(name.replace(".lora_A.", ".lora_B."))
+        alpha = alphas.get(get_pattern_key(list(alphas), path), config.lora_alpha)
+        scaling = alpha / (len(a) ** 0.5 if config.use_rslora else len(a))
+        found[layer] = _Product(a.to(dtype), b.to(dtype), scaling)
+    return None if tensors else found
