@@ -299,11 +299,11 @@ def test_preferences_are_learnt_by_dpo_and_its_numbers_are_shown(either):
     assert said(either, job.fine_tuned_model) != said(either, "tiny")
 
 
-def test_a_reinforcement_job_ends_in_a_model_and_shows_its_rewards(either):
+def test_a_reinforcement_job_ends_in_a_model_and_shows_its_rewards(client):
     """Whether a reward rises is a matter for tests/train/test_rewards_are_learnt.py."""
     asked = [{"messages": [{"role": "user", "content": f"{a} {b}"}], "wanted": "parcel"}
              for a in WORDS[:5] for b in WORDS[:4]]  # fmt: skip
-    files = [upload(either, lines(part)) for part in (asked[:16], asked[16:])]
+    files = [upload(client, lines(part)) for part in (asked[:16], asked[16:])]
     grader = {"type": "string_check", "name": "holds", "operation": "like",
               "input": "{{sample.output_text}}", "reference": "{{item.wanted}}"}  # fmt: skip
     numbers = {"n_epochs": 3, "batch_size": 8, "learning_rate_multiplier": 50, "eval_interval": 4}
@@ -312,20 +312,20 @@ def test_a_reinforcement_job_ends_in_a_model_and_shows_its_rewards(either):
         "reinforcement": {"grader": grader, "hyperparameters": numbers},
     }
 
-    job = either.fine_tuning.jobs.create(
+    job = client.fine_tuning.jobs.create(
         model="tiny", training_file=files[0], validation_file=files[1], method=method
     )
-    job = wait(either, job.id)
+    job = wait(client, job.id)
 
     assert job.status == "succeeded", job.error
     own = job.method.reinforcement
     assert own.grader.reference == "{{item.wanted}}" and own.hyperparameters.eval_interval == 4
     assert own.hyperparameters.compute_multiplier == 1 and own.hyperparameters.eval_samples == 1
-    told = [event.data for event in events(either, job.id) if event.type == "metrics"]
+    told = [event.data for event in events(client, job.id) if event.type == "metrics"]
     assert len(told) == 6 and all(0 <= one["train_reward_mean"] <= 1 for one in told)
     assert len({one["train_reward_mean"] for one in told}) > 1
     assert 0 <= told[-1]["valid_reward_mean"] <= 1
-    assert said(either, job.fine_tuned_model)
+    assert said(client, job.fine_tuned_model)
 
 
 def test_a_row_without_what_the_grader_names_ends_the_job(client):

@@ -38,7 +38,9 @@ def read_until(process, pattern):
     raise AssertionError(f"{pattern} was never said")
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "stop", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM]
+)
 def test_a_stopped_server_finishes_the_answer_that_it_has_begun(process, workspace, stop):
     key = read_until(process, r"API key, shown once .*: (bk-\S+)")
     address = read_until(process, r"Serving tiny, mine at (\S+)")

@@ -45,6 +45,7 @@ def test_the_best_settings_are_trained_again_with_other_seeds(recipe, tmp_path):
     assert 1e-4 <= report.best["train.learning_rate"] <= 1e-1
 
 
+@pytest.mark.long  # with trials at once: test_search_abreast
 def test_a_search_that_is_killed_goes_on_and_tries_no_more_than_asked(recipe, tmp_path):
     undisturbed = search(recipe, out=tmp_path / "whole")
     run, deaths = tmp_path / "killed", 0
