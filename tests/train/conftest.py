@@ -1,16 +1,21 @@
 """Rows, recipes and a plan of the tiny model; training in a child process that may be killed."""
 
+import json
 import os
 import random
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Message, Row, Split
 from burnish.core.sections import Task
+from burnish.models.local import write_manifest
 
 WORDS = [
     "parcel",
@@ -28,6 +33,9 @@ WORDS = [
     "pear",
 ]
 
+
+#: What the manifest says of a language model that a test makes.
+FACTS = {"kind": "causal", "licence": "", "context_length": 1024, "has_template": True}
 
 #: Objectives that learn from answers, and not from which one is better.
 ANSWERS = ("sft", "distil", "custom")
@@ -155,3 +163,42 @@ def die_at_sync(number):
 def weights(run: Path):
     """The bytes of the trained adapter."""
     return (run / "artifact" / "adapter_model.safetensors").read_bytes()
+
+
+def weights_after(settings, folder):
+    """Train once undisturbed and once killed at its first watched step and resumed: both reports,
+    and the hash of each one's weights."""
+    from burnish.train.run import train
+
+    whole = train(settings, out=folder / "whole")
+
+    def die(step, loss):
+        raise SystemExit(9)
+
+    assert in_child(lambda: train(settings, out=folder / "cut", watch=die)) != 0
+    assert not (folder / "cut" / "artifact").exists()
+    resumed = train(settings, resume=folder / "cut")
+    facts = [folder / name / "artifact" / "artifact.json" for name in ("whole", "cut")]
+    files = [json.loads(file.read_text())["files"] for file in facts]
+    return whole, resumed, [own["model.safetensors"] for own in files]
+
+
+@pytest.fixture
+def models_beside_tiny(tiny, tiny_tokenizer, tmp_path, monkeypatch):
+    """Makes a models folder with `tiny` and a random teacher of its tokens, of other sizes."""
+
+    def make(name, **sizes):
+        models = tmp_path / "models"
+        shutil.copytree(tiny.path, models / "tiny")
+        torch.manual_seed(1)
+        config = LlamaConfig.from_pretrained(tiny.path)
+        for size, value in {"hidden_size": 48, "head_dim": 12, **sizes}.items():
+            setattr(config, size, value)
+        config.layer_types = None
+        LlamaForCausalLM(config).save_pretrained(models / name)
+        tiny_tokenizer.save_pretrained(models / name)
+        write_manifest(models / name, {"name": name, "source": "tests", **FACTS})
+        monkeypatch.setenv("BURNISH_MODELS", str(models))
+        return models
+
+    return make

@@ -1,6 +1,5 @@
 """A classification head: learnt, kept, resumed, measured and served like any other model."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from burnish.train.course import Given
 from burnish.train.run import train
 from tests.embedder import embedder_folder, tiny_embedder
 from tests.tickets import WORDS, tickets
-from tests.train.conftest import in_child
+from tests.train.conftest import weights_after
 
 __all__ = ["embedder_folder", "tiny_embedder"]
 
@@ -122,21 +121,10 @@ def test_transformers_alone_gives_the_same_answers(recipe):
 
 def test_killed_at_a_step_it_goes_on_to_the_same_weights(recipe, tmp_path):
     settings = recipe("train.checkpoint_every=3", "train.max_steps=11")
-    whole = train(settings, out=tmp_path / "whole")
-
-    def die(step, loss):
-        raise SystemExit(9)
-
-    assert in_child(lambda: train(settings, out=tmp_path / "cut", watch=die)) != 0
-    assert not (tmp_path / "cut" / "artifact").exists()
-    resumed = train(settings, resume=tmp_path / "cut")
+    whole, resumed, weights = weights_after(settings, tmp_path)
 
     assert resumed.steps == whole.steps == 11
-    files = [
-        json.loads((tmp_path / name / "artifact" / "artifact.json").read_text())["files"]
-        for name in ("whole", "cut")
-    ]
-    assert files[0]["model.safetensors"] == files[1]["model.safetensors"]
+    assert weights[0] == weights[1]
 
 
 def plan_of(settings, rows=None):

@@ -1,39 +1,25 @@
 """A student whose layers are held to its teacher's."""
 
 import json
-import shutil
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe import make_recipe
 from burnish.models.layers import evenly
-from burnish.models.local import write_manifest
 from burnish.train.imitation import add_matrix, with_imitation
 from burnish.train.lessons import with_lessons
 from burnish.train.loop import train_step, validation_means
 from burnish.train.run import train
 
-FACTS = {"kind": "causal", "licence": "", "context_length": 1024, "has_template": True}
-
 
 @pytest.fixture
-def deep(tiny, tiny_tokenizer, tmp_path, monkeypatch):
+def deep(models_beside_tiny):
     """A models folder with `tiny` and a teacher `deep` of 5 layers and another width."""
-    models = tmp_path / "models"
-    shutil.copytree(tiny.path, models / "tiny")
-    torch.manual_seed(1)
-    config = LlamaConfig.from_pretrained(tiny.path)
-    config.hidden_size, config.num_hidden_layers, config.head_dim = 48, 5, 12
-    config.layer_types = None
-    LlamaForCausalLM(config).save_pretrained(models / "deep")
-    tiny_tokenizer.save_pretrained(models / "deep")
-    write_manifest(models / "deep", {"name": "deep", "source": "tests", **FACTS})
-    monkeypatch.setenv("BURNISH_MODELS", str(models))
-    return models
+    return models_beside_tiny("deep", num_hidden_layers=5)
 
 
 def held(teacher="deep", weight=1.0):

@@ -1,41 +1,28 @@
 """Self-attention relations held to a teacher's, beside the formula of the paper."""
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Split
-from burnish.models.local import write_manifest
 from burnish.train.imitation import with_imitation
 from burnish.train.lessons import with_lessons
 from burnish.train.loop import train_step, validation_means
 from burnish.train.run import train
 from tests.train.conftest import make_rows
 
-FACTS = {"kind": "causal", "licence": "", "context_length": 1024, "has_template": True}
-
 
 @pytest.fixture
-def wide(tiny, tiny_tokenizer, tmp_path, monkeypatch):
+def wide(models_beside_tiny):
     """A models folder with `tiny` and a teacher `wide`: 3 layers, other heads, another width."""
-    models = tmp_path / "models"
-    shutil.copytree(tiny.path, models / "tiny")
-    torch.manual_seed(1)
-    config = LlamaConfig.from_pretrained(tiny.path)
-    config.hidden_size, config.num_hidden_layers, config.head_dim = 48, 3, 12
-    config.num_attention_heads, config.num_key_value_heads = 8, 4
-    config.layer_types = None
-    LlamaForCausalLM(config).save_pretrained(models / "wide")
-    tiny_tokenizer.save_pretrained(models / "wide")
-    write_manifest(models / "wide", {"name": "wide", "source": "tests", **FACTS})
-    monkeypatch.setenv("BURNISH_MODELS", str(models))
-    return models
+    return models_beside_tiny(
+        "wide", num_hidden_layers=3, num_attention_heads=8, num_key_value_heads=4
+    )
 
 
 def related(teacher="wide", weight=1.0, **more):

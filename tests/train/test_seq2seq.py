@@ -41,7 +41,7 @@ from burnish.train.course import Given
 from burnish.train.run import train
 from burnish.train.seq2seq import SEQ2SEQ
 from tests.encoder_decoder import learnt_t5, recipe, t5_folder, tiny_t5
-from tests.train.conftest import in_child
+from tests.train.conftest import weights_after
 
 __all__ = ["learnt_t5", "recipe", "t5_folder", "tiny_t5"]
 
@@ -146,20 +146,10 @@ def test_lora_leaves_an_adapter_that_answers_on_its_base(recipe, tiny_t5, tmp_pa
 
 def test_killed_at_a_step_it_goes_on_to_the_same_weights(recipe, tmp_path):
     settings = recipe("train.checkpoint_every=2", "train.max_steps=7", "train.evaluate_every=5")
-    whole = train(settings, out=tmp_path / "whole")
-
-    def die(step, loss):
-        raise SystemExit(9)
-
-    assert in_child(lambda: train(settings, out=tmp_path / "cut", watch=die)) != 0
-    resumed = train(settings, resume=tmp_path / "cut")
+    whole, resumed, weights = weights_after(settings, tmp_path)
 
     assert resumed.steps == whole.steps == 7
-    files = [
-        json.loads((tmp_path / name / "artifact" / "artifact.json").read_text())["files"]
-        for name in ("whole", "cut")
-    ]
-    assert files[0]["model.safetensors"] == files[1]["model.safetensors"]
+    assert weights[0] == weights[1]
 
 
 def prompts(*texts, **settings):

@@ -21,7 +21,7 @@ from burnish.models.local import find_model, write_manifest
 from burnish.models.tokens import tags_of, windows_of
 from burnish.train.run import train
 from tests.embedder import FACTS, write_embedder
-from tests.train.conftest import in_child
+from tests.train.conftest import weights_after
 
 NAMES = {"fruit": ("red apple", "pear", "plum"), "number": ("one", "two", "three", "four five")}
 AROUND = ("the order of", "where is", "please send", "my parcel with", "for", "and", "today")
@@ -143,20 +143,10 @@ def test_the_scheduler_answers_its_requests_beside_others(recipe):
 
 def test_killed_at_a_step_it_goes_on_to_the_same_weights(recipe, tmp_path):
     settings = recipe("train.checkpoint_every=3", "train.max_steps=11")
-    whole = train(settings, out=tmp_path / "whole")
-
-    def die(step, loss):
-        raise SystemExit(9)
-
-    assert in_child(lambda: train(settings, out=tmp_path / "cut", watch=die)) != 0
-    resumed = train(settings, resume=tmp_path / "cut")
+    whole, resumed, weights = weights_after(settings, tmp_path)
 
     assert resumed.steps == whole.steps == 11
-    files = [
-        json.loads((tmp_path / name / "artifact" / "artifact.json").read_text())["files"]
-        for name in ("whole", "cut")
-    ]
-    assert files[0]["model.safetensors"] == files[1]["model.safetensors"]
+    assert weights[0] == weights[1]
 
 
 @pytest.mark.parametrize("name", ["tiny-encoder", "tiny"])

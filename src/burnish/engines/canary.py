@@ -20,10 +20,11 @@ from peft import LoraConfig, get_peft_model
 from burnish.core.errors import BurnishError
 from burnish.core.progress import progress, say
 from burnish.core.records import Message, Prompt
-from burnish.engines.fleet import Fleet, open_fleet
+from burnish.engines.fleet import Fleet, exported_name, open_fleet
 from burnish.engines.local import answering_dtype, find_artifact
 from burnish.engines.onnx import adapters_of, open_onnx
 from burnish.engines.open import IN_CHILDREN
+from burnish.engines.protocol import Served
 from burnish.engines.scheduler import Scheduler
 from burnish.engines.ticket import Update
 from burnish.models.artifact import Artifact, find_base, save_artifact
@@ -111,9 +112,7 @@ def prove_switching(artifact: Artifact) -> Proof:
     alone: dict[str, dict[str, str]] = {}
     for one in adapters_of(artifact):
         with closing(open_onnx(one)) as engine:
-            answers = {q: engine.answer([_prompt(q)])[0].text for q in _QUESTIONS}
-        alone[f"{engine.name}-{artifact.lineage['export']['to']}-"
-              f"{artifact.lineage['export']['quant']}"] = answers  # fmt: skip
+            alone[exported_name(engine.name, artifact)] = _answers(engine)
     fleet = open_fleet([str(artifact.path)])
     with closing(fleet):
         compared, wrong = _compare(fleet, alone)
@@ -150,7 +149,10 @@ def _make_canaries(base: LocalModel, folder: Path) -> dict[str, Path]:
 def _answers_alone(base: str, source: str, name: str | None = None) -> dict[str, str]:
     """What one model says to each question while no other adapter is in memory."""
     fleet = open_fleet(list(dict.fromkeys([base, source])))
-    engine = fleet.find(name or base)
+    return _answers(fleet.find(name or base))
+
+
+def _answers(engine: Served) -> dict[str, str]:
     return {question: engine.answer([_prompt(question)])[0].text for question in _QUESTIONS}
 
 

@@ -4,10 +4,11 @@ All rows of a batch share one KV cache, padded on the left: row i has `mask[i]` 
 A request that joins is read (prefilled) by itself and its cache is padded to the others' width.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -118,21 +119,30 @@ class Request:
         return str(self.tokenizer.decode([token]))
 
 
-class Batch(Protocol):
+class Batch(ABC):
     """Requests in flight, whatever model answers them."""
 
-    @property
-    def requests(self) -> Sequence[Request]:
-        """Those that aren't finished."""
+    #: Those that aren't finished.
+    requests: list[Request]
 
+    @abstractmethod
     def join(self, requests: Sequence[Request], prefix: "Prefix | None" = None) -> None:
         """Read new requests and take their first tokens."""
 
+    @abstractmethod
     def step(self) -> None:
         """One more token for every request."""
 
+    @torch.inference_mode()
     def drop(self, request: Request) -> None:
         """Leave out a request that nobody waits for any more."""
+        if request in self.requests:
+            request.finish = "stop"
+            self._leave()
+
+    @abstractmethod
+    def _leave(self) -> None:
+        """Finished requests leave, and their rows with them."""
 
 
 #: Within it, row i of a pass sees the adapter of that name, or none.
@@ -143,7 +153,7 @@ def _as_it_is(_: Sequence[str | None]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-class Running:
+class Running(Batch):
     """A batch in flight, of requests that use the same weights.
 
     `seen` sees to it that each has its own adapter; without it all have what is active.
@@ -196,13 +206,6 @@ class Running:
             ).logits[:, -1]
         self.last = [r.take(row) for r, row in zip(self.requests, logits, strict=True)]
         self._leave()
-
-    @torch.inference_mode()
-    def drop(self, request: Request) -> None:
-        """Leave out a request that nobody waits for any more."""
-        if request in self.requests:
-            request.finish = "stop"
-            self._leave()
 
     def _leave(self) -> None:
         """Finished requests leave, and their rows of the cache with them."""

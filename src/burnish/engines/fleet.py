@@ -135,15 +135,20 @@ def _open_group(
 
 def _exported(artifact: Artifact, running: Running) -> Sequence[ChildEngine]:
     """An exported folder beside its run, which has the name already; each of its adapters."""
-    facts = artifact.lineage["export"]
     engines: Sequence[ChildEngine] = (
         open_switching(artifact, running)
-        if "adapters" in facts
+        if "adapters" in artifact.lineage["export"]
         else [IN_CHILDREN[artifact.kind](artifact, running)]
     )
     for engine in engines:
-        engine.name = f"{engine.name}-{facts['to']}-{facts['quant']}"
+        engine.name = exported_name(engine.name, artifact)
     return engines
+
+
+def exported_name(run: str, artifact: Artifact) -> str:
+    """What an exported folder answers to, beside its run."""
+    facts = artifact.lineage["export"]
+    return f"{run}-{facts['to']}-{facts['quant']}"
 
 
 def _shares_base(artifact: Artifact) -> bool:

@@ -181,8 +181,7 @@ class LocalEngine:
         """The pieces of one answer as they are made."""
         request = self.request(prompt)
         running, shown = self.running(), ""
-        with self.active():
-            running.join([request])
+        running.join([request])
         while True:
             ready = request.ready()
             if len(ready) > len(shown):
@@ -190,9 +189,9 @@ class LocalEngine:
                 shown = ready
             if request.finish:
                 return
-            # Whoever reads the pieces may use another adapter of these weights in between.
-            with self.active():
-                running.step()
+            # Whoever reads the pieces may use another adapter of these weights in between: the
+            # batch names its own for each pass.
+            running.step()
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a prompt as it would be asked."""

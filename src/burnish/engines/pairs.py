@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-from burnish.engines.decode import Prefix, Request
+from burnish.engines.decode import Batch, Prefix, Request
 from burnish.models.chat import target_prefix
 from burnish.models.padding import padded
 from burnish.models.seq2seq import decoder_start
@@ -31,7 +31,7 @@ class _Cohort:
     last: list[int]
 
 
-class RunningPairs:
+class RunningPairs(Batch):
     """A batch in flight on an encoder-decoder."""
 
     def __init__(self, model: Any) -> None:
@@ -39,7 +39,7 @@ class RunningPairs:
         self.cohorts: list[_Cohort] = []
 
     @property
-    def requests(self) -> list[Request]:
+    def requests(self) -> list[Request]:  # type: ignore[override]  # those of all cohorts
         """Those that aren't finished."""
         return [request for cohort in self.cohorts for request in cohort.requests]
 
@@ -62,13 +62,6 @@ class RunningPairs:
             logits, one.cache = _decode(self.model, (one.read, one.mask), last, one.cache)
             one.last = [r.take(row) for r, row in zip(one.requests, logits, strict=True)]
         self._leave()
-
-    @torch.inference_mode()
-    def drop(self, request: Request) -> None:
-        """Leave out a request that nobody waits for any more."""
-        if request in self.requests:
-            request.finish = "stop"
-            self._leave()
 
     def _leave(self) -> None:
         """Finished requests leave, and their rows with them."""

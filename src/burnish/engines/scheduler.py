@@ -226,10 +226,10 @@ class Scheduler:
 def _by_engine(
     asked: Sequence[tuple[Stepped, Ticket]],
 ) -> Iterable[tuple[Stepped, Sequence[Ticket]]]:
-    found: dict[int, tuple[Stepped, list[Ticket]]] = {}
+    found: dict[Stepped, list[Ticket]] = {}
     for engine, ticket in asked:
-        found.setdefault(id(engine), (engine, []))[1].append(ticket)
-    return found.values()
+        found.setdefault(engine, []).append(ticket)
+    return found.items()
 
 
 def _enter(

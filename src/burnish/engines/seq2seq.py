@@ -19,7 +19,7 @@ from burnish.models.chat import encode_pair, encode_target
 from burnish.models.load import load_tokenizer
 from burnish.models.local import LocalModel
 from burnish.models.padding import padded
-from burnish.models.seq2seq import load_seq2seq, load_trained, sides
+from burnish.models.seq2seq import load_seq2seq, load_trained, shifted, sides
 
 #: Texts that are judged in one pass.
 _AT_ONCE = 32
@@ -92,11 +92,10 @@ class Seq2SeqEngine(LocalEngine):
             some = targets[begin : begin + _AT_ONCE]
             batch = padded(some, self.tokenizer)
             ids, real = (batch[n].to(mask.device) for n in ("input_ids", "attention_mask"))
-            shifted = torch.cat([torch.full_like(ids[:, :1], self.begin[0]), ids[:, :-1]], dim=1)
             logits = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=read.expand(len(some), -1, -1)),
                 attention_mask=mask.expand(len(some), -1),
-                decoder_input_ids=shifted,
+                decoder_input_ids=shifted(self.model, ids),
                 use_cache=False,
             ).logits
             logs = logits.float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]

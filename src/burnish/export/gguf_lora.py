@@ -32,15 +32,8 @@ def write_gguf_adapter(path: Path, adapted: PeftModel) -> None:
     # scale otherwise.
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 0.0)
     model_config = adapted.get_base_model().config
-    for name, module in adapted.get_base_model().named_modules():
-        if "default" not in getattr(module, "lora_A", {}):
-            if "default" in getattr(module, "lora_embedding_A", {}):
-                raise CannotExport("The embedding has an adapter too.", "Use --to gguf.")
-            continue
-        down: torch.Tensor = module.lora_A["default"].weight.detach().float()
-        up: torch.Tensor = module.lora_B["default"].weight.detach().float()
-        scaled = up * module.scaling["default"]
-        target, layer, arranged = in_layer(f"{name}.weight", scaled, model_config)
+    for name, (down, up) in lora_pairs(adapted, "Use --to gguf.").items():
+        target, layer, arranged = in_layer(f"{name}.weight", up, model_config)
         place = f"blk.{layer}.{target}.weight"
         writer.add_tensor(f"{place}.lora_a", down.cpu().numpy())
         writer.add_tensor(f"{place}.lora_b", arranged.cpu().numpy())
@@ -48,6 +41,22 @@ def write_gguf_adapter(path: Path, adapted: PeftModel) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def lora_pairs(adapted: PeftModel, instead: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """A LoRA adapter by layer, float32: A (rank, in), and B (out, rank) with the scaling.
+
+    Raises CannotExport, with what to do `instead`, if the embedding is adapted too.
+    """
+    found = {}
+    for name, module in adapted.get_base_model().named_modules():
+        if "default" in getattr(module, "lora_embedding_A", {}):
+            raise CannotExport("The embedding has an adapter too.", instead)
+        if "default" in getattr(module, "lora_A", {}):
+            down = module.lora_A["default"].weight.detach().float()
+            up = module.lora_B["default"].weight.detach().float()
+            found[name] = (down, up * module.scaling["default"])
+    return found
 
 
 def refuse_rounded(artifact: Artifact) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from peft import LoraConfig, get_peft_model
 
 from burnish.core.errors import BadData
-from burnish.export.gguf_lora import refuse_rounded
+from burnish.export.gguf_lora import lora_pairs, refuse_rounded
 from burnish.export.onnx import build_onnx
 from burnish.export.vocabulary import CannotExport
 from burnish.models.artifact import Artifact
@@ -40,15 +40,8 @@ def lora_weights(artifact: Artifact) -> dict[str, tuple[np.ndarray, np.ndarray]]
     config: Any = adapted.peft_config["default"]
     if config.peft_type != "LORA" or config.use_dora or config.bias != "none":
         raise CannotExport("Only a plain LoRA adapter can be switched.", _ALONE)
-    found = {}
-    for name, module in adapted.get_base_model().named_modules():
-        if "default" in getattr(module, "lora_embedding_A", {}):
-            raise CannotExport("The embedding has an adapter too.", _ALONE)
-        if "default" in getattr(module, "lora_A", {}):
-            down = module.lora_A["default"].weight.detach().float().T
-            up = module.lora_B["default"].weight.detach().float().T * module.scaling["default"]
-            found[name] = (down.numpy(), up.numpy())
-    return found
+    pairs = lora_pairs(adapted, _ALONE)
+    return {name: (down.T.numpy(), up.T.numpy()) for name, (down, up) in pairs.items()}
 
 
 def in_graph(weights: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -1,6 +1,7 @@
 """Which layers a model has, which of them stand for all, and the same model with some of them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -34,6 +35,27 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
     config.num_hidden_layers = len(kept)
     if getattr(config, "layer_types", None):
         config.layer_types = [config.layer_types[place] for place in kept]
+
+
+@contextmanager
+def outputs_of(
+    modules: Sequence[torch.nn.Module], kept: Callable[[Any], torch.Tensor] = lambda given: given
+) -> Iterator[list[torch.Tensor]]:
+    """What each of the modules gives, as a pass goes on; `kept` makes what is kept of it."""
+    found: list[Any] = [None] * len(modules)
+
+    def hook(number: int) -> Any:
+        def keep(module: torch.nn.Module, asked: Any, given: Any) -> None:
+            found[number] = kept(given)
+
+        return modules[number].register_forward_hook(keep)
+
+    handles = [hook(number) for number in range(len(modules))]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _place_of(model: Any) -> tuple[torch.nn.Module, str]:

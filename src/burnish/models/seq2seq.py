@@ -64,6 +64,12 @@ def decoder_start(model: Any) -> int | None:
     return model.generation_config.decoder_start_token_id if own is None else own
 
 
+def shifted(model: Any, targets: torch.Tensor) -> torch.Tensor:
+    """Targets (rows, tokens) behind the decoder's first token: what it is given to say them."""
+    begin = torch.full_like(targets[:, :1], int(decoder_start(model) or 0))
+    return torch.cat([begin, targets[:, :-1]], dim=1)
+
+
 def sides(config: Any) -> tuple[int, int]:
     """The most tokens that the encoder reads, and that the decoder says."""
     encoder, decoder = (_positions(getattr(config, s, config), s) for s in ("encoder", "decoder"))

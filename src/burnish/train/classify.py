@@ -24,10 +24,10 @@ from burnish.train.encoder import (
     Heading,
     Sample,
     batch_of,
+    begun,
     chunks_of,
     encode_texts,
     most_tokens,
-    optimizer_of,
     with_method,
 )
 
@@ -127,13 +127,11 @@ def _prepare(
     kind = settings.objective.class_weights
     weights = class_weights([row.target for row in rows], len(labels), kind).to(model.device)
     model = with_method(model, settings, "SEQ_CLS")
-    return Classifying(
-        model=model,
-        optimizer=optimizer_of(model, rows, settings),
-        rows=rows,
-        validation=validation,
-        settings=settings,
-        tokenizer=given.tokenizer,
+    return begun(
+        Classifying,
+        model,
+        given,
+        (rows, validation),
         weights=weights,
         beside=beside(model, settings.objective.attention, given),
     )

@@ -30,11 +30,11 @@ from burnish.train.course import Course, Given
 from burnish.train.encoder import (
     Sample,
     batch_of,
+    begun,
     chunks_of,
     count_tokens,
     encode_texts,
     most_tokens,
-    optimizer_of,
     with_method,
 )
 from burnish.train.loop import Learnt, Plan
@@ -165,15 +165,7 @@ def _prepare(
     assert isinstance(settings.objective, Embed)
     dtype = training_dtype(given.recipe.model.dtype)
     model = with_method(Embedder(given.base).model.to(dtype), settings, "FEATURE_EXTRACTION")
-    return Embedding(
-        model=model,
-        optimizer=optimizer_of(model, rows, settings),
-        rows=rows,
-        validation=validation,
-        settings=settings,
-        tokenizer=given.tokenizer,
-        objective=settings.objective,
-    )
+    return begun(Embedding, model, given, (rows, validation), objective=settings.objective)
 
 
 def _save(folder: Path, plan: Embedding, given: Given, lineage: Mapping[str, Any]) -> Artifact:

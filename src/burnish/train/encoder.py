@@ -1,9 +1,9 @@
 """What training a head, an embedding model or an encoder-decoder have in common."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -48,6 +48,10 @@ class Heading(Plan):
     @abstractmethod
     def _means(self, rows: Sequence[Any], learns: bool) -> dict[str, float]:
         """Loss and more over the rows; where it learns, gradients too."""
+
+
+#: Some kind of training.
+Begun = TypeVar("Begun", bound=Plan)
 
 
 def count_tokens(rows: Sequence[Any]) -> int:
@@ -108,6 +112,30 @@ def with_method(model: Any, settings: Train, task: str) -> Any:
         return model
     config = lora_config(settings.method, task, _NEW.get(task))
     return adapted_by(model, settings.method, config)
+
+
+def begun(
+    kind: Callable[..., Begun],
+    model: Any,
+    given: Given,
+    examples: tuple[Sequence[Any], Sequence[Any]],
+    **own: Any,
+) -> Begun:
+    """A training of `kind` with a model whose trainable weights are marked; `examples` are to learn
+    from and to validate by, `own` is what the kind has besides.
+
+    Raises BadData if there is nothing to learn from.
+    """
+    settings = given.recipe.train
+    return kind(
+        model=model,
+        optimizer=optimizer_of(model, examples[0], settings),
+        rows=examples[0],
+        validation=examples[1],
+        settings=settings,
+        tokenizer=given.tokenizer,
+        **own,
+    )
 
 
 def optimizer_of(model: Any, rows: Sequence[Any], settings: Train) -> MasterAdamW:

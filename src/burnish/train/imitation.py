@@ -8,8 +8,8 @@ widths differ, one learnt matrix leads from the student's space into the teacher
 away when the student is saved. Attention of the last layer may be held as well (train.relations).
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from burnish.core.teaching import Distillation
 from burnish.core.training import Train
 from burnish.engines.local import find_artifact
 from burnish.models.artifact import find_base
-from burnish.models.layers import evenly, layers_of
+from burnish.models.layers import evenly, layers_of, outputs_of
 from burnish.models.local import find_model
 from burnish.train.adapters import language_model
 from burnish.train.examples import Example
@@ -145,24 +145,16 @@ def distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     return (ours - theirs).square().sum(-1) / theirs.square().sum(-1).clamp_min(1e-6)
 
 
-@contextmanager
-def _states(layers: Sequence[torch.nn.Module], batch: Batch) -> Iterator[list[torch.Tensor]]:
+def _states(
+    layers: Sequence[torch.nn.Module], batch: Batch
+) -> AbstractContextManager[list[torch.Tensor]]:
     """What layers give (places, width) at the batch's learnt places, as a pass goes on."""
-    found: list[Any] = [None] * len(layers)
 
-    def hook(number: int) -> Any:
-        def keep(layer: torch.nn.Module, given: Any, states: Any) -> None:
-            whole = states[0] if isinstance(states, tuple) else states
-            found[number] = whole[0].index_select(0, batch.predicts)
+    def at_places(states: Any) -> torch.Tensor:
+        whole: torch.Tensor = states[0] if isinstance(states, tuple) else states
+        return whole[0].index_select(0, batch.predicts)
 
-        return layers[number].register_forward_hook(keep)
-
-    handles = [hook(number) for number in range(len(layers))]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
+    return outputs_of(layers, at_places)
 
 
 def _kept(projections: Projections | None) -> AbstractContextManager[list[torch.Tensor]]:

@@ -8,8 +8,8 @@ asks for equal widths or equal numbers of heads.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from burnish.core.errors import BadRecipe
 from burnish.core.relations import Relations
-from burnish.models.layers import layers_of
+from burnish.models.layers import layers_of, outputs_of
 from burnish.train.flat import Batch
 
 #: What a layer calls the matrices that make queries, keys and values.
@@ -47,23 +47,9 @@ class Projections:
         """Of queries, keys and values."""
         return [int(matrix.out_features) for matrix in self.matrices]
 
-    @contextmanager
-    def kept(self) -> Iterator[list[torch.Tensor]]:
+    def kept(self) -> AbstractContextManager[list[torch.Tensor]]:
         """What the matrices give, as a pass goes on."""
-        found: list[Any] = [None, None, None]
-
-        def hook(kind: int) -> Any:
-            def keep(matrix: torch.nn.Module, given: Any, states: torch.Tensor) -> None:
-                found[kind] = states
-
-            return self.matrices[kind].register_forward_hook(keep)
-
-        handles = [hook(kind) for kind in range(3)]
-        try:
-            yield found
-        finally:
-            for handle in handles:
-                handle.remove()
+        return outputs_of(self.matrices)
 
 
 @dataclass(frozen=True, slots=True)

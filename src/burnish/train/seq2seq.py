@@ -19,9 +19,9 @@ from burnish.models.audit import READING
 from burnish.models.chat import encode_pair
 from burnish.models.load import training_dtype
 from burnish.models.local import LocalModel
-from burnish.models.seq2seq import decoder_start, load_seq2seq, save_seq2seq, sides
+from burnish.models.seq2seq import load_seq2seq, save_seq2seq, shifted, sides
 from burnish.train.course import Course, Given
-from burnish.train.encoder import Heading, batch_of, chunks_of, optimizer_of, with_method
+from burnish.train.encoder import Heading, batch_of, begun, chunks_of, with_method
 from burnish.train.examples import refuse_undesirable
 from burnish.train.language import refuse_unlearnable
 
@@ -64,9 +64,8 @@ class Answering(Heading):
         batch = batch_of([row.source for row in rows], self.tokenizer, place)
         targets = batch_of([row.target for row in rows], self.tokenizer, place)
         weights = targets["attention_mask"] * torch.tensor([[r.weight] for r in rows], device=place)
-        begin = torch.full((len(rows), 1), int(decoder_start(self.model) or 0), device=place)
-        shifted = torch.cat([begin, targets["input_ids"][:, :-1]], dim=1)
-        logits = self.model(**batch, decoder_input_ids=shifted, use_cache=False).logits
+        given = shifted(self.model, targets["input_ids"])
+        logits = self.model(**batch, decoder_input_ids=given, use_cache=False).logits
         losses = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), targets["input_ids"].flatten(), reduction="none"
         )
@@ -122,14 +121,7 @@ def _prepare(given: Given, run: Run, rows: Sequence[Pair], validation: Sequence[
     settings = given.recipe.train
     model = load_seq2seq(given.base, training_dtype(given.recipe.model.dtype))
     model = with_method(model, settings, "SEQ_2_SEQ_LM")
-    return Answering(
-        model=model,
-        optimizer=optimizer_of(model, rows, settings),
-        rows=rows,
-        validation=validation,
-        settings=settings,
-        tokenizer=given.tokenizer,
-    )
+    return begun(Answering, model, given, (rows, validation))
 
 
 def _save(folder: Path, plan: Answering, given: Given, lineage: Mapping[str, Any]) -> Artifact:

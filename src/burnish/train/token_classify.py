@@ -32,9 +32,9 @@ from burnish.train.course import Course, Given
 from burnish.train.encoder import (
     Heading,
     batch_of,
+    begun,
     chunks_of,
     most_tokens,
-    optimizer_of,
     with_method,
 )
 
@@ -158,15 +158,7 @@ def _prepare(
     counted = [tag for row in rows for tag in row.tags if tag >= 0]
     weights = class_weights(counted, len(tags), settings.objective.class_weights).to(model.device)
     model = with_method(model, settings, "TOKEN_CLS")
-    return TokenClassifying(
-        model=model,
-        optimizer=optimizer_of(model, rows, settings),
-        rows=rows,
-        validation=validation,
-        settings=settings,
-        tokenizer=given.tokenizer,
-        weights=weights,
-    )
+    return begun(TokenClassifying, model, given, (rows, validation), weights=weights)
 
 
 def _save(

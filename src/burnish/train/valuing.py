@@ -19,9 +19,9 @@ from burnish.train.encoder import (
     Heading,
     Sample,
     batch_of,
+    begun,
     chunks_of,
     most_tokens,
-    optimizer_of,
     with_method,
 )
 
@@ -80,14 +80,7 @@ def _prepare(
     settings = given.recipe.train
     dtype = training_dtype(given.recipe.model.dtype)
     model = with_method(new_reward_model(given.base, given.tokenizer, dtype), settings, "SEQ_CLS")
-    return Valuing(
-        model=model,
-        optimizer=optimizer_of(model, rows, settings),
-        rows=rows,
-        validation=validation,
-        settings=settings,
-        tokenizer=given.tokenizer,
-    )
+    return begun(Valuing, model, given, (rows, validation))
 
 
 def _save(folder: Path, plan: Valuing, given: Given, lineage: Mapping[str, Any]) -> Artifact:
