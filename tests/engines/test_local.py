@@ -20,6 +20,13 @@ QUESTIONS = (
     "How do I change the password of my account?",
 )
 LABELS = ("refund", "refund order", "parcel", "password", "account", "refund order today")
+#: Where there is but one way on for many tokens, and where there are many ways.
+LONG_LABELS = (
+    *LABELS,
+    "refund_of_the_order_has_not_arrived",
+    "refund_of_the_order_has_not_begun",
+    *(f"parcel_number_{number}_is_lost" for number in range(20)),
+)
 
 
 def ask(text, **settings):
@@ -68,11 +75,13 @@ def exhaustive(engine, prompt):
     return prompt.choices[scores.index(max(scores))]
 
 
-def test_a_constrained_answer_is_the_likeliest_of_all_choices(engine):
+@pytest.mark.parametrize("batch_size", [1, 4, 15])
+def test_a_constrained_answer_is_the_likeliest_of_all_choices(engine, batch_size):
     prompts = [ask(text, choices=LABELS) for text in QUESTIONS]
     prompts += [ask(text, choices=LABELS[:3]) for text in QUESTIONS]
+    prompts += [ask(text, choices=LONG_LABELS) for text in QUESTIONS]
 
-    answers = engine.answer(prompts, batch_size=4)
+    answers = engine.answer(prompts, batch_size=batch_size)
 
     assert [a.text for a in answers] == [exhaustive(engine, prompt) for prompt in prompts]
 

@@ -8,7 +8,7 @@ soon as it is less likely than another whole one.
 """
 
 import heapq
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, Protocol
@@ -48,6 +48,13 @@ def choice_tokens(
     return [[*encode_text(tokenizer, choice), end] for choice in choices]
 
 
+#: Tokens that a pass has room for, of all prompts together, and of each prompt one at least. A pass
+#: of fewer is hardly shorter, and one of more takes longer for tokens that may not be needed.
+ROOM = 16
+#: Nats: a place this much less likely than the one due isn't worth an early look.
+MARGIN = 3.0
+
+
 @torch.inference_mode()
 def best_choices(
     model: Any,
@@ -58,18 +65,20 @@ def best_choices(
 ) -> list[int]:
     """For each prompt that has been read, the number of its likeliest choice in its tree.
 
-    `cache`, `mask` and `logits` are what `decode.prefill` gave; the cache is left as it was.
+    `cache`, `mask` and `logits` are what `decode.prefill` gave; the cache is used up.
     """
-    width = cache.width
-    logs = logits.float().log_softmax(-1)
-    searches = [_Search(tree, row) for tree, row in zip(trees, logs, strict=True)]
-    reader = _Reader(model, cache, mask)
-    while not all(search.done for search in searches):
-        due = [search.next() for search in searches]
-        for search, places, rows in zip(searches, due, reader.read(due), strict=True):
-            for place, row in zip(places, rows, strict=True):
-                search.visit(place, row)
-    cache.cut(width)
+    begun = _children_logs(logits[:, None], [[tree] for tree in trees])
+    searches = [_Search(tree, next(logs)) for tree, logs in zip(trees, begun, strict=True)]
+    reader, live = _Reader(model, cache, mask), searches
+    while left := [search for search in live if not search.done]:
+        # Rows of the cache are left out when that is worth the copying of the others.
+        if 4 * len(left) <= 3 * len(live):
+            reader.keep([row for row, search in enumerate(live) if not search.done])
+            live = left
+        due = [search.next(max(1, ROOM // len(left))) for search in live]
+        for search, places, logs in zip(live, due, reader.read(due), strict=True):
+            for place in places:
+                search.visit(place, [next(logs) for _ in place.way])
     return [search.found for search in searches]
 
 
@@ -77,28 +86,33 @@ def best_choices(
 class _Place:
     """A node that a search has reached, at what cost (negative log-probability, nats).
 
-    `columns` are the cache's columns of the tokens on the way here, once they have been read.
+    `way` are the nodes to be read in one pass: this one and, where there is but one way on, those
+    behind it. `columns` are the cache's columns of the tokens that have been read on the way.
     """
 
     node: Node
     cost: float
     columns: tuple[int, ...] = ()
+    way: tuple[Node, ...] = ()
+
+    def look_ahead(self, most: int) -> None:
+        """Read at most so many nodes in the next pass."""
+        way = [self.node]
+        while len(way) < most and len(way[-1].children) == 1:
+            (child,) = way[-1].children.values()
+            if child.choice is not None:
+                break
+            way.append(child)
+        self.way = tuple(way)
 
 
 class _Search:
     """The search of one prompt: a heap of places in the tree, the likeliest first."""
 
-    #: Places looked at in one pass, at the most.
-    WIDTH = 16
-    #: A place this much less likely than the one due isn't worth an early look in the first pass.
-    #: The margin grows with each pass: who is still unsure will look at most places anyway, and
-    #: prompts that are read together should keep each other company.
-    MARGIN = 3.0
-
-    def __init__(self, tree: Node, logs: torch.Tensor) -> None:
+    def __init__(self, tree: Node, logs: Sequence[float]) -> None:
         self.heap: list[tuple[float, int, _Place]] = []
-        self.ties, self.passes = count(), 0
-        self.visit(_Place(tree, 0.0), logs)
+        self.ties = count()
+        self.visit(_Place(tree, 0.0, way=(tree,)), [logs])
 
     @property
     def done(self) -> bool:
@@ -112,23 +126,24 @@ class _Search:
         assert choice is not None
         return choice
 
-    def next(self) -> list[_Place]:
-        """The places to look at in the next pass; none when the search is done."""
+    def next(self, most: int) -> list[_Place]:
+        """The places to look at in the next pass, of at most so many tokens; none when done."""
         taken: list[_Place] = []
-        self.passes += 1
-        limit = self.heap[0][0] + self.passes * self.MARGIN
-        while self.heap and len(taken) < self.WIDTH:
+        limit = self.heap[0][0] + MARGIN
+        while self.heap and most:
             cost, _, place = self.heap[0]
             if place.node.choice is not None or cost > limit:
                 break
             taken.append(heapq.heappop(self.heap)[2])
+            place.look_ahead(most)
+            most -= len(place.way)
         return taken
 
-    def visit(self, place: _Place, logs: torch.Tensor) -> None:
-        """Go on from a place, whose next token has the log-probabilities `logs` (vocabulary,)."""
-        children = place.node.children
-        for child, log in zip(children.values(), logs[list(children)].tolist(), strict=True):
-            after = _Place(child, place.cost - log, place.columns)
+    def visit(self, place: _Place, logs: Sequence[Sequence[float]]) -> None:
+        """Go on from a place: the log-probabilities of the children of each node of its way."""
+        cost = place.cost - sum(only for (only,) in logs[:-1])
+        for child, log in zip(place.way[-1].children.values(), logs[-1], strict=True):
+            after = _Place(child, cost - log, place.columns)
             heapq.heappush(self.heap, (after.cost, next(self.ties), after))
 
 
@@ -144,17 +159,26 @@ class _Reader:
         self.length = mask.sum(1).cpu()
         self.positions = (mask.cumsum(1) - 1).cpu()
 
-    def read(self, due: Sequence[Sequence[_Place]]) -> list[torch.Tensor]:
-        """For each prompt, log-probabilities (places, vocabulary) behind each of its places."""
-        rows, longest, begin = len(due), max(map(len, due)), self.cache.width
+    def keep(self, rows: Sequence[int]) -> None:
+        """Only these prompts."""
+        kept = torch.tensor(rows)
+        self.cache.keep(kept.to(self.model.device), 0)
+        self.prompt, self.length = self.prompt[kept], self.length[kept]
+        self.positions = self.positions[kept]
+
+    def read(self, due: Sequence[Sequence[_Place]]) -> list[Iterator[list[float]]]:
+        """For each prompt, node by node of its places' ways, the children's log-probabilities."""
+        nodes = [[node for place in places for node in place.way] for places in due]
+        rows, longest, begin = len(due), max(map(len, nodes)), self.cache.width
         tokens = torch.zeros(rows, longest, dtype=torch.long)
         depths = torch.zeros(rows, longest, dtype=torch.long)
         sees = torch.zeros(rows, longest, begin + longest, dtype=torch.bool)
         sees[:, :, : self.prompt.shape[1]] = self.prompt[:, None]
         for row, places in enumerate(due):
-            for column, place in enumerate(places):
+            steps = [(place, node) for place in places for node in place.way]
+            for column, (place, node) in enumerate(steps):
                 place.columns = (*place.columns, begin + column)
-                tokens[row, column] = place.node.token
+                tokens[row, column] = node.token
                 depths[row, column] = len(place.columns) - 1
                 sees[row, column, list(place.columns)] = True
         asking = self.length[:, None] + depths
@@ -168,7 +192,24 @@ class _Reader:
             past_key_values=self.cache,
             use_cache=True,
         ).logits
-        return [logits[row, : len(some)].float().log_softmax(-1) for row, some in enumerate(due)]
+        return _children_logs(logits, nodes)
+
+
+def _children_logs(
+    logits: torch.Tensor, nodes: Sequence[Sequence[Node]]
+) -> list[Iterator[list[float]]]:
+    """Log-probabilities of the children of each row's nodes, from the logits (rows, places,
+    vocabulary) behind them; a row may have more places than nodes."""
+    where = [
+        (row, place, token)
+        for row, some in enumerate(nodes)
+        for place, node in enumerate(some)
+        for token in node.children
+    ]
+    row, place, token = torch.tensor(where, device=logits.device).unbind(1)
+    sums = logits.float().logsumexp(-1)
+    logs = iter((logits[row, place, token].float() - sums[row, place]).tolist())
+    return [iter([[next(logs) for _ in node.children] for node in some]) for some in nodes]
 
 
 class Table(Protocol):
