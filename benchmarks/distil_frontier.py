@@ -37,12 +37,14 @@ LEAST_STEPS, EPOCHS, BATCH = 200, 4, 32
 
 @dataclass(frozen=True)
 class Student:
-    """What a student begins as: a model, whole or cut to some of its layers, neurons and heads."""
+    """What a student begins as: a model, whole or cut to some of its layers, neurons, heads and
+    word pieces."""
 
     model: str
     layers: int | None = None
     neurons: float | None = None
     heads: int | None = None
+    pieces: int | None = None
 
     @property
     def writes(self) -> bool:
@@ -60,6 +62,9 @@ STUDENTS = {
     "encoder-6-narrow": Student(ENCODER, neurons=0.5),
     "encoder-3": Student(ENCODER, 3),
     "encoder-2": Student(ENCODER, 2),
+    "encoder-6-pieces": Student(ENCODER, pieces=6_000),
+    "encoder-3-pieces": Student(ENCODER, 3, pieces=4_000),
+    "encoder-2-pieces": Student(ENCODER, 2, pieces=3_000),
 }
 
 
@@ -74,6 +79,7 @@ def recipe_for(student: Student, teacher: str, rows: int, questions: int) -> Rec
         f"distil.layers={student.layers or 'null'}",
         f"distil.neurons={student.neurons or 'null'}",
         f"distil.heads={student.heads or 'null'}",
+        f"distil.pieces={student.pieces or 'null'}",
         f"distil.layers_of={'teacher' if is_kin else 'model'}",
         f"data.max_rows={rows or 'null'}",
         f"evaluate.max_rows={questions or 'null'}",

@@ -3,12 +3,14 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe import make_recipe
+from burnish.data.load import load
 from burnish.distil.run import distil
 from burnish.distil.student import student_of
 from burnish.engines.open import open_any
@@ -94,6 +96,24 @@ def test_an_encoder_is_left_with_fewer_neurons_and_refused_fewer_heads(
     assert Embedder(find_model(name)).encode(["where is my parcel"]).shape == (1, 128)
     with pytest.raises(BadRecipe, match="kind bert can't be left with fewer heads"):
         student_of(recipe_of("distil.heads=1"))
+
+
+def test_an_encoder_with_fewer_word_pieces_reads_what_it_knows_as_before(
+    recipe_of, tiny_embedder, tmp_path, monkeypatch
+):
+    shutil.copytree(tiny_embedder.path, tmp_path / "models" / "tiny-embedder")
+    monkeypatch.setenv("BURNISH_MODELS", str(tmp_path / "models"))
+    whole = Embedder(tiny_embedder)
+    known = [row.prompt[-1].content for row in load(recipe_of()).split.train]
+
+    name = student_of(recipe_of("distil.pieces=180"))
+
+    fewer = Embedder(find_model(name))
+    assert name.startswith("tiny-embedder-180-pieces-")
+    assert AutoModel.from_pretrained(find_model(name).path).config.vocab_size == 180
+    assert np.allclose(fewer.encode(known), whole.encode(known), atol=1e-6)
+    with pytest.raises(BadRecipe, match="alone are"):
+        student_of(recipe_of("distil.pieces=20"))
 
 
 @pytest.mark.parametrize(

@@ -116,5 +116,11 @@ def test_the_width_is_measured_by_questions_too_and_by_nothing_not_at_all(
     name = student_of(ticket_recipe(f"data.train=[{asked}]", *changes))
 
     assert load_model(find_model(name), torch.float32).config.intermediate_size == 32
-    with pytest.raises(BadRecipe, match="no training rows to measure"):
+    with pytest.raises(BadRecipe, match="no training rows to choose"):
         student_of(make_recipe({"model": {"name": "tiny"}}, changes))
+
+
+def test_only_a_tokenizer_of_word_pieces_can_do_with_fewer(own_models, ticket_recipe):
+    with pytest.raises(BadRecipe, match=r"this one is BPE.*\n.*distil.pieces out"):
+        student_of(ticket_recipe("distil.pieces=300", "distil.teacher.model=tiny"))
+    assert not list(own_models.glob("*pieces*"))

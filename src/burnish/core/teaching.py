@@ -150,6 +150,13 @@ class Distil(Section):
         description="Leave the student this many key-value heads a layer, with the query heads of "
         "each: those that give most on the training rows. All if empty.",
     )
+    pieces: int | None = Field(
+        None,
+        ge=1,
+        description="Leave the student, an encoder, this many of its word pieces: all single "
+        "characters, then those most frequent in the training rows (Abdaoui et al. 2020, "
+        "arXiv:2010.05609). All if empty.",
+    )
     layers_of: Literal["model", "teacher"] = Field(
         "model", description="Who is cut so: `model.name`, or a local teacher."
     )
@@ -180,5 +187,10 @@ class Distil(Section):
     @property
     def cuts(self) -> tuple[str, ...]:
         """What the student is cut to before it learns, in words."""
-        sizes = {"layers": self.layers, "neurons": self.neurons, "heads": self.heads}
+        sizes = {
+            "layers": self.layers,
+            "neurons": self.neurons,
+            "heads": self.heads,
+            "pieces": self.pieces,
+        }
         return tuple(f"{size} {name}" for name, size in sizes.items() if size is not None)

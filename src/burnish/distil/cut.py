@@ -1,9 +1,11 @@
-"""A model cut to what a student begins with: fewer layers, fewer neurons, fewer heads.
+"""A model cut to what a student begins with: fewer layers, neurons, heads or word pieces.
 
 Layers are evenly apart, with the first and the last one. Neurons and heads are those that the
-training rows use most, as the whole model reads them (Muralidharan et al. 2024, arXiv:2407.14679).
+training rows use most, as the whole model reads them (Muralidharan et al. 2024, arXiv:2407.14679),
+and so are pieces (models.pieces).
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from burnish.data.split import sample
 from burnish.engines.headed import said
 from burnish.models.chat import encode_prompt, encode_row
 from burnish.models.layers import evenly, keep_layers
+from burnish.models.pieces import keep_pieces, pieces_to_keep
 from burnish.models.width import attentions_of, keep_groups, keep_neurons, measured, mlps_of
 
 #: Texts as tokens.
@@ -31,24 +34,26 @@ _SIZES = {
     "neurons a layer": "intermediate_size",
     "attention heads": "num_attention_heads",
     "key-value heads": "num_key_value_heads",
+    "tokens": "vocab_size",
 }
 
 
 def measured_rows(recipe: Recipe) -> Sequence[Row]:
-    """Up to 256 training rows by which the width is measured; none where it stays as it is.
+    """Training rows by which it is chosen what stays; none where their texts don't decide.
 
-    Raises BadRecipe if there are no training rows.
+    Up to 256 of them for the width, and all for word pieces. Raises BadRecipe if there are none.
     """
-    if not (recipe.distil.neurons or recipe.distil.heads):
+    settings = recipe.distil
+    if not (settings.neurons or settings.heads or settings.pieces):
         return ()
     found = load(recipe, answered=False).split.train if recipe.data.train else ()
-    rows = sample(found, _ROWS, recipe.evaluate.seed)
-    if not rows:
+    if not found:
         raise BadRecipe(
-            "There are no training rows to measure the model's width by.",
-            "Name a file with rows in data.train, or leave distil.neurons and distil.heads out.",
+            "There are no training rows to choose by what the student keeps.",
+            "Name a file with rows in data.train, or leave distil.neurons, distil.heads and "
+            "distil.pieces out.",
         )
-    return rows
+    return found if settings.pieces else sample(found, _ROWS, recipe.evaluate.seed)
 
 
 def texts_of(rows: Sequence[Row], tokenizer: Any, writes: bool, most: int) -> Texts:
@@ -64,16 +69,19 @@ def texts_of(rows: Sequence[Row], tokenizer: Any, writes: bool, most: int) -> Te
     ]
 
 
-def cut(model: Any, settings: Distil, texts: Texts) -> None:
-    """Cut a model in place as the recipe says, and say what is left; `texts` are for the width.
+def cut(model: Any, tokenizer: Any, settings: Distil, texts: Texts) -> Sequence[int]:
+    """Cut a model in place as the recipe says, and say what is left; `texts` decide it. Returns the
+    numbers of the tokens that stay, if some go.
 
     Raises BadRecipe for more than there is, and for models that can't be cut so.
     """
     before = _sizes(model)
+    pieces = pieces_to_keep(tokenizer, texts, settings.pieces) if settings.pieces else []
     config = model.config.get_text_config()
     mlps = mlps_of(model) if settings.neurons else []
     attentions = attentions_of(model) if settings.heads else []
-    used = measured(model, texts, [*mlps, *attentions]) if mlps or attentions else []
+    some = texts[:: math.ceil(len(texts) / _ROWS)] if texts else []
+    used = measured(model, some, [*mlps, *attentions]) if mlps or attentions else []
     if settings.neurons:
         count = _in_blocks(settings.neurons, config.intermediate_size)
         keep_neurons(model, count, used[: len(mlps)])
@@ -82,8 +90,11 @@ def cut(model: Any, settings: Distil, texts: Texts) -> None:
     if settings.layers:
         kept = cut_layers(model, settings.layers)
         say(f"Layers kept: {', '.join(str(place + 1) for place in kept)}")
+    if pieces:
+        keep_pieces(model, pieces)
     for line in _table(before, _sizes(model)):
         say(line)
+    return pieces
 
 
 def cut_layers(model: Any, count: int) -> list[int]:

@@ -36,6 +36,7 @@ from burnish.models.local import (
     write_manifest,
 )
 from burnish.models.merge import refuse_unmergeable
+from burnish.models.pieces import write_pieces
 
 
 def student_recipe(recipe: Recipe) -> Recipe:
@@ -120,11 +121,12 @@ def student_of(recipe: Recipe) -> str:
         )
     source = settings.teacher.model if settings.layers_of == "teacher" else recipe.model.name
     rows = measured_rows(recipe)
-    by = [settings.neurons, settings.heads, *map(content_hash, rows)] if rows else []
+    sizes = [settings.neurons, settings.heads, settings.pieces]
+    by = [*sizes, *map(content_hash, rows)] if rows else []
     origin = hash_json([weights_hash(source), settings.layers, *by])
     artifact = find_artifact(source)
     base = find_model(artifact.base if artifact else source)
-    # Other rows leave other neurons.
+    # Other rows leave other neurons and pieces.
     mark = f"-{origin[:6]}" if artifact or rows else ""
     kept = "-".join(settings.cuts).replace(" ", "-")
     name = f"{base.name.replace('/', '--')}-{kept}{mark}"
@@ -133,11 +135,14 @@ def student_of(recipe: Recipe) -> str:
         return name
     model, tokenizer = _whole(base, artifact)
     writes = bool(artifact) or base.kind == "causal"
-    cut(model, settings, texts_of(rows, tokenizer, writes, recipe.train.max_length))
+    texts = texts_of(rows, tokenizer, writes, recipe.train.max_length)
+    pieces = cut(model, tokenizer, settings, texts)
     say(f"Student: {', '.join(settings.cuts)} of {source}.")
     before = read_manifest(base.path)
     with whole_folder(folder, replace=True) as draft:
         _save(draft, model, tokenizer if writes else None, base)
+        if pieces:
+            write_pieces(draft, pieces)
         write_manifest(draft, {**before, "name": name, "source": f"cut:{origin}"})
     return name
 
