@@ -1,6 +1,7 @@
 """Write the generated pages of the docs: `make docs`. A test fails when they are stale."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import typer
@@ -8,7 +9,8 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
-from burnish.core.deepspeed import KEYS, Key
+from burnish.core import autotrain, deepspeed, kaito
+from burnish.core.foreign import Key
 from burnish.core.recipe import recipe_schema, recipe_sections
 from burnish.core.settings import SETTINGS
 from burnish.data.check import CODES
@@ -92,12 +94,12 @@ def olive_page() -> str:
     return "\n".join(parts) + "\n"
 
 
-def deepspeed_page() -> str:
-    """The page on DeepSpeed's file: its head is written by hand, the keys come from the code."""
-    page = (ROOT / "docs/deepspeed.md").read_text(encoding="utf-8")
+def keys_page(name: str, keys: Mapping[str, Key]) -> str:
+    """The page on another tool's file: its head is written by hand, the keys come from the code."""
+    page = (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
     head, mark, _ = page.partition("<!-- keys -->")
     parts = [head + mark, "", "| key | here |", "|---|---|"]
-    parts += [f"| `{name}` | {_meaning(key)} |" for name, key in KEYS.items()]
+    parts += [f"| `{key}` | {_meaning(meant)} |" for key, meant in keys.items()]
     return "\n".join(parts) + "\n"
 
 
@@ -105,7 +107,7 @@ def _meaning(key: Key) -> str:
     if key.ignored:
         return f"changes nothing, and says so: {key.ignored}"
     if not key.values:
-        return f"`{key.field}`" if key.field else "rows and steps, see above"
+        return f"`{key.field}`" if key.field else "see above"
     values = ", ".join(
         f"`{json.dumps(there)}`" + (f": `{key.field}={here}`" if here else "")
         for there, here in key.values
@@ -121,7 +123,9 @@ def _fate(ignored: str, refused: str) -> str:
 
 PAGES = {
     "docs/olive.md": olive_page,
-    "docs/deepspeed.md": deepspeed_page,
+    "docs/deepspeed.md": lambda: keys_page("deepspeed", deepspeed.KEYS),
+    "docs/autotrain.md": lambda: keys_page("autotrain", autotrain.KEYS),
+    "docs/kaito.md": lambda: keys_page("kaito", kaito.KEYS),
     "docs/conformance.md": conformance_page,
     "docs/data.md": data_page,
     "docs/recipe.md": recipe_page,

@@ -11,6 +11,8 @@ from burnish.cli.options import Changes, Recipe
 if TYPE_CHECKING:
     from burnish.core.recipe import Recipe as Whole
 
+_HELP = "Take what {} says; what is otherwise here is said in comments."
+
 
 def command(
     recipe: Recipe = None,
@@ -18,11 +20,15 @@ def command(
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema.")] = False,
     deepspeed: Annotated[
         Path | None,
-        typer.Option(
-            "--from-deepspeed",
-            metavar="FILE",
-            help="Take what a ds_config.json says; what is otherwise here is said in comments.",
-        ),
+        typer.Option("--from-deepspeed", metavar="FILE", help=_HELP.format("a ds_config.json")),
+    ] = None,
+    autotrain: Annotated[
+        Path | None,
+        typer.Option("--from-autotrain", metavar="FILE", help=_HELP.format("AutoTrain's YAML")),
+    ] = None,
+    kaito: Annotated[
+        Path | None,
+        typer.Option("--from-kaito", metavar="FILE", help=_HELP.format("KAITO's Workspace")),
     ] = None,
 ) -> None:
     """Check a recipe and print it with every field spelt out; or print the JSON Schema.
@@ -31,18 +37,22 @@ def command(
     """
     import yaml
 
+    from burnish.core.autotrain import read_autotrain
     from burnish.core.deepspeed import read_deepspeed
+    from burnish.core.kaito import read_kaito
     from burnish.core.recipe import recipe_schema
 
     if schema:
         typer.echo(json.dumps(recipe_schema(), indent=2))
         return
     wanted = changes or []
-    if deepspeed:
-        meant = read_deepspeed(deepspeed)
-        asked = _read(recipe, [*meant.changes, *wanted]).train
-        wanted = [*meant.changes, *meant.dependent(asked), *wanted]
-        typer.echo("".join(f"# {note}\n" for note in meant.notes), nl=False)
+    files = ((deepspeed, read_deepspeed), (autotrain, read_autotrain), (kaito, read_kaito))
+    for file, read in files:
+        if file:
+            meant = read(file)
+            asked = _read(recipe, [*meant.changes, *wanted]).train
+            wanted = [*meant.changes, *meant.dependent(asked), *wanted]
+            typer.echo("".join(f"# {note}\n" for note in meant.notes), nl=False)
     resolved = _read(recipe, wanted)
     typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
 

@@ -4,7 +4,6 @@ nothing here and says so, or is refused by name. DeepSpeed itself isn't called.
 Meanings and defaults are those of its documentation (https://www.deepspeed.ai/docs/config-json).
 """
 
-import difflib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,20 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from burnish.core.errors import BadRecipe
+from burnish.core.foreign import Key, Meant, as_changes, leaves, translate
 from burnish.core.training import Train
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What a key comes to: the recipe's `field`; or nothing, why being in `ignored`; `values` are
-    the only ones that can be honoured and what each becomes (None: nothing to set), `refused`
-    says why no other."""
-
-    field: str = ""
-    ignored: str = ""
-    values: Sequence[tuple[Any, Any]] = ()
-    refused: str = ""
-
 
 _STAGES = ((0, "ddp"), (1, "zero1"), (2, "zero2"), (3, "zero3"))
 _OPTIMIZERS = (("AdamW", None), ("Adam", None))
@@ -118,20 +105,15 @@ _WARMED = "scheduler.params.warmup_num_steps"
 
 
 @dataclass(frozen=True, slots=True)
-class Meant:
-    """What a file comes to: changes of a recipe, and a note on whatever is otherwise here. `each`
-    are the rows of a step in one process, and `warm` the steps of the warm-up, where it says so."""
+class Steps(Meant):
+    """`each` are the rows of a step in one process, and `warm` the steps of the warm-up, where the
+    file says so."""
 
-    changes: tuple[str, ...]
-    notes: tuple[str, ...]
     each: int | None
     warm: int | None
 
     def dependent(self, train: Train) -> list[str]:
-        """The changes that depend on how many processes train, and how long.
-
-        Raises BadRecipe if the recipe doesn't say.
-        """
+        """See Meant."""
         count = 1 if train.parallel == "none" else train.devices
         if self.each and not count:
             raise BadRecipe(
@@ -150,40 +132,19 @@ class Meant:
         return found
 
 
-def read_deepspeed(path: Path) -> Meant:
+def read_deepspeed(path: Path) -> Steps:
     """Read a `ds_config.json`. Raises BadRecipe and names every key that can't be honoured."""
-    told = dict(_leaves(_loaded(path)))
-    fields: dict[str, Any] = {} if "zero_optimization.stage" in told else {"train.parallel": "ddp"}
-    notes, refused = [], []
-    for name, value in told.items():
-        key = _key(name)
-        if key is None:
-            near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.6)
-            refused.append(f"{name} isn't known" + (f"; {near[0]} is" if near else ""))
-        elif key.ignored:
-            notes.append(f"{name} changes nothing here: {key.ignored}")
-        elif value == "auto":
-            notes.append(f"{name} is auto: it stays as the recipe has it")
-        elif not key.values:
-            fields |= {key.field: value} if key.field else {}
-        elif chosen := [here for there, here in key.values if _same(there, value)]:
-            fields |= {key.field: chosen[0]} if key.field else {}
-        else:
-            refused.append(f"{name}: {json.dumps(value)} can't be honoured: {key.refused}")
+    told = dict(leaves(_loaded(path)))
+    found = translate(path, told, KEYS, "auto")
+    begun = {} if "zero_optimization.stage" in told else {"train.parallel": "ddp"}
+    fields, notes = begun | found.fields, found.notes
     peak = told.get("scheduler.params.warmup_max_lr", "auto")
     if peak != "auto":
         fields["train.learning_rate"] = peak
     if told.get("gradient_clipping", 0) == 0:
         fields.pop("train.max_grad_norm", None)
         notes.append("gradients are clipped here where DeepSpeed doesn't; see train.max_grad_norm")
-    if refused:
-        raise BadRecipe(f"{path}:\n" + "\n".join(refused), "Take them out, or change their values.")
-    return Meant(
-        tuple(f"{field}={json.dumps(value)}" for field, value in fields.items()),
-        (*notes, *_differences(told)),
-        _each(told),
-        _warm(told),
-    )
+    return Steps(as_changes(fields), (*notes, *_differences(told)), _each(told), _warm(told))
 
 
 def _differences(told: Mapping[str, Any]) -> Iterator[str]:
@@ -225,28 +186,6 @@ def _whole(name: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise BadRecipe(f"{name} is {json.dumps(value)}.", "It should be a whole number, or auto.")
     return value
-
-
-def _same(there: Any, value: Any) -> bool:
-    """Equal, and a truth value is no number."""
-    return bool(there == value) and isinstance(there, bool) == isinstance(value, bool)
-
-
-def _key(name: str) -> Key | None:
-    """The key's own entry, or that of the section that it is in."""
-    while name:
-        if name in KEYS:
-            return KEYS[name]
-        name = name.rpartition(".")[0]
-    return None
-
-
-def _leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in section.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _loaded(path: Path) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from burnish.core.errors import BadRecipe
+from burnish.core.foreign import read_one
 from burnish.olive import finetune, optimize
 from burnish.olive.flags import Flag, Told, tell
 from burnish.olive.report import Report
@@ -108,10 +107,7 @@ def run(told: Told) -> Report:
 
 def _read(file: Path) -> dict[str, Any]:
     """The configuration; JSON is YAML too. Raises BadRecipe for keys that aren't known."""
-    try:
-        config = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadRecipe(f"{file} can't be read: {error}", "Name a JSON or YAML file.") from error
+    config = read_one(file)
     if isinstance(config, dict) and {SPACE} <= set(config) <= {STRATEGY, SPACE, "output_dir"}:
         return {**config, "passes": {}}
     if not isinstance(config, dict) or not isinstance(config.get("passes"), dict):

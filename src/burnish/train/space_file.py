@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from burnish.core.errors import BadRecipe
+from burnish.core.foreign import read_one
 
 STRATEGY, SPACE = "search_strategy", "search_space"
 _SAMPLERS = ("random", "tpe")
@@ -36,10 +35,7 @@ _FIELDS = {
 
 def changes_of(file: Path) -> list[str]:
     """The file as changes to a recipe: `search.trials=20`, ... Raises BadRecipe."""
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise BadRecipe(f"{file} can't be read: {error}", "Name a YAML or JSON file.") from error
+    content = read_one(file)
     if not isinstance(content, dict):
         raise BadRecipe(f"{file} has no `{SPACE}`.", f"Write {SPACE}: {{learning_rate: ...}}.")
     section = search_section(content)
