@@ -30,7 +30,9 @@ INSTRUCTION = "Name the intent of the bank customer's message."
 def likeliest_of_every(engine: LocalEngine, prompt: Prompt) -> str:
     """The likeliest choice: each of them scored whole."""
     asked = list(engine.request(prompt).ids)
-    choices = choice_tokens(engine.tokenizer, engine.ends, prompt.choices)
+    choices = choice_tokens(
+        engine.tokenizer, engine.ends, prompt.choices, engine.request(prompt).lead
+    )
     longest = max(map(len, choices))
     rows = [[*asked, *tokens, *[0] * (longest - len(tokens))] for tokens in choices]
     # What is padded comes last and is seen by nothing that counts.

@@ -1,5 +1,6 @@
 """An answer doesn't depend on who else is asked, nor on how the work is shared."""
 
+import copy
 import math
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from burnish.core.records import Message, Prompt, Row
 from burnish.engines.decode import common_prefix, read_prefix
 from burnish.engines.local import LocalEngine, open_engine
 from burnish.engines.weights import Weights
+from burnish.models.chat import PLAIN_TEMPLATE
+from tests.models.test_chat import THOUGHTFUL
 
 QUESTIONS = (
     "where is my parcel?",
@@ -61,29 +64,52 @@ def test_a_common_prefix_leaves_every_prompt_a_token():
     assert common_prefix([[1, 2], [3, 4]]) == []
 
 
-@torch.inference_mode()
 def exhaustive(engine, prompt):
-    """The likeliest choice, by scoring every one of them in a pass of its own."""
-    end = min(engine.ends, key=lambda token: token == engine.tokenizer.eos_token_id)
-    scores = []
-    for choice in prompt.choices:
-        ids = list(engine.request(prompt).ids)
-        tokens = [*engine.tokenizer(choice, add_special_tokens=False)["input_ids"], end]
-        logs = engine.model(torch.tensor([ids + tokens])).logits[0].log_softmax(-1)
-        places = range(len(ids) - 1, len(ids) + len(tokens) - 1)
-        scores.append(sum(float(logs[p, t]) for p, t in zip(places, tokens, strict=True)))
+    """The likeliest choice: each of them scored as an answer that would be trained."""
+    rows = [Row((*prompt.messages, Message("assistant", choice))) for choice in prompt.choices]
+    scores = [score for score, _ in engine.log_likelihood(rows)]
     return prompt.choices[scores.index(max(scores))]
 
 
+@pytest.fixture(params=["own", "plain", "thoughtful"])
+def templated(engine, request):
+    """An engine whose template puts nothing, a space, or an empty thought before its answers."""
+    templates = {"plain": PLAIN_TEMPLATE, "thoughtful": THOUGHTFUL}
+    tokenizer = copy.deepcopy(engine.tokenizer)
+    tokenizer.chat_template = templates.get(request.param, tokenizer.chat_template)
+    return LocalEngine(engine.weights, tokenizer, "tiny")
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 15])
-def test_a_constrained_answer_is_the_likeliest_of_all_choices(engine, batch_size):
+def test_a_constrained_answer_is_the_likeliest_of_all_choices(templated, batch_size):
     prompts = [ask(text, choices=LABELS) for text in QUESTIONS]
     prompts += [ask(text, choices=LABELS[:3]) for text in QUESTIONS]
     prompts += [ask(text, choices=LONG_LABELS) for text in QUESTIONS]
 
-    answers = engine.answer(prompts, batch_size=batch_size)
+    answers = templated.answer(prompts, batch_size=batch_size)
 
-    assert [a.text for a in answers] == [exhaustive(engine, prompt) for prompt in prompts]
+    assert [a.text for a in answers] == [exhaustive(templated, prompt) for prompt in prompts]
+
+
+@pytest.mark.parametrize("said", ["refund today", "<thinking", " two", "<think>\n\n</think>\n\n"])
+def test_what_the_template_puts_before_an_answer_is_not_shown(templated, said):
+    request = templated.request(ask("where is it?", max_new_tokens=100))
+    shown = []
+
+    for piece in (*request.lead, *said):
+        request.hear(piece, 1)
+        shown.append(request.ready())
+
+    assert request.text == said
+    assert all(said.startswith(some) for some in shown)
+
+
+def test_a_text_that_is_no_conversation_keeps_its_spaces(templated):
+    request = templated.request_for(Prompt((), max_new_tokens=9), [5, 6])
+
+    request.hear(" two", 1)
+
+    assert request.text == " two"
 
 
 def test_choices_and_free_answers_may_be_asked_together(engine):

@@ -1,5 +1,7 @@
 """One rendering for training and for serving."""
 
+import copy
+
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -8,9 +10,11 @@ from burnish.core.errors import BadData
 from burnish.core.records import Message, Row
 from burnish.models.chat import (
     PLAIN_TEMPLATE,
+    SOURCE_TEMPLATE,
     encode_prompt,
     encode_row,
     end_of_turn,
+    lead_in,
     render_conversation,
     render_prompt,
 )
@@ -93,3 +97,31 @@ def test_a_conversation_that_the_template_refuses_is_explained(tiny_tokenizer):
 
     with pytest.raises(BadData, match="System role not supported"):
         render_prompt(strict, (Message("user", "Hi"),))
+
+
+#: As Qwen3 has it: a thought stands before every answer, and is empty where none was thought.
+THOUGHTFUL = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+#: A prompt that looks otherwise once it is answered.
+CHANGING = "{% for m in messages %}{{ loop.length ~ m['content'] }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "lead"),
+    [
+        (None, ""),
+        (PLAIN_TEMPLATE, " "),
+        (THOUGHTFUL, "<think>\n\n</think>\n\n"),
+        (SOURCE_TEMPLATE, ""),
+        (CHANGING, ""),
+    ],
+)
+def test_what_a_template_puts_before_an_answer_is_known(tiny_tokenizer, template, lead):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = template or tokenizer.chat_template
+
+    assert lead_in(tokenizer) == lead

@@ -202,7 +202,7 @@ class TellingEngine(ChildEngine):
     def choose(self, request: Request) -> None:
         """The likeliest one."""
         choices = request.prompt.choices
-        texts = choice_tokens(self.tokenizer, self.ends, choices)
+        texts = choice_tokens(self.tokenizer, self.ends, choices, request.lead)
         wanted = sorted({token for text in texts for token in text})
         table = self.table(request.ids, wanted, max(map(len, texts)))
         chosen = likeliest(choice_tree(texts), table)

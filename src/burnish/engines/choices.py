@@ -41,11 +41,12 @@ def choice_tree(choices: Sequence[Sequence[int]]) -> Node:
 
 
 def choice_tokens(
-    tokenizer: PreTrainedTokenizerBase, ends: Collection[int], choices: Sequence[str]
+    tokenizer: PreTrainedTokenizerBase, ends: Collection[int], choices: Sequence[str], lead: str
 ) -> list[list[int]]:
-    """Each choice as it would be answered: its tokens, and the one that ends the turn."""
+    """Each choice as it would be answered: the tokens of the template's `lead` (see chat.lead_in)
+    and its own, and the one that ends the turn."""
     end = min(ends, key=lambda token: token == tokenizer.eos_token_id)
-    return [[*encode_text(tokenizer, choice), end] for choice in choices]
+    return [[*encode_text(tokenizer, lead + choice), end] for choice in choices]
 
 
 #: Tokens that a pass has room for, of all prompts together, and of each prompt one at least. A pass

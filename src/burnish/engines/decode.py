@@ -17,6 +17,7 @@ from burnish.core.records import Answer, Prompt, TokenLogprob
 from burnish.engines.cache import GrowingCache
 from burnish.engines.grammar import Matcher
 from burnish.engines.sampling import Sampler
+from burnish.models.chat import lead_in
 
 
 @dataclass(eq=False)
@@ -45,7 +46,12 @@ class Request:
     #: Tokens of the prompt that did not have to be read, as others begin alike.
     cached: int = 0
 
+    #: What is heard or decoded, of which `text` is shown.
+    said: str = ""
+
     def __post_init__(self) -> None:
+        # A text that isn't a conversation has no template, and every space of it counts.
+        self.lead = lead_in(self.tokenizer) if self.prompt.messages else ""
         self.sampler = Sampler(self.prompt)
         grammar = self.prompt.grammar
         self.matcher = Matcher(grammar, self.tokenizer, self.ends) if grammar else None
@@ -67,15 +73,14 @@ class Request:
     def add(self, token: int) -> None:
         """One more token of the answer, whoever has chosen it."""
         self.made.append(token)
-        self.text = str(self.tokenizer.decode(self.made, skip_special_tokens=True))
-        self._stop_at_strings()
+        self._say(str(self.tokenizer.decode(self.made, skip_special_tokens=True)))
         if not self.finish and len(self.made) >= self.prompt.max_new_tokens:
             self.finish = "length"
 
     def hear(self, text: str, tokens: int) -> None:
         """More text of an answer that is made elsewhere; it has `tokens` tokens by now."""
-        self.text, self.heard = self.text + text, tokens
-        self._stop_at_strings()
+        self.heard = tokens
+        self._say(self.said + text)
 
     def ready(self) -> str:
         """The text that can be shown: without half a character or what may become a stop string."""
@@ -100,6 +105,13 @@ class Request:
             logprobs=tuple(self.logprobs),
             tokens_cached=self.cached,
         )
+
+    def _say(self, text: str) -> None:
+        self.said = text
+        # The beginning of the lead may become the whole of it.
+        held = "" if self.lead.startswith(text) else text
+        self.text = held.removeprefix(self.lead)
+        self._stop_at_strings()
 
     def _stop_at_strings(self) -> None:
         found = [place for stop in self.prompt.stop if (place := self.text.find(stop)) >= 0]

@@ -239,19 +239,16 @@ class LocalEngine:
 
     def choose(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
         """Answer with exactly one of each request's choices. Call it while `active`."""
-        tokens = {
-            choices: choice_tokens(self.tokenizer, self.ends, choices)
-            for r in requests
-            if (choices := r.prompt.choices)
-        }
-        trees = {choices: choice_tree(some) for choices, some in tokens.items()}
+        asked = [(request.prompt.choices, request.lead) for request in requests]
+        tokens = {one: choice_tokens(self.tokenizer, self.ends, *one) for one in set(asked)}
+        trees = {one: choice_tree(some) for one, some in tokens.items()}
         with torch.inference_mode():
             cache, mask, logits = prefill(self.model, [r.ids for r in requests], prefix)
-            own = [trees[request.prompt.choices] for request in requests]
+            own = [trees[one] for one in asked]
             numbers = best_choices(self.model, cache, mask, logits, own)
-        for request, number in zip(requests, numbers, strict=True):
+        for request, one, number in zip(requests, asked, numbers, strict=True):
             request.text, request.finish = request.prompt.choices[number], "stop"
-            request.made = tokens[request.prompt.choices][number][:-1]
+            request.made = tokens[one][number][:-1]
 
 
 def open_engine(source: str | Path) -> LocalEngine:

@@ -80,14 +80,14 @@ class UpstreamEngine(ChildEngine):
         `guided_choice` is burnish's word and that of vLLM before 0.12, `structured_outputs` of vLLM
         since; a server that knows neither is found out.
         """
-        choices = list(request.prompt.choices)
-        made = {choice: encode_text(self.tokenizer, choice) for choice in choices}
+        told = {request.lead + choice: choice for choice in request.prompt.choices}
+        made = {text: encode_text(self.tokenizer, text) for text in told}
         said = self.child.ask(
             "/completions",
             {
                 **self._question(request.ids, max(map(len, made.values())) + 1),
-                "guided_choice": choices,
-                "structured_outputs": {"choice": choices},
+                "guided_choice": [*told],
+                "structured_outputs": {"choice": [*told]},
             },
         )
         text = said["choices"][0]["text"]
@@ -96,7 +96,7 @@ class UpstreamEngine(ChildEngine):
                 f"{self.child.name} doesn't hold an answer to given texts: it said {text[:80]!r}.",
                 "Ask without `guided_choice`, or serve the run itself.",
             )
-        request.text, request.made, request.finish = text, made[text], "stop"
+        request.text, request.made, request.finish = told[text], made[text], "stop"
 
     def grow(self, request: Request) -> Generator[None]:
         """A free answer, as the server streams it; its tokens are counted by the server."""

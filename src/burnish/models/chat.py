@@ -35,6 +35,10 @@ PLAIN_TEMPLATE = (
 SOURCE_TEMPLATE = "{{ messages | map(attribute='content') | select | join('\n\n') }}"
 
 
+#: An answer that no template has in itself.
+_PROBE = "4f1c9"
+
+
 class PromptChanges(BadData):
     """What would be trained isn't what would be asked."""
 
@@ -177,6 +181,22 @@ def _ends(tokenizer: PreTrainedTokenizerBase, template: str) -> frozenset[int]:
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     first = next((token for token in answer if token in special), None)
     return frozenset(token for token in (first, tokenizer.eos_token_id) if token is not None)
+
+
+def lead_in(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What the template itself puts between a prompt and the text of its answer, as it is shown: a
+    space, an empty thought; mostly nothing. A model that was trained with it says it first."""
+    return "" if has_source(tokenizer) else _lead_in(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=8)
+def _lead_in(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    probe = (Message("user", "a"), Message("assistant", _PROBE))
+    asked = render_prompt(tokenizer, probe[:1])
+    whole = render_conversation(tokenizer, probe)
+    if not whole.startswith(asked):
+        return ""  # such a template is refused where something is learnt
+    return whole[len(asked) :].partition(_PROBE)[0]
 
 
 def _behind(before: str, text: str) -> str:
