@@ -84,6 +84,10 @@ def test_an_example_becomes_a_recipe_with_kaitos_defaults(meant):
     assert "tuning.output.image changes nothing here" in notes
 
 
+def test_kaitos_own_config_map_is_what_it_takes_anyway(meant):
+    assert meant(tuning(config="qlora-params-template")).changes == meant(WORKSPACE).changes
+
+
 def test_its_config_map_and_a_folder_of_this_machine_are_taken(meant, tmp_path):
     rows = tmp_path / "rows"
     rows.mkdir()

@@ -133,6 +133,8 @@ _DEFAULTS = {
     "TrainingArguments.seed": 42,
     "DatasetConfig.train_test_split": 1,
 }
+#: The ConfigMaps that KAITO brings along, which hold the defaults.
+_OWN_CONFIGS = ("lora-params-template", "qlora-params-template")
 _ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 
 
@@ -195,6 +197,8 @@ def _config(
         for one in documents
         if one.get("kind") == "ConfigMap" and (one.get("metadata") or {}).get("name") == name
     ]
+    if not maps and name in _OWN_CONFIGS:
+        return {}
     if not maps:
         raise BadRecipe(
             f"{path}: tuning.config names the ConfigMap {name}, which isn't in the file.",
