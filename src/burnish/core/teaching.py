@@ -172,6 +172,12 @@ class Distil(Section):
         description="New questions that the teacher makes after the training rows' own and then "
         "answers; 0: none.",
     )
+    evolve: int = Field(
+        0,
+        ge=0,
+        description="Harder questions that the teacher makes out of the training rows' own and "
+        "then answers (Evol-Instruct, Xu et al. 2023, arXiv:2304.12244); 0: none.",
+    )
     near_duplicate: float = Field(
         0.95,
         gt=0,

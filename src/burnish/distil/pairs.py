@@ -74,7 +74,8 @@ def refuse_ungraded(recipe: Recipe, dataset: Dataset) -> None:
             "Set distil.teacher.temperature, to 0.8 for instance.",
         )
     rows = (*dataset.split.train, *dataset.split.validation)
-    bare = any(not row.answer for row in rows) or settings.grow or settings.questions_per_passage
+    made = settings.grow or settings.evolve or settings.questions_per_passage
+    bare = made or any(not row.answer for row in rows)
     if bare and isinstance(settings.grader, MetricReward):
         raise BadRecipe(
             "Some rows have no answer of their own, so a metric can't tell which of two samples is "

@@ -21,7 +21,7 @@ from burnish.distil.agreement import agreeing, with_opinions
 from burnish.distil.checks import checked, standard_of
 from burnish.distil.collect import Asking, Collector, Lesson
 from burnish.distil.documents import passages_of, with_readers, written
-from burnish.distil.grow import grown
+from burnish.distil.grow import evolved, grown
 from burnish.distil.measure import (
     BASELINE,
     DISTILLED,
@@ -192,6 +192,8 @@ def _lessons(
     found = collector.lessons(both, asking)
     if recipe.distil.grow:
         found += grown(collector, split.train, asking, recipe)
+    if recipe.distil.evolve:
+        found += evolved(collector, split.train, asking, recipe)
     for other in further:
         _rest(collector.teacher)
         found = with_opinions(found, other, _asking(exam, other))
