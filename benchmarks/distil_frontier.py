@@ -2,7 +2,7 @@
 
     burnish train benchmarks/banking77.yaml                       the teacher, if there is none yet
     python benchmarks/distil_frontier.py RUN --rows 800 --questions 200 --out frontier
-                                                                  about an hour on 2 cores
+                                                                  an hour and more on 2 cores
 
 The recipe is `benchmarks/distil_banking77.yaml`; RUN is a run on the same data. Writes
 `frontier.json` and `frontier.svg`: accuracy with its interval against the memory of the weights
@@ -217,11 +217,13 @@ def frontier(teacher: str, names: Sequence[str], rows: int, questions: int) -> d
         lines.append(line_of(name, result))
         say(json.dumps(lines[-1]))
     students = {name: asdict(STUDENTS[name]) for name in names}
+    artifact = find_artifact(teacher)
+    shown = f"{artifact.base}, fine-tuned" if artifact else teacher
     return {
         "rows": rows,
         "known_for": KNOWN_FOR,
         "began_as": students,
-        "teacher": teacher_of(teacher, result),
+        "teacher": teacher_of(shown, result),
         "students": lines,
     }
 
