@@ -176,6 +176,7 @@ def plot_of(found: Mapping[str, Any], across: str) -> str:
     level = y.at(teacher["accuracy"][0])
     parts.append(_line(56, level, WIDTH - 24, level, "#b5541c", "6 4"))
     parts.append(_text(60, level - 6, f"teacher {teacher['name']}", "start", "#b5541c"))
+    names = []
     for one in (*students, teacher):
         place, colour = x.at(math.log10(one[field] * unit)), "#1c5d99"
         if one is teacher:
@@ -184,12 +185,12 @@ def plot_of(found: Mapping[str, Any], across: str) -> str:
         parts.append(_line(place, low, place, high, colour))
         parts.append(f'<circle cx="{place}" cy="{value}" r="4" fill="{colour}"/>')
         if one is not teacher:
-            parts.append(_text(place + 7, value + 14, one["name"], "start", colour))
-    body = "\n".join(parts)
+            names.append(_text(place + 7, value + 14, one["name"], "start", colour))
+    body = "\n".join([*parts, '<g paint-order="stroke" stroke="white" stroke-width="4">', *names])
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         f'font-family="sans-serif" font-size="12">\n<rect width="100%" height="100%" '
-        f'fill="white"/>\n{body}\n</svg>\n'
+        f'fill="white"/>\n{body}\n</g>\n</svg>\n'
     )
 
 

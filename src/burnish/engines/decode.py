@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -50,11 +51,15 @@ class Request:
     said: str = ""
 
     def __post_init__(self) -> None:
-        # A text that isn't a conversation has no template, and every space of it counts.
-        self.lead = lead_in(self.tokenizer) if self.prompt.messages else ""
         self.sampler = Sampler(self.prompt)
         grammar = self.prompt.grammar
         self.matcher = Matcher(grammar, self.tokenizer, self.ends) if grammar else None
+
+    @cached_property
+    def lead(self) -> str:
+        """What the template puts before the answer (see chat.lead_in). A text that is no
+        conversation has no template, and every space of it counts."""
+        return lead_in(self.tokenizer) if self.prompt.messages else ""
 
     def take(self, logits: torch.Tensor) -> int:
         """Choose the next token from logits (vocabulary,); notice when the answer is complete."""
