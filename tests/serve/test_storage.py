@@ -56,7 +56,8 @@ def every_transaction(desk, words):
     def begin(connection):
         connection.exec_driver_sql(said[0])
 
-    event.listen(desk.store._engine, "begin", begin)
+    # Before the store's own BEGIN IMMEDIATE, which a connection that may not write would refuse.
+    event.listen(desk.store._engine, "begin", begin, insert=True)
     yield
     said[0] = "PRAGMA query_only=OFF" if words == READ_ONLY else "PRAGMA max_page_count=1000000"
 
