@@ -56,10 +56,11 @@ def every_transaction(desk, words):
     def begin(connection):
         connection.exec_driver_sql(said[0])
 
-    # Before the store's own BEGIN IMMEDIATE, which a connection that may not write would refuse.
-    event.listen(desk.store._engine, "begin", begin, insert=True)
+    event.listen(desk.store._engine, "begin", begin)
     yield
     said[0] = "PRAGMA query_only=OFF" if words == READ_ONLY else "PRAGMA max_page_count=1000000"
+    # A connection that may not write would refuse BEGIN IMMEDIATE before it is told otherwise.
+    desk.store._engine.dispose()
 
 
 def refused(call, words):
