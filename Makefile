@@ -31,7 +31,7 @@ check: setup
 
 test: check
 	$(BIN)/burnish pull smollm2-135m-instruct
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --durations 30
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 30
 
 docs: setup
 	$(BIN)/python -m tests.write_docs

@@ -96,6 +96,7 @@ def test_of_several_processes_each_holds_the_share_that_is_reckoned(parallel, ti
     assert need.optimizer == pytest.approx(held, abs=16)
 
 
+@pytest.mark.long
 def test_a_whole_training_without_a_gpu_is_reckoned_to_a_sixth(tiny, tmp_path):
     words = [sys.executable, "-m", "tests.train.rehearse", "16384", str(tmp_path)]
     done = subprocess.run(words, capture_output=True, text=True, check=True)

@@ -122,6 +122,7 @@ def test_what_is_wrong_with_every_trial_ends_the_search_with_its_reason(recipe, 
     assert not trials_at_work(tmp_path)
 
 
+@pytest.mark.long
 def test_trials_are_spread_over_a_ray_cluster(recipe, tmp_path):
     own = recipe.search.model_copy(update={"executor": "ray"})
     with two_nodes():
