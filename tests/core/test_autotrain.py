@@ -108,6 +108,13 @@ def test_every_trainer_gives_a_valid_recipe(meant, task):
     assert recipe.train.method.kind == "full"
 
 
+@pytest.mark.parametrize("task", ["sentence-transformers:triplet", "st:triplet"])
+def test_triplets_are_learnt_as_triplets_by_either_name(meant, task):
+    values = {**CHAT, "task": task, "data": {"path": "data", "train_split": "train"}, "params": {}}
+
+    assert recipe_of(meant(values)).train.objective.loss == "triplet"
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

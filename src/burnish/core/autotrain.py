@@ -12,11 +12,13 @@ from typing import Any
 from burnish.core.errors import BadRecipe
 from burnish.core.foreign import (
     ADAMW,
+    ENDINGS,
     SCHEDULES,
     Key,
     Meant,
     as_changes,
     leaves,
+    of_precision,
     read_one,
     translate,
 )
@@ -97,14 +99,15 @@ KEYS: Mapping[str, Key] = {
 
 @dataclass(frozen=True, slots=True)
 class Trainer:
-    """One of AutoTrain's trainers: the objective and task it comes to, the recipe's column for each
-    of its own, and its defaults."""
+    """One of AutoTrain's trainers: the objective (with its `loss`, if that isn't the usual one) and
+    task it comes to, the recipe's column for each of its own, and its defaults."""
 
     objective: str
     columns: Mapping[str, str]
     defaults: Mapping[str, Any]
     task: str = "auto"
     adapts: bool = False
+    loss: str = ""
 
 
 _LLM = {
@@ -162,6 +165,7 @@ TRAINERS: Mapping[str, Trainer] = {
             "sentence3_column": "rejected",
         },
         _VECTORS,
+        loss="triplet",
     ),
 }
 #: The same by AutoTrain's other names.
@@ -175,7 +179,6 @@ _ALIASES = {
     "lm_training": "llm",
     **{f"st:{kind}": f"sentence-transformers:{kind}" for kind in ("pair", "qa", "triplet")},
 }
-_ENDINGS = (".csv", ".jsonl", ".json", ".parquet")
 
 
 def read_autotrain(path: Path) -> Meant:
@@ -196,7 +199,7 @@ def read_autotrain(path: Path) -> Meant:
     fields["train.method"] = _method(told, trainer)
     if trainer.task != "auto":
         fields["task.kind"] = trainer.task
-    if trainer.adapts and "params.max_seq_length" not in told:
+    if "block_size" in trainer.defaults:
         block = told["params.block_size"]
         fields["train.max_length"] = (
             block if block and block > 0 else told["params.model_max_length"]
@@ -218,8 +221,8 @@ def _trainer(told: Mapping[str, Any]) -> Trainer:
 def _objective(told: Mapping[str, Any], trainer: Trainer) -> Any:
     if trainer.objective == "dpo":
         return {"kind": "dpo", "beta": told["params.dpo_beta"]}
-    if told.get("task") == "sentence-transformers:triplet":
-        return {"kind": "embed", "loss": "triplet"}
+    if trainer.loss:
+        return {"kind": trainer.objective, "loss": trainer.loss}
     return trainer.objective
 
 
@@ -275,7 +278,7 @@ def _files(told: Mapping[str, Any], path: Path) -> dict[str, Any]:
         split = told.get(f"data.{theirs}")
         if split is None:
             continue
-        files = [folder / f"{split}{ending}" for ending in _ENDINGS]
+        files = [folder / f"{split}{ending}" for ending in ENDINGS]
         here = [str(file) for file in files if file.is_file()]
         if not here:
             raise BadRecipe(
@@ -288,10 +291,7 @@ def _files(told: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _differences(told: Mapping[str, Any]) -> Iterator[str]:
     """What AutoTrain does, and burnish otherwise."""
-    if told.get("params.mixed_precision") == "fp16":
-        yield "fp16 overflows without scaled losses: model.dtype is chosen by the hardware"
-    if "8bit" in str(told.get("params.optimizer")):
-        yield "the optimizer's moments have all their bits"
+    yield from of_precision(told.get("params.mixed_precision"), told.get("params.optimizer"))
     template = told.get("data.chat_template")
     if template not in (None, "none", "tokenizer"):
         yield f"chat_template {template}: the model's own is used, and the plain one if it has none"

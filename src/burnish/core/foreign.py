@@ -22,6 +22,8 @@ ADAMW = (
     ("adamw_torch", None), ("adamw_torch_fused", None), ("adamw_hf", None), ("adamw_8bit", None),
     ("adamw_bnb_8bit", None), ("paged_adamw_8bit", None), ("paged_adamw_32bit", None),
 )  # fmt: skip
+#: How the files of rows end that these tools read, and burnish too.
+ENDINGS = (".csv", ".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,14 @@ def read_one(path: Path) -> Any:
 def as_changes(fields: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields as changes of a recipe."""
     return tuple(f"{field}={json.dumps(value)}" for field, value in fields.items())
+
+
+def of_precision(dtype: Any, optimizer: Any) -> Iterator[str]:
+    """Notes on numbers of fewer bits than burnish has for them."""
+    if dtype in ("fp16", "float16"):
+        yield f"{dtype} overflows without scaled losses: model.dtype is chosen by the hardware"
+    if "8bit" in str(optimizer):
+        yield "the optimizer's moments have all their bits"
 
 
 def leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,11 +14,13 @@ import yaml
 from burnish.core.errors import BadRecipe
 from burnish.core.foreign import (
     ADAMW,
+    ENDINGS,
     SCHEDULES,
     Key,
     Meant,
     as_changes,
     leaves,
+    of_precision,
     read_yaml,
     translate,
 )
@@ -135,7 +137,6 @@ _DEFAULTS = {
 }
 #: The ConfigMaps that KAITO brings along, which hold the defaults.
 _OWN_CONFIGS = ("lora-params-template", "qlora-params-template")
-_ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 
 
 def read_kaito(path: Path) -> Meant:
@@ -249,10 +250,10 @@ def _files(told: Mapping[str, Any]) -> dict[str, Any]:
     named = told.get("DatasetConfig.dataset_path")
     if named:
         return {"data.train": [str(Path(folder) / str(named).lstrip("/"))]}
-    files = sorted(file for file in Path(folder).glob("**/*") if file.suffix in _ENDINGS)
+    files = sorted(file for file in Path(folder).glob("**/*") if file.suffix in ENDINGS)
     if not files:
         raise BadRecipe(
-            f"There are no rows in {folder}.", f"Put a file there: {', '.join(_ENDINGS)}."
+            f"There are no rows in {folder}.", f"Put a file there: {', '.join(ENDINGS)}."
         )
     return {"data.train": [str(files[0])]}
 
@@ -263,8 +264,5 @@ def _differences(told: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator
         yield "tuning.input isn't fetched: fetch the rows and add --set data.train=[FILE]"
     if str(told.get("tuning.preset.name")) not in PRESETS:
         yield "tuning.preset.name is taken for a model of this machine or the hub"
-    if told["ModelConfig.torch_dtype"] == "float16":
-        yield "float16 overflows without scaled losses: model.dtype is chosen by the hardware"
-    if "8bit" in str(told.get("TrainingArguments.optim")):
-        yield "the optimizer's moments have all their bits"
+    yield from of_precision(told["ModelConfig.torch_dtype"], told.get("TrainingArguments.optim"))
     yield "a share of the rows is kept for validation and test: data.validation_share, test_share"
