@@ -1,7 +1,7 @@
 """Every method on four tasks: quality, trained parameters, peak memory; and seconds a step.
 
     python benchmarks/methods.py --json > methods.json       quality and memory, a run each
-    python benchmarks/methods.py --speed                     seconds a step, beside LoRA's
+    python benchmarks/methods.py --speed [--methods qlora]   seconds a step, beside LoRA's
 
 The starter model learns the example project's tickets for the same number of steps with each
 method, each run in a process of its own: tickets to queues, tickets to JSON, questions on a passage
@@ -69,7 +69,7 @@ def one(task: str, method: str, steps: int, questions: int) -> dict[str, Any]:
         changes = [
             f"task.kind={task}", f"train.method={method}", f"train.learning_rate={METHODS[method]}",
             f"train.max_steps={steps}", "train.epochs=50", "train.batch_size=8",
-            "train.patience=0", f"evaluate.max_rows={questions}", "data.test_share=0.3",
+            "train.patience=0", f"evaluate.max_rows={max(questions, 1)}", "data.test_share=0.3",
         ]  # fmt: skip
         wishes: Any = {"train": [file], "model": "smollm2-135m-instruct", "changes": changes}
         report = api.train(**wishes)
@@ -101,9 +101,9 @@ def in_child(task: str, method: str, steps: int, questions: int) -> dict[str, An
     return found
 
 
-def speed(steps: int) -> dict[str, float]:
+def speed(steps: int, methods: list[str]) -> dict[str, float]:
     """Seconds a step over LoRA's, medians of three turns."""
-    seen: dict[str, list[float]] = {method: [] for method in METHODS}
+    seen: dict[str, list[float]] = {method: [] for method in dict.fromkeys(["lora", *methods])}
     for _ in range(3):
         for method, seconds in seen.items():
             seconds.append(in_child("generation", method, steps, 0)["seconds_a_step"])
@@ -118,6 +118,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=60)
     parser.add_argument("--json", action="store_true", dest="as_json")
     parser.add_argument("--speed", action="store_true")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--task", choices=TASKS, help="this cell only")
     parser.add_argument("--method", choices=METHODS, default="lora")
     arguments = parser.parse_args()
@@ -125,7 +126,7 @@ def main() -> None:
         cell = one(arguments.task, arguments.method, arguments.steps, arguments.questions)
         print(json.dumps(cell))
     elif arguments.speed:
-        print(json.dumps(speed(10)))
+        print(json.dumps(speed(10, arguments.methods)))
     else:
         cells = []
         for task in TASKS:

@@ -15,7 +15,7 @@ from burnish.compare.classifier import classifier
 from burnish.compare.encoder import encoder
 from burnish.compare.retrieval import Documents, prompts_with_passages, rows_with_passages
 from burnish.core.encoding import Seq2Seq
-from burnish.core.errors import NotFound
+from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Prompt, Row, Split
@@ -33,7 +33,7 @@ from burnish.evaluate.tasks import (
     with_examples,
     with_instruction,
 )
-from burnish.models.chat import encode_row
+from burnish.models.chat import encode_row, pictures_of
 from burnish.models.embedder import Embedder
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
@@ -218,7 +218,7 @@ def with_routes(recipe: Recipe, task: Task) -> Recipe:
     if isinstance(recipe.train.objective, Seq2Seq):
         # An encoder wasn't trained to go on behind examples.
         names.remove("few_shot")
-    if task.kind == "classification":
+    if task.kind == "classification" and find_model(recipe.model.name).kind != "vision":
         try:
             find_model(recipe.rag.embedder)
             names.insert(-1, "classifier")
@@ -230,6 +230,20 @@ def with_routes(recipe: Recipe, task: Task) -> Recipe:
     return recipe.model_copy(
         update={"compare": recipe.compare.model_copy(update={"routes": tuple(names)})}
     )
+
+
+#: Routes that go by the words of a question.
+_BY_WORDS = ("classifier", "encoder", "retrieval", "retrieval_fine_tuned")
+
+
+def refuse_blind(routes: Sequence[str], rows: Sequence[Row]) -> None:
+    """Raise BadRecipe for routes that see no pictures, where there are some."""
+    blind = [name for name in routes if name in _BY_WORDS]
+    if blind and any(pictures_of(row.prompt) for row in rows):
+        raise BadRecipe(
+            f"The questions hold pictures, and {', '.join(blind)} would go by the words alone.",
+            "Leave them out of compare.routes: base, few_shot and fine_tuned see.",
+        )
 
 
 def choose_examples(rows: Sequence[Row], count: int, seed: int) -> list[Row]:

@@ -14,7 +14,7 @@ from burnish.compare.forgetting import Forgetting
 from burnish.compare.models import Models
 from burnish.compare.page import contents_of
 from burnish.compare.retrieval import open_documents
-from burnish.compare.routes import ROUTES, Setting, with_routes
+from burnish.compare.routes import ROUTES, Setting, refuse_blind, with_routes
 from burnish.compare.rules import Expected, came_true, expected
 from burnish.compare.types import OfType, by_type, in_table, refuse_without_types
 from burnish.compare.verdict import (
@@ -33,7 +33,7 @@ from burnish.core.errors import AuditFailed
 from burnish.core.folders import hash_file, write_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
-from burnish.core.records import Finding, Interval, Scores
+from burnish.core.records import Finding, Interval, Row, Scores
 from burnish.core.runs import Run, begun_or_new_run
 from burnish.core.stats import PairedTest
 from burnish.data.load import Dataset, load
@@ -47,7 +47,7 @@ from burnish.models.audit import audit
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.report.page import write_report
-from burnish.train.seq2seq import refuse_misfit
+from burnish.train.encoders import refuse_misfit
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,8 +242,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
         say(note)
     recipe = with_routes(recipe.model_copy(update={"task": dataset.task}), dataset.task)
     rows = sample(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
-    refuse_unanswerable(rows)
-    refuse_without_types(recipe.data.question_type, rows)
+    _refuse_unaskable(recipe, rows)
     setting = _audited(_with_documents(Setting(recipe, dataset, rows)))
     if CEILING in recipe.compare.routes:
         open_teacher(recipe)
@@ -287,6 +286,13 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     )
     _write(result, training, time.time() - begun)
     return result
+
+
+def _refuse_unaskable(recipe: Recipe, rows: Sequence[Row]) -> None:
+    """Raise BadData or BadRecipe for test rows that not all routes can be measured on."""
+    refuse_unanswerable(rows)
+    refuse_without_types(recipe.data.question_type, rows)
+    refuse_blind(recipe.compare.routes, rows)
 
 
 def _with_judge(setting: Setting) -> Setting:

@@ -64,9 +64,13 @@ def load_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
     values = _with_changes(values, changes)
     recipe = _parse(values, str(path), lines)
     judge = _anchored(recipe.evaluate.judge, ("human",), path.parent)
+    data = _anchored(recipe.data, ("train", "validation", "test"), path.parent)
+    if recipe.data.images:
+        images = (path.parent / recipe.data.images).resolve()
+        data = data.model_copy(update={"images": images})
     anchored = {
         "evaluate": recipe.evaluate.model_copy(update={"judge": judge}),
-        "data": _anchored(recipe.data, ("train", "validation", "test"), path.parent),
+        "data": data,
         "rag": _anchored(recipe.rag, ("documents",), path.parent),
     }
     return recipe.model_copy(update=anchored)

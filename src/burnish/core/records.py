@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from burnish.core.pictures import Picture
 from burnish.core.spans import Span, located
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -19,7 +20,8 @@ Severity = Literal["error", "warning", "note"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `weight` 0 keeps an assistant turn as context without training on it."""
+    """One turn. `weight` 0 keeps an assistant turn as context without training on it. Where
+    `pictures` stand, `content` has their marks."""
 
     role: Role
     content: str
@@ -27,6 +29,17 @@ class Message:
     name: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     tool_call_id: str | None = None
+    pictures: tuple[Picture, ...] = ()
+
+    @property
+    def parts(self) -> tuple[str | Picture, ...]:
+        """Text and pictures in their order."""
+        found: list[str | Picture] = []
+        rest = self.content
+        for picture in self.pictures:
+            before, _, rest = rest.partition(picture.mark)
+            found += [before, picture]
+        return tuple(part for part in (*found, rest) if part)
 
     def as_template(self) -> dict[str, Any]:
         """The mapping that a chat template renders; absent fields are left out."""
@@ -38,6 +51,19 @@ class Message:
         if self.tool_call_id:
             turn["tool_call_id"] = self.tool_call_id
         return turn
+
+    def as_wire(self) -> dict[str, Any]:
+        """The mapping that the OpenAI API takes, and that rows are written as: with the pictures
+        themselves."""
+        if not self.pictures:
+            return self.as_template()
+        parts = [
+            {"type": "image_url", "image_url": {"url": part.url}}
+            if isinstance(part, Picture)
+            else {"type": "text", "text": part}
+            for part in self.parts
+        ]
+        return {**self.as_template(), "content": parts}
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +177,19 @@ class Prompt:
     top_logprobs: int | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     grammar: str = ""
+
+    @property
+    def pictures(self) -> tuple[Picture, ...]:
+        """Those of all messages, in their order."""
+        return tuple(picture for message in self.messages for picture in message.pictures)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All that an answer depends on, for JSON. A picture is in it by its mark."""
+        turns = [
+            {name: value for name, value in asdict(message).items() if name != "pictures"}
+            for message in self.messages
+        ]
+        return {**asdict(replace(self, messages=())), "messages": turns}
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ The command line's help, the published JSON Schema and the docs table all print 
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -50,6 +51,9 @@ class Columns(Section):
     context: str | None = Field(None, description="A passage put before the prompt.")
     system: str | None = Field(None, description="The system message.")
     text: str | None = Field(None, description="Plain text without an answer.")
+    image: str | None = Field(
+        None, description="The row's picture, or a list of them: file names, data URLs or bytes."
+    )
 
 
 class Data(Section):
@@ -63,6 +67,11 @@ class Data(Section):
         "unpaired_preference", "sharegpt", "labelled", "pairs", "alpaca", "prompts", "text",
     ] = Field("auto", description="Shape of the rows; `auto` looks at their keys.")  # fmt: skip
     columns: Columns = Field(Columns(), description="Names of the columns that hold what.")
+    images: Path | None = Field(
+        None,
+        description="Folder in which the names of pictures are looked up, and nowhere outside it; "
+        "without it, rows bring their pictures as data URLs.",
+    )
     group: str | None = Field(
         None, description="Column whose equal values must not be torn over splits (a customer)."
     )

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
 from burnish.core.folders import hash_json
+from burnish.core.pictures import names_in
 from burnish.core.records import Row
 
 _WORD = re.compile(r"\w+")
@@ -45,7 +46,9 @@ def plain(text: str) -> str:
 
 
 def near_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int]]:
-    """All pairs of positions i < j whose similarity is at least `threshold`."""
+    """All pairs of positions i < j whose similarity is at least `threshold`. Texts with other
+    pictures in them are never similar."""
+    pictures = [names_in(text) for text in texts]
     sets = _without_frame([_shingles(text) for text in texts])
     common = Counter(shingle for some in sets for shingle in some)
     ordered = [sorted(some, key=lambda shingle: (common[shingle], shingle)) for some in sets]
@@ -58,7 +61,7 @@ def near_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, in
         prefix = ordered[place][: size - math.ceil(threshold * size) + 1]
         candidates = {other for shingle in prefix for other in index[shingle]}
         for other in candidates:
-            if len(sets[other]) >= threshold * size:
+            if len(sets[other]) >= threshold * size and pictures[other] == pictures[place]:
                 shared = len(sets[place] & sets[other])
                 if shared >= threshold * (size + len(sets[other]) - shared):
                     yield min(place, other), max(place, other)

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from burnish.core.errors import BadData
+from burnish.core.pictures import BadPicture, Picture, joined, picture_of
 from burnish.core.records import Message, Role, Row
 from burnish.core.sections import Columns
+from burnish.data.pictures import refused, url_of
 from burnish.data.spans import BadRow, has_spans, has_tags, marked, tagged
 
 Record = Mapping[str, Any]
@@ -289,7 +291,9 @@ def _message(entry: Any) -> Message:
             code="wrong_role",
         )
     calls = entry.get("tool_calls") or ()
-    content = _content(entry.get("content"), allow_none=bool(calls))
+    content, pictures = _content(entry.get("content"), allow_none=bool(calls))
+    if pictures and role == "assistant":
+        raise BadRow("an answer holds a picture", "Only what is asked can hold pictures.")
     weight = entry.get("weight", 1)
     if weight not in (0, 1):
         raise BadRow(f"weight {weight!r} is not 0 or 1", "Use 0 to leave a turn untrained.")
@@ -300,20 +304,34 @@ def _message(entry: Any) -> Message:
         name=entry.get("name"),
         tool_calls=tuple(calls),
         tool_call_id=entry.get("tool_call_id"),
+        pictures=pictures,
     )
 
 
-def _content(content: Any, allow_none: bool) -> str:
+def _content(content: Any, allow_none: bool) -> tuple[str, tuple[Picture, ...]]:
     if isinstance(content, list):  # content parts, as the API takes them
-        parts = [part.get("text") for part in content if isinstance(part, Mapping)]
-        if len(parts) != len(content) or not all(isinstance(part, str) for part in parts):
-            raise BadRow("a message has content that isn't text", "Only text can be trained on.")
-        return "".join(str(part) for part in parts)
+        return joined(_part(part) for part in content)
     if content is None and allow_none:
-        return ""
+        return "", ()
     if not isinstance(content, str):
         raise BadRow(f"a message's content is {type(content).__name__}, not text")
-    return content
+    return content, ()
+
+
+def _part(part: Any) -> str | Picture:
+    """One part of a message: its text, or its picture."""
+    if isinstance(part, Mapping):
+        if isinstance(part.get("text"), str):
+            return str(part["text"])
+        if isinstance(url := url_of(part), str):
+            try:
+                return picture_of(url)
+            except BadPicture as error:
+                raise refused(error) from error
+    raise BadRow(
+        "a message has content that is neither text nor a picture",
+        'Write {"type": "text", "text": ...} or {"type": "image_url", "image_url": {"url": ...}}.',
+    )
 
 
 def _tools(record: Record) -> tuple[Mapping[str, Any], ...]:

@@ -16,6 +16,7 @@ from burnish.core.folders import hash_file
 from burnish.core.records import Finding, Row
 from burnish.core.sections import Data, Task
 from burnish.data.formats import FORMATS, detect
+from burnish.data.pictures import before_the_question, with_urls
 from burnish.data.spans import BadRow
 
 
@@ -78,7 +79,9 @@ def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
     rows = []
     for number, record in records:
         try:
-            row = shape.convert(record, data.columns)
+            told, pictures = with_urls(record, data)
+            row = shape.convert(told, data.columns)
+            row = before_the_question(row, pictures) if pictures else row
         except BadRow as fault:
             faults.add(fault.finding, number, fault.what, fault.fix)
             continue

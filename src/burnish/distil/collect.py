@@ -109,7 +109,7 @@ class Collector:
 
     def key(self, prompt: Prompt) -> str:
         """The hash under which a question is recorded: teacher, question, sampling."""
-        return hash_json([dict(self.teacher.identity), asdict(prompt)])
+        return hash_json([dict(self.teacher.identity), prompt.as_dict()])
 
     def _answers(self, prompts: Sequence[Prompt]) -> list[Reply]:
         """One reply a question, in order; questions that are the same are asked once."""

@@ -141,7 +141,7 @@ def save_pairs(run: Run, recipe: Recipe, found: Mapping[str, Sequence[Paired]]) 
     """`pairs.jsonl`: what `train.objective: dpo` reads, each with where it came from."""
     entries = [
         {
-            "prompt": [turn.as_template() for turn in pair.row.prompt],
+            "prompt": [turn.as_wire() for turn in pair.row.prompt],
             "chosen": pair.row.answer,
             "rejected": pair.row.rejected.content,
             "row": pair.lesson.own.id,

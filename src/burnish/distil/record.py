@@ -34,7 +34,7 @@ def save_lessons(
             if lesson.dropped:
                 dropped.append({"reason": lesson.dropped, **_said(lesson), **facts})
             else:
-                turns = [turn.as_template() for turn in lesson.row.messages]
+                turns = [turn.as_wire() for turn in lesson.row.messages]
                 kept.append({"messages": turns, **facts})
     for name, entries in ((KEPT, kept), (DROPPED, dropped)):
         write_lines(run, name, entries)
@@ -75,5 +75,5 @@ def _said(lesson: Lesson) -> dict[str, Any]:
     answers = [reply.text for reply in lesson.replies]
     if not lesson.disputed:
         return {"answers": answers}
-    turns = [turn.as_template() for turn in lesson.row.messages[:-1]]
+    turns = [turn.as_wire() for turn in lesson.row.messages[:-1]]
     return {"answers": answers, "question": turns, "key": key_of(lesson)}

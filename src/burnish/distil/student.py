@@ -89,7 +89,8 @@ def _refuse_unteachable(recipe: Recipe) -> None:
         is_teachers = settings.cuts and settings.layers_of == "teacher"
         kind = "causal" if is_teachers else find_model(recipe.model.name).kind
         if kind != "causal":
-            why = "is an encoder-decoder" if kind == "seq2seq" else "writes no text"
+            others = {"seq2seq": "is an encoder-decoder", "vision": "is a model that sees"}
+            why = others.get(kind, "writes no text")
             raise BadRecipe(
                 f"{recipe.model.name} {why}, so it can't learn a teacher's words.",
                 "For labels, set train.objective=classify; else name a language model.",

@@ -89,7 +89,7 @@ def open_fleet(
         artifact = find_artifact(source)
         if artifact is None:
             local = find_model(source)
-            if local.kind == "seq2seq":
+            if local.kind in ("seq2seq", "vision"):
                 opened[source] = open_engine(source)
             else:
                 bases[local.sha256] = (source, local)

@@ -32,7 +32,7 @@ from burnish.engines.weights import Weights
 from burnish.models.artifact import FACTS, Artifact, load_artifact_model, open_artifact
 from burnish.models.chat import encode_prompt, encode_row, end_of_turn
 from burnish.models.load import device, load_model, load_tokenizer
-from burnish.models.local import find_model
+from burnish.models.local import LocalModel, find_model
 from burnish.models.virtual import ids_before
 
 #: Kinds of artifacts that `transformers` doesn't run: what they are, and what to do with them.
@@ -98,7 +98,8 @@ class LocalEngine:
         self.adapter, self.system = adapter, system
         self.ends = end_of_turn(tokenizer)
         own = self.model.config
-        if own._attn_implementation == "sdpa" and not own.is_encoder_decoder:
+        reads_only = own.get_text_config() is own and not own.is_encoder_decoder
+        if own._attn_implementation == "sdpa" and reads_only:
             own._attn_implementation = ATTENTION
 
     @property
@@ -109,12 +110,12 @@ class LocalEngine:
     @property
     def vocabulary(self) -> int:
         """How many tokens the model knows."""
-        return int(self.model.config.vocab_size)
+        return int(self.model.config.get_text_config().vocab_size)
 
     @property
     def context_length(self) -> int:
         """Tokens that prompt and answer may have together."""
-        return int(self.model.config.max_position_embeddings)
+        return int(self.model.config.get_text_config().max_position_embeddings)
 
     @property
     def memory_bytes(self) -> int:
@@ -261,12 +262,18 @@ def open_engine(source: str | Path) -> LocalEngine:
 
 def engine_of(artifact: Artifact | None, source: str | Path) -> LocalEngine:
     """The same for whoever has looked for the artifact already: its files were hashed then."""
-    # It is an engine of this kind too, so that it can only be imported afterwards.
-    from burnish.engines.seq2seq import open_base, open_trained
+    # They have engines of this kind too, so that they can only be imported afterwards.
+    from burnish.engines import seq2seq, vision
 
+    trained: dict[str, Callable[[Artifact, torch.dtype], LocalEngine]] = {
+        "seq2seq": seq2seq.open_trained, "vision": vision.open_trained
+    }  # fmt: skip
+    bases: dict[str, Callable[[LocalModel, torch.dtype], LocalEngine]] = {
+        "seq2seq": seq2seq.open_base, "vision": vision.open_base
+    }  # fmt: skip
     if artifact is not None:
-        if artifact.kind == "seq2seq":
-            return open_trained(artifact, answering_dtype())
+        if artifact.kind in trained:
+            return trained[artifact.kind](artifact, answering_dtype())
         if artifact.kind in _NOT_HERE:
             raise BadRecipe(
                 f"{source} is {_NOT_HERE[artifact.kind][0]}", _NOT_HERE[artifact.kind][1]
@@ -278,8 +285,8 @@ def engine_of(artifact: Artifact | None, source: str | Path) -> LocalEngine:
         name = str(artifact.lineage.get("run", Path(source).name))
         return LocalEngine(Weights(model), tokenizer, name, system=artifact.system)
     local = find_model(str(source))
-    if local.kind == "seq2seq":
-        return open_base(local, answering_dtype())
+    if local.kind in bases:
+        return bases[local.kind](local, answering_dtype())
     weights = Weights(load_model(local, answering_dtype()))
     return LocalEngine(weights, load_tokenizer(local), local.name)
 

@@ -160,7 +160,7 @@ class RemoteTeacher:
     def _body(self, prompt: Prompt) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.settings.model,
-            "messages": [message.as_template() for message in prompt.messages],
+            "messages": [message.as_wire() for message in prompt.messages],
             "max_tokens": prompt.max_new_tokens,
             "temperature": prompt.temperature,
             "top_p": prompt.top_p,

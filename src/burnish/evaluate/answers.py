@@ -6,7 +6,7 @@ depends on: weights, prompts, expected answers, metric, and the version of the c
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,14 @@ def timed(identity: str, engine: Engine, prompts: Sequence[Prompt]) -> list[floa
 
     The machine isn't part of the key: a workspace belongs to one machine.
     """
-    file = _kept("latency", [identity, [asdict(prompt) for prompt in prompts]], "json")
+    file = _kept("latency", [identity, [prompt.as_dict() for prompt in prompts]], "json")
     if not file.exists():
         write_json(file, latencies(engine, prompts))
     return [float(seconds) for seconds in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def _key(identity: str, block: Asked, metric: str) -> list[Any]:
-    prompts = [asdict(prompt) for prompt in block.prompts]
+    prompts = [prompt.as_dict() for prompt in block.prompts]
     return [identity, prompts, [(row.id, row.expected) for row in block.rows], metric]
 
 

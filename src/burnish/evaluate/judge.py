@@ -7,7 +7,7 @@ A local judge is held to the grades; one elsewhere writes its grade on the last 
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from burnish.core.errors import TeacherStopped
 from burnish.core.folders import hash_json
@@ -51,7 +51,7 @@ class Judge:
         Raises TeacherStopped if a case stays without a reply.
         """
         prompts = [self._prompt(case) for case in cases]
-        keys = [hash_json(asdict(prompt)) for prompt in prompts]
+        keys = [hash_json(prompt.as_dict()) for prompt in prompts]
         known = {entry["key"]: entry["reply"] for entry in read_journal(self._file)}
         due = {key: one for key, one in zip(keys, prompts, strict=True) if key not in known}
         if due:

@@ -169,7 +169,7 @@ def free(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 def _chat(prompt: Prompt) -> dict[str, Any]:
     body: dict[str, Any] = {
-        "messages": [message.as_template() for message in prompt.messages],
+        "messages": [message.as_wire() for message in prompt.messages],
         "max_tokens": prompt.max_new_tokens,
         "temperature": 0,
     }

@@ -8,7 +8,8 @@ artifact/artifact.json                                    lineage and hashes, wr
 
 A linear classifier on sentence vectors (`models/linear.py`), a model with a classification head
 (`models/classifier.py`), one with a head on every token (`models/tokens.py`), an embedding model
-(`models/embedder.py`) and an encoder-decoder (`models/seq2seq.py`) are artifacts too.
+(`models/embedder.py`), an encoder-decoder (`models/seq2seq.py`) and a model that sees
+(`models/vision.py`) are artifacts too.
 """
 
 import json
@@ -50,7 +51,7 @@ ADDED = {
 
 Kind = Literal[
     "adapter", "full", "linear", "classifier", "token_classifier", "embedder", "reward", "gguf",
-    "onnx", "openvino", "bottleneck", "virtual", "seq2seq",
+    "onnx", "openvino", "bottleneck", "virtual", "seq2seq", "vision",
 ]  # fmt: skip
 
 

@@ -180,7 +180,8 @@ def _render_mismatch(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _message_dropped(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
-    return any(message.content.strip() not in case.rendered for message in case.row.messages)
+    texts = [text for turn in case.row.messages for text in turn.parts if isinstance(text, str)]
+    return any(text.strip() not in case.rendered for text in texts)
 
 
 def _tools_dropped(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:

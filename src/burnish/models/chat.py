@@ -15,7 +15,9 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadData
+from burnish.core.pictures import Picture
 from burnish.core.records import Message, Row
+from burnish.models.sight import Seen, sight_of
 
 #: For models that come without a chat template: plain labels, and the end-of-text token as the end
 #: of a turn. A model is given it when it is loaded, and it is saved with what is trained on it.
@@ -90,12 +92,33 @@ def encode_prompt(
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
     """The tokens that a model is asked."""
-    return encode_asked(tokenizer, render_prompt(tokenizer, messages, tools))
+    text, pictures = render_prompt(tokenizer, messages, tools), pictures_of(messages)
+    if pictures:
+        return _encode_seen(tokenizer, text, pictures)
+    return encode_asked(tokenizer, text)
 
 
 def encode_asked(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of a text that a model is asked; an encoder's own special tokens are added."""
     return list(tokenizer(text, add_special_tokens=has_source(tokenizer))["input_ids"])
+
+
+def seen_in(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    tools: Sequence[Mapping[str, Any]] = (),
+) -> Seen:
+    """A prompt with its pictures, as a model that sees takes it; without pictures it is nothing but
+    its tokens."""
+    sight, pictures = sight_of(tokenizer), pictures_of(messages)
+    if sight is None or not pictures:
+        return Seen([], {}, {})
+    return sight.see(render_prompt(tokenizer, messages, tools), pictures)
+
+
+def pictures_of(messages: Sequence[Message]) -> tuple[Picture, ...]:
+    """The pictures of a conversation, in their order."""
+    return tuple(picture for message in messages for picture in message.pictures)
 
 
 def has_source(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -106,6 +129,14 @@ def has_source(tokenizer: PreTrainedTokenizerBase) -> bool:
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Tokens of rendered text; the template has put the special tokens in, so none are added."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _encode_seen(
+    tokenizer: PreTrainedTokenizerBase, text: str, pictures: Sequence[Picture]
+) -> list[int]:
+    """Tokens of rendered text in which pictures stand, those of the pictures among them."""
+    sight = sight_of(tokenizer)
+    return sight.see(text, pictures).ids if sight and pictures else encode_text(tokenizer, text)
 
 
 def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) -> Encoded:
@@ -125,19 +156,20 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) ->
         ids = [*encode_text(tokenizer, row.text), _eos(tokenizer)]
         return _cut(ids, [0.0, *[1.0] * (len(ids) - 1)], max_length)
     ids, weights = [], []
-    rendered, last = "", len(row.prompt)
+    rendered, done, last = "", 0, len(row.prompt)
     for position, message in enumerate(row.messages):
         if message.role != "assistant" or (message.weight == 0 and position < last):
             continue
         asked = render_prompt(tokenizer, row.messages[:position], row.tools)
         whole = render_conversation(tokenizer, row.messages[: position + 1], row.tools)
-        between = encode_text(tokenizer, _behind(rendered, asked))
+        shown = pictures_of(row.messages[done:position])
+        between = _encode_seen(tokenizer, _behind(rendered, asked), shown)
         answer = encode_text(tokenizer, _behind(asked, whole))
         ids += [*between, *answer]
         learnt = _through_end_of_turn(tokenizer, answer)
         weights += [0.0] * len(between)
         weights += [message.weight] * learnt + [0.0] * (len(answer) - learnt)
-        rendered = whole
+        rendered, done = whole, position + 1
     return _cut(ids, weights, max_length)
 
 
@@ -227,7 +259,7 @@ def _render(
     try:
         return str(
             tokenizer.apply_chat_template(
-                [message.as_template() for message in messages],
+                _turns(tokenizer, messages),
                 tools=[dict(tool) for tool in tools] or None,
                 tokenize=False,
                 add_generation_prompt=asked,
@@ -239,6 +271,32 @@ def _render(
             f"The chat template refuses this conversation: {error}",
             "Use the roles and the order that the model's template knows.",
         ) from error
+
+
+def _turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[dict[str, Any]]:
+    """Messages as the template takes them. Raises BadData for pictures that nobody sees, and for
+    texts that would stand for one."""
+    sight = sight_of(tokenizer)
+    if sight is None:
+        if pictures_of(messages):
+            raise BadData(
+                "There are pictures, and this model reads text only.",
+                "Ask a model that sees (docs/vision.md), or leave the pictures out.",
+            )
+        return [message.as_template() for message in messages]
+    for message in messages:
+        for word in sight.placeholders:
+            if word in "".join(part for part in message.parts if isinstance(part, str)):
+                said = f"A text holds `{word}`, which stands for a picture."
+                raise BadData(said, "Remove it from the text.")
+    return [{**turn.as_template(), "content": _content(turn)} for turn in messages]
+
+
+def _content(turn: Message) -> list[dict[str, str]]:
+    return [
+        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+        for part in turn.parts
+    ]
 
 
 def _eos(tokenizer: PreTrainedTokenizerBase) -> int:

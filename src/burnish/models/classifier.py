@@ -8,7 +8,7 @@ artifact/artifact.json      labels, the most tokens of a text, lineage and hashe
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -117,8 +117,15 @@ def save_classifier(
     return save_headed(folder, classifier.model, classifier.tokenizer, facts, words)
 
 
+class Saves(Protocol):
+    """A tokenizer, or what is kept like one."""
+
+    def save_pretrained(self, folder: Path, /) -> Any:
+        """Its files into a folder."""
+
+
 def save_headed(
-    folder: Path, model: Any, tokenizer: Tokenizer, facts: Mapping[str, Any], card: str
+    folder: Path, model: Any, tokenizer: Saves, facts: Mapping[str, Any], card: str
 ) -> Artifact:
     """Write a model with a head and what is to be known of it, whole or not at all."""
     with whole_folder(folder, replace=True) as draft:

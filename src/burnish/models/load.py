@@ -12,6 +12,7 @@ from transformers.utils import logging as transformers_logging
 from burnish.core.errors import BadRecipe
 from burnish.models.chat import PLAIN_TEMPLATE, SOURCE_TEMPLATE
 from burnish.models.local import LocalModel
+from burnish.models.sight import load_seeing_tokenizer
 
 # Progress is ours to show (core.progress); a second bar for half a second's work is noise.
 transformers_logging.disable_progress_bar()
@@ -31,6 +32,11 @@ def load_model(
             f"{local.name} is an encoder-decoder, and this is for language models.",
             "Name a language model, or see what train.objective=seq2seq can do.",
         )
+    if local.kind == "vision":
+        raise BadRecipe(
+            f"{local.name} is a model that sees, and this is for those that read text only.",
+            "See docs/vision.md for what it can do here, or name a language model.",
+        )
     if local.kind != "causal":
         raise BadRecipe(f"{local.name} is an {local.kind} model; it doesn't write text.")
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -43,6 +49,8 @@ def load_model(
 def load_tokenizer(local: LocalModel) -> Tokenizer:
     """The tokenizer; one without a chat template gets the plain one, and that of an encoder-decoder
     another one in any case (see models.chat)."""
+    if local.kind == "vision":
+        return load_seeing_tokenizer(local.path, local.name)
     tokenizer: Tokenizer = AutoTokenizer.from_pretrained(local.path, local_files_only=True)
     if local.kind == "seq2seq":
         tokenizer.chat_template = SOURCE_TEMPLATE

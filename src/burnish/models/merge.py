@@ -33,6 +33,11 @@ def refuse_unmergeable(artifact: Artifact) -> None:
             f"A trained {artifact.kind} makes no text, and exports are of language models.",
             f"{artifact.path} is a folder that transformers reads: copy it as it is.",
         )
+    if artifact.kind == "vision":
+        raise CannotMerge(
+            "Exports are of models that read text only, and this one sees.",
+            f"{artifact.path} is a folder that transformers reads: `burnish serve` opens it.",
+        )
     if artifact.kind in ADDED:
         raise CannotMerge(
             f"What train.method={artifact.lineage['recipe']['train']['method']['kind']} learns "

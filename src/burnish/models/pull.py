@@ -88,6 +88,7 @@ def _facts_of(entry: Entry) -> dict[str, Any]:
 def _defaults(draft: Path) -> dict[str, Any]:
     """What the files themselves say, for models that no catalogue describes."""
     config = json.loads((draft / "config.json").read_text(encoding="utf-8"))
+    text = config.get("text_config") or config
     tokenizer = draft / "tokenizer_config.json"
     template = (draft / "chat_template.jinja").exists() or (
         tokenizer.exists() and "chat_template" in tokenizer.read_text(encoding="utf-8")
@@ -95,7 +96,7 @@ def _defaults(draft: Path) -> dict[str, Any]:
     return {
         "kind": _kind_of(draft, config),
         "licence": "unknown",
-        "context_length": config.get("max_position_embeddings", config.get("n_positions", 0)),
+        "context_length": text.get("max_position_embeddings", text.get("n_positions", 0)),
         "has_template": template,
     }
 
@@ -108,7 +109,9 @@ def _kind_of(draft: Path, config: dict[str, Any]) -> str:
         return "reranker"
     if (draft / "modules.json").exists():
         return "embedding"
-    return "seq2seq" if config.get("is_encoder_decoder") else "causal"
+    if config.get("is_encoder_decoder"):
+        return "seq2seq"
+    return "vision" if "vision_config" in config else "causal"
 
 
 Writer = Callable[[Path], dict[str, Any]]

@@ -6,17 +6,27 @@ from dataclasses import replace
 from typing import Any
 
 from burnish.core.errors import PromptTooLong
+from burnish.core.pictures import BadPicture, Picture, joined, picture_of
 from burnish.core.records import Message, Prompt, Role
 from burnish.engines.alone import ChildEngine
 from burnish.engines.decode import Request
 from burnish.engines.protocol import Served
+from burnish.engines.vision import SeeingEngine
 from burnish.models.chat import encode_asked, encode_prompt
 from burnish.rag.ask import INSTRUCTION
 from burnish.rag.prompt import fitting, with_passages
 from burnish.rag.store import Passage
 from burnish.serve.bounds import forced_tools, grammar_of
 from burnish.serve.errors import Refused
-from burnish.serve.wire import Asked, ChatRequest, CompletionRequest, Turn, refusals
+from burnish.serve.wire import (
+    Asked,
+    ChatRequest,
+    CompletionRequest,
+    ImageUrl,
+    Part,
+    Turn,
+    refusals,
+)
 
 #: The hosted API's own default for plain completions.
 _COMPLETION_TOKENS = 16
@@ -48,7 +58,8 @@ def chat_requests(
     if asked.top_logprobs and not asked.logprobs:
         raise Refused("`top_logprobs` needs `logprobs` to be true.", "top_logprobs")
     grammar = _bound(engine, asked)
-    messages = [_message(turn, place) for place, turn in enumerate(asked.messages)]
+    sees = isinstance(engine, SeeingEngine)
+    messages = [_message(turn, place, sees) for place, turn in enumerate(asked.messages)]
     if engine.system and not any(message.role == "system" for message in messages):
         messages = [Message("system", engine.system), *messages]
     tools = () if asked.tool_choice == "none" else _tools(asked)
@@ -176,31 +187,46 @@ def _copies(engine: Served, prompt: Prompt, ids: Sequence[int], asked: Asked) ->
     ]
 
 
-def _message(turn: Turn, place: int) -> Message:
+def _message(turn: Turn, place: int, sees: bool) -> Message:
     calls = tuple(call.model_dump() for call in turn.tool_calls or ())
+    content, pictures = _content(turn, f"messages.{place}.content", sees)
     return Message(
         _ROLES[turn.role],
-        _content(turn, place),
+        content,
         name=turn.name,
         tool_calls=calls,
         tool_call_id=turn.tool_call_id,
+        pictures=pictures,
     )
 
 
-def _content(turn: Turn, place: int) -> str:
+def _content(turn: Turn, place: str, sees: bool) -> tuple[str, tuple[Picture, ...]]:
     if turn.content is None:
         if turn.role == "assistant" and turn.tool_calls:
-            return ""
-        raise Refused("A message needs `content`.", f"messages.{place}.content")
+            return "", ()
+        raise Refused("A message needs `content`.", place)
     if isinstance(turn.content, str):
-        return turn.content
-    for part in turn.content:
-        if part.type not in ("text", "input_text") or part.text is None:
-            raise Refused(
-                f"Content of type `{part.type}` cannot be read: this model reads text only.",
-                f"messages.{place}.content",
-            )
-    return "".join(part.text or "" for part in turn.content)
+        return turn.content, ()
+    return joined(_part(part, place, sees and turn.role == "user") for part in turn.content)
+
+
+def _part(part: Part, place: str, sees: bool) -> str | Picture:
+    if part.type in ("text", "input_text") and part.text is not None:
+        return part.text
+    given = part.image_url
+    url = given.url if isinstance(given, ImageUrl) else given
+    if part.type not in ("image_url", "input_image") or url is None:
+        raise Refused(f"Content of type `{part.type}` cannot be read.", place)
+    if not sees:
+        raise Refused(
+            f"Content of type `{part.type}` cannot be read: pictures can stand in what the user "
+            "says, to a model that sees.",
+            place,
+        )
+    try:
+        return picture_of(url)
+    except BadPicture as error:
+        raise Refused(f"{error.what} {error.fix}", place) from error
 
 
 def _prompts(asked: CompletionRequest) -> list[str | list[int]]:

@@ -120,12 +120,20 @@ def job_routes(house: House, desk: Desk) -> APIRouter:
 def _create(desk: Desk, asked: CreateJob) -> Job:
     """Check what can be checked at once; then write the job and its first events."""
     base = desk.aliases.get(asked.model, asked.model)
-    trainable = {model.name for model in list_models() if model.kind == "causal"}
+    trainable = {
+        model.name: model.kind for model in list_models() if model.kind in ("causal", "vision")
+    }
     if base not in trainable or not CALLER.get().allows_model(asked.model):
         raise Refused(
             f"Model {asked.model} is not available for fine-tuning or does not exist.",
             "model",
             "model_not_available",
+        )
+    if trainable[base] == "vision" and asked.kind != "supervised":
+        raise Refused(
+            f"Model {asked.model} sees, and is trained by the method `supervised` only.",
+            "method",
+            "unsupported_value",
         )
     for param in ("training_file", "validation_file"):
         _check_file(desk, getattr(asked, param), param)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Text = Annotated[str, Field(max_length=1_000_000)]
+PictureUrl = Annotated[str, Field(max_length=2**26)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
 Token = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -35,11 +36,18 @@ class StreamOptions(Wire):
     include_usage: bool | None = None
 
 
+class ImageUrl(Wire):
+    """A picture as a data URL; `detail` is the model's own affair."""
+
+    url: PictureUrl | None = None
+
+
 class Part(Wire):
-    """One part of a message's content; only text is understood."""
+    """One part of a message's content: text, or a picture where the model sees."""
 
     type: str
     text: Text | None = None
+    image_url: ImageUrl | PictureUrl | None = None
 
 
 class Function(Wire):

@@ -1,9 +1,12 @@
-"""What models learn that are no language models: the table."""
+"""What is trained that is no language model: the tables, and what doesn't go together."""
 
+from burnish.core.recipe import Recipe
+from burnish.models.local import LocalModel
+from burnish.train import seq2seq, vision
 from burnish.train.classify import CLASSIFY
 from burnish.train.course import Course
 from burnish.train.embed import EMBED
-from burnish.train.seq2seq import SEQ2SEQ
+from burnish.train.language import LANGUAGE
 from burnish.train.token_classify import TOKEN_CLASSIFY
 from burnish.train.valuing import VALUING
 
@@ -13,5 +16,18 @@ ENCODERS: dict[str, Course] = {
     "token_classify": TOKEN_CLASSIFY,
     "embed": EMBED,
     "reward": VALUING,
-    "seq2seq": SEQ2SEQ,
+    "seq2seq": seq2seq.SEQ2SEQ,
 }
+
+
+def course_of(recipe: Recipe, base: LocalModel) -> Course:
+    """How this recipe trains this model."""
+    if base.kind == "vision":
+        return vision.VISION
+    return ENCODERS.get(recipe.train.objective.kind, LANGUAGE)
+
+
+def refuse_misfit(recipe: Recipe, base: LocalModel) -> None:
+    """Raise BadRecipe if the objective isn't for such a model."""
+    seq2seq.refuse_misfit(recipe, base)
+    vision.refuse_misfit(recipe, base)

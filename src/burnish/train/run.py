@@ -20,16 +20,15 @@ from burnish.models.local import find_model
 from burnish.train.adapters import quantization
 from burnish.train.auto import settled
 from burnish.train.checkpoint import State, load_weights
-from burnish.train.course import Course, Given
-from burnish.train.encoders import ENCODERS
+from burnish.train.course import Given
+from burnish.train.encoders import course_of, refuse_misfit
 from burnish.train.faults import explained
-from burnish.train.language import LANGUAGE, seed_everything
+from burnish.train.language import seed_everything
 from burnish.train.loop import Plan, Watch, fit
 from burnish.train.memory import peak_memory
 from burnish.train.processes import gathered, joined, refuse_idle_processes
 from burnish.train.report import TrainReport, report_of
 from burnish.train.resume import resumed, same_run
-from burnish.train.seq2seq import refuse_misfit
 from burnish.train.team import Team
 from burnish.train.tracker import open_tracker
 
@@ -56,7 +55,8 @@ def train(
     own = recipe.train.objective
     dataset = dataset or load(recipe, answered=not isinstance(own, Grpo))
     given = Given(recipe, dataset, base, load_tokenizer(base))
-    rows, validation = _course(recipe).examples(given)
+    course = course_of(recipe, base)
+    rows, validation = course.examples(given)
     inputs: dict[str, Any] = {"data": dict(dataset.hashes), "base": base.identity}
     code = code_of(own)
     inputs |= {name: hash_file(file) for name, file in code.items()}
@@ -68,7 +68,7 @@ def train(
     with run.held(), explained(f"then: {then}"), gathered(recipe.train, then) as team:
         team.share((recipe, dataset, run, rows, validation))
         plan, state = _fitted(replace(given, team=team), run, (rows, validation), watch)
-        _course(recipe).save(run.artifact, plan, given, lineage_of(run, dataset, state))
+        course.save(run.artifact, plan, given, lineage_of(run, dataset, state))
         report = report_of(run, plan, state)
         write_json(run.path / "report.json", report.as_dict())
         run.events.write(event="trained", steps=state.step, stopped=state.stopped)
@@ -96,15 +96,11 @@ def _follow_launched(recipe: Recipe) -> TrainReport:
         return follow(team)
 
 
-def _course(recipe: Recipe) -> Course:
-    return ENCODERS.get(recipe.train.objective.kind, LANGUAGE)
-
-
 def _fitted(
     given: Given, run: Run, rows: tuple[Sequence[Any], Sequence[Any]], watch: Watch | None = None
 ) -> tuple[Plan, State]:
     """Train from where the run stands; the plan's model then has the best weights."""
-    course, team = _course(given.recipe), given.team
+    course, team = course_of(given.recipe, given.base), given.team
     seed_everything(given.recipe.train.seed)
     plan = replace(course.prepare(given, run, *rows), team=team, watch=watch)
     state = resumed(run, plan) or State()

@@ -94,7 +94,11 @@ def developer_messages_are_system_messages(c, w):
     assert texts[0] == texts[1]
 
 
-@check(CHAT, "content may be a list of parts", "text parts only; images are refused by name")
+@check(
+    CHAT,
+    "content may be a list of parts",
+    "text; [pictures](vision.md) for a model that sees, else refused by name",
+)
 def content_may_be_parts(c, w):
     parts = [{"type": "text", "text": "red"}]
     assert said(ask(c, messages=[{"role": "user", "content": parts}])) == said(ask(c))

@@ -1,0 +1,89 @@
+"""A model that sees, as a folder: an artifact of kind `vision`.
+
+Its files are those of a classifier (models.classifier): all weights, or an adapter beside its base;
+and those of its base's processor, as they are.
+"""
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText
+from transformers import PreTrainedTokenizerBase as Tokenizer
+
+from burnish.core.errors import BadRecipe
+from burnish.models.artifact import Artifact, find_base
+from burnish.models.classifier import save_headed
+from burnish.models.load import device
+from burnish.models.local import LocalModel
+from burnish.models.seq2seq import has_adapter
+from burnish.models.sight import load_seeing_tokenizer
+
+#: Files of a processor, beside those of its tokenizer.
+_FILES = ("*processor*config*.json", "chat_template*")
+
+_CARD = """# A model that sees, trained from {base}
+
+`burnish serve {run}` answers with it; `burnish evaluate --source {run}` measures it.
+"""
+
+
+def load_vision(folder: Path, name: str, dtype: torch.dtype) -> Any:
+    """A model that sees, in evaluation mode, on the GPU if there is one.
+
+    Raises BadRecipe if transformers knows none in that folder.
+    """
+    try:
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, dtype=dtype, local_files_only=True
+        )
+    except ValueError as error:
+        raise BadRecipe(
+            f"transformers knows no model in {name} that sees and writes.", "Name another model."
+        ) from error
+    return model.to(device()).eval()
+
+
+def save_vision(
+    folder: Path, model: Any, tokenizer: Tokenizer, base: LocalModel, lineage: Mapping[str, Any]
+) -> Artifact:
+    """Write a trained model that sees, whole or not at all; an older one in its place is
+    replaced."""
+    facts = {"kind": "vision", "base": base.identity, **lineage}
+    card = _CARD.format(base=base.name, run=lineage.get("run", folder.name))
+    return save_headed(folder, model, _Kept(tokenizer, base.path), facts, card)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """A tokenizer with the files of its base's processor, as they are."""
+
+    tokenizer: Tokenizer
+    base: Path
+
+    def save_pretrained(self, folder: Path, /) -> None:
+        """Both into a folder."""
+        self.tokenizer.save_pretrained(folder)
+        for pattern in _FILES:
+            for file in self.base.glob(pattern):
+                shutil.copyfile(file, folder / file.name)
+
+
+def load_trained(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
+    """Model and tokenizer of what `save_vision` wrote; an adapter is merged, in float32.
+
+    Raises NotFound or BadData if an adapter's base isn't here, or is another one.
+    """
+    name = artifact.path.name
+    if not has_adapter(artifact):
+        whole = load_vision(artifact.path, name, dtype)
+        return whole, load_seeing_tokenizer(artifact.path, name)
+    base = find_base(artifact)
+    below = load_vision(base.path, base.name, torch.float32)
+    adapted = PeftModel.from_pretrained(below, artifact.path, autocast_adapter_dtype=False)
+    model: Any = adapted.float().merge_and_unload()
+    return model.to(dtype).eval(), load_seeing_tokenizer(artifact.path, name, base.path)
