@@ -76,6 +76,24 @@ def test_sampling_follows_the_seed(built, asked):
     assert one.text == same.text != other.text
 
 
+@pytest.mark.parametrize(("quant", "bits"), [("int8", 8), ("uint4_16", 4)])
+def test_a_number_format_is_written_as_it_says(first, tmp_path, quant, bits):
+    import onnx
+
+    written = write_export(tmp_path / quant, first, "onnx", quant)
+
+    graph = onnx.load(str(written.path / "model.onnx"), load_external_data=False).graph
+    products = [node for node in graph.node if node.op_type == "MatMulNBits"]
+    made = {(own["bits"], own["block_size"]) for own in map(_attributes, products)}
+    assert made == {(bits, 16 if "_16" in quant else 32)}
+    # With a zero point, a product has an input more.
+    assert all(bool(node.input[3:] and node.input[3]) == ("u" in quant) for node in products)
+
+
+def _attributes(node):
+    return {one.name: one.i for one in node.attribute}
+
+
 def test_int4_is_smaller_and_is_judged(first, asked, trained, settings, tmp_path, built):
     written = write_export(tmp_path / "int4", first, "onnx", "int4")
     door = open_door(written, Running(1, 256))

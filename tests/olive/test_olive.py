@@ -423,6 +423,8 @@ def test_the_documents_json_converts(place):
     run(RUN_JSON)
 
     assert (place / "models/converted/model.onnx").exists()
+    facts = json.loads((place / "models/converted/artifact.json").read_text())
+    assert facts["export"]["quant"] == "uint4_128"
 
 
 @pytest.mark.parametrize(
@@ -430,7 +432,9 @@ def test_the_documents_json_converts(place):
     [
         ("olive auto-opt -m x --device npu", "CPU"),
         ("olive auto-opt -m x --provider QNNExecutionProvider", "CPU"),
-        ("olive optimize -m x --precision int8", "q8_0"),
+        ("olive optimize -m x --precision uint8", "symmetric"),
+        ("olive optimize -m x --block_size 256", "share a scale"),
+        ("olive optimize -m tiny --precision int8 --block_size 64", "blocks of 32"),
         ("olive quantize -m x --algorithm awq", "rounds to nearest"),
         ("olive finetune --fp16 true", "overflow"),
         ("olive finetune --lora_rank 3", "Did you mean --lora_r"),

@@ -14,7 +14,7 @@ class Fit(Section):
     formats: tuple[str, ...] = Field(
         (
             "gguf:q4_0", "gguf:q4_1", "gguf:q4_k_m", "gguf:q5_0", "gguf:q5_k_m", "gguf:q6_k",
-            "gguf:q8_0", "gguf:f16", "onnx:int4", "openvino:int8", "openvino:int4",
+            "gguf:q8_0", "gguf:f16", "onnx:int4", "onnx:int8", "openvino:int8", "openvino:int4",
             "merged:bf16",
         ),
         min_length=1,
@@ -70,11 +70,13 @@ class Export(Section):
     )
     quant: Literal[
         "auto", "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_1", "q5_0", "q4_k_m", "q4_1",
-        "q4_0", "int8", "int4", "fp16", "fp32",
+        "q4_0", "int8", "int4", "int4_16", "int4_64", "int4_128", "uint4", "uint4_16", "uint4_64",
+        "uint4_128", "fp16", "fp32",
     ] = Field(
         "auto",
         description="Number format of the weights; `auto`: bf16 merged, q8_0 as GGUF, int4 as "
-        "ONNX, int8 for OpenVINO.",
+        "ONNX, int8 for OpenVINO. As ONNX, a number behind int4 is how many weights share a scale "
+        "(32 if there is none), and uint4 isn't symmetric.",
     )  # fmt: skip
     importance: bool = Field(
         False,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from burnish.core.errors import Unavailable
@@ -15,11 +16,35 @@ from burnish.core.progress import progress
 from burnish.core.settings import child_environment
 from burnish.export.vocabulary import CannotExport
 
-#: Number format → the builder's extra options. Blocks of 32 fit every common width.
-PRECISIONS: Mapping[str, tuple[str, ...]] = {
-    "int4": ("int4_block_size=32",),
-    "fp16": (),
-    "fp32": (),
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """What the builder calls a number format, and its extra options."""
+
+    name: str
+    options: tuple[str, ...] = ()
+
+
+def _blocks(bits: int, size: int, symmetric: bool = True) -> Precision:
+    """Whole numbers in blocks of `size` weights that share a scale, and a zero point of their own
+    unless the rounding is symmetric."""
+    options = (f"block_size={size}", f"is_symmetric={str(symmetric).lower()}")
+    return Precision(f"int{bits}", options)
+
+
+#: Number format → how the builder makes it. Blocks of 32 fit every common width.
+PRECISIONS: Mapping[str, Precision] = {
+    "int4": _blocks(4, 32),
+    "int4_16": _blocks(4, 16),
+    "int4_64": _blocks(4, 64),
+    "int4_128": _blocks(4, 128),
+    "uint4": _blocks(4, 32, symmetric=False),
+    "uint4_16": _blocks(4, 16, symmetric=False),
+    "uint4_64": _blocks(4, 64, symmetric=False),
+    "uint4_128": _blocks(4, 128, symmetric=False),
+    "int8": _blocks(8, 32),
+    "fp16": Precision("fp16"),
+    "fp32": Precision("fp32"),
 }
 _NEEDED = ("model.onnx", "genai_config.json")
 
@@ -34,14 +59,15 @@ def build_onnx(source: Path, folder: Path, precision: str, adapter: Path | None 
         raise Unavailable(
             "ONNX is made by onnxruntime-genai's model builder.", "pip install 'burnish[onnx]'"
         )
-    options = [*PRECISIONS[precision], *([f"adapter_path={adapter}"] if adapter else [])]
+    made = PRECISIONS[precision]
+    options = [*made.options, *([f"adapter_path={adapter}"] if adapter else [])]
     extra = ["--extra_options", *options] if options else []
     with tempfile.TemporaryDirectory() as cache, progress(f"Building {precision}", total=1):
         done = subprocess.run(
             [
                 sys.executable, "-m", "onnxruntime_genai.models.builder",
                 "-i", str(source), "-o", str(folder), "-c", cache,
-                "-p", precision, "-e", "cpu", *extra,
+                "-p", made.name, "-e", "cpu", *extra,
             ],
             capture_output=True,
             text=True,

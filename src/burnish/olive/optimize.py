@@ -12,7 +12,8 @@ from burnish.olive.source import opened, trained
 
 _ALWAYS = "the folder is always made by ORT-GenAI's model builder"
 _CPU = "burnish writes ONNX for the CPU; for a GPU use `burnish export --to merged` with vLLM."
-_INT8 = "the builder's int8 answered wrongly here; use int4 or fp16, or GGUF's q8_0."
+_UINT8 = "int8 loses next to nothing as it is, symmetric."
+_SIZES = "blocks of 16, 32, 64 and 128 weights share a scale."
 _OTHERS = dict.fromkeys(("gpu", "npu"), _CPU)
 _PROVIDERS = {
     f"{name}ExecutionProvider": _CPU
@@ -33,11 +34,10 @@ _COMMON: Mapping[str, Flag] = {
     "--clean": Flag(bool, ignored="there is no cache of earlier results"),
     "--device": Flag(one_of(_OTHERS, "cpu")),
     "--provider": Flag(one_of(_PROVIDERS, "CPUExecutionProvider")),
-    "--precision": Flag(one_of({"int8": _INT8, "uint8": _INT8}, "int4", "fp16", "fp32")),
+    "--precision": Flag(one_of({"uint8": _UINT8}, "int4", "uint4", "int8", "fp16", "fp32")),
     "--use_ort_genai": Flag(bool, ignored=_ALWAYS),
     "--use_model_builder": Flag(bool, ignored=_ALWAYS),
-    "--block_size": Flag(ignored="int4 is written in blocks of 32: finer than 128, and a little "
-                         "larger"),
+    "--block_size": Flag(one_of({"-1": _SIZES, "256": _SIZES}, "16", "32", "64", "128")),
     "--enable_search": Flag(bool, refused="use `burnish export RUN --for-this-machine`."),
     "--data_name": Flag(refused="rounding to nearest reads no data."),
 }  # fmt: skip
@@ -94,14 +94,27 @@ def optimize(command: str, told: Told) -> Report:
     if precision is None:
         precision = _PRECISIONS[command]
         notes.append(f"--precision is {precision} unless told otherwise, as in Olive.")
+    quant = _in_blocks(precision, told.values.get("--block_size"), notes)
     output = _output(told, "optimized-model")
     with opened(told.values.get("--model_name_or_path"), told.values.get("--adapter_path")) as one:
-        written = write_export(output, one, "onnx", precision)
+        written = write_export(output, one, "onnx", quant)
     size = sum(file.stat().st_size for file in written.path.iterdir())
     notes.append(
         "The folder was written, not asked: `burnish export RUN --to onnx` asks it the test split."
     )
-    return Report(command, output, tuple(notes), {"precision": precision, "size_bytes": size})
+    return Report(command, output, tuple(notes), {"precision": quant, "size_bytes": size})
+
+
+def _in_blocks(precision: str, size: str | None, notes: list[str]) -> str:
+    """The number format with blocks of that size; 4 bits have blocks of 32 unless told otherwise,
+    where Olive has 128. Raises BadFlag for 8 bits in other blocks."""
+    if precision in ("int4", "uint4"):
+        if size is None:
+            notes.append(f"{precision} is written in blocks of 32 unless --block_size says so.")
+        return precision if size in (None, "32") else f"{precision}_{size}"
+    if precision == "int8" and size not in (None, "32"):
+        raise BadFlag("--block_size: int8 is written in blocks of 32.", "Leave it out.")
+    return precision
 
 
 def extract_adapters(command: str, told: Told) -> Report:

@@ -60,8 +60,9 @@ _INSIDE = {
     "extractadapters": "`finetune` leaves the adapter in a folder of its own",
 }
 #: Keys that hold no value for a flag, or that say what is always so here.
-_SILENT = {"double_quant", "quant_type", "compute_dtype", "train_data_config", "eval_data_config",
-           "is_symmetric", "int4_is_symmetric"}  # fmt: skip
+_SILENT = {"double_quant", "quant_type", "compute_dtype", "train_data_config", "eval_data_config"}
+#: Whether 4 bits are symmetric: a number format of its own here.
+_SYMMETRY = ("is_symmetric", "int4_is_symmetric")
 _TOP = {"input_model", "model", "data_configs", "passes", "systems", "host", "target", "engine",
         "output_dir", "cache_dir", "log_severity_level", "clean_cache", "evaluators",
         "evaluator", "workflow_id", STRATEGY, SPACE}  # fmt: skip
@@ -146,6 +147,8 @@ def _steps(
             pairs |= _data(config, content)
         settings = {**content, **content.get("config", {})}
         pairs |= _said(name, settings, step, notes)
+        if pairs.get("--precision") == "int4" and _is_asymmetric(settings):
+            pairs["--precision"] = "uint4"
         yield name, step.command, pairs
     if not found:
         raise BadRecipe("No pass of the configuration leaves a model.", "Add one of type LoRA.")
@@ -170,13 +173,20 @@ def _said(name: str, settings: Mapping[str, Any], step: _Pass, notes: list[str])
             continue
         if key in ("training_args", "quantization_config"):
             pairs |= _said(name, value, step, notes)
-        elif key in _SILENT:
+        elif key in _SYMMETRY and step.command == "optimize":
+            continue
+        elif key in _SILENT or key in _SYMMETRY:
             notes.append(f"Pass {name}: `{key}` is as burnish has it, whatever is written.")
         elif (flag := step.keys.get(key, f"--{key}")) in flags:
             pairs[flag] = _text(value)
         else:
             raise BadRecipe(f"Pass `{name}`: `{key}` isn't known.", f"Known: {', '.join(flags)}.")
     return pairs
+
+
+def _is_asymmetric(settings: Mapping[str, Any]) -> bool:
+    whole = {**settings, **settings.get("quantization_config", {})}
+    return any(whole.get(key) is False for key in _SYMMETRY)
 
 
 def _model(config: Mapping[str, Any]) -> dict[str, str]:
