@@ -1,6 +1,7 @@
 """Pictures in messages: what is read, and where they stand."""
 
 import base64
+import contextlib
 import io
 import struct
 import zlib
@@ -10,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from burnish.core.pictures import BadPicture, joined, names_in, picture_from, picture_of
+from burnish.core.pictures import (
+    BadPicture,
+    joined,
+    names_in,
+    opened,
+    picture_from,
+    picture_of,
+)
 from burnish.core.records import Message, Prompt
 from tests.seeing import image_file
 
@@ -80,6 +88,32 @@ def test_what_is_no_picture_is_refused_and_nothing_is_fetched(url, why):
         picture_of(url)
 
     assert caught.value.fix
+
+
+@given(st.sampled_from(["PNG", "JPEG", "WEBP", "GIF"]), st.data())
+def test_a_damaged_file_is_a_picture_or_says_that_it_is_none(kind, data):
+    file = io.BytesIO()
+    Image.effect_noise((24, 24), 90).convert("RGB").save(file, kind)
+    whole = bytearray(file.getvalue())
+    for _ in range(data.draw(st.integers(1, 6))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
+    cut = whole[: data.draw(st.integers(0, len(whole)))]
+
+    with contextlib.suppress(BadPicture):
+        picture_from(bytes(cut))
+
+
+def test_a_photo_is_seen_upright():
+    file, photo = io.BytesIO(), Image.new("RGB", (6, 4))
+    photo.putpixel((0, 0), (255, 0, 0))
+    exif = photo.getexif()
+    exif[0x0112] = 6  # to be turned to the right
+    photo.save(file, "PNG", exif=exif)
+
+    seen = opened(file.getvalue())
+
+    assert seen.size == (4, 6)
+    assert seen.getpixel((3, 0)) == (255, 0, 0)
 
 
 def test_an_answer_depends_on_the_picture_that_is_asked_about():

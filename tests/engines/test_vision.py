@@ -3,10 +3,12 @@
 import pytest
 import torch
 
+from burnish.core.errors import NotFound
 from burnish.core.records import Message, Prompt, Row
 from burnish.engines.local import open_engine
+from burnish.engines.talk import Chat
 from burnish.models.chat import encode_row, seen_in
-from tests.seeing import COLOURS, WRITERS, row_of, seeing, seeing_folder, shown
+from tests.seeing import COLOURS, WRITERS, image_file, row_of, seeing, seeing_folder, shown
 
 __all__ = ["seeing", "seeing_folder"]
 
@@ -54,6 +56,20 @@ def test_requests_that_come_and_go_do_not_disturb_each_other(engine):
         running.step()
 
     assert [request.text for request in requests] == alone
+
+
+def test_a_conversation_goes_on_about_a_picture(engine, tmp_path):
+    file = tmp_path / "red.png"
+    file.write_bytes(image_file("red"))
+    chat = Chat(engine, None, Prompt((), 6))
+
+    said = "".join(chat.ask("Which colour?", [file]))
+    again = "".join(chat.ask("Which?"))
+
+    assert said == engine.answer([Prompt((shown("red", seed=0),), 6)])[0].text
+    assert again == engine.answer([Prompt(tuple(chat.messages[:-1]), 6)])[0].text
+    with pytest.raises(NotFound):
+        list(chat.ask("And this?", [tmp_path / "none.png"]))
 
 
 def test_another_picture_is_another_answer(engine):

@@ -72,6 +72,7 @@ def learnt(tiny_folder, tmp_path_factory):
     home = tmp_path_factory.mktemp("export-home")
     source = open_model(tiny_folder / "tiny")
     model, folder = load_model(source, torch.float32), home / "models" / "tiny"
+    torch.manual_seed(0)
     with torch.no_grad():
         model.get_input_embeddings().weight[model.config.pad_token_id].normal_(0, 0.2)
     model.save_pretrained(folder)

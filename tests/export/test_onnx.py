@@ -77,7 +77,7 @@ def test_sampling_follows_the_seed(built, asked):
 
 
 @pytest.mark.parametrize(("quant", "bits"), [("int8", 8), ("uint4_16", 4)])
-def test_a_number_format_is_written_as_it_says(first, tmp_path, quant, bits):
+def test_a_number_format_is_written_as_it_says_and_opens(first, asked, tmp_path, quant, bits):
     import onnx
 
     written = write_export(tmp_path / quant, first, "onnx", quant)
@@ -88,6 +88,11 @@ def test_a_number_format_is_written_as_it_says(first, tmp_path, quant, bits):
     assert made == {(bits, 16 if "_16" in quant else 32)}
     # With a zero point, a product has an input more.
     assert all(bool(node.input[3:] and node.input[3]) == ("u" in quant) for node in products)
+    engine = OnnxEngine(written, Running(1, 256))
+    try:
+        assert engine.answer(asked.prompts[:1])[0].tokens_out
+    finally:
+        engine.close()
 
 
 def _attributes(node):

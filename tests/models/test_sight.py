@@ -104,6 +104,11 @@ def test_a_text_cannot_stand_for_a_picture(base):
         encode_prompt(tokenizer, [replace(turn, content=turn.content + word)])
 
 
+def test_more_pictures_than_memory_should_hold_are_refused(base):
+    with pytest.raises(BadData, match="at most 32"):
+        encode_prompt(load_tokenizer(base), [shown("red")] * 33)
+
+
 def test_a_model_that_sees_is_no_language_model(seeing):
     with pytest.raises(BadRecipe, match="sees"):
         load_model(find_model("llava"), torch.float32)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from burnish import api
 from burnish.compare.run import compare
-from burnish.core.errors import BadRecipe
+from burnish.core.errors import BadData, BadRecipe
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Message, Prompt
 from burnish.core.runs import Run, find_run
@@ -22,7 +22,7 @@ from burnish.models.local import find_model
 from burnish.train.course import Given
 from burnish.train.run import train
 from burnish.train.vision import VISION
-from tests.seeing import COLOURS, WRITERS, lines, row_of, seeing, seeing_folder, shown
+from tests.seeing import COLOURS, WRITERS, image_file, lines, row_of, seeing, seeing_folder, shown
 
 __all__ = ["seeing", "seeing_folder"]
 
@@ -142,6 +142,28 @@ def test_compare_measures_the_routes_that_see(recipe):
     assert result.routes["fine_tuned"].scores.interval.value == 1.0
     with pytest.raises(BadRecipe, match="by the words alone"):
         compare(make_recipe(settings.model_dump(mode="json"), ["compare.routes=[base, encoder]"]))
+
+
+def test_a_run_does_not_go_on_with_other_pictures(seeing, tmp_path):
+    folder, rows = tmp_path / "pictures", tmp_path / "rows.jsonl"
+    folder.mkdir()
+    told = [{"prompt": f"Which? {n}", "completion": "red", "image": f"{n}.png"} for n in range(12)]
+    rows.write_text("".join(json.dumps(row) + "\n" for row in told))
+
+    def paint(colour):
+        for number in range(12):
+            (folder / f"{number}.png").write_bytes(image_file(colour, seed=number))
+
+    data = {"train": [str(rows)], "images": str(folder), "columns": {"image": "image"}}
+    changes = ["model.name=llava", "train.max_steps=2", "task.kind=generation",
+               "data.test_share=0"]  # fmt: skip
+    recipe = make_recipe({"data": data}, changes)
+    paint("red")
+    train(recipe, out=tmp_path / "run")
+    paint("blue")
+
+    with pytest.raises(BadData, match=r"data .* changed"):
+        train(recipe, resume=tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,9 @@ def command(
     message: Annotated[
         str | None, typer.Option("--message", "-m", help="Ask one thing and stop.")
     ] = None,
+    image: Annotated[
+        list[Path] | None, typer.Option(help="A picture before the first question. Repeatable.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in tokens.")] = 256,
     temperature: Annotated[float, typer.Option(help="0 always gives the same answer.")] = 0.0,
 ) -> None:
@@ -24,11 +28,13 @@ def command(
     from burnish import api
 
     chat = api.chat(source, system=system, max_new_tokens=max_new_tokens, temperature=temperature)
+    images = image or []
     if message is not None:
-        _print_answer(chat, message)
+        _print_answer(chat, message, images)
         return
     while line := _question():
-        _print_answer(chat, line)
+        _print_answer(chat, line, images)
+        images = []
 
 
 def _question() -> str:
@@ -37,7 +43,7 @@ def _question() -> str:
     return sys.stdin.readline().strip()
 
 
-def _print_answer(chat: Chat, question: str) -> None:
-    for piece in chat.ask(question):
+def _print_answer(chat: Chat, question: str, images: list[Path]) -> None:
+    for piece in chat.ask(question, images):
         typer.echo(piece, nl=False)
     typer.echo()

@@ -10,10 +10,16 @@ import binascii
 import hashlib
 import io
 import re
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from burnish.core.errors import BadData
+from burnish.core.errors import BadData, NotFound
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 #: Unicode's character for an object that stands in a text.
 _OBJECT = "\ufffc"
@@ -22,6 +28,8 @@ _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 #: A small file can hold a huge picture.
 _MOST_PIXELS = 50_000_000
+#: What Pillow raises about a file that isn't what it says.
+_BROKEN = (OSError, ValueError, SyntaxError, TypeError, EOFError, LookupError, struct.error)
 
 
 class BadPicture(BadData):
@@ -30,10 +38,11 @@ class BadPicture(BadData):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image: the bytes of its file, and the name that they give it."""
+    """An image: the bytes of its file, the name that they give it, and how many pixels it has."""
 
     name: str
     data: bytes = field(repr=False)
+    pixels: int
 
     @property
     def mark(self) -> str:
@@ -63,24 +72,39 @@ def picture_of(url: str) -> Picture:
 
 
 def picture_from(data: bytes) -> Picture:
-    """The picture in a file's bytes. Raises BadPicture."""
-    from PIL import Image, UnidentifiedImageError
+    """The picture in a file's bytes, which is read whole. Raises BadPicture."""
+    image = opened(data)
+    # A letter first, so that no name looks like a number of something.
+    name = f"p{hashlib.sha256(data).hexdigest()[:16]}"
+    return Picture(name, data, image.width * image.height)
+
+
+def opened(data: bytes) -> "Image":
+    """The pixels in a file's bytes, upright and in colours, as `transformers` loads pictures.
+
+    Raises BadPicture.
+    """
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            pixels = image.width * image.height
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise BadPicture(
-            "A picture can't be read.", f"It must be one of: {', '.join(_FORMATS)}."
-        ) from error
-    if pixels > _MOST_PIXELS:
-        raise BadPicture(
-            f"A picture has {pixels / 1e6:.0f} million pixels; at most {_MOST_PIXELS // 10**6} are "
-            "read.",
-            "Make it smaller: models look at far fewer.",
-        )
-    # A letter first, so that no name looks like a number of something.
-    return Picture(f"p{hashlib.sha256(data).hexdigest()[:16]}", data)
+            if image.width * image.height <= _MOST_PIXELS:
+                return (ImageOps.exif_transpose(image) or image).convert("RGB")
+            size = image.width * image.height
+    except (*_BROKEN, Image.DecompressionBombError) as error:
+        known = ", ".join(_FORMATS)
+        raise BadPicture("A picture can't be read.", f"It must be one of: {known}.") from error
+    raise BadPicture(
+        f"A picture has {size / 1e6:.0f} million pixels; at most {_MOST_PIXELS // 10**6} are read.",
+        "Make it smaller: models look at far fewer.",
+    )
+
+
+def picture_in(file: Path) -> Picture:
+    """The picture in a file. Raises NotFound, BadPicture."""
+    if not file.is_file():
+        raise NotFound(f"There is no picture {file}.", "Check the path.")
+    return picture_from(file.read_bytes())
 
 
 def joined(parts: Iterable[str | Picture]) -> tuple[str, tuple[Picture, ...]]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from burnish.core.errors import BadData, TestSplitChanged
+from burnish.core.folders import hash_json
 from burnish.core.recipe import Recipe
 from burnish.core.records import Finding, Message, Row, Split
 from burnish.core.sections import Data, Task
@@ -22,7 +23,8 @@ _LEAK_LIMIT = 0.2
 class Dataset:
     """Rows ready to use. `notes` say what was inferred or left out, a sentence each.
 
-    `hashes` has the SHA-256 of every file, and of the frozen test split as `test split`.
+    `hashes` has the SHA-256 of every file, of the frozen test split as `test split`, and of the
+    names of all pictures, which their bytes make, as `pictures`.
     """
 
     split: Split
@@ -73,7 +75,15 @@ def load(recipe: Recipe, answered: bool = True) -> Dataset:
     notes.append(f"Rows: {len(rows)} to train, {len(chosen)} to validate, {len(asked)} to test.")
     split = Split(parts[0], parts[1], parts[2], test_hash)
     hashes = {**train.hashes, **validation.hashes, **test.hashes, "test split": test_hash}
+    hashes |= _hash_of_pictures(parts)
     return Dataset(split, task, tuple(findings), tuple(notes), hashes)
+
+
+def _hash_of_pictures(parts: Sequence[Sequence[Row]]) -> dict[str, str]:
+    """A hash of the pictures that rows name, which files of rows don't tell of; empty without."""
+    shown = [turn.pictures for part in parts for row in part for turn in row.messages]
+    names = sorted({picture.name for pictures in shown for picture in pictures})
+    return {"pictures": hash_json(names)} if names else {}
 
 
 def _findings(part: Read, data: Data) -> list[Finding]:

@@ -1,8 +1,10 @@
 """A conversation with one model, which remembers what was said."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
+from burnish.core.pictures import joined, picture_in
 from burnish.core.records import Message, Prompt
 from burnish.engines.alone import ChildEngine
 from burnish.engines.local import LocalEngine
@@ -18,9 +20,14 @@ class Chat:
         told = engine.system if system is None else system
         self.messages: list[Message] = [Message("system", told)] if told else []
 
-    def ask(self, question: str) -> Iterator[str]:
-        """Raises BadData when the conversation has outgrown the model's context."""
-        self.messages.append(Message("user", question))
+    def ask(self, question: str, images: Sequence[Path] = ()) -> Iterator[str]:
+        """The pieces of the answer to a question, with pictures before it if there are any.
+
+        Raises BadData when the conversation has outgrown the model's context, or for pictures that
+        it can't see; BadPicture, NotFound.
+        """
+        content, pictures = joined((*map(picture_in, images), question))
+        self.messages.append(Message("user", content, pictures=pictures))
         pieces = []
         for piece in self.engine.stream(replace(self.settings, messages=tuple(self.messages))):
             pieces.append(piece)

@@ -5,7 +5,6 @@ variant, so that a model is asked with the numbers that it was trained with, whe
 there or not.
 """
 
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -14,16 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
 from transformers import AutoConfig
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from burnish.core.errors import BadData, BadRecipe
-from burnish.core.pictures import Picture
+from burnish.core.pictures import Picture, opened
 
 #: Prompts whose pictures are kept as tensors: a request's prompt is read twice.
 _KEPT = 4
+#: All pictures of a conversation lie open at once, each then at a size of the model's own.
+_MOST_PICTURES = 32
+_MOST_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Sight:
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
-        self._kept: OrderedDict[tuple[str, tuple[str, ...]], Seen] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, tuple[Picture, ...]], Seen] = OrderedDict()
         # A server renders in one thread and answers in another.
         self._lock = threading.Lock()
         names = ("image_token", "boi_token", "video_token")
@@ -67,7 +68,14 @@ class Sight:
 
     def see(self, text: str, pictures: Sequence[Picture]) -> Seen:
         """A rendered text with its pictures. Raises BadData if the processor refuses them."""
-        key = (text, tuple(picture.name for picture in pictures))
+        pixels = sum(picture.pixels for picture in pictures)
+        if len(pictures) > _MOST_PICTURES or pixels > _MOST_PIXELS:
+            raise BadData(
+                f"A conversation has {len(pictures)} pictures with {pixels / 1e6:.0f} million "
+                f"pixels; at most {_MOST_PICTURES} with {_MOST_PIXELS // 10**6} million are read.",
+                "Leave some out, or make them smaller.",
+            )
+        key = (text, tuple(pictures))
         with self._lock:
             found = self._kept.pop(key, None)
         found = found or self._see(text, pictures)
@@ -78,7 +86,7 @@ class Sight:
         return found
 
     def _see(self, text: str, pictures: Sequence[Picture]) -> Seen:
-        images = [[_opened(picture) for picture in pictures]] if pictures else None
+        images = [[opened(picture.data) for picture in pictures]] if pictures else None
         try:
             done = self.processor(
                 text=[text], images=images, add_special_tokens=False, return_tensors="pt"
@@ -105,13 +113,6 @@ def _processor_of(folder: Path, base: Path) -> Any:
         parts = [name for name in own.get_attributes() if name != "video_processor"]
         own = type(own.__name__, (own,), {"get_attributes": classmethod(lambda _: parts)})
     return own.from_pretrained(folder, local_files_only=True, backend="pil")
-
-
-def _opened(picture: Picture) -> Image.Image:
-    """Upright, in colours: as `transformers` loads pictures."""
-    image = Image.open(io.BytesIO(picture.data))
-    turned = ImageOps.exif_transpose(image)
-    return (turned or image).convert("RGB")
 
 
 def sight_of(tokenizer: Tokenizer) -> Sight | None:
