@@ -3,6 +3,7 @@
 import json
 import random
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from typer.testing import CliRunner
@@ -21,7 +22,7 @@ from burnish.export.halving import Rules, alive, finalists, halve, refuse
 from burnish.export.limits import broken, impossible
 from burnish.export.trial import Candidate, Trial, candidates
 from burnish.models.artifact import open_artifact
-from burnish.report.pareto import Point, front_of
+from burnish.report.pareto import Point, front_of, pareto_plot
 
 
 def trial(quant, seconds=(), scores=(), memory=100, disk=100):
@@ -139,6 +140,27 @@ def test_the_front_is_what_nothing_beats_in_both():
     some = [point("a", 1, -0.2), point("b", 2, -0.1), point("c", 3, -0.15), point("d", 4, 0.0)]
 
     assert [one.name for one in front_of(some)] == ["a", "b", "d"]
+
+
+def test_the_plot_keeps_names_apart_and_shows_what_stayed():
+    def point(name, latency, gain, stayed=True):
+        return Point(name, latency, Interval(gain, gain - 0.02, gain + 0.02, 10), stayed=stayed)
+
+    some = [
+        point("quick", 0.100, -0.02), point("quicker", 0.101, -0.01), point("right", 0.102, 0.0),
+        point("lucky", 0.090, 0.5, stayed=False), point("slow", 2.0, -0.9),
+    ]  # fmt: skip
+    plot = pareto_plot(some, limit_s=0.3)
+
+    places = {place.name: place for place in plot.places}
+    named = [place for place in plot.places if place.kind != "behind"]
+    lines = sorted(place.text for place in named)
+    assert {place.name for place in named} == {"quick", "quicker", "right"}
+    assert all(other - one >= 15 for one, other in pairwise(lines))
+    assert places["lucky"].low == places["lucky"].high == places["lucky"].y >= 16
+    assert places["slow"].y <= plot.height - 40
+    assert 56 < places["lucky"].x < places["quick"].x < plot.limit < places["slow"].x
+    assert {mark.text for mark in plot.x_marks} >= {"100 ms", "1000 ms"}
 
 
 @pytest.mark.parametrize(

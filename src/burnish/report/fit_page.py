@@ -46,7 +46,7 @@ class FitContents:
     def points(self) -> list[Point]:
         """The candidates that were measured."""
         return [
-            Point(line.name, line.latency_p95_s, line.gain, line.picked)
+            Point(line.name, line.latency_p95_s, line.gain, line.picked, not line.fate)
             for line in self.lines
             if line.gain and line.latency_p95_s
         ]
