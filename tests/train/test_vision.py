@@ -184,6 +184,19 @@ def test_what_models_that_see_are_not_trained_with_is_refused_by_name(seeing, tm
     assert not list((tmp_path / ".burnish").glob("runs/*"))
 
 
+def test_a_picture_behind_the_last_learnt_answer_is_seen_all_the_same(any_model, tmp_path):
+    recipe = recipe_of(tmp_path, model=any_model)
+    turns = [shown("red"), Message("assistant", "red"), shown("blue", "And this?")]
+    row = {"messages": [turn.as_wire() for turn in turns]}
+    row["messages"].append({"role": "assistant", "content": "blue", "weight": 0})
+    (tmp_path / "train.jsonl").write_text((json.dumps(row) + "\n") * 2)
+
+    plan = begin(recipe)
+
+    assert plan.rows[0].encoded.trained == plan.rows[1].encoded.trained > 0
+    assert plan._means(plan.rows, learns=True)["loss"] > 0
+
+
 def test_rows_without_pictures_are_learnt_too(recipe):
     plan = begin(recipe)
     row = row_of("red")

@@ -24,7 +24,6 @@ from burnish.models.load import training_dtype
 from burnish.models.local import LocalModel
 from burnish.models.vision import load_vision, save_vision
 from burnish.train.adapters import adapted_by, lora_config
-from burnish.train.batches import trimmed
 from burnish.train.course import Course, Given
 from burnish.train.encoder import Heading, begun
 from burnish.train.examples import refuse_undesirable
@@ -111,8 +110,9 @@ def _shown(rows: Sequence[Row], given: Given) -> list[Shown]:
     found = []
     with progress("Reading", total=len(rows)) as bar:
         for row in rows:
+            # Whole, with what comes behind the last learnt token: its pictures are in the prompt.
             encoded = encode_row(given.tokenizer, row, given.recipe.train.max_length)
-            found.append(Shown(trimmed(encoded), row))
+            found.append(Shown(encoded, row))
             bar.advance()
     return found
 
