@@ -57,8 +57,9 @@ def serving(stub):
             time.sleep(stub.delay)
             fault = stub.fault(text, count)
             said = stub.answer(text)
+            message = said if isinstance(said, dict) else {"content": said}
             reply = {
-                "choices": [{"message": {"role": "assistant", "content": said},
+                "choices": [{"message": {"role": "assistant", **message},
                              "finish_reason": "stop"}],
                 "usage": stub.usage,
             }  # fmt: skip

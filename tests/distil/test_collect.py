@@ -7,6 +7,8 @@ import pytest
 from burnish.core.errors import BadRecipe, TeacherStopped
 from burnish.core.journal import read_journal
 from burnish.core.records import Message, Row
+from burnish.core.sections import Task
+from burnish.distil.checks import checked, standard_of
 from burnish.distil.collect import REQUESTS, Asking
 from tests.distil.conftest import questions
 from tests.stub_teacher import fails
@@ -88,6 +90,29 @@ def test_every_turn_of_a_conversation_is_answered_anew_with_its_history(stub, co
     assert said == ["Be kind.", "one", "I heard one", "two", "kept", "three", "I heard three"]
     assert [turn["content"] for turn in stub.bodies[-1]["messages"]] == said[:-1]
     assert len(lesson.keys) == len(lesson.replies) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "thought", "answer"),
+    [
+        ("<think>\nIt is late.\n</think>\n\ndelivery", "It is late.", "delivery"),
+        ("It is late.\n</think>\ndelivery", "It is late.", "delivery"),
+        (" <think>It is", "It is", ""),
+        ("a < b, I think", "", "a < b, I think"),
+        ({"content": "delivery", "reasoning_content": "It is late."}, "It is late.", "delivery"),
+    ],
+)
+def test_what_a_teacher_thinks_is_kept_and_not_learnt(stub, collector_of, said, thought, answer):
+    stub.answer = lambda text: said
+    collector = collector_of()
+
+    (lesson,) = collector.lessons(questions(1), ASKING)
+
+    assert lesson.row.answer == answer
+    assert lesson.replies[0].thought == lines(collector)[0]["thought"] == thought
+    standard = standard_of([], Task(kind="generation"))
+    (found,) = checked([lesson], standard, (), (0.95, 0.8))
+    assert ("thought and gave no answer" in found.dropped) == (not answer)
 
 
 def test_too_many_requests_is_no_failure_and_retry_after_is_obeyed(stub, collector_of):

@@ -51,7 +51,9 @@ def standard_of(rows: Sequence[Row], task: Task) -> Standard:
 
 
 def _empty(reply: Reply, standard: Standard) -> str:
-    return "" if reply.text.strip() else "the answer is empty"
+    if reply.text.strip():
+        return ""
+    return "the teacher thought and gave no answer" if reply.thought else "the answer is empty"
 
 
 def _cut_short(reply: Reply, standard: Standard) -> str:

@@ -173,7 +173,7 @@ class Collector:
         return self._made(_so_far(lesson, _turns(lesson.own)[turn]), lesson.own, asking)
 
     def _made(self, messages: Sequence[Message], row: Row, asking: Asking) -> Prompt:
-        plain = tuple(Message(message.role, message.content) for message in messages)
+        plain = tuple(Message(m.role, m.content, pictures=m.pictures) for m in messages)
         prompt = Prompt(plain, max_new_tokens=asking.max_new_tokens, choices=asking.choices)
         return self._sampled(with_instruction(prompt, asking.told))
 

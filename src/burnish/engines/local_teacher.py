@@ -5,7 +5,7 @@ from typing import Any
 
 from burnish.core.records import Message, Prompt
 from burnish.engines.local import LocalEngine, find_artifact, open_engine, weights_hash
-from burnish.engines.teacher import MayAsk, Reply
+from burnish.engines.teacher import MayAsk, Reply, apart
 from burnish.models.local import find_model
 
 
@@ -51,13 +51,15 @@ class LocalTeacher:
             for place, answer in zip(
                 places, self.engine.answer(some, batch_size=self._batch_size), strict=True
             ):
+                thought, text = apart(answer.text)
                 yield (
                     place,
                     Reply(
-                        answer.text,
+                        text,
                         answer.tokens_in,
                         answer.tokens_out,
                         answer.seconds,
                         answer.finish_reason,
+                        thought=thought,
                     ),
                 )

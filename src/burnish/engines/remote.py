@@ -22,7 +22,7 @@ from burnish.core.answerer import Answerer
 from burnish.core.errors import BadRecipe, TeacherStopped
 from burnish.core.records import Message, Prompt
 from burnish.core.settings import secret
-from burnish.engines.teacher import MayAsk, Reply
+from burnish.engines.teacher import MayAsk, Reply, apart
 
 #: Seconds of the first pause and of the longest one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
@@ -193,7 +193,10 @@ def _read(response: httpx2.Response, tries: int, seconds: float) -> tuple[Reply 
     try:
         body = response.json()
         choice, usage = body["choices"][0], body.get("usage") or {}
-        text = choice["message"].get("content") or ""
+        message = choice["message"]
+        thought, text = apart(message.get("content") or "")
+        # Servers that take thoughts apart themselves call them so (DeepSeek, vLLM).
+        told = message.get("reasoning_content") or message.get("reasoning") or ""
     except (ValueError, LookupError, TypeError, AttributeError):
         return None, f"no chat completion: {_short(response)}"
     return (
@@ -204,6 +207,7 @@ def _read(response: httpx2.Response, tries: int, seconds: float) -> tuple[Reply 
             seconds=seconds,
             finish_reason=str(choice.get("finish_reason") or "stop"),
             tries=tries,
+            thought=thought or str(told),
         ),
         "",
     )

@@ -13,13 +13,15 @@ from burnish.core.teaching import Teacher as Settings
 if TYPE_CHECKING:
     from burnish.engines.local import LocalEngine
 
+_BEGIN, _END = "<think>", "</think>"
 #: Asked before each request with how many would then be on their way: whether one more may begin.
 MayAsk = Callable[[int], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What became of one question. `error` is empty if it was answered; `tries` counts requests."""
+    """What became of one question. `error` is empty if it was answered; `tries` counts requests.
+    `thought` is what a teacher that reasons aloud said before its answer."""
 
     text: str = ""
     tokens_in: int = 0
@@ -28,6 +30,18 @@ class Reply:
     finish_reason: str = "stop"
     tries: int = 1
     error: str = ""
+    thought: str = ""
+
+
+def apart(text: str) -> tuple[str, str]:
+    """What a model thought, between `<think>` and `</think>` or before the latter alone, and what
+    it said then. Who was cut short in thinking has said nothing."""
+    before, ends, behind = text.partition(_END)
+    if ends:
+        return before.strip().removeprefix(_BEGIN).strip(), behind.lstrip()
+    if text.lstrip().startswith(_BEGIN):
+        return text.strip().removeprefix(_BEGIN).strip(), ""
+    return "", text
 
 
 class Teacher(Protocol):
