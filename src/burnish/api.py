@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe, load_recipe, make_recipe
+from burnish.core.recipe import Recipe, anchored, load_recipe, make_recipe
 from burnish.core.records import Finding, Prompt
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def resolve(recipe: Source | None = None, **files: Unpack[Files]) -> Recipe:
             values["data"][name] = [str(Path(path).absolute()) for path in paths]
     if model := files.get("model"):
         values["model"]["name"] = model
-    resolved = make_recipe(values, files.get("changes") or ())
+    resolved = anchored(make_recipe(values, files.get("changes") or ()), Path.cwd())
     if not resolved.data.train and not resolved.data.test:
         raise BadRecipe(
             "No data is named.", "Give a recipe, or files: --train rows.jsonl --test more.jsonl"

@@ -5,6 +5,7 @@ import json
 import polars
 import pytest
 
+from burnish import api
 from burnish.core.sections import Data, Task
 from burnish.data.check import check
 from burnish.data.read import read
@@ -153,3 +154,17 @@ def test_the_same_question_about_the_same_picture_twice_is_found(tmp_path):
     codes = {finding.code for finding in check(read([file], Data(), Task()), 0.8)}
 
     assert "exact_duplicate" in codes
+
+
+def test_a_folder_that_is_named_in_words_is_found_from_anywhere(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "rows.csv").write_text("photo,question,answer\nred.png,Which?,red\n")
+    changes = ["data.images=pictures", "data.columns.image=photo", "rag.documents=[pictures]"]
+
+    recipe = api.resolve(train=["rows.csv"], changes=changes)
+
+    assert recipe.data.images == folder
+    assert recipe.rag.documents == (folder,)
+    monkeypatch.chdir("/")
+    (row,) = read(recipe.data.train, recipe.data, recipe.task).rows
+    assert row.prompt[0].pictures[0].data == image_file("red")

@@ -62,18 +62,22 @@ def load_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
         raise BadRecipe(f"{path} is not a mapping of sections.", "Begin it with `task:`.")
     lines = dict(_lines(root, str(path)))
     values = _with_changes(values, changes)
-    recipe = _parse(values, str(path), lines)
-    judge = _anchored(recipe.evaluate.judge, ("human",), path.parent)
-    data = _anchored(recipe.data, ("train", "validation", "test"), path.parent)
+    return anchored(_parse(values, str(path), lines), path.parent)
+
+
+def anchored(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with its paths made absolute, those that aren't from `folder` on, so that it works
+    from any folder once it is saved."""
+    judge = _anchored(recipe.evaluate.judge, ("human",), folder)
+    data = _anchored(recipe.data, ("train", "validation", "test"), folder)
     if recipe.data.images:
-        images = (path.parent / recipe.data.images).resolve()
-        data = data.model_copy(update={"images": images})
-    anchored = {
+        data = data.model_copy(update={"images": (folder / recipe.data.images).resolve()})
+    sections = {
         "evaluate": recipe.evaluate.model_copy(update={"judge": judge}),
         "data": data,
-        "rag": _anchored(recipe.rag, ("documents",), path.parent),
+        "rag": _anchored(recipe.rag, ("documents",), folder),
     }
-    return recipe.model_copy(update=anchored)
+    return recipe.model_copy(update=sections)
 
 
 def make_recipe(values: Mapping[str, Any] | None = None, changes: Iterable[str] = ()) -> Recipe:
@@ -206,7 +210,7 @@ _ScalarLoader.add_implicit_resolver(
 
 
 def _anchored(section: Section, fields: Iterable[str], folder: Path) -> Section:
-    """Make the paths of a section absolute, so that a saved recipe works from any folder."""
+    """Make the paths of a section absolute."""
     return section.model_copy(
         update={
             name: tuple((folder / path).resolve() for path in getattr(section, name))
