@@ -20,7 +20,7 @@ from burnish.core.pictures import (
     picture_from,
     picture_of,
 )
-from burnish.core.records import Message, Prompt
+from burnish.core.records import Message, Prompt, pictures_of
 from tests.seeing import image_file
 
 RED, BLUE = (picture_from(image_file(colour)) for colour in ("red", "blue"))
@@ -132,4 +132,4 @@ def test_an_answer_depends_on_the_picture_that_is_asked_about():
     ]
 
     assert asked[0].as_dict() != asked[1].as_dict()
-    assert asked[0].pictures == (RED,)
+    assert pictures_of(asked[0].messages) == (RED,)

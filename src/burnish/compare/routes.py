@@ -18,7 +18,7 @@ from burnish.core.encoding import Seq2Seq
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
-from burnish.core.records import Prompt, Row, Split
+from burnish.core.records import Prompt, Row, Split, pictures_of
 from burnish.core.runs import Run
 from burnish.core.sections import Task
 from burnish.data.load import Dataset
@@ -33,7 +33,7 @@ from burnish.evaluate.tasks import (
     with_examples,
     with_instruction,
 )
-from burnish.models.chat import encode_row, pictures_of
+from burnish.models.chat import encode_row
 from burnish.models.embedder import Embedder
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model

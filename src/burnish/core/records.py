@@ -66,6 +66,11 @@ class Message:
         return {**self.as_template(), "content": parts}
 
 
+def pictures_of(messages: Sequence[Message]) -> tuple[Picture, ...]:
+    """The pictures of a conversation, in their order."""
+    return tuple(picture for message in messages for picture in message.pictures)
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One example. `file` and `line` (1-based; for tables, the data row) say where it came from."""
@@ -177,11 +182,6 @@ class Prompt:
     top_logprobs: int | None = None
     tools: tuple[Mapping[str, Any], ...] = ()
     grammar: str = ""
-
-    @property
-    def pictures(self) -> tuple[Picture, ...]:
-        """Those of all messages, in their order."""
-        return tuple(picture for message in self.messages for picture in message.pictures)
 
     def as_dict(self) -> dict[str, Any]:
         """All that an answer depends on, for JSON. A picture is in it by its mark."""

@@ -319,7 +319,9 @@ def _content(content: Any, allow_none: bool) -> tuple[str, tuple[Picture, ...]]:
 
 
 def _part(part: Any) -> str | Picture:
-    """One part of a message: its text, or its picture."""
+    """One part of a message: its text, or its picture, which may have been read already."""
+    if isinstance(part, Picture):
+        return part
     if isinstance(part, Mapping):
         if isinstance(part.get("text"), str):
             return str(part["text"])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from burnish.core.errors import BadData, TestSplitChanged
 from burnish.core.folders import hash_json
 from burnish.core.recipe import Recipe
-from burnish.core.records import Finding, Message, Row, Split
+from burnish.core.records import Finding, Message, Row, Split, pictures_of
 from burnish.core.sections import Data, Task
 from burnish.data.check import check_rows, leaks
 from burnish.data.duplicates import content_hash
@@ -81,8 +81,8 @@ def load(recipe: Recipe, answered: bool = True) -> Dataset:
 
 def _hash_of_pictures(parts: Sequence[Sequence[Row]]) -> dict[str, str]:
     """A hash of the pictures that rows name, which files of rows don't tell of; empty without."""
-    shown = [turn.pictures for part in parts for row in part for turn in row.messages]
-    names = sorted({picture.name for pictures in shown for picture in pictures})
+    rows = [row for part in parts for row in part]
+    names = sorted({picture.name for row in rows for picture in pictures_of(row.messages)})
     return {"pictures": hash_json(names)} if names else {}
 
 

@@ -1,4 +1,4 @@
-"""Pictures that rows name or bring along: each becomes the data URL that the formats read."""
+"""Pictures that rows name or bring along: each takes its place in the message that it is for."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -27,9 +27,10 @@ def url_of(part: Mapping[str, Any]) -> Any:
     return None
 
 
-def with_urls(record: Record, data: Data) -> tuple[Record, tuple[Picture, ...]]:
-    """The record with a data URL in each part of its messages that names a picture, or stands for
-    the next one of the row's column of pictures; and those of the column that no part stands for.
+def with_pictures(record: Record, data: Data) -> tuple[Record, tuple[Picture, ...]]:
+    """The record with the picture in the place of each part of its messages that names one, or
+    stands for the next one of the row's column of pictures; and those of the column that no part
+    stands for.
 
     Raises BadRow for a picture that isn't there or can't be read.
     """
@@ -76,7 +77,7 @@ def _part(part: Any, given: Iterator[Any], folder: Path | None) -> Any:
         source = next(given, None)
     if source is None:
         raise BadRow("a message stands for more pictures than the row has", "Add the picture.")
-    return {"type": "image_url", "image_url": {"url": _picture(source, folder).url}}
+    return _picture(source, folder)
 
 
 def _listed(value: Any) -> list[Any]:

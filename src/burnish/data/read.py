@@ -16,7 +16,7 @@ from burnish.core.folders import hash_file
 from burnish.core.records import Finding, Row
 from burnish.core.sections import Data, Task
 from burnish.data.formats import FORMATS, detect
-from burnish.data.pictures import before_the_question, with_urls
+from burnish.data.pictures import before_the_question, with_pictures
 from burnish.data.spans import BadRow
 
 
@@ -79,7 +79,7 @@ def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
     rows = []
     for number, record in records:
         try:
-            told, pictures = with_urls(record, data)
+            told, pictures = with_pictures(record, data)
             row = shape.convert(told, data.columns)
             row = before_the_question(row, pictures) if pictures else row
         except BadRow as fault:

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadData
 from burnish.core.pictures import Picture
-from burnish.core.records import Message, Row
+from burnish.core.records import Message, Row, pictures_of
 from burnish.models.sight import Seen, sight_of
 
 #: For models that come without a chat template: plain labels, and the end-of-text token as the end
@@ -114,11 +114,6 @@ def seen_in(
     if sight is None or not pictures:
         return Seen([], {}, {})
     return sight.see(render_prompt(tokenizer, messages, tools), pictures)
-
-
-def pictures_of(messages: Sequence[Message]) -> tuple[Picture, ...]:
-    """The pictures of a conversation, in their order."""
-    return tuple(picture for message in messages for picture in message.pictures)
 
 
 def has_source(tokenizer: PreTrainedTokenizerBase) -> bool:
