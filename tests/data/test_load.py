@@ -57,6 +57,14 @@ def test_a_split_is_stratified_and_moves_no_row_when_rows_are_added():
     assert len(set(drawn) - set(again)) <= 1
 
 
+def test_questions_alone_are_no_task_to_guess():
+    asked = [Row(messages=(Message("user", f"where is {n}?"),)) for n in range(9)]
+
+    task, reason = infer_task(asked, Task())
+
+    assert (task.kind, reason) == ("generation", "Task: generation (no row has an answer).")
+
+
 def test_a_sample_is_drawn_by_seed_in_order():
     rows = [row_of(f"w{n}") for n in range(50)]
 

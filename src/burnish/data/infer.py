@@ -14,7 +14,7 @@ _LABEL_WORDS, _SHORT_WORDS = 5, 6
 
 def infer_task(rows: Sequence[Row], task: Task) -> tuple[Task, str]:
     """The task with kind and labels resolved, and why. What the recipe says is kept."""
-    answers = [row.answer for row in rows if row.messages and row.desirable is not False]
+    answers = [row.answer for row in rows if row.answer]
     kind: str = task.kind
     reason = "said by the recipe"
     if kind == "auto":
@@ -36,7 +36,8 @@ def labelled_rows(rows: Sequence[Row], task: Task) -> tuple[Row, ...]:
 
 def _kind(rows: Sequence[Row], answers: Sequence[str]) -> tuple[str, str]:
     if not answers:
-        return "generation", "the rows are plain text"
+        is_plain = any(row.text for row in rows)
+        return "generation", "the rows are plain text" if is_plain else "no row has an answer"
     if all(row.label is not None for row in rows):
         return "classification", "the rows have a label"
     if all(row.spans is not None for row in rows):
