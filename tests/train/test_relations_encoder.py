@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, BertConfig, BertModel
 
 from burnish.core.errors import BadRecipe
@@ -42,12 +43,12 @@ def recipe(tiny_embedder, tmp_path, monkeypatch, write_rows):
         write_manifest(models / name, {**read_manifest(tiny_embedder.path), "name": name})
     monkeypatch.setenv("BURNISH_MODELS", str(models))
 
-    def build(*changes, weight=1.0, teacher="deep"):
-        held = f"{{weight: {weight}, teacher: '{teacher}'}}"
+    def build(*changes, weight=1.0, teacher="deep", hidden=0.0):
+        held = f"teacher: '{teacher}', hidden: {hidden}, attention: {{weight: {weight}}}"
         usual = (
             "train.method=full", "train.learning_rate=1e-3", "train.epochs=4",
             "train.batch_size=8", "train.threads=1", "model.dtype=float32", "train.patience=0",
-            f"train.objective={{kind: classify, attention: {held}}}",
+            f"train.objective={{kind: classify, {held}}}",
         )  # fmt: skip
         files = {"train": [str(write_rows("train.jsonl", tickets(60, 1)))]}
         values = {"model": {"name": "small"}, "task": {"kind": "classification"},
@@ -111,6 +112,51 @@ def test_relations_come_nearer_than_without(recipe, method):
     assert found[1.0][-1] < 0.9 * min(found[1.0][0], found[1e-9][-1])
 
 
+def test_hidden_states_are_compared_text_by_text_through_a_matrix(recipe):
+    plan, plain = plan_of(recipe(weight=0, hidden=0.3)), plan_of(recipe(weight=0))
+    rows = plan.rows[:6]
+
+    without, found = plain.measure(rows), plan.measure(rows)
+
+    small, deep = (AutoModel.from_pretrained(find_model(name).path) for name in ("small", "deep"))
+    matrix = next(own for name, own in plan.model.named_parameters() if "into_teacher" in name)
+    apart = []
+    for row in rows:
+        ids = torch.tensor([row.texts[0]])
+        ours = small(ids).last_hidden_state @ matrix.detach().T
+        theirs = deep(ids).last_hidden_state
+        far = (ours - theirs).square().sum(-1) / theirs.square().sum(-1)
+        apart.append(far.mean().item())
+    mean = sum(apart) / len(apart)
+    assert found["hidden"] == pytest.approx(mean, rel=1e-4) and mean > 0.05
+    assert found["loss"] - without["loss"] == pytest.approx(0.3 * mean, rel=1e-3)
+    assert "attention" not in found and "hidden" not in without
+
+
+def test_each_layer_is_held_to_one_of_the_teachers(recipe):
+    changes = ("model.name=deep", "distil.layers=2", "distil.teacher.model=tiny")
+    student = student_recipe(recipe(*changes, weight=0, hidden=1.0, teacher=""))
+
+    plan = plan_of(student)
+
+    ours, theirs = plan.beside.layers
+    assert [len(ours), len(theirs)] == [2, 2]
+    assert not any("into_teacher" in name for name, _ in plan.model.named_parameters())
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(dict(one.state_dict()), dict(other.state_dict()))
+    with pytest.raises(BadRecipe, match="The student has 3 layers and small 1"):
+        plan_of(recipe("model.name=deep", teacher="small", weight=0, hidden=1.0))
+
+
+def test_the_matrix_learns_and_is_thrown_away(recipe):
+    run = find_run(train(recipe(weight=1.0, hidden=1.0)).run)
+
+    lines = list(map(json.loads, (run.path / "metrics.jsonl").read_text().splitlines()))
+    far = [line["hidden"] for line in lines if "hidden" in line]
+    assert far[-1] < 0.9 * far[0] and "attention" in lines[0]
+    assert not any("into_teacher" in name for name in load_file(run.artifact / "model.safetensors"))
+
+
 def test_a_teacher_may_be_a_run_that_has_learnt_labels(recipe):
     taught = train(recipe("model.name=deep", weight=0)).run
 
@@ -124,7 +170,7 @@ def test_a_cut_student_is_held_to_the_whole_of_it(recipe):
 
     student = student_recipe(recipe(*changes, teacher=""))
 
-    assert student.train.objective.attention.teacher == "deep"
+    assert student.train.objective.teacher == "deep"
     assert student.model.name == "deep-2-layers"
 
 

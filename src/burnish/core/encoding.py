@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from burnish.core.relations import RelationsOf
+from burnish.core.relations import Relations
 from burnish.core.section import Section
 
 
@@ -19,9 +19,24 @@ class Classify(Section):
         description="`balanced`: a label with few rows weighs more, n / (labels * its rows), so "
         "that all labels weigh the same together.",
     )
-    attention: RelationsOf = Field(
-        RelationsOf(), description="Self-attention held to that of another encoder."
+    teacher: str = Field(
+        "",
+        description="Another encoder with the student's tokens (a run or a model) for `hidden` and "
+        "`attention`, in memory beside it; in `burnish distil`, the whole `model.name` if empty.",
     )
+    hidden: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the distance between hidden states of all tokens, added to the "
+        "loss: each layer is held to one of the teacher's (TinyBERT, Jiao et al. 2020, "
+        "arXiv:1909.10351).",
+    )
+    attention: Relations = Field(Relations(), description="Self-attention held to the teacher's.")
+
+    @property
+    def imitates(self) -> bool:
+        """Whether another encoder reads every text along."""
+        return bool(self.hidden or self.attention.weight)
 
 
 class TokenClassify(Section):

@@ -21,13 +21,3 @@ class Relations(Section):
         "empty as many as the teacher has key-value heads, or the next fewer that divide all "
         "widths.",
     )
-
-
-class RelationsOf(Relations):
-    """The same with a teacher of its own, which is in memory and reads every text along."""
-
-    teacher: str = Field(
-        "",
-        description="A run or a model with the student's tokens; in `burnish distil`, the whole "
-        "`model.name` if empty.",
-    )

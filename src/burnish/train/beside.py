@@ -1,54 +1,74 @@
-"""An encoder that reads beside its student, whose self-attention is held to it."""
+"""An encoder that reads beside its student, which is held to its layers or its self-attention."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import AutoModel
 
+from burnish.core.encoding import Classify
 from burnish.core.errors import BadRecipe
-from burnish.core.relations import RelationsOf
 from burnish.engines.local import find_artifact
 from burnish.models.classifier import load_classifier
+from burnish.models.layers import outputs_of
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.train.adapters import language_model
 from burnish.train.course import Given
+from burnish.train.imitation import MATRIX, distance, matched_layers
 from burnish.train.lessons import same_tokens
 from burnish.train.relations import Held, held, padded_divergence
 
 
 @dataclass(frozen=True, slots=True)
 class Beside:
-    """The teacher, and which layers of both are compared."""
+    """The teacher, and what of both is compared: `layers` (the student's, the teacher's, as many)
+    and `held`, either of which may be missing. `weights` are those of the distances by name."""
 
     teacher: Any
-    held: Held
+    layers: tuple[Sequence[torch.nn.Module], Sequence[torch.nn.Module]]
+    held: Held | None
+    weights: Mapping[str, float]
 
-    def read(self, model: Any, batch: Mapping[str, torch.Tensor]) -> tuple[Any, torch.Tensor]:
-        """What the student says of a padded batch, and (rows,) how far its relations are from the
-        teacher's, times their weight."""
-        with self.held.ours.kept() as ours:
+    def read(
+        self, model: Any, batch: Mapping[str, torch.Tensor]
+    ) -> tuple[Any, dict[str, torch.Tensor]]:
+        """What the student says of a padded batch, and (rows,) how far it is from the teacher, by
+        the name of what is compared."""
+        with ExitStack() as during:
+            ours = during.enter_context(outputs_of(self.layers[0], _states))
+            mine = during.enter_context(self.held.ours.kept()) if self.held else []
             said = model(**batch)
-        with torch.no_grad(), self.held.theirs.kept() as theirs:
+        with torch.no_grad(), ExitStack() as during:
+            theirs = during.enter_context(outputs_of(self.layers[1], _states))
+            yours = during.enter_context(self.held.theirs.kept()) if self.held else []
             self.teacher(**batch)
-        apart = padded_divergence(self.held, ours, theirs, batch["attention_mask"])
-        return said, self.held.weight * apart
+        mask = batch["attention_mask"]
+        apart = {}
+        if ours:
+            matrix = getattr(language_model(model), MATRIX, torch.nn.Identity())
+            pairs = zip(ours, theirs, strict=True)
+            places = torch.stack([distance(matrix(one), other) for one, other in pairs]).mean(0)
+            apart["hidden"] = (places * mask).sum(1) / mask.sum(1)
+        if self.held:
+            apart["attention"] = padded_divergence(self.held, mine, yours, mask)
+        return said, apart
 
 
-def beside(model: Any, settings: RelationsOf, given: Given) -> Beside | None:
-    """The teacher beside a student; None if none is asked for.
+def teacher_of(settings: Classify, given: Given) -> Any:
+    """The encoder beside a student, float32; None if none is asked for.
 
     Raises BadRecipe if none is named or the two can't be compared, NotFound if it isn't here.
     """
-    if not settings.weight:
-        return None
     name = settings.teacher
+    if not settings.imitates:
+        return None
     if not name:
         raise BadRecipe(
-            "Self-attention is to be held to a teacher's, and no teacher is named.",
-            "Set train.objective.attention.teacher to a run or a model of this machine.",
+            "A student is to be held to a teacher's layers, and no teacher is named.",
+            "Set train.objective.teacher to a run or a model of this machine.",
         )
     # Loading draws random numbers; what is learnt must not depend on it.
     with torch.random.fork_rng():
@@ -56,10 +76,28 @@ def beside(model: Any, settings: RelationsOf, given: Given) -> Beside | None:
     if not same_tokens(tokenizer, given.tokenizer):
         raise BadRecipe(
             f"{name} has another tokenizer than the student, so their tokens aren't the same.",
-            "Set train.objective.attention.weight=0, or name a teacher with the student's tokens.",
+            "Name a teacher with the student's tokens, or set train.objective.hidden=0 and "
+            "train.objective.attention.weight=0.",
         )
-    teacher = teacher.to(model.device, model.dtype).eval()
-    return Beside(teacher, held(language_model(model), teacher, settings, name))
+    return teacher
+
+
+def beside(model: Any, teacher: Any, settings: Classify) -> Beside | None:
+    """The teacher beside a student; None if there is none. Raises BadRecipe for layers that can't
+    be compared."""
+    if teacher is None:
+        return None
+    teacher, student = teacher.to(model.device, model.dtype).eval(), language_model(model)
+    name, relations = settings.teacher, settings.attention
+    layers = matched_layers(student, teacher, name) if settings.hidden else ((), ())
+    pair = held(student, teacher, relations, name) if relations.weight else None
+    return Beside(teacher, layers, pair, {"hidden": settings.hidden, "attention": relations.weight})
+
+
+def _states(given: Any) -> torch.Tensor:
+    """(texts, tokens, width): what a layer gives, alone or first of several things."""
+    whole: torch.Tensor = given[0] if isinstance(given, tuple) else given
+    return whole
 
 
 def _loaded(name: str) -> tuple[Any, Any]:

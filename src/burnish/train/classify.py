@@ -1,6 +1,6 @@
 """`train.objective: classify`: a model with a head of labels, trained on labelled rows."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from burnish.engines.headed import said
 from burnish.models.artifact import Artifact
 from burnish.models.classifier import SequenceClassifier, headed_model, save_classifier
 from burnish.models.load import training_dtype
-from burnish.train.beside import Beside, beside
+from burnish.train.beside import Beside, beside, teacher_of
 from burnish.train.course import Course, Given
 from burnish.train.encoder import (
     Heading,
@@ -30,23 +30,25 @@ from burnish.train.encoder import (
     most_tokens,
     with_method,
 )
+from burnish.train.imitation import drop_matrix, lead_into
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Classifying(Heading):
     """A classification head in training; `weights` (labels,) are those of the labels' losses,
-    `beside` the teacher whose self-attention it is held to."""
+    `beside` the teacher whose layers it is held to."""
 
     weights: torch.Tensor
     beside: Beside | None = None
 
     def _means(self, rows: Sequence[Sample], learns: bool) -> dict[str, float]:
         """Cross-entropy, the mean over the rows by their labels' weights (as torch's), and the
-        share of the rows whose likeliest label is right; beside a teacher also the distance of the
-        relations, the mean over the rows."""
+        share of the rows whose likeliest label is right; beside a teacher also how far it is, the
+        mean over the rows."""
         targets = torch.tensor([row.target for row in rows], device=self.weights.device)
         texts, whole = [row.texts[0] for row in rows], float(self.weights[targets].sum())
-        loss = right = away = 0.0
+        loss = right = 0.0
+        away: dict[str, float] = defaultdict(float)
         for places in chunks_of(texts, self.settings.micro_batch_tokens):
             batch = batch_of([texts[place] for place in places], self.tokenizer, targets.device)
             logits, apart = self._read(batch)
@@ -54,24 +56,28 @@ class Classifying(Heading):
             part = torch.nn.functional.cross_entropy(
                 logits, wanted, weight=self.weights, reduction="sum"
             )
-            part = part / whole + apart / len(rows)
+            part = part / whole
+            for name, far in apart.items():
+                part = part + self._weight(name) * far.sum() / len(rows)
+                away[name] += float(far.detach().sum()) / len(rows)
             if learns:
                 part.backward()
                 self.optimizer.collect()
             loss += float(part.detach())
-            away += float(apart.detach())
             right += float((logits.argmax(-1) == wanted).sum())
-        means = {"loss": loss, "accuracy": right / len(rows)}
-        if self.beside:
-            means["attention"] = away / len(rows) / self.beside.held.weight
-        return means
+        return {"loss": loss, "accuracy": right / len(rows), **away}
 
-    def _read(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits of the labels, float32, and the weighed distance of the rows' relations."""
+    def _weight(self, name: str) -> float:
+        return self.beside.weights[name] if self.beside else 0.0
+
+    def _read(
+        self, batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
+        """Logits of the labels, float32, and (rows,) the distances from the teacher by name."""
         if self.beside is None:
-            return self.model(**batch).logits.float(), self.weights.new_zeros(())
+            return self.model(**batch).logits.float(), {}
         said, apart = self.beside.read(self.model, batch)
-        return said.logits.float(), apart.sum()
+        return said.logits.float(), apart
 
 
 def labels_of(dataset: Dataset) -> tuple[str, ...]:
@@ -126,19 +132,23 @@ def _prepare(
     model = headed_model(given.base, labels, given.tokenizer, dtype)
     kind = settings.objective.class_weights
     weights = class_weights([row.target for row in rows], len(labels), kind).to(model.device)
+    teacher = teacher_of(settings.objective, given)
     model = with_method(model, settings, "SEQ_CLS")
+    if settings.objective.hidden:
+        lead_into(model, teacher.config.hidden_size, settings.seed)
     return begun(
         Classifying,
         model,
         given,
         (rows, validation),
         weights=weights,
-        beside=beside(model, settings.objective.attention, given),
+        beside=beside(model, teacher, settings.objective),
     )
 
 
 def _save(folder: Path, plan: Classifying, given: Given, lineage: Mapping[str, Any]) -> Artifact:
     labels = labels_of(given.dataset)
+    drop_matrix(plan.model)
     trained = SequenceClassifier(plan.model, given.tokenizer, labels, most_tokens(given))
     return save_classifier(folder, trained, given.base, lineage)
 

@@ -31,8 +31,8 @@ from burnish.train.loop import Fit
 from burnish.train.objectives import Judge, Judgement, predicting
 from burnish.train.relations import Held, Projections, flat_divergence, held
 
-#: The name of the matrix among the student's weights while it learns.
-_MATRIX = "into_teacher"
+#: What the matrix is called among the student's weights while it learns.
+MATRIX = "into_teacher"
 
 
 def add_matrix(model: Any, settings: Train) -> None:
@@ -40,21 +40,27 @@ def add_matrix(model: Any, settings: Train) -> None:
     objective = settings.objective
     if not isinstance(objective, Distillation) or not objective.hidden or not objective.teacher:
         return
+    theirs = _width(_config_of(objective.teacher))
+    lead_into(model, theirs, settings.seed)
+
+
+def lead_into(model: Any, theirs: int, seed: int) -> None:
+    """Give a student whose width isn't `theirs` a matrix that leads there, drawn by `seed`."""
     language = language_model(model)
-    ours, theirs = _width(language.config), _width(_config_of(objective.teacher))
+    ours = _width(language.config)
     if ours != theirs:
         weight = next(language.parameters())
         with torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
+            torch.manual_seed(seed)
             matrix = torch.nn.Linear(ours, theirs, bias=False)
-        language.add_module(_MATRIX, matrix.to(weight.device, weight.dtype))
+        language.add_module(MATRIX, matrix.to(weight.device, weight.dtype))
 
 
 def drop_matrix(model: Any) -> None:
     """Take the matrix away again."""
     language = language_model(model)
-    if hasattr(language, _MATRIX):
-        delattr(language, _MATRIX)
+    if hasattr(language, MATRIX):
+        delattr(language, MATRIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +91,7 @@ class Imitation:
         loss, measured = said.loss, dict(said.measured)
         learnt = batch.weights > 0
         if self.ours:
-            matrix = getattr(self.student, _MATRIX, torch.nn.Identity())
+            matrix = getattr(self.student, MATRIX, torch.nn.Identity())
             pairs = zip(ours, theirs, strict=True)
             places = torch.stack([distance(matrix(one), other) for one, other in pairs]).mean(0)
             loss = loss + self.weight * (places @ batch.weights)
@@ -123,24 +129,29 @@ def with_imitation(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
 
 def _imitation(student: Any, teacher: Any, settings: Distillation) -> Imitation:
     """The layers of both are found here, once."""
-    ours: list[torch.nn.Module] = []
-    theirs: list[torch.nn.Module] = []
-    if settings.hidden:
-        ours, total = list(layers_of(student)), len(layers_of(teacher))
-        if len(ours) > total:
-            raise BadRecipe(
-                f"The student has {len(ours)} layers and {settings.teacher} {total}; there is none "
-                "to hold each of them to.",
-                "Set train.objective.hidden=0, or name a deeper teacher.",
-            )
-        theirs = [layers_of(teacher)[number] for number in evenly(len(ours), total)]
-    relations = settings.attention
-    pair = held(student, teacher, relations, settings.teacher) if relations.weight else None
+    name, relations = settings.teacher, settings.attention
+    ours, theirs = matched_layers(student, teacher, name) if settings.hidden else ((), ())
+    pair = held(student, teacher, relations, name) if relations.weight else None
     return Imitation(student, teacher, ours, theirs, settings.hidden, pair)
 
 
+def matched_layers(
+    student: Any, teacher: Any, name: str
+) -> tuple[Sequence[torch.nn.Module], Sequence[torch.nn.Module]]:
+    """All layers of a student, and as many of its teacher's, evenly apart with the first and the
+    last one; `name` is the teacher's. Raises BadRecipe if it has fewer."""
+    ours, total = list(layers_of(student)), len(layers_of(teacher))
+    if len(ours) > total:
+        raise BadRecipe(
+            f"The student has {len(ours)} layers and {name} {total}; there is none to hold each of "
+            "them to.",
+            "Set train.objective.hidden=0, or name a deeper teacher.",
+        )
+    return ours, [layers_of(teacher)[number] for number in evenly(len(ours), total)]
+
+
 def distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """(places, width) of both → (places,): the squared distance in squared lengths of `theirs`."""
+    """(..., width) of both → (...): the squared distance in squared lengths of `theirs`."""
     ours, theirs = ours.float(), theirs.float()
     return (ours - theirs).square().sum(-1) / theirs.square().sum(-1).clamp_min(1e-6)
 

@@ -73,7 +73,7 @@ def _models_of(objective: object) -> list[str]:
     if isinstance(objective, Distillation):
         return [objective.teacher] if objective.teacher else []
     if isinstance(objective, Classify):
-        return [objective.attention.teacher] if objective.attention.teacher else []
+        return [objective.teacher] if objective.teacher else []
     if isinstance(objective, Grpo) and isinstance(objective.reward, ModelReward):
         return [objective.reward.run]
     return []
