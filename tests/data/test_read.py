@@ -171,3 +171,28 @@ def test_the_header_tells_what_separates_columns(separator, tmp_path):
     assert [(row.prompt[-1].content, row.label) for row in rows_of(file).rows] == [
         ("a; b, c", "x"), ("d", "y"),
     ]  # fmt: skip
+
+
+def test_thoughts_are_told_from_answers_in_every_shape(write_rows):
+    said, whole = "Athens", "<think>\nGreece?\n</think>\n\nAthens"
+    asked = {"role": "user", "content": "Capital?"}
+    shapes = {
+        "chat": {"messages": [asked, {"role": "assistant", "content": whole}]},
+        "beside": {
+            "messages": [
+                asked, {"role": "assistant", "content": said, "reasoning_content": "Greece?"}
+            ]
+        },
+        "sharegpt": {
+            "conversations": [
+                {"from": "human", "value": "Capital?"}, {"from": "gpt", "value": whole}
+            ]
+        },
+        "pairs": {"prompt": "Capital?", "completion": whole},
+        "alpaca": {"instruction": "Capital?", "output": whole},
+        "preference": {"prompt": "Capital?", "chosen": whole, "rejected": "Rome"},
+    }  # fmt: skip
+    for name, record in shapes.items():
+        (row,) = rows_of(write_rows(f"{name}.jsonl", [record])).rows
+        assert (row.answer, row.messages[-1].thought) == (said, "Greece?"), name
+        assert row.messages[-1].spoken == whole

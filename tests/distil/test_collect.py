@@ -1,10 +1,11 @@
 """A teacher's answers: kept, counted, paced, and never asked for twice."""
 
 import time
+from dataclasses import replace
 
 import pytest
 
-from burnish.core.errors import BadRecipe, TeacherStopped
+from burnish.core.errors import BadData, BadRecipe, TeacherStopped
 from burnish.core.journal import read_journal
 from burnish.core.records import Message, Row
 from burnish.core.sections import Task
@@ -113,6 +114,30 @@ def test_what_a_teacher_thinks_is_kept_and_not_learnt(stub, collector_of, said, 
     standard = standard_of([], Task(kind="generation"))
     (found,) = checked([lesson], standard, (), (0.95, 0.8))
     assert ("thought and gave no answer" in found.dropped) == (not answer)
+
+
+def test_a_kept_thought_is_learnt_with_its_answer_and_rows_without_one_are_dropped(
+    stub, collector_of
+):
+    stub.answer = lambda text: (
+        "delivery" if text.endswith("1") else "<think>\nLate?\n</think>\n\n delivery "
+    )
+    keeping = replace(ASKING, keeps_thoughts=True)
+
+    lessons = collector_of().lessons(questions(3), keeping)
+
+    standard = standard_of([], Task(kind="classification", labels=("delivery",)))
+    found = checked(lessons, standard, (), (1.0, 0.8))
+    assert [lesson.dropped for lesson in found] == [
+        "",
+        "the teacher answered without a thought",
+        "",
+    ]
+    assert [(one.row.answer, one.thought) for one in found[::2]] == [("delivery", "Late?")] * 2
+    assert found[0].answering("refund").thought == "", "a person's answer has no such reason"
+    two = (*questions(1)[0].messages, Message("assistant", "a"), *questions(1)[0].messages)
+    with pytest.raises(BadData, match="several answers of one conversation"):
+        collector_of().lessons([Row(messages=two, file="c.jsonl", line=1)], keeping)
 
 
 def test_too_many_requests_is_no_failure_and_retry_after_is_obeyed(stub, collector_of):

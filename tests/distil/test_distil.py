@@ -12,6 +12,7 @@ from burnish.distil.run import distil
 from burnish.engines.local import open_engine
 from burnish.evaluate import latency
 from burnish.evaluate.run import load_predictions
+from burnish.evaluate.source import evaluate_source
 from burnish.train.run import train
 from tests.tickets import WORDS, ticket_recipe, tickets
 
@@ -163,3 +164,41 @@ def test_a_run_that_stopped_goes_on_in_its_folder_with_another_budget(
     assert result.run.path == tmp_path / "run" and result.run.recipe.distil.teacher.retries == 1
     with pytest.raises(AlreadyThere):
         distil(recipe, out=tmp_path / "run")
+
+
+def test_a_student_learns_to_think_and_is_measured_by_what_it_says_then(
+    ticket_recipe, stub, tmp_path
+):
+    stub.answer = lambda text: f"<think>\nhm\n</think>\n\n{label_of(text)}"
+    recipe = changed(
+        ticket_recipe(), "distil.teacher.model=big", f"distil.teacher.endpoint={stub.url}",
+        "distil.thoughts=ask", "train.method=full", "train.learning_rate=3e-3", "train.epochs=8",
+    )  # fmt: skip
+
+    result = distil(recipe, out=tmp_path / "run")
+
+    told = stub.bodies[0]["messages"][0]["content"]
+    assert "one of these labels" in told and "Think step by step" in told
+    (kept, *_) = (tmp_path / "run" / "teacher.jsonl").read_text().splitlines()
+    assert json.loads(kept)["messages"][-1]["reasoning_content"] == "hm"
+    found = {name: one.scores for name, one in result.routes.items()}
+    assert found["teacher"].interval.value > 0.9 and found["distilled"].interval.value > 0.5
+    assert {one.thought for one in found["distilled"].predictions} >= {"hm"}
+    assert not any(one.thought for one in found["baseline"].predictions)
+    again = evaluate_source(ticket_recipe(), str(tmp_path / "run" / "artifact"))
+    assert again.scores.values == found["distilled"].values, "as it was measured"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ("train.objective=classify", "chooses labels writes no thoughts"),
+        ("distil.pairs=student", "Pairs are of answers without thoughts"),
+        ("distil.questions_per_passage=2", "documents come without thoughts"),
+    ],
+)
+def test_what_has_no_thoughts_is_refused_where_they_are_to_be_kept(ticket_recipe, change, why):
+    recipe = changed(ticket_recipe(), "distil.teacher.model=tiny", "distil.thoughts=keep", change)
+
+    with pytest.raises(BadRecipe, match=why):
+        distil(recipe)

@@ -101,3 +101,12 @@ def test_rows_of_questions_keep_the_keys_that_graders_name(tmp_path):
 def test_every_reward_of_the_recipe_is_known():
     kinds = {kind.model_fields["kind"].default for kind in Reward.__args__}
     assert kinds == set(REWARDS)
+
+
+def test_what_was_thought_before_an_answer_is_seen_by_an_operators_own_file_only(tmp_path):
+    said = "<think>\nRome?\n</think>\n\nIn Athens"
+    file = tmp_path / "reward.py"
+    file.write_text("def reward(said, row):\n    return '<think>' in said\n")
+
+    assert worth({"kind": "string_check"}, said) == worth("metric", said) == 1.0
+    assert worth({"kind": "file", "file": str(file)}, said) == 1.0

@@ -78,3 +78,12 @@ def test_a_summary_has_the_fields_that_scripts_read():
     assert {"name", "metric", "value", "ci", "n", "tokens_in", "tokens_out"} <= set(line)
     assert line["latency_p50_s"] == pytest.approx(0.2) and line["latency_p95_s"] <= 0.3
     assert line["ci"][0] < line["value"] < line["ci"][1]
+
+
+def test_what_is_scored_is_what_was_said_and_the_thought_is_kept(tmp_path):
+    rule = RuleEngine(lambda prompt: "<think>\nodd?\n</think>\n\neven")
+
+    scores = evaluate(rule, asked(ROWS[:1]), TASK, Evaluate())
+
+    (found,) = scores.predictions
+    assert (found.answer, found.thought, found.score) == ("even", "odd?", 1.0)

@@ -12,6 +12,7 @@ from burnish.evaluate.tasks import (
     as_prompt,
     deciding_metric,
     refuse_unanswerable,
+    thought_length,
     with_examples,
     with_instruction,
 )
@@ -83,3 +84,14 @@ def test_rows_that_cannot_be_asked_or_scored_are_refused_with_a_remedy(rows):
         refuse_unanswerable(rows)
 
     assert caught.value.fix
+
+
+def test_who_thinks_first_has_room_for_it_and_is_not_held_to_the_labels():
+    thinking = Row((Message("user", "q"), Message("assistant", "a", thought="word " * 40)))
+    rows = [row("q", "refund"), thinking]
+
+    prompt = as_prompt(rows[0], TICKET, 16, thoughts=thought_length(rows, count))
+
+    assert thought_length(rows[:1], count) == 0 < thought_length(rows, count)
+    assert prompt.choices == () and prompt.max_new_tokens == 16 + 64
+    assert answer_length(rows, Evaluate(), count) == answer_length(rows[:1], Evaluate(), count)

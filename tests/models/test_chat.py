@@ -125,3 +125,18 @@ def test_what_a_template_puts_before_an_answer_is_known(tiny_tokenizer, template
     tokenizer.chat_template = template or tokenizer.chat_template
 
     assert lead_in(tokenizer) == lead
+
+
+def test_a_thought_is_learnt_with_its_answer_and_no_later_turn_sees_it(tiny_tokenizer):
+    thinking = Message("assistant", "blue", thought="red?")
+    row = Row(messages=(Message("user", "which?"), thinking))
+    encoded = encode_row(tiny_tokenizer, row, 100)
+
+    learnt = [i for i, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
+    later = render_prompt(tiny_tokenizer, (*row.messages, Message("user", "sure?")))
+
+    assert tiny_tokenizer.decode(learnt) == "<think>\nred?\n</think>\n\nblue<|im_end|>"
+    assert "blue" in later and "red?" not in later
+    two = Row(messages=(*row.messages, Message("user", "sure?"), thinking))
+    with pytest.raises(BadData, match="renders a prompt otherwise"):
+        encode_row(tiny_tokenizer, two, 100)

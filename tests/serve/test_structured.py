@@ -6,7 +6,7 @@ import openai
 import pydantic
 import pytest
 
-from burnish.serve.calls import CallWatch, take_apart
+from burnish.serve.calls import AnswerWatch, take_apart
 from tests.serve.test_client import ask, said
 
 
@@ -188,10 +188,18 @@ def test_what_cannot_be_followed_is_refused_by_its_name(client, settings, param)
 )  # fmt: skip
 def test_calls_are_read_in_the_forms_that_models_write_and_nothing_is_lost(answer, text, calls):
     found = take_apart(answer, {"refund"})
-    watch = CallWatch()
-    shown = "".join(watch.feed(letter) for letter in answer)
+    watch = AnswerWatch(with_calls=True)
+    shown = "".join(watch.feed(letter)[1] for letter in answer)
 
     assert found.text == (answer if text is None else text) and len(found.calls) == calls
     assert answer.startswith(shown), "what is shown is never taken back"
     assert "<tool" not in shown and not shown.startswith(("{", "["))
     assert shown.strip() == found.text or not calls
+
+
+def test_a_call_behind_a_thought_is_a_call():
+    call = '{"name": "refund", "arguments": {}}'
+
+    found = take_apart(f"<think>\nrefund?\n</think>\n\n{call}", {"refund"})
+
+    assert (found.thought, found.text, len(found.calls)) == ("refund?", "", 1)

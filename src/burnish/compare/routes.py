@@ -30,6 +30,7 @@ from burnish.evaluate.tasks import (
     TASKS,
     answer_length,
     as_prompt,
+    thought_length,
     with_examples,
     with_instruction,
 )
@@ -71,17 +72,24 @@ class Route:
 
 
 def plain_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
-    """The test questions as the recipe puts them and as they were trained: no list of labels."""
+    """The test questions as the recipe puts them and as they were trained: no list of labels, and
+    with room for thoughts where the rows have them."""
+    return _prompts(
+        setting, engine, thought_length(setting.dataset.split.train, engine.count_tokens)
+    )
+
+
+def _prompts(setting: Setting, engine: Engine, thoughts: int = 0) -> list[Prompt]:
     train, settings = setting.dataset.split.train, setting.recipe.evaluate
     length = answer_length(train, settings, engine.count_tokens)
-    return [as_prompt(row, setting.dataset.task, length) for row in setting.rows]
+    return [as_prompt(row, setting.dataset.task, length, thoughts) for row in setting.rows]
 
 
 def base_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
     """The recipe's prompt; where answers have a form, the prompt says which."""
     task = setting.dataset.task
     told = TASKS[task.kind].instruction(task, setting.dataset.split.train)
-    return [with_instruction(prompt, told) for prompt in plain_prompts(setting, engine)]
+    return [with_instruction(prompt, told) for prompt in _prompts(setting, engine)]
 
 
 def few_shot_prompts(setting: Setting, engine: Engine) -> list[Prompt]:

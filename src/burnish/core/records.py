@@ -13,15 +13,19 @@ from typing import Any, Literal
 
 from burnish.core.pictures import Picture
 from burnish.core.spans import Span, located
+from burnish.core.thoughts import together
 
 Role = Literal["system", "user", "assistant", "tool"]
 Severity = Literal["error", "warning", "note"]
+#: What of a message isn't part of a question: thoughts, and pictures, whose marks are.
+_UNASKED = ("pictures", "thought")
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn. `weight` 0 keeps an assistant turn as context without training on it. Where
-    `pictures` stand, `content` has their marks."""
+    `pictures` stand, `content` has their marks. An answer's `thought` comes before it, is learnt
+    with it, and is no part of what is scored or of what later turns see."""
 
     role: Role
     content: str
@@ -30,6 +34,12 @@ class Message:
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     tool_call_id: str | None = None
     pictures: tuple[Picture, ...] = ()
+    thought: str = ""
+
+    @property
+    def spoken(self) -> str:
+        """What a model writes at this turn: its thought, if there is one, and the content."""
+        return together(self.thought, self.content)
 
     @property
     def parts(self) -> tuple[str | Picture, ...]:
@@ -43,7 +53,7 @@ class Message:
 
     def as_template(self) -> dict[str, Any]:
         """The mapping that a chat template renders; absent fields are left out."""
-        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        turn: dict[str, Any] = {"role": self.role, "content": self.spoken}
         if self.name:
             turn["name"] = self.name
         if self.tool_calls:
@@ -54,7 +64,10 @@ class Message:
 
     def as_wire(self) -> dict[str, Any]:
         """The mapping that the OpenAI API takes, and that rows are written as: with the pictures
-        themselves."""
+        themselves, and with a thought as `reasoning_content`."""
+        if self.thought:
+            said = replace(self, thought="").as_wire()
+            return {**said, "reasoning_content": self.thought}
         if not self.pictures:
             return self.as_template()
         parts = [
@@ -186,7 +199,7 @@ class Prompt:
     def as_dict(self) -> dict[str, Any]:
         """All that an answer depends on, for JSON. A picture is in it by its mark."""
         turns = [
-            {name: value for name, value in asdict(message).items() if name != "pictures"}
+            {name: value for name, value in asdict(message).items() if name not in _UNASKED}
             for message in self.messages
         ]
         return {**asdict(replace(self, messages=())), "messages": turns}
@@ -227,6 +240,7 @@ class Prediction:
     tokens_in: int
     tokens_out: int
     seconds: float
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,12 @@ class Distil(Section):
         description="Least score between two teachers' answers, by the metric that decides, for "
         "them to agree; if empty 1 for labels and objects, 0.5 for free text.",
     )
+    thoughts: Literal["cut", "keep", "ask"] = Field(
+        "cut",
+        description="What a teacher thinks before its answer is left out (`cut`), or learnt with "
+        "it (`keep`); `ask` also tells the teacher to think aloud (chain of thought, Wei et al. "
+        "2022, arXiv:2201.11903). A student that thinks isn't held to the labels.",
+    )
     pairs: Literal["none", "student", "teacher"] = Field(
         "none",
         description="Pairs of a better and a worse answer for `train.objective` dpo, orpo, simpo "

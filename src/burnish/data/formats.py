@@ -12,6 +12,7 @@ from burnish.core.errors import BadData
 from burnish.core.pictures import BadPicture, Picture, joined, picture_of
 from burnish.core.records import Message, Role, Row
 from burnish.core.sections import Columns
+from burnish.core.thoughts import apart
 from burnish.data.pictures import refused, url_of
 from burnish.data.spans import BadRow, has_spans, has_tags, marked, tagged
 
@@ -142,7 +143,7 @@ def _asked(prompt: Any) -> tuple[Message, ...]:
 def _answer(side: Any, name: str) -> Message:
     """One answer, from its text or from a list of one message."""
     if isinstance(side, str):
-        return Message("assistant", side)
+        return _said(side)
     if isinstance(side, list) and len(side) == 1:
         message = _message(side[0])
         if message.role == "assistant":
@@ -267,7 +268,7 @@ def detect(keys: set[str], columns: Columns) -> str:
 def _single(record: Record, columns: Columns, prompt: str, answer: str) -> Row:
     context = _optional(record, columns.context, ("context",))
     asked = f"{context}\n\n{prompt}" if context else prompt
-    messages = (Message("user", asked), Message("assistant", answer))
+    messages = (Message("user", asked), _said(answer))
     return Row(messages=_with_system(messages, record, columns))
 
 
@@ -294,6 +295,10 @@ def _message(entry: Any) -> Message:
     content, pictures = _content(entry.get("content"), allow_none=bool(calls))
     if pictures and role == "assistant":
         raise BadRow("an answer holds a picture", "Only what is asked can hold pictures.")
+    thought = ""
+    if role == "assistant":
+        inside, content = apart(content)
+        thought = inside or str(entry.get("reasoning_content") or "").strip()
     weight = entry.get("weight", 1)
     if weight not in (0, 1):
         raise BadRow(f"weight {weight!r} is not 0 or 1", "Use 0 to leave a turn untrained.")
@@ -305,7 +310,14 @@ def _message(entry: Any) -> Message:
         tool_calls=tuple(calls),
         tool_call_id=entry.get("tool_call_id"),
         pictures=pictures,
+        thought=thought,
     )
+
+
+def _said(answer: str) -> Message:
+    """An answer, with the thought that it begins with taken apart."""
+    thought, content = apart(answer)
+    return Message("assistant", content, thought=thought)
 
 
 def _content(content: Any, allow_none: bool) -> tuple[str, tuple[Picture, ...]]:

@@ -133,7 +133,7 @@ def _tidied(lesson: Lesson, standard: Standard) -> Lesson:
         replace(opinion, replies=_bare_replies(opinion.replies)) for opinion in lesson.opinions
     )
     found = replace(lesson, replies=replies, opinions=opinions)
-    return found.answering(replies[-1].text)
+    return found.answering(replies[-1].text, lesson.thought)
 
 
 def _bare_replies(replies: Sequence[Reply]) -> tuple[Reply, ...]:

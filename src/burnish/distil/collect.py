@@ -28,11 +28,13 @@ _USUAL_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """How every question is put: what it is told beside the row, and how long the answer may be."""
+    """How every question is put: what it is told beside the row, and how long the answer may be;
+    and whether the answer's thought is learnt with it."""
 
     told: str
     max_new_tokens: int
     choices: tuple[str, ...] = ()
+    keeps_thoughts: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +67,14 @@ class Lesson:
     disputed: bool = False
     review: Mapping[str, Any] | None = None
 
-    def answering(self, text: str) -> "Lesson":
-        """The lesson with `text` as its last answer, whatever the teacher said."""
-        last = replace(self.row.messages[-1], content=text)
+    @property
+    def thought(self) -> str:
+        """What is learnt before the last answer."""
+        return self.row.messages[-1].thought
+
+    def answering(self, text: str, thought: str = "") -> "Lesson":
+        """The lesson with `text` as its last answer, whatever the teacher said or thought."""
+        last = replace(self.row.messages[-1], content=text, thought=thought)
         label = None if self.row.label is None else text
         row = replace(self.row, messages=(*self.row.messages[:-1], last), label=label)
         return replace(self, row=row)
@@ -83,7 +90,7 @@ class Collector:
 
     def lessons(self, rows: Sequence[Row], asking: Asking) -> list[Lesson]:
         """The rows with the teacher's answers. Raises TeacherStopped as the ledger does."""
-        _refuse_unaskable(rows)
+        _refuse_unaskable(rows, asking)
         open_turns = [_turns(row) for row in rows]
         lessons = [Lesson(replace(row, messages=()), row) for row in rows]
         self._forecast([prompt for row in rows for prompt in self._first_prompts(row, asking)])
@@ -95,7 +102,8 @@ class Collector:
             ]
             asked = [self._prompt(lessons[place], turn, asking) for place in places]
             for place, prompt, reply in zip(places, asked, self._answers(asked), strict=True):
-                lessons[place] = _with_reply(lessons[place], self.key(prompt), reply, turn)
+                lesson = _with_reply(lessons[place], self.key(prompt), reply, turn)
+                lessons[place] = _thoughtful(lesson) if asking.keeps_thoughts else lesson
         self.ledger.close()
         return lessons
 
@@ -230,8 +238,25 @@ def _with_reply(lesson: Lesson, key: str, reply: Reply, turn: int) -> Lesson:
     return replace(grown, row=row)
 
 
-def _refuse_unaskable(rows: Sequence[Row]) -> None:
+def _thoughtful(lesson: Lesson) -> Lesson:
+    """The lesson with the thought of its answer; without one it isn't learnt from."""
+    if lesson.dropped:
+        return lesson
+    thought = lesson.replies[-1].thought
+    if not thought:
+        return replace(lesson, dropped="the teacher answered without a thought")
+    last = replace(lesson.row.messages[-1], thought=thought)
+    return replace(lesson, row=replace(lesson.row, messages=(*lesson.row.messages[:-1], last)))
+
+
+def _refuse_unaskable(rows: Sequence[Row], asking: Asking) -> None:
     for row in rows:
+        if asking.keeps_thoughts and len(_turns(row)) > 1:
+            raise BadData(
+                f"{row.id}: several answers of one conversation can't be learnt with their "
+                "thoughts, as later turns don't see those of earlier ones.",
+                "Give the earlier answers weight 0, or set distil.thoughts=cut.",
+            )
         if row.text is not None or not _turns(row):
             raise BadData(
                 f"{row.id}: the row has no question that a teacher could answer.",

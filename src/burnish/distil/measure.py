@@ -11,13 +11,14 @@ from burnish.core.folders import hash_json
 from burnish.core.recipe import Recipe
 from burnish.core.records import Interval, Message, Prompt, Row
 from burnish.core.stats import paired_test, ratio
+from burnish.core.teaching import Distil
 from burnish.data.load import Dataset
-from burnish.distil.collect import Collector
+from burnish.distil.collect import Asking, Collector
 from burnish.engines.labels import LabelEngine
-from burnish.engines.local import open_engine, weights_hash
+from burnish.engines.local import find_artifact, open_engine, weights_hash
 from burnish.engines.open import open_any
 from burnish.engines.protocol import Engine
-from burnish.engines.teacher import price
+from burnish.engines.teacher import Teacher, price
 from burnish.evaluate.answers import Measured, measured, timed
 from burnish.evaluate.run import Asked, predicted, score, summary
 from burnish.evaluate.tasks import (
@@ -32,6 +33,10 @@ from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 
 BASELINE, FINE_TUNED, DISTILLED, TEACHER = "baseline", "fine_tuned", "distilled", "teacher"
+#: What a teacher is told that isn't one to think by itself.
+_THINK = "Think step by step first, between <think> and </think>; then give the answer alone."
+#: Tokens of room for a thought of which nothing is known.
+_THOUGHTS = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +55,48 @@ class Exam:
         """Tokens that an answer may have, from the answers that people gave."""
         return answer_length(self._answered(), self.recipe.evaluate, count)
 
-    def prompts(self, count: Callable[[Sequence[Message]], int], told: str) -> list[Prompt]:
-        """The test questions, each with `told` in its system message."""
+    def prompts(
+        self, count: Callable[[Sequence[Message]], int], told: str, thoughts: int
+    ) -> list[Prompt]:
+        """The test questions, each with `told` in its system message and room for `thoughts`."""
         length = self.length(count)
-        asked = (as_prompt(row, self.dataset.task, length) for row in self.rows)
+        asked = (as_prompt(row, self.dataset.task, length, thoughts) for row in self.rows)
         return [with_instruction(prompt, told) for prompt in asked]
+
+    def asking(self, teacher: Teacher, settings: Distil) -> Asking:
+        """How a teacher is asked; one that was trained for the task is told nothing about it."""
+        told = [self.instruction()] if teacher.is_told else []
+        if settings.thoughts == "ask":
+            told.append(_THINK)
+        thoughts = self.thoughts_of(teacher, settings)
+        task, own = self.dataset.task, settings.teacher.max_new_tokens
+        return Asking(
+            told="\n\n".join(filter(None, told)),
+            max_new_tokens=own or self.length(teacher.count_tokens) + thoughts,
+            choices=task.labels if TASKS[task.kind].constrained and not thoughts else (),
+            keeps_thoughts=settings.thoughts != "cut",
+        )
+
+    def thoughts_of(self, teacher: Teacher, settings: Distil) -> int:
+        """Tokens of room for what a teacher thinks before its answer; 0 if it answers at once."""
+        if settings.thoughts == "cut":
+            return teacher.thoughts
+        return settings.teacher.max_new_tokens or teacher.thoughts or _THOUGHTS
 
     def _answered(self) -> Sequence[Row]:
         return [row for row in self.dataset.split.train if row.answer] or self.rows
+
+
+@dataclass(frozen=True, slots=True)
+class Sitter:
+    """Who is measured: its engine and the hash of its weights, what it is told, and the tokens of
+    room for its thoughts."""
+
+    name: str
+    engine: Engine
+    weights: str
+    told: str = ""
+    thoughts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +111,9 @@ class Savings:
 
 def sit(exam: Exam, name: str, source: str) -> Measured:
     """Measure a model of this machine that was trained on such rows."""
-    return _sit(exam, name, open_any(source), weights_hash(source), is_told=False)
+    artifact = find_artifact(source)
+    thoughts = artifact.thoughts if artifact else 0
+    return _sit(exam, Sitter(name, open_any(source), weights_hash(source), thoughts=thoughts))
 
 
 def sit_before(exam: Exam, student: Recipe) -> Measured:
@@ -80,7 +121,8 @@ def sit_before(exam: Exam, student: Recipe) -> Measured:
     choose labels, with a head that knows nothing yet."""
     name = student.model.name
     if not isinstance(student.train.objective, Classify):
-        return _sit(exam, BASELINE, open_engine(name), weights_hash(name), is_told=True)
+        told = exam.instruction()
+        return _sit(exam, Sitter(BASELINE, open_engine(name), weights_hash(name), told))
     base, labels, seed = find_model(name), exam.dataset.task.labels, student.train.seed
     tokenizer = load_tokenizer(base)
     with torch.random.fork_rng():
@@ -89,16 +131,17 @@ def sit_before(exam: Exam, student: Recipe) -> Measured:
     most = min(student.train.max_length, base.context_length)
     engine = LabelEngine(SequenceClassifier(model, tokenizer, labels, most), name)
     identity = hash_json([base.sha256, "a new head", list(labels), most, seed])
-    return _sit(exam, BASELINE, engine, identity, is_told=False)
+    return _sit(exam, Sitter(BASELINE, engine, identity))
 
 
 def sit_teacher(exam: Exam, collector: Collector) -> Measured:
     """Measure the teacher: as any model where it is one of this machine, by its replies else."""
-    teacher = collector.teacher
+    teacher, wanted = collector.teacher, collector.recipe.distil
+    told, thoughts = exam.asking(teacher, wanted).told, exam.thoughts_of(teacher, wanted)
     if teacher.engine:
         weights = str(teacher.identity["weights"])
-        return _sit(exam, TEACHER, teacher.engine, weights, teacher.is_told)
-    prompts = exam.prompts(teacher.count_tokens, exam.instruction())
+        return _sit(exam, Sitter(TEACHER, teacher.engine, weights, told, thoughts))
+    prompts = exam.prompts(teacher.count_tokens, told, thoughts)
     replies = [reply for _, reply in collector.replies(prompts)]
     task, settings = exam.dataset.task, exam.recipe.evaluate
     metric = deciding_metric(task, settings)
@@ -107,9 +150,10 @@ def sit_teacher(exam: Exam, collector: Collector) -> Measured:
     return Measured(score(predictions, metric, task, settings), seconds, 0)
 
 
-def _sit(exam: Exam, name: str, engine: Engine, weights: str, is_told: bool) -> Measured:
-    prompts = exam.prompts(engine.count_tokens, exam.instruction() if is_told else "")
-    asked = Asked(exam.rows, prompts, f"Asking {name}")
+def _sit(exam: Exam, sitter: Sitter) -> Measured:
+    engine, weights = sitter.engine, sitter.weights
+    prompts = exam.prompts(engine.count_tokens, sitter.told, sitter.thoughts)
+    asked = Asked(exam.rows, prompts, f"Asking {sitter.name}")
     scores = measured(weights, engine, asked, exam.dataset.task, exam.recipe.evaluate)
     return Measured(scores, timed(weights, engine, prompts), engine.memory_bytes)
 

@@ -109,7 +109,8 @@ def deciding(known: Mapping[str, Mapping[str, Any]]) -> Callable[[Lesson], Lesso
             settled = "a person dropped it"
             return replace(lesson, dropped=settled, disputed=False, review=review)
         found = replace(lesson, dropped="", disputed=False, review=review)
-        return found.answering(str(entry["answer"]))
+        answer = str(entry["answer"])
+        return found.answering(answer, lesson.thought if answer == lesson.row.answer else "")
 
     return judged
 

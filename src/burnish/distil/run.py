@@ -49,7 +49,7 @@ from burnish.engines.local_teacher import LocalTeacher
 from burnish.engines.teacher import Teacher, open_teacher
 from burnish.evaluate.run import save_predictions
 from burnish.evaluate.source import task_of
-from burnish.evaluate.tasks import TASKS, refuse_unanswerable
+from burnish.evaluate.tasks import refuse_unanswerable
 from burnish.models.local import find_model
 from burnish.rag.build import documents_in
 from burnish.report.page import write_report
@@ -238,13 +238,7 @@ def _split(found: Sequence[Lesson], split: Split, recipe: Recipe) -> dict[str, l
 
 def _asking(exam: Exam, collector: Collector) -> Asking:
     """How this teacher is asked."""
-    teacher, task = collector.teacher, exam.dataset.task
-    wanted = collector.recipe.distil.teacher.max_new_tokens
-    return Asking(
-        told=exam.instruction() if teacher.is_told else "",
-        max_new_tokens=wanted or exam.length(teacher.count_tokens),
-        choices=task.labels if TASKS[task.kind].constrained else (),
-    )
+    return exam.asking(collector.teacher, collector.recipe.distil)
 
 
 def _rest(teacher: Teacher) -> None:

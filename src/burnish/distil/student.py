@@ -45,6 +45,7 @@ def student_recipe(recipe: Recipe) -> Recipe:
     Raises BadRecipe for what can't be learnt so, before anybody is asked.
     """
     _refuse_unteachable(recipe)
+    _refuse_thoughts(recipe)
     refuse_unpaired(recipe)
     train = recipe.train.model_copy(update={"objective": _with_teacher(recipe)})
     model = recipe.model.model_copy(update={"name": student_of(recipe)})
@@ -62,10 +63,8 @@ def _with_teacher(recipe: Recipe) -> Any:
                 "Set train.objective=sft, or name a local run or model in train.objective.teacher.",
             )
         return objective.model_copy(update={"teacher": recipe.distil.teacher.model})
-    if isinstance(objective, Classify) and objective.attention.weight:
-        own = objective.attention
-        named = own.model_copy(update={"teacher": own.teacher or recipe.model.name})
-        return objective.model_copy(update={"attention": named})
+    if isinstance(objective, Classify) and objective.imitates:
+        return objective.model_copy(update={"teacher": objective.teacher or recipe.model.name})
     return objective
 
 
@@ -106,6 +105,25 @@ def _refuse_unteachable(recipe: Recipe) -> None:
             "A student that chooses labels has no answers of its own to pair.",
             "Set distil.pairs=none.",
         )
+
+
+def _refuse_thoughts(recipe: Recipe) -> None:
+    """Raise BadRecipe where thoughts are to be learnt and can't be."""
+    settings = recipe.distil
+    if settings.thoughts == "cut":
+        return
+    reasons = {
+        "A student that chooses labels writes no thoughts": isinstance(
+            recipe.train.objective, Classify
+        ),
+        "Pairs are of answers without thoughts": settings.pairs != "none",
+        "Questions from documents come without thoughts": settings.questions_per_passage > 0,
+    }
+    for why, is_so in reasons.items():
+        if is_so:
+            raise BadRecipe(
+                f"{why}, and distil.thoughts is {settings.thoughts}.", "Set distil.thoughts=cut."
+            )
 
 
 def student_of(recipe: Recipe) -> str:

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from burnish.core.records import Message, Prompt
+from burnish.core.thoughts import apart
 from burnish.engines.local import LocalEngine, find_artifact, open_engine, weights_hash
-from burnish.engines.teacher import MayAsk, Reply, apart
+from burnish.engines.teacher import MayAsk, Reply
 from burnish.models.local import find_model
 
 
@@ -22,6 +23,7 @@ class LocalTeacher:
         named = artifact.lineage.get("run") if artifact else find_model(source).name
         self.name = str(named or source)
         self.is_told = artifact is None
+        self.thoughts = artifact.thoughts if artifact else 0
         self.identity: Mapping[str, Any] = {"weights": weights_hash(source)}
 
     @property

@@ -22,7 +22,8 @@ from burnish.core.answerer import Answerer
 from burnish.core.errors import BadRecipe, TeacherStopped
 from burnish.core.records import Message, Prompt
 from burnish.core.settings import secret
-from burnish.engines.teacher import MayAsk, Reply, apart
+from burnish.core.thoughts import apart
+from burnish.engines.teacher import MayAsk, Reply
 
 #: Seconds of the first pause and of the longest one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
@@ -41,6 +42,7 @@ class RemoteTeacher:
     """A model behind an endpoint. Raises BadRecipe if its key is named and isn't there."""
 
     is_told = True
+    thoughts = 0
     engine = None
 
     def __init__(self, settings: Answerer, section: str = "distil.teacher") -> None:

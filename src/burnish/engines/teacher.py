@@ -13,7 +13,6 @@ from burnish.core.teaching import Teacher as Settings
 if TYPE_CHECKING:
     from burnish.engines.local import LocalEngine
 
-_BEGIN, _END = "<think>", "</think>"
 #: Asked before each request with how many would then be on their way: whether one more may begin.
 MayAsk = Callable[[int], bool]
 
@@ -33,17 +32,6 @@ class Reply:
     thought: str = ""
 
 
-def apart(text: str) -> tuple[str, str]:
-    """What a model thought, between `<think>` and `</think>` or before the latter alone, and what
-    it said then. Who was cut short in thinking has said nothing."""
-    before, ends, behind = text.partition(_END)
-    if ends:
-        return before.strip().removeprefix(_BEGIN).strip(), behind.lstrip()
-    if text.lstrip().startswith(_BEGIN):
-        return text.strip().removeprefix(_BEGIN).strip(), ""
-    return "", text
-
-
 class Teacher(Protocol):
     """Answers questions, here or elsewhere."""
 
@@ -58,6 +46,10 @@ class Teacher(Protocol):
     @property
     def is_told(self) -> bool:
         """Whether the question must say what form the answer has: not to one trained for it."""
+
+    @property
+    def thoughts(self) -> int:
+        """Tokens of room for the thoughts that it was trained to have; 0 if that isn't known."""
 
     @property
     def engine(self) -> "LocalEngine | None":

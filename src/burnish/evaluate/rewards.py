@@ -19,6 +19,7 @@ from burnish.core.reinforcement import (
 )
 from burnish.core.runs import find_run
 from burnish.core.sections import Task
+from burnish.core.thoughts import apart
 from burnish.evaluate.formula import BadFormula, compute, names_in
 from burnish.evaluate.grading import CHECKS, SIMILARITIES, Unfilled, fill, sample_of
 from burnish.evaluate.metrics import METRICS
@@ -40,8 +41,12 @@ _FAULTS = (
 
 
 def worth_of(reward: Any, task: Task) -> Worth:
-    """The function that a recipe's reward means. Raises BadRecipe for one that can't be."""
-    return REWARDS[reward.kind](reward, task)
+    """The function that a recipe's reward means: of what was said, not of what was thought before
+    it, which only an operator's own file sees. Raises BadRecipe for one that can't be."""
+    worth = REWARDS[reward.kind](reward, task)
+    if isinstance(reward, FileReward):
+        return worth
+    return lambda row, said: worth(row, apart(said)[1])
 
 
 def _metric(reward: MetricReward, task: Task) -> Worth:

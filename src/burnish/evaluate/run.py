@@ -13,6 +13,7 @@ from burnish.core.progress import Bar, progress
 from burnish.core.records import Prediction, Prompt, Row, Scores
 from burnish.core.sections import Evaluate, Task
 from burnish.core.stats import mean_interval, quantile
+from burnish.core.thoughts import apart
 from burnish.engines.protocol import Engine
 from burnish.evaluate.metrics import CORPUS, METRICS
 from burnish.evaluate.tasks import deciding_metric
@@ -70,19 +71,21 @@ class Said(Protocol):
 
 
 def predicted(rows: Sequence[Row], said: Sequence[Said], metric: str) -> list[Prediction]:
-    """One scored prediction a row."""
+    """One scored prediction a row: of what was said, not of what was thought before."""
     return [
         Prediction(
             row=row.id,
             prompt=row.prompt[-1].content,
             expected=row.expected,
-            answer=one.text,
-            score=METRICS[metric](row.expected, one.text),
+            answer=answer,
+            score=METRICS[metric](row.expected, answer),
             tokens_in=one.tokens_in,
             tokens_out=one.tokens_out,
             seconds=one.seconds,
+            thought=thought,
         )
         for row, one in zip(rows, said, strict=True)
+        for thought, answer in (apart(one.text),)
     ]
 
 

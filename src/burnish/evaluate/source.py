@@ -90,7 +90,8 @@ def evaluate_source(
     known = dataset.split.train or rows
     length = answer_length(known, settings, engine.count_tokens)
     told = "" if artifact else TASKS[task.kind].instruction(task, known)
-    prompts = [with_instruction(as_prompt(row, task, length), told) for row in rows]
+    thoughts = artifact.thoughts if artifact else 0
+    prompts = [with_instruction(as_prompt(row, task, length, thoughts), told) for row in rows]
     scores = evaluate(engine, Asked(rows, prompts, f"Asking {name}"), task, settings)
     if judge:
         scores = judge.graded(scores, rows, settings)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from burnish.core.errors import BadData
@@ -87,16 +87,31 @@ def answer_length(
     if settings.max_new_tokens:
         return settings.max_new_tokens
     answers = {row.answer for row in rows}
-    longest = sorted(answers, key=lambda answer: len(answer.encode()), reverse=True)[:_MEASURED]
+    return max(16, _room(answers, count, otherwise=256))
+
+
+def thought_length(rows: Sequence[Row], count: Callable[[Sequence[Message]], int]) -> int:
+    """Tokens that a thought before an answer may have: half more than the longest of the rows; 0
+    where none thinks. Counted as `answer_length` counts."""
+    thoughts = {message.thought for row in rows for message in row.messages} - {""}
+    return _room(thoughts, count, otherwise=0)
+
+
+def _room(texts: Collection[str], count: Callable[[Sequence[Message]], int], otherwise: int) -> int:
+    if not texts:
+        return otherwise
+    longest = sorted(texts, key=lambda text: len(text.encode()), reverse=True)[:_MEASURED]
     frame = count((Message("user", ""),))
-    tokens = max((count((Message("user", answer),)) - frame for answer in longest), default=170)
-    return max(16, math.ceil(1.5 * tokens / 8) * 8)
+    tokens = max(count((Message("user", text),)) - frame for text in longest)
+    return math.ceil(1.5 * tokens / 8) * 8
 
 
-def as_prompt(row: Row, task: Task, max_new_tokens: int) -> Prompt:
-    """The question of a row, without its answer."""
-    choices = task.labels if TASKS[task.kind].constrained else ()
-    return Prompt(row.prompt, max_new_tokens=max_new_tokens, choices=choices, tools=row.tools)
+def as_prompt(row: Row, task: Task, max_new_tokens: int, thoughts: int = 0) -> Prompt:
+    """The question of a row, without its answer; with room for `thoughts` (tokens) before it, which
+    leave an answer free: to be held to the labels is to be kept from thinking."""
+    choices = task.labels if TASKS[task.kind].constrained and not thoughts else ()
+    room = max_new_tokens + thoughts
+    return Prompt(row.prompt, max_new_tokens=room, choices=choices, tools=row.tools)
 
 
 def with_instruction(prompt: Prompt, text: str) -> Prompt:

@@ -43,7 +43,7 @@ def change(
     """The metric of the same questions before and after."""
     score = METRICS[asked.metric]
     old, new = (
-        [score(row.answer, reply.text) for row, reply in zip(asked.rows, side, strict=True)]
+        [score(row.answer, reply.said) for row, reply in zip(asked.rows, side, strict=True)]
         for side in (before, after)
     )
     mean = sum(old) / len(old)
@@ -85,13 +85,13 @@ def broken(
     against: list[str],
 ) -> dict[str, Any]:
     """Answers that are empty, that don't end, or that lack the task's form; on both sides."""
-    checks = {"empty": lambda reply: not reply.text.strip(), "unfinished": lambda r: not r.complete}
-    if asked.bound:
+    checks = {"empty": lambda reply: not reply.said.strip(), "unfinished": lambda r: not r.complete}
+    if asked.labelled:
         labels = set(asked.task.labels)
-        checks["not_a_label"] = lambda reply: reply.text.strip() not in labels
+        checks["not_a_label"] = lambda reply: reply.said.strip() not in labels
     elif "json_validity" in CORPUS[asked.task.kind]:
         valid = CORPUS[asked.task.kind]["json_validity"]
-        checks["not_json"] = lambda reply: not valid([""], [reply.text])
+        checks["not_json"] = lambda reply: not valid([""], [reply.said])
     counts = {
         name: {
             "trained": sum(check(reply) for reply in before),
@@ -127,7 +127,7 @@ def agreement(
 
 def classes(asked: Questions, trained: Trained, replies: Sequence[Reply]) -> list[dict[str, Any]]:
     """Labels that are answered otherwise than before, the most damaged first."""
-    if not asked.bound:
+    if not asked.labelled:
         return []
     score = METRICS[asked.metric]
     n: Counter[str] = Counter()
@@ -135,8 +135,8 @@ def classes(asked: Questions, trained: Trained, replies: Sequence[Reply]) -> lis
     new: Counter[str] = Counter()
     for row, before, after in zip(asked.rows, trained.free, replies, strict=True):
         n[row.answer] += 1
-        old[row.answer] += int(score(row.answer, before.text))
-        new[row.answer] += int(score(row.answer, after.text))
+        old[row.answer] += int(score(row.answer, before.said))
+        new[row.answer] += int(score(row.answer, after.said))
     changed = [label for label in n if old[label] != new[label]]
     return [
         {"label": label, "n": n[label], "trained": old[label], "exported": new[label]}

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from transformers import AutoTokenizer
 
 from burnish.core.records import Prompt
+from burnish.core.thoughts import apart, together
 from burnish.engines.alone import USUAL, Running, TellingEngine
 from burnish.engines.child import Child
 from burnish.engines.open import IN_CHILDREN
@@ -30,6 +31,11 @@ class Reply:
     tokens_in: int
     tokens_out: int
     seconds: float
+
+    @property
+    def said(self) -> str:
+        """The text without what was thought before it."""
+        return apart(self.text)[1]
 
 
 class Door(Protocol):
@@ -180,8 +186,9 @@ def _replied(child: Child, body: Mapping[str, Any], key: str | None = None) -> R
     begun = time.perf_counter()
     said = child.ask("/v1/chat/completions", body, key)
     choice, usage = said["choices"][0], said["usage"]
+    message = choice["message"]
     return Reply(
-        text=choice["message"]["content"] or "",
+        text=together(message.get("reasoning_content") or "", message["content"] or ""),
         complete=choice["finish_reason"] != "length",
         tokens_in=usage["prompt_tokens"],
         tokens_out=usage["completion_tokens"],

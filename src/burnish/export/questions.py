@@ -35,9 +35,14 @@ class Questions:
     metric: str
 
     @property
-    def bound(self) -> bool:
-        """Whether answers can be held to a list of labels."""
+    def labelled(self) -> bool:
+        """Whether answers are labels."""
         return TASKS[self.task.kind].constrained
+
+    @property
+    def bound(self) -> bool:
+        """Whether answers are held to the labels too: not those of a model that thinks first."""
+        return any(prompt.choices for prompt in self.prompts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ def questions(recipe: Recipe, artifact: Artifact) -> Questions:
         recipe.evaluate,
         lambda some: len(encode_prompt(tokenizer, some)),
     )
-    prompts = [as_prompt(row, dataset.task, longest) for row in rows]
+    prompts = [as_prompt(row, dataset.task, longest, artifact.thoughts) for row in rows]
     return Questions(rows, prompts, dataset.task, deciding_metric(dataset.task, recipe.evaluate))
 
 

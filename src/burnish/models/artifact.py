@@ -70,6 +70,12 @@ class Artifact:
     lineage: Mapping[str, Any]
 
     @property
+    def thoughts(self) -> int:
+        """Tokens of room for the thoughts that it was trained to have before its answers; 0 if it
+        answers at once."""
+        return int(self.lineage.get("thoughts", 0))
+
+    @property
     def rounded(self) -> str | None:
         """The format of 4 bits as which its weights, an adapter merged, were rounded in training:
         what was trained is the rounded model."""

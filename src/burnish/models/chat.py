@@ -6,7 +6,7 @@ it, then the answer up to and including the token that ends the turn.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
 from typing import Any
@@ -175,7 +175,7 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[list[int]
         return encode_asked(tokenizer, row.text), []
     source = encode_prompt(tokenizer, row.prompt, row.tools)
     answers = row.messages[len(row.prompt) :]
-    return source, encode_target(tokenizer, answers[0].content) if answers else []
+    return source, encode_target(tokenizer, answers[0].spoken) if answers else []
 
 
 def encode_target(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -254,7 +254,7 @@ def _render(
     try:
         return str(
             tokenizer.apply_chat_template(
-                _turns(tokenizer, messages),
+                _turns(tokenizer, _remembered(messages, asked)),
                 tools=[dict(tool) for tool in tools] or None,
                 tokenize=False,
                 add_generation_prompt=asked,
@@ -266,6 +266,13 @@ def _render(
             f"The chat template refuses this conversation: {error}",
             "Use the roles and the order that the model's template knows.",
         ) from error
+
+
+def _remembered(messages: Sequence[Message], asked: bool) -> list[Message]:
+    """Messages without the thoughts of earlier turns, which nobody is told later: only an answer
+    that is learnt has its own, at the end."""
+    last = len(messages) if asked else len(messages) - 1
+    return [replace(m, thought="") if n < last else m for n, m in enumerate(messages)]
 
 
 def _turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[dict[str, Any]]:

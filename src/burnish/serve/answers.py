@@ -7,7 +7,7 @@ from secrets import token_hex
 from typing import Any
 
 from burnish.core.records import Answer, TokenLogprob
-from burnish.serve.calls import CallWatch, Said, take_apart
+from burnish.serve.calls import AnswerWatch, Said, take_apart
 
 
 def usage(answers: Sequence[Answer], prompts: Sequence[Answer]) -> dict[str, Any]:
@@ -32,7 +32,7 @@ class ChatAnswers:
     functions: Collection[str] = ()
     id: str = field(default_factory=lambda: f"chatcmpl-{token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
-    watches: dict[int, CallWatch] = field(default_factory=dict)
+    watches: dict[int, AnswerWatch] = field(default_factory=dict)
 
     def whole(self, answers: Sequence[Answer]) -> dict[str, Any]:
         """The body of a request that isn't streamed."""
@@ -49,24 +49,25 @@ class ChatAnswers:
     def piece(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob]
     ) -> dict[str, Any] | None:
-        """The chunk that carries more text of a choice; none while it may be a call."""
-        if self.functions:
-            watch = self.watches.setdefault(index, CallWatch())
-            watch.held += logprobs
-            if not (text := watch.feed(text)):
-                return None
-            logprobs, watch.held = watch.held, []
-        return self._chunk(index, {"content": text}, logprobs, None)
+        """The chunk that carries more of a choice's thought or words; none while it isn't known
+        what it is."""
+        watch = self._watch(index)
+        watch.held += logprobs
+        thought, words = watch.feed(text)
+        if not (thought or words) and (text or self.functions):
+            return None
+        logprobs, watch.held = watch.held, []
+        return self._chunk(index, _delta(thought, words), logprobs, None)
 
     def last(self, index: int, answer: Answer) -> list[dict[str, Any]]:
         """The chunks that bring what was held back, and say why a choice ended."""
-        said, watch = self._said(answer), self.watches.get(index, CallWatch())
-        chunks = []
+        said, watch = self._said(answer), self._watch(index)
+        chunks, (thought, words) = [], watch.end()
         if said.calls:
             numbered = [{"index": place, **call} for place, call in enumerate(said.calls)]
             chunks.append(self._chunk(index, {"tool_calls": numbered}, watch.held, None))
-        elif self.functions and (rest := answer.text[watch.shown :]):
-            chunks.append(self._chunk(index, {"content": rest}, watch.held, None))
+        elif thought or words:
+            chunks.append(self._chunk(index, _delta(thought, words), watch.held, None))
         return [*chunks, self._chunk(index, {}, (), _reason(answer, said))]
 
     def total(self, answers: Sequence[Answer], per_prompt: int) -> dict[str, Any]:
@@ -77,12 +78,17 @@ class ChatAnswers:
     def _head(self, kind: str) -> dict[str, Any]:
         return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
 
+    def _watch(self, index: int) -> AnswerWatch:
+        return self.watches.setdefault(index, AnswerWatch(bool(self.functions)))
+
     def _said(self, answer: Answer) -> Said:
-        return take_apart(answer.text, self.functions) if self.functions else Said(answer.text)
+        return take_apart(answer.text, self.functions)
 
     def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
         said = self._said(answer)
         message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
+        if said.thought:
+            message["reasoning_content"] = said.thought
         if said.calls:
             message |= {"content": said.text or None, "tool_calls": said.calls}
         return {
@@ -178,6 +184,12 @@ class Completions:
             "top_logprobs": [dict(one.top) for one in logprobs],
             "text_offset": offsets,
         }
+
+
+def _delta(thought: str, words: str) -> dict[str, str]:
+    """What is new of a choice. An empty piece is one of its words."""
+    delta = {"reasoning_content": thought} if thought else {}
+    return {**delta, "content": words} if words or not thought else delta
 
 
 def _reason(answer: Answer, said: Said) -> str:

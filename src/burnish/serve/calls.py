@@ -1,4 +1,4 @@
-"""Calls of functions in what a model says.
+"""Calls of functions in what a model says, and what it thinks before it says anything.
 
 Models write a call as `{"name": ..., "arguments": {...}}`, alone, in a list, or each between
 `<tool_call>` marks (the form of Hermes, Qwen and SmolLM); Llama says `parameters`.
@@ -6,23 +6,32 @@ Models write a call as `{"name": ..., "arguments": {...}}`, alone, in a list, or
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from secrets import token_hex
 from typing import Any
+
+from burnish.core.thoughts import ThoughtWatch, apart, begins_with_thought
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """An answer taken apart: words, and calls as clients read them."""
+    """An answer taken apart: a thought, words, and calls as clients read them."""
 
     text: str
     calls: Sequence[dict[str, Any]] = ()
+    thought: str = ""
 
 
 def take_apart(answer: str, names: Collection[str]) -> Said:
-    """The calls of an answer, if all that looks like a call is one of a known function."""
+    """The thought that an answer begins with, if it does; and its calls, if all that looks like a
+    call is one of a known function."""
+    thought, text = apart(answer) if begins_with_thought(answer) else ("", answer)
+    return replace(_with_calls(text, names) if names else Said(text), thought=thought)
+
+
+def _with_calls(answer: str, names: Collection[str]) -> Said:
     before, mark, rest = answer.partition(_OPEN)
     if mark:
         blocks = [block.partition(_CLOSE)[0] for block in rest.split(_OPEN)]
@@ -35,19 +44,29 @@ def take_apart(answer: str, names: Collection[str]) -> Said:
 
 
 @dataclass(slots=True)
-class CallWatch:
-    """Holds back the text of a stream as soon as it may be a call."""
+class AnswerWatch:
+    """Takes a stream apart as it comes: tells thought from words, and where there are functions
+    holds words back as soon as they may be a call."""
 
+    with_calls: bool = False
+    thinking: ThoughtWatch = field(default_factory=ThoughtWatch)
     text: str = ""
     shown: int = 0
     held: list[Any] = field(default_factory=list)
 
-    def feed(self, piece: str) -> str:
-        """What can be shown now."""
-        self.text += piece
+    def feed(self, piece: str) -> tuple[str, str]:
+        """The thought and the words that can be shown now."""
+        thought, said = self.thinking.feed(piece)
+        self.text += said
         begin = self.shown
-        self.shown = max(begin, _safe(self.text))
-        return self.text[begin : self.shown]
+        self.shown = max(begin, _safe(self.text) if self.with_calls else len(self.text))
+        return thought, self.text[begin : self.shown]
+
+    def end(self) -> tuple[str, str]:
+        """What was held back of both, once it is known that there is no call."""
+        thought, said = self.thinking.feed("", ended=True)
+        self.text += said
+        return thought, self.text[self.shown :]
 
 
 def _safe(text: str) -> int:

@@ -12,11 +12,12 @@ from burnish.serve.wire import ChatRequest, Closed, Part, Text, Wire
 
 
 class Item(Wire):
-    """A message, a call that the model made, what the call gave, or a search that was made."""
+    """A message, a call that the model made, what the call gave, a search that was made, or what
+    was thought before an answer."""
 
-    type: Literal["message", "function_call", "function_call_output", "file_search_call"] = (
-        "message"
-    )
+    type: Literal[
+        "message", "function_call", "function_call_output", "file_search_call", "reasoning"
+    ] = "message"
     role: Literal["user", "assistant", "system", "developer"] | None = None
     content: Text | list[Part] | None = None
     call_id: Text | None = None
@@ -102,7 +103,7 @@ class CreateResponse(Wire):
 
     def as_chat(self, items: Sequence[Mapping[str, Any]]) -> ChatRequest:
         """The same question as a chat about `items`. Raises Refused, pydantic.ValidationError."""
-        items = [item for item in items if item.get("type") != "file_search_call"]
+        items = [item for item in items if item.get("type") not in _UNSAID]
         told = [{"role": "system", "content": self.instructions}] if self.instructions else []
         body = {
             "model": self.model,
@@ -162,6 +163,8 @@ def _turn(item: Mapping[str, Any], place: int) -> dict[str, Any]:
     return {"role": item["role"], "content": content}
 
 
+#: Items that are no part of what is said: searches are made anew, thoughts are for one answer.
+_UNSAID = ("file_search_call", "reasoning")
 _TEXTS = ("input_text", "output_text", "text")
 
 

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from burnish.core.errors import BurnishError
 from burnish.core.records import Answer
-from burnish.serve.calls import CallWatch, Said, take_apart
+from burnish.serve.calls import AnswerWatch, Said, take_apart
 from burnish.serve.desk import Desk
 from burnish.serve.errors import body_of as error_of
 from burnish.serve.exchange import Exchange
@@ -42,6 +42,7 @@ class Responding:
     searched: Searched | None = None
     id: str = field(default_factory=lambda: f"resp_{token_hex(24)}")
     message: str = field(default_factory=lambda: f"msg_{token_hex(24)}")
+    reasoning: str = field(default_factory=lambda: f"rs_{token_hex(24)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def body(self, status: str, answer: Answer | None = None, output: Any = ()) -> dict[str, Any]:
@@ -77,13 +78,13 @@ class Responding:
         """Words and calls of an answer."""
         asked = self.asked
         tools = () if asked.tool_choice == "none" else asked.functions
-        names = {tool.name for tool in tools}
-        return take_apart(answer.text, names) if names else Said(answer.text)
+        return take_apart(answer.text, {tool.name for tool in tools})
 
     def output(self, said: Said, status: str) -> list[dict[str, Any]]:
         """The items of an answer, behind the search that was made for it."""
+        thoughts = [self.thoughts(said.thought, status)] if said.thought else []
         words = [self.words(said.text, status)] if said.text or not said.calls else []
-        return [*self.before, *words] + [
+        return [*self.before, *thoughts, *words] + [
             {"id": f"fc_{token_hex(24)}", "type": "function_call", "call_id": call["id"],
              "status": status, **call["function"]}
             for call in said.calls
@@ -94,6 +95,12 @@ class Responding:
         """The item of the search, if there was one."""
         wants_results = "file_search_call.results" in (self.asked.include or ())
         return [self.searched.item(wants_results)] if self.searched else []
+
+    def thoughts(self, text: str, status: str) -> dict[str, Any]:
+        """The item of what was thought before the answer."""
+        content = [{"type": "reasoning_text", "text": text}] if text else []
+        return {"id": self.reasoning, "type": "reasoning", "status": status, "summary": [],
+                "content": content}  # fmt: skip
 
     def words(self, text: str | None, status: str) -> dict[str, Any]:
         """The item of a message; None is one that has no text yet."""
@@ -181,24 +188,14 @@ class _Keeper:
         yield event("response.in_progress", response=making.body("in_progress"))
         for kind, fields in _search_events(making.before):
             yield event(kind, **fields)
-        watch, first = CallWatch() if making.asked.functions else None, len(making.before)
-        place = {"item_id": making.message, "output_index": first, "content_index": 0}
-        begun = False
+        telling = _Telling(making)
         async for _, news in exchange.news():
             if news.error:
                 yield event("error", **error_of(news.error)["error"])
                 return
-            text = watch.feed(news.text) if watch else news.text
             said = making.said(news.answer) if news.answer else None
-            if news.answer and said and watch and not said.calls:
-                text += news.answer.text[watch.shown :]
-            if not begun and (text or (said and not said.calls)):
-                begun = True
-                item = making.words(None, "in_progress")
-                yield event("response.output_item.added", output_index=first, item=item)
-                yield event("response.content_part.added", **place, part=_part(""))
-            if text:
-                yield event("response.output_text.delta", **place, delta=text, logprobs=[])
+            for kind, fields in telling.news(news.text, said):
+                yield event(kind, **fields)
             if not (news.answer and said):
                 continue
             output = making.output(said, _status(news.answer))
@@ -210,6 +207,46 @@ class _Keeper:
                 yield event("error", **error_of(error)["error"])
                 return
             yield event(f"response.{body['status']}", response=body)
+
+
+class _Telling:
+    """The events of an answer as it is made: first of its thought, if it has one, then of its
+    words."""
+
+    def __init__(self, making: Responding) -> None:
+        self.making, self.watch = making, AnswerWatch(bool(making.asked.functions))
+        self.index = len(making.before)
+        self.thinks = self.speaks = False
+
+    def news(self, piece: str, said: Said | None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What one more piece brings; with `said`, the last one."""
+        thought, words = self.watch.feed(piece)
+        if said:
+            more, rest = self.watch.end()
+            thought, words = thought + more, words + ("" if said.calls else rest)
+        if thought:
+            yield from self._thought(thought)
+        if words or (said and not said.calls):
+            yield from self._words(words)
+
+    def _thought(self, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if not self.thinks:
+            self.thinks = True
+            item = self.making.thoughts("", "in_progress")
+            yield "response.output_item.added", {"output_index": self.index, "item": item}
+        place = {"item_id": self.making.reasoning, "output_index": self.index, "content_index": 0}
+        yield "response.reasoning_text.delta", {**place, "delta": text}
+
+    def _words(self, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        index = self.index + self.thinks
+        place = {"item_id": self.making.message, "output_index": index, "content_index": 0}
+        if not self.speaks:
+            self.speaks = True
+            item = self.making.words(None, "in_progress")
+            yield "response.output_item.added", {"output_index": index, "item": item}
+            yield "response.content_part.added", {**place, "part": _part("")}
+        if text:
+            yield "response.output_text.delta", {**place, "delta": text, "logprobs": []}
 
 
 async def _until_left(events: AsyncIterator[str], exchange: Exchange) -> AsyncIterator[str]:
@@ -244,6 +281,11 @@ def _ends(output: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
             continue
         own = {"item_id": item["id"], "output_index": index}
         done = ("response.output_item.done", {"output_index": index, "item": item})
+        if item["type"] == "reasoning":
+            text = item["content"][0]["text"]
+            ended = ("response.reasoning_text.done", {**own, "content_index": 0, "text": text})
+            events += [ended, done]
+            continue
         if item["type"] == "message":
             place, (part,) = {**own, "content_index": 0}, item["content"]
             events += [

@@ -92,6 +92,7 @@ def merge(
     base = find_base(first)
     lineage = {
         **{name: first.lineage[name] for name in ("system", "task", "recipe", "quantized")},
+        "thoughts": max(one.thoughts for one in artifacts),
         "data": data,
         "versions": run.read("inputs.json")["versions"],
         "run": run.id,

@@ -15,6 +15,8 @@ from burnish.core.runs import Run, new_run
 from burnish.core.settings import follows
 from burnish.core.training import Custom
 from burnish.data.load import Dataset, load
+from burnish.evaluate.tasks import thought_length
+from burnish.models.chat import encode_prompt
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.train.adapters import quantization
@@ -68,7 +70,7 @@ def train(
     with run.held(), explained(f"then: {then}"), gathered(recipe.train, then) as team:
         team.share((recipe, dataset, run, rows, validation))
         plan, state = _fitted(replace(given, team=team), run, (rows, validation), watch)
-        course.save(run.artifact, plan, given, lineage_of(run, dataset, state))
+        course.save(run.artifact, plan, given, lineage_of(run, given, state))
         report = report_of(run, plan, state)
         write_json(run.path / "report.json", report.as_dict())
         run.events.write(event="trained", steps=state.step, stopped=state.stopped)
@@ -156,11 +158,15 @@ def _tracked(plan: Plan, run: Run, state: State) -> Iterator[Plan]:
         close()
 
 
-def lineage_of(run: Run, dataset: Dataset, state: State) -> dict[str, Any]:
+def lineage_of(run: Run, given: Given, state: State) -> dict[str, Any]:
     """Where the artifact came from."""
+    dataset = given.dataset
     return {
         "system": dataset.task.prompt,
         "task": dataset.task.model_dump(mode="json"),
+        "thoughts": thought_length(
+            dataset.split.train, lambda some: len(encode_prompt(given.tokenizer, some))
+        ),
         "data": dict(dataset.hashes),
         "recipe": run.recipe.model_dump(mode="json"),
         "versions": run.read("inputs.json")["versions"],

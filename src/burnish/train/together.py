@@ -196,7 +196,7 @@ def _ended(one: _Going) -> TrainReport:
     """The artifact and the report of a member that is done."""
     plan, run = one.plan, one.run
     plan.optimizer.take(load_weights(run.path / "checkpoints", one.state.best_step))
-    lineage = lineage_of(run, one.given.dataset, one.state)
+    lineage = lineage_of(run, one.given, one.state)
     save_artifact(
         run.artifact, Alone(plan.model, plan.name), one.given.tokenizer, one.given.base, lineage
     )
