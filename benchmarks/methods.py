@@ -1,16 +1,19 @@
 """Every method on four tasks: quality, trained parameters, peak memory; and seconds a step.
 
-    python benchmarks/methods.py --json > methods.json       quality and memory, a run each
+    python benchmarks/methods.py --kept cells.jsonl          quality and memory, a run each
     python benchmarks/methods.py --speed [--methods qlora]   seconds a step, beside LoRA's
 
 The starter model learns the example project's tickets for the same number of steps with each
 method, each run in a process of its own: tickets to queues, tickets to JSON, questions on a passage
-of the handbook, tickets to whole answers. `--speed` trains the same ten steps in turns, three times
-over, and compares the medians: it wants a quiet machine, the other table doesn't mind.
+of the handbook, tickets to whole answers. A cell that stands in the file of `--kept` isn't measured
+again, so the table can be made in parts; at the end it is printed as Markdown. `--speed` trains the
+same ten steps in turns, three times over, and compares the medians: it wants a quiet machine, the
+other table doesn't mind.
 """
 
 import argparse
 import csv
+import itertools
 import json
 import os
 import re
@@ -101,6 +104,26 @@ def in_child(task: str, method: str, steps: int, questions: int) -> dict[str, An
     return found
 
 
+def table(cells: list[dict[str, Any]]) -> str:
+    """Scores by method and task, with what is trained and the most memory of the four."""
+    head = ["method", *TASKS, "trained", "peak memory"]
+    lines = [head, ["---"] * len(head)]
+    for method in METHODS:
+        own = {cell["task"]: cell for cell in cells if cell["method"] == method}
+        scores = [shown(own[task]["score"]) if task in own else "" for task in TASKS]
+        if own:
+            trained = max(cell["trained_parameters"] for cell in own.values())
+            memory = max(cell["peak_memory_bytes"] for cell in own.values())
+            lines.append([f"`{method}`", *scores, f"{trained:,}", f"{memory / 1e9:.1f} GB"])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def shown(score: dict[str, Any]) -> str:
+    """A score with its interval."""
+    low, high = score["ci"]
+    return f"{score['value']:.2f} ({low:.2f} to {high:.2f})"
+
+
 def speed(steps: int, methods: list[str]) -> dict[str, float]:
     """Seconds a step over LoRA's, medians of three turns."""
     seen: dict[str, list[float]] = {method: [] for method in dict.fromkeys(["lora", *methods])}
@@ -116,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--questions", type=int, default=60)
-    parser.add_argument("--json", action="store_true", dest="as_json")
+    parser.add_argument("--kept", type=Path, default=Path("methods.jsonl"))
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--task", choices=TASKS, help="this cell only")
@@ -128,13 +151,17 @@ def main() -> None:
     elif arguments.speed:
         print(json.dumps(speed(10, arguments.methods)))
     else:
-        cells = []
-        for task in TASKS:
-            for method in METHODS:
-                cells.append(in_child(task, method, arguments.steps, arguments.questions))
-                print(json.dumps(cells[-1]), file=sys.stderr, flush=True)
-        if arguments.as_json:
-            print(json.dumps(cells))
+        lines = arguments.kept.read_text().splitlines() if arguments.kept.exists() else []
+        cells = [json.loads(line) for line in lines]
+        known = {(cell["task"], cell["method"]) for cell in cells}
+        for task, method in itertools.product(TASKS, arguments.methods):
+            if (task, method) in known:
+                continue
+            cells.append(in_child(task, method, arguments.steps, arguments.questions))
+            print(json.dumps(cells[-1]), file=sys.stderr, flush=True)
+            with arguments.kept.open("a") as file:
+                file.write(json.dumps(cells[-1]) + "\n")
+        print(table(cells))
 
 
 if __name__ == "__main__":
