@@ -20,6 +20,7 @@ from burnish.distil.measure import (
     line,
     savings,
 )
+from burnish.distil.variety import Variety, variety_of
 from burnish.evaluate.answers import Measured
 from burnish.report.contents import Contents
 from burnish.report.parts import (
@@ -90,6 +91,7 @@ class Distilled:
             "reviewed": sum(lesson.review is not None for lesson in self.every_lesson()),
             "dropped": dict(self.dropped()),
             "agreement": self.agreement(),
+            "variety": self.variety().as_dict(),
             "training": self.training.id,
             "currency": recipe.compare.currency,
             "report": str(self.run.path / "report.html"),
@@ -112,6 +114,10 @@ class Distilled:
         known = [lesson for lesson in both if lesson.own.answer and not lesson.dropped]
         same = sum(lesson.row.answer.strip() == lesson.own.answer.strip() for lesson in known)
         return same / len(known) if known else None
+
+    def variety(self) -> Variety:
+        """What is learnt, as a whole."""
+        return variety_in(self.exam, self.lessons)
 
     def every_lesson(self) -> list[Lesson]:
         """All rows, of both parts."""
@@ -180,6 +186,14 @@ class Distilled:
         return " ".join(parts)
 
 
+def variety_in(exam: Exam, lessons: Mapping[str, Sequence[Lesson]]) -> Variety:
+    """Labels, lengths and variety of what is learnt, beside people's."""
+    split = exam.dataset.split
+    learnt = [lesson.row for some in lessons.values() for lesson in some if not lesson.dropped]
+    own = (*split.train, *split.validation)
+    return variety_of(learnt, own, exam.dataset.task, exam.recipe.data.seed)
+
+
 def page_of(result: Distilled, command: str) -> Contents:
     """What the report shows."""
     recipe, dataset, scores = result.exam.recipe, result.exam.dataset, result.scores
@@ -228,6 +242,7 @@ def _facts(result: Distilled) -> dict[str, str]:
     }
     if (same := result.agreement()) is not None:
         facts["Teacher and people agree"] = f"on {same:.1%} of the rows"
+    facts |= result.variety().facts()
     for name, own in result.further.items():
         facts[f"Asked too: {name}"] = (
             f"{own['asked']:.0f} questions, {own['money']:.4f} {recipe.compare.currency}"

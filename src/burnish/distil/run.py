@@ -41,7 +41,7 @@ from burnish.distil.pairs import (
     second_of,
 )
 from burnish.distil.record import save_lessons
-from burnish.distil.report import Distilled, page_of
+from burnish.distil.report import Distilled, page_of, variety_in
 from burnish.distil.review import deciding, decisions
 from burnish.distil.student import sequence_level, student_recipe
 from burnish.engines.local import find_artifact
@@ -97,6 +97,8 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
         further = [Collector(other, run, own) for other, own in others]
         lessons = _lessons(exam, collector, further)
         _say_disputed(run, lessons)
+        for warning in variety_in(exam, lessons).warnings():
+            say(f"Note: {warning}")
         save_lessons(run, teacher, recipe, lessons)
         training = trained(student, _learnt(exam, collector, student, lessons))
         _keep_artifact(run, training)
