@@ -1,8 +1,9 @@
-"""What is left of a container's memory, told from the files of its control group."""
+"""What a machine has for a training: room in its memory, and a number format."""
 
 import pytest
+import torch
 
-from burnish.models.load import _container_rooms, available_memory
+from burnish.models.load import _container_rooms, available_memory, slow_format, training_dtype
 
 
 @pytest.mark.parametrize(
@@ -26,3 +27,16 @@ def test_no_limit_leaves_the_machine(tmp_path):
 
     assert _container_rooms(tmp_path) == []
     assert available_memory() > 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "auto"),
+    [({"avx2": True}, torch.float32), ({"avx512_bf16": True}, torch.bfloat16)],
+)
+def test_the_number_format_is_what_the_processor_multiplies_fast(flags, auto, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: flags)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+    assert training_dtype("auto") == auto
+    assert bool(slow_format("bfloat16")) == (auto == torch.float32)
+    assert slow_format("float32") == slow_format("auto") == ""

@@ -71,6 +71,16 @@ def training_dtype(name: Literal["auto", "float32", "bfloat16"]) -> torch.dtype:
     return torch.bfloat16 if _has_fast_bfloat16() else torch.float32
 
 
+def slow_format(name: Literal["auto", "float32", "bfloat16"]) -> str:
+    """What a person should know who trains in a format that this machine multiplies slowly."""
+    if name != "bfloat16" or _has_fast_bfloat16():
+        return ""
+    return (
+        "model.dtype is bfloat16, which this processor has no units for: a step takes many times "
+        "as long as in float32. Leave model.dtype out, unless the memory has no room for float32."
+    )
+
+
 def _has_fast_bfloat16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported())

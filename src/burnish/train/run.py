@@ -9,6 +9,7 @@ from typing import Any
 
 from burnish.core.errors import BadRecipe
 from burnish.core.folders import hash_file, write_json
+from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.reinforcement import FileReward, Grpo
 from burnish.core.runs import Run, new_run
@@ -17,7 +18,7 @@ from burnish.core.training import Custom
 from burnish.data.load import Dataset, load
 from burnish.evaluate.tasks import thought_length
 from burnish.models.chat import encode_prompt
-from burnish.models.load import load_tokenizer
+from burnish.models.load import load_tokenizer, slow_format
 from burnish.models.local import find_model
 from burnish.train.adapters import quantization
 from burnish.train.auto import settled
@@ -54,6 +55,8 @@ def train(
     base = find_model(recipe.model.name)
     refuse_misfit(recipe, base)
     recipe = settled(recipe, begun=Run(resume.absolute()).recipe if resume else None)
+    if note := slow_format(recipe.model.dtype):
+        say(note)
     own = recipe.train.objective
     dataset = dataset or load(recipe, answered=not isinstance(own, Grpo))
     given = Given(recipe, dataset, base, load_tokenizer(base))
