@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from burnish.core.errors import BadData
 from burnish.core.records import Message, Prompt, Row
 from burnish.core.sections import Evaluate, Task
+from burnish.core.thoughts import together
 
 #: How many of the longest training answers are counted in tokens.
 _MEASURED = 64
@@ -91,9 +92,9 @@ def answer_length(
 
 
 def thought_length(rows: Sequence[Row], count: Callable[[Sequence[Message]], int]) -> int:
-    """Tokens that a thought before an answer may have: half more than the longest of the rows; 0
-    where none thinks. Counted as `answer_length` counts."""
-    thoughts = {message.thought for row in rows for message in row.messages} - {""}
+    """Tokens that a thought before an answer may have, its marks included: half more than the
+    longest of the rows; 0 where none thinks. Counted as `answer_length` counts."""
+    thoughts = {together(message.thought, "") for row in rows for message in row.messages} - {""}
     return _room(thoughts, count, otherwise=0)
 
 
