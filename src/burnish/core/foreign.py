@@ -117,7 +117,7 @@ def of_precision(dtype: Any, optimizer: Any) -> Iterator[str]:
     if dtype in ("fp16", "float16"):
         yield f"{dtype} overflows without scaled losses: model.dtype is chosen by the hardware"
     if "8bit" in str(optimizer):
-        yield "the optimizer's moments have all their bits"
+        yield "the optimizer's moments have all their bits: --set train.optimizer=adamw_8bit"
 
 
 def leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -233,6 +233,11 @@ class Train(Section):
     )
     warmup_share: float = Field(0.03, ge=0, le=1, description="Share of the steps to warm up in.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
+    optimizer: Literal["adamw", "adamw_8bit"] = Field(
+        "adamw",
+        description="`adamw_8bit` keeps AdamW's moments in 8 bits (Dettmers et al. 2022, "
+        "arXiv:2110.02861): 6 bytes less for each number that moves.",
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
     evaluate_every: int = Field(
         0, ge=0, description="Optimizer steps between validations; 0: twice an epoch."
@@ -288,6 +293,8 @@ class Train(Section):
             if self.devices > 1:
                 raise ValueError("devices above 1 go with parallel: ddp, zero1, zero2 or zero3")
             return self
+        if self.optimizer == "adamw_8bit":
+            raise ValueError("optimizer adamw_8bit is for one process")
         if self.is_encoding or isinstance(self.objective, Grpo | Seq2Seq):
             raise ValueError(f"objective {self.objective.kind} is trained by one process only")
         if isinstance(self.objective, Distillation) and self.objective.on_policy:

@@ -15,7 +15,7 @@ from burnish.core.progress import progress
 
 def quantize(model: torch.nn.Module, double_quant: bool) -> None:
     """Hold the linear layers' weights as NF4, all but the head's. Raises Unavailable."""
-    nn = _bitsandbytes().nn
+    nn = bitsandbytes().nn
     for parent, name, layer in _layers(model):
         packed = nn.Linear4bit(
             layer.in_features,
@@ -40,7 +40,7 @@ def quantize(model: torch.nn.Module, double_quant: bool) -> None:
 @torch.no_grad()
 def round_trip(model: torch.nn.Module, double_quant: bool) -> None:
     """Give every weight that `quantize` would touch the value that it would have then."""
-    functional = _bitsandbytes().functional
+    functional = bitsandbytes().functional
     for _, _, layer in _layers(model):
         packed, state = functional.quantize_4bit(
             layer.weight.data, compress_statistics=double_quant, quant_type="nf4"
@@ -53,7 +53,7 @@ def plain(weight: torch.Tensor) -> torch.Tensor:
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight
-    given: torch.Tensor = _bitsandbytes().functional.dequantize_4bit(weight.data, state)
+    given: torch.Tensor = bitsandbytes().functional.dequantize_4bit(weight.data, state)
     return given
 
 
@@ -71,11 +71,10 @@ def _layers(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torc
             yield item
 
 
-def _bitsandbytes() -> Any:
+def bitsandbytes(what: str = "Weights of 4 bits need") -> Any:
+    """The library; `what` needs it. Raises Unavailable if it isn't here."""
     try:
-        import bitsandbytes
+        import bitsandbytes as library
     except ImportError as error:
-        raise Unavailable(
-            "Weights of 4 bits need bitsandbytes.", "pip install 'burnish[qlora]'"
-        ) from error
-    return bitsandbytes
+        raise Unavailable(f"{what} bitsandbytes.", "pip install 'burnish[qlora]'") from error
+    return library

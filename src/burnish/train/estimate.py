@@ -32,7 +32,9 @@ _FOUR_BITS = {True: 0.516, False: 0.5625}
 _KEPT = 3.5
 
 #: Bytes that a number which moves has beside itself and the gradient of one pass: float32.
-_COPY_AND_MOMENTS, _GRADIENT = 12, 4
+_COPY, _MOMENTS, _GRADIENT = 4, 8, 4
+#: Bytes of both moments in 8 bits, with their share of their blocks' scales.
+_ROUNDED_MOMENTS = 2.03
 
 #: `train.parallel` → what each device holds a share of (Rajbhandari et al. 2020, fig. 1).
 _SHARED = {
@@ -134,12 +136,13 @@ def needed(shape: Shape, settings: Train, dtype: Any) -> Need:
         together = 2 * size * (max(whole - shape.linear, 0) + shape.linear / shape.layers)
         weights = weights / count + together
         passing = passing / count + together * shape.moving / whole
+    moments = _ROUNDED_MOMENTS if settings.optimizer == "adamw_8bit" else _MOMENTS
     summed = shape.moving * _GRADIENT / (count if "gradient" in shared else 1)
     return Need(
         process=_PROCESS + _FOUR_BIT_PROCESS * four_bits,
         parameters=weights,
         gradients=passing + summed,
-        optimizer=shape.moving * _COPY_AND_MOMENTS / (count if "copy" in shared else 1),
+        optimizer=shape.moving * (_COPY + moments) / (count if "copy" in shared else 1),
         activations=settings.micro_batch_tokens * _a_token(shape, settings, size),
     )
 

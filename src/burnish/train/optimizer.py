@@ -11,6 +11,10 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from burnish.core.training import Train
+from burnish.train.eight_bits import MOMENTS, EightBitAdamW
+
+#: What an update leaves for the next one, of each weight; scales where moments are rounded.
+_STATE = ("step", *MOMENTS, *(f"{name}_scale" for name in MOMENTS))
 
 
 class MasterAdamW:
@@ -111,10 +115,11 @@ class MasterAdamW:
         """Go back to what `tensors` gave."""
         for name, master in self.masters.items():
             master.copy_(saved[f"master.{name}"])
-            keys = ("step", "exp_avg", "exp_avg_sq")
             if f"step.{name}" in saved:
                 self.adamw.state[master] = {
-                    key: saved[f"{key}.{name}"].to(master.device, copy=True) for key in keys
+                    key: saved[f"{key}.{name}"].to(master.device, copy=True)
+                    for key in _STATE
+                    if f"{key}.{name}" in saved
                 }
             else:
                 self.adamw.state.pop(master, None)
@@ -122,8 +127,10 @@ class MasterAdamW:
         self.publish()
 
 
-def adamw_of(masters: Sequence[torch.Tensor], settings: Train) -> torch.optim.AdamW:
-    """PyTorch's AdamW as the recipe has it."""
+def adamw_of(masters: Sequence[torch.Tensor], settings: Train) -> torch.optim.Optimizer:
+    """AdamW as the recipe has it: PyTorch's, or with moments of 8 bits."""
+    if settings.optimizer == "adamw_8bit":
+        return EightBitAdamW(masters, settings.learning_rate, settings.weight_decay)
     return torch.optim.AdamW(
         list(masters),
         lr=settings.learning_rate,
