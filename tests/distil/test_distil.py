@@ -179,6 +179,7 @@ def test_a_student_learns_to_think_and_is_measured_by_what_it_says_then(
 
     told = stub.bodies[0]["messages"][0]["content"]
     assert "one of these labels" in told and "Think step by step" in told
+    assert {body["max_tokens"] for body in stub.bodies} == {16 + 512}, "in the exam too"
     (kept, *_) = (tmp_path / "run" / "teacher.jsonl").read_text().splitlines()
     assert json.loads(kept)["messages"][-1]["reasoning_content"] == "hm"
     found = {name: one.scores for name, one in result.routes.items()}

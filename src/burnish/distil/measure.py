@@ -1,7 +1,7 @@
 """Baseline, student and teacher, asked the same frozen test questions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -137,12 +137,15 @@ def sit_before(exam: Exam, student: Recipe) -> Measured:
 def sit_teacher(exam: Exam, collector: Collector) -> Measured:
     """Measure the teacher: as any model where it is one of this machine, by its replies else."""
     teacher, wanted = collector.teacher, collector.recipe.distil
-    told, thoughts = exam.asking(teacher, wanted).told, exam.thoughts_of(teacher, wanted)
+    asking, thoughts = exam.asking(teacher, wanted), exam.thoughts_of(teacher, wanted)
     if teacher.engine:
         weights = str(teacher.identity["weights"])
-        return _sit(exam, Sitter(TEACHER, teacher.engine, weights, told, thoughts))
-    prompts = exam.prompts(teacher.count_tokens, told, thoughts)
-    replies = [reply for _, reply in collector.replies(prompts)]
+        return _sit(exam, Sitter(TEACHER, teacher.engine, weights, asking.told, thoughts))
+    prompts = exam.prompts(teacher.count_tokens, asking.told, thoughts)
+    # Who thinks needs the room that the recipe gives for it, here as for the rows.
+    room = max(asking.max_new_tokens, *(prompt.max_new_tokens for prompt in prompts))
+    asked = [replace(prompt, max_new_tokens=room) for prompt in prompts]
+    replies = [reply for _, reply in collector.replies(asked)]
     task, settings = exam.dataset.task, exam.recipe.evaluate
     metric = deciding_metric(task, settings)
     predictions = predicted(exam.rows, replies, metric)
