@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rapidfuzz import fuzz
-from rouge_score import rouge_scorer
 from sacrebleu import sentence_bleu
 
 _TEMPLATE = re.compile(r"\{\{\s*(item|sample)((?:\.\w+)*)\s*\}\}")
@@ -63,7 +62,9 @@ def gleu(given: str, wanted: str) -> float:
 
 def _rouge(name: str) -> Callable[[str, str], float]:
     def score(given: str, wanted: str) -> float:
-        return float(rouge_scorer.RougeScorer([name]).score(wanted, given)[name].fmeasure)
+        from burnish.evaluate.rouge import rouge
+
+        return rouge(name, wanted, given)
 
     return score
 

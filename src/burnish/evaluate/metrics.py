@@ -13,16 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import sacrebleu
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
-from sklearn.metrics import f1_score
 
 from burnish.evaluate.spans import FENCE, SPANS, span_f1
+from burnish.evaluate.words import UNSPACED
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
-#: Scripts without spaces between words: each sign counts as a word, as in MLQA.
-_UNSPACED = re.compile(r"([\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
-_WORD = re.compile(r"[^\W_]+")
 
 
 def normalise(text: str) -> str:
@@ -47,7 +42,7 @@ def exact_match(expected: str, answer: str) -> float:
 
 def token_f1(expected: str, answer: str) -> float:
     """F1 of the words that both have (SQuAD); signs of scripts without spaces count as words."""
-    theirs, ours = (_UNSPACED.sub(r" \1 ", normalise(text)).split() for text in (expected, answer))
+    theirs, ours = (UNSPACED.sub(r" \1 ", normalise(text)).split() for text in (expected, answer))
     if not theirs or not ours:
         return float(theirs == ours)
     shared = sum((Counter(theirs) & Counter(ours)).values())
@@ -70,7 +65,9 @@ def field_f1(expected: str, answer: str) -> float:
 
 def rouge_l(expected: str, answer: str) -> float:
     """ROUGE-L F-measure, stemmed (Lin 2004); for ASCII text that of `rouge-score`."""
-    return float(_ROUGE.score(expected, answer)["rougeL"].fmeasure)
+    from burnish.evaluate.rouge import rouge_l as score
+
+    return score(expected, answer)
 
 
 def bleu(expected: str, answer: str) -> float:
@@ -82,24 +79,6 @@ def chrf(expected: str, answer: str) -> float:
     """Character F-score (Popović 2015; sacrebleu), divided by 100."""
     return min(sacrebleu.sentence_chrf(answer, [expected]).score / 100, 1.0)
 
-
-class _Words(Tokenizer):
-    """Words of any script: `rouge-score` by itself drops all that isn't a-z, a whole Greek text."""
-
-    def __init__(self) -> None:
-        self.ascii = DefaultTokenizer(use_stemmer=True)
-
-    def tokenize(self, text: str) -> list[str]:
-        """Words in lower case; those of ASCII are stemmed."""
-        words = [_UNSPACED.sub(r" \1 ", word) for word in _WORD.findall(text.lower())]
-        return [
-            part
-            for word in words
-            for part in (self.ascii.tokenize(word) if word.isascii() else word.split())
-        ]
-
-
-_ROUGE = RougeScorer(["rougeL"], tokenizer=_Words())
 
 METRICS: dict[str, Callable[[str, str], float]] = {
     "accuracy": accuracy,
@@ -115,6 +94,8 @@ METRICS: dict[str, Callable[[str, str], float]] = {
 
 def macro_f1(expected: Sequence[str], answers: Sequence[str]) -> float:
     """Mean F1 over the labels, each counting the same."""
+    from sklearn.metrics import f1_score  # a second to load, and seldom asked
+
     labels = sorted(set(expected))
     return float(f1_score(expected, answers, labels=labels, average="macro", zero_division=0))
 
