@@ -57,6 +57,7 @@ def test_a_message_is_learnt_with_its_thought_and_written_beside_it():
     message = Message("assistant", "no", thought="It is late.")
 
     assert message.as_template()["content"] == "<think>\nIt is late.\n</think>\n\nno"
+    assert message.parts == (message.spoken,), "a model that sees learns it too"
     assert message.as_wire() == {
         "role": "assistant", "content": "no", "reasoning_content": "It is late.",
     }  # fmt: skip

@@ -138,6 +138,9 @@ def test_a_kept_thought_is_learnt_with_its_answer_and_rows_without_one_are_dropp
     two = (*questions(1)[0].messages, Message("assistant", "a"), *questions(1)[0].messages)
     with pytest.raises(BadData, match="several answers of one conversation"):
         collector_of().lessons([Row(messages=two, file="c.jsonl", line=1)], keeping)
+    early = (*two, Message("assistant", "b", weight=0.0))
+    with pytest.raises(BadData, match="or one before its end"):
+        collector_of().lessons([Row(messages=early, file="c.jsonl", line=1)], keeping)
 
 
 def test_too_many_requests_is_no_failure_and_retry_after_is_obeyed(stub, collector_of):

@@ -45,7 +45,7 @@ class Message:
     def parts(self) -> tuple[str | Picture, ...]:
         """Text and pictures in their order."""
         found: list[str | Picture] = []
-        rest = self.content
+        rest = self.spoken
         for picture in self.pictures:
             before, _, rest = rest.partition(picture.mark)
             found += [before, picture]

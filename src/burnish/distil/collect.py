@@ -245,17 +245,17 @@ def _thoughtful(lesson: Lesson) -> Lesson:
     thought = lesson.replies[-1].thought
     if not thought:
         return replace(lesson, dropped="the teacher answered without a thought")
-    last = replace(lesson.row.messages[-1], thought=thought)
-    return replace(lesson, row=replace(lesson.row, messages=(*lesson.row.messages[:-1], last)))
+    return lesson.answering(lesson.row.answer, thought)
 
 
 def _refuse_unaskable(rows: Sequence[Row], asking: Asking) -> None:
     for row in rows:
-        if asking.keeps_thoughts and len(_turns(row)) > 1:
+        if asking.keeps_thoughts and _turns(row) not in ([], [len(row.question)]):
             raise BadData(
-                f"{row.id}: several answers of one conversation can't be learnt with their "
-                "thoughts, as later turns don't see those of earlier ones.",
-                "Give the earlier answers weight 0, or set distil.thoughts=cut.",
+                f"{row.id}: several answers of one conversation, or one before its end, can't be "
+                "learnt with their thoughts, as later turns don't see those of earlier ones.",
+                "Give the earlier answers weight 0 and end the row behind the one that is learnt, "
+                "or set distil.thoughts=cut.",
             )
         if row.text is not None or not _turns(row):
             raise BadData(

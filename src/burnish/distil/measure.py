@@ -11,14 +11,13 @@ from burnish.core.folders import hash_json
 from burnish.core.recipe import Recipe
 from burnish.core.records import Interval, Message, Prompt, Row
 from burnish.core.stats import paired_test, ratio
-from burnish.core.teaching import Distil
 from burnish.data.load import Dataset
 from burnish.distil.collect import Asking, Collector
 from burnish.engines.labels import LabelEngine
 from burnish.engines.local import find_artifact, open_engine, weights_hash
 from burnish.engines.open import open_any
 from burnish.engines.protocol import Engine
-from burnish.engines.teacher import Teacher, price
+from burnish.engines.teacher import price
 from burnish.evaluate.answers import Measured, measured, timed
 from burnish.evaluate.run import Asked, predicted, score, summary
 from burnish.evaluate.tasks import (
@@ -63,12 +62,13 @@ class Exam:
         asked = (as_prompt(row, self.dataset.task, length, thoughts) for row in self.rows)
         return [with_instruction(prompt, told) for prompt in asked]
 
-    def asking(self, teacher: Teacher, settings: Distil) -> Asking:
+    def asking(self, collector: Collector) -> Asking:
         """How a teacher is asked; one that was trained for the task is told nothing about it."""
+        teacher, settings = collector.teacher, collector.recipe.distil
         told = [self.instruction()] if teacher.is_told else []
         if settings.thoughts == "ask":
             told.append(_THINK)
-        thoughts = self.thoughts_of(teacher, settings)
+        thoughts = _thoughts_of(collector)
         task, own = self.dataset.task, settings.teacher.max_new_tokens
         return Asking(
             told="\n\n".join(filter(None, told)),
@@ -77,14 +77,16 @@ class Exam:
             keeps_thoughts=settings.thoughts != "cut",
         )
 
-    def thoughts_of(self, teacher: Teacher, settings: Distil) -> int:
-        """Tokens of room for what a teacher thinks before its answer; 0 if it answers at once."""
-        if settings.thoughts == "cut":
-            return teacher.thoughts
-        return settings.teacher.max_new_tokens or teacher.thoughts or _THOUGHTS
-
     def _answered(self) -> Sequence[Row]:
         return [row for row in self.dataset.split.train if row.answer] or self.rows
+
+
+def _thoughts_of(collector: Collector) -> int:
+    """Tokens of room for what a teacher thinks before its answer; 0 if it answers at once."""
+    trained, settings = collector.teacher.thoughts, collector.recipe.distil
+    if settings.thoughts == "cut":
+        return trained
+    return settings.teacher.max_new_tokens or trained or _THOUGHTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +138,14 @@ def sit_before(exam: Exam, student: Recipe) -> Measured:
 
 def sit_teacher(exam: Exam, collector: Collector) -> Measured:
     """Measure the teacher: as any model where it is one of this machine, by its replies else."""
-    teacher, wanted = collector.teacher, collector.recipe.distil
-    asking, thoughts = exam.asking(teacher, wanted), exam.thoughts_of(teacher, wanted)
+    teacher, asking = collector.teacher, exam.asking(collector)
+    thoughts = _thoughts_of(collector)
     if teacher.engine:
         weights = str(teacher.identity["weights"])
         return _sit(exam, Sitter(TEACHER, teacher.engine, weights, asking.told, thoughts))
     prompts = exam.prompts(teacher.count_tokens, asking.told, thoughts)
     # Who thinks needs the room that the recipe gives for it, here as for the rows.
-    room = max(asking.max_new_tokens, *(prompt.max_new_tokens for prompt in prompts))
+    room = max(asking.max_new_tokens, prompts[0].max_new_tokens)
     asked = [replace(prompt, max_new_tokens=room) for prompt in prompts]
     replies = [reply for _, reply in collector.replies(asked)]
     task, settings = exam.dataset.task, exam.recipe.evaluate

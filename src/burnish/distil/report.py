@@ -35,8 +35,8 @@ from burnish.report.parts import (
 
 @dataclass(frozen=True, slots=True)
 class Distilled:
-    """The result. `training` is the student's run, `accounts` those with the teacher,
-    `further` those with the others, by name."""
+    """The result. `training` is the student's run, `accounts` those with the teacher, `variety`
+    what is learnt as a whole, `further` the accounts with the others, by name."""
 
     run: Run
     exam: Exam
@@ -44,6 +44,7 @@ class Distilled:
     training: Run
     lessons: Mapping[str, Sequence[Lesson]]
     accounts: Mapping[str, float]
+    variety: Variety
     further: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -91,7 +92,7 @@ class Distilled:
             "reviewed": sum(lesson.review is not None for lesson in self.every_lesson()),
             "dropped": dict(self.dropped()),
             "agreement": self.agreement(),
-            "variety": self.variety().as_dict(),
+            "variety": self.variety.as_dict(),
             "training": self.training.id,
             "currency": recipe.compare.currency,
             "report": str(self.run.path / "report.html"),
@@ -114,10 +115,6 @@ class Distilled:
         known = [lesson for lesson in both if lesson.own.answer and not lesson.dropped]
         same = sum(lesson.row.answer.strip() == lesson.own.answer.strip() for lesson in known)
         return same / len(known) if known else None
-
-    def variety(self) -> Variety:
-        """What is learnt, as a whole."""
-        return variety_in(self.exam, self.lessons)
 
     def every_lesson(self) -> list[Lesson]:
         """All rows, of both parts."""
@@ -242,7 +239,7 @@ def _facts(result: Distilled) -> dict[str, str]:
     }
     if (same := result.agreement()) is not None:
         facts["Teacher and people agree"] = f"on {same:.1%} of the rows"
-    facts |= result.variety().facts()
+    facts |= result.variety.facts()
     for name, own in result.further.items():
         facts[f"Asked too: {name}"] = (
             f"{own['asked']:.0f} questions, {own['money']:.4f} {recipe.compare.currency}"

@@ -19,7 +19,7 @@ from burnish.data.load import Dataset, load
 from burnish.data.split import draw, sample
 from burnish.distil.agreement import agreeing, with_opinions
 from burnish.distil.checks import checked, standard_of
-from burnish.distil.collect import Asking, Collector, Lesson
+from burnish.distil.collect import Collector, Lesson
 from burnish.distil.documents import passages_of, with_readers, written
 from burnish.distil.grow import evolved, grown
 from burnish.distil.measure import (
@@ -97,7 +97,8 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
         further = [Collector(other, run, own) for other, own in others]
         lessons = _lessons(exam, collector, further)
         _say_disputed(run, lessons)
-        for warning in variety_in(exam, lessons).warnings():
+        variety = variety_in(exam, lessons)
+        for warning in variety.warnings():
             say(f"Note: {warning}")
         save_lessons(run, teacher, recipe, lessons)
         training = trained(student, _learnt(exam, collector, student, lessons))
@@ -110,7 +111,9 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
         routes[DISTILLED] = sit(exam, DISTILLED, str(training.artifact))
         routes[TEACHER] = sit_teacher(exam, collector)
         accounts = {one.teacher.name: one.ledger.as_dict() for one in further}
-        result = Distilled(run, exam, routes, training, lessons, collector.ledger.as_dict())
+        result = Distilled(
+            run, exam, routes, training, lessons, collector.ledger.as_dict(), variety
+        )
         return _reported(replace(result, further=accounts))
 
 
@@ -189,7 +192,7 @@ def _lessons(
 ) -> dict[str, list[Lesson]]:
     """Training and validation rows as the teacher answers and writes them, checked."""
     recipe, split, task = exam.recipe, exam.dataset.split, exam.dataset.task
-    asking = _asking(exam, collector)
+    asking = exam.asking(collector)
     both = (*split.train, *split.validation)
     found = collector.lessons(both, asking)
     if recipe.distil.grow:
@@ -198,7 +201,7 @@ def _lessons(
         found += evolved(collector, split.train, asking, recipe)
     for other in further:
         _rest(collector.teacher)
-        found = with_opinions(found, other, _asking(exam, other))
+        found = with_opinions(found, other, exam.asking(other))
         _rest(other.teacher)
     if recipe.distil.questions_per_passage:
         found += _written(collector, further)
@@ -236,11 +239,6 @@ def _split(found: Sequence[Lesson], split: Split, recipe: Recipe) -> dict[str, l
         "train": [*asked[:cut], *(one for one in new if one.own.id not in later)],
         "validation": [*asked[cut:], *(one for one in new if one.own.id in later)],
     }
-
-
-def _asking(exam: Exam, collector: Collector) -> Asking:
-    """How this teacher is asked."""
-    return exam.asking(collector.teacher, collector.recipe.distil)
 
 
 def _rest(teacher: Teacher) -> None:
@@ -297,7 +295,7 @@ def _learnt(
         return taught
     method = student.train.method
     source = getattr(method, "start", None) or student.model.name
-    found = paired(lessons, second_of(collector, source, _asking(exam, collector)), exam)
+    found = paired(lessons, second_of(collector, source, exam.asking(collector)), exam)
     save_pairs(collector.run, exam.recipe, found)
     _rest(collector.teacher)
     if student.train.objective.kind not in PAIRED:

@@ -15,9 +15,10 @@ from typing import Any
 import sacrebleu
 
 from burnish.evaluate.spans import FENCE, SPANS, span_f1
-from burnish.evaluate.words import UNSPACED
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
+#: Scripts without spaces between words: each sign counts as a word, as in MLQA.
+UNSPACED = re.compile(r"([\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
 
 
 def normalise(text: str) -> str:

@@ -1,9 +1,13 @@
 """ROUGE by `rouge-score`, which loads nltk: whoever computes none needn't wait for it."""
 
+import re
+
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
-from burnish.evaluate.words import UNSPACED, WORD
+from burnish.evaluate.metrics import UNSPACED
+
+_WORD = re.compile(r"[^\W_]+")
 
 
 class _Words(Tokenizer):
@@ -14,7 +18,7 @@ class _Words(Tokenizer):
 
     def tokenize(self, text: str) -> list[str]:
         """Words in lower case; those of ASCII are stemmed."""
-        words = [UNSPACED.sub(r" \1 ", word) for word in WORD.findall(text.lower())]
+        words = [UNSPACED.sub(r" \1 ", word) for word in _WORD.findall(text.lower())]
         return [
             part
             for word in words

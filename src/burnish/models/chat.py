@@ -272,7 +272,7 @@ def _remembered(messages: Sequence[Message], asked: bool) -> list[Message]:
     """Messages without the thoughts of earlier turns, which nobody is told later: only an answer
     that is learnt has its own, at the end."""
     last = len(messages) if asked else len(messages) - 1
-    return [replace(m, thought="") if n < last else m for n, m in enumerate(messages)]
+    return [replace(m, thought="") if m.thought and n < last else m for n, m in enumerate(messages)]
 
 
 def _turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[dict[str, Any]]:

@@ -37,6 +37,12 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
         config.layer_types = [config.layer_types[place] for place in kept]
 
 
+def states_of(given: Any) -> torch.Tensor:
+    """The hidden states that a layer gives, alone or first of several things."""
+    states: torch.Tensor = given[0] if isinstance(given, tuple) else given
+    return states
+
+
 @contextmanager
 def outputs_of(
     modules: Sequence[torch.nn.Module], kept: Callable[[Any], torch.Tensor] = lambda given: given

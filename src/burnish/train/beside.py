@@ -12,12 +12,12 @@ from burnish.core.encoding import Classify
 from burnish.core.errors import BadRecipe
 from burnish.engines.local import find_artifact
 from burnish.models.classifier import load_classifier
-from burnish.models.layers import outputs_of
+from burnish.models.layers import outputs_of, states_of
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.train.adapters import language_model
 from burnish.train.course import Given
-from burnish.train.imitation import MATRIX, distance, matched_layers
+from burnish.train.imitation import distances, matched_layers
 from burnish.train.lessons import same_tokens
 from burnish.train.relations import Held, held, padded_divergence
 
@@ -38,19 +38,17 @@ class Beside:
         """What the student says of a padded batch, and (rows,) how far it is from the teacher, by
         the name of what is compared."""
         with ExitStack() as during:
-            ours = during.enter_context(outputs_of(self.layers[0], _states))
+            ours = during.enter_context(outputs_of(self.layers[0], states_of))
             mine = during.enter_context(self.held.ours.kept()) if self.held else []
             said = model(**batch)
         with torch.no_grad(), ExitStack() as during:
-            theirs = during.enter_context(outputs_of(self.layers[1], _states))
+            theirs = during.enter_context(outputs_of(self.layers[1], states_of))
             yours = during.enter_context(self.held.theirs.kept()) if self.held else []
             self.teacher(**batch)
         mask = batch["attention_mask"]
         apart = {}
         if ours:
-            matrix = getattr(language_model(model), MATRIX, torch.nn.Identity())
-            pairs = zip(ours, theirs, strict=True)
-            places = torch.stack([distance(matrix(one), other) for one, other in pairs]).mean(0)
+            places = distances(language_model(model), ours, theirs)
             apart["hidden"] = (places * mask).sum(1) / mask.sum(1)
         if self.held:
             apart["attention"] = padded_divergence(self.held, mine, yours, mask)
@@ -92,12 +90,6 @@ def beside(model: Any, teacher: Any, settings: Classify) -> Beside | None:
     layers = matched_layers(student, teacher, name) if settings.hidden else ((), ())
     pair = held(student, teacher, relations, name) if relations.weight else None
     return Beside(teacher, layers, pair, {"hidden": settings.hidden, "attention": relations.weight})
-
-
-def _states(given: Any) -> torch.Tensor:
-    """(texts, tokens, width): what a layer gives, alone or first of several things."""
-    whole: torch.Tensor = given[0] if isinstance(given, tuple) else given
-    return whole
 
 
 def _loaded(name: str) -> tuple[Any, Any]:

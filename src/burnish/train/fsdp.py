@@ -17,10 +17,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from burnish.core.training import Train
 from burnish.models.load import device
+from burnish.train.eight_bits import MOMENTS
 from burnish.train.optimizer import MasterAdamW
 from burnish.train.team import Team
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def divide(language: Any, team: Team) -> None:
@@ -94,7 +93,7 @@ class DividedAdamW(MasterAdamW):
     def restore(self, saved: Mapping[str, torch.Tensor]) -> None:
         """Go back to what the leader's `tensors` gave, to however many processes."""
         steps = self.team.share({key: saved[key] for key in saved if key.startswith("step.")})
-        kinds = ("master", *(_MOMENTS if steps else ()))
+        kinds = ("master", *(MOMENTS if steps else ()))
         own = {
             f"{kind}.{name}": self._own(name, saved.get(f"{kind}.{name}"))
             for name in self.divided

@@ -21,7 +21,7 @@ from burnish.core.teaching import Distillation
 from burnish.core.training import Train
 from burnish.engines.local import find_artifact
 from burnish.models.artifact import find_base
-from burnish.models.layers import evenly, layers_of, outputs_of
+from burnish.models.layers import evenly, layers_of, outputs_of, states_of
 from burnish.models.local import find_model
 from burnish.train.adapters import language_model
 from burnish.train.examples import Example
@@ -32,7 +32,7 @@ from burnish.train.objectives import Judge, Judgement, predicting
 from burnish.train.relations import Held, Projections, flat_divergence, held
 
 #: What the matrix is called among the student's weights while it learns.
-MATRIX = "into_teacher"
+_MATRIX = "into_teacher"
 
 
 def add_matrix(model: Any, settings: Train) -> None:
@@ -53,14 +53,14 @@ def lead_into(model: Any, theirs: int, seed: int) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             matrix = torch.nn.Linear(ours, theirs, bias=False)
-        language.add_module(MATRIX, matrix.to(weight.device, weight.dtype))
+        language.add_module(_MATRIX, matrix.to(weight.device, weight.dtype))
 
 
 def drop_matrix(model: Any) -> None:
     """Take the matrix away again."""
     language = language_model(model)
-    if hasattr(language, MATRIX):
-        delattr(language, MATRIX)
+    if hasattr(language, _MATRIX):
+        delattr(language, _MATRIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,7 @@ class Imitation:
         loss, measured = said.loss, dict(said.measured)
         learnt = batch.weights > 0
         if self.ours:
-            matrix = getattr(self.student, MATRIX, torch.nn.Identity())
-            pairs = zip(ours, theirs, strict=True)
-            places = torch.stack([distance(matrix(one), other) for one, other in pairs]).mean(0)
+            places = distances(self.student, ours, theirs)
             loss = loss + self.weight * (places @ batch.weights)
             measured["hidden"] = places.detach()[learnt]
         if self.held:
@@ -150,6 +148,16 @@ def matched_layers(
     return ours, [layers_of(teacher)[number] for number in evenly(len(ours), total)]
 
 
+def distances(
+    student: Any, ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """(layers, ..., width) of both → (...): how far a student's states are from its teacher's, the
+    mean over the layers, through the matrix where it has one."""
+    matrix = getattr(student, _MATRIX, torch.nn.Identity())
+    pairs = zip(ours, theirs, strict=True)
+    return torch.stack([distance(matrix(one), other) for one, other in pairs]).mean(0)
+
+
 def distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     """(..., width) of both → (...): the squared distance in squared lengths of `theirs`."""
     ours, theirs = ours.float(), theirs.float()
@@ -162,8 +170,7 @@ def _states(
     """What layers give (places, width) at the batch's learnt places, as a pass goes on."""
 
     def at_places(states: Any) -> torch.Tensor:
-        whole: torch.Tensor = states[0] if isinstance(states, tuple) else states
-        return whole[0].index_select(0, batch.predicts)
+        return states_of(states)[0].index_select(0, batch.predicts)
 
     return outputs_of(layers, at_places)
 

@@ -14,10 +14,9 @@ import torch
 import torch.distributed as dist
 
 from burnish.core.training import Train
+from burnish.train.eight_bits import MOMENTS
 from burnish.train.optimizer import MasterAdamW, adamw_of
 from burnish.train.team import Team
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 #: Gradients that are on their way at once: 16 MB.
 _AT_ONCE = 1 << 22
@@ -131,7 +130,7 @@ class SharedAdamW(MasterAdamW):
         must call this too, get nothing."""
         state = self.adamw.state.get(self.master, {})
         saved = self._named("master", self._whole(self.master.detach()))
-        for key in _MOMENTS if state else ():
+        for key in MOMENTS if state else ():
             saved |= self._named(key, self._whole(state[key]))
         if state and self.team.leads:
             saved |= {f"step.{name}": state["step"].clone() for name in self.weights}
@@ -151,7 +150,7 @@ class SharedAdamW(MasterAdamW):
         first = next(iter(self.weights))
         step = self.team.share(saved.get(f"step.{first}"))
         if step is not None:
-            moments = {key: self._dealt(f"{key}.", saved) for key in _MOMENTS}
+            moments = {key: self._dealt(f"{key}.", saved) for key in MOMENTS}
             self.adamw.state[self.master] = {"step": step.to(self.device), **moments}
         self.gradient.zero_()
         self.publish()
