@@ -17,6 +17,7 @@ from burnish.data.load import load
 from burnish.evaluate import latency
 from burnish.evaluate.run import load_predictions
 from burnish.train.once import folder_of
+from tests.child import in_child
 
 FEW = ("compare.forgetting=false",)
 
@@ -144,14 +145,12 @@ def test_killed_it_goes_on_in_the_same_folder_to_the_same_verdict(
     ticket_recipe, tmp_path, workspace, monkeypatch, when
 ):
     recipe = ticket_recipe(*FEW, "train.checkpoint_every=3")
-    child = os.fork()
-    if child == 0:
-        try:
-            die(when)
-            compare(recipe, out=tmp_path / "run")
-        finally:
-            os._exit(70)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+    def first():
+        die(when)
+        compare(recipe, out=tmp_path / "run")
+
+    assert in_child(first) == -signal.SIGKILL
     assert not (tmp_path / "run" / "report.json").exists()
     left = {file: file.stat().st_mtime_ns for file in workspace.glob("cache/**/*.jsonl")}
 

@@ -16,6 +16,7 @@ from burnish.core.recipe import make_recipe
 from burnish.core.records import Message, Row, Split
 from burnish.core.sections import Task
 from burnish.models.local import write_manifest
+from tests.child import in_child
 
 WORDS = [
     "parcel",
@@ -132,18 +133,6 @@ def plan_of(tiny, tiny_tokenizer, recipe_of):
         return prepare(recipe, tiny, *sides)
 
     return build
-
-
-def in_child(work):
-    """Run `work` in a child process. Returns its exit code, or minus the signal that killed it."""
-    child = os.fork()
-    if child == 0:
-        code = 70
-        try:
-            code = work() or 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def die_at_sync(number):

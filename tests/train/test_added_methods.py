@@ -19,7 +19,8 @@ from burnish.models.virtual import virtual_ids
 from burnish.train.flat import flatten
 from burnish.train.loop import train_step
 from burnish.train.run import train
-from tests.train.conftest import die_at_sync, in_child
+from tests.child import in_child
+from tests.train.conftest import die_at_sync
 
 KILLED = -9
 METHODS = {

@@ -11,7 +11,8 @@ from burnish.serve.grader_wire import RewardGrader
 from burnish.serve.tuning import METHODS
 from burnish.train.loop import train_step
 from burnish.train.run import train
-from tests.train.conftest import die_at_sync, in_child, preferred, weights
+from tests.child import in_child
+from tests.train.conftest import die_at_sync, preferred, weights
 
 SFT = "def loss(answers, row):\n    return -(answers[0].logprobs * answers[0].weights).mean()\n"
 LOGITS = """

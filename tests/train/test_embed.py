@@ -25,9 +25,9 @@ from burnish.train.course import Given
 from burnish.train.embed import EMBED
 from burnish.train.language import seed_everything
 from burnish.train.run import train
+from tests.child import in_child
 from tests.embedder import embedder_folder, tiny_embedder
 from tests.tickets import tickets
-from tests.train.conftest import in_child
 
 __all__ = ["embedder_folder", "tiny_embedder"]
 

@@ -14,7 +14,8 @@ from burnish.engines.open import open_any
 from burnish.models.artifact import load_artifact_model, open_artifact
 from burnish.train.merging import Merging, merge
 from burnish.train.run import train
-from tests.train.conftest import die_at_sync, in_child, weights
+from tests.child import in_child
+from tests.train.conftest import die_at_sync, weights
 
 
 def updates(run):

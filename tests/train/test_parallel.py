@@ -18,7 +18,8 @@ from burnish.core.recipe import make_recipe
 from burnish.train import claims, forecast
 from burnish.train.run import train
 from burnish.train.team import Team, parts_of
-from tests.train.conftest import chosen, in_child, make_rows, preferred
+from tests.child import in_child
+from tests.train.conftest import chosen, make_rows, preferred
 
 #: At a high rate AdamW makes the order of additions visible: a gradient of nearly 0 has a sign.
 USUAL = ("model.dtype=float32", "train.learning_rate=1e-3")

@@ -11,7 +11,8 @@ from burnish.models.artifact import load_artifact_model, open_artifact
 from burnish.models.load import load_model
 from burnish.train.loop import validation_means
 from burnish.train.run import train
-from tests.train.conftest import die_at_sync, in_child, weights
+from tests.child import in_child
+from tests.train.conftest import die_at_sync, weights
 from tests.train.test_methods import loss_of
 
 PISSA = "train.method={kind: lora, rank: 8, alpha: 8, init: pissa, ranks: {q_proj: 4}}"

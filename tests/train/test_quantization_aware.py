@@ -17,7 +17,8 @@ from burnish.models.merge import merged_model
 from burnish.models.q4_0 import on_grid, put_on_grid
 from burnish.train.loop import train_step
 from burnish.train.run import train
-from tests.train.conftest import die_at_sync, in_child, make_rows, weights
+from tests.child import in_child
+from tests.train.conftest import die_at_sync, make_rows, weights
 from tests.train.test_methods import loss_of
 
 Q4_0 = gguf.GGMLQuantizationType.Q4_0

@@ -11,7 +11,8 @@ import pytest
 from burnish.core.errors import BadData
 from burnish.core.journal import read_journal
 from burnish.train.run import train
-from tests.train.conftest import die_at_sync, in_child, make_rows, preferred, weights
+from tests.child import in_child
+from tests.train.conftest import die_at_sync, make_rows, preferred, weights
 
 KILLED = -9
 

@@ -22,7 +22,8 @@ from burnish.train.drawing import Drawing
 from burnish.train.loop import train_step
 from burnish.train.reinforcement import advantages
 from burnish.train.run import train
-from tests.train.conftest import die_at_sync, in_child, make_rows, weights
+from tests.child import in_child
+from tests.train.conftest import die_at_sync, make_rows, weights
 
 OWN = Path(__file__).with_name("own_reward.py")
 REWARD = f"reward: {{kind: file, file: {OWN}}}"

@@ -11,7 +11,8 @@ from burnish.data.load import Dataset
 from burnish.train import search as searching
 from burnish.train.search import search
 from burnish.train.study import Attempt, Pruned
-from tests.train.conftest import die_at_sync, in_child, make_rows
+from tests.child import in_child
+from tests.train.conftest import die_at_sync, make_rows
 
 SPACE = (
     "search.space={train.learning_rate: {low: 1.0e-4, high: 1.0e-1, log: true}, "
@@ -20,13 +21,18 @@ SPACE = (
 
 
 @pytest.fixture
-def recipe(recipe_of, monkeypatch):
-    """Four trials on 26 rows to train and 6 to validate."""
+def dataset(recipe_of):
+    """26 rows to train and 6 to validate."""
     rows = make_rows(32, system="Sort the request.")
-    dataset = Dataset(
+    return Dataset(
         split=Split(rows[:26], rows[26:], ()), task=recipe_of().task, findings=(), notes=(),
         hashes={"rows.jsonl": "0"},
     )  # fmt: skip
+
+
+@pytest.fixture
+def recipe(recipe_of, dataset, monkeypatch):
+    """Four trials on them."""
     monkeypatch.setattr(searching, "load", lambda recipe: dataset)
     return recipe_of(SPACE, "search.trials=4", "search.seeds=2", "train.epochs=1")
 
@@ -46,12 +52,13 @@ def test_the_best_settings_are_trained_again_with_other_seeds(recipe, tmp_path):
 
 
 @pytest.mark.long  # with trials at once: test_search_abreast
-def test_a_search_that_is_killed_goes_on_and_tries_no_more_than_asked(recipe, tmp_path):
+def test_a_search_that_is_killed_goes_on_and_tries_no_more_than_asked(recipe, dataset, tmp_path):
     undisturbed = search(recipe, out=tmp_path / "whole")
     run, deaths = tmp_path / "killed", 0
 
     def go_on():
         die_at_sync(60)
+        searching.load = lambda recipe: dataset
         search(recipe, out=run)
 
     while in_child(go_on) == -9:

@@ -9,7 +9,8 @@ from burnish.core.journal import read_journal
 from burnish.core.progress import listen
 from burnish.train.faults import is_memory
 from burnish.train.run import train
-from tests.train.conftest import in_child, weights
+from tests.child import in_child
+from tests.train.conftest import weights
 
 
 class At:

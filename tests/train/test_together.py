@@ -20,7 +20,8 @@ from burnish.engines.open import open_any
 from burnish.models.artifact import open_artifact
 from burnish.train.run import train
 from burnish.train.together import train_together
-from tests.train.conftest import WORDS, die_at_sync, in_child, weights
+from tests.child import in_child
+from tests.train.conftest import WORDS, die_at_sync, weights
 
 KILLED = -9
 
