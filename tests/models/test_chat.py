@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from burnish.core.errors import BadData
 from burnish.core.records import Message, Row
+from burnish.models.audit import audit
 from burnish.models.chat import (
     PLAIN_TEMPLATE,
     SOURCE_TEMPLATE,
@@ -17,6 +18,7 @@ from burnish.models.chat import (
     lead_in,
     render_conversation,
     render_prompt,
+    switched,
 )
 
 words = st.text(st.characters(blacklist_categories=("Cs",)), min_size=1, max_size=30)
@@ -127,15 +129,68 @@ def test_what_a_template_puts_before_an_answer_is_known(tiny_tokenizer, template
     assert lead_in(tokenizer) == lead
 
 
+#: With the switch of Qwen3: who is asked not to think finds the empty thought in the prompt.
+SWITCHABLE = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' and '<think>' not in m['content'] %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and enable_thinking is false %}"
+    "{{ '<think>\n\n</think>\n\n' }}{% endif %}{% endif %}"
+)
+
+
+@pytest.fixture
+def switchable(tiny_tokenizer):
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = SWITCHABLE
+    return tokenizer
+
+
+def learnt(tokenizer, row):
+    encoded = encode_row(tokenizer, row, 100)
+    return tokenizer.decode(
+        [i for i, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
+    )
+
+
+def test_who_thinks_by_itself_is_asked_not_to_unless_a_thought_is_learnt(switchable):
+    ask, empty = Message("user", "which?"), "<think>\n\n</think>\n\n"
+    plain = Row(messages=(ask, Message("assistant", "blue")))
+    thinking = Row(messages=(ask, Message("assistant", "blue", thought="red?")))
+
+    assert render_prompt(switchable, (ask,)).endswith(f"assistant\n{empty}")
+    assert lead_in(switchable) == "" and learnt(switchable, plain) == "blue<|im_end|>"
+    told = "<think>\nred?\n</think>\n\nblue<|im_end|>"
+    assert learnt(switchable, thinking) == told, "even among rows that don't think"
+
+    for tokenizer in (asked := switched(switchable, True), switched(asked, False)):
+        assert render_prompt(tokenizer, (ask,)).endswith("<|im_start|>assistant\n")
+        assert learnt(tokenizer, plain) == f"{empty}blue<|im_end|>", "no thought is learnt too"
+        assert learnt(tokenizer, thinking) == told
+        assert not audit([plain, thinking], tokenizer, 100)
+    assert not audit([plain, thinking], switchable, 100) and not audit([plain], switchable, 100)
+    assert switchable.chat_template == SWITCHABLE
+
+
+def test_what_is_set_for_good_is_what_any_other_server_renders(switchable, tiny_tokenizer):
+    chat = [{"role": "user", "content": "which?"}]
+
+    for thinks in (False, True):
+        other = switched(switchable, thinks).apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=True
+        )
+        assert other.endswith("assistant\n" if thinks else "</think>\n\n")
+    assert switched(tiny_tokenizer, True) is tiny_tokenizer
+
+
 def test_a_thought_is_learnt_with_its_answer_and_no_later_turn_sees_it(tiny_tokenizer):
     thinking = Message("assistant", "blue", thought="red?")
     row = Row(messages=(Message("user", "which?"), thinking))
-    encoded = encode_row(tiny_tokenizer, row, 100)
-
-    learnt = [i for i, weight in zip(encoded.ids, encoded.weights, strict=True) if weight]
     later = render_prompt(tiny_tokenizer, (*row.messages, Message("user", "sure?")))
 
-    assert tiny_tokenizer.decode(learnt) == "<think>\nred?\n</think>\n\nblue<|im_end|>"
+    assert learnt(tiny_tokenizer, row) == "<think>\nred?\n</think>\n\nblue<|im_end|>"
     assert "blue" in later and "red?" not in later
     two = Row(messages=(*row.messages, Message("user", "sure?"), thinking))
     with pytest.raises(BadData, match="renders a prompt otherwise"):

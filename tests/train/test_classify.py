@@ -132,10 +132,9 @@ def plan_of(settings, rows=None):
     if rows:
         dataset = replace(dataset, split=replace(dataset.split, train=rows))
     base = find_model(settings.model.name)
-    from burnish.models.load import load_tokenizer
     from burnish.train.language import seed_everything
 
-    given = Given(settings, dataset, base, load_tokenizer(base))
+    given = Given.of(settings, dataset, base)
     rows, validation = CLASSIFY.examples(given)
     seed_everything(0)
     return CLASSIFY.prepare(given, Run(Path()), rows, validation)

@@ -18,7 +18,6 @@ from burnish.data.load import load
 from burnish.engines.open import open_any
 from burnish.models.artifact import open_artifact
 from burnish.models.embedder import Embedder
-from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.train.contrastive import LOSSES
 from burnish.train.course import Given
@@ -63,7 +62,7 @@ def recipe(tiny_embedder, write_rows):
 
 def plan_of(settings):
     base = find_model(settings.model.name)
-    given = Given(settings, load(settings), base, load_tokenizer(base))
+    given = Given.of(settings, load(settings), base)
     rows, validation = EMBED.examples(given)
     seed_everything(0)
     return EMBED.prepare(given, Run(Path()), rows, validation)

@@ -14,7 +14,6 @@ from burnish.core.recipe import make_recipe
 from burnish.core.runs import Run, find_run
 from burnish.data.load import load
 from burnish.distil.student import student_recipe
-from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model, read_manifest, write_manifest
 from burnish.train.classify import CLASSIFY
 from burnish.train.course import Given
@@ -60,7 +59,7 @@ def recipe(tiny_embedder, tmp_path, monkeypatch, write_rows):
 
 def plan_of(recipe):
     base = find_model(recipe.model.name)
-    given = Given(recipe, load(recipe), base, load_tokenizer(base))
+    given = Given.of(recipe, load(recipe), base)
     seed_everything(0)
     return CLASSIFY.prepare(given, Run(Path()), *CLASSIFY.examples(given))
 

@@ -86,7 +86,7 @@ def test_the_check_says_how_rows_are_read_and_finds_what_cannot_be_learnt(
 
 
 def plan_of(settings, base):
-    given = Given(settings, load(settings), base, load_tokenizer(base))
+    given = Given.of(settings, load(settings), base)
     rows, validation = SEQ2SEQ.examples(given)
     return SEQ2SEQ.prepare(given, Run(base.path), rows, validation)
 

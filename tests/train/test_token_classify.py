@@ -189,7 +189,7 @@ def test_only_first_tokens_are_learnt_and_padding_is_not(recipe):
 
     settings = recipe("train.objective={kind: token_classify, class_weights: balanced}")
     base = find_model(settings.model.name)
-    given = Given(settings, load(settings), base, load_tokenizer(base))
+    given = Given.of(settings, load(settings), base)
     rows, validation = TOKEN_CLASSIFY.examples(given)
     plan = TOKEN_CLASSIFY.prepare(given, Run(given.base.path), rows, validation)
     plan.model.eval()

@@ -17,7 +17,6 @@ from burnish.engines.local import open_engine
 from burnish.evaluate.rewards import worth_of
 from burnish.evaluate.source import evaluate_source
 from burnish.models.artifact import open_artifact
-from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.models.reward import load_reward_model
 from burnish.train.course import Given
@@ -94,7 +93,7 @@ def test_loss_and_gradients_are_those_of_bradley_and_terry(recipe, tmp_path):
     asked = recipe("train.micro_batch_tokens=32")
     dataset = Dataset(Split(pairs(8), (), ()), asked.task, (), (), {})
     base = find_model(asked.model.name)
-    given = Given(asked, dataset, base, load_tokenizer(base))
+    given = Given.of(asked, dataset, base)
     rows, _ = VALUING.examples(given)
     plan = VALUING.prepare(given, Run(Path()), rows, [])
     whole = 0.0

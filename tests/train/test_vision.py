@@ -17,7 +17,6 @@ from burnish.data.load import load
 from burnish.engines.local import open_engine
 from burnish.models.artifact import open_artifact
 from burnish.models.chat import encode_row, seen_in
-from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.train.course import Given
 from burnish.train.run import train
@@ -54,7 +53,7 @@ def any_model(request, seeing):
 def begin(recipe, run=None):
     """The plan of a recipe before its first step."""
     base = find_model(recipe.model.name)
-    given = Given(recipe, load(recipe), base, load_tokenizer(base))
+    given = Given.of(recipe, load(recipe), base)
     rows, validation = VISION.examples(given)
     return VISION.prepare(given, run, rows, validation)
 

@@ -151,6 +151,11 @@ class Row:
         return len(self.messages)
 
 
+def have_thoughts(rows: Sequence[Row]) -> bool:
+    """Whether an answer among the rows has a thought before it."""
+    return any(message.thought for row in rows for message in row.messages)
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that a check found, with the rows it is about and what to do."""

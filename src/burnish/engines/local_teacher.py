@@ -7,30 +7,36 @@ from burnish.core.records import Message, Prompt
 from burnish.core.thoughts import apart
 from burnish.engines.local import LocalEngine, find_artifact, open_engine, weights_hash
 from burnish.engines.teacher import MayAsk, Reply
+from burnish.models.chat import switched
 from burnish.models.local import find_model
 
 
 class LocalTeacher:
-    """A model, a run or an artifact folder of this machine."""
+    """A model, a run or an artifact folder of this machine; `thinks` asks a model that can be
+    asked so to think before it answers."""
 
     #: Questions answered between two writes to the disk.
     BLOCK = 64
 
-    def __init__(self, source: str, batch_size: int) -> None:
+    def __init__(self, source: str, batch_size: int, thinks: bool = False) -> None:
         artifact = find_artifact(source)
         self._source, self._batch_size = source, batch_size
+        self._thinks = thinks and artifact is None  # a trained one does what it has learnt
         self._engine: LocalEngine | None = None
         named = artifact.lineage.get("run") if artifact else find_model(source).name
         self.name = str(named or source)
         self.is_told = artifact is None
         self.thoughts = artifact.thoughts if artifact else 0
-        self.identity: Mapping[str, Any] = {"weights": weights_hash(source)}
+        self.identity: Mapping[str, Any] = {
+            "weights": weights_hash(source), **({"thinks": True} if self._thinks else {})
+        }  # fmt: skip
 
     @property
     def engine(self) -> LocalEngine:
         """The teacher's engine, opened when it is needed."""
         if self._engine is None:
             self._engine = open_engine(self._source)
+            self._engine.tokenizer = switched(self._engine.tokenizer, self._thinks)
         return self._engine
 
     def rest(self) -> None:

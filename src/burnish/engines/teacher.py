@@ -73,12 +73,15 @@ def price(settings: Settings, tokens_in: float, tokens_out: float) -> float:
 
 def open_teacher(recipe: Recipe) -> Teacher:
     """The teacher of a recipe. Raises BadRecipe if none is named, NotFound if it isn't here."""
-    return open_answerer(recipe.distil.teacher, "distil.teacher", recipe.evaluate.batch_size)
+    thinks, batch_size = recipe.distil.thoughts != "cut", recipe.evaluate.batch_size
+    return open_answerer(recipe.distil.teacher, "distil.teacher", batch_size, thinks)
 
 
-def open_answerer(settings: Answerer, section: str, batch_size: int) -> Teacher:
-    """Whoever is named in a section of a recipe. Raises BadRecipe if nobody is, NotFound if it
-    isn't here."""
+def open_answerer(
+    settings: Answerer, section: str, batch_size: int, thinks: bool = False
+) -> Teacher:
+    """Whoever is named in a section of a recipe; `thinks` asks one of this machine to think first,
+    where it can be asked so. Raises BadRecipe if nobody is, NotFound if it isn't here."""
     if not settings.model:
         raise BadRecipe(
             f"No {section.rpartition('.')[2]} is named.",
@@ -91,4 +94,4 @@ def open_answerer(settings: Answerer, section: str, batch_size: int) -> Teacher:
         return RemoteTeacher(settings, section)
     from burnish.engines.local_teacher import LocalTeacher
 
-    return LocalTeacher(settings.model, batch_size)
+    return LocalTeacher(settings.model, batch_size, thinks)

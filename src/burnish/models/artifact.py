@@ -25,6 +25,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from burnish.core.errors import BadData, NotFound
 from burnish.core.folders import hash_bytes, hash_file, whole_folder, write_json
 from burnish.models.bottleneck import has_bottlenecks, load_bottlenecks, save_bottlenecks
+from burnish.models.chat import switched
 from burnish.models.load import device, load_model
 from burnish.models.local import LocalModel, find_model
 from burnish.models.q4_0 import put_on_grid
@@ -97,7 +98,7 @@ def save_artifact(
     lineage: Mapping[str, Any],
 ) -> Artifact:
     """Write a trained model, whole or not at all; an older one in its place is replaced."""
-    kind = _kind_of(model)
+    kind, tokenizer = _kind_of(model), switched(tokenizer, bool(lineage.get("thoughts")))
     with whole_folder(folder, replace=True) as draft:
         if kind == "adapter":
             # A path of this machine would be of no use to anybody else.

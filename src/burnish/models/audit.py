@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadData
 from burnish.core.progress import progress, say
-from burnish.core.records import Finding, Message, Row
+from burnish.core.records import Finding, Message, Row, have_thoughts
 from burnish.models.chat import (
     Encoded,
     PromptChanges,
@@ -23,6 +23,7 @@ from burnish.models.chat import (
     end_of_turn,
     has_source,
     render_conversation,
+    switched,
 )
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
@@ -113,7 +114,7 @@ def audit(
     what a server will ask; the audit compares the two. All findings are errors.
     """
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
-    need = 0
+    tokenizer, need = switched(tokenizer, have_thoughts(rows)), 0
     with progress("Token audit", total=len(rows)) as bar:
         for row in rows:
             for side in row.sides:

@@ -5,7 +5,9 @@ row is encoded in the pieces in which it will be served: the prompt exactly as `
 it, then the answer up to and including the token that ends the turn.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
@@ -36,6 +38,9 @@ PLAIN_TEMPLATE = (
 #: lines. The tokenizer puts its own special tokens around what the encoder reads.
 SOURCE_TEMPLATE = "{{ messages | map(attribute='content') | select | join('\n\n') }}"
 
+
+#: What asks a model that thinks by itself to do so, and how its template says it for good.
+_SWITCH, _SET = re.compile(r"\benable_thinking\b"), "{% set enable_thinking"
 
 #: An answer that no template has in itself.
 _PROBE = "4f1c9"
@@ -72,9 +77,11 @@ def render_prompt(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] = (),
+    thinks: bool = False,
 ) -> str:
-    """The text that a model is asked, ending where its answer begins."""
-    return _render(tokenizer, messages, tools, asked=True)
+    """The text that a model is asked, ending where its answer begins; `thinks` asks those that can
+    be asked to think first (see `switched`)."""
+    return _render(tokenizer, messages, tools, asked=True, thinks=thinks)
 
 
 def render_conversation(
@@ -83,7 +90,8 @@ def render_conversation(
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """The text of a whole conversation, its last answer included."""
-    return _render(tokenizer, messages, tools, asked=False)
+    thinks = bool(messages) and bool(messages[-1].thought)
+    return _render(tokenizer, messages, tools, asked=False, thinks=thinks)
 
 
 def encode_prompt(
@@ -155,7 +163,8 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) ->
     for position, message in enumerate(row.messages):
         if message.role != "assistant" or (message.weight == 0 and position < last):
             continue
-        asked = render_prompt(tokenizer, row.messages[:position], row.tools)
+        thinks = bool(message.thought)
+        asked = render_prompt(tokenizer, row.messages[:position], row.tools, thinks)
         whole = render_conversation(tokenizer, row.messages[: position + 1], row.tools)
         shown = pictures_of(row.messages[done:position])
         between = _encode_seen(tokenizer, _behind(rendered, asked), shown)
@@ -226,6 +235,22 @@ def _lead_in(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     return whole[len(asked) :].partition(_PROBE)[0]
 
 
+def switched(tokenizer: PreTrainedTokenizerBase, thinks: bool) -> PreTrainedTokenizerBase:
+    """A tokenizer whose template has its switch for thoughts set for good.
+
+    Templates of models that think by themselves have one, `enable_thinking` (Qwen3, SmolLM3,
+    Gemma 4). It is off in all that is rendered here, so that a base is measured as it answers, but
+    where an answer with a thought is learnt; what is trained says in its own template which of both
+    it is, so that every server asks it the same. Without such a switch it is `tokenizer` itself.
+    """
+    template = str(tokenizer.chat_template)
+    if not _SWITCH.search(template) or template.startswith(_SET):
+        return tokenizer
+    own = copy(tokenizer)
+    own.chat_template = f"{_SET} = {str(thinks).lower()} %}}{template}"
+    return own
+
+
 def _behind(before: str, text: str) -> str:
     """What `text` says more than `before`, which it must begin with."""
     if not text.startswith(before):
@@ -249,7 +274,9 @@ def _render(
     tokenizer: PreTrainedTokenizerBase,
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]],
+    *,
     asked: bool,
+    thinks: bool,
 ) -> str:
     try:
         return str(
@@ -259,6 +286,7 @@ def _render(
                 tokenize=False,
                 add_generation_prompt=asked,
                 add_bos=bool(getattr(tokenizer, "add_bos_token", False)),
+                enable_thinking=thinks,
             )
         )
     except (TemplateError, TypeError, ValueError) as error:

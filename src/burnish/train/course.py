@@ -3,14 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.recipe import Recipe
+from burnish.core.records import have_thoughts
 from burnish.core.runs import Run
 from burnish.data.load import Dataset
 from burnish.models.artifact import Artifact
+from burnish.models.chat import switched
+from burnish.models.load import load_tokenizer
 from burnish.models.local import LocalModel
 from burnish.train.checkpoint import State
 from burnish.train.loop import Plan
@@ -26,6 +29,13 @@ class Given:
     base: LocalModel
     tokenizer: PreTrainedTokenizerBase
     team: Team = ALONE
+
+    @classmethod
+    def of(cls, recipe: Recipe, dataset: Dataset, base: LocalModel, team: Team = ALONE) -> Self:
+        """With the base's tokenizer; one whose template can ask for thoughts does so if the rows to
+        learn from have any."""
+        tokenizer = switched(load_tokenizer(base), have_thoughts(dataset.split.train))
+        return cls(recipe, dataset, base, tokenizer, team)
 
 
 def at_once(plan: Plan, given: Given, run: Run, state: State) -> Plan:

@@ -18,7 +18,7 @@ from burnish.core.training import Custom
 from burnish.data.load import Dataset, load
 from burnish.evaluate.tasks import thought_length
 from burnish.models.chat import encode_prompt
-from burnish.models.load import load_tokenizer, slow_format
+from burnish.models.load import slow_format
 from burnish.models.local import find_model
 from burnish.train.adapters import quantization
 from burnish.train.auto import settled
@@ -59,7 +59,7 @@ def train(
         say(note)
     own = recipe.train.objective
     dataset = dataset or load(recipe, answered=not isinstance(own, Grpo))
-    given = Given(recipe, dataset, base, load_tokenizer(base))
+    given = Given.of(recipe, dataset, base)
     course = course_of(recipe, base)
     rows, validation = course.examples(given)
     inputs: dict[str, Any] = {"data": dict(dataset.hashes), "base": base.identity}
@@ -89,7 +89,7 @@ def follow(team: Team) -> TrainReport:
     recipe, dataset, run, rows, validation = team.share(_NOTHING)
     base = find_model(recipe.model.name)
     team = replace(team, mode=recipe.train.parallel)
-    given = Given(recipe, dataset, base, load_tokenizer(base), team)
+    given = Given.of(recipe, dataset, base, team)
     _fitted(given, run, (rows, validation))
     team.gather(peak_memory())
     report: TrainReport = team.share(_NOTHING)

@@ -21,7 +21,6 @@ from burnish.core.runs import Run, new_run
 from burnish.core.training import Lora
 from burnish.data.load import load
 from burnish.models.artifact import save_artifact
-from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.train.checkpoint import State, load_weights, step_of
 from burnish.train.course import Given
@@ -108,10 +107,9 @@ def _begins_at_zero(method: Any) -> bool:
 def _begun(recipes: dict[str, Recipe], out: Path, held: ExitStack) -> list[_Going]:
     """All members, their rows read and their runs made or found again."""
     base = find_model(next(iter(recipes.values())).model.name)
-    tokenizer = load_tokenizer(base)
     read = {}
     for name, recipe in recipes.items():
-        given = Given(recipe, load(recipe), base, tokenizer)
+        given = Given.of(recipe, load(recipe), base)
         read[name] = (given, *encoded_splits(given))
     runs = {name: _run(out / name, given) for name, (given, _, _) in read.items()}
     for run in runs.values():

@@ -1,0 +1,64 @@
+"""A base that thinks by itself is asked not to, but where thoughts are learnt or wanted."""
+
+import copy
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from burnish.core.recipe import make_recipe
+from burnish.core.records import Message
+from burnish.engines.local import open_engine
+from burnish.engines.local_teacher import LocalTeacher
+from burnish.models.chat import render_prompt
+from burnish.models.local import write_manifest
+from burnish.train.run import train
+from tests.models.test_chat import SWITCHABLE
+from tests.train.conftest import FACTS
+
+ASK = (Message("user", "parcel late"),)
+
+
+@pytest.fixture
+def thinker(tiny, tiny_tokenizer, tmp_path, monkeypatch):
+    """The tiny model with the template of one that thinks."""
+    folder = tmp_path / "models" / "thinker"
+    shutil.copytree(tiny.path, folder)
+    tokenizer = copy.deepcopy(tiny_tokenizer)
+    tokenizer.chat_template = SWITCHABLE
+    tokenizer.save_pretrained(folder)
+    write_manifest(folder, {"name": "thinker", "source": "tests", **FACTS})
+    monkeypatch.setenv("BURNISH_MODELS", str(folder.parent))
+    return "thinker"
+
+
+def asked(engine):
+    return render_prompt(engine.tokenizer, ASK).partition("assistant\n")[2]
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+def test_what_is_trained_is_asked_as_it_has_learnt(thinker, dataset, tmp_path, thinks):
+    def with_thought(row):
+        said = replace(row.messages[-1], thought="red?")
+        return replace(row, messages=(*row.messages[:-1], said))
+
+    if thinks:
+        rows = tuple(map(with_thought, dataset.split.train))
+        dataset = replace(dataset, split=replace(dataset.split, train=rows))
+    recipe = make_recipe({"model": {"name": thinker}}, ["train.max_steps=2", "train.epochs=1"])
+
+    report = train(recipe, dataset, out=tmp_path / "run")
+
+    assert report.steps
+    assert asked(open_engine(thinker)) == "<think>\n\n</think>\n\n", "a base is measured like this"
+    engine = open_engine(tmp_path / "run")
+    assert asked(engine) == ("" if thinks else "<think>\n\n</think>\n\n")
+    saved = (tmp_path / "run/artifact/chat_template.jinja").read_text()
+    assert saved == f"{{% set enable_thinking = {str(thinks).lower()} %}}{SWITCHABLE}"
+
+
+def test_a_teacher_whose_thoughts_are_wanted_is_asked_to_think(thinker):
+    cut, kept = LocalTeacher(thinker, 4), LocalTeacher(thinker, 4, thinks=True)
+
+    assert asked(cut.engine) and not asked(kept.engine)
+    assert cut.identity != kept.identity, "what one said isn't taken for the other's"
