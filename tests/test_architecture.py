@@ -68,16 +68,33 @@ def test_every_setting_explains_itself():
     assert all(setting.help.endswith(".") and setting.default for setting in SETTINGS)
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["recipe"]])
-def test_help_and_recipe_import_no_heavy_library(arguments):
+def loads_nothing_heavy(arguments):
+    """What a command says to a person and to other programs, proved to need no heavy library."""
     program = (
-        "import sys; from burnish.cli.main import app\n"
-        f"try: app({arguments!r})\n"
+        "import sys; from burnish.cli.main import main\n"
+        f"sys.argv[1:] = {arguments!r}\n"
+        "try: main()\n"
         "except SystemExit: pass\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
-
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    *said, loaded = done.stderr.strip().splitlines()
+    assert loaded == "[]"
+    return "\n".join(said), done.stdout
 
-    assert done.stderr.strip().splitlines()[-1] == "[]"
-    assert done.stdout
+
+@pytest.mark.parametrize("arguments", [["--help"], ["compare", "--help"], ["recipe"]])
+def test_help_and_recipe_import_no_heavy_library(arguments):
+    assert loads_nothing_heavy(arguments)[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *(["chat", "nothing"], ["serve", "nothing"], ["serve", "--alias", "gpt-4o=nothing"]),
+        *([word, "--train", __file__, "--model", "nothing"] for word in ("train", "compare")),
+        ["evaluate", "--train", __file__, "--source", "nothing"],
+    ],
+)
+def test_a_name_that_is_wrong_is_said_without_one(arguments):
+    assert "burnish pull nothing" in loads_nothing_heavy(arguments)[0]

@@ -19,10 +19,11 @@ from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe, anchored, load_recipe, make_recipe
 from burnish.core.records import Finding, Prompt
+from burnish.core.runs import Run, find_run, list_runs
+from burnish.named import ready, refuse_unknown
 
 if TYPE_CHECKING:
     from burnish.compare.run import Comparison
-    from burnish.core.runs import Run
     from burnish.distil.report import Distilled
     from burnish.engines.talk import Chat
     from burnish.evaluate.source import Evaluation
@@ -99,8 +100,6 @@ def models() -> list[LocalModel]:
 
 def runs() -> list[Run]:
     """The runs of this workspace, oldest first."""
-    from burnish.core.runs import list_runs
-
     return list_runs()
 
 
@@ -144,13 +143,11 @@ def train(
 
     Raises AuditFailed, BadData, DoesNotFit before anything is trained; TrainingStopped after.
     """
-    from burnish.core.runs import find_run
-
     run = find_run(resume, unfinished=True) if resume else None
     if run:
         resolved = make_recipe(run.recipe.model_dump(mode="json"), files.get("changes") or ())
     else:
-        resolved = resolve(recipe, **files)
+        resolved = ready(resolve(recipe, **files))
     from burnish.train.run import train as train_model
 
     return train_model(resolved, out=out, resume=run.path if run else None)
@@ -160,7 +157,7 @@ def train_search(
     recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
 ) -> SearchReport:
     """Try the settings of the recipe's `search` section and train the best with several seeds."""
-    resolved = resolve(recipe, **files)
+    resolved = ready(resolve(recipe, **files))
     from burnish.train.search import search as search_settings
 
     return search_settings(resolved, out=out)
@@ -170,7 +167,7 @@ def compare(
     recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
 ) -> Comparison:
     """Measure every route on the same frozen test split and say which to take."""
-    resolved = resolve(recipe, **files)
+    resolved = ready(resolve(recipe, **files))
     from burnish.compare.run import compare as compare_routes
 
     return compare_routes(resolved, out=out)
@@ -183,7 +180,7 @@ def distil(
 
     Raises BadData, BadRecipe before anything is asked; TeacherStopped when the teacher gives out.
     """
-    resolved = resolve(recipe, **files)
+    resolved = ready(resolve(recipe, **files))
     from burnish.distil.run import distil as distil_student
 
     return distil_student(resolved, out=out)
@@ -196,7 +193,7 @@ def evaluate(
     **files: Unpack[Files],
 ) -> Evaluation:
     """Measure one model or run on the frozen test split of a recipe."""
-    resolved = resolve(recipe, **files)
+    resolved = ready(resolve(recipe, **files), source)
     from burnish.evaluate.source import evaluate_source
 
     return evaluate_source(resolved, source, out)
@@ -213,8 +210,6 @@ def export(
 
     Raises CannotExport, AlreadyThere, BadRecipe before anything is written.
     """
-    from burnish.core.runs import find_run
-
     found = find_run(run)
     told = [f"export.to={to}"] if to else []
     told += [f"export.quant={quant}"] if quant else []
@@ -234,8 +229,6 @@ def export_fit(
 
     Raises CannotExport, AlreadyThere, BadRecipe before anything is written.
     """
-    from burnish.core.runs import find_run
-
     found = find_run(run)
     told = [f"export.fit.{name}={value}" for name, value in (limits or {}).items()]
     recipe = make_recipe(found.recipe.model_dump(mode="json"), [*told, *changes])
@@ -300,6 +293,7 @@ def ask(
 
     `rerank` names a cross-encoder that orders the passages. Raises NotFound, BadRecipe.
     """
+    refuse_unknown(model)
     from burnish.engines.local import open_engine
     from burnish.rag.ask import Asking
     from burnish.rag.ask import ask as ask_engine
@@ -319,6 +313,7 @@ def chat(
 
     A run speaks with the prompt of its training.
     """
+    refuse_unknown(source)
     from burnish.engines.open import open_writer
     from burnish.engines.talk import Chat
 
@@ -328,15 +323,17 @@ def chat(
 
 def serve(sources: Sequence[str], aliases: Iterable[str] = (), changes: Iterable[str] = ()) -> None:
     """Serve runs and models over HTTP until stopped. `aliases` are `name=model`."""
-    from burnish.serve.run import serve as serve_models
-
     pairs = {}
     for alias in aliases:
         name, equals, model = alias.partition("=")
         if not (name and equals and model):
             raise BadRecipe(f"`--alias {alias}` is not NAME=MODEL.", "--alias gpt-4o-mini=last")
         pairs[name] = model
-    serve_models(sources, make_recipe({}, changes).serve, pairs)
+    settings = make_recipe({}, changes).serve
+    refuse_unknown(*({*sources, *pairs.values()} - {*settings.upstream}))
+    from burnish.serve.run import serve as serve_models
+
+    serve_models(sources, settings, pairs)
 
 
 def prove_apart(sources: Sequence[str]) -> None:
@@ -350,9 +347,8 @@ def keys() -> list[dict[str, Any]]:
     """The keys of the server, without their values."""
     from burnish.serve.keys import open_keys
 
-    hidden = ("sha256",)
     return [
-        {name: value for name, value in asdict(key).items() if name not in hidden}
+        {name: value for name, value in asdict(key).items() if name != "sha256"}
         for key in open_keys().all()
     ]
 

@@ -11,8 +11,8 @@ from burnish.core.recipe import make_recipe
 from burnish.export.formats import write_export
 from burnish.export.pruning import influence
 from burnish.export.vocabulary import CannotExport
-from burnish.models.artifact import FACTS
 from burnish.models.layers import keep_layers, layers_of
+from burnish.models.local import FACTS
 from burnish.models.merge import merged_model
 
 RUN = "20260103-deep"

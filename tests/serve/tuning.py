@@ -19,7 +19,7 @@ from burnish.serve import run
 from burnish.serve.worker import Worker
 listen(Lines())
 run.Worker = lambda *given, **allowed: Worker(
-    *given, lease=float(sys.argv[4]), tick=0.05, **allowed
+    *given, lease=float(sys.argv[4]), tick=0.1, **allowed
 )
 aliases = {'gpt-4o-mini-2024-07-18': 'tiny', **json.loads(sys.argv[2])}
 run.serve(['tiny'], Serve(port=0, store=sys.argv[1], **json.loads(sys.argv[3])), aliases)

@@ -10,10 +10,9 @@ from burnish.core.recipe import Recipe
 from burnish.core.runs import Run, new_run, runs_folder, versions
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
-from burnish.models.artifact import FACTS
 from burnish.models.embedder import Embedder
 from burnish.models.linear import save_linear
-from burnish.models.local import find_model
+from burnish.models.local import FACTS, find_model
 from burnish.train.linear import fit_head
 
 

@@ -29,10 +29,10 @@ from burnish.engines.decode import (
     read_prefix,
 )
 from burnish.engines.weights import Weights
-from burnish.models.artifact import FACTS, Artifact, load_artifact_model, open_artifact
+from burnish.models.artifact import Artifact, load_artifact_model, open_artifact
 from burnish.models.chat import encode_prompt, encode_row, end_of_turn
 from burnish.models.load import device, load_model, load_tokenizer
-from burnish.models.local import LocalModel, find_model
+from burnish.models.local import FACTS, LocalModel, find_model
 from burnish.models.virtual import ids_before
 
 #: Kinds of artifacts that `transformers` doesn't run: what they are, and what to do with them.

@@ -24,8 +24,9 @@ from burnish.export.openvino import PRECISIONS as OPENVINO_PRECISIONS
 from burnish.export.openvino import build_openvino
 from burnish.export.quants import QUANTS
 from burnish.export.vocabulary import CannotExport
-from burnish.models.artifact import ADDED, FACTS, Artifact, open_artifact
+from burnish.models.artifact import ADDED, Artifact, open_artifact
 from burnish.models.chat import end_of_turn
+from burnish.models.local import FACTS
 from burnish.models.merge import adapted_model, merged_model
 from burnish.models.seq2seq import has_adapter
 

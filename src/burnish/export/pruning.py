@@ -19,8 +19,9 @@ from burnish.core.folders import hash_file, write_json
 from burnish.core.progress import progress, say
 from burnish.core.recipe import Recipe
 from burnish.export.importance import texts_of
-from burnish.models.artifact import FACTS, Artifact, open_artifact
+from burnish.models.artifact import Artifact, open_artifact
 from burnish.models.layers import keep_layers, layers_of
+from burnish.models.local import FACTS
 from burnish.models.merge import merged_model
 
 

@@ -27,12 +27,10 @@ from burnish.core.folders import hash_bytes, hash_file, whole_folder, write_json
 from burnish.models.bottleneck import has_bottlenecks, load_bottlenecks, save_bottlenecks
 from burnish.models.chat import switched
 from burnish.models.load import device, load_model
-from burnish.models.local import LocalModel, find_model
+from burnish.models.local import FACTS, LocalModel, find_model
 from burnish.models.q4_0 import put_on_grid
 from burnish.models.quantize import round_trip
 from burnish.models.virtual import has_virtual, load_virtual, save_virtual
-
-FACTS = "artifact.json"
 
 
 @dataclass(frozen=True, slots=True)

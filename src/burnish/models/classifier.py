@@ -19,9 +19,9 @@ from transformers.utils import logging as transformers_logging
 
 from burnish.core.errors import BadRecipe
 from burnish.core.folders import hash_file, whole_folder, write_json, write_whole
-from burnish.models.artifact import FACTS, Artifact, find_base, open_artifact
+from burnish.models.artifact import Artifact, find_base, open_artifact
 from burnish.models.load import device
-from burnish.models.local import LocalModel
+from burnish.models.local import FACTS, LocalModel
 from burnish.models.padding import padded, padding_of
 
 _CARD = """# A classifier of {labels} labels, trained on {base}

@@ -17,9 +17,9 @@ from transformers import AutoModel, AutoTokenizer
 
 from burnish.core.errors import BadRecipe
 from burnish.core.folders import hash_file, whole_folder, write_json
-from burnish.models.artifact import FACTS, Artifact, open_artifact
+from burnish.models.artifact import Artifact, open_artifact
 from burnish.models.load import device, load_tokenizer
-from burnish.models.local import LocalModel, write_manifest
+from burnish.models.local import FACTS, LocalModel, write_manifest
 
 _SETTINGS = "sentence_bert_config.json"
 _MODULES = ["Transformer", "Pooling", "Normalize"]

@@ -13,8 +13,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from burnish.core.folders import hash_file, whole_folder, write_json
-from burnish.models.artifact import FACTS, Artifact, open_artifact
-from burnish.models.local import LocalModel
+from burnish.models.artifact import Artifact, open_artifact
+from burnish.models.local import FACTS, LocalModel
 
 _HEAD = "head.safetensors"
 

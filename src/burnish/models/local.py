@@ -16,6 +16,8 @@ from burnish.core.runs import runs_folder
 from burnish.core.settings import models_folder
 
 MANIFEST = "model.json"
+#: What the folder of a trained model has instead (see models.artifact).
+FACTS = "artifact.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from tempfile import TemporaryDirectory
 from burnish.core.errors import BadData, NotFound
 from burnish.core.folders import write_json
 from burnish.core.runs import find_run
-from burnish.models.artifact import FACTS, Artifact, open_artifact
-from burnish.models.local import MANIFEST, LocalModel, find_model
+from burnish.models.artifact import Artifact, open_artifact
+from burnish.models.local import FACTS, MANIFEST, LocalModel, find_model
 
 
 @contextmanager

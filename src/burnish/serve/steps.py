@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from burnish.core.folders import hash_file, whole_folder, write_json
 from burnish.core.runs import Run
-from burnish.models.artifact import FACTS
+from burnish.models.local import FACTS
 from burnish.train.checkpoint import LANDMARKS, load_weights, step_of
 
 _WEIGHTS = "adapter_model.safetensors"

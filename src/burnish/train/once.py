@@ -18,8 +18,7 @@ from burnish.core.teaching import Distillation
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
 from burnish.engines.local import weights_hash
-from burnish.models.artifact import FACTS
-from burnish.models.local import find_model
+from burnish.models.local import FACTS, find_model
 from burnish.train.auto import settled
 from burnish.train.run import code_of, train
 
