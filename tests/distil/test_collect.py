@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from burnish.core.errors import BadData, BadRecipe, TeacherStopped
+from burnish.core.errors import BadRecipe, TeacherStopped
 from burnish.core.journal import read_journal
 from burnish.core.records import Message, Row
 from burnish.core.sections import Task
@@ -135,12 +135,24 @@ def test_a_kept_thought_is_learnt_with_its_answer_and_rows_without_one_are_dropp
     ]
     assert [(one.row.answer, one.thought) for one in found[::2]] == [("delivery", "Late?")] * 2
     assert found[0].answering("refund").thought == "", "a person's answer has no such reason"
-    two = (*questions(1)[0].messages, Message("assistant", "a"), *questions(1)[0].messages)
-    with pytest.raises(BadData, match="several answers of one conversation"):
-        collector_of().lessons([Row(messages=two, file="c.jsonl", line=1)], keeping)
-    early = (*two, Message("assistant", "b", weight=0.0))
-    with pytest.raises(BadData, match="or one before its end"):
-        collector_of().lessons([Row(messages=early, file="c.jsonl", line=1)], keeping)
+
+
+def test_each_answer_of_a_conversation_keeps_its_thought_and_no_later_question_has_it(
+    stub, collector_of
+):
+    stub.answer = lambda text: f"<think>\n{text}?\n</think>\n\nI heard {text}"
+    ask, more = Message("user", "one"), Message("user", "two")
+    said = Message("assistant", "a person's")
+    both = Row(messages=(ask, said, more, said), file="c.jsonl", line=1)
+    early = Row(messages=(ask, said, more, replace(said, weight=0.0)), file="c.jsonl", line=2)
+
+    first, second = collector_of().lessons([both, early], replace(ASKING, keeps_thoughts=True))
+
+    told = [(m.content, m.thought) for m in first.row.messages if m.role == "assistant"]
+    assert told == [("I heard one", "one?"), ("I heard two", "two?")]
+    assert "one?" not in str(stub.bodies[-1]["messages"])
+    assert [m.content for m in second.row.messages] == ["one", "I heard one", "two", "a person's"]
+    assert second.thought == "one?" and second.answering("no").row.messages[1].content == "no"
 
 
 def test_too_many_requests_is_no_failure_and_retry_after_is_obeyed(stub, collector_of):

@@ -7,7 +7,7 @@ import pytest
 
 from burnish.core.records import Message, Row
 from burnish.models.audit import CHECKS, audit
-from burnish.models.chat import Encoded, encode_prompt, encode_row, end_of_turn
+from burnish.models.chat import Encoded, as_served, encode_prompt, encode_row, end_of_turn
 
 
 def row_of(ask="Where is my parcel?", say="It comes today.", line=1, system=None):
@@ -134,18 +134,23 @@ def test_a_prompt_that_no_answer_continues_is_refused(tiny_tokenizer):
     assert end_of_turn(thinking) == end_of_turn(tiny_tokenizer)
 
 
-def test_a_template_that_drops_earlier_thoughts_trains_single_answers_only(tiny_tokenizer):
+def test_where_the_template_drops_earlier_thoughts_each_answer_is_a_row_of_its_own(tiny_tokenizer):
     forgetful = with_template(tiny_tokenizer, FORGETS)
     ask, think = Message("user", "a"), Message("assistant", "thought # b")
-    unlearnt = Message("assistant", "thought # b", weight=0)
+    talk = Row(messages=(ask, think, ask, replace(think, weight=0.5)))
 
-    assert codes([Row(messages=(ask, think, ask, think))], forgetful, 200) == {"render_mismatch"}
-    single = Row(messages=(ask, unlearnt, ask, Message("assistant", "b")))
-    row = encode_row(forgetful, single, 200)
-    asked = encode_prompt(forgetful, single.prompt)
-    assert list(row.ids[: len(asked)]) == asked
-    assert row.weights[: len(asked)] == (0.0,) * len(asked)
-    assert row.trained == 2
+    first, second = as_served(forgetful, talk)
+
+    assert not codes([talk], forgetful, 200)
+    assert [len(part.messages) for part in (first, second)] == [2, 4]
+    for part, weight in ((first, 1.0), (second, 0.5)):
+        row, asked = encode_row(forgetful, part, 200), encode_prompt(forgetful, part.prompt)
+        assert list(row.ids[: len(asked)]) == asked, "as it will be served"
+        said = "thought # b<|im_end|>"
+        assert forgetful.decode([i for i, w in zip(row.ids, row.weights, strict=True) if w]) == said
+        assert set(row.weights[: len(asked)]) == {0.0} and max(row.weights) == weight
+    assert as_served(tiny_tokenizer, talk) == (talk,), "where nothing is dropped, all at once"
+    assert as_served(forgetful, second) == (second,)
 
 
 CALL = {"id": "1", "type": "function", "function": {"name": "track", "arguments": "{}"}}

@@ -12,6 +12,7 @@ from burnish.models.audit import audit
 from burnish.models.chat import (
     PLAIN_TEMPLATE,
     SOURCE_TEMPLATE,
+    as_served,
     encode_prompt,
     encode_row,
     end_of_turn,
@@ -132,7 +133,7 @@ def test_what_a_template_puts_before_an_answer_is_known(tiny_tokenizer, template
 #: With the switch of Qwen3: who is asked not to think finds the empty thought in the prompt.
 SWITCHABLE = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
-    "{% if m['role'] == 'assistant' and '<think>' not in m['content'] %}"
+    "{% if m['role'] == 'assistant' and loop.last and '<think>' not in m['content'] %}"
     "{{ '<think>\n\n</think>\n\n' }}{% endif %}"
     "{{ m['content'] + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
@@ -195,3 +196,6 @@ def test_a_thought_is_learnt_with_its_answer_and_no_later_turn_sees_it(tiny_toke
     two = Row(messages=(*row.messages, Message("user", "sure?"), thinking))
     with pytest.raises(BadData, match="renders a prompt otherwise"):
         encode_row(tiny_tokenizer, two, 100)
+    assert as_served(tiny_tokenizer, two) == (row, two.until(3))
+    early = Row(messages=(*two.messages[:3], Message("assistant", "yes", weight=0.0)))
+    assert as_served(tiny_tokenizer, early) == (row,), "an answer before the end"

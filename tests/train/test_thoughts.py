@@ -10,8 +10,10 @@ from burnish.core.recipe import make_recipe
 from burnish.core.records import Message
 from burnish.engines.local import open_engine
 from burnish.engines.local_teacher import LocalTeacher
+from burnish.evaluate.run import perplexity
 from burnish.models.chat import render_prompt
-from burnish.models.local import write_manifest
+from burnish.models.local import find_model, write_manifest
+from burnish.train.course import Given
 from burnish.train.run import train
 from tests.models.test_chat import SWITCHABLE
 from tests.train.conftest import FACTS
@@ -36,15 +38,19 @@ def asked(engine):
     return render_prompt(engine.tokenizer, ASK).partition("assistant\n")[2]
 
 
+def with_thought(row):
+    said = replace(row.messages[-1], thought="red?")
+    return replace(row, messages=(*row.messages[:-1], said))
+
+
+def learning(dataset, rows):
+    return replace(dataset, split=replace(dataset.split, train=tuple(rows)))
+
+
 @pytest.mark.parametrize("thinks", [False, True])
 def test_what_is_trained_is_asked_as_it_has_learnt(thinker, dataset, tmp_path, thinks):
-    def with_thought(row):
-        said = replace(row.messages[-1], thought="red?")
-        return replace(row, messages=(*row.messages[:-1], said))
-
     if thinks:
-        rows = tuple(map(with_thought, dataset.split.train))
-        dataset = replace(dataset, split=replace(dataset.split, train=rows))
+        dataset = learning(dataset, map(with_thought, dataset.split.train))
     recipe = make_recipe({"model": {"name": thinker}}, ["train.max_steps=2", "train.epochs=1"])
 
     report = train(recipe, dataset, out=tmp_path / "run")
@@ -55,6 +61,27 @@ def test_what_is_trained_is_asked_as_it_has_learnt(thinker, dataset, tmp_path, t
     assert asked(engine) == ("" if thinks else "<think>\n\n</think>\n\n")
     saved = (tmp_path / "run/artifact/chat_template.jinja").read_text()
     assert saved == f"{{% set enable_thinking = {str(thinks).lower()} %}}{SWITCHABLE}"
+
+
+@pytest.mark.parametrize("change", [with_thought, lambda row: row])
+def test_a_conversation_with_its_thoughts_is_learnt_answer_by_answer(
+    thinker, dataset, tmp_path, change
+):
+    singles = [change(row) for row in dataset.split.train]
+    talks = [
+        replace(one, messages=(*one.messages, *other.messages[-2:]))
+        for one, other in zip(singles[::2], singles[1::2], strict=True)
+    ]
+    recipe = make_recipe({"model": {"name": thinker}}, ["train.max_steps=1"])
+    given = Given.of(recipe, learning(dataset, talks), find_model(thinker))
+
+    rows = given.dataset.split.train
+    assert [row.learnt for row in rows] == [(len(row.messages) - 1,) for row in rows]
+    said = [(m.content, m.thought) for row in rows for m in (row.messages[-1],)]
+    assert said == [(m.content, m.thought) for row in singles for m in (row.messages[-1],)]
+    assert train(recipe, learning(dataset, talks), out=tmp_path / "run").steps == 1
+    engine = open_engine(tmp_path / "run")
+    assert perplexity(engine, talks) == perplexity(engine, rows[1::2]), "of the last answer"
 
 
 def test_a_teacher_whose_thoughts_are_wanted_is_asked_to_think(thinker):

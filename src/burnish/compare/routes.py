@@ -34,7 +34,7 @@ from burnish.evaluate.tasks import (
     with_examples,
     with_instruction,
 )
-from burnish.models.chat import encode_row
+from burnish.models.chat import as_served, encode_row
 from burnish.models.embedder import Embedder
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
@@ -164,7 +164,8 @@ def retrieval_rows(setting: Setting) -> Split:
     room, seed = recipe.train.max_length, recipe.train.seed
 
     def size(row: Row) -> int:
-        return len(encode_row(tokenizer, row, room + 1).ids)
+        parts = as_served(tokenizer, row)
+        return max(len(encode_row(tokenizer, part, room + 1).ids) for part in parts)
 
     def shown(rows: Sequence[Row], gold_share: float) -> tuple[Row, ...]:
         return rows_with_passages(documents, rows, size, room, gold_share, seed)

@@ -132,6 +132,20 @@ class Row:
         return self.messages[:-1] if ends else self.messages
 
     @property
+    def learnt(self) -> tuple[int, ...]:
+        """The places of the answers that are learnt."""
+        said = enumerate(self.messages)
+        return tuple(n for n, message in said if message.role == "assistant" and message.weight)
+
+    def until(self, place: int) -> "Row":
+        """The conversation up to an answer, which alone is learnt."""
+        turns = [
+            replace(turn, weight=0.0) if n < place and turn.role == "assistant" else turn
+            for n, turn in enumerate(self.messages[: place + 1])
+        ]
+        return replace(self, messages=tuple(turns))
+
+    @property
     def is_preference(self) -> bool:
         """Whether the row judges answers: one against another, or one by itself."""
         return self.rejected is not None or self.desirable is not None

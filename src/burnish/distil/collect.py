@@ -69,15 +69,16 @@ class Lesson:
 
     @property
     def thought(self) -> str:
-        """What is learnt before the last answer."""
-        return self.row.messages[-1].thought
+        """What is learnt before the last answer that is."""
+        return self.row.messages[self.row.learnt[-1]].thought
 
     def answering(self, text: str, thought: str = "") -> "Lesson":
-        """The lesson with `text` as its last answer, whatever the teacher said or thought."""
-        last = replace(self.row.messages[-1], content=text, thought=thought)
+        """The lesson with `text` as the last answer that is learnt, whatever the teacher said or
+        thought."""
+        turns, place = list(self.row.messages), self.row.learnt[-1]
+        turns[place] = replace(turns[place], content=text, thought=thought)
         label = None if self.row.label is None else text
-        row = replace(self.row, messages=(*self.row.messages[:-1], last), label=label)
-        return replace(self, row=row)
+        return replace(self, row=replace(self.row, messages=tuple(turns), label=label))
 
 
 class Collector:
@@ -90,7 +91,7 @@ class Collector:
 
     def lessons(self, rows: Sequence[Row], asking: Asking) -> list[Lesson]:
         """The rows with the teacher's answers. Raises TeacherStopped as the ledger does."""
-        _refuse_unaskable(rows, asking)
+        _refuse_unaskable(rows)
         open_turns = [_turns(row) for row in rows]
         lessons = [Lesson(replace(row, messages=()), row) for row in rows]
         self._forecast([prompt for row in rows for prompt in self._first_prompts(row, asking)])
@@ -102,8 +103,12 @@ class Collector:
             ]
             asked = [self._prompt(lessons[place], turn, asking) for place in places]
             for place, prompt, reply in zip(places, asked, self._answers(asked), strict=True):
-                lesson = _with_reply(lessons[place], self.key(prompt), reply, turn)
-                lessons[place] = _thoughtful(lesson) if asking.keeps_thoughts else lesson
+                lesson = replace(
+                    lessons[place],
+                    keys=(*lessons[place].keys, self.key(prompt)),
+                    replies=(*lessons[place].replies, reply),
+                )
+                lessons[place] = _with_reply(lesson, turn, asking.keeps_thoughts)
         self.ledger.close()
         return lessons
 
@@ -208,55 +213,43 @@ def _turns(row: Row) -> list[int]:
     return turns
 
 
-def _so_far(lesson: Lesson, end: int) -> tuple[Message, ...]:
+def _so_far(lesson: Lesson, end: int, keeps_thoughts: bool = False) -> tuple[Message, ...]:
     """The row's turns before `end`, with the replies in the place of its own answers."""
     said = dict(zip(_turns(lesson.own), lesson.replies, strict=False))
+    turns = (*lesson.own.messages, Message("assistant", ""))[:end]
     return tuple(
-        replace(message, content=said[place].text) if place in said else message
-        for place, message in enumerate(lesson.own.messages[:end])
+        replace(
+            message,
+            content=said[place].text,
+            thought=said[place].thought if keeps_thoughts else message.thought,
+        )
+        if place in said
+        else message
+        for place, message in enumerate(turns)
     )
 
 
-def _with_reply(lesson: Lesson, key: str, reply: Reply, turn: int) -> Lesson:
-    """The lesson with one more reply; its row is whole after the last one."""
-    grown = replace(lesson, keys=(*lesson.keys, key), replies=(*lesson.replies, reply))
+def _with_reply(lesson: Lesson, turn: int, keeps_thoughts: bool) -> Lesson:
+    """The lesson with its newest reply, that of a turn; its row is whole after the last one."""
+    reply, turns = lesson.replies[-1], _turns(lesson.own)
     if reply.error:
-        return replace(grown, dropped=f"the teacher failed: {reply.error}")
-    turns = _turns(lesson.own)
+        return replace(lesson, dropped=f"the teacher failed: {reply.error}")
+    if keeps_thoughts and not reply.thought:
+        return replace(lesson, dropped="the teacher answered without a thought")
     if turn + 1 < len(turns):
-        return grown
-    messages = _so_far(grown, len(lesson.own.messages))
-    if turns[-1] == len(messages):
-        messages = (*messages, Message("assistant", reply.text))
+        return lesson
     row = replace(
         lesson.own,
-        messages=messages,
+        messages=_so_far(lesson, max(len(lesson.own.messages), turns[-1] + 1), keeps_thoughts),
         label=None if lesson.own.label is None else reply.text,
         rejected=None,
         desirable=None,
     )
-    return replace(grown, row=row)
+    return replace(lesson, row=row)
 
 
-def _thoughtful(lesson: Lesson) -> Lesson:
-    """The lesson with the thought of its answer; without one it isn't learnt from."""
-    if lesson.dropped:
-        return lesson
-    thought = lesson.replies[-1].thought
-    if not thought:
-        return replace(lesson, dropped="the teacher answered without a thought")
-    return lesson.answering(lesson.row.answer, thought)
-
-
-def _refuse_unaskable(rows: Sequence[Row], asking: Asking) -> None:
+def _refuse_unaskable(rows: Sequence[Row]) -> None:
     for row in rows:
-        if asking.keeps_thoughts and _turns(row) not in ([], [len(row.question)]):
-            raise BadData(
-                f"{row.id}: several answers of one conversation, or one before its end, can't be "
-                "learnt with their thoughts, as later turns don't see those of earlier ones.",
-                "Give the earlier answers weight 0 and end the row behind the one that is learnt, "
-                "or set distil.thoughts=cut.",
-            )
         if row.text is not None or not _turns(row):
             raise BadData(
                 f"{row.id}: the row has no question that a teacher could answer.",

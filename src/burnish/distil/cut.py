@@ -17,7 +17,7 @@ from burnish.core.teaching import Distil
 from burnish.data.load import load
 from burnish.data.split import sample
 from burnish.engines.headed import said
-from burnish.models.chat import encode_prompt, encode_row
+from burnish.models.chat import as_served, encode_prompt, encode_row
 from burnish.models.layers import evenly, keep_layers
 from burnish.models.pieces import keep_pieces, pieces_to_keep
 from burnish.models.width import attentions_of, keep_groups, keep_neurons, measured, mlps_of
@@ -63,9 +63,10 @@ def texts_of(rows: Sequence[Row], tokenizer: Any, writes: bool, most: int) -> Te
         cut = {"truncation": True, "max_length": most}
         return [tokenizer(said(row.prompt), **cut)["input_ids"] for row in rows]
     return [
-        encode_row(tokenizer, row, most).ids
-        or encode_prompt(tokenizer, row.prompt, row.tools or ())[:most]
+        encode_row(tokenizer, part, most).ids
+        or encode_prompt(tokenizer, part.prompt, part.tools or ())[:most]
         for row in rows
+        for part in as_served(tokenizer, row)
     ]
 
 

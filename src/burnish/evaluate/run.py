@@ -100,8 +100,11 @@ def score(predictions: Sequence[Prediction], metric: str, task: Task, settings: 
 
 
 def perplexity(engine: Engine, rows: Sequence[Row]) -> float:
-    """exp of the mean negative log-probability of an answer's token. Lower is better."""
-    found = engine.log_likelihood(rows)
+    """exp of the mean negative log-probability of a token of the rows' last answers. Lower is
+    better."""
+    found = engine.log_likelihood(
+        [row.until(row.learnt[-1]) if row.learnt else row for row in rows]
+    )
     return math.exp(-sum(log for log, _ in found) / sum(tokens for _, tokens in found))
 
 

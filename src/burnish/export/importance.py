@@ -18,7 +18,7 @@ from burnish.data.load import load
 from burnish.data.split import sample
 from burnish.export.gguf import in_layer
 from burnish.models.artifact import Artifact
-from burnish.models.chat import encode_row
+from burnish.models.chat import as_served, encode_row
 from burnish.models.merge import merged_model
 
 #: GGUF's name of a matrix (`blk.3.attn_q`) → mean square of each input column (width,).
@@ -46,7 +46,8 @@ def texts_of(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[tuple[i
     rows = sample(load(recipe).split.train, _ROWS, recipe.evaluate.seed)
     if not rows:
         raise BadRecipe("There are no training rows to measure the model by.")
-    return [encode_row(tokenizer, row, recipe.train.max_length).ids for row in rows]
+    parts = [part for row in rows for part in as_served(tokenizer, row)]
+    return [encode_row(tokenizer, part, recipe.train.max_length).ids for part in parts]
 
 
 def measure(model: Any, texts: Sequence[Sequence[int]]) -> Importance:

@@ -7,7 +7,7 @@ errors, and training does not begin before they are gone.
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +18,7 @@ from burnish.core.records import Finding, Message, Row, have_thoughts
 from burnish.models.chat import (
     Encoded,
     PromptChanges,
+    as_served,
     encode_prompt,
     encode_row,
     end_of_turn,
@@ -57,8 +58,8 @@ CHECKS: dict[str, tuple[str, str]] = {
     ),
     "render_mismatch": (
         "What is trained isn't what will be asked: the prompt's tokens differ from those served.",
-        "Train and serve with one template. If this one drops parts of earlier answers, give them "
-        "weight 0; if its prompt holds what no answer repeats (`<think>`), use another template.",
+        "Train and serve with one template; if its prompt holds what no answer repeats "
+        "(`<think>`), use another one.",
     ),
     "message_dropped": (
         "The template leaves out what one of the messages says.",
@@ -117,7 +118,8 @@ def audit(
     tokenizer, need = switched(tokenizer, have_thoughts(rows)), 0
     with progress("Token audit", total=len(rows)) as bar:
         for row in rows:
-            for side in row.sides:
+            sides = (part for side in row.sides for part in as_served(tokenizer, side))
+            for side in sides:
                 codes, length = _codes(side, tokenizer, max_length, encode, serve)
                 need = max(need, length)
                 for code in codes:
@@ -181,7 +183,9 @@ def _render_mismatch(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _message_dropped(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
-    texts = [text for turn in case.row.messages for text in turn.parts if isinstance(text, str)]
+    turns = [replace(turn, thought="") for turn in case.row.messages]
+    texts = [text for turn in turns for text in turn.parts if isinstance(text, str)]
+    texts += [turn.thought for turn in case.row.messages[-1:]]  # those before are told nobody
     return any(text.strip() not in case.rendered for text in texts)
 
 

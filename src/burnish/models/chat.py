@@ -6,7 +6,7 @@ it, then the answer up to and including the token that ends the turn.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -158,23 +158,47 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) ->
     if row.text is not None:
         ids = [*encode_text(tokenizer, row.text), _eos(tokenizer)]
         return _cut(ids, [0.0, *[1.0] * (len(ids) - 1)], max_length)
-    ids, weights = [], []
-    rendered, done, last = "", 0, len(row.prompt)
+    ids, weights, done = [], [], 0
+    for position, before, said in _exchanges(tokenizer, row):
+        shown = pictures_of(row.messages[done:position])
+        between = _encode_seen(tokenizer, before, shown)
+        answer = encode_text(tokenizer, said)
+        ids += [*between, *answer]
+        learnt = _through_end_of_turn(tokenizer, answer)
+        weight = row.messages[position].weight
+        weights += [0.0] * len(between)
+        weights += [weight] * learnt + [0.0] * (len(answer) - learnt)
+        done = position + 1
+    return _cut(ids, weights, max_length)
+
+
+def _exchanges(tokenizer: PreTrainedTokenizerBase, row: Row) -> Iterator[tuple[int, str, str]]:
+    """For each answer that is learnt (and for the last one) its place, what is rendered between the
+    one before and it, and itself. Raises PromptChanges."""
+    rendered, last = "", len(row.prompt)
     for position, message in enumerate(row.messages):
         if message.role != "assistant" or (message.weight == 0 and position < last):
             continue
         thinks = bool(message.thought)
         asked = render_prompt(tokenizer, row.messages[:position], row.tools, thinks)
         whole = render_conversation(tokenizer, row.messages[: position + 1], row.tools)
-        shown = pictures_of(row.messages[done:position])
-        between = _encode_seen(tokenizer, _behind(rendered, asked), shown)
-        answer = encode_text(tokenizer, _behind(asked, whole))
-        ids += [*between, *answer]
-        learnt = _through_end_of_turn(tokenizer, answer)
-        weights += [0.0] * len(between)
-        weights += [message.weight] * learnt + [0.0] * (len(answer) - learnt)
-        rendered, done = whole, position + 1
-    return _cut(ids, weights, max_length)
+        yield position, _behind(rendered, asked), _behind(asked, whole)
+        rendered = whole
+
+
+def as_served(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[Row, ...]:
+    """The rows that teach what a conversation does: itself; or one for each of its answers, behind
+    the turns before as they will be shown then, where the template shows an answer otherwise once
+    the talk goes on (without its thought, were it an empty one: Qwen3)."""
+    places = row.learnt
+    if places in ((), (len(row.prompt),)) or has_source(tokenizer):
+        return (row,)
+    try:
+        for _ in _exchanges(tokenizer, row):
+            pass
+    except PromptChanges:
+        return tuple(map(row.until, places))
+    return (row,)
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[list[int], list[int]]:
@@ -256,7 +280,7 @@ def _behind(before: str, text: str) -> str:
     if not text.startswith(before):
         raise PromptChanges(
             "The chat template renders a prompt otherwise once its answer is there.",
-            "Train single answers (weight 0 for the earlier turns), or use another template.",
+            "Use another template.",
         )
     return text[len(before) :]
 

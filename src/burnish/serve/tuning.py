@@ -20,7 +20,7 @@ from burnish.core.sections import Task
 from burnish.data.load import load
 from burnish.evaluate.rewards import worth_of
 from burnish.models.audit import audit
-from burnish.models.chat import encode_row
+from burnish.models.chat import as_served, encode_row
 from burnish.models.load import load_tokenizer
 from burnish.models.local import find_model
 from burnish.train.examples import questioned
@@ -148,7 +148,8 @@ def plan(wish: Wish) -> tuple[Recipe, dict[str, Any]]:
             param=_blamed(first.file, wish),
         )
     sides = [side for row in everything for side in row.sides]
-    longest = max(len(encode_row(tokenizer, side, _UNCUT).ids) for side in sides)
+    parts = [part for side in sides for part in as_served(tokenizer, side)]
+    longest = max(len(encode_row(tokenizer, part, _UNCUT).ids) for part in parts)
     chosen = resolved(wish.asked, len(split.train), wish.method)
     numbers = {**wish.asked, **chosen}
     return _recipe(wish, _settings(numbers, len(split.train), longest, wish.method)), chosen

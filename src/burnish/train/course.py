@@ -1,23 +1,27 @@
 """A way to train, from rows to an artifact: what `train` calls, whatever kind of model it is."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 from transformers import PreTrainedTokenizerBase
 
+from burnish.core.progress import say
 from burnish.core.recipe import Recipe
-from burnish.core.records import have_thoughts
+from burnish.core.records import Row, have_thoughts
 from burnish.core.runs import Run
 from burnish.data.load import Dataset
 from burnish.models.artifact import Artifact
-from burnish.models.chat import switched
+from burnish.models.chat import as_served, switched
 from burnish.models.load import load_tokenizer
 from burnish.models.local import LocalModel
 from burnish.train.checkpoint import State
 from burnish.train.loop import Plan
 from burnish.train.team import ALONE, Team
+
+#: Objectives that learn each answer of a conversation.
+_ANSWERS = ("sft", "distil", "custom")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,24 @@ class Given:
     @classmethod
     def of(cls, recipe: Recipe, dataset: Dataset, base: LocalModel, team: Team = ALONE) -> Self:
         """With the base's tokenizer; one whose template can ask for thoughts does so if the rows to
-        learn from have any."""
+        learn from have any. Conversations are rows as they will be served (see `as_served`)."""
         tokenizer = switched(load_tokenizer(base), have_thoughts(dataset.split.train))
+        if recipe.train.objective.kind in _ANSWERS:
+            split = dataset.split
+            parts = [_served(tokenizer, rows) for rows in (split.train, split.validation)]
+            split = replace(split, train=parts[0], validation=parts[1])
+            dataset = replace(dataset, split=split)
         return cls(recipe, dataset, base, tokenizer, team)
+
+
+def _served(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> tuple[Row, ...]:
+    parts = [as_served(tokenizer, row) for row in rows]
+    if several := sum(len(some) > 1 for some in parts):
+        say(
+            f"{several} conversations are learnt answer by answer: the model's template shows "
+            "earlier answers otherwise than they were said."
+        )
+    return tuple(row for some in parts for row in some)
 
 
 def at_once(plan: Plan, given: Given, run: Run, state: State) -> Plan:
