@@ -1,5 +1,6 @@
 """Pictures of rows: by data URL, by name, in a column, in a parquet file."""
 
+import base64
 import json
 
 import polars
@@ -35,6 +36,25 @@ def turns(*parts, answer="red"):
 
 
 WHICH = {"type": "text", "text": "Which colour?"}
+
+
+def test_a_column_of_pictures_that_nobody_names_is_told(folder):
+    asked = {"prompt": "Which colour has red.png?", "completion": "red"}
+    url = "data:image/png;base64," + base64.b64encode(image_file("red")).decode()
+    records = [
+        asked,
+        *({**asked, "photo": one} for one in ("red.png", url, ["a.JPG"], {"path": "b.webp"})),
+    ]
+
+    for images in (None, folder):
+        (finding,) = rows_of(folder, records, images=images).findings
+        assert (finding.code, finding.severity) == ("unread_pictures", "warning")
+        assert finding.rows == (2, 3, 4, 5) and "data.columns.image=photo" in finding.fix
+    table = folder.parent / "rows.parquet"
+    photo = {"bytes": image_file("red"), "path": None}
+    polars.DataFrame([{**asked, "photo": photo}]).write_parquet(table)
+    (finding,) = read([table], Data(), Task()).findings
+    assert finding.code == "unread_pictures"
 
 
 @pytest.mark.parametrize(

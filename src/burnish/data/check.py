@@ -18,6 +18,11 @@ CODES: dict[str, tuple[Severity, str, str]] = {
     "broken_table": ("error", "The table can't be read.", "Mend the quoting, or export it again."),
     "encoding": ("error", "The file is not UTF-8.", "Save it as UTF-8."),
     "bom": ("note", "The file begins with a byte order mark.", "Nothing: it is skipped."),
+    "unread_pictures": (
+        "warning",
+        "A column holds pictures, and nothing says that they belong to what is asked.",
+        "Name the column (data.columns.image=COLUMN), or leave it as it is.",
+    ),
     "wrong_shape": ("error", "The row lacks what its format needs.", "Add the key or drop it."),
     "wrong_role": (
         "error",

@@ -1,5 +1,6 @@
 """Pictures that rows name or bring along: each takes its place in the message that it is for."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,10 @@ from burnish.core.sections import Data
 from burnish.data.spans import BadRow
 
 Record = Mapping[str, Any]
+
+#: What a column holds that is a picture: a data URL, the name of a file, or the file itself.
+_NAME = re.compile(r"data:image/.*|\S+\.(png|jpe?g|webp|gif|bmp|tiff?)", re.IGNORECASE | re.DOTALL)
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF")
 
 #: What a part of a message that is a picture is called.
 _TYPES = ("image", "image_url", "input_image")
@@ -34,9 +39,7 @@ def with_pictures(record: Record, data: Data) -> tuple[Record, tuple[Picture, ..
 
     Raises BadRow for a picture that isn't there or can't be read.
     """
-    turns = record.get("messages")
-    has_turns = isinstance(turns, list)
-    column = data.columns.image or ("images" if has_turns else None)
+    turns, column = record.get("messages"), _column(record, data)
     if column not in record and data.images is None:
         return record, ()
     given = iter(_listed(record.get(column)) if column else ())
@@ -44,6 +47,26 @@ def with_pictures(record: Record, data: Data) -> tuple[Record, tuple[Picture, ..
     if isinstance(turns, list):
         found["messages"] = [_turn(turn, given, data.images) for turn in turns]
     return found, tuple(_picture(one, data.images) for one in given)
+
+
+def unread(record: Record, data: Data) -> list[str]:
+    """The columns of a record that hold pictures and aren't read as such."""
+    column = _column(record, data)
+    return [key for key, value in record.items() if key != column and _is_picture(value)]
+
+
+def _column(record: Record, data: Data) -> str | None:
+    return data.columns.image or ("images" if isinstance(record.get("messages"), list) else None)
+
+
+def _is_picture(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and _is_picture(value[0])
+    if isinstance(value, Mapping):
+        return _is_picture(value.get("bytes") or value.get("path"))
+    if isinstance(value, bytes):
+        return value.startswith(_BEGINNINGS)
+    return isinstance(value, str) and bool(_NAME.fullmatch(value))
 
 
 def before_the_question(row: Row, pictures: tuple[Picture, ...]) -> Row:

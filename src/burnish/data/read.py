@@ -13,10 +13,10 @@ import polars
 
 from burnish.core.errors import BadData, NotFound
 from burnish.core.folders import hash_file
-from burnish.core.records import Finding, Row
+from burnish.core.records import Finding, Row, Severity
 from burnish.core.sections import Data, Task
 from burnish.data.formats import FORMATS, detect
-from burnish.data.pictures import before_the_question, with_pictures
+from burnish.data.pictures import before_the_question, unread, with_pictures
 from burnish.data.spans import BadRow
 
 
@@ -85,6 +85,11 @@ def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
         except BadRow as fault:
             faults.add(fault.finding, number, fault.what, fault.fix)
             continue
+        for column in unread(record, data):
+            faults.add(
+                "unread_pictures", number, f"the column `{column}` holds pictures that aren't read",
+                f"If they belong to what is asked: data.columns.image={column}",
+            )  # fmt: skip
         group, kind = _named(record, data.group), _named(record, data.question_type)
         rows.append(replace(row, file=str(file), line=number, group=group, type=kind))
     return rows, faults.findings()
@@ -103,6 +108,10 @@ def _detected(file: Path, keys: set[str], data: Data) -> str:
         raise BadData(f"{file}: {error.what}", error.fix) from error
 
 
+#: Faults in spite of which a file is read as it should be, or may be.
+_MILD: dict[str, Severity] = {"bom": "note", "unread_pictures": "warning"}
+
+
 class _Faults:
     """Findings of one file, the rows of one cause together."""
 
@@ -116,7 +125,7 @@ class _Faults:
     def findings(self) -> list[Finding]:
         return [
             Finding(
-                code, "note" if code == "bom" else "error", self.file, tuple(rows),
+                code, _MILD.get(code, "error"), self.file, tuple(rows),
                 message[0].upper() + message[1:] + ("" if message.endswith(".") else "."), fix,
             )
             for (code, message, fix), rows in self.rows.items()
