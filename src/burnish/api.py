@@ -330,7 +330,7 @@ def serve(sources: Sequence[str], aliases: Iterable[str] = (), changes: Iterable
             raise BadRecipe(f"`--alias {alias}` is not NAME=MODEL.", "--alias gpt-4o-mini=last")
         pairs[name] = model
     settings = make_recipe({}, changes).serve
-    refuse_unknown(*({*sources, *pairs.values()} - {*settings.upstream}))
+    refuse_unknown(*(s for s in (*sources, *pairs.values()) if s not in settings.upstream))
     from burnish.serve.run import serve as serve_models
 
     serve_models(sources, settings, pairs)

@@ -152,6 +152,10 @@ def test_each_answer_of_a_conversation_keeps_its_thought_and_no_later_question_h
     assert told == [("I heard one", "one?"), ("I heard two", "two?")]
     assert "one?" not in str(stub.bodies[-1]["messages"])
     assert [m.content for m in second.row.messages] == ["one", "I heard one", "two", "a person's"]
+    (cut,) = collector_of().lessons(
+        [replace(both, messages=(ask, replace(said, thought="hm")))], ASKING
+    )
+    assert cut.row.messages[-1] == Message("assistant", "I heard one"), "nobody else's thought"
     assert second.thought == "one?" and second.answering("no").row.messages[1].content == "no"
 
 

@@ -15,7 +15,7 @@ Record = Mapping[str, Any]
 
 #: What a column holds that is a picture: a data URL, the name of a file, or the file itself.
 _NAME = re.compile(r"data:image/.*|\S+\.(png|jpe?g|webp|gif|bmp|tiff?)", re.IGNORECASE | re.DOTALL)
-_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF")
+_BEGINNINGS = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
 
 #: What a part of a message that is a picture is called.
 _TYPES = ("image", "image_url", "input_image")
@@ -60,13 +60,12 @@ def _column(record: Record, data: Data) -> str | None:
 
 
 def _is_picture(value: Any) -> bool:
-    if isinstance(value, list | tuple):
-        return bool(value) and _is_picture(value[0])
-    if isinstance(value, Mapping):
-        return _is_picture(value.get("bytes") or value.get("path"))
-    if isinstance(value, bytes):
-        return value.startswith(_BEGINNINGS)
-    return isinstance(value, str) and bool(_NAME.fullmatch(value))
+    first = value[0] if isinstance(value, list | tuple) and value else value
+    if isinstance(first, Mapping):
+        first = first.get("bytes") or first.get("path")
+    if isinstance(first, bytes):
+        return first.startswith(_BEGINNINGS) or first[8:12] == b"WEBP"
+    return isinstance(first, str) and bool(_NAME.fullmatch(first))
 
 
 def before_the_question(row: Row, pictures: tuple[Picture, ...]) -> Row:

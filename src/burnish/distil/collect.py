@@ -214,19 +214,19 @@ def _turns(row: Row) -> list[int]:
 
 
 def _so_far(lesson: Lesson, end: int, keeps_thoughts: bool = False) -> tuple[Message, ...]:
-    """The row's turns before `end`, with the replies in the place of its own answers."""
+    """The row's turns before `end`, with the replies in the place of its own answers, and of its
+    own thoughts."""
     said = dict(zip(_turns(lesson.own), lesson.replies, strict=False))
     turns = (*lesson.own.messages, Message("assistant", ""))[:end]
     return tuple(
-        replace(
-            message,
-            content=said[place].text,
-            thought=said[place].thought if keeps_thoughts else message.thought,
-        )
-        if place in said
-        else message
+        _said(message, said[place], keeps_thoughts) if place in said else message
         for place, message in enumerate(turns)
     )
+
+
+def _said(message: Message, reply: Reply, keeps_thoughts: bool) -> Message:
+    thought = reply.thought if keeps_thoughts else ""
+    return replace(message, content=reply.text, thought=thought)
 
 
 def _with_reply(lesson: Lesson, turn: int, keeps_thoughts: bool) -> Lesson:
