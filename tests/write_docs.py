@@ -13,7 +13,7 @@ from burnish.core import autotrain, deepspeed, kaito
 from burnish.core.foreign import Key
 from burnish.core.recipe import recipe_schema, recipe_sections
 from burnish.core.settings import SETTINGS
-from burnish.data.check import CODES
+from burnish.data.codes import CODES
 from burnish.data.formats import FORMATS
 from burnish.models.audit import CHECKS
 from burnish.olive.words import COMMANDS, ELSEWHERE

@@ -6,6 +6,7 @@ PyTorch and transformers take seconds to load; whoever has mistyped a name is an
 from pathlib import Path
 
 from burnish.core.errors import NotFound
+from burnish.core.folders import refuse_missing
 from burnish.core.recipe import Recipe
 from burnish.core.runs import find_run
 from burnish.models.local import FACTS, find_model
@@ -15,8 +16,7 @@ def ready(recipe: Recipe, source: str | None = None) -> Recipe:
     """The recipe, if the files of its rows are there, and its model, or `source` in its place.
     Raises NotFound."""
     for file in (*recipe.data.train, *recipe.data.validation, *recipe.data.test):
-        if not file.is_file():
-            raise NotFound(f"{file} is not a file.", "Check the path.")
+        refuse_missing(file)
     refuse_unknown(source or recipe.model.name)
     return recipe
 

@@ -9,12 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from burnish.core.errors import AlreadyThere
+from burnish.core.errors import AlreadyThere, NotFound
 
 
 def hash_bytes(content: bytes) -> str:
     """SHA-256 as a lower-case hex string."""
     return hashlib.sha256(content).hexdigest()
+
+
+def refuse_missing(file: Path) -> None:
+    """Raise NotFound unless a file that a person named is there."""
+    if not file.is_file():
+        raise NotFound(f"{file} is not a file.", "Check the path.")
 
 
 def hash_file(path: Path) -> str:

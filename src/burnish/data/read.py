@@ -11,10 +11,11 @@ from typing import Any
 
 import polars
 
-from burnish.core.errors import BadData, NotFound
-from burnish.core.folders import hash_file
-from burnish.core.records import Finding, Row, Severity
+from burnish.core.errors import BadData
+from burnish.core.folders import hash_file, refuse_missing
+from burnish.core.records import Finding, Row
 from burnish.core.sections import Data, Task
+from burnish.data.codes import CODES
 from burnish.data.formats import FORMATS, detect
 from burnish.data.pictures import before_the_question, unread, with_pictures
 from burnish.data.spans import BadRow
@@ -40,8 +41,7 @@ def read(files: Sequence[Path], data: Data, task: Task) -> Read:
     rows: list[Row] = []
     findings: list[Finding] = []
     for file in files:
-        if not file.is_file():
-            raise NotFound(f"{file} is not a file.", "Check the path.")
+        refuse_missing(file)
         some, found = _read_file(file, data)
         rows += some
         findings += found
@@ -50,8 +50,7 @@ def read(files: Sequence[Path], data: Data, task: Task) -> Read:
 
 def read_records(file: Path) -> list[Numbered]:
     """The records of one file with their numbers, in whatever shape. Raises NotFound, BadData."""
-    if not file.is_file():
-        raise NotFound(f"{file} is not a file.", "Check the path.")
+    refuse_missing(file)
     records, faults = _records(file)
     for finding in faults.findings():
         if finding.severity == "error":
@@ -108,10 +107,6 @@ def _detected(file: Path, keys: set[str], data: Data) -> str:
         raise BadData(f"{file}: {error.what}", error.fix) from error
 
 
-#: Faults in spite of which a file is read as it should be, or may be.
-_MILD: dict[str, Severity] = {"bom": "note", "unread_pictures": "warning"}
-
-
 class _Faults:
     """Findings of one file, the rows of one cause together."""
 
@@ -125,7 +120,7 @@ class _Faults:
     def findings(self) -> list[Finding]:
         return [
             Finding(
-                code, _MILD.get(code, "error"), self.file, tuple(rows),
+                code, CODES[code][0], self.file, tuple(rows),
                 message[0].upper() + message[1:] + ("" if message.endswith(".") else "."), fix,
             )
             for (code, message, fix), rows in self.rows.items()

@@ -203,11 +203,7 @@ class Collector:
 def _turns(row: Row) -> list[int]:
     """Where the teacher speaks: each assistant turn that is learnt, and the end of a row whose
     last turn waits for an answer."""
-    turns = [
-        place
-        for place, message in enumerate(row.messages)
-        if message.role == "assistant" and message.weight > 0
-    ]
+    turns = list(row.learnt)
     if row.messages and row.messages[-1].role != "assistant":
         turns.append(len(row.messages))
     return turns
