@@ -150,6 +150,7 @@ def ours(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
         f"model.dtype={arguments.dtype}", "train.schedule=constant", "train.warmup_share=0",
         f"train.learning_rate={RATE}", f"train.method.rank={RANK}", f"train.method.alpha={ALPHA}",
         f"train.gradient_checkpointing={str(arguments.checkpointing).lower()}",
+        f"train.compile={str(arguments.compile).lower()}",
     ]  # fmt: skip
     plan = prepare(make_recipe({"model": {"name": MODEL}}, changes), base, rows, [])
     same_start(trainable(plan.model))
@@ -368,6 +369,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--rows", choices=sorted(ROWS), help="only this kind")
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="our layers compiled")
     parser.add_argument("--json", action="store_true", dest="as_json")
     parser.add_argument("--side", choices=sorted(SIDES))
     arguments = parser.parse_args()

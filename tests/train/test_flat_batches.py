@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.models.chat import Encoded
 from burnish.train.adapters import METHODS, trainable
-from burnish.train.attention import _ATTEND, ATTENTION, _attend_fused
+from burnish.train.attention import _ATTEND, ATTENTION, GroupedAttention, _attend_fused
 from burnish.train.batches import computed_tokens, micro_batches, trimmed
 from burnish.train.flat import flatten, rounded, shared_prefix
 from burnish.train.layers import GatedSilu, LoraProduct, RmsNorm, fuse
@@ -67,6 +67,27 @@ def test_the_attention_of_other_devices_gives_the_same(plan_of, monkeypatch):
         losses.append(float(sft_loss(plan.language, flatten(plan.rows)).detach()))
 
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+@pytest.mark.parametrize(("longest", "before"), [(7, 0), (64, 30), (97, 5), (200, 0)])
+@pytest.mark.parametrize("scores", [1, 5000, 1 << 21])
+def test_attention_in_tiles_is_that_of_the_whole(longest, before, scores, monkeypatch):
+    monkeypatch.setattr("burnish.train.attention._SCORES", scores)
+    query = exactly((3, 2, 2, longest, 4), seed=1)
+    key, value = (exactly((3, 2, before + longest, 4), seed=seed) for seed in (2, 3))
+    outward = torch.randn_like(query)
+    whole = torch.full((longest, before + longest), -torch.inf).triu(before + 1)
+
+    found = GroupedAttention.apply(query, key, value, 0.3)
+    expected = torch.nn.functional.scaled_dot_product_attention(
+        query.flatten(1, 2), key, value, attn_mask=whole.double(), scale=0.3, enable_gqa=True
+    ).view_as(query)
+
+    torch.testing.assert_close(found, expected)
+    mine, theirs = (
+        torch.autograd.grad(out, (query, key, value), outward) for out in (found, expected)
+    )
+    torch.testing.assert_close(mine, theirs)
 
 
 def test_a_shared_prefix_is_computed_once_and_never_learnt():

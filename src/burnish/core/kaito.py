@@ -95,6 +95,7 @@ KEYS: Mapping[str, Key] = {
     ),
     "TrainingArguments.optim": Key(values=ADAMW, refused="burnish trains with AdamW"),
     "TrainingArguments.gradient_checkpointing": Key("train.gradient_checkpointing"),
+    "TrainingArguments.torch_compile": Key("train.compile"),
     "TrainingArguments.bf16": Key(ignored="it is model.dtype"),
     "TrainingArguments.fp16": Key(values=_OFF, refused="gradients overflow in it; use bf16"),
     "TrainingArguments.output_dir": Key(ignored="runs are in the workspace's folder"),

@@ -17,10 +17,11 @@ from pydantic import BaseModel, Field, ValidationError
 from burnish.core.errors import BadRecipe
 from burnish.core.export import Export
 from burnish.core.folders import write_whole
+from burnish.core.search import Search
 from burnish.core.section import Section
 from burnish.core.sections import Compare, Data, Evaluate, Model, Rag, Serve, Task
 from burnish.core.teaching import Distil
-from burnish.core.training import Search, Train
+from burnish.core.training import Train
 
 
 class Recipe(Section):

@@ -89,6 +89,13 @@ def yield_cores() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
+def keep_compiled() -> None:
+    """Have torch keep the layers that it compiles with this user's models, where a reboot leaves
+    them. Call it before the first is compiled."""
+    kept = Path(platformdirs.user_cache_dir("burnish")) / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
+
+
 def hush() -> None:
     """Keep a library from advising packages that burnish doesn't need, each time PEFT loads it."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""The section `train` of a recipe: what is learnt, which weights move, and how; and the search."""
+"""The section `train` of a recipe: what is learnt, which weights move, and how."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from burnish.core.encoding import Classify, Embed, RewardModel, Seq2Seq, TokenClassify
 from burnish.core.reinforcement import Grpo
-from burnish.core.section import ExecutorName, Section, as_tuple, kind_or
+from burnish.core.section import Section, as_tuple, kind_or
 from burnish.core.teaching import Distillation
 
 
@@ -255,6 +255,11 @@ class Train(Section):
     gradient_checkpointing: bool = Field(
         False, description="Compute activations twice to hold fewer: slower, less memory."
     )
+    compile: bool = Field(
+        False,
+        description="Compile the layers of a language model (`torch.compile`): faster after about "
+        "half a minute. Needs a C++ compiler; without one they are computed as they are.",
+    )
     quantization_aware: Literal["q4_0"] | None = Field(
         None,
         description="Learn with the weights as this format of 4 bits rounds them, so that they "
@@ -324,6 +329,14 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
+    def _compiles_what_can_be_compiled(self) -> "Train":
+        if self.compile and (self.is_encoding or isinstance(self.objective, Seq2Seq)):
+            raise ValueError(f"compile is not for objective {self.objective.kind}")
+        if self.compile and self.parallel != "none":
+            raise ValueError("compile is for one process")
+        return self
+
+    @model_validator(mode="after")
     def _places_are_the_teachers(self) -> "Train":
         is_held = isinstance(self.objective, Distillation) and self.objective.imitates
         if is_held and isinstance(self.method, PromptTuning | PrefixTuning):
@@ -350,51 +363,3 @@ class Train(Section):
         if self.gradient_checkpointing:
             raise ValueError(f"gradient_checkpointing is not for objective {kind}")
         return self
-
-
-class Room(Section):
-    """The numbers that a search may choose from; whole ones if both ends are."""
-
-    low: int | float = Field(description="The smallest value.")
-    high: int | float = Field(description="The largest value.")
-    log: bool = Field(False, description="Draw the value's logarithm evenly.")
-
-    @property
-    def whole(self) -> bool:
-        """Whether only whole numbers are meant."""
-        return isinstance(self.low, int) and isinstance(self.high, int)
-
-
-class Search(Section):
-    """Which settings `burnish train --search` tries."""
-
-    trials: int = Field(20, ge=1, description="Settings to try.")
-    sampler: Literal["tpe", "random"] = Field(
-        "tpe", description="How settings are chosen: by what earlier ones gave, or at random."
-    )
-    prune: bool = Field(
-        True, description="Give up a trial whose validation loss falls behind the others' median."
-    )
-    seeds: int = Field(3, ge=1, description="Trainings of the best settings, for the spread.")
-    seed: int = Field(0, ge=0, description="Seed of the sampler.")
-    parallel: int = Field(
-        1, ge=1, description="Trainings at once; each beyond the first is a process of its own."
-    )
-    executor: ExecutorName = Field(
-        "",
-        description="Where they are trained: `ray`, `ray://HOST:PORT`, or empty for this machine.",
-    )
-    executor_cpus: int | None = Field(
-        None,
-        ge=1,
-        description="CPUs that one takes of a node of the cluster; all of the smallest node if "
-        "empty.",
-    )
-    space: dict[str, Room | tuple[str | int | float | bool, ...]] = Field(
-        {
-            "train.learning_rate": Room(low=1e-5, high=2e-3, log=True),
-            "train.method.rank": (8, 16, 32, 64),
-            "train.batch_size": (8, 16, 32),
-        },
-        description="Fields of the recipe, each with a range or a list of values.",
-    )

@@ -4,6 +4,8 @@ Registered with `transformers` under the name `ATTENTION`; the loop hands the `L
 micro-batch through the model's keyword arguments.
 """
 
+import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,68 +19,79 @@ ATTENTION = "burnish_flat"
 
 #: Scores that exist at once, in elements: few enough to stay in the cache, and a bound on memory.
 _SCORES = 1 << 21
+#: About how many tokens of a row look back in one product; nobody in it looks behind its last one.
+_TILE = 64
 
 
 class GroupedAttention(torch.autograd.Function):
-    """Softmax attention as batched matrix products; scores are computed again for the gradient.
+    """Causal softmax attention as batched matrix products; scores are computed again for the
+    gradient.
 
-    On CPUs this is several times faster than torch's flash kernel, whose backward pass makes no use
-    of the bfloat16 units, and as frugal: what it keeps are its inputs and its output (the idea of
-    FlashAttention, Dao et al. 2022, arXiv:2205.14135, with whole rows as tiles).
+    On CPUs this is faster than torch's flash kernel, whose backward pass makes no use of the
+    bfloat16 units, and as frugal: what it keeps are its inputs (the idea of FlashAttention, Dao et
+    al. 2022, arXiv:2205.14135, with tiles of queries and all that they look at).
     """
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        bias: torch.Tensor,
-        scaling: float,
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
     ) -> torch.Tensor:
         """query (rows, key heads, groups, longest, dim), key and value (rows, key heads, seen,
-        dim), bias (1, longest, seen) of 0 and -inf → the shape of query."""
+        dim) → the shape of query. The queries' tokens are the last `longest` of those seen."""
         found = torch.empty_like(query)
-        for part in _parts(query, key):
-            chances = _chances(query[part], key[part], bias, scaling)
-            shape = chances.shape
-            found[part] = (chances.flatten(2, 3) @ value[part]).view(*shape[:-1], -1)
-        ctx.save_for_backward(query, key, value, bias, found)
+        for rows, own, seen in _tiles(query, key):
+            asked = (query[rows, ..., own, :] * scaling).flatten(2, 3)
+            chances = _chances(asked, key[rows, :, seen], own)
+            tile = (chances @ value[rows, :, seen]).view_as(found[rows, ..., own, :])
+            found[rows, ..., own, :] = tile
+        ctx.save_for_backward(query, key, value)
         ctx.scaling = scaling
         return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Gradients of query, key and value."""
-        query, key, value, bias, found = ctx.saved_tensors
-        grads = [torch.empty_like(tensor) for tensor in (query, key, value)]
-        for part in _parts(query, key):
-            chances = _chances(query[part], key[part], bias, ctx.scaling).flatten(2, 3)
-            outward = grad[part].flatten(2, 3)
-            torch.matmul(chances.transpose(2, 3), outward, out=grads[2][part])
-            shared = (outward * found[part].flatten(2, 3)).sum(-1, keepdim=True)
-            scores = (outward @ value[part].transpose(2, 3)).sub_(shared).mul_(chances)
-            scores.mul_(ctx.scaling)
-            grads[0][part] = (scores @ key[part]).view_as(query[part])
-            torch.matmul(scores.transpose(2, 3), query[part].flatten(2, 3), out=grads[1][part])
-        return grads[0], grads[1], grads[2], None, None
+        """Gradients of query, key and value; the latter two are summed in float32."""
+        query, key, value = ctx.saved_tensors
+        grad_query = torch.empty_like(query)
+        exact = torch.promote_types(key.dtype, torch.float32)
+        grad_key, grad_value = (torch.zeros_like(part, dtype=exact) for part in (key, value))
+        for rows, own, seen in _tiles(query, key):
+            asked = (query[rows, ..., own, :] * ctx.scaling).flatten(2, 3)
+            chances = _chances(asked, key[rows, :, seen], own)
+            outward = grad[rows, ..., own, :].flatten(2, 3)
+            grad_value[rows, :, seen] += chances.transpose(2, 3) @ outward
+            scores = torch.ops.aten._softmax_backward_data(
+                outward @ value[rows, :, seen].transpose(2, 3), chances, -1, chances.dtype
+            )
+            inward = (scores @ key[rows, :, seen]).mul_(ctx.scaling)
+            grad_query[rows, ..., own, :] = inward.view_as(grad_query[rows, ..., own, :])
+            grad_key[rows, :, seen] += scores.transpose(2, 3) @ asked
+        return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None
 
 
-def _parts(query: torch.Tensor, key: torch.Tensor) -> list[slice]:
-    """Slices of rows whose scores may exist at once."""
-    a_row = query.shape[1] * query.shape[2] * query.shape[3] * key.shape[2]
-    count = max(_SCORES // a_row, 1)
-    return [slice(begin, begin + count) for begin in range(0, query.shape[0], count)]
+def _tiles(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, slice, slice]]:
+    """Rows, queries and keys whose scores exist at once: every query once, with all that it
+    sees."""
+    count, *heads, longest, _ = query.shape
+    before = key.shape[2] - longest
+    size = -(-longest // max(round(longest / _TILE), 1))
+    for begin in range(0, longest, size):
+        end = min(begin + size, longest)
+        a_row = math.prod(heads) * (end - begin) * (before + end)
+        some = max(_SCORES // a_row, 1)
+        for first in range(0, count, some):
+            yield slice(first, first + some), slice(begin, end), slice(before + end)
 
 
-def _chances(
-    query: torch.Tensor, key: torch.Tensor, bias: torch.Tensor, scaling: float
-) -> torch.Tensor:
-    """(rows, key heads, groups, longest, seen): how much each token looks at each."""
-    scores = (query * scaling).flatten(2, 3) @ key.transpose(2, 3)
-    scores = scores.view(*query.shape[:4], key.shape[2])
-    return torch.softmax(scores.add_(bias), dim=-1)
+def _chances(asked: torch.Tensor, key: torch.Tensor, own: slice) -> torch.Tensor:
+    """(rows, key heads, groups × tile, seen): how much each token looks at each; those of the tile
+    are the last that are seen."""
+    size = own.stop - own.start
+    scores = asked @ key.transpose(2, 3)
+    behind = torch.full((size, size), -torch.inf, dtype=scores.dtype).triu_(1)
+    scores.unflatten(2, (-1, size))[..., -size:].add_(behind)
+    return torch.softmax(scores, dim=-1)
 
 
 def flat_attention(
@@ -115,14 +128,12 @@ def _attended(
     attend = _ATTEND.get(query.device.type, _attend_fused)
     found = attend(
         _rows(query[0], layout), _with_prefix(key[0], layout), _with_prefix(value[0], layout),
-        layout.bias.to(query.dtype), scaling,
+        layout.bias, scaling,
     )  # fmt: skip
     flat = found.flatten(1, -3).transpose(1, 2).flatten(0, 1).index_select(0, layout.scatter)
     if layout.prefix:
         first = [part[:, :, : layout.prefix] for part in (query, key, value)]
-        head = scaled_dot_product_attention(
-            first[0], first[1], first[2], is_causal=True, scale=scaling, enable_gqa=True
-        )
+        head = attend(first[0], first[1], first[2], None, scaling)
         flat = torch.cat([head[0].transpose(0, 1), flat])
     return flat[None]
 
@@ -131,11 +142,11 @@ def _attend_products(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    bias: torch.Tensor,
+    _: torch.Tensor | None,
     scaling: float,
 ) -> torch.Tensor:
     grouped = query.unflatten(1, (key.shape[1], -1))
-    found: torch.Tensor = GroupedAttention.apply(grouped, key, value, bias, scaling)
+    found: torch.Tensor = GroupedAttention.apply(grouped, key, value, scaling)
     return found.flatten(1, 2)
 
 
@@ -143,15 +154,17 @@ def _attend_fused(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    bias: torch.Tensor,
+    bias: torch.Tensor | None,
     scaling: float,
 ) -> torch.Tensor:
+    mask = None if bias is None else bias[:, None].to(query.dtype)
     return scaled_dot_product_attention(
-        query, key, value, attn_mask=bias[:, None], scale=scaling, enable_gqa=True
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
     )
 
 
-#: Device → attention of padded rows; every other device has torch's fused kernels.
+#: Device → causal attention of (rows, heads, longest, dim), whose keys may begin earlier; every
+#: other device has torch's fused kernels, which are told by the bias (None: keys begin together).
 _ATTEND = {"cpu": _attend_products}
 
 
@@ -171,4 +184,5 @@ def _with_prefix(part: torch.Tensor, layout: Layout) -> torch.Tensor:
     return torch.cat([before, rows], 2)
 
 
-AttentionInterface.register(ATTENTION, flat_attention)
+# Tiles are counted in Python: compiled, every length of a batch would be another program.
+AttentionInterface.register(ATTENTION, torch.compiler.disable(flat_attention))

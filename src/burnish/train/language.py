@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import AuditFailed, BadData
 from burnish.core.folders import write_json
+from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Row
 from burnish.core.runs import Run
@@ -31,6 +32,7 @@ from burnish.train.adapters import (
 from burnish.train.attention import ATTENTION
 from burnish.train.batches import count_steps, trimmed
 from burnish.train.checkpoint import State, load_weights
+from burnish.train.compiled import compile_layers, compile_seconds
 from burnish.train.course import Course, Given
 from burnish.train.drawing import with_drawing
 from burnish.train.examples import Example
@@ -104,6 +106,8 @@ def prepare(
         compute_rounded(model)
     if settings.gradient_checkpointing:
         language.activation_checkpointing_enable({"use_reentrant": False})
+    if settings.compile:
+        compile_layers(language)
     accelerator = Accelerator(cpu=device().type == "cpu")
     steps = count_steps(len(rows), settings)
     optimizer = _optimizer(model, settings, steps, team)
@@ -163,6 +167,8 @@ def _rehearsed(plan: Fit, given: Given, run: Run, state: State) -> Fit:
     reset_peak()
     if not state.step:
         seen = probe(plan, run.path)
+        if plan.settings.compile:
+            say(f"Compiling the layers took {compile_seconds():.0f} s.")
         expected = forecast(plan, seen)
         if plan.team.leads:
             write_json(run.path / "forecast.json", expected.as_list())

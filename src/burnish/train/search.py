@@ -22,8 +22,8 @@ from burnish.core.folders import hash_json, whole_folder, write_json
 from burnish.core.progress import progress, say
 from burnish.core.recipe import Recipe, make_recipe
 from burnish.core.runs import Run, begun_or_new_run
+from burnish.core.search import Search
 from burnish.core.this_machine import ThisMachine
-from burnish.core.training import Search
 from burnish.data.load import Dataset, load
 from burnish.models.local import find_model
 from burnish.train.study import Attempt, Settings, Study

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.core.errors import BurnishError, TrainingStopped, Unavailable
-from burnish.core.training import Search
+from burnish.core.search import Search
 
 Settings = Mapping[str, Any]
 

@@ -81,6 +81,7 @@ def refuse_apart(recipes: dict[str, Recipe]) -> None:
                 ("init=pissa, start or on", not _begins_at_zero(train.method)),
                 ("train.parallel", train.parallel != "none"),
                 ("train.tracker", train.tracker is not None),
+                ("train.compile", train.compile),
                 ("keep_checkpoints under 2", train.keep_checkpoints < 2),
                 (
                     "another gradient_checkpointing",

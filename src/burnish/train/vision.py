@@ -87,6 +87,7 @@ def refuse_misfit(recipe: Recipe, base: LocalModel) -> None:
         ("train.method", method.kind, plain or isinstance(method, Full)),
         ("train.parallel", settings.parallel, settings.parallel == "none"),
         ("train.gradient_checkpointing", "true", not settings.gradient_checkpointing),
+        ("train.compile", "true", not settings.compile),
         ("train.quantization_aware", settings.quantization_aware, not settings.quantization_aware),
     )
     for name, value, fits in others:
