@@ -68,14 +68,14 @@ def test_every_setting_explains_itself():
     assert all(setting.help.endswith(".") and setting.default for setting in SETTINGS)
 
 
-def loads_nothing_heavy(arguments):
+def loads_nothing_heavy(arguments, heavy=HEAVY):
     """What a command says to a person and to other programs, proved to need no heavy library."""
     program = (
         "import sys; from burnish.cli.main import main\n"
         f"sys.argv[1:] = {arguments!r}\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+        f"print([name for name in {heavy!r} if name in sys.modules], file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     *said, loaded = done.stderr.strip().splitlines()
@@ -98,3 +98,11 @@ def test_help_and_recipe_import_no_heavy_library(arguments):
 )
 def test_a_name_that_is_wrong_is_said_without_one(arguments):
     assert "burnish pull nothing" in loads_nothing_heavy(arguments)[0]
+
+
+@pytest.mark.parametrize("word", ["train", "compare"])
+def test_a_fault_in_the_rows_is_said_without_one(word, tiny, tmp_path):
+    (tmp_path / "bad.jsonl").write_text("{not json}\n")
+
+    words = [word, "--train", f"{tmp_path}/bad.jsonl", "--model", "tiny"]
+    assert "is not JSON" in loads_nothing_heavy(words, ["torch", "transformers", "peft"])[0]

@@ -20,7 +20,7 @@ from burnish.core.progress import say
 from burnish.core.recipe import Recipe, anchored, load_recipe, make_recipe
 from burnish.core.records import Finding, Prompt
 from burnish.core.runs import Run, find_run, list_runs
-from burnish.named import ready, refuse_unknown
+from burnish.named import ready, refuse_unknown, rows_of
 
 if TYPE_CHECKING:
     from burnish.compare.run import Comparison
@@ -148,9 +148,10 @@ def train(
         resolved = make_recipe(run.recipe.model_dump(mode="json"), files.get("changes") or ())
     else:
         resolved = ready(resolve(recipe, **files))
+    dataset = rows_of(resolved, answered=resolved.train.objective.kind != "grpo")
     from burnish.train.run import train as train_model
 
-    return train_model(resolved, out=out, resume=run.path if run else None)
+    return train_model(resolved, dataset, out, run.path if run else None)
 
 
 def train_search(
@@ -158,9 +159,10 @@ def train_search(
 ) -> SearchReport:
     """Try the settings of the recipe's `search` section and train the best with several seeds."""
     resolved = ready(resolve(recipe, **files))
+    dataset = rows_of(resolved)
     from burnish.train.search import search as search_settings
 
-    return search_settings(resolved, out=out)
+    return search_settings(resolved, dataset, out)
 
 
 def compare(
@@ -168,9 +170,10 @@ def compare(
 ) -> Comparison:
     """Measure every route on the same frozen test split and say which to take."""
     resolved = ready(resolve(recipe, **files))
+    dataset = rows_of(resolved)
     from burnish.compare.run import compare as compare_routes
 
-    return compare_routes(resolved, out=out)
+    return compare_routes(resolved, dataset, out)
 
 
 def distil(

@@ -1,15 +1,21 @@
 """What a verb was told, looked for before anything heavy is loaded.
 
-PyTorch and transformers take seconds to load; whoever has mistyped a name is answered without them.
+PyTorch and transformers take seconds to load; whoever has mistyped a name, or has a fault in their
+rows, is answered without them.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from burnish.core.errors import NotFound
 from burnish.core.folders import refuse_missing
 from burnish.core.recipe import Recipe
 from burnish.core.runs import find_run
+from burnish.core.settings import follows
 from burnish.models.local import FACTS, find_model
+
+if TYPE_CHECKING:
+    from burnish.data.load import Dataset
 
 
 def ready(recipe: Recipe, source: str | None = None) -> Recipe:
@@ -19,6 +25,14 @@ def ready(recipe: Recipe, source: str | None = None) -> Recipe:
         refuse_missing(file)
     refuse_unknown(source or recipe.model.name)
     return recipe
+
+
+def rows_of(recipe: Recipe, answered: bool = True) -> "Dataset | None":
+    """The recipe's rows, as `data.load.load` gives them; none in a process that another one leads
+    and sends them to. Raises BadData."""
+    from burnish.data.load import load
+
+    return None if follows() else load(recipe, answered)
 
 
 def refuse_unknown(*sources: str) -> None:

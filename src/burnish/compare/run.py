@@ -227,7 +227,7 @@ class Comparison:
         return f"Of the distance from the plain prompt to the teacher each covers: {shares}."
 
 
-def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
+def compare(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = None) -> Comparison:
     """Measure every route of the recipe on the same frozen test split and give a verdict.
 
     Raises BadData before anything is measured if the data has errors or fails the token audit,
@@ -237,7 +237,7 @@ def compare(recipe: Recipe, out: Path | None = None) -> Comparison:
     begun = time.time()
     refuse_encoders(recipe)
     refuse_misfit(recipe, find_model(recipe.model.name))
-    dataset = load(recipe)
+    dataset = dataset or load(recipe)
     for note in dataset.notes:
         say(note)
     recipe = with_routes(recipe.model_copy(update={"task": dataset.task}), dataset.task)

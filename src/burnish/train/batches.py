@@ -12,7 +12,13 @@ from burnish.core.reinforcement import Grpo
 from burnish.core.training import Train
 from burnish.models.chat import Encoded
 from burnish.train.examples import Example
-from burnish.train.flat import shared_lengths, shared_prefix
+from burnish.train.flat import known_lengths, shared_prefix
+
+#: Rows that begin alike go together where that leaves less than this share to compute; rows of like
+#: length leave attention fewer places to pad.
+_WORTH_IT = 0.9
+#: Places of padded rows in attention, beside the tokens that a micro-batch may have.
+_PADDED = 8
 
 
 def trimmed(row: Encoded) -> Encoded:
@@ -59,35 +65,60 @@ def _order(count: int, seed: int, epoch: int) -> list[int]:
 
 
 def micro_batches(rows: Sequence[Example], most_tokens: int) -> list[list[Example]]:
-    """Rows of like length together, at most `most_tokens` computed tokens each; no row is cut."""
+    """Rows of like length together, or those that begin alike where that leaves a good deal less to
+    compute; at most `most_tokens` computed tokens each, and no row is cut."""
+    if not rows:
+        return []
+    alike = sorted(rows, key=_beginning)
+    prefix = shared_prefix(_answers(rows))
+    by_length = sorted(alike, key=lambda row: computed_tokens([row]))
+    batches = [sorted(some, key=_beginning) for some in _filled(by_length, prefix, most_tokens)]
+    least = sum(map(computed_tokens, batches))
+    if computed_tokens(alike) < _WORTH_IT * least:
+        others = _filled(alike, prefix, most_tokens, in_order=True)
+        if sum(map(computed_tokens, others)) < _WORTH_IT * least:
+            return others
+    return batches
+
+
+def _filled(
+    rows: Sequence[Example], prefix: int, most_tokens: int, in_order: bool = False
+) -> list[list[Example]]:
+    """Rows in this order, as many at a time as fit; `in_order`: each shares what it has in common
+    with the row before it, and not the prefix of all alone."""
     batches: list[list[Example]] = []
-    prefix, used = _shared(rows), 0
-    for row in sorted(rows, key=lambda row: (_own_tokens(row, prefix), row.answers[0].ids)):
-        own = _own_tokens(row, prefix)
-        if batches and used + own <= most_tokens:
+    used = places = longest = 0
+    for row in rows:
+        before = batches[-1][-1:] if in_order and batches else []
+        own = computed_tokens([*before, row]) - (computed_tokens(before) if before else prefix)
+        longest = max(longest, *(len(answer.ids) - prefix for answer in row.answers))
+        places += len(row.answers)
+        fits = used + own <= most_tokens and places * longest <= _PADDED * most_tokens
+        if batches and fits:
             batches[-1].append(row)
             used += own
         else:
             batches.append([row])
-            used = prefix + own
+            used, places = computed_tokens([row]), len(row.answers)
+            longest = max(len(answer.ids) for answer in row.answers) - prefix
     return batches
 
 
 def computed_tokens(rows: Sequence[Example]) -> int:
     """Tokens that the layers see when these rows are one micro-batch: what is shared, once."""
-    prefix = _shared(rows)
-    return prefix + sum(_own_tokens(row, prefix) for row in rows)
+    answers = _answers(rows)
+    known = known_lengths(answers)
+    return known[0] + sum(len(row.ids) - own for row, own in zip(answers, known, strict=True))
 
 
 def all_tokens(rows: Sequence[Example]) -> int:
     """Tokens of all answers with their questions, whatever of it is shared."""
-    return sum(len(answer.ids) for row in rows for answer in row.answers)
+    return sum(len(answer.ids) for answer in _answers(rows))
 
 
-def _shared(rows: Sequence[Example]) -> int:
-    return shared_prefix([answer for row in rows for answer in row.answers])
+def _answers(rows: Sequence[Example]) -> list[Encoded]:
+    return [answer for row in rows for answer in row.answers]
 
 
-def _own_tokens(row: Example, prefix: int) -> int:
-    shared = shared_lengths(row, prefix)
-    return sum(len(answer.ids) - known for answer, known in zip(row.answers, shared, strict=True))
+def _beginning(row: Example) -> tuple[int, ...]:
+    return row.answers[0].ids

@@ -4,8 +4,9 @@ A micro-batch is one flat sequence: the shared prefix, then every row behind it.
 knows where rows begin; all other layers see real tokens and nothing else. Each row attends to the
 prefix and to itself, and its positions go on where the prefix ends, so the result is the one that
 the rows would give alone, and the prefix's gradient is the sum over the rows by itself. With an
-empty prefix this is plain packing without cross-contamination. Two answers to one question share
-the question in the same way: it stands in the sequence once, and both look at it.
+empty prefix this is plain packing without cross-contamination. What two neighbours have in common
+beyond the prefix (two answers their question, two questions their passage, two rows of one
+conversation its beginning) stands in the sequence once as well, and both look at it.
 """
 
 from collections.abc import Sequence
@@ -20,13 +21,13 @@ from burnish.train.examples import Example
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where rows lie in a flat sequence of `prefix + sum(row lengths)` tokens.
+    """Where rows lie in a flat sequence: the shared prefix, then what each has of its own.
 
-    `gather` (rows, longest) holds each row's flat positions, padded with the row's last one; rows
-    that share a question hold the same ones. `scatter` leads back from the padded rows, and from
-    anywhere for the tokens behind the last row that only make the length round; `bias` (1, longest,
-    prefix + longest) is 0 where a token may look and -inf behind it. Padding lies behind its row,
-    so no real token ever looks at it and one bias serves all rows.
+    `gather` (rows, longest) holds each row's flat positions behind the prefix, padded with the
+    row's last one; rows that share a question hold the same ones. `scatter` leads back from the
+    padded rows, and from anywhere for the tokens behind the last row that only make the length
+    round; `bias` (1, longest, prefix + longest) is 0 where a token may look and -inf behind it.
+    Padding lies behind its row, so no real token ever looks at it and one bias serves all rows.
     """
 
     prefix: int
@@ -87,27 +88,27 @@ def shared_prefix(rows: Sequence[Encoded]) -> int:
 
 
 def flatten(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
-    """Lay rows out behind their shared prefix, and answers of one example behind their question."""
+    """Lay rows out behind their shared prefix, each behind what the row before it has of it."""
     rows = [answer for example in examples for answer in example.answers]
-    prefix = shared_prefix(rows)
+    known = known_lengths(rows)
+    prefix = known[0]
     longest = rounded(max(len(row.ids) for row in rows) - prefix)
     ids, positions = list(rows[0].ids[:prefix]), list(range(prefix))
     paths: list[list[int]] = []
     scatter, learnt = [], []
-    for example in examples:
-        for row, shared in zip(example.answers, shared_lengths(example, prefix), strict=True):
-            path = paths[-1][:shared] if shared > prefix else list(range(prefix))
-            for place in range(shared, len(row.ids)):
-                path.append(len(ids))
-                scatter.append(len(paths) * longest + place - prefix)
-                ids.append(row.ids[place])
-                positions.append(place)
-            learnt += [
-                (path[place - 1], row.ids[place], row.weights[place], len(paths))
-                for place in range(1, len(row.ids))
-                if row.weights[place] > 0
-            ]
-            paths.append(path)
+    for row, shared in zip(rows, known, strict=True):
+        path = paths[-1][:shared] if paths else list(range(prefix))
+        for place in range(shared, len(row.ids)):
+            path.append(len(ids))
+            scatter.append(len(paths) * longest + place - prefix)
+            ids.append(row.ids[place])
+            positions.append(place)
+        learnt += [
+            (path[place - 1], row.ids[place], row.weights[place], len(paths))
+            for place in range(1, len(row.ids))
+            if row.weights[place] > 0
+        ]
+        paths.append(path)
     spare, unlearnt = rounded(len(ids)) - len(ids), rounded(len(learnt)) - len(learnt)
     learnt += unlearnt * [(0, 0, 0.0, 0)]
     predicts, targets, weights, owners = (list(part) for part in zip(*learnt, strict=True))
@@ -123,10 +124,11 @@ def flatten(examples: Sequence[Example], device: torch.device | str = "cpu") -> 
     )
 
 
-def shared_lengths(example: Example, prefix: int = 0) -> list[int]:
-    """Of each answer of an example, how many tokens the batch or the answer before it has."""
-    pairs = pairwise(example.answers)
-    return [prefix, *(max(prefix, shared_prefix(pair)) for pair in pairs)]
+def known_lengths(rows: Sequence[Encoded]) -> list[int]:
+    """Of each row, how many tokens stand in the batch before it: of the first the prefix that all
+    share, of another what the row before it has too, if nobody learns it."""
+    prefix = shared_prefix(rows)
+    return [prefix, *(max(prefix, shared_prefix(pair)) for pair in pairwise(rows))]
 
 
 def rounded(count: int) -> int:

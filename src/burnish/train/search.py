@@ -55,14 +55,14 @@ class SearchReport:
         return {**asdict(self), "spread": self.spread}
 
 
-def search(recipe: Recipe, out: Path | None = None) -> SearchReport:
+def search(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = None) -> SearchReport:
     """Try `search.trials` settings, then train the best with `search.seeds` seeds.
 
     Raises BadRecipe before the first trial if the space names no field of a recipe, or if there are
     no validation rows to judge by; Unavailable without Optuna.
     """
     _refuse_bad_space(recipe)
-    dataset = load(recipe)
+    dataset = dataset or load(recipe)
     if not dataset.split.validation:
         raise BadRecipe(
             "A search needs validation rows to judge by.",
