@@ -165,6 +165,17 @@ def test_questions_on_one_passage_share_it(plan_of):
     assert sum(losses) == pytest.approx(alone, rel=1e-5)
 
 
+def test_a_long_row_does_not_pad_hundreds_of_short_ones():
+    rows = [Encoded((n, *range(9 + n % 3)), (0, *[1] * (9 + n % 3))) for n in range(10, 210)]
+    rows.append(Encoded((5, *range(1500)), (0, *[1] * 1500)))
+
+    batches = micro_batches(rows, 4096)
+
+    assert len(batches) == 2
+    for some in batches:
+        assert len(some) * max(len(row.ids) for row in some) <= 8 * 4096
+
+
 def test_what_follows_the_last_learnt_token_is_left_out():
     assert trimmed(Encoded((1, 2, 3, 4), (0, 1, 0, 0))) == Encoded((1, 2), (0, 1))
 

@@ -7,7 +7,7 @@ import yaml
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe import make_recipe
-from burnish.core.training import Room
+from burnish.core.search import Room
 from burnish.train.search import search
 from burnish.train.space_file import changes_of, search_section
 

@@ -91,16 +91,14 @@ def _filled(
     for row in rows:
         before = batches[-1][-1:] if in_order and batches else []
         own = computed_tokens([*before, row]) - (computed_tokens(before) if before else prefix)
-        longest = max(longest, *(len(answer.ids) - prefix for answer in row.answers))
-        places += len(row.answers)
-        fits = used + own <= most_tokens and places * longest <= _PADDED * most_tokens
-        if batches and fits:
+        count, length = len(row.answers), max(len(answer.ids) for answer in row.answers) - prefix
+        padded = (places + count) * max(longest, length)
+        if batches and used + own <= most_tokens and padded <= _PADDED * most_tokens:
             batches[-1].append(row)
-            used += own
+            used, places, longest = used + own, places + count, max(longest, length)
         else:
             batches.append([row])
-            used, places = computed_tokens([row]), len(row.answers)
-            longest = max(len(answer.ids) for answer in row.answers) - prefix
+            used, places, longest = computed_tokens([row]), count, length
     return batches
 
 
