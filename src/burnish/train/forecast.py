@@ -303,6 +303,9 @@ def _pass_seconds(plan: Fit, rows: Sequence[Example]) -> float:
     if not rows:
         return 0.0
     batches = micro_batches(rows, plan.settings.micro_batch_tokens)
+    if plan.settings.compile:
+        # Without gradients layers are compiled once more, which no later pass does again.
+        validation_means(plan, _dealt(plan, batches[-1]))
     spent = _timed(lambda: validation_means(plan, _dealt(plan, batches[-1])))
     return spent / computed_tokens(batches[-1]) * sum(map(computed_tokens, batches))
 
