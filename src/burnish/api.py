@@ -148,7 +148,7 @@ def train(
         resolved = make_recipe(run.recipe.model_dump(mode="json"), files.get("changes") or ())
     else:
         resolved = ready(resolve(recipe, **files))
-    dataset = rows_of(resolved, answered=resolved.train.objective.kind != "grpo")
+    dataset = rows_of(resolved, answered=resolved.train.learns_answers)
     from burnish.train.run import train as train_model
 
     return train_model(resolved, dataset, out, run.path if run else None)

@@ -292,6 +292,11 @@ class Train(Section):
         """Whether what is trained makes no text: labels, vectors, or what an answer is worth."""
         return isinstance(self.objective, Classify | Embed | RewardModel | TokenClassify)
 
+    @property
+    def learns_answers(self) -> bool:
+        """Whether rows must have an answer; else the model draws its own."""
+        return not isinstance(self.objective, Grpo)
+
     @model_validator(mode="after")
     def _divides_what_can_be_divided(self) -> "Train":
         if self.parallel == "none":

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from burnish.core.reinforcement import Grpo
 from burnish.core.training import Train
 from burnish.models.chat import Encoded
-from burnish.train.examples import Example
+from burnish.train.examples import Example, answers_of
 from burnish.train.flat import known_lengths, shared_prefix
 
 #: Rows that begin alike go together where that leaves less than this share to compute; rows of like
@@ -70,7 +70,7 @@ def micro_batches(rows: Sequence[Example], most_tokens: int) -> list[list[Exampl
     if not rows:
         return []
     alike = sorted(rows, key=_beginning)
-    prefix = shared_prefix(_answers(rows))
+    prefix = shared_prefix(answers_of(rows))
     by_length = sorted(alike, key=lambda row: computed_tokens([row]))
     batches = [sorted(some, key=_beginning) for some in _filled(by_length, prefix, most_tokens)]
     least = sum(map(computed_tokens, batches))
@@ -104,18 +104,14 @@ def _filled(
 
 def computed_tokens(rows: Sequence[Example]) -> int:
     """Tokens that the layers see when these rows are one micro-batch: what is shared, once."""
-    answers = _answers(rows)
+    answers = answers_of(rows)
     known = known_lengths(answers)
     return known[0] + sum(len(row.ids) - own for row, own in zip(answers, known, strict=True))
 
 
 def all_tokens(rows: Sequence[Example]) -> int:
     """Tokens of all answers with their questions, whatever of it is shared."""
-    return sum(len(answer.ids) for answer in _answers(rows))
-
-
-def _answers(rows: Sequence[Example]) -> list[Encoded]:
-    return [answer for row in rows for answer in row.answers]
+    return sum(len(answer.ids) for answer in answers_of(rows))
 
 
 def _beginning(row: Example) -> tuple[int, ...]:

@@ -106,6 +106,11 @@ class Group:
 Example = Encoded | Contrast | Taught | Matched | Told | Group
 
 
+def answers_of(examples: Sequence[Example]) -> list[Encoded]:
+    """All answers, in the order in which a batch counts them."""
+    return [answer for example in examples for answer in example.answers]
+
+
 def learnt(rows: Sequence[Row], encode: Encode) -> list[Example]:
     """Rows whose answers are learnt. Raises BadData where one is marked as undesirable."""
     refuse_undesirable(rows)

@@ -16,7 +16,7 @@ from itertools import pairwise
 import torch
 
 from burnish.models.chat import Encoded
-from burnish.train.examples import Example
+from burnish.train.examples import Example, answers_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def shared_prefix(rows: Sequence[Encoded]) -> int:
 
 def flatten(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
     """Lay rows out behind their shared prefix, each behind what the row before it has of it."""
-    rows = [answer for example in examples for answer in example.answers]
+    rows = answers_of(examples)
     known = known_lengths(rows)
     prefix = known[0]
     longest = rounded(max(len(row.ids) for row in rows) - prefix)

@@ -25,6 +25,7 @@ from burnish.train.examples import (
     Example,
     Group,
     Matched,
+    answers_of,
     asked,
     judged,
     learnt,
@@ -256,7 +257,7 @@ def _always(judge: Judge) -> Callable[[PreTrainedModel, Sequence[Example], int],
 
 
 def _learnt_tokens(rows: Sequence[Example]) -> float:
-    return sum(sum(answer.weights) for row in rows for answer in row.answers)
+    return sum(sum(answer.weights) for answer in answers_of(rows))
 
 
 def _count(rows: Sequence[Example]) -> float:
@@ -291,7 +292,7 @@ def _references(batch: Batch) -> torch.Tensor:
 
 def _lengths(batch: Batch) -> torch.Tensor:
     """(answers,): how many tokens of each answer are learnt."""
-    lengths = [float(answer.trained) for row in batch.examples for answer in row.answers]
+    lengths = [float(answer.trained) for answer in answers_of(batch.examples)]
     return torch.tensor(lengths, device=batch.ids.device)
 
 

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from burnish.core.errors import BadRecipe
 from burnish.core.relations import Relations
 from burnish.models.layers import layers_of, outputs_of
+from burnish.train.examples import answers_of
 from burnish.train.flat import Batch
 
 #: What a layer calls the matrices that make queries, keys and values.
@@ -103,7 +104,7 @@ def flat_divergence(pair: Held, ours: States, theirs: States, batch: Batch) -> t
     up to themselves. The prefix's own relations are computed once and count in every row.
     """
     layout = batch.layout
-    answers = [answer for example in batch.examples for answer in example.answers]
+    answers = answers_of(batch.examples)
     lengths = torch.tensor([len(answer.ids) for answer in answers], device=batch.ids.device)
     places = torch.arange(layout.gather.shape[1], device=lengths.device)
     own = places < lengths[:, None] - layout.prefix

@@ -58,7 +58,7 @@ def train(
     if note := slow_format(recipe.model.dtype):
         say(note)
     own = recipe.train.objective
-    dataset = dataset or load(recipe, answered=not isinstance(own, Grpo))
+    dataset = dataset or load(recipe, answered=recipe.train.learns_answers)
     given = Given.of(recipe, dataset, base)
     course = course_of(recipe, base)
     rows, validation = course.examples(given)
