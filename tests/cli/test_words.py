@@ -2,10 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
+
+from tests.child import run_words
 
 ROWS = [
     {"text": f"{thing} {action} {n}", "label": label}
@@ -27,10 +27,7 @@ def burnish(tiny_folder, tmp_path):
             "BURNISH_HOME": str(tmp_path / "home"),
             "OMP_NUM_THREADS": "1",
         }
-        done = subprocess.run(
-            [sys.executable, "-m", "burnish", *map(str, words)],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False,
-        )  # fmt: skip
+        done = run_words(*words, environment=environment, folder=tmp_path)
         assert done.returncode in codes, done.stdout + done.stderr
         return done
 

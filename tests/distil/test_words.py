@@ -3,13 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from burnish.core.journal import read_journal
+from tests.child import Program, words
 from tests.distil.test_distil import label_of
 from tests.stub_teacher import fails
 from tests.tickets import tickets
@@ -23,25 +22,18 @@ def begin(tiny_folder, write_rows, stub, tmp_path):
     train = write_rows("train.jsonl", [{"prompt": row["text"]} for row in tickets(120, 5)])
     test = write_rows("test.jsonl", tickets(30, 6))
     stub.answer = label_of
-    words = [
-        sys.executable, "-m", "burnish", "distil", "--train", train, "--test", test,
-        "--model", "tiny", "--teacher", "big", "--out", tmp_path / "run", "--json",
+    said = [
+        "distil", "--train", train, "--test", test, "--model", "tiny", "--teacher", "big",
+        "--out", tmp_path / "run", "--json",
     ]  # fmt: skip
     settings = (
         f"distil.teacher.endpoint={stub.url}", f"distil.teacher.concurrency={CONCURRENCY}",
         "distil.teacher.retries=0", "data.near_duplicate=1.0", "train.max_steps=40",
         "train.learning_rate=1e-2", "train.threads=1",
     )  # fmt: skip
-    words += [word for setting in settings for word in ("--set", setting)]
+    said += [word for setting in settings for word in ("--set", setting)]
     environment = os.environ | {"BURNISH_MODELS": str(tiny_folder), "OMP_NUM_THREADS": "1"}
-
-    def start():
-        return subprocess.Popen(
-            list(map(str, words)), env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
-
-    return start
+    return lambda: Program(words(*said), environment)
 
 
 def test_a_teacher_that_fails_too_often_is_a_no_with_a_sentence(begin, stub, tmp_path):

@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -26,6 +24,7 @@ from burnish.models.artifact import open_artifact, save_artifact
 from burnish.models.chat import PLAIN_TEMPLATE, render_prompt
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.merge import merged_model
+from tests.child import run_words
 from tests.export.conftest import sign_again
 
 ROWS = [
@@ -49,10 +48,7 @@ def run(tiny, write_rows):
 def test_a_gguf_folder_is_written_asked_and_described(run, tiny_folder, workspace, tmp_path):
     words = ["export", "last", "--to", "gguf", "--quant", "f32", "--out", str(tmp_path / "out")]
     environment = {"BURNISH_MODELS": str(tiny_folder), "BURNISH_HOME": str(workspace)}
-    done = subprocess.run(
-        [sys.executable, "-m", "burnish", *words, "--json"],
-        env=os.environ | environment, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    done = run_words(*words, "--json", environment=os.environ | environment)
 
     assert done.returncode == 0, done.stderr
     printed, out = json.loads(done.stdout), tmp_path / "out"

@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.core.errors import BadData, NotFound
+from tests.child import run_words
 
 PASSAGE = {
     "file", "title", "headings", "page", "start", "end", "text", "score", "similarity",
@@ -71,12 +70,12 @@ def test_progress_and_what_was_skipped_go_to_stderr(folder, embedder_folder, wor
     environment = os.environ | {
         "BURNISH_MODELS": str(embedder_folder), "BURNISH_HOME": str(workspace),
     }  # fmt: skip
-    command = [sys.executable, "-m", "burnish", "index", str(folder), "--name", "docs"]
 
-    done = subprocess.run(
-        [*command, "--embedder", "tiny-embedder"],
-        env=environment, capture_output=True, text=True, timeout=240, check=True,
-    )  # fmt: skip
+    done = run_words(
+        "index", folder, "--name", "docs", "--embedder", "tiny-embedder", environment=environment
+    )
+
+    assert done.returncode == 0
 
     assert "Skipped" in done.stderr and "broken.pdf is broken" in done.stderr
     assert "Indexing: 100%" in done.stderr

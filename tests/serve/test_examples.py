@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.child import Program, words
 from tests.serve.tuning import KEY
 from tests.write_docs import ROOT
 
@@ -22,18 +23,15 @@ def address(starter, tmp_path_factory):
         "BURNISH_MODELS": str(starter.path.parent),
         "BURNISH_API_KEY": KEY,
     }
-    words = ["serve", BASE, "--port", "0", "--alias", f"gpt-4o-mini-2024-07-18={BASE}"]
-    program = subprocess.Popen(
-        [sys.executable, "-c", "from burnish.cli.main import main; main()", *words],
-        stderr=subprocess.PIPE, text=True, env=environment,
-    )  # fmt: skip
+    said = ["serve", BASE, "--port", "0", "--alias", f"gpt-4o-mini-2024-07-18={BASE}"]
+    program = Program(words(*said), environment)
     for line in program.stderr:
         if found := re.search(r"Serving .* at (\S+)/v1", line):
             break
     yield found[1]
     program.kill()
     program.wait()
-    program.stderr.close()
+    program.close()
 
 
 def run(name, **variables):

@@ -2,8 +2,6 @@
 
 import json
 import socket
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -24,6 +22,7 @@ from burnish.serve.desk import Desk
 from burnish.serve.keys import Key, Keys
 from burnish.serve.store import Store, sqlite_url
 from burnish.serve.worker import Worker
+from tests.child import Program, words
 from tests.serve.conftest import running
 from tests.serve.test_run import read_until
 from tests.serve.tuning import KEY
@@ -308,11 +307,10 @@ def test_what_cannot_be_an_upstream_is_said_at_the_start(tiny, workspace, monkey
 def test_the_command_line_serves_an_upstream(house, tiny, tmp_path, monkeypatch):
     """And says that its own self-test knows nothing of it."""
     monkeypatch.setenv("BURNISH_API_KEY", KEY)
-    words = ["serve", "--upstream", f"tiny={house.address}/v1", "--alias", "desk=tiny",
+    typed = ["serve", "--upstream", f"tiny={house.address}/v1", "--alias", "desk=tiny",
              "--set", "serve.upstream.tiny.key_from=BURNISH_API_KEY", "--port", "0",
              "--self-test"]  # fmt: skip
-    program = subprocess.Popen([sys.executable, "-m", "burnish", *words],
-                               stderr=subprocess.PIPE, text=True)  # fmt: skip
+    program = Program(words(*typed))
     try:
         assert read_until(program, "(tiny): at another server, of which nothing is proven")
         assert read_until(program, "tiny is answered by (tiny) at")

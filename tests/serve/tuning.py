@@ -4,26 +4,18 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 
 import openai
 
-KEY = "bk-test-key"
-PROGRAM = """
-import json, sys
 from burnish.core.progress import Lines, listen
 from burnish.core.sections import Serve
 from burnish.serve import run
 from burnish.serve.worker import Worker
-listen(Lines())
-run.Worker = lambda *given, **allowed: Worker(
-    *given, lease=float(sys.argv[4]), tick=0.1, **allowed
-)
-aliases = {'gpt-4o-mini-2024-07-18': 'tiny', **json.loads(sys.argv[2])}
-run.serve(['tiny'], Serve(port=0, store=sys.argv[1], **json.loads(sys.argv[3])), aliases)
-"""
+from tests.child import Program
+
+KEY = "bk-test-key"
 WORDS = ("parcel", "refund", "lamp", "account", "password", "login", "order", "late", "red", "pear")
 
 
@@ -73,13 +65,7 @@ class Server:
         self.start()
 
     def start(self):
-        given = (self.store, json.dumps(self.aliases), json.dumps(self.settings))
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *given, str(self.lease)],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self.environment,
-        )
+        self.process = Program(self._serving(), self.environment)
         said = []
         for line in self.process.stderr:
             said.append(line)
@@ -89,10 +75,22 @@ class Server:
                 return
         raise AssertionError("the server never began: " + "".join(said))
 
+    def _serving(self):
+        settings = Serve(port=0, store=self.store, **self.settings)
+        aliases = {"gpt-4o-mini-2024-07-18": "tiny", **self.aliases}
+        worker = partial(Worker, lease=self.lease, tick=0.1)
+
+        def work():
+            listen(Lines())
+            run.Worker = worker
+            run.serve(["tiny"], settings, aliases)
+
+        return work
+
     def kill(self, how=signal.SIGKILL):
         self.process.send_signal(how)
         self.process.wait(30)
-        self.process.stderr.close()
+        self.process.close()
 
     def end(self):
         if self.process.poll() is None:

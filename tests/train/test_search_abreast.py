@@ -2,8 +2,6 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
 
 import psutil
@@ -14,17 +12,11 @@ from burnish.core.recipe import make_recipe
 from burnish.core.runs import Run
 from burnish.train.search import search
 from burnish.train.study import Attempt, Pruned
+from tests.child import Program, in_child
 from tests.ray_cluster import two_nodes
 from tests.train.conftest import make_rows
 
 SPACE = "{train.learning_rate: {low: 1.0e-4, high: 1.0e-1, log: true}, train.method.rank: [2, 4]}"
-PROGRAM = """
-import sys
-from pathlib import Path
-from burnish.core.recipe import load_recipe
-from burnish.train.search import search
-search(load_recipe(Path(sys.argv[1])), out=Path(sys.argv[2]))
-"""
 
 
 @pytest.fixture
@@ -83,10 +75,8 @@ def wait_for(there, seconds=120):
 
 
 def test_a_search_and_its_trials_are_killed_and_the_same_command_goes_on(recipe, tmp_path):
-    recipe.save(tmp_path / "recipe.yaml")
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", PROGRAM, str(tmp_path / "recipe.yaml"), str(out)]
-    first = subprocess.Popen(command)
+    first = Program(lambda: search(recipe, out=out) and 0)
     one = wait_for(lambda: len(trials_at_work(out)) == 2 and trials_at_work(out))[0]
     wait_for(lambda: list(out.glob("trials/*/metrics.jsonl")))
     one.kill()  # it is begun again
@@ -94,7 +84,7 @@ def test_a_search_and_its_trials_are_killed_and_the_same_command_goes_on(recipe,
     first.wait()
     wait_for(lambda: not trials_at_work(out))
 
-    assert subprocess.run(command).returncode == 0
+    assert in_child(lambda: search(recipe, out=out) and 0) == 0
 
     ended = [t["ended"] for t in Run(out).read("report.json")["trials"]]
     assert ended.count("complete") == 2
