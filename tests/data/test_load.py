@@ -10,6 +10,7 @@ from burnish.core.errors import BadData, TestSplitChanged
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Message, Row
 from burnish.core.sections import Task
+from burnish.data.check import leaks
 from burnish.data.freeze import thaw
 from burnish.data.infer import infer_task
 from burnish.data.load import load
@@ -45,6 +46,42 @@ def test_a_split_is_a_partition_that_tears_no_group(entries, share, seed):
     assert sorted(map(id, stays + drawn)) == sorted(map(id, rows))
     assert draw(rows, share, seed, 0.8) == (stays, drawn)
     assert not {row.group for row in stays} & {row.group for row in drawn}
+
+
+def logged(talk, turns, opening="hello"):
+    """Each turn of a talk as a row with all turns before it."""
+    said, rows = [], []
+    for turn in range(turns):
+        asked = f"what{talk} of number{talk * turn} and kind{talk}{turn}" if turn else opening
+        said += [Message("user", asked), Message("assistant", f"answer{talk}{turn}")]
+        rows.append(Row(tuple(said), file="rows.jsonl", line=100 * talk + turn))
+    return rows
+
+
+def test_the_turns_of_one_conversation_are_in_one_split():
+    talks = [logged(talk, 5, opening=f"first{talk} question{talk}") for talk in range(20)]
+
+    stays, drawn = draw([row for rows in talks for row in rows], 0.3, 0, 0.8)
+
+    assert len(drawn) == 30
+    for rows in talks:
+        assert {row in drawn for row in rows} in ({True}, {False})
+
+
+def test_a_greeting_binds_no_conversations_together():
+    talks = [logged(talk, 3) for talk in range(20)]
+
+    stays, drawn = draw([row for rows in talks for row in rows], 0.3, 0, 0.8)
+
+    assert 12 <= len(drawn) <= 24
+
+
+def test_a_row_that_answers_a_test_question_on_its_way_is_left_out():
+    talks = [logged(talk, 3, opening=f"first{talk} question{talk}") for talk in range(4)]
+    alone = [rows[-1] for rows in talks]
+
+    assert leaks(alone, [talks[2][1]], 0.99) == ([alone[2]], [])
+    assert leaks([talks[2][1]], alone, 0.99) == ([], []), "what is asked later was never answered"
 
 
 def test_a_split_is_stratified_and_moves_no_row_when_rows_are_added():

@@ -9,7 +9,7 @@ from ftfy.badness import is_bad
 
 from burnish.core.records import Finding, Row
 from burnish.data.codes import CODES
-from burnish.data.duplicates import content_hash, near_pairs, plain, question
+from burnish.data.duplicates import content_hash, continued, near_pairs, plain, question
 from burnish.data.personal import personal_kinds
 from burnish.data.read import Read
 
@@ -178,11 +178,18 @@ def _across(by_file: Mapping[str, Sequence[Row]], near: float) -> list[Finding]:
 
 
 def leaks(train: Sequence[Row], test: Sequence[Row], near: float) -> tuple[list[Row], list[Row]]:
-    """The training rows whose question stands in the test rows: exactly, and nearly."""
+    """The training rows whose question stands in the test rows: exactly, and nearly. A row that
+    answers such a question on its way has it exactly."""
     asked = {plain(question(row)) for row in test}
-    exact = [row for row in train if plain(question(row)) in asked]
+    rows = (*train, *test)
+    on_their_way = {other for one, other in continued(rows) if other < len(train) <= one}
+    exact = [
+        row
+        for place, row in enumerate(train)
+        if plain(question(row)) in asked or place in on_their_way
+    ]
     own = {row.id for row in exact}
-    texts = [question(row) for row in (*train, *test)]
+    texts = [question(row) for row in rows]
     close = {
         one
         for one, other in near_pairs(texts, near)

@@ -22,6 +22,8 @@ _WORD = re.compile(r"\w+")
 #: In data of at least this many rows, a word pair that stands in over half of them is the frame of
 #: the prompt and not what the row says.
 _FRAME_ROWS = 20
+#: Different questions that may follow a beginning of one conversation.
+_GREETING = 5
 
 
 def content_hash(row: Row) -> str:
@@ -38,6 +40,29 @@ def question(row: Row) -> str:
     if row.text is not None:
         return row.text
     return "\n".join(message.content for message in row.prompt if message.role == "user")
+
+
+def continued(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
+    """Pairs of places: a row, and one whose conversation has asked the same on its way (servers log
+    each turn as a row with all turns before it). A beginning that goes on in more than a few ways
+    is a greeting, and binds nobody."""
+    whole: dict[str, list[int]] = defaultdict(list)
+    onward: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for place, row in enumerate(rows):
+        asked = [plain(text) for text in _questions(row)]
+        whole[asked[-1]].append(place)
+        for one, following in itertools.pairwise(asked):
+            onward[one][following].append(place)
+    for text, ways in onward.items():
+        if len(ways) <= _GREETING:
+            yield from itertools.product(whole[text], itertools.chain.from_iterable(ways.values()))
+
+
+def _questions(row: Row) -> list[str]:
+    """What was asked at each answer of a row; of the last one the row's `question`."""
+    said = enumerate(row.prompt)
+    places = [place for place, message in said if message.role == "assistant"]
+    return [*(question(row.until(place)) for place in places), question(row)]
 
 
 def plain(text: str) -> str:

@@ -150,7 +150,8 @@ def _without_leaks(
     if len(exact) > _LEAK_LIMIT * max(len(rows), 1):
         raise BadData(
             f"{len(exact)} of {len(rows)} rows stand in the {name} rows too.",
-            "Is one file named twice? Name different files for training and test.",
+            "Is one file named twice, or are the turns of one conversation in both? Name different "
+            "files for training and test, and keep each conversation in one of them.",
         )
     if gone:
         notes.append(

@@ -1,8 +1,8 @@
 """Training, validation and test rows: by seed, stratified by label, no cluster torn.
 
-A cluster is what must stay together: near duplicates, and rows of one group (a customer). The order
-in which clusters are drawn is a hash of the seed and of what they say, so that adding rows or
-sorting the file moves no other row.
+A cluster is what must stay together: near duplicates, rows of one conversation, and rows of one
+group (a customer). The order in which clusters are drawn is a hash of the seed and of what they
+say, so that adding rows or sorting the file moves no other row.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from burnish.core.records import Row
-from burnish.data.duplicates import clusters, content_hash, near_pairs, question
+from burnish.data.duplicates import clusters, content_hash, continued, near_pairs, question
 
 
 def draw(
@@ -52,6 +52,7 @@ def sample(rows: Sequence[Row], most: int | None, seed: int) -> tuple[Row, ...]:
 
 def _links(rows: Sequence[Row], near: float) -> Iterator[tuple[int, int]]:
     yield from near_pairs([question(row) for row in rows], near)
+    yield from continued(rows)
     first: dict[str, int] = {}
     for place, row in enumerate(rows):
         for key in (f"group {row.group}" if row.group else None, content_hash(row)):
