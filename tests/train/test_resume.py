@@ -212,7 +212,7 @@ def test_the_last_three_checkpoints_at_multiples_stay_too(recipe_of, dataset, tm
 
 
 def test_the_order_of_rows_is_a_function_of_seed_and_epoch(plan_of):
-    from burnish.train.batches import rows_of_step
+    from burnish.train.order import rows_of_step
 
     plan = plan_of(make_rows(10), "train.batch_size=5")
     epochs = [

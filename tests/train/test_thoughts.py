@@ -14,6 +14,8 @@ from burnish.evaluate.run import perplexity
 from burnish.models.chat import render_prompt
 from burnish.models.local import find_model, write_manifest
 from burnish.train.course import Given
+from burnish.train.language import encoded_splits
+from burnish.train.order import units_of
 from burnish.train.run import train
 from tests.models.test_chat import SWITCHABLE
 from tests.train.conftest import FACTS
@@ -79,6 +81,9 @@ def test_a_conversation_with_its_thoughts_is_learnt_answer_by_answer(
     assert [row.learnt for row in rows] == [(len(row.messages) - 1,) for row in rows]
     said = [(m.content, m.thought) for row in rows for m in (row.messages[-1],)]
     assert said == [(m.content, m.thought) for row in singles for m in (row.messages[-1],)]
+    pairs = {frozenset((place, place + 1)) for place in range(0, len(rows), 2)}
+    units = units_of(encoded_splits(given)[0], recipe.train)
+    assert set(map(frozenset, units)) == pairs, "what they have in common is computed once"
     assert train(recipe, learning(dataset, talks), out=tmp_path / "run").steps == 1
     engine = open_engine(tmp_path / "run")
     assert perplexity(engine, talks) == perplexity(engine, rows[1::2]), "of the last answer"

@@ -228,6 +228,11 @@ class Train(Section):
         2048, ge=16, description="Tokens per forward pass; bounds the peak memory."
     )
     max_length: int = Field(1024, ge=8, description="Longest row, in tokens.")
+    group_by_prefix: bool = Field(
+        False,
+        description="Learn rows that begin alike (questions on one passage) in one step, where "
+        "what they share is computed once: faster, and less shuffled.",
+    )
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
@@ -339,6 +344,14 @@ class Train(Section):
             raise ValueError(f"compile is not for objective {self.objective.kind}")
         if self.compile and self.parallel != "none":
             raise ValueError("compile is for one process")
+        return self
+
+    @model_validator(mode="after")
+    def _groups_what_shares(self) -> "Train":
+        if self.group_by_prefix and (self.is_encoding or isinstance(self.objective, Seq2Seq)):
+            raise ValueError(f"group_by_prefix is not for objective {self.objective.kind}")
+        if self.group_by_prefix and self.parallel != "none":
+            raise ValueError("group_by_prefix is for one process")
         return self
 
     @model_validator(mode="after")

@@ -25,11 +25,12 @@ from burnish.engines.decode import Request
 from burnish.evaluate.rewards import Worth, worth_of
 from burnish.models.chat import Encoded
 from burnish.train.answering import Answering, seed_of
-from burnish.train.batches import micro_batches, updates_of
+from burnish.train.batches import micro_batches
 from burnish.train.examples import Example, Group
 from burnish.train.flat import flatten
 from burnish.train.loop import Fit
 from burnish.train.objectives import tempered_logprobs
+from burnish.train.order import updates_of
 from burnish.train.reinforcement import advantages
 
 

@@ -13,10 +13,10 @@ from burnish.core.progress import progress, say
 from burnish.core.training import Lora, Train
 from burnish.models.padding import padded
 from burnish.train.adapters import adapted_by, lora_config, trainable
-from burnish.train.batches import count_steps
 from burnish.train.course import Given
 from burnish.train.loop import Learnt, Plan
 from burnish.train.optimizer import MasterAdamW
+from burnish.train.order import count_steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import torch
 
 from burnish.core.errors import DoesNotFit
 from burnish.core.progress import Bar, progress
-from burnish.train.batches import computed_tokens, micro_batches, rows_of_step, updates_of
+from burnish.train.batches import computed_tokens, micro_batches
 from burnish.train.checkpoint import LANDMARKS, State, save_checkpoint
 from burnish.train.claims import Claim, claimed, crowded
 from burnish.train.examples import Example
@@ -27,6 +27,7 @@ from burnish.train.faults import explained
 from burnish.train.flat import rounded
 from burnish.train.loop import Fit, train_step, validation_means
 from burnish.train.memory import current_memory, give_back, peak_memory, reset_peak
+from burnish.train.order import updates_of
 from burnish.train.reference import unmeasured
 from burnish.train.team import parts_of
 
@@ -262,7 +263,7 @@ def fitting_setting(seen: Probe, free: float) -> str:
 def _batches(plan: Fit, steps: int) -> list[list[Example]]:
     """The micro-batches of the first steps, of all processes, short ones first."""
     budget = plan.settings.micro_batch_tokens
-    rows = (rows_of_step(plan.rows, number, plan.settings) for number in range(steps))
+    rows = (plan.rows_of(number) for number in range(steps))
     parts = (part for step in rows for part in parts_of(step, plan.team.size))
     return sorted(
         (some for part in parts for some in micro_batches(part, budget)), key=computed_tokens
@@ -315,7 +316,7 @@ def _draw_seconds(plan: Fit) -> float:
     drawing = plan.drawing
     if drawing is None:
         return 0.0
-    rows = rows_of_step(plan.rows, 0, plan.settings)
+    rows = plan.rows_of(0)
     return _timed(lambda: drawing.rehearse(rows)) / updates_of(plan.settings)
 
 

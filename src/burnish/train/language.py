@@ -30,7 +30,7 @@ from burnish.train.adapters import (
     trainable,
 )
 from burnish.train.attention import ATTENTION
-from burnish.train.batches import count_steps, trimmed
+from burnish.train.batches import trimmed
 from burnish.train.checkpoint import State, load_weights
 from burnish.train.compiled import compile_layers, compile_seconds
 from burnish.train.course import Course, Given
@@ -46,6 +46,7 @@ from burnish.train.memory import give_back, reset_peak
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.on_policy import with_own_answers
 from burnish.train.optimizer import MasterAdamW
+from burnish.train.order import count_steps, units_of
 from burnish.train.quantization_aware import compute_rounded
 from burnish.train.reference import with_reference
 from burnish.train.sharding import SharedAdamW
@@ -119,6 +120,7 @@ def prepare(
         objective=OBJECTIVES[settings.objective.kind](settings.objective),
         optimizer=optimizer,
         rows=rows,
+        units=units_of(rows, settings),
         validation=validation,
         settings=settings,
         accelerator=accelerator,

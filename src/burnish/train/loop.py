@@ -18,9 +18,7 @@ from burnish.core.training import Train
 from burnish.train.batches import (
     all_tokens,
     computed_tokens,
-    count_steps,
     micro_batches,
-    rows_of_step,
 )
 from burnish.train.checkpoint import State, prune, save_checkpoint
 from burnish.train.examples import Example
@@ -29,6 +27,7 @@ from burnish.train.means import Means
 from burnish.train.memory import give_back
 from burnish.train.objectives import Objective
 from burnish.train.optimizer import MasterAdamW
+from burnish.train.order import Units, count_steps, rows_of_step
 from burnish.train.team import ALONE, Team, parts_of
 from burnish.train.tracker import Log
 
@@ -71,6 +70,7 @@ class Plan(ABC):
     rows: Sequence[Any]
     validation: Sequence[Any]
     settings: Train
+    units: Units = ()
     team: Team = ALONE
     watch: Watch | None = None
     log: Log | None = None
@@ -82,6 +82,10 @@ class Plan(ABC):
     @abstractmethod
     def measure(self, rows: Sequence[Any]) -> dict[str, float]:
         """The same means over rows from which nothing is learnt."""
+
+    def rows_of(self, step: int) -> list[Any]:
+        """What optimizer step `step` (from 0) learns from."""
+        return rows_of_step(self.rows, step, self.settings, self.units)
 
     @property
     def steps(self) -> int:
@@ -137,7 +141,7 @@ def _advance(plan: Plan, run: Run, state: State, bar: Bar) -> None:
     """One optimizer step, with the validation and the checkpoint that fall due after it."""
     begun = time.perf_counter()
     plan.team.reseed(plan.settings.seed, state.step)
-    rows = rows_of_step(plan.rows, state.step, plan.settings)
+    rows = plan.rows_of(state.step)
     move(plan, run, state, plan.learn(rows, state.step), begun, bar)
 
 

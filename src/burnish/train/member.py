@@ -10,7 +10,7 @@ import torch
 
 from burnish.core.training import Lora
 from burnish.train.adapters import lora_config
-from burnish.train.batches import all_tokens, count_steps, micro_batches, rows_of_step
+from burnish.train.batches import all_tokens, micro_batches
 from burnish.train.course import Given
 from burnish.train.examples import Example
 from burnish.train.flat import flatten
@@ -20,6 +20,7 @@ from burnish.train.loop import Fit, Learnt, validation_means
 from burnish.train.means import Means
 from burnish.train.objectives import OBJECTIVES
 from burnish.train.optimizer import MasterAdamW
+from burnish.train.order import count_steps, units_of
 
 #: What PEFT calls the adapter of a model that has one.
 _ALONE = "default"
@@ -58,6 +59,7 @@ def members_of(read: Sequence[tuple[Given, list[Example], list[Example]]]) -> li
         weights, steps = _weights_of(fit.model, name), count_steps(len(learns), settings)
         mine = {
             "rows": learns,
+            "units": units_of(learns, settings),
             "validation": validates,
             "settings": settings,
             "objective": OBJECTIVES[settings.objective.kind](settings.objective),
@@ -83,7 +85,7 @@ def learn_together(members: Sequence[tuple[Member, int]]) -> list[Learnt]:
     """Gradients of one step of each member (its plan, and the step from 0): their micro-batches
     side by side, the first of each in one pass, then the second."""
     plans = [plan for plan, _ in members]
-    rows = [rows_of_step(plan.rows, step, plan.settings) for plan, step in members]
+    rows = [plan.rows_of(step) for plan, step in members]
     first = plans[0]
     first.model.train()
     means, judges, batches = [], [], []

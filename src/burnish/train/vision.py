@@ -88,6 +88,7 @@ def refuse_misfit(recipe: Recipe, base: LocalModel) -> None:
         ("train.parallel", settings.parallel, settings.parallel == "none"),
         ("train.gradient_checkpointing", "true", not settings.gradient_checkpointing),
         ("train.compile", "true", not settings.compile),
+        ("train.group_by_prefix", "true", not settings.group_by_prefix),
         ("train.quantization_aware", settings.quantization_aware, not settings.quantization_aware),
     )
     for name, value, fits in others:
