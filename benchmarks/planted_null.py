@@ -23,7 +23,7 @@ import numpy as np
 from scipy.stats import norm
 
 from burnish.compare.verdict import judge
-from burnish.core.records import Prediction, Scores
+from burnish.core.records import Prediction, Scores, clusters_of
 from burnish.core.sections import Compare
 from burnish.core.stats import mean_interval, proportion, rows_needed
 
@@ -37,22 +37,33 @@ NULLS = {
     "few questions": ((0.5, 0.6, 0.6), 0.0, 30),
     "all equal, usual settings": ((0.5, 0.5, 0.5), 0.02, 200),
 }
+SIZES = (5, 10, 20)
 GAINS = {"+6 points": 0.06, "+10 points": 0.10, "+20 points": 0.20}
 
 
-def route(values: Sequence[float]) -> Scores:
-    """A route with these scores, one a question."""
+def route(values: Sequence[float], size: int = 1) -> Scores:
+    """A route with these scores, one a question; so many questions of each conversation."""
     numbers = [float(value) for value in values]
-    predictions = [Prediction(str(n), "", "", "", v, 1, 1, 0.0) for n, v in enumerate(numbers)]
-    return Scores("accuracy", predictions, mean_interval(numbers))
+    predictions = [
+        Prediction(str(n), "", "", "", v, 1, 1, 0.0, group=str(n // size) if size > 1 else "")
+        for n, v in enumerate(numbers)
+    ]
+    return Scores("accuracy", predictions, mean_interval(numbers, clusters_of(predictions)))
 
 
-def draw(rng: np.random.Generator, rates: Sequence[float], n: int) -> dict[str, Scores]:
-    """Answers of routes with these true rates; half of what makes a question hard is shared."""
+def draw(
+    rng: np.random.Generator, rates: Sequence[float], n: int, size: int = 1, is_known: bool = True
+) -> dict[str, Scores]:
+    """Answers of routes with these true rates; half of what makes a question hard is shared. Of
+    the other half, which is a route's own, half is that of the conversation, if it has more
+    questions than one."""
     shared, own = rng.normal(size=n), rng.normal(size=(len(rates), n))
+    if size > 1:
+        leaning = rng.normal(size=(len(rates), n // size)).repeat(size, axis=1)
+        own = (own + leaning) / math.sqrt(2)
     marks = (shared + own) / math.sqrt(2)
     return {
-        name: route(mark > norm.isf(rate))
+        name: route(mark > norm.isf(rate), size if is_known else 1)
         for name, mark, rate in zip(NAMES[-len(rates) :], marks, rates, strict=True)
     }
 
@@ -69,6 +80,18 @@ def simulate(draws: int, seed: int) -> None:
             f"{name:<25} {share(seen['ship'], draws):<24} "
             f"{seen['dont_fine_tune'] / draws:<15.1%} {seen['not_enough_evidence'] / draws:.1%}"
         )
+    print("\nno gain, 200 questions    ship, of conversations   ship, taken as independent")
+    for size in SIZES:
+        rates, least, n = NULLS["few-shot as good"]
+        told = [f"{size} of each conversation".ljust(25)]
+        for is_known in (True, False):
+            shipped = sum(
+                judge(draw(rng, rates, n, size, is_known), Compare(least_gain=least)).decision
+                == "ship"
+                for _ in range(draws)
+            )
+            told.append(share(shipped, draws).ljust(24))
+        print(" ".join(told))
     print("\ngain planted              questions  ship                     dont_fine_tune")
     for name, gain in GAINS.items():
         pilot = draw(rng, (0.6, 0.6 + gain), 4000)

@@ -47,7 +47,7 @@ def test_an_interval_of_any_scores_lies_around_their_mean_and_within_the_scale(s
 @few
 @given(shares)
 def test_more_confidence_never_narrows_an_interval(scores):
-    wide, narrow = stats.mean_interval(scores, 0.99), stats.mean_interval(scores, 0.8)
+    wide, narrow = (stats.mean_interval(scores, confidence=level) for level in (0.99, 0.8))
 
     assert wide.low <= narrow.low and narrow.high <= wide.high
 
@@ -283,7 +283,7 @@ def test_a_ratios_interval_covers_the_true_ratio_as_often_as_it_says():
     for _ in range(100):
         theirs = draw.random(60) < 0.9
         ours = theirs & (draw.random(60) < 0.8)
-        found = stats.ratio(ours.astype(float), theirs.astype(float), 0.9)
+        found = stats.ratio(ours.astype(float), theirs.astype(float), confidence=0.9)
         hits += found.low <= 0.8 <= found.high
     assert 80 <= hits <= 98
 

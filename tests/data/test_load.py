@@ -84,6 +84,23 @@ def test_a_row_that_answers_a_test_question_on_its_way_is_left_out():
     assert leaks([talks[2][1]], alone, 0.99) == ([], []), "what is asked later was never answered"
 
 
+def test_test_questions_of_one_conversation_count_as_one_draw(write_rows):
+    talks = [logged(talk, 3, opening=f"first{talk} question{talk}") for talk in range(20)]
+    lines = [
+        {"messages": [message.as_template() for message in row.messages]}
+        for rows in talks
+        for row in rows
+    ]
+
+    dataset = load(recipe_for(write_rows("rows.jsonl", lines), near_duplicate=1.0, test_share=0.3))
+
+    test = dataset.split.test
+    assert len(test) == 18 and len({row.group for row in test}) == 6
+    assert any("18 test questions are of 6 groups or conversations" in n for n in dataset.notes)
+    alone = load(recipe_for(write_rows("alone.jsonl", labelled(40))))
+    assert {row.group for row in alone.split.test} == {None}
+
+
 def test_a_split_is_stratified_and_moves_no_row_when_rows_are_added():
     rows = [row_of(f"w{n} v{n}", label="ab"[n % 4 == 0]) for n in range(200)]
 

@@ -89,10 +89,10 @@ def covered(
     for name, scores in routes.items():
         if name not in (base, CEILING):
             asked = min((routes[base], scores), key=lambda one: len(one.predictions))
-            least, most, own = (
-                one.beside(asked)[0] for one in (routes[base], routes[CEILING], scores)
+            (least, _, clusters), (most, _, _), (own, _, _) = (
+                one.beside(asked) for one in (routes[base], routes[CEILING], scores)
             )
             gained = [high - low for high, low in zip(own, least, strict=True)]
             whole = [high - low for high, low in zip(most, least, strict=True)]
-            shares[name] = ratio(gained, whole, confidence, seed)
+            shares[name] = ratio(gained, whole, clusters, confidence, seed)
     return shares

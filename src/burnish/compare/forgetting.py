@@ -30,13 +30,13 @@ class Forgetting:
 
 
 def general_set(file: Path = _SET) -> Asked:
-    """The questions of forgetting.toml as rows with their prompts; `group` is the kind."""
+    """The questions of forgetting.toml as rows with their prompts; `type` is the kind."""
     content = tomllib.loads(file.read_text(encoding="utf-8"))
     rows, prompts = [], []
     for number, entry in enumerate(content["question"], start=1):
         question = Message("user", f"{entry['ask']} {content['tell']}")
         answer = Message("assistant", entry["choices"][0])
-        rows.append(Row((question, answer), group=entry["kind"], file=file.name, line=number))
+        rows.append(Row((question, answer), type=entry["kind"], file=file.name, line=number))
         # Sorted, so that the place of a choice says nothing about it.
         prompts.append(
             Prompt((question,), max_new_tokens=16, choices=tuple(sorted(entry["choices"])))
@@ -49,7 +49,7 @@ def what_was_lost(before: Scores, after: Scores, alpha: float = 0.05) -> Forgett
 
     The interval of the change has the level of a one-sided test at `alpha` on either side.
     """
-    change = paired_test(after.values, before.values, 1 - 2 * alpha)
+    change = paired_test(after.values, before.values, confidence=1 - 2 * alpha)
     drop = paired_test(before.values, after.values)
     visible = min(smallest_visible(after.values, before.values, alpha), 1.0)
     lost = tuple(

@@ -51,7 +51,10 @@ def by_type(
     for kind, ids in sorted(asked.items()):
         own = {route: _only(one, ids) for route, one in scores.items()}
         own = {route: one for route, one in own.items() if one.predictions}
-        means = {route: mean_interval(one.values, confidence, seed) for route, one in own.items()}
+        means = {
+            route: mean_interval(one.values, one.clusters, confidence, seed)
+            for route, one in own.items()
+        }
         found[kind] = OfType(means, _lead(own, means, confidence))
     return found
 

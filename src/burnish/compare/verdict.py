@@ -23,6 +23,7 @@ from statistics import mean
 from typing import Literal
 
 from burnish.compare.ceiling import CEILING
+from burnish.core.clusters import hang_together
 from burnish.core.records import Interval, Scores
 from burnish.core.sections import Compare
 from burnish.core.stats import (
@@ -86,11 +87,12 @@ def judge(routes: Mapping[str, Scores], settings: Compare, again: Sequence[Score
         return _nothing_to_decide(routes)
     rival = max(rivals, key=lambda name: rivals[name].interval.value)
     share = settings.alpha / max(len(rivals), _candidates(routes), 2)
-    ours, theirs = routes[judged].beside(routes[rival])
-    gain = paired_test(ours, theirs, 1 - 2 * share)
+    ours, theirs, clusters = routes[judged].beside(routes[rival])
+    gain = paired_test(ours, theirs, clusters, 1 - 2 * share)
     if again:
         every = [ours, *(scores.beside(routes[rival])[0] for scores in again)]
-        gain = replace(gain, gain=_wider(gain.gain, repeated_gain(every, theirs, 1 - 2 * share)))
+        spread = repeated_gain(every, theirs, clusters, 1 - 2 * share)
+        gain = replace(gain, gain=_wider(gain.gain, spread))
     p_value = _worst_p_value(routes, judged, settings)
     decision: Decision = "not_enough_evidence"
     if _is_real(gain, p_value, settings) and gain.gain.value >= settings.least_gain:
@@ -107,7 +109,7 @@ def judge(routes: Mapping[str, Scores], settings: Compare, again: Sequence[Score
         gain=gain,
         confidence=1 - 2 * share,
         p_value=p_value,
-        visible=min(smallest_visible(ours, theirs, share, settings.power), 1.0),
+        visible=min(smallest_visible(ours, theirs, share, settings.power, clusters), 1.0),
         more_rows=_more_rows(routes, (judged, rival), share, settings)
         if decision == "not_enough_evidence"
         else 0,
@@ -229,17 +231,15 @@ def _more_rows(
     A gain that looks worth having must be told from none; a smaller one from a gain that is worth
     having; both at the bound's share of alpha. `pair` is the judged route and its rival.
     """
-    ours, theirs = routes[pair[0]].beside(routes[pair[1]])
+    ours, theirs, clusters = routes[pair[0]].beside(routes[pair[1]])
     gain = mean(ours) - mean(theirs)
     n, least = len(ours), settings.least_gain
-    if gain >= least:
-        needed = rows_needed(ours, theirs, max(gain, _FINEST), share, settings.power)
-    else:
-        needed = rows_needed(ours, theirs, max(least, _FINEST), share, settings.power)
+    sought = max(gain if gain >= least else least, _FINEST)
+    needed = rows_needed(ours, theirs, sought, share, settings.power, clusters)
     if needed <= n:
         # The gain is real but close to the least one: what is open is on which side it lies.
         apart = max(abs(gain - least), least / 4, _FINEST)
-        needed = rows_needed(ours, theirs, apart, share, settings.power)
+        needed = rows_needed(ours, theirs, apart, share, settings.power, clusters)
     return _rounded(max(needed - n, n // 4, 1))
 
 
@@ -275,14 +275,15 @@ _NAMES = {
 def _words(
     verdict: Verdict, gain: PairedTest, routes: Mapping[str, Scores], settings: Compare
 ) -> tuple[str, str]:
-    ours, theirs = routes[verdict.judged].beside(routes[verdict.rival])
+    ours, theirs, clusters = routes[verdict.judged].beside(routes[verdict.rival])
     metric = routes[verdict.judged].metric.replace("_", " ")
     other = _NAMES[verdict.rival]
     least, visible = (f"{100 * size:.1f} points" for size in (settings.least_gain, verdict.visible))
     untrained = sum(name not in TRAINED for name in routes)
     best = ", the best other route," if untrained > 1 else ""
     measured = (
-        f"On the same {len(ours)} questions {_NAMES[verdict.judged]} reaches {mean(ours):.1%} "
+        f"On the same {len(ours)} questions{_hanging(clusters)} {_NAMES[verdict.judged]} reaches "
+        f"{mean(ours):.1%} "
         f"{metric} and {other}{best} {mean(theirs):.1%}: a gain of {_points(gain.gain.value)} "
         f"({verdict.confidence:.0%} interval {100 * gain.gain.low:+.1f} to "
         f"{100 * gain.gain.high:+.1f}); better on {gain.wins} questions, worse on {gain.losses}."
@@ -313,6 +314,13 @@ def _words(
         f"{settings.power:.0%} of the time only from {visible} on. About {verdict.more_rows:,} "
         f"more test rows would decide it; until then use {other}."
     )
+
+
+def _hanging(clusters: Sequence[int]) -> str:
+    """What else is said of questions that are no independent ones."""
+    if not hang_together(clusters):
+        return ""
+    return f" (of {len(set(clusters))} groups or conversations, each of which counts as one draw)"
 
 
 def _points(share: float) -> str:

@@ -249,7 +249,8 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One test row as one route answered it; `score` is in [0, 1], higher is better."""
+    """One test row as one route answered it; `score` is in [0, 1], higher is better. Rows of one
+    `group` are no independent questions."""
 
     row: str
     prompt: str
@@ -260,6 +261,7 @@ class Prediction:
     tokens_out: int
     seconds: float
     thought: str = ""
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,10 +288,25 @@ class Scores:
         """One score per test row, in the order of the test split."""
         return [prediction.score for prediction in self.predictions]
 
-    def beside(self, other: "Scores") -> tuple[list[float], list[float]]:
-        """Own scores and the other's, of the questions that both were asked, in order."""
+    @property
+    def clusters(self) -> list[int]:
+        """A number a question, the same for those that hang together."""
+        return clusters_of(self.predictions)
+
+    def beside(self, other: "Scores") -> tuple[list[float], list[float], list[int]]:
+        """Own scores and the other's, of the questions that both were asked, in order, and which
+        of these hang together."""
         if len(self.predictions) == len(other.predictions):
-            return self.values, other.values
+            return self.values, other.values, self.clusters
         theirs = {prediction.row: prediction.score for prediction in other.predictions}
         both = [one for one in self.predictions if one.row in theirs]
-        return [one.score for one in both], [theirs[one.row] for one in both]
+        return [one.score for one in both], [theirs[one.row] for one in both], clusters_of(both)
+
+
+def clusters_of(predictions: Sequence[Prediction]) -> list[int]:
+    """A number a prediction, the same for those of one group."""
+    first: dict[str, int] = {}
+    return [
+        first.setdefault(one.group, place) if one.group else place
+        for place, one in enumerate(predictions)
+    ]

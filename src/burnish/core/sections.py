@@ -73,7 +73,9 @@ class Data(Section):
         "without it, rows bring their pictures as data URLs.",
     )
     group: str | None = Field(
-        None, description="Column whose equal values must not be torn over splits (a customer)."
+        None,
+        description="Column whose equal values must not be torn over splits (a customer), and "
+        "count as one draw in intervals and tests.",
     )
     question_type: str | None = Field(
         None,

@@ -1,19 +1,21 @@
 """Intervals, paired tests and power: pure functions of plain sequences.
 
 Everything is paired: two routes answer the same questions, and what is compared is the score of one
-question under both. Scores are in [0, 1]. `scipy` and `statsmodels` do the arithmetic where they
-can; `docs/evidence.md` says why these methods.
+question under both. Scores are in [0, 1]. Questions that hang together share a number in `clusters`
+(see `core.clusters`). `scipy` and `statsmodels` do the arithmetic where they can;
+`docs/evidence.md` says why these methods.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm, t
 from statsmodels.stats.proportion import proportion_confint
 
+from burnish.core.clusters import hang_together, of_clusters, sums_of_clusters
 from burnish.core.records import Interval
 
 DRAWS = 10_000
@@ -51,13 +53,22 @@ def proportion(scores: Sequence[float], confidence: float = 0.95) -> Interval:
     return Interval(value, min(float(low), value), max(float(high), value), n)
 
 
-def mean_interval(scores: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Interval:
+def mean_interval(
+    scores: Sequence[float],
+    clusters: Sequence[int] = (),
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Interval:
     """Mean of any scores: Wilson if they are all 0 or 1, else the percentile bootstrap
-    (Efron & Tibshirani 1993) over the scores and two more, a 0 and a 1.
+    (Efron & Tibshirani 1993) over the scores and two more, a 0 and a 1; over clusters if some
+    scores share one.
 
     The two keep it honest where nearly all scores are equal, as Agresti & Coull (1998) do for
     proportions: of 10 answers with F1 near 1, the plain bootstrap and BCa cover 42 to 78 %.
     """
+    if hang_together(clusters):
+        found = _bootstrap(of_clusters(scores, clusters), (0.0, 1.0), confidence, seed)
+        return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0), n=len(scores))
     if is_binary(scores):
         return proportion(scores, confidence)
     return _bootstrap(scores, (0.0, 1.0), confidence, seed)
@@ -76,28 +87,38 @@ def mcnemar(wins: int, losses: int) -> tuple[float, float]:
 
 
 def paired_test(
-    ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95, seed: int = 0
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    clusters: Sequence[int] = (),
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> PairedTest:
     """Compare scores of the same questions, ours minus theirs.
 
     0/1 scores: exact McNemar, with Newcombe's interval for paired proportions (1998, method 10).
     Other scores: a sign-flip permutation test (Fisher 1935) and the paired bootstrap, with one
-    question more that is won and one that is lost, by as much as the largest gap seen. Raises
-    ValueError if the lengths differ.
+    question more that is won and one that is lost, by as much as the largest gap seen; and so for
+    the gaps of clusters, if some questions share one. Raises ValueError if the lengths differ.
     """
     gaps = np.array([one - other for one, other in zip(ours, theirs, strict=True)])
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
-    if is_binary(ours) and is_binary(theirs):
+    if hang_together(clusters):
+        gaps = of_clusters(gaps, clusters)
+    elif is_binary(ours) and is_binary(theirs):
         gain = _newcombe(ours, theirs, confidence)
         return PairedTest(gain, *mcnemar(wins, losses), wins, losses)
     # Where hardly any question tells the two apart, the gaps seen say nothing of those to come.
-    reach = float(np.abs(gaps).max()) if wins + losses >= _LEAST_DECIDED else 1.0
+    reach = float(np.abs(gaps).max()) if np.count_nonzero(gaps) >= _LEAST_DECIDED else 1.0
     gain = _bootstrap(gaps, (-reach, reach), confidence, seed)
+    gain = replace(gain, low=max(gain.low, -1.0), high=min(gain.high, 1.0), n=len(ours))
     return PairedTest(gain, *_sign_flip(gaps, seed), wins, losses)
 
 
 def repeated_gain(
-    trainings: Sequence[Sequence[float]], theirs: Sequence[float], confidence: float = 0.95
+    trainings: Sequence[Sequence[float]],
+    theirs: Sequence[float],
+    clusters: Sequence[int] = (),
+    confidence: float = 0.95,
 ) -> Interval:
     """The gain that a training gives, over questions and seeds: `trainings` are the scores of
     models that differ by their seed alone, on the same questions as theirs.
@@ -110,7 +131,7 @@ def repeated_gain(
     if count < 2:
         raise ValueError("a spread needs two trainings")
     table = np.asarray(trainings, dtype=float)
-    asked = paired_test(list(table.mean(axis=0)), theirs, confidence).gain
+    asked = paired_test(list(table.mean(axis=0)), theirs, clusters, confidence).gain
     error = float(table.mean(axis=1).std(ddof=1)) / math.sqrt(count)
     reach = float(t.ppf((1 + confidence) / 2, count - 1)) * error
     low = asked.value - math.hypot(asked.value - asked.low, reach)
@@ -125,7 +146,7 @@ def loss_bound(before: Sequence[float], after: Sequence[float], confidence: floa
     says something where no answer changed; others: the paired bootstrap of `paired_test`.
     """
     if not (is_binary(before) and is_binary(after)):
-        return paired_test(before, after, 2 * confidence - 1).gain.high
+        return paired_test(before, after, confidence=2 * confidence - 1).gain.high
     n = len(before)
     lost = sum(1 for one, other in zip(before, after, strict=True) if one > other)
     won = sum(1 for one, other in zip(before, after, strict=True) if one < other)
@@ -179,15 +200,22 @@ def quantile_gap(
 
 
 def ratio(
-    ours: Sequence[float], theirs: Sequence[float], confidence: float = 0.95, seed: int = 0
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    clusters: Sequence[int] = (),
+    confidence: float = 0.95,
+    seed: int = 0,
 ) -> Interval:
     """Mean of ours over mean of theirs, of the same questions, with the percentile interval of the
-    paired bootstrap. Not a number where theirs are all 0. Raises ValueError if the lengths differ.
+    paired bootstrap, over clusters if some questions share one. Not a number where theirs are all
+    0. Raises ValueError if the lengths differ.
     """
     if len(ours) != len(theirs):
         raise ValueError("a ratio needs as many of ours as of theirs")
-    n = len(ours)
     one, other = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
+    if hang_together(clusters):
+        one, other = (sums_of_clusters(side, clusters)[0] for side in (one, other))
+    n = len(one)
     if not n or not other.sum():
         return Interval(math.nan, math.nan, math.nan, n)
     random = np.random.default_rng(seed)
@@ -198,7 +226,7 @@ def ratio(
         ratios.append(top[below > 0] / below[below > 0])
     some = np.concatenate(ratios)
     low, high = np.quantile(some, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(float(one.sum() / other.sum()), float(low), float(high), n)
+    return Interval(float(one.sum() / other.sum()), float(low), float(high), len(ours))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -217,34 +245,39 @@ def rows_needed(
     gain: float,
     alpha: float = 0.05,
     power: float = 0.8,
+    clusters: Sequence[int] = (),
 ) -> int:
     """Questions with which a one-sided paired test sees a true gain of `gain` with `power`.
 
     From the observed spread of the differences (for 0/1 scores: from the discordance, Connor 1987,
-    with the continuity correction of Fleiss, since the exact test moves in steps). Raises
-    ValueError if `gain` isn't positive.
+    with the continuity correction of Fleiss, since the exact test moves in steps); of clusters of
+    the size seen, if some questions share one. Raises ValueError if `gain` isn't positive.
     """
     if gain <= 0:
         raise ValueError("a gain of 0 can't be seen with any number of rows")
-    sought = _factor(alpha, power) * _spread(ours, theirs)
-    step = _step(ours, theirs)
+    sought = _factor(alpha, power) * _spread(ours, theirs, clusters)
+    step = _step(ours, theirs, clusters)
     # The root of `gain * n - sought * sqrt(n) - step = 0`.
     root = (sought + math.sqrt(sought**2 + 4 * gain * step)) / (2 * gain)
-    return math.ceil(root**2)
+    return math.ceil(root**2 * len(ours) / _draws(ours, clusters))
 
 
 def smallest_visible(
-    ours: Sequence[float], theirs: Sequence[float], alpha: float = 0.05, power: float = 0.8
+    ours: Sequence[float],
+    theirs: Sequence[float],
+    alpha: float = 0.05,
+    power: float = 0.8,
+    clusters: Sequence[int] = (),
 ) -> float:
     """The smallest true gain that a one-sided paired test of this size sees with `power`.
 
     The inverse of `rows_needed`; infinite below two questions.
     """
-    n = len(ours)
+    n = _draws(ours, clusters)
     if n < 2:
         return math.inf
-    sought = _factor(alpha, power) * _spread(ours, theirs)
-    return sought / math.sqrt(n) + _step(ours, theirs) / n
+    sought = _factor(alpha, power) * _spread(ours, theirs, clusters)
+    return sought / math.sqrt(n) + _step(ours, theirs, clusters) / n
 
 
 def is_binary(scores: Sequence[float]) -> bool:
@@ -323,19 +356,27 @@ def _blocks(width: int) -> list[int]:
     return [min(size, DRAWS - begin) for begin in range(0, DRAWS, size)]
 
 
-def _spread(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def _draws(scores: Sequence[float], clusters: Sequence[int]) -> int:
+    """How many things were drawn by chance."""
+    return len(set(clusters)) if hang_together(clusters) else len(scores)
+
+
+def _spread(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[int]) -> float:
     """Standard deviation of the differences; for 0/1 scores, that of the null hypothesis."""
     gaps = np.array([one - other for one, other in zip(ours, theirs, strict=True)])
-    if is_binary(ours) and is_binary(theirs):
+    if hang_together(clusters):
+        gaps = of_clusters(gaps, clusters)
+    elif is_binary(ours) and is_binary(theirs):
         discordance = float((gaps**2).mean()) if len(gaps) else 0.0
         return math.sqrt(max(discordance, _LEAST_DISCORDANCE))
     return max(float(gaps.std(ddof=1)) if len(gaps) > 1 else 0.0, 1e-3)
 
 
-def _step(ours: Sequence[float], theirs: Sequence[float]) -> float:
+def _step(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[int]) -> float:
     """Half of the step in which the sum of differences moves: 1 for 0/1 scores, where a question
-    that turns moves it by 2; scores on a fine scale move it smoothly."""
-    return 1.0 if is_binary(ours) and is_binary(theirs) else 0.0
+    that turns moves it by 2; scores on a fine scale, and those of clusters, move it smoothly."""
+    moves = is_binary(ours) and is_binary(theirs) and not hang_together(clusters)
+    return 1.0 if moves else 0.0
 
 
 def _factor(alpha: float, power: float) -> float:

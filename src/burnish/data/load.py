@@ -1,5 +1,6 @@
 """From a recipe to checked, split, frozen rows: the data that every other room works on."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,7 +10,7 @@ from burnish.core.recipe import Recipe
 from burnish.core.records import Finding, Message, Row, Split, pictures_of
 from burnish.core.sections import Data, Task
 from burnish.data.check import check_rows, leaks
-from burnish.data.duplicates import content_hash
+from burnish.data.duplicates import clusters, content_hash, continued
 from burnish.data.freeze import freeze, frozen_hashes
 from burnish.data.infer import infer_task, labelled_rows
 from burnish.data.read import Read, read
@@ -71,6 +72,7 @@ def load(recipe: Recipe, answered: bool = True) -> Dataset:
         chosen = _without_leaks(chosen, asked, data, notes, "test")
         rows = _without_leaks(rows, chosen, data, notes, "validation")
     rows = sample(rows, data.max_rows, data.seed)
+    asked = _of_conversations(asked, notes)
     parts = [_prompted(part, task) for part in (rows, chosen, asked)]
     notes.append(f"Rows: {len(rows)} to train, {len(chosen)} to validate, {len(asked)} to test.")
     split = Split(parts[0], parts[1], parts[2], test_hash)
@@ -131,6 +133,23 @@ def _draw_test(
     notes.append(f"Test split: the {len(before)} rows frozen by an earlier run.")
     kept = tuple(row for row in rows if content_hash(row) not in frozen)
     return kept, tuple(by_hash[own] for own in before)
+
+
+def _of_conversations(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...]:
+    """Test rows, those of one conversation as one group: they are no independent questions."""
+    first = clusters(len(rows), continued(rows))
+    count = Counter(first)
+    rows = tuple(
+        replace(row, group=row.group or (rows[own].id if count[own] > 1 else None))
+        for row, own in zip(rows, first, strict=True)
+    )
+    groups = Counter(row.group or row.id for row in rows)
+    if len(groups) < len(rows):
+        notes.append(
+            f"The {len(rows)} test questions are of {len(groups)} groups or conversations, each of "
+            "which counts as one draw in intervals and tests."
+        )
+    return rows
 
 
 def _desirable(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...]:

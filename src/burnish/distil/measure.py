@@ -170,10 +170,10 @@ def savings(student: Measured, teacher: Measured, recipe: Recipe) -> Savings:
     time = None
     if teacher.memory_bytes and timed_both:
         ours, theirs = student.latencies[:timed_both], teacher.latencies[:timed_both]
-        share = ratio(ours, theirs, level, seed)
+        share = ratio(ours, theirs, confidence=level, seed=seed)
         time = Interval(1 - share.value, 1 - share.high, 1 - share.low, share.n)
     memory = 1 - student.memory_bytes / teacher.memory_bytes if teacher.memory_bytes else None
-    quality = ratio(student.scores.values, teacher.scores.values, level, seed)
+    quality = ratio(*student.scores.beside(teacher.scores), level, seed)
     return Savings(time, memory, quality)
 
 
@@ -189,8 +189,8 @@ def line(name: str, routes: Mapping[str, Measured], recipe: Recipe) -> dict[str,
     else:
         tokens = facts["tokens_in"], facts["tokens_out"]
         cost = 1000 * price(recipe.distil.teacher, *tokens)
-    base = routes[BASELINE].scores.values
-    test = paired_test(own.scores.values, base, recipe.evaluate.confidence)
+    both = own.scores.beside(routes[BASELINE].scores)
+    test = paired_test(*both, recipe.evaluate.confidence)
     is_base = name == BASELINE
     return {
         **facts,

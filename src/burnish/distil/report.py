@@ -50,8 +50,8 @@ class Distilled:
     @property
     def test(self) -> PairedTest:
         """The student against itself before it learnt, on the same questions."""
-        ours, theirs = (self.routes[name].scores.values for name in (DISTILLED, BASELINE))
-        return paired_test(ours, theirs, self.exam.recipe.evaluate.confidence)
+        ours, theirs = (self.routes[name].scores for name in (DISTILLED, BASELINE))
+        return paired_test(*ours.beside(theirs), self.exam.recipe.evaluate.confidence)
 
     @property
     def decision(self) -> str:
@@ -172,8 +172,8 @@ class Distilled:
                 f"{saved.memory:.1%}."
             )
         if FINE_TUNED in self.routes:
-            ours, theirs = (self.scores[name].values for name in (DISTILLED, FINE_TUNED))
-            gain = paired_test(ours, theirs, self.exam.recipe.evaluate.confidence).gain
+            ours, theirs = (self.scores[name] for name in (DISTILLED, FINE_TUNED))
+            gain = paired_test(*ours.beside(theirs), self.exam.recipe.evaluate.confidence).gain
             parts.append(
                 f"Trained on the rows' own answers, the same student reaches "
                 f"{self.scores[FINE_TUNED].interval.value:.1%}: the teacher's answers gain "

@@ -15,11 +15,11 @@ from burnish.core.judging import Judge as Settings
 from burnish.core.progress import say
 from burnish.core.records import Prediction, Row, Scores
 from burnish.core.sections import Evaluate
-from burnish.core.stats import mean_interval
 from burnish.data.read import read_records
 from burnish.engines.local import find_artifact
 from burnish.evaluate.judge import UNCLEAR, Case, Judge
 from burnish.evaluate.kappa import Agreement, agreement
+from burnish.evaluate.run import with_interval
 
 METRIC = "graded"
 #: Column of the human file → the names that it may have; those of `predictions-*.jsonl` too.
@@ -51,15 +51,12 @@ class Calibrated:
             replace(one, score=worth.get(grade, least))
             for grade, (_, one) in zip(found, both, strict=True)
         ]
-        values = [one.score for one in graded]
         extra = {
             scores.metric: mean(scores.values),
             **scores.extra,
             "no_clear_grade": found.count(UNCLEAR) / len(found),
         }
-        return Scores(
-            METRIC, graded, mean_interval(values, settings.confidence, settings.seed), extra
-        )
+        return with_interval(METRIC, graded, settings, extra)
 
     @property
     def words(self) -> str:

@@ -7,7 +7,7 @@ from burnish.core.errors import BadData
 from burnish.core.progress import progress
 from burnish.core.records import Prediction, Row, Scores
 from burnish.core.sections import Evaluate
-from burnish.core.stats import mean_interval
+from burnish.evaluate.run import with_interval
 from burnish.models.artifact import Artifact
 from burnish.models.reward import load_reward_model
 
@@ -36,8 +36,10 @@ def evaluate_pairs(artifact: Artifact, rows: Sequence[Row], settings: Evaluate) 
             read = sum(len(reward.encode(side.messages)) for side in row.sides)
             asked = "\n".join(message.content for message in row.prompt)
             predictions.append(
-                Prediction(row.id, asked, row.answer, said, float(better > worse), read, 0, seconds)
-            )
+                Prediction(
+                    row.id, asked, row.answer, said, float(better > worse), read, 0, seconds,
+                    group=row.group or "",
+                )
+            )  # fmt: skip
             bar.advance()
-    values = [prediction.score for prediction in predictions]
-    return Scores(METRIC, predictions, mean_interval(values, settings.confidence, settings.seed))
+    return with_interval(METRIC, predictions, settings, {})

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from burnish.core.errors import PromptTooLong
 from burnish.core.folders import write_whole
 from burnish.core.progress import Bar, progress
-from burnish.core.records import Prediction, Prompt, Row, Scores
+from burnish.core.records import Prediction, Prompt, Row, Scores, clusters_of
 from burnish.core.sections import Evaluate, Task
 from burnish.core.stats import mean_interval, quantile
 from burnish.core.thoughts import apart
@@ -83,6 +83,7 @@ def predicted(rows: Sequence[Row], said: Sequence[Said], metric: str) -> list[Pr
             tokens_out=one.tokens_out,
             seconds=one.seconds,
             thought=thought,
+            group=row.group or "",
         )
         for row, one in zip(rows, said, strict=True)
         for thought, answer in (apart(one.text),)
@@ -91,12 +92,22 @@ def predicted(rows: Sequence[Row], said: Sequence[Said], metric: str) -> list[Pr
 
 def score(predictions: Sequence[Prediction], metric: str, task: Task, settings: Evaluate) -> Scores:
     """Predictions with their interval and what is shown beside it."""
-    values = [prediction.score for prediction in predictions]
     expected = [prediction.expected for prediction in predictions]
     answers = [prediction.answer for prediction in predictions]
     extra = {name: over_all(expected, answers) for name, over_all in CORPUS[task.kind].items()}
-    interval = mean_interval(values, settings.confidence, settings.seed)
-    return Scores(metric, predictions, interval, extra)
+    return with_interval(metric, predictions, settings, extra)
+
+
+def with_interval(
+    metric: str,
+    predictions: Sequence[Prediction],
+    settings: Evaluate,
+    extra: Mapping[str, float],
+) -> Scores:
+    """Scored predictions with the interval of their mean."""
+    values = [prediction.score for prediction in predictions]
+    own = mean_interval(values, clusters_of(predictions), settings.confidence, settings.seed)
+    return Scores(metric, predictions, own, extra)
 
 
 def perplexity(engine: Engine, rows: Sequence[Row]) -> float:
