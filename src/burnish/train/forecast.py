@@ -121,7 +121,7 @@ def probe(plan: Fit, folder: Path) -> Probe:
     plan = unmeasured(plan)
     random = torch.get_rng_state()
     looked = min(plan.steps, _LOOKED_AT)
-    batches = _batches(plan, looked)
+    batches = first_batches(plan)
     longest = batches[-1]
     half = longest[: max(1, len(longest) // 2)]
     reset_peak()
@@ -260,10 +260,10 @@ def fitting_setting(seen: Probe, free: float) -> str:
     return "Take a smaller model, or train.method=lora: the weights alone fill the memory."
 
 
-def _batches(plan: Fit, steps: int) -> list[list[Example]]:
+def first_batches(plan: Fit) -> list[list[Example]]:
     """The micro-batches of the first steps, of all processes, short ones first."""
     budget = plan.settings.micro_batch_tokens
-    rows = (plan.rows_of(number) for number in range(steps))
+    rows = (plan.rows_of(number) for number in range(min(plan.steps, _LOOKED_AT)))
     parts = (part for step in rows for part in parts_of(step, plan.team.size))
     return sorted(
         (some for part in parts for some in micro_batches(part, budget)), key=computed_tokens

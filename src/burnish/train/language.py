@@ -36,6 +36,7 @@ from burnish.train.compiled import compile_layers, compile_seconds
 from burnish.train.course import Course, Given
 from burnish.train.drawing import with_drawing
 from burnish.train.examples import Example
+from burnish.train.faster import ways_to_be_faster
 from burnish.train.forecast import forecast, probe, refuse_what_does_not_fit
 from burnish.train.fsdp import DividedAdamW, divide
 from burnish.train.imitation import add_matrix, drop_matrix, with_imitation
@@ -175,6 +176,8 @@ def _rehearsed(plan: Fit, given: Given, run: Run, state: State) -> Fit:
         if plan.team.leads:
             write_json(run.path / "forecast.json", expected.as_list())
             refuse_what_does_not_fit(seen, expected, run.path)
+            for hint in ways_to_be_faster(plan, expected):
+                say(hint)
     return with_reference(plan, run, state)
 
 
