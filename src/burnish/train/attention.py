@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from burnish.train.flat import Layout
+from burnish.train.flat import Layout, Part
 
 ATTENTION = "burnish_flat"
 
@@ -126,11 +126,13 @@ def _attended(
     scaling: float,
 ) -> torch.Tensor:
     attend = _ATTEND.get(query.device.type, _attend_fused)
-    found = attend(
-        _rows(query[0], layout), _with_prefix(key[0], layout), _with_prefix(value[0], layout),
-        layout.bias, scaling,
-    )  # fmt: skip
-    flat = found.flatten(1, -3).transpose(1, 2).flatten(0, 1).index_select(0, layout.scatter)
+    found = [
+        attend(_rows(query[0], part.own), _seen(key[0], part), _seen(value[0], part), part, scaling)
+        .transpose(1, 2)
+        .flatten(0, 1)
+        for part in layout.parts
+    ]
+    flat = torch.cat(found).index_select(0, layout.scatter)
     if layout.prefix:
         first = [part[:, :, : layout.prefix] for part in (query, key, value)]
         head = attend(first[0], first[1], first[2], None, scaling)
@@ -142,7 +144,7 @@ def _attend_products(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    _: torch.Tensor | None,
+    _: Part | None,
     scaling: float,
 ) -> torch.Tensor:
     grouped = query.unflatten(1, (key.shape[1], -1))
@@ -154,33 +156,32 @@ def _attend_fused(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    bias: torch.Tensor | None,
+    part: Part | None,
     scaling: float,
 ) -> torch.Tensor:
-    mask = None if bias is None else bias[:, None].to(query.dtype)
+    mask = None if part is None else part.bias[:, None].to(query.dtype)
     return scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
     )
 
 
 #: Device → causal attention of (rows, heads, longest, dim), whose keys may begin earlier; every
-#: other device has torch's fused kernels, which are told by the bias (None: keys begin together).
+#: other device has torch's fused kernels, which are told by the part (None: keys begin together).
 _ATTEND = {"cpu": _attend_products}
 
 
-def _rows(part: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """(heads, tokens, dim) → (rows, heads, longest, dim)."""
-    chosen = part.index_select(1, layout.gather.flatten())
-    shape = (part.shape[0], *layout.gather.shape, part.shape[2])
-    return chosen.view(shape).transpose(0, 1)
+def _rows(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(heads, tokens, dim) at (rows, longest) → (rows, heads, longest, dim)."""
+    chosen = states.index_select(1, places.flatten())
+    return chosen.view(states.shape[0], *places.shape, states.shape[2]).transpose(0, 1)
 
 
-def _with_prefix(part: torch.Tensor, layout: Layout) -> torch.Tensor:
-    """(key heads, tokens, dim) → (rows, key heads, prefix + longest, dim)."""
-    rows = _rows(part, layout)
-    if not layout.prefix:
+def _seen(states: torch.Tensor, part: Part) -> torch.Tensor:
+    """(key heads, tokens, dim) → (rows, key heads, prefix + known + longest, dim)."""
+    rows = _rows(states, torch.cat([part.before, part.own], 1))
+    if not part.prefix:
         return rows.contiguous()
-    before = part[None, :, : layout.prefix].expand(len(rows), -1, -1, -1)
+    before = states[None, :, : part.prefix].expand(len(rows), -1, -1, -1)
     return torch.cat([before, rows], 2)
 
 

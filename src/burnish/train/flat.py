@@ -10,7 +10,8 @@ conversation its beginning) stands in the sequence once as well, and both look a
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -18,22 +19,48 @@ import torch
 from burnish.models.chat import Encoded
 from burnish.train.examples import Example, answers_of
 
+#: Rows look back together that share as many tokens with those before them, rounded down to this:
+#: a few of them look once more, and there are few shapes.
+_LEVEL = 16
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that have about as much in common with those before them, and look back together.
+
+    `before` (rows, known) are their flat positions between the prefix and what is their own, and
+    `own` (rows, longest) those of the rest, padded with the row's last one.
+    """
+
+    before: torch.Tensor
+    own: torch.Tensor
+    prefix: int
+
+    @cached_property
+    def bias(self) -> torch.Tensor:
+        """(1, longest, prefix + known + longest): 0 where a token may look and -inf behind it.
+        Padding lies behind its row, so no real token ever looks at it and one bias serves all."""
+        return causal(self.own.shape[1], self.prefix + self.before.shape[1], self.own.device)
+
+    def to(self, device: torch.device | str) -> "Part":
+        """The same on another device."""
+        return Part(self.before.to(device), self.own.to(device), self.prefix)
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
     """Where rows lie in a flat sequence: the shared prefix, then what each has of its own.
 
     `gather` (rows, longest) holds each row's flat positions behind the prefix, padded with the
-    row's last one; rows that share a question hold the same ones. `scatter` leads back from the
-    padded rows, and from anywhere for the tokens behind the last row that only make the length
-    round; `bias` (1, longest, prefix + longest) is 0 where a token may look and -inf behind it.
-    Padding lies behind its row, so no real token ever looks at it and one bias serves all rows.
+    row's last one; rows that share a question hold the same ones. `parts` are the same rows as
+    attention goes through them, and `scatter` leads back from their padded rows, one part behind
+    the other, and from anywhere for the tokens behind the last row that only make the length round.
     """
 
     prefix: int
     gather: torch.Tensor
+    parts: tuple[Part, ...]
     scatter: torch.Tensor
-    bias: torch.Tensor
 
     @property
     def tokens(self) -> int:
@@ -42,8 +69,12 @@ class Layout:
 
     def to(self, device: torch.device | str) -> "Layout":
         """The same on another device."""
-        moved = (part.to(device) for part in (self.gather, self.scatter, self.bias))
-        return Layout(self.prefix, *moved)
+        return replace(
+            self,
+            gather=self.gather.to(device),
+            parts=tuple(part.to(device) for part in self.parts),
+            scatter=self.scatter.to(device),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,15 +123,13 @@ def flatten(examples: Sequence[Example], device: torch.device | str = "cpu") -> 
     rows = answers_of(examples)
     known = known_lengths(rows)
     prefix = known[0]
-    longest = rounded(max(len(row.ids) for row in rows) - prefix)
     ids, positions = list(rows[0].ids[:prefix]), list(range(prefix))
     paths: list[list[int]] = []
-    scatter, learnt = [], []
+    learnt = []
     for row, shared in zip(rows, known, strict=True):
         path = paths[-1][:shared] if paths else list(range(prefix))
         for place in range(shared, len(row.ids)):
             path.append(len(ids))
-            scatter.append(len(paths) * longest + place - prefix)
             ids.append(row.ids[place])
             positions.append(place)
         learnt += [
@@ -119,7 +148,7 @@ def flatten(examples: Sequence[Example], device: torch.device | str = "cpu") -> 
         targets=torch.tensor(targets, device=device),
         weights=torch.tensor(weights, device=device),
         owners=torch.tensor(owners, device=device),
-        layout=_layout([path[prefix:] for path in paths], scatter, prefix, spare).to(device),
+        layout=_layout(paths, known, spare).to(device),
         examples=examples,
     )
 
@@ -141,8 +170,34 @@ def rounded(count: int) -> int:
     return -(-count // unit) * unit
 
 
-def _layout(paths: list[list[int]], scatter: list[int], prefix: int, spare: int) -> Layout:
+def causal(longest: int, before: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """(1, longest, before + longest): 0 where one of the last tokens may look, -inf behind it."""
+    whole = torch.full((1, longest, before + longest), -torch.inf, device=device)
+    return whole.triu(before + 1)
+
+
+def _layout(paths: list[list[int]], known: list[int], spare: int) -> Layout:
+    """Of each path its flat positions, and how many of them stand there before it."""
+    prefix = known[0]
+    levels = [prefix + (own - prefix) // _LEVEL * _LEVEL for own in known]
+    parts, scatter, begin = [], {}, 0
+    for level in sorted(set(levels)):
+        rows = [number for number, own in enumerate(levels) if own == level]
+        own = _padded([paths[number][level:] for number in rows])
+        before = torch.tensor([paths[number][prefix:level] for number in rows], dtype=torch.long)
+        parts.append(Part(before, own, prefix))
+        for place, number in enumerate(rows):
+            first = begin + place * own.shape[1] - level
+            for token in range(known[number], len(paths[number])):
+                scatter[paths[number][token]] = first + token
+        begin += own.numel()
+    back = [scatter[place] for place in sorted(scatter)] + spare * [0]
+    return Layout(
+        prefix, _padded([path[prefix:] for path in paths]), tuple(parts), torch.tensor(back)
+    )
+
+
+def _padded(paths: list[list[int]]) -> torch.Tensor:
+    """(rows, longest): each with its last position again, up to a round length."""
     longest = rounded(max(len(path) for path in paths))
-    gather = torch.tensor([path + (longest - len(path)) * path[-1:] for path in paths])
-    bias = torch.full((1, longest, prefix + longest), -torch.inf).triu(prefix + 1)
-    return Layout(prefix, gather, torch.tensor(scatter + spare * [0]), bias)
+    return torch.tensor([path + (longest - len(path)) * path[-1:] for path in paths])

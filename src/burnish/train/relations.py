@@ -20,7 +20,7 @@ from burnish.core.errors import BadRecipe
 from burnish.core.relations import Relations
 from burnish.models.layers import layers_of, outputs_of
 from burnish.train.examples import answers_of
-from burnish.train.flat import Batch
+from burnish.train.flat import Batch, causal
 
 #: What a layer calls the matrices that make queries, keys and values.
 _NAMES = (
@@ -108,7 +108,7 @@ def flat_divergence(pair: Held, ours: States, theirs: States, batch: Batch) -> t
     lengths = torch.tensor([len(answer.ids) for answer in answers], device=batch.ids.device)
     places = torch.arange(layout.gather.shape[1], device=lengths.device)
     own = places < lengths[:, None] - layout.prefix
-    seen = (layout.bias == 0)[:, None]
+    seen = (causal(len(places), layout.prefix, lengths.device) == 0)[:, None]
     before = torch.ones(layout.prefix, layout.prefix, dtype=torch.bool, device=seen.device).tril()
 
     def cut(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
