@@ -60,6 +60,36 @@ def make_rows(count, seed=0, system="", longest=12):
     )
 
 
+def logged(talks, turns=4):
+    """Every turn of some talks as a row with all turns before it, as servers log them; shuffled."""
+    single = make_rows(talks * turns, system="Sort the request.")
+    rows = []
+    for begin in range(0, len(single), turns):
+        said = single[begin].messages[:1]
+        for one in single[begin : begin + turns]:
+            said = (*said, *one.messages[1:])
+            rows.append(replace(one, messages=said).until(len(said) - 1))
+    random.Random(2).shuffle(rows)
+    return rows
+
+
+def on_passages(passages, questions=5, longest=30):
+    """Questions, each behind its passage; shuffled."""
+    said = [
+        " ".join(draw.choices(WORDS, k=longest)) for draw in map(random.Random, range(passages))
+    ]
+    return [
+        replace(
+            one,
+            messages=(
+                Message("user", f"{said[place % passages]} {one.messages[0].content}"),
+                one.messages[1],
+            ),
+        )
+        for place, one in enumerate(make_rows(passages * questions))
+    ]
+
+
 @pytest.fixture
 def dataset():
     """26 rows to train, 6 to validate."""

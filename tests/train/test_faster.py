@@ -8,8 +8,8 @@ from burnish.train import faster, language
 from burnish.train.faster import ways_to_be_faster
 from burnish.train.forecast import Forecast, Quantity
 from burnish.train.run import train
-from tests.train.conftest import make_rows
-from tests.train.test_order import on_passages, to_compute
+from tests.train.conftest import make_rows, on_passages
+from tests.train.test_order import to_compute
 
 
 def lasting(seconds):

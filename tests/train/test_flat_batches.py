@@ -1,15 +1,11 @@
 """Flat batches with a shared prefix give what each row gives alone, with layers replaced too."""
 
-import random
-from dataclasses import replace
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from burnish.core.records import Message
 from burnish.models.chat import Encoded
 from burnish.train.adapters import METHODS, trainable
 from burnish.train.attention import _ATTEND, ATTENTION, GroupedAttention, _attend_fused
@@ -19,7 +15,7 @@ from burnish.train.layers import GatedSilu, LoraProduct, RmsNorm, fuse
 from burnish.train.loop import train_step
 from burnish.train.losses import LinearCrossEntropy
 from burnish.train.objectives import sft_loss
-from tests.train.conftest import WORDS, make_rows
+from tests.train.conftest import logged, make_rows, on_passages
 
 
 def stir(model):
@@ -147,13 +143,7 @@ def test_each_row_is_found_again_in_its_batch(rows):
 
 
 def test_questions_on_one_passage_share_it(plan_of):
-    passages = [" ".join(draw.choices(WORDS, k=30)) for draw in map(random.Random, range(3))]
-    rows = [
-        replace(row, messages=(Message("user", f"{passages[place % 3]} {row.messages[0].content}"),
-                               row.messages[1]))
-        for place, row in enumerate(make_rows(9))
-    ]  # fmt: skip
-    plan = plan_of(rows)
+    plan = plan_of(on_passages(3, questions=3))
     stir(plan.model)
     alone = sum(float(sft_loss(plan.language, flatten([row])).detach()) for row in plan.rows)
 
@@ -163,6 +153,28 @@ def test_questions_on_one_passage_share_it(plan_of):
     assert computed < 0.6 * sum(len(row.ids) for row in plan.rows)
     losses = [float(sft_loss(plan.language, flatten(some)).detach()) for some in batches]
     assert sum(losses) == pytest.approx(alone, rel=1e-5)
+
+
+@pytest.mark.parametrize("attend", [_ATTEND["cpu"], _attend_fused])
+def test_gradients_through_what_rows_share_are_those_of_each_row_alone(
+    attend, plan_of, monkeypatch
+):
+    monkeypatch.setitem(_ATTEND, "cpu", attend)
+    plan = plan_of([*on_passages(4, longest=90), *logged(3)], "train.group_by_prefix=true")
+    stir(plan.model)
+    found = []
+    batches = micro_batches(plan.rows, 4096)
+    assert len({part.before.shape[1] for part in flatten(batches[0]).layout.parts}) > 2
+    for some in (batches, [[row] for row in plan.rows]):
+        plan.optimizer.forget()
+        plan.model.zero_grad()
+        for batch in some:
+            sft_loss(plan.language, flatten(batch)).backward()
+        found.append([weight.grad.clone() for weight in trainable(plan.model).values()])
+
+    assert sum(map(computed_tokens, batches)) < 0.6 * sum(len(row.ids) for row in plan.rows)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_a_long_row_does_not_pad_hundreds_of_short_ones():

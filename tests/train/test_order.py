@@ -9,45 +9,16 @@ from hypothesis import strategies as st
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe import make_recipe
-from burnish.core.records import Message
 from burnish.core.training import Train
 from burnish.models.chat import Encoded
 from burnish.train.batches import computed_tokens, micro_batches
 from burnish.train.order import count_steps, rows_of_step, units_of
-from tests.train.conftest import WORDS, make_rows
+from tests.train.conftest import logged, on_passages
 
 
 def row(ids, learnt=1):
     """The last tokens are learnt."""
     return Encoded(tuple(ids), (*[0.0] * (len(ids) - learnt), *[1.0] * learnt))
-
-
-def logged(talks, turns=4):
-    """Every turn of some talks as a row with all turns before it, as servers log them; shuffled."""
-    single = make_rows(talks * turns, system="Sort the request.")
-    rows = []
-    for begin in range(0, len(single), turns):
-        said = single[begin].messages[:1]
-        for one in single[begin : begin + turns]:
-            said = (*said, *one.messages[1:])
-            rows.append(replace(one, messages=said).until(len(said) - 1))
-    random.Random(2).shuffle(rows)
-    return rows
-
-
-def on_passages(passages, questions=5):
-    """Questions, each behind its passage; shuffled."""
-    said = [" ".join(draw.choices(WORDS, k=30)) for draw in map(random.Random, range(passages))]
-    return [
-        replace(
-            one,
-            messages=(
-                Message("user", f"{said[place % passages]} {one.messages[0].content}"),
-                one.messages[1],
-            ),
-        )
-        for place, one in enumerate(make_rows(passages * questions))
-    ]
 
 
 def epoch_of(plan):

@@ -9,6 +9,7 @@ beyond the prefix (two answers their question, two questions their passage, two 
 conversation its beginning) stands in the sequence once as well, and both look at it.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,9 +20,10 @@ import torch
 from burnish.models.chat import Encoded
 from burnish.train.examples import Example, answers_of
 
-#: Rows look back together that share as many tokens with those before them, rounded down to this:
-#: a few of them look once more, and there are few shapes.
-_LEVEL = 16
+#: Rows look back together that share as many tokens with those before them, rounded down to this
+#: (a few of them look once more, and there are few shapes), and whose own tokens are as many, to a
+#: factor of 2 or in total less than this.
+_LEVEL, _SHORT = 16, 64
 
 
 @dataclass(frozen=True)
@@ -179,18 +181,22 @@ def causal(longest: int, before: int, device: torch.device | str = "cpu") -> tor
 def _layout(paths: list[list[int]], known: list[int], spare: int) -> Layout:
     """Of each path its flat positions, and how many of them stand there before it."""
     prefix = known[0]
-    levels = [prefix + (own - prefix) // _LEVEL * _LEVEL for own in known]
-    parts, scatter, begin = [], {}, 0
-    for level in sorted(set(levels)):
-        rows = [number for number, own in enumerate(levels) if own == level]
-        own = _padded([paths[number][level:] for number in rows])
+    alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, (path, own) in enumerate(zip(paths, known, strict=True)):
+        level = prefix + (own - prefix) // _LEVEL * _LEVEL
+        alike[level, max(len(path) - level, _SHORT).bit_length()].append(number)
+    parts: list[Part] = []
+    scatter: dict[int, int] = {}
+    begin = 0
+    for (level, _), rows in sorted(alike.items()):
         before = torch.tensor([paths[number][prefix:level] for number in rows], dtype=torch.long)
-        parts.append(Part(before, own, prefix))
+        rest = _padded([paths[number][level:] for number in rows])
+        parts.append(Part(before, rest, prefix))
         for place, number in enumerate(rows):
-            first = begin + place * own.shape[1] - level
+            first = begin + place * rest.shape[1] - level
             for token in range(known[number], len(paths[number])):
                 scatter[paths[number][token]] = first + token
-        begin += own.numel()
+        begin += rest.numel()
     back = [scatter[place] for place in sorted(scatter)] + spare * [0]
     return Layout(
         prefix, _padded([path[prefix:] for path in paths]), tuple(parts), torch.tensor(back)
