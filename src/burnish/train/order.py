@@ -9,17 +9,16 @@ import random
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 from burnish.core.reinforcement import Grpo
 from burnish.core.training import Train
-from burnish.models.chat import Encoded
 from burnish.train.examples import Example
 
 #: Places of rows that are learnt in one step, where its end doesn't part them.
 Units = tuple[tuple[int, ...], ...]
 #: Tokens of a thought without words, at the most, and those of an answer's end that tell it.
-_EMPTY_THOUGHT, _ENDING = 8, 4
+_EMPTY_THOUGHT, _ENDING = 8, 2
 
 
 def count_steps(rows: int, settings: Train) -> int:
@@ -59,42 +58,49 @@ def units_of(rows: Sequence[Example], settings: Train) -> Units:
     """Rows that stay together, at most `batch_size` of them: those whose conversation goes on from
     one to the next, so that their history is computed once; with `group_by_prefix` also those that
     share half of their question and more, beyond what all rows share."""
-    asked = [row.answers[0] for row in rows]
-    questions = [row.ids[: _learnt_from(row)] for row in asked]
-    if not questions:
-        return ()
+    asked = [_Asked.of(place, row) for place, row in enumerate(rows)]
+    asked.sort(key=lambda row: row.ids[: row.begin])
     # The first and the last of all have no more in common than any two.
-    of_all = _same(min(questions), max(questions))
-    own = [question[of_all:] for question in questions]
-    units: list[list[int]] = []
-    for place in sorted(range(len(rows)), key=lambda place: own[place]):
-        last = units[-1][-1] if units else place
-        same = _same(own[last], own[place])
-        is_alike = settings.group_by_prefix and 2 * same >= len(own[place]) > 0
-        joins = is_alike or (same > 0 and _goes_on(asked[last], asked[place], of_all + same))
+    of_all = _same(asked[0].ids, asked[-1].ids) if asked else 0
+    units: list[list[_Asked]] = []
+    for row in asked:
+        last = units[-1][-1] if units else row
+        same = of_all + _same(last.ids[of_all:], row.ids[of_all:])
+        same = min(same, last.begin, row.begin)
+        is_alike = settings.group_by_prefix and 2 * (same - of_all) >= row.begin - of_all
+        joins = same > of_all and (is_alike or _goes_on(last, row, same))
         if units and joins and len(units[-1]) < settings.batch_size:
-            units[-1].append(place)
+            units[-1].append(row)
         else:
-            units.append([place])
-    return tuple(tuple(unit) for unit in units if len(unit) > 1)
+            units.append([row])
+    return tuple(tuple(row.place for row in unit) for unit in units if len(unit) > 1)
 
 
-def _goes_on(one: Encoded, other: Encoded, same: int) -> bool:
+class _Asked(NamedTuple):
+    """A row's tokens, where the first one stands that is learnt, and the row's place."""
+
+    ids: tuple[int, ...]
+    begin: int
+    place: int
+
+    @classmethod
+    def of(cls, place: int, row: Example) -> Self:
+        first = row.answers[0]
+        begin = next((at for at, weight in enumerate(first.weights) if weight), len(first.ids))
+        return cls(first.ids, begin, place)
+
+
+def _goes_on(one: _Asked, other: _Asked, same: int) -> bool:
     """Whether one row's question and answer stand at the beginning of the other's question, by
     their first `same` tokens and the last ones of the answer: a thought isn't shown again."""
-    before, after = sorted((one, other), key=_learnt_from)
-    begin, end = _learnt_from(before), _learnt_from(after)
-    said = before.ids[begin:][-_ENDING:]
-    behind = after.ids[same : min(end, same + len(before.ids) - begin + _EMPTY_THOUGHT)]
+    before, after = sorted((one, other), key=lambda row: row.begin)
+    answer = before.ids[before.begin :]
+    said = answer[-_ENDING:]
+    behind = after.ids[same : min(after.begin, same + len(answer) + _EMPTY_THOUGHT)]
     places = range(len(behind) - len(said) + 1)
-    return begin - same <= _EMPTY_THOUGHT and any(
+    return before.begin - same <= _EMPTY_THOUGHT and any(
         behind[place : place + len(said)] == said for place in places
     )
-
-
-def _learnt_from(row: Encoded) -> int:
-    """The place of the first token that is learnt."""
-    return sum(1 for _ in takewhile(lambda weight: weight == 0, row.weights))
 
 
 def _same(one: Sequence[int], other: Sequence[int]) -> int:
