@@ -17,8 +17,8 @@ from burnish.train.examples import Example
 
 #: Places of rows that are learnt in one step, where its end doesn't part them.
 Units = tuple[tuple[int, ...], ...]
-#: Tokens of a thought without words, at the most, and those of an answer's end that tell it.
-_EMPTY_THOUGHT, _ENDING = 8, 2
+#: Tokens of a thought without words, at the most.
+_EMPTY_THOUGHT = 24
 
 
 def count_steps(rows: int, settings: Train) -> int:
@@ -91,16 +91,14 @@ class _Asked(NamedTuple):
 
 
 def _goes_on(one: _Asked, other: _Asked, same: int) -> bool:
-    """Whether one row's question and answer stand at the beginning of the other's question, by
-    their first `same` tokens and the last ones of the answer: a thought isn't shown again."""
+    """Whether one row's question and answer stand at the beginning of the other's question, where
+    a thought before the answer, be it an empty one, may be left out. `same` tokens are shared."""
     before, after = sorted((one, other), key=lambda row: row.begin)
-    answer = before.ids[before.begin :]
-    said = answer[-_ENDING:]
-    behind = after.ids[same : min(after.begin, same + len(answer) + _EMPTY_THOUGHT)]
-    places = range(len(behind) - len(said) + 1)
-    return before.begin - same <= _EMPTY_THOUGHT and any(
-        behind[place : place + len(said)] == said for place in places
-    )
+    if before.begin - same > _EMPTY_THOUGHT:
+        return False
+    answer, behind = before.ids[before.begin :], after.ids[same : after.begin]
+    spoken = (answer[place:] for place in range(len(answer) - 1))
+    return any(behind[: len(some)] == some for some in spoken)
 
 
 def _same(one: Sequence[int], other: Sequence[int]) -> int:
