@@ -64,6 +64,18 @@ def test_repeats_conflicts_and_rare_labels_are_found():
     assert findings["few_rows"] == (1, 2, 3, 4, 5)
 
 
+def test_turns_that_are_learnt_in_several_rows_are_found():
+    talk = [Message("user", "Where is it?"), Message("assistant", "Here."),
+            Message("user", "And the other?"), Message("assistant", "There.")]  # fmt: skip
+    short = Row(tuple(talk[:2]), file="rows.jsonl", line=1)
+    whole = Row(tuple(talk), file="rows.jsonl", line=2)
+    other = Row((Message("user", "Who?"), Message("assistant", "I.")), file="rows.jsonl", line=3)
+
+    assert found([short, whole, other])["learnt_again"] == (1,)
+    for rows in ([short, whole.until(3), other], [whole, other]):
+        assert "learnt_again" not in found(rows)
+
+
 def test_leaks_and_unseen_labels_across_files_are_found(write_rows):
     train = write_rows("train.jsonl", [
         {"text": "my card was stolen on the train", "label": "lost"},

@@ -60,15 +60,17 @@ def make_rows(count, seed=0, system="", longest=12):
     )
 
 
-def logged(talks, turns=4):
-    """Every turn of some talks as a row with all turns before it, as servers log them; shuffled."""
+def logged(talks, turns=4, again=False):
+    """Every turn of some talks as a row with all turns before it, as servers log them; shuffled.
+    Its last answer is learnt, or all of them `again`."""
     single = make_rows(talks * turns, system="Sort the request.")
     rows = []
     for begin in range(0, len(single), turns):
         said = single[begin].messages[:1]
         for one in single[begin : begin + turns]:
             said = (*said, *one.messages[1:])
-            rows.append(replace(one, messages=said).until(len(said) - 1))
+            row = replace(one, messages=said)
+            rows.append(row if again else row.until(len(said) - 1))
     random.Random(2).shuffle(rows)
     return rows
 

@@ -71,8 +71,9 @@ def test_an_epoch_has_each_row_once_and_units_lie_together(questions, grouped, b
             assert tuple(epoch[begin : begin + len(unit)]) == unit
 
 
-def test_a_talk_that_goes_on_from_row_to_row_is_learnt_in_one_step(plan_of):
-    plan = plan_of(logged(6), "train.batch_size=8")
+@pytest.mark.parametrize("again", [False, True])
+def test_a_talk_that_goes_on_from_row_to_row_is_learnt_in_one_step(plan_of, again):
+    plan = plan_of(logged(6, again=again), "train.batch_size=8")
 
     assert sorted(map(len, plan.units)) == [4] * 6
     assert sorted(map(id, epoch_of(plan))) == sorted(map(id, plan.rows))

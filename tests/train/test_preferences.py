@@ -85,7 +85,12 @@ def test_a_question_is_computed_once_and_pairs_are_never_torn():
     def pair(question, *answers):
         before = tuple(range(100, 100 + question))
         return Contrast(
-            tuple(Encoded((*before, *range(n)), (*[0.0] * question, *[1.0] * n)) for n in answers)
+            tuple(
+                Encoded(
+                    (*before, *range(10 * place, 10 * place + n)), (*[0.0] * question, *[1.0] * n)
+                )
+                for place, n in enumerate(answers)
+            )
         )
 
     rows = [pair(30, 3, 5), pair(30, 9, 2), pair(20, 4, 4)]

@@ -105,7 +105,8 @@ def _in_order(roles: Sequence[str]) -> bool:
 
 
 def _repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
-    """Exact and near duplicates, and one question with different answers."""
+    """Exact and near duplicates, turns that are learnt in several rows, and one question with
+    different answers."""
     hashes = [content_hash(row) for row in rows]
     count = Counter(hashes)
     exact = [row.line for row, own in zip(rows, hashes, strict=True) if count[own] > 1]
@@ -121,8 +122,10 @@ def _repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
         if hashes[one] != hashes[other]
         for place in (one, other)
     }
+    again = {one for one, other in continued(rows) if len(rows[other].learnt) > 1}
     return {
         "exact_duplicate": exact,
+        "learnt_again": [rows[place].line for place in sorted(again)],
         "near_duplicate": [rows[place].line for place in sorted(close)],
         "conflicting_answers": conflicts,
         "judged_both_ways": _contradictions(rows),

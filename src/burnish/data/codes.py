@@ -45,6 +45,12 @@ CODES: dict[str, tuple[Severity, str, str]] = {
         "The same row stands here more than once.",
         "Drop the copies: they weigh double.",
     ),
+    "learnt_again": (
+        "warning",
+        "The conversations of these rows go on in others, which learn their answers again.",
+        "Keep the longest row of each conversation, or give the answers before its last one "
+        "weight 0.",
+    ),
     "near_duplicate": (
         "note",
         "Rows say nearly the same.",

@@ -104,7 +104,7 @@ class Batch:
 
 
 def shared_prefix(rows: Sequence[Encoded]) -> int:
-    """Length of the longest beginning that all rows share and none of them learns.
+    """Length of the longest beginning that all rows share, whether they learn it or not.
 
     At least one token is left to each row, so that every row has a place to predict from.
     """
@@ -114,7 +114,7 @@ def shared_prefix(rows: Sequence[Encoded]) -> int:
     last = len(first.ids) - 1
     for row in rows:
         same = 0
-        while same < last and row.ids[same] == first.ids[same] and row.weights[same] == 0:
+        while same < last and row.ids[same] == first.ids[same]:
             same += 1
         last = same
     return last
@@ -157,7 +157,7 @@ def flatten(examples: Sequence[Example], device: torch.device | str = "cpu") -> 
 
 def known_lengths(rows: Sequence[Encoded]) -> list[int]:
     """Of each row, how many tokens stand in the batch before it: of the first the prefix that all
-    share, of another what the row before it has too, if nobody learns it."""
+    share, of another what the row before it has too."""
     prefix = shared_prefix(rows)
     return [prefix, *(max(prefix, shared_prefix(pair)) for pair in pairwise(rows))]
 

@@ -59,14 +59,13 @@ def units_of(rows: Sequence[Example], settings: Train) -> Units:
     one to the next, so that their history is computed once; with `group_by_prefix` also those that
     share half of their question and more, beyond what all rows share."""
     asked = [_Asked.of(place, row) for place, row in enumerate(rows)]
-    asked.sort(key=lambda row: row.ids[: row.begin])
+    asked.sort(key=lambda row: (row.ids[: row.begin], row.ids))
     # The first and the last of all have no more in common than any two.
     of_all = _same(asked[0].ids, asked[-1].ids) if asked else 0
     units: list[list[_Asked]] = []
     for row in asked:
         last = units[-1][-1] if units else row
         same = of_all + _same(last.ids[of_all:], row.ids[of_all:])
-        same = min(same, last.begin, row.begin)
         is_alike = settings.group_by_prefix and 2 * (same - of_all) >= row.begin - of_all
         joins = same > of_all and (is_alike or _goes_on(last, row, same))
         if units and joins and len(units[-1]) < settings.batch_size:
@@ -91,9 +90,14 @@ class _Asked(NamedTuple):
 
 
 def _goes_on(one: _Asked, other: _Asked, same: int) -> bool:
-    """Whether one row's question and answer stand at the beginning of the other's question, where
-    a thought before the answer, be it an empty one, may be left out. `same` tokens are shared."""
+    """Whether one row stands at the beginning of the other, or its question and answer at that of
+    the other's question, where a thought before the answer, be it an empty one, may be left out.
+    `same` tokens are shared."""
+    if one.begin == other.begin:
+        shorter, longer = sorted(len(row.ids) for row in (one, other))
+        return same == shorter < longer
     before, after = sorted((one, other), key=lambda row: row.begin)
+    same = min(same, before.begin)
     if before.begin - same > _EMPTY_THOUGHT:
         return False
     answer, behind = before.ids[before.begin :], after.ids[same : after.begin]
