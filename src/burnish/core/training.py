@@ -339,19 +339,14 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
-    def _compiles_what_can_be_compiled(self) -> "Train":
-        if self.compile and (self.is_encoding or isinstance(self.objective, Seq2Seq)):
-            raise ValueError(f"compile is not for objective {self.objective.kind}")
-        if self.compile and self.parallel != "none":
-            raise ValueError("compile is for one process")
-        return self
-
-    @model_validator(mode="after")
-    def _groups_what_shares(self) -> "Train":
-        if self.group_by_prefix and (self.is_encoding or isinstance(self.objective, Seq2Seq)):
-            raise ValueError(f"group_by_prefix is not for objective {self.objective.kind}")
-        if self.group_by_prefix and self.parallel != "none":
-            raise ValueError("group_by_prefix is for one process")
+    def _speeds_up_what_it_can(self) -> "Train":
+        for name in ("compile", "group_by_prefix"):
+            if not getattr(self, name):
+                continue
+            if self.is_encoding or isinstance(self.objective, Seq2Seq):
+                raise ValueError(f"{name} is not for objective {self.objective.kind}")
+            if self.parallel != "none":
+                raise ValueError(f"{name} is for one process")
         return self
 
     @model_validator(mode="after")

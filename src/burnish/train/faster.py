@@ -24,7 +24,9 @@ def ways_to_be_faster(plan: Fit, expected: Forecast) -> list[str]:
             f"train.group_by_prefix=true would compute {saved:.0%} fewer tokens: many rows begin "
             "alike, and those would be learnt in one step."
         )
-    compiles = plan.model.device.type == "cpu" and (shutil.which("g++") or shutil.which("clang++"))
+    compiles = plan.accelerator.device.type == "cpu" and (
+        shutil.which("g++") or shutil.which("clang++")
+    )
     if compiles and not plan.settings.compile and expected.time.expected > _LONG:
         found.append(
             "train.compile=true takes half a minute and then about a tenth less time for each step."

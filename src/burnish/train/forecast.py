@@ -124,6 +124,8 @@ def probe(plan: Fit, folder: Path) -> Probe:
     batches = first_batches(plan)
     longest = batches[-1]
     half = longest[: max(1, len(longest) // 2)]
+    # What loading has freed (weights that are packed now) is no part of the run's peak.
+    give_back()
     reset_peak()
     then = "the run has not begun"
     try:

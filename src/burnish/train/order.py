@@ -36,13 +36,11 @@ def rows_of_step(rows: Sequence[Any], number: int, settings: Train, units: Units
     """The rows of step `number` (from 0): the next `batch_size` of an endless shuffled stream,
     or those of the step before where several steps learn from the same answers."""
     begin = number // updates_of(settings) * settings.batch_size
-    chosen = []
-    for place in range(begin, begin + settings.batch_size):
-        epoch, index = divmod(place, len(rows))
-        if place >= math.ceil(len(rows) * settings.epochs):
-            break
-        chosen.append(rows[_order(len(rows), settings.seed, epoch, units)[index]])
-    return chosen
+    end = min(begin + settings.batch_size, math.ceil(len(rows) * settings.epochs))
+    epochs = range(begin // len(rows), -(-end // len(rows)))
+    order = {epoch: _order(len(rows), settings.seed, epoch, units) for epoch in epochs}
+    places = (divmod(place, len(rows)) for place in range(begin, end))
+    return [rows[order[epoch][index]] for epoch, index in places]
 
 
 @lru_cache(maxsize=8)
