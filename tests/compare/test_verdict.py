@@ -54,6 +54,30 @@ def test_a_gain_that_another_seed_does_not_give_is_no_evidence():
     assert shaky.gain.gain.value == alone.gain.gain.value
 
 
+def of_customers(found, size):
+    """The same route; so many questions, one behind the other, are of one customer."""
+    grouped = [
+        replace(one, group=f"customer {place // size}")
+        for place, one in enumerate(found.predictions)
+    ]
+    return replace(found, predictions=grouped)
+
+
+def test_a_gain_at_a_few_customers_is_no_evidence_of_one_at_others():
+    routes = {"base": hits(80), "few_shot": hits(80), "fine_tuned": hits(115)}
+    grouped = {name: of_customers(one, 20) for name, one in routes.items()}
+
+    alone, found = judge(routes, Compare()), judge(grouped, Compare())
+
+    assert (alone.decision, found.decision) == ("ship", "not_enough_evidence")
+    assert "200 questions (of 10 groups or conversations" in found.reason
+    assert "groups" not in alone.reason
+    assert found.gain.gain.value == pytest.approx(alone.gain.gain.value)
+    assert found.gain.gain.low < alone.gain.gain.low and found.visible > alone.visible
+    assert (found.gain.wins, found.gain.losses) == (35, 0)
+    assert found.more_rows > 200
+
+
 def part(found, count):
     """The same route, asked every fourth question only."""
     some = found.predictions[::4][:count]
