@@ -219,6 +219,8 @@ def train_step(plan: Fit, rows: Sequence[Example]) -> dict[str, float]:
         plan.optimizer.collect()
         if counts:
             means.add(judgement)
+        # Its graph would stay beside that of the next micro-batch.
+        del judgement
     return means.together(plan.team).as_dict()
 
 

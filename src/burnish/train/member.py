@@ -110,6 +110,8 @@ def learn_together(members: Sequence[tuple[Member, int]]) -> list[Learnt]:
         first.accelerator.backward(torch.stack(losses).sum())
         for number, _ in there:
             plans[number].optimizer.collect()
+        # Their graphs would stay beside those of the next micro-batches.
+        del losses, judgement, model, models
     return [Learnt(mean.as_dict(), all_tokens(own)) for mean, own in zip(means, rows, strict=True)]
 
 
