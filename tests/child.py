@@ -29,10 +29,16 @@ def in_child(work):
 
     It has this process's environment and working folder, its patches only if `work` makes them.
     """
-    child = _CLEAN.Process(target=_do, args=(cloudpickle.dumps(work), dict(os.environ), Path.cwd()))
-    child.start()
+    child = _begun(work)
     child.join()
     return child.exitcode
+
+
+def _begun(work, environment=None, folder=None, *outputs):
+    place = environment or dict(os.environ), folder or Path.cwd()
+    child = _CLEAN.Process(target=_do, args=(cloudpickle.dumps(work), *place, *outputs))
+    child.start()
+    return child
 
 
 def words(*said):
@@ -52,11 +58,7 @@ class Program:
 
     def __init__(self, work, environment=None, folder=None):
         ends = [_CLEAN.Pipe(duplex=False) for _ in range(2)]
-        place = environment or dict(os.environ), folder or Path.cwd()
-        self._child = _CLEAN.Process(
-            target=_do, args=(cloudpickle.dumps(work), *place, *(theirs for _, theirs in ends))
-        )
-        self._child.start()
+        self._child = _begun(work, environment, folder, *(theirs for _, theirs in ends))
         self.pid = self._child.pid
         self.stdout, self.stderr = (os.fdopen(os.dup(ours.fileno())) for ours, _ in ends)
         for end in ends:

@@ -15,7 +15,7 @@ from dataclasses import asdict
 
 from burnish.core.folders import hash_json
 from burnish.core.pictures import names_in
-from burnish.core.records import Row
+from burnish.core.records import Message, Row
 
 _WORD = re.compile(r"\w+")
 
@@ -39,7 +39,11 @@ def question(row: Row) -> str:
     """The text by which rows are compared: what the user says, or the plain text."""
     if row.text is not None:
         return row.text
-    return "\n".join(message.content for message in row.prompt if message.role == "user")
+    return _asked(row.prompt)
+
+
+def _asked(messages: Sequence[Message]) -> str:
+    return "\n".join(message.content for message in messages if message.role == "user")
 
 
 def continued(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
@@ -62,7 +66,7 @@ def _questions(row: Row) -> list[str]:
     """What was asked at each answer of a row; of the last one the row's `question`."""
     said = enumerate(row.prompt)
     places = [place for place, message in said if message.role == "assistant"]
-    return [*(question(row.until(place)) for place in places), question(row)]
+    return [*(_asked(row.messages[:place]) for place in places), question(row)]
 
 
 def plain(text: str) -> str:

@@ -143,7 +143,7 @@ def _of_conversations(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...
         replace(row, group=row.group or (rows[own].id if count[own] > 1 else None))
         for row, own in zip(rows, first, strict=True)
     )
-    groups = Counter(row.group or row.id for row in rows)
+    groups = {row.group or row.id for row in rows}
     if len(groups) < len(rows):
         notes.append(
             f"The {len(rows)} test questions are of {len(groups)} groups or conversations, each of "

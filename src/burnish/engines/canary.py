@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, get_peft_model
 
+from burnish.core.beginnings import same_beginning
 from burnish.core.errors import BurnishError
 from burnish.core.progress import progress, say
 from burnish.core.records import Message, Prompt
@@ -208,16 +209,7 @@ def _is_own(text: str, name: str, question: str, alone: Mapping[str, Mapping[str
     """On a GPU the end of an answer may depend on its batch; its beginning tells whose it is."""
     if answering_dtype() == torch.float32:
         return text == alone[name][question]
-    return max(alone, key=lambda own: _common(text, alone[own][question])) == name
-
-
-def _common(one: str, other: str) -> int:
-    same = 0
-    for a, b in zip(one, other, strict=False):
-        if a != b:
-            break
-        same += 1
-    return same
+    return max(alone, key=lambda own: same_beginning(text, alone[own][question])) == name
 
 
 def _prompt(question: str) -> Prompt:

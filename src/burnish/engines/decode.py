@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from burnish.core.beginnings import same_beginning
 from burnish.core.records import Answer, Prompt, TokenLogprob
 from burnish.engines.cache import GrowingCache
 from burnish.engines.grammar import Matcher
@@ -298,13 +299,7 @@ def prefill(
 def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The tokens that all prompts begin with; at least one token is left to each."""
     shortest = min(prompts, key=len)
-    size = len(shortest) - 1
-    for ids in prompts:
-        same = 0
-        while same < size and ids[same] == shortest[same]:
-            same += 1
-        size = same
-    return list(shortest[:size])
+    return list(shortest[: min(same_beginning(*prompts), len(shortest) - 1)])
 
 
 def _widened(mask: torch.Tensor, width: int) -> torch.Tensor:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import onnxruntime_genai as og
 
-from burnish.engines.runner import Runner, log_softmax, same_beginning, serve
+from burnish.core.beginnings import same_beginning
+from burnish.engines.runner import Runner, log_softmax, serve
 
 
 class OnnxRunner(Runner):

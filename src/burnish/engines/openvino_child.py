@@ -17,7 +17,8 @@ import numpy as np  # noqa: E402
 import openvino as ov  # noqa: E402
 import openvino_genai as genai  # noqa: E402
 
-from burnish.engines.runner import Runner, log_softmax, same_beginning, serve  # noqa: E402
+from burnish.core.beginnings import same_beginning  # noqa: E402
+from burnish.engines.runner import Runner, log_softmax, serve  # noqa: E402
 
 
 class OpenVinoRunner(Runner):

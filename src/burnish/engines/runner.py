@@ -98,14 +98,6 @@ def log_softmax(logits: Any) -> np.ndarray:
     return logs
 
 
-def same_beginning(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens two sequences begin with together."""
-    same = 0
-    while same < min(len(one), len(other)) and one[same] == other[same]:
-        same += 1
-    return same
-
-
 def _drawn(logs: np.ndarray, temperature: float, top_p: float, draw: np.random.Generator) -> int:
     """The likeliest token, or one drawn from those that make up `top_p`."""
     if not temperature:

@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from burnish.core.beginnings import same_beginning
 from burnish.core.errors import BadData
 from burnish.core.pictures import Picture
 from burnish.core.records import Message, Row, pictures_of
@@ -234,10 +235,7 @@ def _ends(tokenizer: PreTrainedTokenizerBase, template: str) -> frozenset[int]:
     probe = (Message("user", "a"), Message("assistant", "b"))
     asked = render_prompt(tokenizer, probe[:1])
     whole = render_conversation(tokenizer, probe)
-    same = sum(
-        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, whole, strict=False))
-    )
-    answer = encode_text(tokenizer, whole[same:])
+    answer = encode_text(tokenizer, whole[same_beginning(asked, whole) :])
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     first = next((token for token in answer if token in special), None)
     return frozenset(token for token in (first, tokenizer.eos_token_id) if token is not None)

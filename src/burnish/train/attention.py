@@ -178,7 +178,7 @@ def _rows(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 
 def _seen(states: torch.Tensor, part: Part) -> torch.Tensor:
     """(key heads, tokens, dim) → (rows, key heads, prefix + known + longest, dim)."""
-    rows = _rows(states, torch.cat([part.before, part.own], 1))
+    rows = _rows(states, part.seen)
     if not part.prefix:
         return rows.contiguous()
     before = states[None, :, : part.prefix].expand(len(rows), -1, -1, -1)

@@ -19,7 +19,7 @@ def ways_to_be_faster(plan: Fit, expected: Forecast) -> list[str]:
     if plan.settings.parallel != "none":
         return []
     found = []
-    if (saved := _saved_by_grouping(plan)) >= _WORTH_IT:
+    if not plan.settings.group_by_prefix and (saved := _saved_by_grouping(plan)) >= _WORTH_IT:
         found.append(
             f"train.group_by_prefix=true would compute {saved:.0%} fewer tokens: many rows begin "
             "alike, and those would be learnt in one step."

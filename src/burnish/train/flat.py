@@ -17,6 +17,7 @@ from itertools import pairwise
 
 import torch
 
+from burnish.core.beginnings import same_beginning
 from burnish.models.chat import Encoded
 from burnish.train.examples import Example, answers_of
 
@@ -37,6 +38,11 @@ class Part:
     before: torch.Tensor
     own: torch.Tensor
     prefix: int
+
+    @cached_property
+    def seen(self) -> torch.Tensor:
+        """(rows, known + longest): the flat positions behind the prefix of all that a row sees."""
+        return torch.cat([self.before, self.own], 1)
 
     @cached_property
     def bias(self) -> torch.Tensor:
@@ -110,14 +116,7 @@ def shared_prefix(rows: Sequence[Encoded]) -> int:
     """
     if len(rows) < 2:
         return 0
-    first = min(rows, key=lambda row: len(row.ids))
-    last = len(first.ids) - 1
-    for row in rows:
-        same = 0
-        while same < last and row.ids[same] == first.ids[same]:
-            same += 1
-        last = same
-    return last
+    return min(same_beginning(*(row.ids for row in rows)), *(len(row.ids) - 1 for row in rows))
 
 
 def flatten(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:

@@ -8,9 +8,9 @@ import math
 import random
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import takewhile
 from typing import Any, NamedTuple, Self
 
+from burnish.core.beginnings import same_beginning
 from burnish.core.reinforcement import Grpo
 from burnish.core.training import Train
 from burnish.train.examples import Example
@@ -59,11 +59,11 @@ def units_of(rows: Sequence[Example], settings: Train) -> Units:
     asked = [_Asked.of(place, row) for place, row in enumerate(rows)]
     asked.sort(key=lambda row: (row.ids[: row.begin], row.ids))
     # The first and the last of all have no more in common than any two.
-    of_all = _same(asked[0].ids, asked[-1].ids) if asked else 0
+    of_all = same_beginning(asked[0].ids, asked[-1].ids) if asked else 0
     units: list[list[_Asked]] = []
     for row in asked:
         last = units[-1][-1] if units else row
-        same = of_all + _same(last.ids[of_all:], row.ids[of_all:])
+        same = of_all + same_beginning(last.ids[of_all:], row.ids[of_all:])
         is_alike = settings.group_by_prefix and 2 * (same - of_all) >= row.begin - of_all
         joins = same > of_all and (is_alike or _goes_on(last, row, same))
         if units and joins and len(units[-1]) < settings.batch_size:
@@ -101,9 +101,3 @@ def _goes_on(one: _Asked, other: _Asked, same: int) -> bool:
     answer, behind = before.ids[before.begin :], after.ids[same : after.begin]
     spoken = (answer[place:] for place in range(len(answer) - 1))
     return any(behind[: len(some)] == some for some in spoken)
-
-
-def _same(one: Sequence[int], other: Sequence[int]) -> int:
-    """Length of the beginning that two rows share."""
-    pairs = zip(one, other, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

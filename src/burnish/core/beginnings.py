@@ -1,0 +1,10 @@
+"""What sequences begin with together."""
+
+from collections.abc import Sequence
+from itertools import takewhile
+from operator import eq
+
+
+def same_beginning(one: Sequence[object], *others: Sequence[object]) -> int:
+    """How many items (tokens, characters) all of these begin with together."""
+    return min((sum(takewhile(bool, map(eq, one, other))) for other in others), default=len(one))
