@@ -28,11 +28,15 @@ def ready(recipe: Recipe, source: str | None = None) -> Recipe:
 
 
 def rows_of(recipe: Recipe, answered: bool = True) -> "Dataset | None":
-    """The recipe's rows, as `data.load.load` gives them; none in a process that another one leads
-    and sends them to. Raises BadData."""
+    """The recipe's rows, as `data.load.load` gives them, after what there is to say about them;
+    none in a process that another one leads and sends them to. Raises BadData."""
     from burnish.data.load import load
 
-    return None if follows() else load(recipe, answered)
+    if follows():
+        return None
+    dataset = load(recipe, answered)
+    dataset.tell()
+    return dataset
 
 
 def refuse_unknown(*sources: str) -> None:

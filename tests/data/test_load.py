@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.core.errors import BadData, TestSplitChanged
+from burnish.core.progress import Lines, listen
 from burnish.core.recipe import make_recipe
 from burnish.core.records import Message, Row
 from burnish.core.sections import Task
@@ -193,8 +194,32 @@ def test_naming_one_file_twice_is_refused(write_rows):
 def test_rows_with_errors_are_refused_with_their_numbers(write_rows):
     file = write_rows("rows.jsonl", [*labelled(20), {"text": "no label", "label": ""}])
 
-    with pytest.raises(BadData, match="rows 21: The answer is empty"):
+    with pytest.raises(BadData, match="row 21: The answer is empty"):
         load(recipe_for(file))
+
+
+def test_an_empty_file_is_refused_by_its_name(write_rows, tmp_path):
+    file = write_rows("rows.jsonl", labelled(60))
+    empty = tmp_path / "empty.jsonl"
+    empty.write_text("")
+
+    with pytest.raises(BadData, match=r"empty\.jsonl: The file holds no rows"):
+        load(recipe_for(empty))
+    with pytest.raises(BadData, match=r"empty\.jsonl: The file holds no rows"):
+        load(make_recipe({"data": {"train": [str(file), str(empty)]}}))
+
+
+def test_what_was_inferred_and_what_seems_wrong_is_said(write_rows, capsys):
+    listen(Lines())
+    table = [{"text": f"ticket {n} of row {n * 7}", "queue": "repair"} for n in range(60)]
+
+    load(recipe_for(write_rows("rows.jsonl", table))).tell()
+    load(recipe_for(write_rows("fine.jsonl", labelled(60)))).tell()
+
+    said, fine = capsys.readouterr().err.split("burnish check")
+    assert "Task: generation (the rows are plain text)." in said
+    assert "beside it, unread: queue. [unread_columns, rows.jsonl]" in said
+    assert "2 labels" in fine and "Warning" not in fine
 
 
 @pytest.mark.parametrize(

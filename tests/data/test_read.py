@@ -196,3 +196,25 @@ def test_thoughts_are_told_from_answers_in_every_shape(write_rows):
         (row,) = rows_of(write_rows(f"{name}.jsonl", [record])).rows
         assert (row.answer, row.messages[-1].thought) == (said, "Greece?"), name
         assert row.messages[-1].spoken == whole
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({}, ["queue, ticket"]),
+        ({"group": "ticket"}, ["queue"]),
+        ({"group": "ticket", "question_type": "queue"}, []),
+        ({"format": "text"}, []),
+        ({"columns": Columns(prompt="text", label="queue")}, []),
+        ({"columns": Columns(text="queue")}, ["text, ticket"]),
+    ],
+)
+def test_columns_beside_plain_text_are_a_warning(tmp_path, data, said):
+    file = tmp_path / "rows.csv"
+    file.write_text("text,queue,ticket\nLamp dark,repair,7\nPlug hot,repair,8\n")
+
+    found = rows_of(file, **data)
+
+    assert len(found.rows) == 2
+    assert [finding.code for finding in found.findings] == ["unread_columns"] * len(said)
+    assert all(f"unread: {said[0]}." in finding.message for finding in found.findings)

@@ -11,7 +11,9 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 from trl import GRPOConfig, GRPOTrainer
 
+from burnish.core.errors import BadData
 from burnish.core.journal import read_journal
+from burnish.core.records import Row
 from burnish.core.runs import Run, runs_folder
 from burnish.core.sections import Task
 from burnish.evaluate.rewards import worth_of
@@ -33,6 +35,16 @@ def grpo(**settings):
     """The change of a recipe that learns from the tests' own reward."""
     given = "".join(f", {name}: {value}" for name, value in settings.items())
     return f"train.objective={{kind: grpo, {REWARD}{given}}}"
+
+
+def test_plain_text_asks_nothing(recipe_of, dataset, tmp_path):
+    texts = tuple(Row(text=f"word {n}", file="notes.txt", line=n) for n in range(1, 9))
+    split = replace(dataset.split, train=texts, validation=())
+
+    with pytest.raises(BadData, match="rows 1, 2, 3, 4, 5 and 3 more: there is no question"):
+        train(recipe_of(grpo()), replace(dataset, split=split), out=tmp_path / "run")
+
+    assert not (tmp_path / "run").exists()
 
 
 def test_the_reward_rises(recipe_of, dataset, tmp_path):

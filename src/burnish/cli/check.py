@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from burnish.cli.options import AsJson, Changes, Model
-from burnish.cli.output import numbers, show
-from burnish.core.records import Finding
+from burnish.cli.output import show
+from burnish.core.records import Finding, place_of
 
 
 def command(
@@ -35,9 +35,8 @@ def command(
 
 
 def _line(finding: Finding) -> str:
-    rows = f", rows {numbers(finding.rows)}" if finding.rows else ""
     head = f"{finding.severity}: {finding.message} [{finding.code}]"
-    return f"{head}\n    {Path(finding.file).name}{rows}\n    fix: {finding.fix}"
+    return f"{head}\n    {place_of(Path(finding.file).name, finding.rows)}\n    fix: {finding.fix}"
 
 
 def _summary(findings: tuple[Finding, ...], rows: int) -> str:

@@ -31,12 +31,6 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def numbers(rows: Sequence[int], most: int = 8) -> str:
-    """Row numbers, the first few of many: `3, 7, 9 and 12 more`."""
-    shown = ", ".join(str(row) for row in rows[:most])
-    return f"{shown} and {len(rows) - most} more" if len(rows) > most else shown
-
-
 def facts(values: Mapping[str, str]) -> str:
     """One fact a line, the names aligned."""
     width = max(len(name) for name in values)

@@ -238,8 +238,6 @@ def compare(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = N
     refuse_encoders(recipe)
     refuse_misfit(recipe, find_model(recipe.model.name))
     dataset = dataset or load(recipe)
-    for note in dataset.notes:
-        say(note)
     recipe = with_routes(recipe.model_copy(update={"task": dataset.task}), dataset.task)
     rows = sample(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     _refuse_unaskable(recipe, rows)
@@ -368,7 +366,6 @@ def _audited(setting: Setting) -> Setting:
         found = audit((*split.train, *split.validation), tokenizer, recipe.train.max_length)
         for finding in found:
             if finding.severity == "error":
-                shown = ", ".join(str(row) for row in finding.rows[:5])
-                raise AuditFailed(f"{finding.file}, rows {shown}: {finding.message}", finding.fix)
+                raise AuditFailed(finding.said, finding.fix)
         findings |= dict.fromkeys(found)
     return replace(setting, dataset=replace(dataset, findings=tuple(findings)))

@@ -181,9 +181,25 @@ class Finding:
     message: str
     fix: str
 
+    @property
+    def said(self) -> str:
+        """Where, and what."""
+        return f"{place_of(self.file, self.rows)}: {self.message}"
+
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish check --json` prints."""
         return {**asdict(self), "rows": list(self.rows)}
+
+
+def some_of(values: Sequence[object], most: int = 5) -> str:
+    """The first few of many: `3, 7, 9 and 12 more`."""
+    shown = ", ".join(map(str, values[:most]))
+    return f"{shown} and {len(values) - most} more" if len(values) > most else shown
+
+
+def place_of(file: str, rows: Sequence[int]) -> str:
+    """A file and the numbers of its rows; the file alone, if no row is meant."""
+    return f"{file}, row{'s' * (len(rows) != 1)} {some_of(rows)}" if rows else file
 
 
 @dataclass(frozen=True, slots=True)

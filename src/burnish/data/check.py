@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from ftfy.badness import is_bad
 
-from burnish.core.records import Finding, Row
+from burnish.core.records import Finding, Row, some_of
 from burnish.data.codes import CODES
 from burnish.data.duplicates import content_hash, continued, near_pairs, plain, question
 from burnish.data.personal import personal_kinds
@@ -24,15 +24,17 @@ def check(result: Read, near: float) -> list[Finding]:
     by_file: dict[str, list[Row]] = {file: [] for file in result.hashes}
     for row in result.rows:
         by_file[row.file].append(row)
-    findings = list(result.findings)
+    findings = [*result.findings, *empty_files(result)]
     for file, rows in by_file.items():
         findings += check_rows(file, rows, near)
-    spoken_of = {finding.file for finding in findings}
-    findings += [
-        finding("no_rows", f, ()) for f in by_file if not by_file[f] and f not in spoken_of
-    ]
     findings += _across(by_file, near)
     return findings
+
+
+def empty_files(result: Read) -> list[Finding]:
+    """Files without a row, about which nothing else was found either."""
+    spoken_of = {row.file for row in result.rows} | {found.file for found in result.findings}
+    return [finding("no_rows", file, ()) for file in result.hashes if file not in spoken_of]
 
 
 def check_rows(file: str, rows: Sequence[Row], near: float) -> list[Finding]:
@@ -156,7 +158,7 @@ def _label_balance(file: str, rows: Sequence[Row]) -> list[Finding]:
     if not rare or len(counts) < 2:
         return []
     numbers = [row.line for row in rows if row.label in rare]
-    return [finding("label_balance", file, numbers, {"labels": _some(rare)})]
+    return [finding("label_balance", file, numbers, {"labels": some_of(rare)})]
 
 
 def _across(by_file: Mapping[str, Sequence[Row]], near: float) -> list[Finding]:
@@ -174,7 +176,7 @@ def _across(by_file: Mapping[str, Sequence[Row]], near: float) -> list[Finding]:
         for file in files[1:]:
             unseen = [row for row in by_file[file] if row.label not in known]
             if unseen and None not in known:
-                labels = _some(sorted({str(row.label) for row in unseen}))
+                labels = some_of(sorted({str(row.label) for row in unseen}))
                 numbers = [row.line for row in unseen]
                 findings.append(finding("unseen_label", file, numbers, {"labels": labels}))
     return findings
@@ -199,8 +201,3 @@ def leaks(train: Sequence[Row], test: Sequence[Row], near: float) -> tuple[list[
         if one < len(train) <= other and train[one].id not in own
     }
     return exact, [train[place] for place in sorted(close)]
-
-
-def _some(labels: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(str(label) for label in labels[:most])
-    return f"{shown} and {len(labels) - most} more" if len(labels) > most else shown

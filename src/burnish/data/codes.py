@@ -13,6 +13,11 @@ CODES: dict[str, tuple[Severity, str, str]] = {
         "A column holds pictures, and nothing says that they belong to what is asked.",
         "Name the column (data.columns.image=COLUMN), or leave it as it is.",
     ),
+    "unread_columns": (
+        "warning",
+        "The rows are taken for plain text, though they have other columns.",
+        "Name the columns (data.columns.prompt=, data.columns.label=), or say data.format=text.",
+    ),
     "wrong_shape": ("error", "The row lacks what its format needs.", "Add the key or drop it."),
     "wrong_role": (
         "error",

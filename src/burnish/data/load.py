@@ -3,13 +3,15 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from burnish.core.errors import BadData, TestSplitChanged
 from burnish.core.folders import hash_json
+from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Finding, Message, Row, Split, pictures_of
 from burnish.core.sections import Data, Task
-from burnish.data.check import check_rows, leaks
+from burnish.data.check import check_rows, empty_files, leaks
 from burnish.data.duplicates import clusters, content_hash, continued
 from burnish.data.freeze import freeze, frozen_hashes
 from burnish.data.infer import infer_task, labelled_rows
@@ -33,6 +35,17 @@ class Dataset:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     hashes: Mapping[str, str]
+
+    def tell(self) -> None:
+        """Say what was inferred, and the warnings about the rows."""
+        for note in self.notes:
+            say(note)
+        warnings = [found for found in self.findings if found.severity == "warning"]
+        for found in warnings:
+            say(f"Warning: {found.message} [{found.code}, {Path(found.file).name}]")
+        if warnings:
+            files = " ".join(dict.fromkeys(found.file for found in warnings))
+            say(f"Which rows, and what to do: burnish check {files}")
 
 
 def load(recipe: Recipe, answered: bool = True) -> Dataset:
@@ -90,7 +103,7 @@ def _hash_of_pictures(parts: Sequence[Sequence[Row]]) -> dict[str, str]:
 
 def _findings(part: Read, data: Data) -> list[Finding]:
     files = dict.fromkeys(row.file for row in part.rows)
-    return [
+    return empty_files(part) + [
         finding
         for file in files
         for finding in check_rows(
@@ -103,13 +116,9 @@ def _refuse_errors(findings: Sequence[Finding]) -> None:
     errors = [finding for finding in findings if finding.severity == "error"]
     if not errors:
         return
-    lines = [
-        f"{finding.file}, rows {', '.join(map(str, finding.rows[:5]))}: {finding.message}"
-        for finding in errors[:3]
-    ]
     more = f"\n... and {len(errors) - 3} more findings." if len(errors) > 3 else ""
     raise BadData(
-        "\n".join(lines) + more,
+        "\n".join(finding.said for finding in errors[:3]) + more,
         f"{errors[0].fix}\nAll findings with their rows: burnish check {errors[0].file}",
     )
 

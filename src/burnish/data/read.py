@@ -54,7 +54,7 @@ def read_records(file: Path) -> list[Numbered]:
     records, faults = _records(file)
     for finding in faults.findings():
         if finding.severity == "error":
-            raise BadData(f"{file}, row {finding.rows[0]}: {finding.message}", finding.fix)
+            raise BadData(finding.said, finding.fix)
     return records
 
 
@@ -75,6 +75,8 @@ def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
         return [], faults.findings()
     keys = {str(key) for _, record in records for key in record}
     shape = FORMATS[data.format if data.format != "auto" else _detected(file, keys, data)]
+    if data.format == "auto" and shape is FORMATS["text"]:
+        _look_beside_text(keys, data, faults)
     rows = []
     for number, record in records:
         try:
@@ -92,6 +94,21 @@ def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
         group, kind = _named(record, data.group), _named(record, data.question_type)
         rows.append(replace(row, file=str(file), line=number, group=group, type=kind))
     return rows, faults.findings()
+
+
+def _look_beside_text(keys: set[str], data: Data, faults: "_Faults") -> None:
+    """A table of texts and labels by a name of the house's own looks like plain text."""
+    column = data.columns.text or "text"
+    named = {column, *data.columns.model_dump().values(), data.group, data.question_type}
+    others = sorted(keys - named)
+    if others:
+        faults.add(
+            "unread_columns", 1,
+            f"`{column}` is taken for plain text; beside it, unread: {', '.join(others)}",
+            f"If {others[0]} is the answer: data.columns.prompt={column} and "
+            f"data.columns.label={others[0]} (a class) or data.columns.completion={others[0]}; "
+            "if plain text is meant: data.format=text.",
+        )  # fmt: skip
 
 
 def _named(record: Mapping[str, Any], column: str | None) -> str | None:

@@ -67,8 +67,7 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
     _refuse_judge(recipe)
     recipe = _with_teachers_task(_with_teachers_named(recipe))
     dataset = load(recipe, answered=False)
-    for note in dataset.notes:
-        say(note)
+    dataset.tell()
     recipe = recipe.model_copy(update={"task": dataset.task})
     rows = sample(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     refuse_unanswerable(rows)

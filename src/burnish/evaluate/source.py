@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from burnish.core.folders import write_json
-from burnish.core.progress import say
 from burnish.core.recipe import Recipe
 from burnish.core.records import Scores
 from burnish.core.runs import Run, new_run
@@ -72,8 +71,7 @@ def evaluate_source(
     artifact = find_artifact(name)
     recipe = recipe.model_copy(update={"task": task_of(recipe.task, artifact)})
     dataset = load(recipe)
-    for note in dataset.notes:
-        say(note)
+    dataset.tell()
     task, settings = dataset.task, recipe.evaluate
     rows = sample(dataset.split.test, settings.max_rows, settings.seed)
     refuse_unanswerable(rows)

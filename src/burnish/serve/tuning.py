@@ -14,7 +14,7 @@ from pydantic import Field, TypeAdapter
 
 from burnish.core.errors import BadRecipe, BurnishError
 from burnish.core.recipe import Recipe, make_recipe
-from burnish.core.records import Row
+from burnish.core.records import Row, place_of
 from burnish.core.reinforcement import Reward
 from burnish.core.sections import Task
 from burnish.data.load import load
@@ -142,11 +142,7 @@ def plan(wish: Wish) -> tuple[Recipe, dict[str, Any]]:
         everything = tuple(map(questioned, everything))
     if errors := audit(everything, tokenizer, base.context_length):
         first = errors[0]
-        lines = ", ".join(str(row) for row in first.rows[:5])
-        raise BadFile(
-            *_shown(f"{first.file}, rows {lines}: {first.message}", first.fix, wish),
-            param=_blamed(first.file, wish),
-        )
+        raise BadFile(*_shown(first.said, first.fix, wish), param=_blamed(first.file, wish))
     sides = [side for row in everything for side in row.sides]
     parts = [part for side in sides for part in as_served(tokenizer, side)]
     longest = max(len(encode_row(tokenizer, part, _UNCUT).ids) for part in parts)
@@ -161,8 +157,8 @@ def _require_shape(rows: Sequence[Row], wish: Wish) -> None:
     wrong = [row for row in rows if not method.takes(row)]
     if wrong:
         own = [row for row in wrong if row.file == wrong[0].file]
-        lines = ", ".join(str(row.line) for row in own[:5])
-        said = f"{own[0].file}, rows {lines}: the row isn't of the shape that the method needs."
+        place = place_of(own[0].file, [row.line for row in own])
+        said = f"{place}: the row isn't of the shape that the method needs."
         raise BadFile(*_shown(said, method.wanted, wish), param=_blamed(own[0].file, wish))
 
 

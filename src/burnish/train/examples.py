@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from burnish.core.errors import BadData
-from burnish.core.records import Message, Row
+from burnish.core.records import Message, Row, place_of
 from burnish.models.chat import Encoded
 
 Encode = Callable[[Row], Encoded]
@@ -173,7 +173,10 @@ def judged(rows: Sequence[Row], encode: Encode) -> list[Example]:
 
 
 def questioned(row: Row) -> Row:
-    """The row with an empty answer and nothing else learnt: what is asked, as it will be asked."""
+    """The row with an empty answer and nothing else learnt: what is asked, as it will be asked.
+    Plain text asks nothing and stays what it is."""
+    if row.text is not None:
+        return row
     asked = tuple(
         replace(message, weight=0.0) if message.role == "assistant" else message
         for message in row.question
@@ -214,6 +217,5 @@ def _singles(row: Row) -> list[Row]:
 
 def _refuse(rows: Sequence[Row], what: str, fix: str) -> None:
     if rows:
-        shown = ", ".join(str(row.line) for row in rows[:5])
-        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-        raise BadData(f"{rows[0].file}, rows {shown}{more}: {what}", fix)
+        place = place_of(rows[0].file, [row.line for row in rows])
+        raise BadData(f"{place}: {what}", fix)

@@ -78,8 +78,7 @@ def refuse_unlearnable(
     if errors := [finding for finding in findings if finding.severity == "error"]:
         first = errors[0]
         more = f" (and {len(errors) - 1} more findings)" if len(errors) > 1 else ""
-        shown = ", ".join(str(row) for row in first.rows[:5])
-        raise AuditFailed(f"{first.file}, rows {shown}: {first.message}{more}", first.fix)
+        raise AuditFailed(f"{first.said}{more}", first.fix)
 
 
 def prepare(
