@@ -42,8 +42,21 @@ def rows_of(recipe: Recipe, answered: bool = True) -> "Dataset | None":
 def refuse_unknown(*sources: str) -> None:
     """Raise NotFound unless each is the name of a run or a model, or the folder of an artifact."""
     for source in sources:
-        if not (Path(source) / FACTS).exists():
-            try:
-                find_run(source)
-            except NotFound:
-                find_model(source)
+        if (Path(source) / FACTS).exists():
+            continue
+        try:
+            find_run(source)
+        except NotFound as no_run:
+            if not _is_model(source):
+                raise NotFound(
+                    f"{no_run.what} Nor is a model of that name on this machine.",
+                    f"`burnish runs` lists runs; `burnish pull {source}` fetches a model.",
+                ) from no_run
+
+
+def _is_model(name: str) -> bool:
+    try:
+        find_model(name)
+    except NotFound:
+        return False
+    return True

@@ -49,6 +49,12 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path, text):
         load_recipe(written(tmp_path, text))
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.CSV", "rows.parquet"])
+def test_rows_in_the_place_of_a_recipe_are_pointed_to_their_flag(tmp_path, name):
+    with pytest.raises(BadRecipe, match=f"--train .*{name}"):
+        load_recipe(tmp_path / name)
+
+
 def test_a_file_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(BadRecipe, match="cannot be read"):
         load_recipe(tmp_path / "none.yaml")

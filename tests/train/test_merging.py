@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
-from burnish.core.errors import BadRecipe
+from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.runs import Run, find_run
 from burnish.engines.open import open_any
 from burnish.models.artifact import load_artifact_model, open_artifact
@@ -117,6 +117,8 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_left(pair, recipe_of, d
     ):
         with pytest.raises(BadRecipe, match=words):
             merge(sources, [1.0] * len(sources), Merging(**settings), tmp_path / "none")
+    with pytest.raises(NotFound, match="no run `nowhere`"):
+        merge([a, "nowhere"], [1.0, 1.0], Merging(), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 

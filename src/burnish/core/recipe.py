@@ -23,6 +23,9 @@ from burnish.core.sections import Compare, Data, Evaluate, Model, Rag, Serve, Ta
 from burnish.core.teaching import Distil
 from burnish.core.training import Train
 
+#: Files of these kinds hold rows; who names one where a recipe is wanted has mistaken it.
+_TABLES = {".jsonl", ".ndjson", ".csv", ".tsv", ".parquet"}
+
 
 class Recipe(Section):
     """All that a run needs to know."""
@@ -50,6 +53,11 @@ def load_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
 
     Raises BadRecipe with file, line and the nearest known key.
     """
+    if path.suffix.lower() in _TABLES:
+        raise BadRecipe(
+            f"{path} is a table of rows, and a recipe is wanted here, a YAML file.",
+            f"Name rows as such: --train {path}",
+        )
     try:
         source = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

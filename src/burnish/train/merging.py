@@ -16,9 +16,9 @@ from burnish.core.errors import BadRecipe
 from burnish.core.folders import write_json
 from burnish.core.progress import say
 from burnish.core.recipe import make_recipe
-from burnish.core.runs import Run, new_run
+from burnish.core.runs import Run, find_run, new_run
 from burnish.engines.local import find_artifact
-from burnish.models.artifact import Artifact, find_base, save_artifact
+from burnish.models.artifact import Artifact, find_base, open_artifact, save_artifact
 from burnish.models.load import load_model, load_tokenizer
 
 #: `how` → PEFT's name of it.
@@ -146,10 +146,10 @@ def _with(model: Any, folder: Path, name: str) -> Any:
 
 
 def _adapter(source: str) -> Artifact:
-    """The LoRA adapter of a run. Raises BadRecipe if it holds something else."""
-    artifact = find_artifact(source)
-    kind = _method(artifact) if artifact and artifact.kind == "adapter" else "no adapter"
-    if artifact is None or kind != "lora":
+    """The LoRA adapter of a run. Raises NotFound, and BadRecipe if it holds something else."""
+    artifact = find_artifact(source) or open_artifact(find_run(source).artifact)
+    kind = _method(artifact) if artifact.kind == "adapter" else "no adapter"
+    if kind != "lora":
         raise BadRecipe(
             f"{source} holds {kind}, and only adapters of train.method=lora can be merged.",
             "Name runs of that method. qlora, dora and others are no sum of two matrices on the "
