@@ -216,9 +216,9 @@ def test_what_was_inferred_and_what_seems_wrong_is_said(write_rows, capsys):
     load(recipe_for(write_rows("rows.jsonl", table))).tell()
     load(recipe_for(write_rows("fine.jsonl", labelled(60)))).tell()
 
-    said, fine = capsys.readouterr().err.split("burnish check")
+    said, fine = capsys.readouterr().err.split("data.format=text.")
     assert "Task: generation (the rows are plain text)." in said
-    assert "beside it, unread: queue. [unread_columns, rows.jsonl]" in said
+    assert "Warning: rows.jsonl, row 1: `text` is taken for plain text; beside it, unread" in said
     assert "2 labels" in fine and "Warning" not in fine
 
 

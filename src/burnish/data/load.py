@@ -9,7 +9,7 @@ from burnish.core.errors import BadData, TestSplitChanged
 from burnish.core.folders import hash_json
 from burnish.core.progress import say
 from burnish.core.recipe import Recipe
-from burnish.core.records import Finding, Message, Row, Split, pictures_of
+from burnish.core.records import Finding, Message, Row, Split, pictures_of, place_of
 from burnish.core.sections import Data, Task
 from burnish.data.check import check_rows, empty_files, leaks
 from burnish.data.duplicates import clusters, content_hash, continued
@@ -40,12 +40,10 @@ class Dataset:
         """Say what was inferred, and the warnings about the rows."""
         for note in self.notes:
             say(note)
-        warnings = [found for found in self.findings if found.severity == "warning"]
-        for found in warnings:
-            say(f"Warning: {found.message} [{found.code}, {Path(found.file).name}]")
-        if warnings:
-            files = " ".join(dict.fromkeys(found.file for found in warnings))
-            say(f"Which rows, and what to do: burnish check {files}")
+        for found in self.findings:
+            if found.severity == "warning":
+                place = place_of(Path(found.file).name, found.rows)
+                say(f"Warning: {place}: {found.message} {found.fix}")
 
 
 def load(recipe: Recipe, answered: bool = True) -> Dataset:
