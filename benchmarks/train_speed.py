@@ -33,9 +33,11 @@ from pathlib import Path
 from typing import Any
 
 MODEL = "smollm2-135m-instruct"
-RANK, ALPHA, RATE = 16, 32, 5e-4
+RANK, ALPHA = 16, 32
 DESK = Path(__file__).parents[1] / "examples" / "support-desk"
 Losses = list[float]
+#: Losses and seconds of the steps, and what was learnt, by name.
+Trained = tuple[Losses, list[float], dict[str, Any]]
 
 
 def shared_rows(count: int) -> list[Any]:
@@ -124,6 +126,13 @@ def same_start(weights: dict[str, Any]) -> None:
             weights[name].data.copy_(exact)
 
 
+def adapter() -> Any:
+    """What PEFT is to train."""
+    from peft import LoraConfig
+
+    return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
 def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
     """Base model's folder, tokenizer, and the rows as tokens."""
     from burnish.models.chat import encode_row
@@ -136,7 +145,7 @@ def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
     return base, tokenizer, [encode_row(tokenizer, row, 1024) for row in rows]
 
 
-def ours(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
+def ours(arguments: argparse.Namespace) -> Trained:
     """burnish: its own loop, batches, layers and optimizer."""
     from burnish.core.recipe import make_recipe
     from burnish.train.adapters import trainable
@@ -148,7 +157,8 @@ def ours(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
     changes = [
         f"train.batch_size={arguments.batch}", f"train.threads={arguments.threads}",
         f"model.dtype={arguments.dtype}", "train.schedule=constant", "train.warmup_share=0",
-        f"train.learning_rate={RATE}", f"train.method.rank={RANK}", f"train.method.alpha={ALPHA}",
+        f"train.learning_rate={arguments.rate}", f"train.method.rank={RANK}",
+        f"train.method.alpha={ALPHA}",
         f"train.gradient_checkpointing={str(arguments.checkpointing).lower()}",
         f"train.compile={str(arguments.compile).lower()}",
     ]  # fmt: skip
@@ -163,14 +173,13 @@ def ours(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
         plan.optimizer.clip()
         plan.optimizer.step(step)
         seconds.append(time.perf_counter() - begun)
-    return losses, seconds
+    return losses, seconds, trainable(plan.model)
 
 
-def trl(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
+def trl(arguments: argparse.Namespace) -> Trained:
     """TRL's SFTTrainer with its defaults, but for what the comparison fixes."""
     import torch
     from datasets import Dataset
-    from peft import LoraConfig
     from transformers import TrainerCallback
     from trl import SFTConfig, SFTTrainer
 
@@ -206,38 +215,34 @@ def trl(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
             args=SFTConfig(
                 output_dir=folder, max_steps=arguments.steps, use_cpu=True, bf16=low,
                 per_device_train_batch_size=arguments.batch, completion_only_loss=True,
-                learning_rate=RATE, lr_scheduler_type="constant", weight_decay=0.0,
+                learning_rate=arguments.rate, lr_scheduler_type="constant", weight_decay=0.0,
                 gradient_checkpointing=arguments.checkpointing, logging_steps=1, report_to=[],
                 save_strategy="no", disable_tqdm=True,
             ),
             train_dataset=Dataset.from_list(learnt),
             processing_class=tokenizer,
-            peft_config=LoraConfig(
-                r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
+            peft_config=adapter(),
             callbacks=[Watch()],
         )  # fmt: skip
-        same_start({n: p for n, p in trainer.model.named_parameters() if p.requires_grad})
+        weights = {n: p for n, p in trainer.model.named_parameters() if p.requires_grad}
+        same_start(weights)
         trainer.train()
-    return losses, [end - begin for begin, end in itertools.pairwise(ends)]
+    return losses, [end - begin for begin, end in itertools.pairwise(ends)], weights
 
 
-def reference(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
+def reference(arguments: argparse.Namespace) -> Trained:
     """A plain float32 loop, row by row, with all logits: what the losses should be."""
     import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
 
     from burnish.models.load import load_model
 
     base, _, rows = loaded(arguments)
     torch.set_num_threads(arguments.threads)
-    config = LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    model: Any = get_peft_model(load_model(base, torch.float32), config)
+    model: Any = get_peft_model(load_model(base, torch.float32), adapter())
     weights = {n: p for n, p in model.named_parameters() if p.requires_grad}
     same_start(weights)
-    adamw = torch.optim.AdamW(weights.values(), lr=RATE, weight_decay=0.0)
+    adamw = torch.optim.AdamW(weights.values(), lr=arguments.rate, weight_decay=0.0)
     losses, seconds = [], []
     for step in range(arguments.steps):
         begun = time.perf_counter()
@@ -256,10 +261,10 @@ def reference(arguments: argparse.Namespace) -> tuple[Losses, list[float]]:
         adamw.zero_grad()
         losses.append(total)
         seconds.append(time.perf_counter() - begun)
-    return losses, seconds
+    return losses, seconds, weights
 
 
-SIDES: dict[str, Callable[[argparse.Namespace], tuple[Losses, list[float]]]] = {
+SIDES: dict[str, Callable[[argparse.Namespace], Trained]] = {
     "ours": ours,
     "trl": trl,
     "reference": reference,
@@ -268,7 +273,7 @@ SIDES: dict[str, Callable[[argparse.Namespace], tuple[Losses, list[float]]]] = {
 
 def measure(side: str, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train one side in this process."""
-    losses, seconds = SIDES[side](arguments)
+    losses, seconds, _ = SIDES[side](arguments)
     lengths = [len(row.ids) for row in loaded(arguments)[2]]
     size = arguments.batch
     tokens = [sum(lengths[i * size : (i + 1) * size]) for i in range(arguments.steps)]
@@ -365,6 +370,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=5e-4, help="the learning rate")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--rows", choices=sorted(ROWS), help="only this kind")

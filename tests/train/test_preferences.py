@@ -308,7 +308,7 @@ def test_rows_of_another_shape_than_the_objective_learns_from_are_refused(plan_o
         plan_of(plain, "train.objective=dpo")
     with pytest.raises(BadData, match="nothing says whether"):
         plan_of(plain, "train.objective=kto")
-    with pytest.raises(BadData, match="rows 2: the answer is undesirable"):
+    with pytest.raises(BadData, match="row 2: the answer is undesirable"):
         plan_of(preferring(plain, "kto"), "train.objective=sft")
     assert len(plan_of(preferring(plain), "train.objective=sft").rows) == 3
 
