@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from train_speed import ALPHA, MODEL, RANK, gap, plain_rows, same_start
+from train_speed import ALPHA, MODEL, RANK, adapter, gap, plain_rows, same_start
 
 RATE, BETA = 5e-5, 0.1
 INSTRUCTION = (
@@ -105,7 +105,6 @@ def trl(arguments: argparse.Namespace) -> tuple[list[float], Seconds]:
     """TRL's DPOTrainer with its defaults, but for what the comparison fixes."""
     import torch
     from datasets import Dataset
-    from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
     from burnish.models.load import load_model, load_tokenizer
@@ -131,9 +130,7 @@ def trl(arguments: argparse.Namespace) -> tuple[list[float], Seconds]:
             ),
             train_dataset=Dataset.from_list(_tokens(rows)),
             processing_class=load_tokenizer(base),
-            peft_config=LoraConfig(
-                r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM"
-            ),
+            peft_config=adapter(),
         )  # fmt: skip
         same_start({n: p for n, p in trainer.model.named_parameters() if p.requires_grad})
         begun = now()

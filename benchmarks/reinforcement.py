@@ -38,15 +38,13 @@ class Bench:
         """Train, and ask what was trained."""
         from burnish import api
 
-        file = self.home / "rows.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows_of(self.given.task)))
         always = [
             f"task.kind={self.given.task}", f"train.seed={self.seed}", "train.batch_size=8",
             "train.epochs=50", "train.patience=0", "data.test_share=0.3",
             f"evaluate.max_rows={self.given.questions}",
         ]  # fmt: skip
         wishes: Any = {
-            "train": [file],
+            "train": [self.home / "rows.jsonl"],
             "model": "smollm2-135m-instruct",
             "changes": [*always, *changes],
         }
@@ -68,6 +66,8 @@ class Bench:
     def all_three(self) -> dict[str, dict[str, Any]]:
         """The beginning, and what went on from it."""
         given = self.given
+        lines = (json.dumps(row) + "\n" for row in rows_of(given.task))
+        (self.home / "rows.jsonl").write_text("".join(lines))
         reward = "{kind: metric, metric: auto}"
         if given.words:
             (self.home / "rule.py").write_text(RULE)

@@ -8,3 +8,8 @@ from operator import eq
 def same_beginning(one: Sequence[object], *others: Sequence[object]) -> int:
     """How many items (tokens, characters) all of these begin with together."""
     return min((sum(takewhile(bool, map(eq, one, other))) for other in others), default=len(one))
+
+
+def shared_length(sequences: Sequence[Sequence[object]]) -> int:
+    """How many items all of these begin with together, if at least one is left to each."""
+    return max(min(same_beginning(*sequences), min(map(len, sequences)) - 1), 0)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from burnish.core.beginnings import same_beginning
+from burnish.core.beginnings import shared_length
 from burnish.core.records import Answer, Prompt, TokenLogprob
 from burnish.engines.cache import GrowingCache
 from burnish.engines.grammar import Matcher
@@ -298,8 +298,7 @@ def prefill(
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The tokens that all prompts begin with; at least one token is left to each."""
-    shortest = min(prompts, key=len)
-    return list(shortest[: min(same_beginning(*prompts), len(shortest) - 1)])
+    return list(prompts[0][: shared_length(prompts)])
 
 
 def _widened(mask: torch.Tensor, width: int) -> torch.Tensor:

@@ -11,7 +11,8 @@ and memory is bounded.
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from burnish.engines.decode import Prefix, Request, common_prefix
+from burnish.core.beginnings import same_beginning, shared_length
+from burnish.engines.decode import Prefix, Request
 from burnish.engines.protocol import Stepped
 
 #: An engine and who asks it.
@@ -49,8 +50,8 @@ class Prefixes:
         kept = self._longest(whose, ids)
         had = len(kept.ids) if kept else 0
         others = [seen for seen in self._seen.get(whose, ()) if seen is not ids]
-        shared = max((common_prefix([ids, seen]) for seen in others), key=len, default=[])
-        shared = shared[: self._room(engine)]
+        length = max((shared_length([ids, seen]) for seen in others), default=0)
+        shared = list(ids[: min(length, self._room(engine))])
         if len(shared) < had + _LEAST:
             return kept, had
         longer = engine.read_prefix(shared, kept)
@@ -62,7 +63,7 @@ class Prefixes:
         found: tuple[int, tuple[_Whose, tuple[int, ...]]] | None = None
         for key in self._kept:
             if key[0] == whose:
-                length = len(common_prefix([[*key[1], -1], ids]))
+                length = min(same_beginning(key[1], ids), len(ids) - 1)
                 if length >= _LEAST and (found is None or length > found[0]):
                     found = length, key
         if found is None:

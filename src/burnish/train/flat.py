@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import torch
 
-from burnish.core.beginnings import same_beginning
+from burnish.core.beginnings import shared_length
 from burnish.models.chat import Encoded
 from burnish.train.examples import Example, answers_of
 
@@ -116,7 +116,7 @@ def shared_prefix(rows: Sequence[Encoded]) -> int:
     """
     if len(rows) < 2:
         return 0
-    return min(same_beginning(*(row.ids for row in rows)), *(len(row.ids) - 1 for row in rows))
+    return shared_length([row.ids for row in rows])
 
 
 def flatten(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
