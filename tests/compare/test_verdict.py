@@ -15,7 +15,7 @@ from burnish.compare.verdict import (
     judge,
     surely_worse,
 )
-from burnish.core import stats
+from burnish.core import resampling, stats
 from burnish.core.records import Prediction, Scores
 from burnish.core.sections import Compare
 from burnish.core.stats import mean_interval
@@ -251,7 +251,7 @@ def test_a_planted_gain_ships_with_the_power_promised():
 
 
 def test_fine_scores_without_a_gain_ship_in_at_most_alpha(monkeypatch):
-    monkeypatch.setattr(stats, "DRAWS", 500)
+    monkeypatch.setattr(resampling, "DRAWS", 500)
     random = np.random.default_rng(13)
     shipped = 0
     for _ in range(200):
