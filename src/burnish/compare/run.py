@@ -11,6 +11,7 @@ from burnish.compare.ceiling import CEILING, covered
 from burnish.compare.costs import Costs, costs_of, in_words
 from burnish.compare.encoder import refuse_encoders
 from burnish.compare.forgetting import Forgetting
+from burnish.compare.looks import alpha_of, look_at
 from burnish.compare.models import Models
 from burnish.compare.page import contents_of
 from burnish.compare.retrieval import open_documents
@@ -82,7 +83,8 @@ class Comparison:
     @property
     def better(self) -> list[str]:
         """The routes that beat the plain prompt by more than luck, Holm-adjusted; no ceiling."""
-        return better_than_incumbent(self.tests, self.recipe.compare.alpha)
+        alpha = alpha_of(self.recipe.compare.alpha, self.verdict.look)
+        return better_than_incumbent(self.tests, alpha)
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish compare --json` prints."""
@@ -268,7 +270,10 @@ def compare(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = N
         run=run,
         dataset=dataset,
         recipe=recipe,
-        verdict=_told(judge(scores, recipe.compare, list(again.values())), setting),
+        verdict=_told(
+            judge(scores, recipe.compare, list(again.values()), look_at(rows, scores, run.id)),
+            setting,
+        ),
         routes=routes,
         tests=against_incumbent(scores, recipe.compare, recipe.evaluate.confidence),
         again=again,

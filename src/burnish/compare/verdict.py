@@ -1,7 +1,7 @@
 """Was fine-tuning worth it? One of three decisions, with the reason in plain words.
 
-    ship                  better than every other route (p < alpha each), by at least `least_gain`,
-                          and the whole interval of the gain lies above 0
+    ship                  better than every other route (p < alpha / 2 each at a first look), by at
+                          least `least_gain`, and the whole interval of the gain lies above 0
     dont_fine_tune        the whole interval lies below `least_gain`
     not_enough_evidence   neither can be said with this many questions; about N more would do
 
@@ -10,8 +10,9 @@ comparison must succeed, the chance of shipping a fine-tune that is no better th
 stays at alpha, however many rivals there are and although the best one is found by looking.
 Each end of the interval has a share of alpha (Bonferroni): of the routes that the best rival, or
 the best trained route, was chosen from by looking, and never more than half, so that the interval
-is one of 95 % or more and the decision can be read off it. `docs/evidence.md` has the argument,
-`benchmarks/planted_null.py` the proof by trying.
+is one of 95 % or more and the decision can be read off it. Who looks again, at more rows or with
+another fine-tune, has a smaller share each time (`compare.looks`). `docs/evidence.md` has the
+argument, `benchmarks/planted_null.py` the proof by trying.
 
 Where the judged route was trained with several seeds, the one that would ship is the first; the
 interval is made wide enough for the gain that such a training gives (`core.stats.repeated_gain`).
@@ -23,7 +24,8 @@ from statistics import mean
 from typing import Literal
 
 from burnish.compare.ceiling import CEILING
-from burnish.core.clusters import hang_together
+from burnish.compare.looks import alpha_of
+from burnish.core.clusters import FEW, effective_number, hang_together
 from burnish.core.records import Interval, Scores
 from burnish.core.sections import Compare
 from burnish.core.stats import (
@@ -53,7 +55,7 @@ class Verdict:
     `judged` is the trained route that it is about, empty if there is none; `gain` is its gain over
     the best rival, with an interval of level `confidence`; `p_value` the worst over all rivals, by
     which it ships; `visible` the smallest gain that this test size sees with the power asked for;
-    `more_rows` the test rows that are missing.
+    `more_rows` the test rows that are missing; `look` the number of this look at the questions.
     """
 
     decision: Decision
@@ -67,6 +69,7 @@ class Verdict:
     p_value: float | None
     visible: float
     more_rows: int
+    look: int = 1
 
 
 def best_trained(routes: Mapping[str, Scores]) -> str | None:
@@ -75,10 +78,13 @@ def best_trained(routes: Mapping[str, Scores]) -> str | None:
     return max(trained, key=lambda name: routes[name].interval.value) if trained else None
 
 
-def judge(routes: Mapping[str, Scores], settings: Compare, again: Sequence[Scores] = ()) -> Verdict:
+def judge(
+    routes: Mapping[str, Scores], settings: Compare, again: Sequence[Scores] = (), look: int = 1
+) -> Verdict:
     """The verdict over routes that were measured on the same questions; a ceiling has no say.
 
-    `again` are the scores of the judged route, trained with other seeds.
+    `again` are the scores of the judged route, trained with other seeds; `look` is the number of
+    this look at the questions, which decides what it may spend of alpha.
     """
     routes = _in_question(routes)
     rivals = {name: scores for name, scores in routes.items() if name not in TRAINED}
@@ -86,7 +92,7 @@ def judge(routes: Mapping[str, Scores], settings: Compare, again: Sequence[Score
     if judged is None or not rivals:
         return _nothing_to_decide(routes)
     rival = max(rivals, key=lambda name: rivals[name].interval.value)
-    share = settings.alpha / max(len(rivals), _candidates(routes), 2)
+    share, next_share = (_share(routes, alpha_of(settings.alpha, one)) for one in (look, look + 1))
     ours, theirs, clusters = routes[judged].beside(routes[rival])
     gain = paired_test(ours, theirs, clusters, 1 - 2 * share)
     if again:
@@ -95,7 +101,8 @@ def judge(routes: Mapping[str, Scores], settings: Compare, again: Sequence[Score
         gain = replace(gain, gain=_wider(gain.gain, spread))
     p_value = _worst_p_value(routes, judged, settings)
     decision: Decision = "not_enough_evidence"
-    if _is_real(gain, p_value, settings) and gain.gain.value >= settings.least_gain:
+    alpha = alpha_of(settings.alpha, look)
+    if _is_real(gain, p_value, alpha) and gain.gain.value >= settings.least_gain:
         decision = "ship"
     elif max(_most_favourable(routes, rival, share), gain.gain.high) < settings.least_gain:
         decision = "dont_fine_tune"
@@ -110,12 +117,13 @@ def judge(routes: Mapping[str, Scores], settings: Compare, again: Sequence[Score
         confidence=1 - 2 * share,
         p_value=p_value,
         visible=min(smallest_visible(ours, theirs, share, settings.power, clusters), 1.0),
-        more_rows=_more_rows(routes, (judged, rival), share, settings)
+        more_rows=_more_rows(routes, (judged, rival), next_share, settings)
         if decision == "not_enough_evidence"
         else 0,
+        look=look,
     )
     headline, reason = _words(verdict, gain, routes, settings)
-    return replace(verdict, headline=headline, reason=reason)
+    return replace(verdict, headline=headline, reason=reason + _looked(verdict, settings))
 
 
 def against_incumbent(
@@ -204,9 +212,15 @@ def _wider(one: Interval, other: Interval) -> Interval:
     return replace(one, low=min(one.low, other.low), high=max(one.high, other.high))
 
 
-def _is_real(gain: PairedTest, p_value: float, settings: Compare) -> bool:
+def _is_real(gain: PairedTest, p_value: float, alpha: float) -> bool:
     """Whether the gain is more than luck, by the test and by the interval that is shown."""
-    return p_value < settings.alpha and gain.gain.low > 0
+    return p_value < alpha and gain.gain.low > 0
+
+
+def _share(routes: Mapping[str, Scores], alpha: float) -> float:
+    """The share of a look's alpha (half of all at the first one) at each end of the interval."""
+    rivals = len(routes) - _candidates(routes)
+    return 2 * alpha / max(rivals, _candidates(routes), 2)
 
 
 def _candidates(routes: Mapping[str, Scores]) -> int:
@@ -229,7 +243,8 @@ def _more_rows(
     """Test rows with which the open question would be decided with the power asked for.
 
     A gain that looks worth having must be told from none; a smaller one from a gain that is worth
-    having; both at the bound's share of alpha. `pair` is the judged route and its rival.
+    having; both at the share of alpha that the next look will have. `pair` is the judged route
+    and its rival.
     """
     ours, theirs, clusters = routes[pair[0]].beside(routes[pair[1]])
     gain = mean(ours) - mean(theirs)
@@ -306,13 +321,14 @@ def _words(
         )
     open_question = (
         f"That is more than luck, but may be less than the {least} asked for"
-        if _is_real(gain, verdict.p_value or 0, settings)
+        if _is_real(gain, verdict.p_value or 0, alpha_of(settings.alpha, verdict.look))
         else f"That is neither surely more than luck nor surely less than the {least} asked for"
     )
     return f"Not enough evidence: collect about {verdict.more_rows:,} more test rows.", (
         f"{measured} {open_question}: with this many questions a true gain is seen "
         f"{settings.power:.0%} of the time only from {visible} on. About {verdict.more_rows:,} "
-        f"more test rows would decide it; until then use {other}."
+        f"more test rows would decide it, with what the next look may spend of alpha; until then "
+        f"use {other}."
     )
 
 
@@ -320,7 +336,22 @@ def _hanging(clusters: Sequence[int]) -> str:
     """What else is said of questions that are no independent ones."""
     if not hang_together(clusters):
         return ""
-    return f" (of {len(set(clusters))} groups or conversations, each of which counts as one draw)"
+    told = f" (of {len(set(clusters))} groups or conversations, each of which counts as one draw"
+    number = effective_number(clusters)
+    if number < FEW:
+        told += f"; the largest weigh so much that they tell no more than {number:.1f} equal ones"
+    return f"{told})"
+
+
+def _looked(verdict: Verdict, settings: Compare) -> str:
+    """What is said of a look that isn't the first one."""
+    if verdict.look < 2:
+        return ""
+    spent = alpha_of(settings.alpha, verdict.look)
+    return (
+        f" This is look {verdict.look} at these questions: each spends its share of the "
+        f"{settings.alpha:.0%} chance of a wrong ship, and this one has {spent:.2%}."
+    )
 
 
 def _points(share: float) -> str:

@@ -43,7 +43,9 @@ class Bootstrap:
         is corrected for skewness if it lies further out."""
         z = float(norm.ppf(tail)) + self.acceleration
         bends = 1 - self.acceleration * z
-        corrected = float(norm.cdf(self.acceleration + z / bends)) if bends > 0 else float(tail > 0.5)
+        corrected = (
+            float(norm.cdf(self.acceleration + z / bends)) if bends > 0 else float(tail > 0.5)
+        )
         further = min if tail < 0.5 else max
         return float(np.quantile(self.means, further(tail, corrected)))
 

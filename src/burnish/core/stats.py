@@ -57,9 +57,9 @@ def mean_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Mean of any scores: Wilson if they are all 0 or 1, else the bootstrap
-    (Efron & Tibshirani 1993; Efron 1987) over the scores and two more, a 0 and a 1. If some questions share a
-    cluster, whole clusters are drawn, and the mean is the ratio of their sums (`interval_of`).
+    """Mean of any scores: Wilson if they are all 0 or 1, else the bootstrap (Efron & Tibshirani
+    1993; Efron 1987) over the scores and two more, a 0 and a 1. If some questions share a cluster,
+    whole clusters are drawn, and the mean is the ratio of their sums (`interval_of`).
 
     The two keep it honest where nearly all scores are equal, as Agresti & Coull (1998) do for
     proportions: of 10 answers with F1 near 1, the plain bootstrap and BCa cover 42 to 78 %.
@@ -268,7 +268,8 @@ def rows_needed(
     most = 2.0
     while varies.missing(gain, most, alpha, power) > 0:
         most *= 2
-    return math.ceil(brentq(lambda n: varies.missing(gain, n, alpha, power), 1e-9, most))
+    found = float(brentq(lambda n: varies.missing(gain, n, alpha, power), 1e-9, most))
+    return math.ceil(found)
 
 
 def smallest_visible(
