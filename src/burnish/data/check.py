@@ -9,7 +9,7 @@ from ftfy.badness import is_bad
 
 from burnish.core.records import Finding, Row, some_of
 from burnish.data.codes import CODES
-from burnish.data.duplicates import content_hash, continued, near_pairs, plain, question
+from burnish.data.duplicates import continued, near_pairs, plain, question, said_hash
 from burnish.data.personal import personal_kinds
 from burnish.data.read import Read
 
@@ -109,7 +109,7 @@ def _in_order(roles: Sequence[str]) -> bool:
 def _repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
     """Exact and near duplicates, turns that are learnt in several rows, and one question with
     different answers."""
-    hashes = [content_hash(row) for row in rows]
+    hashes = [said_hash(row) for row in rows]
     count = Counter(hashes)
     exact = [row.line for row, own in zip(rows, hashes, strict=True) if count[own] > 1]
     answers: dict[str, set[str]] = defaultdict(set)
@@ -139,7 +139,7 @@ def _contradictions(rows: Sequence[Row]) -> list[int]:
     judged: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.desirable is not None:
-            judged[content_hash(replace(row, desirable=None))].append(row)
+            judged[said_hash(replace(row, desirable=None))].append(row)
     return sorted(
         row.line
         for same in judged.values()

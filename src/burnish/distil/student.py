@@ -141,7 +141,8 @@ def student_of(recipe: Recipe) -> str:
     source = settings.teacher.model if settings.layers_of == "teacher" else recipe.model.name
     rows = measured_rows(recipe)
     sizes = [settings.neurons, settings.heads, settings.pieces]
-    by = [*sizes, *map(content_hash, rows)] if rows else []
+    most = recipe.train.max_length
+    by = [*sizes, most, *map(content_hash, rows)] if rows else []
     origin = hash_json([weights_hash(source), settings.layers, *by])
     artifact = find_artifact(source)
     base = find_model(artifact.base if artifact else source)
@@ -154,7 +155,7 @@ def student_of(recipe: Recipe) -> str:
         return name
     model, tokenizer = _whole(base, artifact)
     writes = bool(artifact) or base.kind == "causal"
-    texts = texts_of(rows, tokenizer, writes, recipe.train.max_length)
+    texts = texts_of(rows, tokenizer, writes, most)
     pieces = cut(model, tokenizer, settings, texts)
     say(f"Student: {', '.join(settings.cuts)} of {source}.")
     before = read_manifest(base.path)

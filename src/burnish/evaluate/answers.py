@@ -1,12 +1,13 @@
 """Answers, kept by the content of what was asked of whom: nothing is asked twice.
 
 Who is killed has lost at most one block of answers. The key holds all that an answer
-depends on: weights, prompts, expected answers, metric, and the version of the code.
+depends on: weights and their number format, prompts, expected answers, metric, and the version of
+the code. What a row says beside its question is never taken from here.
 """
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from burnish.core.progress import progress, say
 from burnish.core.records import Prediction, Prompt, Scores
 from burnish.core.sections import Evaluate, Task
 from burnish.core.settings import workspace
+from burnish.engines.local import answering_dtype
 from burnish.engines.protocol import Engine
 from burnish.evaluate.latency import latencies
 from burnish.evaluate.run import Asked, ask, load_predictions, save_predictions, score
@@ -54,7 +56,11 @@ def measured(identity: str, engine: Engine, asked: Asked, task: Task, settings: 
                 bar.advance(len(block.rows))
             else:
                 save_predictions(file, ask(engine, block, metric, settings.batch_size, bar))
-            predictions += load_predictions(file)
+            # Which questions hang together is said by the rows, and may have been learnt since.
+            predictions += [
+                replace(one, group=row.group or "")
+                for one, row in zip(load_predictions(file), block.rows, strict=True)
+            ]
     return score(predictions, metric, task, settings)
 
 
@@ -71,7 +77,8 @@ def timed(identity: str, engine: Engine, prompts: Sequence[Prompt]) -> list[floa
 
 def _key(identity: str, block: Asked, metric: str) -> list[Any]:
     prompts = [prompt.as_dict() for prompt in block.prompts]
-    return [identity, prompts, [(row.id, row.expected) for row in block.rows], metric]
+    asked = [(row.id, row.expected) for row in block.rows]
+    return [identity, str(answering_dtype()), prompts, asked, metric]
 
 
 def _kept(kind: str, key: list[Any], ending: str) -> Path:

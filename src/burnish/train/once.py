@@ -23,7 +23,7 @@ from burnish.train.auto import settled
 from burnish.train.run import code_of, train
 
 #: Raised when the same settings come to mean other weights, by another default or another loop.
-_MAKE = 2
+_MAKE = 3
 
 
 def trained(recipe: Recipe, dataset: Dataset) -> Run:
@@ -61,9 +61,9 @@ def folder_of(recipe: Recipe, dataset: Dataset) -> Path:
     objective = recipe.train.objective
     teacher = [weights_hash(name) for name in _models_of(objective)]
     teacher += [hash_file(file) for file in code_of(objective).values()]
-    if isinstance(objective, Grpo):
-        teacher.append(hash_json([repr(sorted(row.item.items())) for row in dataset.split.train]))
-    key = hash_json([_MAKE, rows, kinds, settings, recipe.model.dtype, base.sha256, *teacher])
+    # The artifact holds the task: labels that no row has, for one.
+    task = dataset.task.model_dump(mode="json", exclude_defaults=True)
+    key = hash_json([_MAKE, rows, task, kinds, settings, recipe.model.dtype, base.sha256, *teacher])
     return runs_folder() / f"train-{key[:12]}"
 
 
