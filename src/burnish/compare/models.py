@@ -19,6 +19,7 @@ from burnish.engines.open import open_any
 from burnish.engines.protocol import Engine
 from burnish.engines.teacher import open_teacher
 from burnish.evaluate.answers import Measured, measured, timed
+from burnish.evaluate.latency import Timing
 from burnish.evaluate.run import Asked
 
 #: Questions after which a route may be given up. A quarter of the rows at most, since who isn't
@@ -53,11 +54,11 @@ class Models:
         scores = scores or self._scores(identity, engine, asked)
         if isinstance(engine, Endpoint):
             # What came back from elsewhere was timed on the way; asking again costs money.
-            seconds = [prediction.seconds for prediction in scores.predictions]
+            timing = Timing([prediction.seconds for prediction in scores.predictions])
         else:
-            seconds = timed(identity, engine, prompts)
+            timing = timed(name, identity, engine, prompts)
         self.run.events.write(event="measured", route=name, value=scores.interval.value)
-        return Measured(scores, seconds, engine.memory_bytes)
+        return Measured(scores, timing.seconds, engine.memory_bytes, timing.busy)
 
     def _hopeless(
         self, identity: str, engine: Engine, asked: Asked, beside: Mapping[str, Scores]

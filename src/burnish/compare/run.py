@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.compare.ceiling import CEILING, covered
-from burnish.compare.costs import Costs, costs_of, in_words
+from burnish.compare.costs import Costs, Work, costs_of, in_words
 from burnish.compare.encoder import refuse_encoders
 from burnish.compare.forgetting import Forgetting
 from burnish.compare.looks import alpha_of, look_at
@@ -42,6 +42,7 @@ from burnish.data.split import sample
 from burnish.engines.teacher import open_teacher, price
 from burnish.evaluate.answers import Measured
 from burnish.evaluate.calibration import Calibrated, calibrated
+from burnish.evaluate.latency import waited
 from burnish.evaluate.run import save_predictions, summary
 from burnish.evaluate.tasks import refuse_unanswerable
 from burnish.models.audit import audit
@@ -140,6 +141,7 @@ class Comparison:
             "p_value": test.p_value if test else None,
             "gain": asdict(test.gain) if test else None,
             "memory_bytes": route.memory_bytes,
+            "busy": route.busy,
             "cost_per_1000": cost,
         }
 
@@ -165,9 +167,14 @@ class Comparison:
         judged = self.verdict.judged
         if not judged or not self.training:
             return None
-        prices = {name: float(self._route(name)["cost_per_1000"]) for name in self.routes}
-        hour = self.recipe.compare.price_per_hour
-        return costs_of(prices, judged, self.training_seconds, hour)
+        work = {name: self._work(name) for name in self.routes}
+        hour, level = self.recipe.compare.price_per_hour, self.recipe.evaluate.confidence
+        return costs_of(work, judged, self.training_seconds, hour, level)
+
+    def _work(self, name: str) -> Work:
+        facts, route = self._route(name), self.routes[name]
+        tokens = facts["tokens_in"] + facts["tokens_out"]
+        return Work(tokens, route.latencies, facts["cost_per_1000"], route.busy)
 
     def _costs(self) -> dict[str, Any] | None:
         costs = self.costs
@@ -187,7 +194,7 @@ class Comparison:
             p_value = "" if route["p_value"] is None else f"p = {route['p_value']:.2g}"
             lines.append(
                 f"  {name:<{width}} {spread:<26} {p_value:<12} "
-                f"{route['latency_p50_s'] * 1000:6.0f} ms {route['tokens_in']:6.0f} tokens in"
+                f"{waited(route):<22} {route['tokens_in']:6.0f} tokens in"
             )
         scores = asked_in_full({name: route.scores for name, route in self.routes.items()})
         first = next(iter(scores.values()))

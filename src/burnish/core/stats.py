@@ -165,7 +165,7 @@ def loss_bound(
     least = (lost - won) / n + 1e-9
     if least >= 1:
         return 1.0
-    exact = 0.0 if won else float(beta.ppf(confidence, lost + 1, n - lost))
+    exact = -1.0 if won else float(beta.ppf(confidence, lost + 1, n - lost))
     return max(float(brentq(too_large, least, 1.0)), exact)
 
 

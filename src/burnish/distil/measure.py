@@ -160,7 +160,8 @@ def _sit(exam: Exam, sitter: Sitter) -> Measured:
     prompts = exam.prompts(engine.count_tokens, sitter.told, sitter.thoughts)
     asked = Asked(exam.rows, prompts, f"Asking {sitter.name}")
     scores = measured(weights, engine, asked, exam.dataset.task, exam.recipe.evaluate)
-    return Measured(scores, timed(weights, engine, prompts), engine.memory_bytes)
+    timing = timed(sitter.name, weights, engine, prompts)
+    return Measured(scores, timing.seconds, engine.memory_bytes, timing.busy)
 
 
 def savings(student: Measured, teacher: Measured, recipe: Recipe) -> Savings:

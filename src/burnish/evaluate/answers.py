@@ -7,19 +7,20 @@ the code. What a row says beside its question is never taken from here.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from burnish import __version__
 from burnish.core.folders import hash_json, write_json
+from burnish.core.machine import machine
 from burnish.core.progress import progress, say
 from burnish.core.records import Prediction, Prompt, Scores
 from burnish.core.sections import Evaluate, Task
 from burnish.core.settings import workspace
 from burnish.engines.local import answering_dtype
 from burnish.engines.protocol import Engine
-from burnish.evaluate.latency import latencies
+from burnish.evaluate.latency import Timing, time_alone
 from burnish.evaluate.run import Asked, ask, load_predictions, save_predictions, score
 from burnish.evaluate.tasks import deciding_metric
 
@@ -31,11 +32,13 @@ _BLOCK = 256
 class Measured:
     """One model as it was measured on the test questions.
 
-    Seconds of single requests, bytes of its weights."""
+    Seconds of single requests, bytes of its weights, and the share of the processors that other
+    programs used while it was timed."""
 
     scores: Scores
     latencies: Sequence[float]
     memory_bytes: int
+    busy: float = 0.0
 
 
 def measured(identity: str, engine: Engine, asked: Asked, task: Task, settings: Evaluate) -> Scores:
@@ -64,15 +67,25 @@ def measured(identity: str, engine: Engine, asked: Asked, task: Task, settings: 
     return score(predictions, metric, task, settings)
 
 
-def timed(identity: str, engine: Engine, prompts: Sequence[Prompt]) -> list[float]:
-    """Seconds of single requests, as `latencies` measures them, once for each weights and prompts.
+def timed(label: str, identity: str, engine: Engine, prompts: Sequence[Prompt]) -> Timing:
+    """Seconds of single requests, once for each weights, prompts and machine.
 
-    The machine isn't part of the key: a workspace belongs to one machine.
+    What was measured while the machine was busy is said to be so, and measured anew the next time.
     """
-    file = _kept("latency", [identity, [prompt.as_dict() for prompt in prompts]], "json")
-    if not file.exists():
-        write_json(file, latencies(engine, prompts))
-    return [float(seconds) for seconds in json.loads(file.read_text(encoding="utf-8"))]
+    asked = [prompt.as_dict() for prompt in prompts]
+    key = [identity, str(answering_dtype()), machine(), asked]
+    file = _kept("latency", key, "json")
+    if file.exists():
+        return Timing(**json.loads(file.read_text(encoding="utf-8")))
+    timing = time_alone(engine, prompts)
+    if timing.is_busy:
+        say(
+            f"{label}: other programs used {timing.busy:.0%} of the processors while single "
+            "requests were timed. These times are theirs too."
+        )
+    else:
+        write_json(file, asdict(timing))
+    return timing
 
 
 def _key(identity: str, block: Asked, metric: str) -> list[Any]:

@@ -15,7 +15,7 @@ from burnish.data.split import sample
 from burnish.engines.local import find_artifact
 from burnish.engines.open import any_of
 from burnish.evaluate.calibration import calibrated
-from burnish.evaluate.latency import latencies
+from burnish.evaluate.latency import time_alone
 from burnish.evaluate.pairs import evaluate_pairs
 from burnish.evaluate.run import Asked, evaluate, perplexity, save_predictions, summary
 from burnish.evaluate.tasks import (
@@ -97,7 +97,7 @@ def evaluate_source(
         run=run,
         source=name,
         scores=scores,
-        latencies=tuple(latencies(engine, prompts)),
+        latencies=tuple(time_alone(engine, prompts).seconds),
         perplexity=perplexity(engine, sample(rows, _PERPLEXITY_ROWS, settings.seed)),
         notes=tuple(dataset.notes),
         judge=judge.as_dict() if judge else None,

@@ -17,6 +17,7 @@ from burnish.core.errors import AlreadyThere, BurnishError
 from burnish.core.folders import write_json
 from burnish.core.progress import progress, say
 from burnish.core.recipe import Recipe
+from burnish.core.records import clusters_of
 from burnish.core.runs import Run
 from burnish.core.stats import paired_test
 from burnish.engines.local import open_engine
@@ -97,7 +98,8 @@ class Fitted:
     def facts(self, trial: Trial) -> dict[str, Any]:
         """What was measured of one candidate; the gain is over the trained model."""
         one, n = trial.candidate, len(trial.scores)
-        gain = paired_test(trial.scores, self.rules.trained[:n]).gain if n else None
+        before, clusters = self.rules.trained[:n], self.rules.clusters[:n]
+        gain = paired_test(trial.scores, before, clusters).gain if n else None
         return {
             "format": one.to,
             "quant": one.quant,
@@ -153,7 +155,8 @@ def search(
     scores = [score(asked.rows[n].answer, trained.free[n].text) for n in order]
     settings = recipe.export
     shared = decisions(len(trials), len(rounds))
-    rules = Rules(settings, scores, 1 - (1 - settings.confidence) / shared)
+    clusters = clusters_of([asked.rows[n] for n in order])
+    rules = Rules(settings, scores, 1 - (1 - settings.confidence) / shared, clusters)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".search-") as draft:
         _refuse_narrow(trials, context_room(asked, trained))
@@ -241,8 +244,7 @@ def _decide(
     asked: Questions, trained: Trained, recipe: Recipe, trials: Sequence[Trial], rules: Rules
 ) -> tuple[Trial | None, Exported | None, list[str]]:
     """The first finalist that passes the gate; else why none did."""
-    # Several tries at one gate share its error rate.
-    sure = 1 - (1 - recipe.export.confidence) / rules.fit.finalists
+    sure = rules.gate_confidence(len(trials))
     against: list[str] = []
     room = context_room(asked, trained)
     for trial in finalists(trials, rules):

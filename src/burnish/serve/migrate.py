@@ -21,6 +21,7 @@ from burnish.core.records import Row, Scores
 from burnish.core.runs import Run, new_run
 from burnish.core.sections import Data, Evaluate, Task
 from burnish.core.stats import PairedTest, paired_test
+from burnish.data.draws import grouped
 from burnish.data.load import load
 from burnish.data.read import read
 from burnish.engines.local import open_engine, weights_hash
@@ -248,7 +249,8 @@ def _compared(
     """How near the base and the new model come to the old answers, question by question."""
     golden = run.path / f"golden-{done.job}.jsonl"
     write_whole(golden, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answers))
-    rows = [row for row in read([golden], Data(), Task()).rows if row.prompt and row.answer]
+    read_again = read([golden], Data(), Task()).rows
+    rows = grouped([row for row in read_again if row.prompt and row.answer])
     before, after = (_asked(source, rows) for source in (base, artifact))
     for name, scores in (("base", before), ("new", after)):
         save_predictions(run.path / f"predictions-{done.job}-{name}.jsonl", scores.predictions)
@@ -259,7 +261,7 @@ def _compared(
         base=before.interval.value,
         new=after.interval.value,
         same=sum(same) / len(same),
-        gain=paired_test(after.values, before.values),
+        gain=paired_test(*after.beside(before)),
     )
 
 

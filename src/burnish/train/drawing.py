@@ -67,13 +67,15 @@ class Drawing:
     def learn(self, rows: Sequence[Example], step: int) -> tuple[list[Example], dict[str, float]]:
         """The groups that step `step` (from 0) learns from, and what was measured of all.
 
-        Groups whose answers are all worth the same teach nothing and are left out.
+        Groups whose answers are all worth the same teach nothing and are left out, unless the model
+        is held to where it began and has moved: that holds it at each answer, whatever it is worth
+        (Shao et al. 2024, equation 3).
         """
         number = step // updates_of(self.plan.settings)
         if self.latest is None or self.latest[0] != number:
             groups = [row for row in rows if isinstance(row, Group)]
             drawn, learnt = self._kept(number, groups) or self._new(number, groups)
-            self.latest = (number, learnt, _measured(drawn, len(learnt)))
+            self.latest = (number, learnt, _measured(drawn))
         return list(self.latest[1]), self.latest[2]
 
     def _new(self, number: int, groups: Sequence[Group]) -> tuple[list[list[Drawn]], list[Group]]:
@@ -125,9 +127,10 @@ class Drawing:
         return Drawn((*request.made, *end), request.text, reward, bool(end))
 
     def _compared(self, groups: Sequence[Group], drawn: Sequence[Sequence[Drawn]]) -> list[Group]:
-        """Groups that teach something, with their advantages."""
+        """Groups that move the model, with their advantages."""
         rewards = torch.tensor([[one.reward for one in each] for each in drawn])
         gains = advantages(rewards, self.settings.scale_rewards)
+        is_held = self.settings.beta > 0 and self._is_away()
         return [
             replace(
                 group,
@@ -135,8 +138,14 @@ class Drawing:
                 advantages=tuple(gain.tolist()),
             )
             for group, each, gain in zip(groups, drawn, gains, strict=True)
-            if len({one.reward for one in each}) > 1
+            if is_held or _differ(each)
         ]
+
+    def _is_away(self) -> bool:
+        """Whether a weight isn't what it was before training. Where none has moved, a divergence
+        is nothing but rounding, of which AdamW would make whole steps."""
+        weights = self.plan.optimizer.weights
+        return any(not torch.equal(weight, self.begun[name]) for name, weight in weights.items())
 
     def _referring(self, groups: list[Group]) -> list[Group]:
         """The groups with the log-probabilities of before training, if the loss looks at them."""
@@ -235,13 +244,18 @@ def _encoded(group: Group, drawn: Drawn) -> Encoded:
     return Encoded((*group.prompt, *drawn.ids), weights)
 
 
-def _measured(drawn: Sequence[Sequence[Drawn]], learnt: int) -> dict[str, float]:
+def _differ(answers: Sequence[Drawn]) -> bool:
+    """Whether some answers are worth more than others."""
+    return len({one.reward for one in answers}) > 1
+
+
+def _measured(drawn: Sequence[Sequence[Drawn]]) -> dict[str, float]:
     everything = [one for each in drawn for one in each]
     rewards = [one.reward for one in everything]
     return {
         "reward": statistics.fmean(rewards),
         "reward_std": statistics.pstdev(rewards),
-        "skipped": 1 - learnt / len(drawn),
+        "skipped": 1 - sum(map(_differ, drawn)) / len(drawn),
         **_lengths(everything),
     }
 

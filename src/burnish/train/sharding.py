@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from burnish.core.training import Train
 from burnish.train.eight_bits import MOMENTS
-from burnish.train.optimizer import MasterAdamW, adamw_of
+from burnish.train.optimizer import MasterAdamW, adamw_of, decays
 from burnish.train.team import Team
 
 #: Gradients that are on their way at once: 16 MB.
@@ -105,6 +105,13 @@ class SharedAdamW(MasterAdamW):
         rate = super().step(number, rate)
         self.gradient.zero_()
         return rate
+
+    @torch.no_grad()
+    def decay(self, factor: float) -> None:
+        """See `MasterAdamW.decay`; each process its own stretch."""
+        for name, _, place in self._stretch(self._own):
+            if decays(name):
+                self.master[place].mul_(factor)
 
     def forget(self) -> None:
         """See `MasterAdamW.forget`; the others' parts of the gradients are dropped too."""
