@@ -14,7 +14,7 @@ from burnish.core.recipe.recipe import load_recipe
 from burnish.core.runs import find_run, list_runs
 from burnish.core.stats import paired_test
 from burnish.data.load import load
-from burnish.evaluate import latency
+from burnish.evaluate import prediction_cache
 from burnish.evaluate.scoring import load_predictions
 from burnish.train.cached_run import folder_of
 from tests.fixtures.worker_process import in_child
@@ -25,7 +25,7 @@ FEW = ("compare.forgetting=false",)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Three single requests are enough here."""
-    monkeypatch.setattr(latency, "_QUESTIONS", 3)
+    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
 
 
 def test_what_can_be_learnt_ships_with_a_full_run_folder(ticket_recipe, tmp_path):
