@@ -9,12 +9,12 @@ from burnish.core.errors import BadRecipe, TeacherStopped
 from burnish.core.journal import read_journal
 from burnish.core.recipe.data import Task
 from burnish.core.records import Message, Row
-from burnish.distill.filters import checked, standard_of
-from burnish.distill.teacher_answers import REQUESTS, Asking
+from burnish.distill.filters import answer_norms, check_examples
+from burnish.distill.teacher_answers import REQUESTS, QuestionFormat
 from tests.fixtures.distillation import questions
 from tests.stubs.teacher import fails
 
-ASKING = Asking(told="", max_new_tokens=16)
+ASKING = QuestionFormat(instruction="", max_new_tokens=16)
 
 
 def lines(collector):
@@ -53,7 +53,7 @@ def test_a_teacher_that_fails_20_percent_finishes_with_complete_accounts(stub, c
 
     lessons = collector.lessons(questions(200), ASKING)
 
-    accounts = collector.ledger.as_dict()
+    accounts = collector.budget.as_dict()
     assert all(lesson.row.answer == "delivery" for lesson in lessons)
     assert accounts["requests"] == sum(stub.asked.values()) > 200
     assert accounts["asked"] == accounts["answered"] == len(lines(collector)) == 200
@@ -111,8 +111,8 @@ def test_what_a_teacher_thinks_is_kept_and_not_learnt(stub, collector_of, said, 
 
     assert lesson.row.answer == answer
     assert lesson.replies[0].thought == lines(collector)[0]["thought"] == thought
-    standard = standard_of([], Task(kind="generation"))
-    (found,) = checked([lesson], standard, (), (0.95, 0.8))
+    standard = answer_norms([], Task(kind="generation"))
+    (found,) = check_examples([lesson], standard, (), (0.95, 0.8))
     assert ("thought and gave no answer" in found.dropped) == (not answer)
 
 
@@ -122,19 +122,19 @@ def test_a_kept_thought_is_learnt_with_its_answer_and_rows_without_one_are_dropp
     stub.answer = lambda text: (
         "delivery" if text.endswith("1") else "<think>\nLate?\n</think>\n\n delivery "
     )
-    keeping = replace(ASKING, keeps_thoughts=True)
+    keeping = replace(ASKING, keeps_reasoning=True)
 
     lessons = collector_of().lessons(questions(3), keeping)
 
-    standard = standard_of([], Task(kind="classification", labels=("delivery",)))
-    found = checked(lessons, standard, (), (1.0, 0.8))
+    standard = answer_norms([], Task(kind="classification", labels=("delivery",)))
+    found = check_examples(lessons, standard, (), (1.0, 0.8))
     assert [lesson.dropped for lesson in found] == [
         "",
         "the teacher answered without a thought",
         "",
     ]
-    assert [(one.row.answer, one.thought) for one in found[::2]] == [("delivery", "Late?")] * 2
-    assert found[0].answering("refund").thought == "", "a person's answer has no such reason"
+    assert [(one.row.answer, one.reasoning) for one in found[::2]] == [("delivery", "Late?")] * 2
+    assert found[0].with_answer("refund").reasoning == "", "a person's answer has no such reason"
 
 
 def test_each_answer_of_a_conversation_keeps_its_thought_and_no_later_question_has_it(
@@ -146,17 +146,17 @@ def test_each_answer_of_a_conversation_keeps_its_thought_and_no_later_question_h
     both = Row(messages=(ask, said, more, said), file="c.jsonl", line=1)
     early = Row(messages=(ask, said, more, replace(said, weight=0.0)), file="c.jsonl", line=2)
 
-    first, second = collector_of().lessons([both, early], replace(ASKING, keeps_thoughts=True))
+    first, second = collector_of().lessons([both, early], replace(ASKING, keeps_reasoning=True))
 
     told = [(m.content, m.thought) for m in first.row.messages if m.role == "assistant"]
     assert told == [("I heard one", "one?"), ("I heard two", "two?")]
     assert "one?" not in str(stub.bodies[-1]["messages"])
     assert [m.content for m in second.row.messages] == ["one", "I heard one", "two", "a person's"]
     (cut,) = collector_of().lessons(
-        [replace(both, messages=(ask, replace(said, thought="hm")))], ASKING
+        [replace(both, messages=(ask, replace(said, reasoning="hm")))], ASKING
     )
     assert cut.row.messages[-1] == Message("assistant", "I heard one"), "nobody else's thought"
-    assert second.thought == "one?" and second.answering("no").row.messages[1].content == "no"
+    assert second.reasoning == "one?" and second.with_answer("no").row.messages[1].content == "no"
 
 
 def test_too_many_requests_is_no_failure_and_retry_after_is_obeyed(stub, collector_of):
@@ -168,7 +168,7 @@ def test_too_many_requests_is_no_failure_and_retry_after_is_obeyed(stub, collect
 
     assert not any(lesson.dropped for lesson in lessons)
     assert time.monotonic() - begun >= 0.3
-    assert collector.ledger.ratio == 1.0
+    assert collector.budget.success_ratio == 1.0
 
 
 def test_the_budget_is_held_against_the_forecast_and_on_the_way(stub, collector_of):
@@ -176,11 +176,11 @@ def test_the_budget_is_held_against_the_forecast_and_on_the_way(stub, collector_
         collector_of(budget_money=0.001, price_out=1000).lessons(questions(100), ASKING)
     assert not stub.asked
 
-    short = Asking(told="", max_new_tokens=2)
+    short = QuestionFormat(instruction="", max_new_tokens=2)
     collector = collector_of(budget_tokens=1290)
     with pytest.raises(TeacherStopped, match="The budget is spent"):
         collector.lessons(questions(100), short)
-    spent = collector.ledger.tokens_in + collector.ledger.tokens_out
+    spent = collector.budget.tokens_in + collector.budget.tokens_out
     assert 1000 < spent <= 1290 and len(lines(collector)) == spent / 13
     with pytest.raises(TeacherStopped, match="Nothing more was asked"):
         collector_of(budget_tokens=1295).lessons(questions(100), short)
@@ -218,4 +218,4 @@ def test_tokens_are_counted_here_where_the_endpoint_does_not(stub, collector_of)
 
     collector.lessons(questions(4), ASKING)
 
-    assert collector.ledger.tokens_in > 16 and collector.ledger.tokens_out == 4 * 2
+    assert collector.budget.tokens_in > 16 and collector.budget.tokens_out == 4 * 2
