@@ -66,8 +66,8 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     for draw in range(150):
         cells = draws.choice(4, 60, p=shares.ravel())
         names = ("right", "wrong")
-        found = measure_agreement([names[c // 2] for c in cells], [names[c % 2] for c in cells], names,
-                          seed=draw)  # fmt: skip
+        one, other = [names[c // 2] for c in cells], [names[c % 2] for c in cells]
+        found = measure_agreement(one, other, names, seed=draw)
         held += found.kappa.low <= truth <= found.kappa.high
 
     assert held / 150 > 0.89

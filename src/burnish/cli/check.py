@@ -38,7 +38,8 @@ def command(
 
 def _format_finding(finding: Finding) -> str:
     head = f"{finding.severity}: {finding.message} [{finding.code}]"
-    return f"{head}\n    {describe_rows(Path(finding.file).name, finding.rows)}\n    fix: {finding.fix}"
+    where = describe_rows(Path(finding.file).name, finding.rows)
+    return f"{head}\n    {where}\n    fix: {finding.fix}"
 
 
 def _format_summary(findings: tuple[Finding, ...], rows: int) -> str:

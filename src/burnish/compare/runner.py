@@ -79,7 +79,8 @@ class RouteRunner:
         if (better := surely_worse(scores, beside)) is None:
             return None
         say(
-            f"{prompt_set.label}: given up after {len(rows)} of {len(prompt_set.rows)} questions, surely "
+            f"{prompt_set.label}: given up after {len(rows)} of {len(prompt_set.rows)} questions, "
+            "surely "
             f"worse than {better} (compare.stop_hopeless=false asks them all)."
         )
         return scores

@@ -284,16 +284,19 @@ def _explain(
     untrained = sum(name not in TRAINED_ROUTES for name in routes)
     best = ", the best other route," if untrained > 1 else ""
     measured = (
-        f"On the same {len(ours)} questions{_cluster_note(clusters)} {_NAMES[verdict.judged]} reaches "
+        f"On the same {len(ours)} questions{_cluster_note(clusters)} "
+        f"{_NAMES[verdict.judged]} reaches "
         f"{mean(ours):.1%} "
-        f"{metric} and {other}{best} {mean(theirs):.1%}: a gain of {_format_points(gain.gain.value)} "
+        f"{metric} and {other}{best} {mean(theirs):.1%}: "
+        f"a gain of {_format_points(gain.gain.value)} "
         f"({verdict.confidence:.0%} interval {100 * gain.gain.low:+.1f} to "
         f"{100 * gain.gain.high:+.1f}); better on {gain.wins} questions, worse on {gain.losses}."
     )
     if verdict.decision == "ship":
         return "Ship the fine-tune.", (
             f"{measured} If it were no better than every other route, so clear a result would come "
-            f"up {_format_chance(verdict.p_value or 0)}; a gain of {least} was asked for. What would "
+            f"up {_format_chance(verdict.p_value or 0)}; a gain of {least} was asked for. "
+            "What would "
             "change this: questions unlike those of the test split, or a stronger model to prompt."
         )
     if verdict.decision == "dont_fine_tune":

@@ -52,7 +52,9 @@ KEYS: Mapping[str, KeyRule] = {
         values=((True, None),), refused="weight decay is decoupled here"
     ),
     "optimizer.params.torch_adam": KeyRule(ignored="the optimizer is PyTorch's"),
-    "scheduler.type": KeyRule("train.schedule", values=_SCHEDULES, refused="there is no such schedule"),
+    "scheduler.type": KeyRule(
+        "train.schedule", values=_SCHEDULES, refused="there is no such schedule"
+    ),
     "scheduler.params.warmup_max_lr": KeyRule("train.learning_rate"),
     "scheduler.params.warmup_min_lr": KeyRule(
         values=((0, None),), refused="the warm-up begins at the first step's share of the rate"
@@ -86,7 +88,9 @@ KEYS: Mapping[str, KeyRule] = {
     },
     "zero_optimization.stage3_gather_16bit_weights_on_model_save": KeyRule(ignored=_WHOLE),
     "zero_optimization.stage3_gather_fp16_weights_on_model_save": KeyRule(ignored=_WHOLE),
-    "zero_optimization.ignore_unused_parameters": KeyRule(ignored="weights without gradient may stand"),
+    "zero_optimization.ignore_unused_parameters": KeyRule(
+        ignored="weights without gradient may stand"
+    ),
     "zero_allow_untested_optimizer": KeyRule(ignored="the optimizer is burnish's"),
     "zero_force_ds_cpu_optimizer": KeyRule(ignored="the optimizer is burnish's"),
     "activation_checkpointing": KeyRule(ignored="train.gradient_checkpointing says it here"),
@@ -125,7 +129,8 @@ class DeepspeedConfig(ImportedConfig):
         )
         if self.warmup_steps and not train.max_steps:
             raise BadRecipe(
-                f"A warm-up of {self.warmup_steps} steps ({_WARMED}) is a share of all steps here, and "
+                f"A warm-up of {self.warmup_steps} steps ({_WARMED}) is a share of all steps here, "
+                "and "
                 "their number isn't known.",
                 "Add --set train.max_steps=N, or give scheduler.params.total_num_steps.",
             )

@@ -64,8 +64,12 @@ KEYS: Mapping[str, KeyRule] = {
     "tuning.method": KeyRule(),
     "tuning.config": KeyRule(),
     "tuning.input": KeyRule(),
-    "tuning.output": KeyRule(ignored="the artifact is in the run; `burnish export RUN --out FOLDER`"),
-    "ModelConfig.torch_dtype": KeyRule("model.dtype", values=_DTYPES, refused="there is no such one"),
+    "tuning.output": KeyRule(
+        ignored="the artifact is in the run; `burnish export RUN --out FOLDER`"
+    ),
+    "ModelConfig.torch_dtype": KeyRule(
+        "model.dtype", values=_DTYPES, refused="there is no such one"
+    ),
     "ModelConfig": KeyRule(ignored=_LOADED),
     "QuantizationConfig.load_in_4bit": KeyRule(),
     "QuantizationConfig.load_in_8bit": KeyRule(values=_OFF, refused="it is 4 bits or all"),
@@ -106,7 +110,9 @@ KEYS: Mapping[str, KeyRule] = {
        for name in ("logging_steps", "logging_strategy", "report_to", "eval_strategy",
                     "evaluation_strategy", "eval_steps", "per_device_eval_batch_size")},
     "TrainingArguments.ddp_find_unused_parameters": KeyRule(ignored="see train.parallel"),
-    "DataCollator": KeyRule(ignored="the answers are learnt and nothing else, and rows aren't padded"),
+    "DataCollator": KeyRule(
+        ignored="the answers are learnt and nothing else, and rows aren't padded"
+    ),
     "DatasetConfig.shuffle_dataset": KeyRule(values=_ON, refused="rows are shuffled"),
     "DatasetConfig.shuffle_seed": KeyRule("data.seed"),
     "DatasetConfig.train_test_split": KeyRule(),
@@ -114,7 +120,9 @@ KEYS: Mapping[str, KeyRule] = {
     "DatasetConfig.dataset_extension": KeyRule(ignored="a file's ending says it"),
     "DatasetConfig.context_column": KeyRule("data.columns.prompt"),
     "DatasetConfig.response_column": KeyRule("data.columns.completion"),
-    "DatasetConfig.messages_column": KeyRule(values=(("messages", None),), refused="it is messages"),
+    "DatasetConfig.messages_column": KeyRule(
+        values=(("messages", None),), refused="it is messages"
+    ),
 }  # fmt: skip
 
 _DEFAULTS = {

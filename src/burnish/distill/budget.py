@@ -116,7 +116,8 @@ class Budget:
         if self.stopped == "budget":
             raise TeacherStopped(
                 f"The budget is spent: {sum(self.paid) + self.tokens_in + self.tokens_out:,} "
-                f"tokens, {compute_price(self.settings, *self.paid) + self.money:.2f} in money. {kept}",
+                f"tokens, {compute_price(self.settings, *self.paid) + self.money:.2f} in money. "
+                f"{kept}",
                 "Raise distil.teacher.budget_tokens or .budget_money and repeat the command, or "
                 "set data.max_rows.",
             )

@@ -117,7 +117,8 @@ class PostgresStore:
                 (
                     document, json.dumps(passage.headings), passage.page, passage.start,
                     passage.end, _replace_unstorable(passage.text),
-                    _replace_unstorable(f"{passage.section}\n{passage.text}"), _vector_literal(vector),
+                    _replace_unstorable(f"{passage.section}\n{passage.text}"),
+                    _vector_literal(vector),
                 )
                 for passage, vector in zip(passages, vectors, strict=True)
             ]  # fmt: skip

@@ -117,7 +117,8 @@ class SqliteStore:
                 [
                     (
                         document, json.dumps(passage.headings), passage.page, passage.start,
-                        passage.end, _replace_unstorable(passage.section), _replace_unstorable(passage.text),
+                        passage.end, _replace_unstorable(passage.section),
+                        _replace_unstorable(passage.text),
                         np.asarray(vector, dtype=np.float32).tobytes(),
                     )
                     for passage, vector in zip(passages, vectors, strict=True)

@@ -18,8 +18,10 @@ def test_every_order_and_mix_is_tried():
     tried = list(request_mixes(["base", *PROBE_NAMES]))
 
     assert {tuple(name for name, _ in mix) for mix in tried if len(mix) == 3} == {
-        ("base", *PROBE_NAMES), ("base", *PROBE_NAMES[::-1]), (PROBE_NAMES[0], "base", PROBE_NAMES[1]),
-        (PROBE_NAMES[1], "base", PROBE_NAMES[0]), (*PROBE_NAMES, "base"), (*PROBE_NAMES[::-1], "base"),
+        ("base", *PROBE_NAMES), ("base", *PROBE_NAMES[::-1]),
+        (PROBE_NAMES[0], "base", PROBE_NAMES[1]),
+        (PROBE_NAMES[1], "base", PROBE_NAMES[0]), (*PROBE_NAMES, "base"),
+        (*PROBE_NAMES[::-1], "base"),
     }  # fmt: skip
     assert max(map(len, tried)) == 12
 

@@ -104,8 +104,14 @@ def test_sizes_are_those_of_the_loaded_model(tiny, tiny_model):
 )
 def test_of_what_is_divided_each_device_needs_its_share(parallel, shared):
     shape = ModelShape(
-        layers=2, hidden=64, intermediate=128, key_value_width=32, frozen=0, linear=10**9, trainable=10**9
-    )  # fmt: skip
+        layers=2,
+        hidden=64,
+        intermediate=128,
+        key_value_width=32,
+        frozen=0,
+        linear=10**9,
+        trainable=10**9,
+    )
     alone = make_recipe({}, ["train.method=full"]).train
     several = alone.model_copy(update={"parallel": parallel, "devices": 4})
 

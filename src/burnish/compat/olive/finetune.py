@@ -130,8 +130,16 @@ _DEFAULTS: Mapping[str, Any] = {
     "--output_path": "finetuned-adapter",
 }
 #: What a command that names no model or no data takes from the last one that did.
-_REMEMBERED = ("--model_name_or_path", "--data_name", "--data_files", "--train_split", "--eval_split",
-         "--text_field", "--text_template", "--use_chat_template")  # fmt: skip
+_REMEMBERED = (
+    "--model_name_or_path",
+    "--data_name",
+    "--data_files",
+    "--train_split",
+    "--eval_split",
+    "--text_field",
+    "--text_template",
+    "--use_chat_template",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,9 +69,25 @@ _IGNORED_KEYS = {
 }
 #: Whether 4 bits are symmetric: a number format of its own here.
 _SYMMETRY_KEYS = ("is_symmetric", "int4_is_symmetric")
-_TOP_LEVEL_KEYS = {"input_model", "model", "data_configs", "passes", "systems", "host", "target", "engine",
-        "output_dir", "cache_dir", "log_severity_level", "clean_cache", "evaluators",
-        "evaluator", "workflow_id", STRATEGY, SPACE}  # fmt: skip
+_TOP_LEVEL_KEYS = {
+    "input_model",
+    "model",
+    "data_configs",
+    "passes",
+    "systems",
+    "host",
+    "target",
+    "engine",
+    "output_dir",
+    "cache_dir",
+    "log_severity_level",
+    "clean_cache",
+    "evaluators",
+    "evaluator",
+    "workflow_id",
+    STRATEGY,
+    SPACE,
+}
 
 
 COMMANDS: Mapping[str, tuple[Callable[[ParsedFlags], OliveReport], Mapping[str, Flag]]] = {

@@ -68,7 +68,8 @@ def check_not_rounded(artifact: Artifact) -> None:
     """Raises CannotExport for an adapter that was trained on weights rounded with it inside."""
     if artifact.rounding_format:
         raise CannotExport(
-            f"This adapter was trained to be rounded as {artifact.rounding_format} inside its base's "
+            f"This adapter was trained to be rounded as {artifact.rounding_format} "
+            "inside its base's "
             "weights; beside them it is another model.",
             f"Use --to gguf --quant {artifact.rounding_format}, which merges it.",
         )

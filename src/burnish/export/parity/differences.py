@@ -67,7 +67,10 @@ _ANSWER_MODES = {"free": "answering freely", "labels_only": "held to the labels"
 def explain_excess_loss(name: str, change: MetricChange, settings: Export) -> str:
     """Why a change isn't within the budget: it is too large, or too few questions were asked."""
     loss = change.trained - change.exported
-    what = f"{change.metric} {_ANSWER_MODES[name]} went from {change.trained:.1%} to {change.exported:.1%}"
+    what = (
+        f"{change.metric} {_ANSWER_MODES[name]} went from {change.trained:.1%} "
+        f"to {change.exported:.1%}"
+    )
     sure = f"with {settings.confidence:.0%} certainty at most {100 * change.loss_at_most:.1f}"
     if loss > change.budget:
         return (

@@ -72,7 +72,8 @@ def explain_excess(trial: CandidateTrial, fit: FormatSearch, name: str) -> str:
     value = limit.value(trial)
     over = value - allowed
     return (
-        f"{limit.label} is {format_amount(value, limit.unit)}, {format_amount(allowed, limit.unit)} is allowed: "
+        f"{limit.label} is {format_amount(value, limit.unit)}, "
+        f"{format_amount(allowed, limit.unit)} is allowed: "
         f"{format_amount(over, limit.unit)} ({over / allowed:.0%}) too much"
     )
 

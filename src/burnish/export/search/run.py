@@ -168,7 +168,8 @@ def _run_race(
         drop_violators(trials, rules)
         drop_worse_half(trials, rules)
         say(
-            f"Round {number}: {len(left)} asked {len(places)} questions, {len(in_race(trials))} left"
+            f"Round {number}: {len(left)} asked {len(places)} questions, "
+            f"{len(in_race(trials))} left"
         )
 
 

@@ -170,8 +170,10 @@ class _ResponseService:
         """The finished body; in the store too, unless the client wants otherwise."""
         body = builder.body(_status(answer), answer, output)
         if builder.request.store is not False:
-            record = StoredObject(id=builder.id, kind=_KIND, created_at=builder.created, status="kept",
-                            body={"response": body, "items": [*builder.items, *output]})  # fmt: skip
+            kept = {"response": body, "items": [*builder.items, *output]}
+            record = StoredObject(
+                id=builder.id, kind=_KIND, created_at=builder.created, status="kept", body=kept
+            )
             size = len(json.dumps(record.body))
             await run_in_threadpool(self.workspace.objects.add, record, size)
         return body

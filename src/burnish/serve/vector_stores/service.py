@@ -153,8 +153,12 @@ class VectorStores:
     def search(self, store: StoredObject, request: SearchVectorStore) -> list[VectorStoreHit]:
         """The best passages of a store, best first."""
         files = {file.body["file_id"]: file for file in self.workspace.objects.all(FILE, store.id)}
-        wanted = [own for own, file in files.items()
-                  if not request.filters or request.filters.matches(file.body["attributes"])]  # fmt: skip
+        filters = request.filters
+        wanted = [
+            own
+            for own, file in files.items()
+            if not filters or filters.matches(file.body["attributes"])
+        ]
         if not wanted or not self.index_path(store.id).exists():
             return []
         index = SqliteStore(self.index_path(store.id))

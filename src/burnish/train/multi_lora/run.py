@@ -103,7 +103,8 @@ def check_trainable_together(recipes: dict[str, Recipe]) -> None:
             raise BadRecipe(
                 f"{name} has {', '.join(wrong)} and can't be trained together with the others.",
                 "Together go adapters on one model: train.method=lora without dropout, and "
-                f"train.objective {', '.join(SUPPORTED_OBJECTIVES)}. Train it by itself: burnish train.",
+                f"train.objective {', '.join(SUPPORTED_OBJECTIVES)}. "
+                "Train it by itself: burnish train.",
             )
 
 

@@ -121,7 +121,8 @@ def _propose_trials(run: Run, recipe: Recipe, study: Study) -> Iterator[TrialTas
     """Each trial, chosen when it is asked for."""
     while attempt := study.ask():
         say(
-            f"Trial {attempt.number} of {recipe.search.trials}: {_format_settings(attempt.settings)}"
+            f"Trial {attempt.number} of {recipe.search.trials}: "
+            f"{_format_settings(attempt.settings)}"
         )
         yield _make_task(run, recipe, attempt.settings, attempt)
 
