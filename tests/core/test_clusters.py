@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from burnish.core import resampling, stats
-from burnish.core.clusters import effective_number, hang_together, sums_of_clusters
+from burnish.core.clusters import cluster_sums, effective_number, is_clustered
 from burnish.core.records import Interval, Prediction, Scores
+from burnish.core.stats import minimum_detectable_gain
 
 numbers = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8)), min_size=1, max_size=40)
 
@@ -19,7 +20,7 @@ numbers = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8)), min_size=1, ma
 def test_the_sums_and_sizes_of_clusters_keep_the_mean(pairs):
     values, clusters = zip(*pairs, strict=True)
 
-    sums, sizes = sums_of_clusters(values, clusters)
+    sums, sizes = cluster_sums(values, clusters)
 
     assert len(sums) == len(set(clusters)) and sizes.sum() == len(values)
     assert sums.sum() / sizes.sum() == pytest.approx(np.mean(values), abs=1e-12)
@@ -38,10 +39,10 @@ def test_questions_that_stand_alone_are_judged_as_ever(pairs):
     ours, theirs = map(list, zip(*pairs, strict=True))
     alone = list(range(len(ours)))
 
-    assert not hang_together(alone)
+    assert not is_clustered(alone)
     assert stats.mean_interval(ours, alone) == stats.mean_interval(ours)
     assert stats.paired_test(ours, theirs, alone) == stats.paired_test(ours, theirs)
-    assert stats.smallest_visible(ours, theirs, clusters=alone) == stats.smallest_visible(
+    assert minimum_detectable_gain(ours, theirs, clusters=alone) == minimum_detectable_gain(
         ours, theirs
     )
 
@@ -58,7 +59,7 @@ def drawn(random, clusters, size, rates=(0.5, 0.5)):
     return ours, theirs, np.repeat(np.arange(clusters), size)
 
 
-def test_intervals_hold_the_true_rate_although_questions_hang_together():
+def test_intervals_hold_the_true_rate_although_questions_is_clustered():
     random, held = np.random.default_rng(0), {"known": 0, "ignored": 0}
     for _ in range(200):
         ours, _, clusters = drawn(random, 30, 6)
@@ -70,7 +71,7 @@ def test_intervals_hold_the_true_rate_although_questions_hang_together():
     assert held["ignored"] < 165, "or the test shows nothing"
 
 
-def test_routes_that_are_equal_seldom_look_different_although_questions_hang_together():
+def test_routes_that_are_equal_seldom_look_different_although_questions_is_clustered():
     random, found = np.random.default_rng(1), {"known": 0, "ignored": 0}
     for _ in range(200):
         ours, theirs, clusters = drawn(random, 30, 10)
@@ -89,12 +90,12 @@ def test_more_of_the_same_customers_are_needed():
     )
 
     assert known > 1.5 * ignored
-    assert stats.smallest_visible(ours, theirs, clusters=clusters) > stats.smallest_visible(
+    assert minimum_detectable_gain(ours, theirs, clusters=clusters) > minimum_detectable_gain(
         ours, theirs
     )
 
 
-def test_scores_know_which_questions_hang_together():
+def test_scores_know_which_questions_is_clustered():
     def scores(rows):
         said = [Prediction(row, "", "", "", 1.0, 1, 1, 0.0, group=group) for row, group in rows]
         return Scores("accuracy", said, Interval(1, 1, 1, len(said)))
@@ -103,7 +104,7 @@ def test_scores_know_which_questions_hang_together():
     other = scores([("b", "x"), ("c", "x")])
 
     assert one.clusters == [0, 1, 1, 3]
-    assert one.beside(other) == ([1.0, 1.0], [1.0, 1.0], [0, 0])
+    assert one.paired_with(other) == ([1.0, 1.0], [1.0, 1.0], [0, 0])
 
 
 #: Sizes of clusters: one customer who has most rows, two who share most, many small ones.
@@ -136,7 +137,7 @@ def test_a_few_large_clusters_do_not_make_equal_routes_look_different(sizes, mon
 
 
 @pytest.mark.parametrize("sizes", [[6] * 40, [15, 10, 8] + [3] * 60], ids=["equal", "unequal"])
-def test_with_the_rows_advised_a_gain_is_seen_although_questions_hang_together(sizes, monkeypatch):
+def test_with_the_rows_advised_a_gain_is_seen_although_questions_is_clustered(sizes, monkeypatch):
     monkeypatch.setattr(resampling, "DRAWS", 1000)
     random = np.random.default_rng(4)
 
@@ -155,12 +156,14 @@ def test_with_the_rows_advised_a_gain_is_seen_although_questions_hang_together(s
     seen = [stats.paired_test(*answers(times)).p_value < 0.05 for _ in range(200)]
 
     ours, theirs, clusters = answers(times)
-    assert stats.smallest_visible(ours, theirs, clusters=clusters) == pytest.approx(0.08, abs=0.015)
+    assert minimum_detectable_gain(ours, theirs, clusters=clusters) == pytest.approx(
+        0.08, abs=0.015
+    )
     assert 0.72 <= np.mean(seen) <= 0.9
 
 
 def test_one_large_cluster_shows_nothing_however_large_the_gain():
     ours, theirs, clusters = [1.0] * 110, [0.0] * 110, [0] * 100 + list(range(1, 11))
 
-    assert stats.smallest_visible(ours, theirs, clusters=clusters) == np.inf
+    assert minimum_detectable_gain(ours, theirs, clusters=clusters) == np.inf
     assert stats.rows_needed(ours, theirs, 0.1, clusters=clusters) > 500

@@ -14,7 +14,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 
-from burnish.core.folders import hash_json, write_json
+from burnish.core.atomic import hash_json, write_json
 from burnish.core.records import Row, Scores
 from burnish.core.settings import workspace
 from burnish.data.duplicates import content_hash

@@ -16,18 +16,18 @@ from burnish.core.resampling import typical_size
 FEW = 5.0
 
 
-def hang_together(clusters: Sequence[int]) -> bool:
+def is_clustered(clusters: Sequence[int]) -> bool:
     """Whether two questions share a cluster."""
     return len(set(clusters)) < len(clusters)
 
 
-def sums_of_clusters(
+def cluster_sums(
     values: Sequence[float] | np.ndarray, clusters: Sequence[int] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """The sum of the values in each cluster, and how many there are; each value is one by itself
     unless some share a cluster."""
     values = np.asarray(values, dtype=float)
-    if not hang_together(clusters):
+    if not is_clustered(clusters):
         return values, np.ones(len(values), dtype=int)
     places = np.unique(np.asarray(clusters), return_inverse=True)[1]
     return np.bincount(places, values), np.bincount(places)

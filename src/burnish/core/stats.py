@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.stats import beta, binom, binomtest, norm, t
 from statsmodels.stats.proportion import proportion_confint
 
-from burnish.core.clusters import effective_number, hang_together, sums_of_clusters
+from burnish.core.clusters import cluster_sums, effective_number, is_clustered
 from burnish.core.records import Interval
 from burnish.core.resampling import blocks, interval_of, sign_flip, typical_size
 
@@ -41,7 +41,7 @@ class PairedTest:
     losses: int
 
 
-def proportion(scores: Sequence[float], confidence: float = 0.95) -> Interval:
+def wilson_interval(scores: Sequence[float], confidence: float = 0.95) -> Interval:
     """Mean of 0/1 scores with the Wilson score interval (Wilson 1927)."""
     n, hits = len(scores), sum(scores)
     if not n:
@@ -64,9 +64,9 @@ def mean_interval(
     The two keep it honest where nearly all scores are equal, as Agresti & Coull (1998) do for
     proportions: of 10 answers with F1 near 1, the plain bootstrap and BCa cover 42 to 78 %.
     """
-    if is_binary(scores) and not hang_together(clusters):
-        return proportion(scores, confidence)
-    return interval_of(sums_of_clusters(scores, clusters), (0.0, 1.0), confidence, seed)[0]
+    if is_binary(scores) and not is_clustered(clusters):
+        return wilson_interval(scores, confidence)
+    return interval_of(cluster_sums(scores, clusters), (0.0, 1.0), confidence, seed)[0]
 
 
 def mcnemar(wins: int, losses: int) -> tuple[float, float]:
@@ -98,10 +98,10 @@ def paired_test(
     """
     gaps = np.array([one - other for one, other in zip(ours, theirs, strict=True)])
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
-    if is_binary(ours) and is_binary(theirs) and not hang_together(clusters):
+    if is_binary(ours) and is_binary(theirs) and not is_clustered(clusters):
         gain = _newcombe(ours, theirs, confidence)
         return PairedTest(gain, *mcnemar(wins, losses), wins, losses)
-    drawn = sums_of_clusters(gaps, clusters)
+    drawn = cluster_sums(gaps, clusters)
     gain, resampled = interval_of(drawn, (-1.0, 1.0), confidence, seed)
     one, two = sign_flip(drawn[0], seed)
     forth, back = resampled.p_value, resampled.turned.p_value
@@ -147,7 +147,7 @@ def loss_bound(
     Tango's is passed in 6.8 % of 5 % there. Others, and questions that share clusters: the paired
     bootstrap of `paired_test`.
     """
-    if hang_together(clusters) or not (is_binary(before) and is_binary(after)):
+    if is_clustered(clusters) or not (is_binary(before) and is_binary(after)):
         return paired_test(before, after, clusters, 2 * confidence - 1).gain.high
     n = len(before)
     lost = sum(1 for one, other in zip(before, after, strict=True) if one > other)
@@ -204,7 +204,7 @@ def quantile_gap(
     return Interval(quantile(ours, share) - quantile(theirs, share), float(low), float(high), n)
 
 
-def ratio(
+def ratio_of_means(
     ours: Sequence[float],
     theirs: Sequence[float],
     clusters: Sequence[int] = (),
@@ -218,7 +218,7 @@ def ratio(
     if len(ours) != len(theirs):
         raise ValueError("a ratio needs as many of ours as of theirs")
     one, other = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    one, other = (sums_of_clusters(side, clusters)[0] for side in (one, other))
+    one, other = (cluster_sums(side, clusters)[0] for side in (one, other))
     n = len(one)
     if not n or not other.sum():
         return Interval(math.nan, math.nan, math.nan, n)
@@ -233,7 +233,7 @@ def ratio(
     return Interval(float(one.sum() / other.sum()), float(low), float(high), len(ours))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm_adjust(p_values: Mapping[str, float]) -> dict[str, float]:
     """P-values adjusted for the number of tests (Holm 1979)."""
     # `statsmodels` has it too, with a full garbage collection in every call: 0.1 s.
     adjusted, least = {}, 0.0
@@ -272,7 +272,7 @@ def rows_needed(
     return math.ceil(found)
 
 
-def smallest_visible(
+def minimum_detectable_gain(
     ours: Sequence[float],
     theirs: Sequence[float],
     alpha: float = 0.05,
@@ -311,7 +311,7 @@ def _newcombe(ours: Sequence[float], theirs: Sequence[float], confidence: float)
     n = len(ours)
     if not n:
         return Interval(math.nan, -1.0, 1.0, 0)
-    one, other = proportion(ours, confidence), proportion(theirs, confidence)
+    one, other = wilson_interval(ours, confidence), wilson_interval(theirs, confidence)
     both = sum(a * b for a, b in zip(ours, theirs, strict=True))
     neither = sum((1 - a) * (1 - b) for a, b in zip(ours, theirs, strict=True))
     first, second = sum(ours) - both, sum(theirs) - both
@@ -330,7 +330,7 @@ def _newcombe(ours: Sequence[float], theirs: Sequence[float], confidence: float)
 
 def _is_exact(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[int]) -> bool:
     """Whether `paired_test` is McNemar's."""
-    return is_binary(ours) and is_binary(theirs) and not hang_together(clusters)
+    return is_binary(ours) and is_binary(theirs) and not is_clustered(clusters)
 
 
 def _discordance(ours: Sequence[float], theirs: Sequence[float]) -> float:
@@ -354,10 +354,10 @@ class _Variation:
         """That of the residuals of the ratio of sums (Cochran 1977, ch. 2.11); a cluster that
         weighs much has drawn the mean to itself, so they are corrected by the effective number."""
         gaps = [one - other for one, other in zip(ours, theirs, strict=True)]
-        sums, sizes = sums_of_clusters(gaps, clusters)
+        sums, sizes = cluster_sums(gaps, clusters)
         total, size = float(sizes.sum()), typical_size(sizes)
         residuals = sums - sums.sum() / total * sizes
-        count = effective_number(clusters) if hang_together(clusters) else total
+        count = effective_number(clusters) if is_clustered(clusters) else total
         corrected = float((residuals**2).sum()) / total * count / max(count - 1, 1e-9)
         return cls(min(max(corrected, _LEAST_SPREAD**2), size), size)
 

@@ -11,12 +11,12 @@ from dataclasses import replace
 
 from burnish.core.clusters import FEW, effective_number
 from burnish.core.records import Row
-from burnish.data.duplicates import asked_hash, clusters, continued
+from burnish.data.duplicates import asked_hash, find_continued, link_clusters
 
 
 def grouped(rows: Sequence[Row]) -> tuple[Row, ...]:
     """The rows, those that are one draw as one group; a row by itself keeps its own, if any."""
-    first = clusters(len(rows), _links(rows))
+    first = link_clusters(len(rows), _links(rows))
     count = Counter(first)
     return tuple(
         replace(row, group=(rows[own].group or rows[own].id) if count[own] > 1 else row.group)
@@ -25,7 +25,7 @@ def grouped(rows: Sequence[Row]) -> tuple[Row, ...]:
 
 
 def _links(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
-    yield from continued(rows)
+    yield from find_continued(rows)
     seen: dict[str, int] = {}
     for place, row in enumerate(rows):
         keys = [f"asked {asked_hash(row)}", *([f"group {row.group}"] if row.group else [])]

@@ -10,25 +10,33 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
 from burnish.core.records import Row
-from burnish.data.duplicates import clusters, continued, near_pairs, question, said_hash
+from burnish.data.duplicates import (
+    find_continued,
+    find_near_pairs,
+    link_clusters,
+    question_text,
+    said_hash,
+)
 
 
-def draw(
+def draw_split(
     rows: Sequence[Row], share: float, seed: int, near: float
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """(rows that stay, rows drawn): about `share` of each label's rows are drawn."""
     if share <= 0 or len(rows) < 2:
         return tuple(rows), ()
     members: dict[int, list[int]] = defaultdict(list)
-    for place, cluster in enumerate(clusters(len(rows), _links(rows, near))):
+    for place, cluster in enumerate(link_clusters(len(rows), _links(rows, near))):
         members[cluster].append(place)
-    order = sorted(members.values(), key=lambda places: _order(rows, places, seed))
-    drawn = {place for places in _drawn(rows, order, share) for place in places}
+    order = sorted(members.values(), key=lambda places: _shuffle_key(rows, places, seed))
+    drawn = {place for places in _select_clusters(rows, order, share) for place in places}
     stays = tuple(row for place, row in enumerate(rows) if place not in drawn)
     return stays, tuple(rows[place] for place in sorted(drawn))
 
 
-def _drawn(rows: Sequence[Row], order: Sequence[list[int]], share: float) -> list[list[int]]:
+def _select_clusters(
+    rows: Sequence[Row], order: Sequence[list[int]], share: float
+) -> list[list[int]]:
     """The clusters that are drawn, of all in their order.
 
     Of each label about its share, where a cluster that is too large is passed over; then, of a
@@ -66,17 +74,17 @@ def _may_give(label: str | None, rows: Sequence[Row], share: float) -> bool:
     return label is not None or share * len(rows) >= 0.5
 
 
-def sample(rows: Sequence[Row], most: int | None, seed: int) -> tuple[Row, ...]:
+def sample_rows(rows: Sequence[Row], most: int | None, seed: int) -> tuple[Row, ...]:
     """At most `most` rows, drawn by seed, in their order."""
     if most is None or len(rows) <= most:
         return tuple(rows)
-    chosen = sorted(range(len(rows)), key=lambda place: _order(rows, [place], seed))[:most]
+    chosen = sorted(range(len(rows)), key=lambda place: _shuffle_key(rows, [place], seed))[:most]
     return tuple(rows[place] for place in sorted(chosen))
 
 
 def _links(rows: Sequence[Row], near: float) -> Iterator[tuple[int, int]]:
-    yield from near_pairs([question(row) for row in rows], near)
-    yield from continued(rows)
+    yield from find_near_pairs([question_text(row) for row in rows], near)
+    yield from find_continued(rows)
     first: dict[str, int] = {}
     for place, row in enumerate(rows):
         for key in (f"group {row.group}" if row.group else None, said_hash(row)):
@@ -84,6 +92,6 @@ def _links(rows: Sequence[Row], near: float) -> Iterator[tuple[int, int]]:
                 yield first.setdefault(key, place), place
 
 
-def _order(rows: Sequence[Row], places: Sequence[int], seed: int) -> str:
+def _shuffle_key(rows: Sequence[Row], places: Sequence[int], seed: int) -> str:
     key = min(said_hash(rows[place]) for place in places)
     return hashlib.sha256(f"{seed}/{key}".encode()).hexdigest()

@@ -32,7 +32,7 @@ class Timing:
         return self.busy > BUSY
 
 
-def time_alone(engine: Engine, prompts: Sequence[Prompt]) -> Timing:
+def measure_latencies(engine: Engine, prompts: Sequence[Prompt]) -> Timing:
     """Time a few prompts, spread over all, asked one at a time.
 
     Nothing is shared between them and none waits for a batch. As many prompts give the same places,
