@@ -13,7 +13,7 @@ from burnish.core.errors import AlreadyThere, AuditFailed
 from burnish.core.recipe.recipe import load_recipe
 from burnish.core.runs import find_run, list_runs
 from burnish.core.stats import paired_test
-from burnish.data.freeze import thaw
+from burnish.data.frozen_split import thaw
 from burnish.data.load import load
 from burnish.evaluate import latency
 from burnish.evaluate.scoring import load_predictions
