@@ -21,6 +21,7 @@ from burnish.core.recipe import Recipe, anchored, load_recipe, make_recipe
 from burnish.core.records import Finding, Prompt
 from burnish.core.runs import Run, find_run, list_runs
 from burnish.named import ready, refuse_unknown, rows_of
+from burnish.projects import init as init
 
 if TYPE_CHECKING:
     from burnish.compare.run import Comparison

@@ -1,0 +1,141 @@
+"""A new project is there at once, whole, and its recipe says what this version reads."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from burnish import api
+from burnish.core.commented import FIRST, commented_recipe
+from burnish.core.errors import AlreadyThere, BadRecipe, NotFound
+from burnish.core.recipe import Recipe, load_recipe, make_recipe
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "support-desk"
+
+
+def test_a_project_without_an_example_lacks_nothing_but_its_rows(tmp_path):
+    project = api.init(tmp_path / "new" / "desk")
+
+    assert project.files == (".gitignore", "README.md", "burnish.yaml")
+    assert project.recipes == ("burnish.yaml",) and project.example is None
+    recipe = load_recipe(project.folder / "burnish.yaml")
+    assert recipe.data.train == (project.folder / "rows.jsonl",)
+    (project.folder / "rows.jsonl").write_text(
+        "".join(f'{{"text": "ticket {n}", "label": "{"ab"[n % 2]}"}}\n' for n in range(12))
+    )
+    assert api.check([project.folder / "burnish.yaml"], changes=["train.objective=classify"]).ok
+
+
+def test_the_example_is_copied_whole_and_every_recipe_of_it_finds_its_files(tmp_path):
+    project = api.init(tmp_path / "desk", "support-desk")
+
+    names = [str(f.relative_to(EXAMPLE)) for f in EXAMPLE.rglob("*") if f.is_file()]
+    assert list(project.files) == sorted(n for n in names if "__pycache__" not in n)
+    for name in project.recipes:
+        recipe = load_recipe(project.folder / name)
+        assert recipe.data.train and all(file.is_file() for file in recipe.data.train), name
+        assert all(folder.is_dir() for folder in recipe.rag.documents), name
+
+
+def test_what_lies_about_in_the_clones_example_is_not_copied(tmp_path, monkeypatch):
+    clone = tmp_path / "clone"
+    shutil.copytree(EXAMPLE, clone / "support-desk")
+    for hidden in (".burnish", "__pycache__"):
+        (clone / "support-desk" / hidden).mkdir(exist_ok=True)
+        (clone / "support-desk" / hidden / "file").write_text("")
+    monkeypatch.setattr("burnish.projects._examples_folder", lambda: clone)
+
+    project = api.init(tmp_path / "desk", "support-desk")
+
+    assert "README.md" in project.files
+    assert not [name for name in project.files if name.endswith("/file")]
+
+
+@pytest.mark.parametrize("example", [None, "support-desk"])
+def test_an_empty_folder_is_filled_and_stays_the_one_that_a_shell_stands_in(
+    example, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = Path.cwd().stat().st_ino
+
+    project = api.init(".", example)
+
+    assert project.folder.stat().st_ino == before
+    assert sorted(p.name for p in Path.cwd().iterdir()) == sorted(
+        {name.partition("/")[0] for name in project.files}
+    )
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (tmp_path, tmp_path / "notes.txt"):
+        with pytest.raises(AlreadyThere, match="not an empty folder"):
+            api.init(place, "support-desk")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_example_that_nobody_knows_makes_no_folder(tmp_path):
+    with pytest.raises(NotFound, match="no example `sales-desk`") as refused:
+        api.init(tmp_path / "desk", "sales-desk")
+
+    assert "support-desk" in refused.value.fix and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_disk_that_fills_up_leaves_nothing(is_there, tmp_path, monkeypatch):
+    place = tmp_path / "desk"
+    if is_there:
+        place.mkdir()
+    monkeypatch.setattr("burnish.projects.write_whole", full_at_the_second())
+
+    with pytest.raises(OSError, match="No space left"):
+        api.init(place)
+
+    assert place.exists() == is_there and not list(tmp_path.rglob("*"))[is_there:]
+
+
+def full_at_the_second():
+    """`write_whole` on a disk that has room for one file."""
+    from burnish.core.folders import write_whole
+
+    written = []
+
+    def write(path, content):
+        if written:
+            raise OSError(28, "No space left on device")
+        written.append(path)
+        write_whole(path, content)
+
+    return write
+
+
+def test_a_recipe_with_nothing_set_is_the_default_one(tmp_path):
+    (tmp_path / "burnish.yaml").write_text(commented_recipe({}))
+
+    assert load_recipe(tmp_path / "burnish.yaml") == make_recipe()
+
+
+def test_every_field_stands_in_the_comments_with_its_default():
+    text = commented_recipe({})
+    read = yaml.safe_load(re.sub(r"^(  )# ", r"\1", text, flags=re.MULTILINE))
+
+    assert tuple(read) == FIRST
+    assert make_recipe(read) == make_recipe()
+    for name in FIRST:
+        section = Recipe.model_fields[name].default
+        assert list(read[name]) == list(type(section).model_fields)
+        for field in type(section).model_fields.values():
+            prose = re.sub(r"\s*\n\s*##", "", text)
+            assert (field.description or "") in prose
+    assert all(f"##   {name}: " in text for name in Recipe.model_fields if name not in FIRST)
+
+
+def test_a_section_that_is_misspelt_is_no_empty_section(tmp_path):
+    (tmp_path / "burnish.yaml").write_text("trian:\n  # epochs: 1\n")
+
+    with pytest.raises(BadRecipe, match="no key `trian`"):
+        load_recipe(tmp_path / "burnish.yaml")
