@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from burnish.core.records import Message, Prompt
-from burnish.engines.choices import choice_tokens
-from burnish.engines.local import LocalEngine, open_engine
+from burnish.engines.local.choices import choice_tokens
+from burnish.engines.local.engine import LocalEngine
+from burnish.engines.local.open import open_engine
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "banking77_test.csv"
 INSTRUCTION = "Name the intent of the bank customer's message."

@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.core.folders import write_json, write_whole
+from burnish.core.atomic import write_json, write_whole
 from burnish.core.progress import Lines, listen, say
-from burnish.core.recipe import Recipe, load_recipe, make_recipe
-from burnish.distil.report import Distilled
-from burnish.distil.run import distil
-from burnish.engines.local import find_artifact
+from burnish.core.recipe.recipe import Recipe, load_recipe, make_recipe
+from burnish.distill.report import Distilled
+from burnish.distill.run import distil
+from burnish.models.find_artifact import find_artifact
 from burnish.report.plots import Scale, step_of, ticks_of
 
 RECIPE = Path(__file__).with_name("distil_banking77.yaml")

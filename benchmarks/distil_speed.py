@@ -22,10 +22,10 @@ from train_speed import MODEL, plain_rows
 
 def plan_of(arguments: argparse.Namespace, objective: str) -> Any:
     """A plan ready to fit, and its tokenizer."""
-    from burnish.core.recipe import make_recipe
+    from burnish.core.recipe.recipe import make_recipe
     from burnish.models.load import load_tokenizer
     from burnish.models.pull import pull
-    from burnish.train.language import encoded, prepare, seed_everything
+    from burnish.train.trainers.causal_lm import encoded, prepare, seed_everything
 
     base = pull(MODEL)
     changes = [
@@ -47,7 +47,7 @@ def plan_of(arguments: argparse.Namespace, objective: str) -> Any:
 
 def step(plan: Any, number: int, batch: int) -> tuple[float, float]:
     """Clock and processor seconds of one whole step."""
-    from burnish.train.loop import train_step
+    from burnish.train.loop.language_model import train_step
 
     clock, processor = time.perf_counter(), time.process_time()
     train_step(plan, plan.rows[number * batch : (number + 1) * batch])
@@ -63,9 +63,9 @@ def head_only(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from burnish.core.teaching import Distillation
-    from burnish.train.divergence import LinearDivergence, kept
-    from burnish.train.losses import LinearCrossEntropy
+    from burnish.core.recipe.objectives import Distillation
+    from burnish.train.losses.divergence import LinearDivergence, kept
+    from burnish.train.losses.linear import LinearCrossEntropy
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -103,7 +103,7 @@ def main() -> None:
     if arguments.head:
         print(json.dumps(head_only(arguments)))
         return
-    from burnish.train.lessons import with_lessons
+    from burnish.train.distillation.teacher_logits import with_lessons
 
     spent: dict[str, list[tuple[float, float]]] = {"sft": [], "distil": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from burnish.core.stats import mean_interval
-from burnish.models.embedder import Embedder
-from burnish.models.local import find_model
-from burnish.rag.ask import Asking
+from burnish.models.heads.embedder import Embedder
+from burnish.models.local_models import find_model
+from burnish.rag.answer import Asking
 from grounding import pairs_of, read_squad
 
 #: Share of the questions with an answer that may be refused, where the threshold is chosen.

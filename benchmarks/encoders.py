@@ -23,17 +23,17 @@ from typing import Any
 
 from burnish.compare.classifier import classifier
 from burnish.core.progress import Lines, listen, say
-from burnish.core.recipe import Recipe, load_recipe, make_recipe
+from burnish.core.recipe.recipe import Recipe, load_recipe, make_recipe
 from burnish.core.records import Scores
 from burnish.core.runs import Run
 from burnish.core.stats import mean_interval, paired_test
 from burnish.data.load import Dataset, load
-from burnish.engines.open import open_any
-from burnish.evaluate.run import Asked, evaluate
+from burnish.engines.registry import open_any
+from burnish.evaluate.scoring import Asked, evaluate
 from burnish.evaluate.tasks import as_prompt
-from burnish.models.embedder import Embedder
-from burnish.models.local import find_model
-from burnish.train.once import trained
+from burnish.models.heads.embedder import Embedder
+from burnish.models.local_models import find_model
+from burnish.train.cached_run import trained
 from burnish.train.run import train
 
 BANKING77 = Path(__file__).with_name("banking77.yaml")

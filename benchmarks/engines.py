@@ -26,11 +26,11 @@ from burnish.core.progress import Lines, listen
 from burnish.core.records import Message, Prompt
 from burnish.core.runs import find_run
 from burnish.core.stats import quantile
-from burnish.engines.alone import ChildEngine, Running
-from burnish.engines.child import Child
-from burnish.engines.open import IN_CHILDREN
-from burnish.export.doors import free_port
-from burnish.export.formats import quant_of, write_export
+from burnish.engines.external.base import ChildEngine, Running
+from burnish.engines.external.process import Child
+from burnish.engines.registry import IN_CHILDREN
+from burnish.export.formats.registry import quant_of, write_export
+from burnish.export.parity.clients import free_port
 from burnish.models.artifact import Artifact, open_artifact
 
 FORMATS = ("merged:bf16", "gguf:q8_0", "gguf-lora:q8_0", "onnx:int4", "openvino:int8")

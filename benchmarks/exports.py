@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 
 from burnish.core.progress import Lines, listen
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import find_run
 from burnish.core.stats import proportion
-from burnish.engines.local import open_engine
-from burnish.export.formats import write_export
-from burnish.export.questions import ask_trained, questions
+from burnish.engines.local.open import open_engine
+from burnish.export.formats.registry import write_export
+from burnish.export.parity.questions import ask_trained, questions
 from burnish.export.run import Exported, gate
 from burnish.models.artifact import open_artifact
 

@@ -24,10 +24,10 @@ import uvicorn
 
 from burnish.core.records import Message, Prompt
 from burnish.core.stats import quantile, quantile_interval
-from burnish.engines.fleet import Fleet, open_fleet
-from burnish.engines.scheduler import Scheduler
+from burnish.engines.scheduling.model_pool import Fleet, open_fleet
+from burnish.engines.scheduling.scheduler import Scheduler
 from burnish.serve.app import create_app
-from burnish.serve.keys import Keys
+from burnish.serve.auth.keys import Keys
 
 KEY = "bk-overhead"
 WORDS = ("parcel", "refund", "lamp", "account", "password", "login", "order", "late", "red", "pear")

@@ -13,15 +13,15 @@ from typing import Any
 import gguf
 import torch
 
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import find_run
 from burnish.data.load import load
 from burnish.data.split import sample
-from burnish.export.gguf import in_layer
-from burnish.export.importance import Importance, importance_of
-from burnish.export.quants import QUANTS, fitting, quantized
+from burnish.export.formats.gguf import in_layer
+from burnish.export.formats.gguf_quants import QUANTS, fitting, quantized
+from burnish.export.formats.importance_matrix import Importance, importance_of
 from burnish.models.artifact import open_artifact
-from burnish.models.chat import Encoded, encode_row
+from burnish.models.chat_template import Encoded, encode_row
 from burnish.models.merge import merged_model
 
 

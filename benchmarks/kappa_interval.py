@@ -13,7 +13,7 @@ import numpy as np
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from burnish.core.records import Interval
-from burnish.evaluate.kappa import agreement
+from burnish.evaluate.cohen_kappa import agreement
 
 GRADES = ("right", "wrong")
 #: Chances of both right, only the first, only the second, both wrong.

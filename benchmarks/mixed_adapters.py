@@ -18,10 +18,10 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from burnish.engines.weights import Weights
+from burnish.engines.local.multi_lora import Weights
 from burnish.models.artifact import save_artifact
 from burnish.models.load import load_model, load_tokenizer
-from burnish.models.local import find_model
+from burnish.models.local_models import find_model
 
 
 def loaded(name: str, count: int, rank: int) -> tuple[Weights, list[str], PeftModel]:

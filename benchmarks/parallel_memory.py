@@ -34,8 +34,8 @@ def measured(model: str, method: str, parallel: str, count: int) -> str:
 def train(model: str, method: str, parallel: str, count: int) -> None:
     """Print what is reckoned, forecast and measured of one run, as a line of a table."""
     from burnish.api import resolve
-    from burnish.train.estimate import needed, shape_of
-    from burnish.train.forecast import TOGETHER
+    from burnish.train.forecast.estimate import needed, shape_of
+    from burnish.train.forecast.forecast import TOGETHER
     from burnish.train.run import find_model
     from burnish.train.run import train as train_model
 

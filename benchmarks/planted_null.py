@@ -23,8 +23,8 @@ import numpy as np
 from scipy.stats import norm
 
 from burnish.compare.verdict import judge
+from burnish.core.recipe.compare import Compare
 from burnish.core.records import Prediction, Scores, clusters_of
-from burnish.core.sections import Compare
 from burnish.core.stats import mean_interval, proportion, rows_needed
 
 NAMES = ("base", "few_shot", "fine_tuned")
@@ -126,7 +126,7 @@ def rows(rng: random.Random, count: int, shuffled: bool) -> list[dict[str, str]]
 def real(runs: int, model: str | None, folder: Path) -> None:
     """Whole comparisons, training included."""
     from burnish.compare.run import compare
-    from burnish.core.recipe import make_recipe
+    from burnish.core.recipe.recipe import make_recipe
 
     name = model or tiny_model(folder / "models")
     print(f"\n{runs} real comparisons each, model {model or 'tiny (random weights)'}, 60 questions")
@@ -168,7 +168,7 @@ def tiny_model(folder: Path) -> str:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from burnish.models.local import write_manifest
+    from burnish.models.local_models import write_manifest
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     signs = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]

@@ -61,10 +61,10 @@ def pairs_of(count: int) -> list[Any]:
 
 def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
     """Recipe, base model's folder, and the pairs as tokens."""
-    from burnish.core.recipe import make_recipe
+    from burnish.core.recipe.recipe import make_recipe
     from burnish.models.load import load_tokenizer
     from burnish.models.pull import pull
-    from burnish.train.language import encoded
+    from burnish.train.trainers.causal_lm import encoded
 
     changes = [
         f"train.batch_size={arguments.batch}", f"train.threads={arguments.threads}",
@@ -80,11 +80,11 @@ def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
 def ours(arguments: argparse.Namespace) -> tuple[list[float], Seconds]:
     """burnish: the reference once, then the steps."""
     from burnish.core.runs import Run
-    from burnish.train.adapters import trainable
-    from burnish.train.checkpoint import State
-    from burnish.train.language import prepare
-    from burnish.train.loop import train_step
-    from burnish.train.reference import with_reference
+    from burnish.train.adapters.registry import trainable
+    from burnish.train.loop.checkpoint import State
+    from burnish.train.loop.language_model import train_step
+    from burnish.train.rlhf.reference import with_reference
+    from burnish.train.trainers.causal_lm import prepare
 
     recipe, base, rows = loaded(arguments)
     plan, losses = prepare(recipe, base, rows, []), []

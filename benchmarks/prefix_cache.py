@@ -15,9 +15,9 @@ import time
 from typing import Any
 
 from burnish.core.records import Message, Prompt
-from burnish.engines.fleet import open_fleet
-from burnish.engines.local import LocalEngine
-from burnish.engines.scheduler import Scheduler
+from burnish.engines.local.engine import LocalEngine
+from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.scheduling.scheduler import Scheduler
 
 WORDS = ("parcel", "refund", "lamp", "account", "password", "login", "order", "late", "red", "pear")
 

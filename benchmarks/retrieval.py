@@ -20,8 +20,8 @@ from typing import Any
 
 from burnish.core.settings import indexes_url
 from burnish.core.stats import mean_interval, paired_test
-from burnish.models.embedder import Embedder
-from burnish.models.local import find_model
+from burnish.models.heads.embedder import Embedder
+from burnish.models.local_models import find_model
 from burnish.rag.postgres import PostgresStore
 from burnish.rag.search import reciprocal_rank_fusion
 from burnish.rag.sqlite import SqliteStore

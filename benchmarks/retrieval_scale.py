@@ -26,8 +26,8 @@ import numpy as np
 import psutil
 
 from burnish.core.stats import mean_interval, quantile
-from burnish.models.embedder import Embedder
-from burnish.models.local import find_model
+from burnish.models.heads.embedder import Embedder
+from burnish.models.local_models import find_model
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage
 

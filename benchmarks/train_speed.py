@@ -135,7 +135,7 @@ def adapter() -> Any:
 
 def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
     """Base model's folder, tokenizer, and the rows as tokens."""
-    from burnish.models.chat import encode_row
+    from burnish.models.chat_template import encode_row
     from burnish.models.load import load_tokenizer
     from burnish.models.pull import pull
 
@@ -147,11 +147,11 @@ def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
 
 def ours(arguments: argparse.Namespace) -> Trained:
     """burnish: its own loop, batches, layers and optimizer."""
-    from burnish.core.recipe import make_recipe
-    from burnish.train.adapters import trainable
-    from burnish.train.batches import trimmed
-    from burnish.train.language import prepare
-    from burnish.train.loop import train_step
+    from burnish.core.recipe.recipe import make_recipe
+    from burnish.train.adapters.registry import trainable
+    from burnish.train.batching.micro_batches import trimmed
+    from burnish.train.loop.language_model import train_step
+    from burnish.train.trainers.causal_lm import prepare
 
     base, _, rows = loaded(arguments)
     changes = [

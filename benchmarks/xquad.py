@@ -30,8 +30,8 @@ from typing import Any
 import yaml
 
 from burnish import api
-from burnish.cli.screen import Bars
-from burnish.core.folders import write_json, write_whole
+from burnish.cli.progress_bars import Bars
+from burnish.core.atomic import write_json, write_whole
 from burnish.core.progress import listen
 from grounding import pairs_of, read_squad
 

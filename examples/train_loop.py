@@ -18,23 +18,23 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 # Data: files → checked rows in splits, the model's folder, rows → tokens with loss weights.
-from burnish.core.recipe import load_recipe
+from burnish.core.recipe.recipe import load_recipe
+from burnish.core.recipe.train import Train
 from burnish.core.records import have_thoughts
-from burnish.core.training import Train
 from burnish.data.load import load
-from burnish.models.audit import audit
-from burnish.models.chat import as_served, encode_row, switched
+from burnish.models.chat_template import as_served, encode_row, switched
 from burnish.models.load import device, load_tokenizer, training_dtype
-from burnish.models.local import find_model
+from burnish.models.local_models import find_model
+from burnish.models.token_audit import audit
+from burnish.train.batching.micro_batches import micro_batches, trimmed
+from burnish.train.batching.packed import flatten
+from burnish.train.batching.sampler import units_of
+from burnish.train.kernels.fused_layers import fuse
 
 # Rows as one flat batch, and attention, layers and loss that compute on it what transformers' own
 # do. They are faster and sum in another order: with the plain ones the last bits would differ.
-from burnish.train.attention import ATTENTION
-from burnish.train.batches import micro_batches, trimmed
-from burnish.train.flat import flatten
-from burnish.train.layers import fuse
-from burnish.train.losses import LinearCrossEntropy
-from burnish.train.order import units_of
+from burnish.train.kernels.packed_attention import ATTENTION
+from burnish.train.losses.linear import LinearCrossEntropy
 
 recipe_file, out = Path(sys.argv[1]), Path(sys.argv[2])
 recipe = load_recipe(recipe_file, sys.argv[3:])  # further arguments: train.epochs=1 ...

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from burnish.core import errors
-from burnish.core.recipe import make_recipe
-from burnish.train.encoders import ENCODERS
-from burnish.train.objectives import OBJECTIVES
+from burnish.core.recipe.recipe import make_recipe
+from burnish.train.objectives.registry import OBJECTIVES
+from burnish.train.registry import ENCODERS
 from tests.write_docs import PAGES, ROOT, WORDS
 
 

@@ -1,16 +1,13 @@
-"""A new project is there at once, whole, and its recipe says what this version reads."""
+"""A new project is there at once, whole, or not at all."""
 
-import re
 import shutil
 from pathlib import Path
 
 import pytest
-import yaml
 
 from burnish import api
-from burnish.core.commented import FIRST, commented_recipe
-from burnish.core.errors import AlreadyThere, BadRecipe, NotFound
-from burnish.core.recipe import Recipe, load_recipe, make_recipe
+from burnish.core.errors import AlreadyThere, NotFound
+from burnish.core.recipe.recipe import load_recipe
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "support-desk"
 
@@ -100,7 +97,7 @@ def test_a_disk_that_fills_up_leaves_nothing(is_there, tmp_path, monkeypatch):
 
 def full_at_the_second():
     """`write_whole` on a disk that has room for one file."""
-    from burnish.core.folders import write_whole
+    from burnish.core.atomic import write_whole
 
     written = []
 
@@ -111,31 +108,3 @@ def full_at_the_second():
         write_whole(path, content)
 
     return write
-
-
-def test_a_recipe_with_nothing_set_is_the_default_one(tmp_path):
-    (tmp_path / "burnish.yaml").write_text(commented_recipe({}))
-
-    assert load_recipe(tmp_path / "burnish.yaml") == make_recipe()
-
-
-def test_every_field_stands_in_the_comments_with_its_default():
-    text = commented_recipe({})
-    read = yaml.safe_load(re.sub(r"^(  )# ", r"\1", text, flags=re.MULTILINE))
-
-    assert tuple(read) == FIRST
-    assert make_recipe(read) == make_recipe()
-    for name in FIRST:
-        section = Recipe.model_fields[name].default
-        assert list(read[name]) == list(type(section).model_fields)
-        for field in type(section).model_fields.values():
-            prose = re.sub(r"\s*\n\s*##", "", text)
-            assert (field.description or "") in prose
-    assert all(f"##   {name}: " in text for name in Recipe.model_fields if name not in FIRST)
-
-
-def test_a_section_that_is_misspelt_is_no_empty_section(tmp_path):
-    (tmp_path / "burnish.yaml").write_text("trian:\n  # epochs: 1\n")
-
-    with pytest.raises(BadRecipe, match="no key `trian`"):
-        load_recipe(tmp_path / "burnish.yaml")

@@ -9,14 +9,14 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
-from burnish.core import autotrain, deepspeed, kaito
-from burnish.core.foreign import Key
-from burnish.core.recipe import recipe_schema, recipe_sections
+from burnish.compat import autotrain, deepspeed, kaito
+from burnish.compat.olive.commands import COMMANDS, ELSEWHERE
+from burnish.compat.translate import Key
+from burnish.core.recipe.recipe import recipe_schema, recipe_sections
 from burnish.core.settings import SETTINGS
-from burnish.data.codes import CODES
+from burnish.data.findings import CODES
 from burnish.data.formats import FORMATS
-from burnish.models.audit import CHECKS
-from burnish.olive.words import COMMANDS, ELSEWHERE
+from burnish.models.token_audit import CHECKS
 from tests.serve.conformance.page import conformance_page
 
 ROOT = Path(__file__).parent.parent

@@ -17,27 +17,27 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe, anchored, load_recipe, make_recipe
+from burnish.core.recipe.recipe import Recipe, anchored, load_recipe, make_recipe
 from burnish.core.records import Finding, Prompt
 from burnish.core.runs import Run, find_run, list_runs
-from burnish.named import ready, refuse_unknown, rows_of
+from burnish.preflight import ready, refuse_unknown, rows_of
 from burnish.projects import init as init
 
 if TYPE_CHECKING:
     from burnish.compare.run import Comparison
-    from burnish.distil.report import Distilled
-    from burnish.engines.talk import Chat
-    from burnish.evaluate.source import Evaluation
-    from burnish.export.fit import Fitted
+    from burnish.compat.olive.report import Report as OliveReport
+    from burnish.compat.openai_import import Imported
+    from burnish.distill.report import Distilled
+    from burnish.engines.chat import Chat
+    from burnish.evaluate.run import Evaluation
     from burnish.export.run import Exported
-    from burnish.models.local import LocalModel
-    from burnish.olive.report import Report as OliveReport
-    from burnish.rag.ask import Reply
-    from burnish.rag.build import IndexReport
+    from burnish.export.search.result import Fitted
+    from burnish.models.local_models import LocalModel
+    from burnish.rag.answer import Reply
+    from burnish.rag.indexing import IndexReport
     from burnish.rag.search import Found
-    from burnish.serve.migrate import Imported
     from burnish.train.report import TrainReport
-    from burnish.train.search import SearchReport
+    from burnish.train.search.run import SearchReport
 
 Source = Path | str
 
@@ -94,7 +94,7 @@ def pull(name: str) -> LocalModel:
 
 def models() -> list[LocalModel]:
     """The models that are on this machine."""
-    from burnish.models.local import list_models
+    from burnish.models.local_models import list_models
 
     return list_models()
 
@@ -112,7 +112,7 @@ def check(
     Several files are taken as splits that must not share rows. Raises BadRecipe, NotFound.
     """
     from burnish.data.check import check as check_rows
-    from burnish.data.infer import infer_task
+    from burnish.data.infer_task import infer_task
     from burnish.data.read import read
 
     paths = [Path(file) for file in files]
@@ -126,7 +126,7 @@ def check(
     rows, findings = result.rows, check_rows(result, recipe.data.near_duplicate)
     # An encoder reads texts as they are: no template, and no token of an answer.
     if model and not recipe.train.is_encoding:
-        from burnish.models.audit import audit_for
+        from burnish.models.token_audit import audit_for
 
         findings = [*findings, *audit_for(model, rows, recipe.train.max_length)]
     if rows:
@@ -161,7 +161,7 @@ def train_search(
     """Try the settings of the recipe's `search` section and train the best with several seeds."""
     resolved = ready(resolve(recipe, **files))
     dataset = rows_of(resolved)
-    from burnish.train.search import search as search_settings
+    from burnish.train.search.run import search as search_settings
 
     return search_settings(resolved, dataset, out)
 
@@ -185,7 +185,7 @@ def distil(
     Raises BadData, BadRecipe before anything is asked; TeacherStopped when the teacher gives out.
     """
     resolved = ready(resolve(recipe, **files))
-    from burnish.distil.run import distil as distil_student
+    from burnish.distill.run import distil as distil_student
 
     return distil_student(resolved, out=out)
 
@@ -198,7 +198,7 @@ def evaluate(
 ) -> Evaluation:
     """Measure one model or run on the frozen test split of a recipe."""
     resolved = ready(resolve(recipe, **files), source)
-    from burnish.evaluate.source import evaluate_source
+    from burnish.evaluate.run import evaluate_source
 
     return evaluate_source(resolved, source, out)
 
@@ -236,7 +236,7 @@ def export_fit(
     found = find_run(run)
     told = [f"export.fit.{name}={value}" for name, value in (limits or {}).items()]
     recipe = make_recipe(found.recipe.model_dump(mode="json"), [*told, *changes])
-    from burnish.export.fit import fit
+    from burnish.export.search.run import fit
 
     return fit(found, recipe, Path(out) if out else None)
 
@@ -246,7 +246,7 @@ def olive(words: Sequence[str]) -> OliveReport:
 
     Raises BadFlag for a flag that can't be honoured, and what training and exporting raise.
     """
-    from burnish.olive.words import olive as run_words
+    from burnish.compat.olive.commands import olive as run_words
 
     return run_words(words)
 
@@ -261,7 +261,7 @@ def index(
 
     Without sources, those of last time. Raises NotFound, BadData, BadRecipe.
     """
-    from burnish.rag.build import build_index
+    from burnish.rag.indexing import build_index
 
     wanted = {"embedder": embedder, "chunk_tokens": chunk_tokens}
     changes = {key: value for key, value in wanted.items() if value is not None}
@@ -298,9 +298,9 @@ def ask(
     `rerank` names a cross-encoder that orders the passages. Raises NotFound, BadRecipe.
     """
     refuse_unknown(model)
-    from burnish.engines.local import open_engine
-    from burnish.rag.ask import Asking
-    from burnish.rag.ask import ask as ask_engine
+    from burnish.engines.local.open import open_engine
+    from burnish.rag.answer import Asking
+    from burnish.rag.answer import ask as ask_engine
     from burnish.rag.search import open_index
 
     opened = open_index(index, rerank)
@@ -318,8 +318,8 @@ def chat(
     A run speaks with the prompt of its training.
     """
     refuse_unknown(source)
-    from burnish.engines.open import open_writer
-    from burnish.engines.talk import Chat
+    from burnish.engines.chat import Chat
+    from burnish.engines.registry import open_writer
 
     settings = Prompt((), max_new_tokens=max_new_tokens, temperature=temperature)
     return Chat(open_writer(source), system, settings)
@@ -342,14 +342,14 @@ def serve(sources: Sequence[str], aliases: Iterable[str] = (), changes: Iterable
 
 def prove_apart(sources: Sequence[str]) -> None:
     """Prove for each base of `sources` that adapters do not mix. Raises AdaptersMix."""
-    from burnish.engines.canary import prove
+    from burnish.engines.scheduling.isolation_check import prove
 
     prove(sources)
 
 
 def keys() -> list[dict[str, Any]]:
     """The keys of the server, without their values."""
-    from burnish.serve.keys import open_keys
+    from burnish.serve.auth.keys import open_keys
 
     return [
         {name: value for name, value in asdict(key).items() if name != "sha256"}
@@ -368,14 +368,14 @@ def make_key(
     `limits` are the other fields of `serve.keys.Key`: `per_minute`, `organization`, `most_bytes`,
     `most_jobs`.
     """
-    from burnish.serve.keys import Key, open_keys
+    from burnish.serve.auth.keys import Key, open_keys
 
     return open_keys().add(Key(name, "", list(models), list(routes), **limits))
 
 
 def remove_key(name: str) -> None:
     """Let a key open nothing any more. Raises NotFound."""
-    from burnish.serve.keys import open_keys
+    from burnish.serve.auth.keys import open_keys
 
     open_keys().remove(name)
 
@@ -385,13 +385,13 @@ def import_openai(
 ) -> Imported:
     """Train the fine-tuning jobs that were exported from OpenAI again, on a model of this machine,
     and compare old answers with new ones. Raises BadData, NotFound."""
-    from burnish.serve.migrate import import_openai as import_jobs
+    from burnish.compat.openai_import import import_openai as import_jobs
 
     return import_jobs(Path(folder), base, out)
 
 
 def refreeze(recipe: Source) -> None:
     """Accept the test split as it is now; figures measured before can't be compared any more."""
-    from burnish.data.freeze import thaw
+    from burnish.data.frozen_split import thaw
 
     thaw(resolve(recipe).data)

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.core.commented import commented_recipe
+from burnish.core.atomic import whole_folder, write_whole
 from burnish.core.errors import AlreadyThere, NotFound
-from burnish.core.folders import whole_folder, write_whole
+from burnish.core.recipe.commented import commented_recipe
 
 #: Files of the project without an example, and where its rows are expected.
 _RECIPE, _ROWS = "burnish.yaml", "rows.jsonl"

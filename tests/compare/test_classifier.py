@@ -12,21 +12,18 @@ from burnish.core.errors import BadData, BadRecipe, NotFound
 from burnish.core.progress import Lines, listen
 from burnish.core.records import Message, Prompt, Row
 from burnish.data.load import load
-from burnish.engines.open import open_any
-from burnish.evaluate import latency
-from burnish.evaluate.source import evaluate_source
-from burnish.models.embedder import Embedder
-from burnish.models.linear import Head
-from burnish.train.linear import fit_head
-from tests.embedder import embedder_folder, tiny_embedder
-from tests.evaluate.rules import RuleEngine, row
-
-__all__ = ["embedder_folder", "tiny_embedder"]
+from burnish.engines.registry import open_any
+from burnish.evaluate import prediction_cache
+from burnish.evaluate.run import evaluate_source
+from burnish.models.heads.embedder import Embedder
+from burnish.models.heads.linear import Head
+from burnish.train.trainers.logistic_regression import fit_head
+from tests.stubs.rule_engine import RuleEngine, row
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(latency, "_QUESTIONS", 3)
+    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
 
 
 @pytest.fixture
@@ -88,7 +85,7 @@ def test_only_the_labels_asked_for_are_chosen(tiny_embedder, recipe):
     settings = recipe()
     dataset = load(settings)
     head = fit_head(Embedder(tiny_embedder), dataset.split.train, dataset.split.validation)
-    from burnish.engines.labels import LabelEngine, LinearClassifier
+    from burnish.engines.heads.classifier import LabelEngine, LinearClassifier
 
     engine = LabelEngine(LinearClassifier(Embedder(tiny_embedder), head), "c")
     asked = (Message("system", "sort"), Message("user", "where is my parcel"))
@@ -134,7 +131,7 @@ def test_log_probabilities_sum_to_one_even_where_scores_are_large():
 
 
 def test_a_classifier_does_not_chat(recipe, workspace):
-    from burnish.engines.local import open_engine
+    from burnish.engines.local.open import open_engine
 
     compare(recipe("compare.routes=[base, classifier]"))
     (folder,) = workspace.glob("runs/classifier-*")

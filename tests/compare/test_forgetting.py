@@ -5,10 +5,11 @@ from collections import Counter
 import pytest
 
 from burnish.compare.forgetting import general_set, what_was_lost
-from burnish.core.sections import Evaluate, Task
-from burnish.engines.local import open_engine
-from burnish.evaluate.run import evaluate
-from tests.evaluate.rules import RuleEngine
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.evaluate import Evaluate
+from burnish.engines.local.open import open_engine
+from burnish.evaluate.scoring import evaluate
+from tests.stubs.rule_engine import RuleEngine
 
 TASK = Task(kind="classification")
 

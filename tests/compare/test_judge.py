@@ -7,16 +7,16 @@ import pytest
 from burnish.compare.run import compare
 from burnish.core.errors import BadRecipe
 from burnish.core.runs import list_runs
-from burnish.distil.run import distil
-from burnish.evaluate import latency
-from tests.stub_teacher import Stub, serving
-from tests.tickets import WORDS
+from burnish.distill.run import distil
+from burnish.evaluate import prediction_cache
+from tests.fixtures.tickets import WORDS
+from tests.stubs.teacher import Stub, serving
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Three single requests are enough here."""
-    monkeypatch.setattr(latency, "_QUESTIONS", 3)
+    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
 
 
 def part(text, name):

@@ -8,14 +8,11 @@ from burnish.compare.retrieval import open_documents
 from burnish.compare.routes import ROUTES, Setting
 from burnish.compare.run import compare
 from burnish.core.errors import AuditFailed, BadRecipe
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Split
-from burnish.core.sections import Task
 from burnish.data.load import Dataset
-from tests.embedder import embedder_folder, tiny_embedder
-from tests.evaluate.rules import RuleEngine, row
-
-__all__ = ["embedder_folder", "tiny_embedder"]
+from tests.stubs.rule_engine import RuleEngine, row
 
 COLOURS = ("red", "green", "blue", "yellow", "grey", "white", "brown", "pink", "gold", "black")
 THINGS = ("apple", "pear", "plum", "lamp", "parcel", "order", "login", "money", "refund", "account")
@@ -114,9 +111,9 @@ def test_some_training_rows_lack_the_passage_that_holds_the_answer(setting):
 
 
 def test_a_training_row_is_never_longer_than_the_recipe_allows(setting):
-    from burnish.models.chat import encode_row
+    from burnish.models.chat_template import encode_row
     from burnish.models.load import load_tokenizer
-    from burnish.models.local import find_model
+    from burnish.models.local_models import find_model
 
     tokenizer = load_tokenizer(find_model("tiny"))
     split = ROUTES["retrieval_fine_tuned"].learns(setting("train.max_length=160"))

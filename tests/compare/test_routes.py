@@ -4,12 +4,12 @@ import pytest
 
 from burnish.compare.routes import ROUTES, Setting, choose_examples
 from burnish.compare.verdict import TRAINED
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Row, Split
-from burnish.core.sections import Task
 from burnish.data.load import Dataset
-from burnish.train.once import trained
-from tests.evaluate.rules import RuleEngine, row
+from burnish.train.cached_run import trained
+from tests.stubs.rule_engine import RuleEngine, row
 
 LABELS = ("account", "delivery", "refund")
 TRAIN = tuple(

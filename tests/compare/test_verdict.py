@@ -16,8 +16,8 @@ from burnish.compare.verdict import (
     surely_worse,
 )
 from burnish.core import stats
+from burnish.core.recipe.compare import Compare
 from burnish.core.records import Prediction, Scores
-from burnish.core.sections import Compare
 from burnish.core.stats import mean_interval
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from burnish.core import errors
 from burnish.core.errors import AlreadyThere, BurnishError, Busy, NotFound
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import find_run, list_runs, new_run, runs_folder
 
 

@@ -4,12 +4,12 @@ import random
 
 import pytest
 
+from burnish.core.recipe.data import Data, Task
 from burnish.core.records import Message, Row
-from burnish.core.sections import Data, Task
 from burnish.data.check import check, check_rows, leaks
-from burnish.data.codes import CODES
 from burnish.data.duplicates import near_pairs
-from burnish.data.personal import personal_kinds
+from burnish.data.findings import CODES
+from burnish.data.pii import personal_kinds
 from burnish.data.read import read
 
 

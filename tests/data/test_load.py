@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from burnish.core.errors import BadData, TestSplitChanged
 from burnish.core.progress import Lines, listen
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message, Row
-from burnish.core.sections import Task
 from burnish.data.check import leaks
-from burnish.data.freeze import thaw
-from burnish.data.infer import infer_task
+from burnish.data.frozen_split import thaw
+from burnish.data.infer_task import infer_task
 from burnish.data.load import load
 from burnish.data.split import draw, sample
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.data import Columns, Data, Task
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message
-from burnish.core.sections import Columns, Data, Task
 from burnish.data.check import check
 from burnish.data.duplicates import content_hash
 from burnish.data.load import load

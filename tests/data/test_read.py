@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from burnish.core.errors import BadData, BurnishError, NotFound
-from burnish.core.sections import Columns, Data, Task
+from burnish.core.recipe.data import Columns, Data, Task
 from burnish.data.formats import FORMATS
 from burnish.data.read import READERS, read
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from burnish.core.sections import Data, Task
+from burnish.core.recipe.data import Data, Task
 from burnish.core.spans import Span
-from burnish.data.infer import infer_task
+from burnish.data.infer_task import infer_task
 from burnish.data.read import read
 
 

@@ -3,8 +3,8 @@
 import pytest
 
 from burnish.core.records import Message, Prompt
-from burnish.engines.local import open_engine
-from tests.engines.test_local import exhaustive
+from burnish.engines.local.open import open_engine
+from tests.engines.local.test_engine import exhaustive
 
 pytestmark = pytest.mark.model
 ASKED = (

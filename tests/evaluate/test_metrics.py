@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from burnish.evaluate.metrics import CORPUS, METRICS, json_validity, macro_f1, normalise
+from burnish.evaluate.metrics import CORPUS, METRICS, json_validity, macro_f1
+from burnish.evaluate.text import normalise
 
 texts = st.text(max_size=40)
 ascii_texts = st.text(st.characters(max_codepoint=126, min_codepoint=32), max_size=60)

@@ -3,10 +3,10 @@
 import pytest
 
 from burnish.core.errors import BadRecipe
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.data import Data, Task
+from burnish.core.recipe.recipe import make_recipe
+from burnish.core.recipe.rewards import Reward
 from burnish.core.records import Message, Row
-from burnish.core.reinforcement import Reward
-from burnish.core.sections import Data, Task
 from burnish.data.read import read
 from burnish.evaluate.rewards import REWARDS, worth_of
 

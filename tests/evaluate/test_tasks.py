@@ -3,8 +3,9 @@
 import pytest
 
 from burnish.core.errors import BadData
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.evaluate import Evaluate
 from burnish.core.records import Message, Prompt, Row
-from burnish.core.sections import Evaluate, Task
 from burnish.evaluate.metrics import CORPUS, METRICS
 from burnish.evaluate.tasks import (
     TASKS,
@@ -16,7 +17,7 @@ from burnish.evaluate.tasks import (
     with_examples,
     with_instruction,
 )
-from tests.evaluate.rules import RuleEngine, row
+from tests.stubs.rule_engine import RuleEngine, row
 
 TICKET = Task(kind="classification", labels=("refund", "delivery"))
 count = RuleEngine(lambda prompt: "").count_tokens

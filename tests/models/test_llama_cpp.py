@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from burnish.models.catalogue import catalogue
-from burnish.models.gguf import BATTERY
+from burnish.models.gguf_import import BATTERY
 from burnish.models.load import load_tokenizer
 from burnish.models.pull import packaged_gguf, pull
 

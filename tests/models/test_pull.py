@@ -5,11 +5,11 @@ import json
 import pytest
 
 from burnish.core.errors import NotFound, PullFailed
-from burnish.models import local
+from burnish.models import local_models as local
 from burnish.models.catalogue import catalogue
-from burnish.models.gguf import BATTERY
+from burnish.models.gguf_import import BATTERY
 from burnish.models.load import load_model, load_tokenizer
-from burnish.models.local import damaged_files, find_model, list_models
+from burnish.models.local_models import damaged_files, find_model, list_models
 from burnish.models.pull import pull
 
 

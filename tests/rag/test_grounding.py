@@ -2,7 +2,7 @@
 
 import pytest
 
-from burnish.rag.ask import _reply
+from burnish.rag.answer import _reply
 from burnish.rag.grounding import support
 from burnish.rag.search import Found
 from burnish.rag.store import Passage

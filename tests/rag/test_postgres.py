@@ -8,13 +8,13 @@ from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.core.errors import BadData, BadRecipe, NotFound, Unavailable
-from burnish.rag.build import build_index
-from burnish.rag.places import place
+from burnish.rag.indexing import build_index
+from burnish.rag.locations import place
 from burnish.rag.postgres import PostgresStore, drop_postgres, postgres_names
 from burnish.rag.search import open_index
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage
-from tests.serve import postgres
+from tests.fixtures import postgres
 
 
 @pytest.fixture(scope="module")

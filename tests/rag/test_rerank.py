@@ -6,9 +6,9 @@ from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.core.errors import BadRecipe, NotFound
-from burnish.models.local import find_model
+from burnish.models.heads.reranker import Reranker
+from burnish.models.local_models import find_model
 from burnish.models.pull import pull
-from burnish.models.reranker import Reranker
 from burnish.rag.search import open_index
 
 LESSONS = [

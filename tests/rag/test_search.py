@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from burnish.core.errors import NotFound
-from burnish.rag.build import build_index
+from burnish.rag.indexing import build_index
 from burnish.rag.search import open_index, reciprocal_rank_fusion
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage

@@ -6,10 +6,10 @@ import sqlite3
 import numpy as np
 import pytest
 
-from burnish.rag.signs import sign_bits
+from burnish.rag.binary_vectors import sign_bits
+from burnish.rag.bm25 import WordIndex
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage
-from burnish.rag.words import WordIndex
 
 #: The first layout, as burnish made it: words inside the database, no sign bits.
 FIRST_LAYOUT = """
@@ -101,7 +101,7 @@ def test_words_brought_in_before_a_kill_are_not_there_twice(store, tmp_path, mon
 
     put(store, "a.txt", "a green lamp", "a red lamp")
     with monkeypatch.context() as patched:
-        patched.setattr("burnish.rag.words.write_json", killed)
+        patched.setattr("burnish.rag.bm25.write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             store.settle()
     store.close()

@@ -6,13 +6,13 @@ import time
 import openai
 import pytest
 
+from burnish.serve.auth.keys import Key, Keys
+from burnish.serve.auth.rate_limit import Rates
 from burnish.serve.batches import BatchWork
-from burnish.serve.keys import Key, Keys
-from burnish.serve.rate import Rates
-from burnish.serve.store import Record
-from tests.embedder import WIDTH
-from tests.serve import tuning
-from tests.serve.tuning import lines, upload
+from burnish.serve.store.schema import Record
+from tests.fixtures import fine_tuning_server as tuning
+from tests.fixtures.embedder import WIDTH
+from tests.fixtures.fine_tuning_server import lines, upload
 
 CHAT = "/v1/chat/completions"
 

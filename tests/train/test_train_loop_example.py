@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from burnish.core.recipe import load_recipe
+from burnish.core.recipe.recipe import load_recipe
 from burnish.train.run import train
-from tests.train.conftest import make_rows, weights
+from tests.fixtures.training import make_rows, weights
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_loop.py"
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from burnish.engines.talk import Chat
+    from burnish.engines.chat import Chat
 
 
 def command(

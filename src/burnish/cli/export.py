@@ -10,8 +10,8 @@ from burnish.cli.output import facts, show, table
 from burnish.core.errors import BadRecipe
 
 if TYPE_CHECKING:
-    from burnish.export.fit import Fitted
     from burnish.export.run import Exported
+    from burnish.export.search.result import Fitted
 
 _HEADS = ("candidate", "questions", "{metric}", "p50", "p95", "memory", "disk", "start", "")
 _Others = Annotated[
@@ -105,8 +105,8 @@ def _switchable(
     runs: list[str], quant: str | None, out: Path | None, changes: list[str], as_json: bool
 ) -> int:
     """Export them as one folder, and show what each one's gate found; the exit code."""
-    from burnish.adapters import export_switchable
-    from burnish.export.card import measured
+    from burnish.export.model_card import measured
+    from burnish.multi_adapter import export_switchable
 
     done = export_switchable(runs, quant or "auto", out, changes)
     text = [facts({"folder": str(done.artifact.path), "not mixed": f"{done.compared} answers"})]
@@ -120,7 +120,7 @@ def _switchable(
 
 def _asked(done: "Exported") -> str:
     """What the gate measured, whether it may ship, and what speaks against it."""
-    from burnish.export.card import measured
+    from burnish.export.model_card import measured
 
     found = done.parity
     lines = {"folder": str(done.artifact.path), **measured(found.facts, done.size_bytes)}

@@ -10,7 +10,7 @@ from burnish.cli.output import show, table
 from burnish.core.errors import BadRecipe
 
 if TYPE_CHECKING:
-    from burnish.train.memory_table import Cell, Terms
+    from burnish.train.forecast.memory_table import Cell, Terms
 
 
 def command(
@@ -33,7 +33,7 @@ def command(
 
     Example: burnish forecast "Llama 3.1 8B" --tokens 4096
     """
-    from burnish.train.memory_table import Terms, memory_table
+    from burnish.train.forecast.memory_table import Terms, memory_table
 
     terms = Terms(memory=_bytes(memory), tokens=tokens, rank=rank, checkpointing=checkpointing)
     cells = memory_table(terms, model)
@@ -44,7 +44,7 @@ def command(
 def _bytes(text: str) -> float:
     from pydantic import TypeAdapter, ValidationError
 
-    from burnish.core.quantities import Bytes
+    from burnish.core.units import Bytes
 
     try:
         return float(TypeAdapter(Bytes).validate_python(text))
@@ -54,7 +54,7 @@ def _bytes(text: str) -> float:
 
 def _overview(cells: Sequence["Cell"]) -> str:
     """A line for each way to divide; the one GPU of its first column divides nothing."""
-    from burnish.train.memory_table import COUNTS, WAYS
+    from burnish.train.forecast.memory_table import COUNTS, WAYS
 
     found = {(c.model, c.method, c.parallel, c.gpus): _marked(c) for c in cells}
     lines = [

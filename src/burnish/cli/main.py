@@ -15,7 +15,6 @@ from burnish.cli import (
     chat,
     check,
     compare,
-    distil,
     evaluate,
     export,
     forecast,
@@ -33,6 +32,9 @@ from burnish.cli import (
     search,
     serve,
     train,
+)
+from burnish.cli import (
+    distill as distil,
 )
 from burnish.core.errors import BurnishError
 from burnish.core.progress import Lines, listen
@@ -73,7 +75,7 @@ def options(
 
 def _reporter() -> Lines:
     if sys.stderr.isatty():
-        from burnish.cli.screen import Bars
+        from burnish.cli.progress_bars import Bars
 
         return Bars()  # type: ignore[return-value]
     return Lines()

@@ -33,7 +33,7 @@ def command(
 
     Example: burnish merge RUN_A RUN_B --weight 0.7 --weight 0.3 --how ties
     """
-    from burnish.adapters import Merging, merge
+    from burnish.multi_adapter import Merging, merge
 
     merging = Merging(how=how, density=density, rank=rank, seed=seed)
     run = merge(runs, weights or [1 / len(runs)] * len(runs), merging, out)

@@ -9,7 +9,7 @@ import typer
 from burnish.cli.options import Changes, Recipe
 
 if TYPE_CHECKING:
-    from burnish.core.recipe import Recipe as Whole
+    from burnish.core.recipe.recipe import Recipe as Whole
 
 _HELP = "Take what {} says; what is otherwise here is said in comments."
 
@@ -37,10 +37,10 @@ def command(
     """
     import yaml
 
-    from burnish.core.autotrain import read_autotrain
-    from burnish.core.deepspeed import read_deepspeed
-    from burnish.core.kaito import read_kaito
-    from burnish.core.recipe import recipe_schema
+    from burnish.compat.autotrain import read_autotrain
+    from burnish.compat.deepspeed import read_deepspeed
+    from burnish.compat.kaito import read_kaito
+    from burnish.core.recipe.recipe import recipe_schema
 
     if schema:
         typer.echo(json.dumps(recipe_schema(), indent=2))
@@ -58,6 +58,6 @@ def command(
 
 
 def _read(recipe: Path | None, changes: list[str]) -> "Whole":
-    from burnish.core.recipe import load_recipe, make_recipe
+    from burnish.core.recipe.recipe import load_recipe, make_recipe
 
     return load_recipe(recipe, changes) if recipe else make_recipe({}, changes)

@@ -13,7 +13,7 @@ from burnish.core.errors import BadData
 
 if TYPE_CHECKING:
     from burnish.core.runs import Run
-    from burnish.distil.review import Disputed
+    from burnish.distill.review import Disputed
 
 
 def command(
@@ -33,7 +33,7 @@ def command(
     rows are listed.
     """
     from burnish.core.runs import find_run
-    from burnish.distil.review import disputed
+    from burnish.distill.review import disputed
 
     found = find_run(run)
     rows = disputed(found, sample, seed)
@@ -64,7 +64,7 @@ def _shown(row: "Disputed") -> str:
 
 def _decided(run: "Run", row: "Disputed") -> bool:
     """Ask until a decision is written down; False to end the review."""
-    from burnish.distil.review import decide
+    from burnish.distill.review import decide
 
     words = {"k": "keep", "d": "drop", "e": "edit", "s": "skip"}
     while True:

@@ -69,7 +69,7 @@ def command(
     elsewhere = any(change.startswith("serve.upstream") for change in settings)
     named, aliases = sources or ([] if elsewhere else ["smollm2-135m-instruct"]), [*(alias or ())]
     if best:
-        from burnish.export.best import best_named
+        from burnish.export.search.winner import best_named
 
         named, aliases, measured = best_named(named, aliases)
         settings = [*measured, *settings]
@@ -81,7 +81,7 @@ def command(
 def _prove(named: list[str], settings: list[str]) -> None:
     """That adapters do not mix, as far as they answer here."""
     from burnish import api
-    from burnish.core.recipe import make_recipe
+    from burnish.core.recipe.recipe import make_recipe
 
     api.prove_apart(named)
     for name in make_recipe({}, settings).serve.upstream:

@@ -23,7 +23,7 @@ from burnish.core.settings import follows
 
 if TYPE_CHECKING:
     from burnish.train.report import TrainReport
-    from burnish.train.search import SearchReport
+    from burnish.train.search.run import SearchReport
 
 
 _NOT_TOGETHER = (
@@ -101,7 +101,7 @@ def command(
 
 
 def _tried(space: Path | None) -> list[str]:
-    from burnish.train.space_file import changes_of
+    from burnish.compat.olive_search_space import changes_of
 
     return changes_of(space) if space else []
 
@@ -123,7 +123,7 @@ def _said(report: "TrainReport") -> str:
 
 
 def _train_together(recipes: list[Path], out: Path, changes: list[str], as_json: bool) -> None:
-    from burnish.adapters import train_together
+    from burnish.multi_adapter import train_together
 
     reports = train_together(recipes, out, changes)
     text = facts(

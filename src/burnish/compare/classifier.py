@@ -3,17 +3,17 @@
 Often the honest winner for labels on a machine without a GPU, so a fine-tune has to beat it.
 """
 
+from burnish.core.atomic import hash_json, write_json
 from burnish.core.errors import BadRecipe
-from burnish.core.folders import hash_json, write_json
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
+from burnish.core.recipe.recipe import Recipe
 from burnish.core.runs import Run, new_run, runs_folder, versions
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
-from burnish.models.embedder import Embedder
-from burnish.models.linear import save_linear
-from burnish.models.local import FACTS, find_model
-from burnish.train.linear import fit_head
+from burnish.models.heads.embedder import Embedder
+from burnish.models.heads.linear import save_linear
+from burnish.models.local_models import FACTS, find_model
+from burnish.train.trainers.logistic_regression import fit_head
 
 
 def classifier(recipe: Recipe, dataset: Dataset) -> Run:

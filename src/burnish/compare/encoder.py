@@ -5,13 +5,14 @@ Between the linear classifier on its vectors, which takes seconds, and a fine-tu
 
 import math
 
-from burnish.core.encoding import Classify, TokenClassify
 from burnish.core.errors import BadRecipe
-from burnish.core.recipe import Recipe
+from burnish.core.recipe.methods import Full
+from burnish.core.recipe.objectives import Classify, TokenClassify
+from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.train import Train
 from burnish.core.runs import Run
-from burnish.core.training import Full, Train
 from burnish.data.load import Dataset
-from burnish.train.once import trained
+from burnish.train.cached_run import trained
 
 #: Settings for small encoders; a head from nothing needs some steps however few the rows are.
 _BATCH, _EPOCHS, _LEAST_STEPS, _RATE = 32, 4, 200, 3e-4

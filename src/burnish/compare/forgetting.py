@@ -11,7 +11,7 @@ from pathlib import Path
 
 from burnish.core.records import Interval, Message, Prompt, Row, Scores
 from burnish.core.stats import PairedTest, paired_test, smallest_visible
-from burnish.evaluate.run import Asked
+from burnish.evaluate.scoring import Asked
 
 _SET = Path(__file__).with_name("forgetting.toml")
 

@@ -9,13 +9,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from burnish.core.atomic import hash_json
 from burnish.core.errors import BadRecipe
-from burnish.core.folders import hash_json
 from burnish.core.progress import say
+from burnish.core.recipe.rag import Rag
 from burnish.core.records import Message, Prompt, Row
-from burnish.core.sections import Rag
 from burnish.data.duplicates import content_hash, plain
-from burnish.rag.build import build_index
+from burnish.rag.indexing import build_index
 from burnish.rag.prompt import Count, fitting, with_passages
 from burnish.rag.search import Index, open_index
 from burnish.rag.store import Passage

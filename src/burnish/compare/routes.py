@@ -10,22 +10,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from burnish.compare.ceiling import CEILING
 from burnish.compare.classifier import classifier
 from burnish.compare.encoder import encoder
 from burnish.compare.retrieval import Documents, prompts_with_passages, rows_with_passages
-from burnish.core.encoding import Seq2Seq
+from burnish.compare.teacher_ceiling import CEILING
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.objectives import Seq2Seq
+from burnish.core.recipe.recipe import Recipe
 from burnish.core.records import Prompt, Row, Split, pictures_of
 from burnish.core.runs import Run
-from burnish.core.sections import Task
 from burnish.data.load import Dataset
-from burnish.engines.headed import said
-from burnish.engines.local import find_artifact
+from burnish.engines.heads.base import said
 from burnish.engines.protocol import Engine
-from burnish.evaluate.calibration import Calibrated
+from burnish.evaluate.judge_calibration import Calibrated
 from burnish.evaluate.tasks import (
     TASKS,
     answer_length,
@@ -34,11 +33,12 @@ from burnish.evaluate.tasks import (
     with_examples,
     with_instruction,
 )
-from burnish.models.chat import as_served, encode_row
-from burnish.models.embedder import Embedder
+from burnish.models.chat_template import as_served, encode_row
+from burnish.models.find_artifact import find_artifact
+from burnish.models.heads.embedder import Embedder
 from burnish.models.load import load_tokenizer
-from burnish.models.local import find_model
-from burnish.train.once import trained
+from burnish.models.local_models import find_model
+from burnish.train.cached_run import trained
 
 #: Examples that are too long for the context are passed over; this many times `shots` are tried.
 _TRIED = 4

@@ -7,16 +7,16 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from burnish.compare.ceiling import CEILING, covered
-from burnish.compare.costs import Costs, costs_of, in_words
+from burnish.compare.break_even import Costs, costs_of, in_words
+from burnish.compare.by_type import OfType, by_type, in_table, refuse_without_types
 from burnish.compare.encoder import refuse_encoders
+from burnish.compare.expectations import Expected, came_true, expected
 from burnish.compare.forgetting import Forgetting
-from burnish.compare.models import Models
-from burnish.compare.page import contents_of
+from burnish.compare.report import contents_of
 from burnish.compare.retrieval import open_documents
 from burnish.compare.routes import ROUTES, Setting, refuse_blind, with_routes
-from burnish.compare.rules import Expected, came_true, expected
-from burnish.compare.types import OfType, by_type, in_table, refuse_without_types
+from burnish.compare.runner import Models
+from burnish.compare.teacher_ceiling import CEILING, covered
 from burnish.compare.verdict import (
     INCUMBENT,
     TRAINED,
@@ -29,25 +29,25 @@ from burnish.compare.verdict import (
     judge,
     seeds_in_words,
 )
+from burnish.core.atomic import hash_file, write_json
 from burnish.core.errors import AuditFailed
-from burnish.core.folders import hash_file, write_json
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
+from burnish.core.recipe.recipe import Recipe
 from burnish.core.records import Finding, Interval, Row, Scores
 from burnish.core.runs import Run, begun_or_new_run
 from burnish.core.stats import PairedTest
 from burnish.data.load import Dataset, load
 from burnish.data.split import sample
-from burnish.engines.teacher import open_teacher, price
-from burnish.evaluate.answers import Measured
-from burnish.evaluate.calibration import Calibrated, calibrated
-from burnish.evaluate.run import save_predictions, summary
+from burnish.engines.answerers.registry import open_teacher, price
+from burnish.evaluate.judge_calibration import Calibrated, calibrated
+from burnish.evaluate.prediction_cache import Measured
+from burnish.evaluate.scoring import save_predictions, summary
 from burnish.evaluate.tasks import refuse_unanswerable
-from burnish.models.audit import audit
 from burnish.models.load import load_tokenizer
-from burnish.models.local import find_model
+from burnish.models.local_models import find_model
+from burnish.models.token_audit import audit
 from burnish.report.page import write_report
-from burnish.train.encoders import refuse_misfit
+from burnish.train.registry import refuse_misfit
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,10 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Literal
 
-from burnish.compare.ceiling import CEILING
+from burnish.compare.teacher_ceiling import CEILING
 from burnish.core.clusters import hang_together
+from burnish.core.recipe.compare import Compare
 from burnish.core.records import Interval, Scores
-from burnish.core.sections import Compare
 from burnish.core.stats import (
     PairedTest,
     holm,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from burnish.core.folders import write_whole
+from burnish.core.atomic import write_whole
 
 
 class Journal:

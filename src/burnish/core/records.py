@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from burnish.core.pictures import Picture
+from burnish.core.images import Picture
+from burnish.core.reasoning import together
 from burnish.core.spans import Span, located
-from burnish.core.thoughts import together
 
 Role = Literal["system", "user", "assistant", "tool"]
 Severity = Literal["error", "warning", "note"]

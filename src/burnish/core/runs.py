@@ -22,11 +22,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from burnish import __version__
+from burnish.core.atomic import write_json
 from burnish.core.errors import AlreadyThere, Busy, NotFound
-from burnish.core.folders import write_json
 from burnish.core.journal import Journal
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe, load_recipe
+from burnish.core.recipe.recipe import Recipe, load_recipe
 from burnish.core.settings import workspace
 
 

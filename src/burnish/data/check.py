@@ -8,9 +8,9 @@ from itertools import pairwise
 from ftfy.badness import is_bad
 
 from burnish.core.records import Finding, Row, some_of
-from burnish.data.codes import CODES
 from burnish.data.duplicates import content_hash, continued, near_pairs, plain, question
-from burnish.data.personal import personal_kinds
+from burnish.data.findings import CODES
+from burnish.data.pii import personal_kinds
 from burnish.data.read import Read
 
 _RARE, _FEW, _LONG = 5, 50, 100_000

@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from burnish.core.folders import hash_json
-from burnish.core.pictures import names_in
+from burnish.core.atomic import hash_json
+from burnish.core.images import names_in
 from burnish.core.records import Message, Row
 
 _WORD = re.compile(r"\w+")

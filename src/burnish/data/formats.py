@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from burnish.core.errors import BadData
-from burnish.core.pictures import BadPicture, Picture, joined, picture_of
+from burnish.core.images import BadPicture, Picture, joined, picture_of
+from burnish.core.reasoning import apart
+from burnish.core.recipe.data import Columns
 from burnish.core.records import Message, Role, Row
-from burnish.core.sections import Columns
-from burnish.core.thoughts import apart
-from burnish.data.pictures import refused, url_of
+from burnish.data.images import refused, url_of
 from burnish.data.spans import BadRow, has_spans, has_tags, marked, tagged
 
 Record = Mapping[str, Any]

@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from burnish.core.atomic import hash_json
 from burnish.core.errors import BadData, TestSplitChanged
-from burnish.core.folders import hash_json
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
+from burnish.core.recipe.data import Data, Task
+from burnish.core.recipe.recipe import Recipe
 from burnish.core.records import Finding, Message, Row, Split, pictures_of, place_of
-from burnish.core.sections import Data, Task
 from burnish.data.check import check_rows, empty_files, leaks
 from burnish.data.duplicates import clusters, content_hash, continued
-from burnish.data.freeze import freeze, frozen_hashes
-from burnish.data.infer import infer_task, labelled_rows
+from burnish.data.frozen_split import freeze, frozen_hashes
+from burnish.data.infer_task import infer_task, labelled_rows
 from burnish.data.read import Read, read
 from burnish.data.split import draw, sample
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import polars
 
+from burnish.core.atomic import hash_file, refuse_missing
 from burnish.core.errors import BadData
-from burnish.core.folders import hash_file, refuse_missing
+from burnish.core.recipe.data import Data, Task
 from burnish.core.records import Finding, Row
-from burnish.core.sections import Data, Task
-from burnish.data.codes import CODES
+from burnish.data.findings import CODES
 from burnish.data.formats import FORMATS, detect
-from burnish.data.pictures import before_the_question, unread, with_pictures
+from burnish.data.images import before_the_question, unread, with_pictures
 from burnish.data.spans import BadRow
 
 

@@ -5,8 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from burnish.core.records import Answer, Message, Prompt, Row
-from burnish.engines.alone import ChildEngine
-from burnish.engines.decode import Batch, Prefix, Request
+from burnish.engines.local.decoding import Batch, Prefix, Request
 
 
 class Engine(Protocol):
@@ -79,7 +78,3 @@ class Stepped(Engine, Protocol):
     def read_prefix(self, ids: Sequence[int], begin: Prefix | None = None) -> Prefix | None:
         """A beginning of prompts, computed, to be given to `choose` and to a batch; None if prompts
         cannot begin so. Call it while `active`."""
-
-
-#: What the scheduler serves: stepped by itself, or answered by a child in its own way.
-Served = Stepped | ChildEngine

@@ -9,15 +9,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from burnish.core.atomic import hash_json
 from burnish.core.errors import TeacherStopped
-from burnish.core.folders import hash_json
 from burnish.core.journal import Journal, read_journal
-from burnish.core.judging import Judge as Settings
 from burnish.core.progress import progress
+from burnish.core.recipe.evaluate import Judge as Settings
 from burnish.core.records import Message, Prompt
 from burnish.core.settings import workspace
-from burnish.engines.local_teacher import LocalTeacher
-from burnish.engines.teacher import open_answerer
+from burnish.engines.answerers.local import LocalTeacher
+from burnish.engines.answerers.registry import open_answerer
 
 #: What stands for a grade where the reply names none.
 UNCLEAR = ""

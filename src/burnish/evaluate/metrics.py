@@ -5,30 +5,14 @@ set (macro-F1, corpus BLEU) is in CORPUS and is shown beside the score, never te
 """
 
 import json
-import re
-import string
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import sacrebleu
 
-from burnish.evaluate.spans import FENCE, SPANS, span_f1
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-#: Scripts without spaces between words: each sign counts as a word, as in MLQA.
-UNSPACED = re.compile(r"([\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
-
-
-def normalise(text: str) -> str:
-    """SQuAD's normal form (Rajpurkar et al. 2016): no case, punctuation, articles, extra space.
-
-    Punctuation is that of all scripts, so that other languages are scored alike.
-    """
-    folded = unicodedata.normalize("NFKC", text).lower()
-    bare = "".join(sign for sign in folded if not _is_punctuation(sign))
-    return " ".join(_ARTICLES.sub(" ", bare).split())
+from burnish.evaluate.span_metrics import FENCE, SPANS, span_f1
+from burnish.evaluate.text import UNSPACED, normalise
 
 
 def accuracy(expected: str, answer: str) -> float:
@@ -131,10 +115,6 @@ CORPUS: dict[str, dict[str, Callable[[Sequence[str], Sequence[str]], float]]] = 
         "exact_match": _mean(exact_match),
     },
 }
-
-
-def _is_punctuation(sign: str) -> bool:
-    return sign in string.punctuation or unicodedata.category(sign).startswith("P")
 
 
 def _fields(text: str) -> Counter[str] | None:

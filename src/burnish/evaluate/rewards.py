@@ -7,8 +7,9 @@ from typing import Any
 
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
-from burnish.core.records import Message, Row
-from burnish.core.reinforcement import (
+from burnish.core.reasoning import apart
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.rewards import (
     FileReward,
     MetricReward,
     ModelReward,
@@ -17,16 +18,15 @@ from burnish.core.reinforcement import (
     StringCheck,
     TextSimilarity,
 )
+from burnish.core.records import Message, Row
 from burnish.core.runs import find_run
-from burnish.core.sections import Task
-from burnish.core.thoughts import apart
-from burnish.evaluate.formula import BadFormula, compute, names_in
-from burnish.evaluate.grading import CHECKS, SIMILARITIES, Unfilled, fill, sample_of
+from burnish.evaluate.grader_formula import BadFormula, compute, names_in
+from burnish.evaluate.graders import CHECKS, SIMILARITIES, Unfilled, fill, sample_of
 from burnish.evaluate.metrics import METRICS
-from burnish.evaluate.sandbox import Failed, Sandbox
+from burnish.evaluate.sandbox.sandbox import Failed, Sandbox
 from burnish.evaluate.tasks import TASKS
 from burnish.models.artifact import open_artifact
-from burnish.models.reward import load_reward_model
+from burnish.models.heads.reward_model import load_reward_model
 
 #: (row, what was said) → a finite number; higher is better. Raises BadRecipe.
 Worth = Callable[[Row, str], float]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from burnish.core.errors import BadData
+from burnish.core.reasoning import together
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.evaluate import Evaluate
 from burnish.core.records import Message, Prompt, Row
-from burnish.core.sections import Evaluate, Task
-from burnish.core.thoughts import together
 
 #: How many of the longest training answers are counted in tokens.
 _MEASURED = 64

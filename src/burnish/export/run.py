@@ -6,25 +6,25 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from burnish.core.atomic import write_json, write_whole
 from burnish.core.errors import NotFound
-from burnish.core.folders import write_json, write_whole
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
+from burnish.core.recipe.recipe import Recipe
 from burnish.core.runs import Run
-from burnish.engines.alone import Running
-from burnish.engines.local import open_engine
-from burnish.export.card import card
-from burnish.export.doors import open_door
-from burnish.export.formats import BESIDE_BASE, quant_of, refuse_pairs, write_export
-from burnish.export.importance import WEIGHED, importance_of
-from burnish.export.modelfile import modelfile
-from burnish.export.parity import Parity, measure
-from burnish.export.pruning import shortened
-from burnish.export.questions import Questions, Trained, ask_trained, questions
-from burnish.export.ready import make_ready, refuse_unready
-from burnish.export.vocabulary import CannotExport
+from burnish.engines.external.base import Running
+from burnish.engines.local.open import open_engine
+from burnish.export.formats.gguf_tokenizer import CannotExport
+from burnish.export.formats.importance_matrix import WEIGHED, importance_of
+from burnish.export.formats.registry import BESIDE_BASE, quant_of, refuse_pairs, write_export
+from burnish.export.layer_pruning import shortened
+from burnish.export.model_card import card
+from burnish.export.packaging.ollama import modelfile
+from burnish.export.packaging.registry import make_ready, refuse_unready
+from burnish.export.parity.clients import open_door
+from burnish.export.parity.gate import Parity, measure
+from burnish.export.parity.questions import Questions, Trained, ask_trained, questions
 from burnish.models.artifact import Artifact, open_artifact
-from burnish.models.local import find_model
+from burnish.models.local_models import find_model
 
 PARITY = "parity.json"
 

@@ -22,15 +22,15 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from burnish.core.atomic import hash_bytes, hash_file, whole_folder, write_json
 from burnish.core.errors import BadData, NotFound
-from burnish.core.folders import hash_bytes, hash_file, whole_folder, write_json
-from burnish.models.bottleneck import has_bottlenecks, load_bottlenecks, save_bottlenecks
-from burnish.models.chat import switched
+from burnish.models.adapters.bottleneck import has_bottlenecks, load_bottlenecks, save_bottlenecks
+from burnish.models.adapters.soft_prompts import has_virtual, load_virtual, save_virtual
+from burnish.models.chat_template import switched
 from burnish.models.load import device, load_model
-from burnish.models.local import FACTS, LocalModel, find_model
-from burnish.models.q4_0 import put_on_grid
-from burnish.models.quantize import round_trip
-from burnish.models.virtual import has_virtual, load_virtual, save_virtual
+from burnish.models.local_models import FACTS, LocalModel, find_model
+from burnish.models.quantization.nf4 import round_trip
+from burnish.models.quantization.q4_0 import put_on_grid
 
 
 @dataclass(frozen=True, slots=True)

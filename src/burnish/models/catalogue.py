@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from burnish.core.section import Section
+from burnish.core.recipe.section import Section
 
 
 class Package(Section):

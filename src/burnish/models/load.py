@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from burnish.core.errors import BadRecipe
-from burnish.models.chat import PLAIN_TEMPLATE, SOURCE_TEMPLATE
-from burnish.models.local import LocalModel
-from burnish.models.sight import load_seeing_tokenizer
+from burnish.models.chat_template import PLAIN_TEMPLATE, SOURCE_TEMPLATE
+from burnish.models.image_processor import load_seeing_tokenizer
+from burnish.models.local_models import LocalModel
 
 # Progress is ours to show (core.progress); a second bar for half a second's work is noise.
 transformers_logging.disable_progress_bar()

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from burnish.core.errors import BurnishError
 from burnish.models.artifact import ADDED, Artifact, find_base
 from burnish.models.load import load_model
-from burnish.models.q4_0 import put_on_grid
+from burnish.models.quantization.q4_0 import put_on_grid
 from burnish.models.seq2seq import load_trained
 
 

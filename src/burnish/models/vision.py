@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from burnish.core.errors import BadRecipe
 from burnish.models.artifact import Artifact, find_base
-from burnish.models.classifier import save_headed
+from burnish.models.heads.classifier import save_headed
+from burnish.models.image_processor import load_seeing_tokenizer
 from burnish.models.load import device
-from burnish.models.local import LocalModel
+from burnish.models.local_models import LocalModel
 from burnish.models.seq2seq import has_adapter
-from burnish.models.sight import load_seeing_tokenizer
 
 #: Files of a processor, beside those of its tokenizer.
 _FILES = ("*processor*config*.json", "chat_template*")

@@ -4,13 +4,9 @@ Offsets count characters of `Document.text`. For Markdown and plain text that is
 of other kinds it is the text that is read out of them, which `read_document` gives again.
 """
 
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-
-from burnish.core.errors import BadData, BurnishError
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,42 +73,3 @@ class Draft:
 
 
 Reader = Callable[[Path], Document]
-
-#: What libraries raise on broken files, beside their own errors (which derive from these or are
-#: turned into BadData by the reader).
-_BROKEN = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError,
-    RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
-
-
-def readers() -> Mapping[str, Reader]:
-    """File ending → how such a file is read."""
-    from burnish.rag.formats import READERS
-
-    return READERS
-
-
-def read_document(file: Path) -> Document:
-    """Read one file. Raises BadData if it is broken, empty or of an unknown kind; Unavailable if
-    the library for its kind is missing."""
-    reader = readers().get(file.suffix.lower())
-    if reader is None:
-        raise BadData(
-            f"{file}: files of kind `{file.suffix}` can't be read.",
-            f"Known kinds: {', '.join(readers())}.",
-        )
-    try:
-        document = reader(file)
-    except UnicodeDecodeError as error:
-        raise BadData(f"{file} is not UTF-8 text: {error}", "Save it as UTF-8.") from error
-    except BurnishError:
-        raise
-    except _BROKEN as error:
-        what = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise BadData(f"{file} is broken: {what}", "Open it and save it again.") from error
-    if not document.text.strip():
-        raise BadData(
-            f"{file} holds no text.", "A scan needs text recognition (OCR) first; else remove it."
-        )
-    return document

@@ -14,10 +14,10 @@ import numpy as np
 
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.progress import progress, say
-from burnish.models.embedder import Embedder
-from burnish.models.local import find_model
-from burnish.models.reranker import Reranker
-from burnish.rag.places import place
+from burnish.models.heads.embedder import Embedder
+from burnish.models.heads.reranker import Reranker
+from burnish.models.local_models import find_model
+from burnish.rag.locations import place
 from burnish.rag.store import Passage, Ranking, Store
 
 #: The constant of reciprocal rank fusion, as in the paper.

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from burnish.core.errors import BadData
-from burnish.rag.signs import Signs, sign_bits
+from burnish.rag.binary_vectors import Signs, sign_bits
+from burnish.rag.bm25 import News, State, WordIndex
 from burnish.rag.store import Passage, Ranking
-from burnish.rag.words import News, State, WordIndex
 
 #: Passages near by their signs whose exact vectors are compared: so many for each one that is
 #: wanted, and never fewer than so many.

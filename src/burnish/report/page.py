@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from burnish.core.folders import write_whole
+from burnish.core.atomic import write_whole
 from burnish.report import numbers
 from burnish.report.contents import Contents
 from burnish.report.plots import curve_plot, forecast_ranges, route_plot

@@ -12,30 +12,32 @@ from starlette.exceptions import HTTPException
 
 from burnish import __version__
 from burnish.core.errors import BurnishError
-from burnish.core.sections import Serve
-from burnish.engines.fleet import Fleet
-from burnish.engines.scheduler import Scheduler
+from burnish.core.recipe.serve import Serve
+from burnish.engines.scheduling.model_pool import Fleet
+from burnish.engines.scheduling.scheduler import Scheduler
 from burnish.serve import errors
+from burnish.serve.auth.keys import Keys
+from burnish.serve.auth.rate_limit import Rates
+from burnish.serve.auth.tenant import acting_for
+from burnish.serve.azure.router import management_routes
+from burnish.serve.background.tasks import Errands
 from burnish.serve.batches import BatchWork, batch_routes
-from burnish.serve.deployments import management_routes
-from burnish.serve.desk import Desk
-from burnish.serve.embeddings import Embedders
-from burnish.serve.errands import Errands
-from burnish.serve.graders import grader_routes
-from burnish.serve.guard import LOOPBACK, Guard
+from burnish.serve.files.router import file_routes
+from burnish.serve.files.uploads import upload_routes
+from burnish.serve.fine_tuning.router import job_routes
+from burnish.serve.fine_tuning.worker import Worker
+from burnish.serve.graders.router import grader_routes
 from burnish.serve.health import health_routes
-from burnish.serve.house import House
-from burnish.serve.keys import Keys
-from burnish.serve.owner import acting_for
-from burnish.serve.rate import Rates
-from burnish.serve.responses import response_routes
-from burnish.serve.routes import deployment_routes, routes
-from burnish.serve.tuning_routes import file_routes, job_routes
-from burnish.serve.uploads import upload_routes
-from burnish.serve.vector_routes import vector_routes
-from burnish.serve.vectors import Vectors, VectorWork
-from burnish.serve.watch import Audit, Figures, Watch
-from burnish.serve.worker import Worker
+from burnish.serve.inference.embeddings import Embedders
+from burnish.serve.inference.router import deployment_routes, routes
+from burnish.serve.inference.service import House
+from burnish.serve.middleware.guard import LOOPBACK, Guard
+from burnish.serve.middleware.metrics import Figures
+from burnish.serve.middleware.observability import Audit, Watch
+from burnish.serve.responses.router import response_routes
+from burnish.serve.store.workspace import Desk
+from burnish.serve.vector_stores.router import vector_routes
+from burnish.serve.vector_stores.service import Vectors, VectorWork
 
 
 def create_app(

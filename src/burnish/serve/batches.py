@@ -19,20 +19,18 @@ from typing import Any, Literal
 from fastapi import APIRouter
 
 from burnish.core.journal import Journal, read_journal
-from burnish.serve.desk import Desk
-from burnish.serve.errands import Errand
+from burnish.serve.auth.keys import CALLER, Keys
+from burnish.serve.auth.rate_limit import Rates
+from burnish.serve.background.tasks import Errand
 from burnish.serve.errors import Refused
-from burnish.serve.files import NoSuchFile
-from burnish.serve.house import House
-from burnish.serve.inside import ask
-from burnish.serve.job_wire import Id, Labels
-from burnish.serve.keys import CALLER, Keys
-from burnish.serve.pages import page_body
-from burnish.serve.rate import Rates
-from burnish.serve.records import body_of
-from burnish.serve.store import Record
-from burnish.serve.tuning_routes import Limit
-from burnish.serve.wire import Closed
+from burnish.serve.inference.local_client import ask
+from burnish.serve.inference.service import House
+from burnish.serve.protocol import Closed, Id, Labels, Limit
+from burnish.serve.store.files import NoSuchFile
+from burnish.serve.store.objects import body_of
+from burnish.serve.store.pagination import page_body
+from burnish.serve.store.schema import Record
+from burnish.serve.store.workspace import Desk
 
 MOST_LINES = 50_000
 #: Lines asked together: enough to fill the model's batches, few enough to leave room to others.

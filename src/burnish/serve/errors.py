@@ -9,15 +9,15 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from burnish.core.disk_errors import storage_trouble
 from burnish.core.errors import BurnishError, PromptTooLong, StorageFailed
-from burnish.core.storage import storage_trouble
-from burnish.engines.elsewhere import (
+from burnish.engines.remote.http import (
     ElsewhereBusy,
     ElsewhereDown,
     ElsewhereRefused,
     ElsewhereSlow,
 )
-from burnish.engines.scheduler import Overloaded
+from burnish.engines.scheduling.scheduler import Overloaded
 
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "requests"}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}

@@ -6,7 +6,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from burnish.serve.house import House
+from burnish.serve.inference.service import House
 
 
 def health_routes(house: House) -> APIRouter:

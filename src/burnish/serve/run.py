@@ -7,21 +7,21 @@ from contextlib import ExitStack, suppress
 import uvicorn
 
 from burnish.core.errors import BadRecipe, BurnishError
-from burnish.core.executor import open_executor
+from burnish.core.executors.executor import open_executor
 from burnish.core.progress import say
-from burnish.core.sections import Serve
+from burnish.core.recipe.serve import Serve
 from burnish.core.settings import workspace
-from burnish.engines.alone import Running
-from burnish.engines.fleet import Fleet, open_fleet
-from burnish.engines.upstream import open_upstreams
-from burnish.evaluate.sandbox_proof import prove, secrets_of
-from burnish.models.local import list_embedders
+from burnish.engines.external.base import Running
+from burnish.engines.remote.upstream import open_upstreams
+from burnish.engines.scheduling.model_pool import Fleet, open_fleet
+from burnish.evaluate.sandbox.self_test import prove, secrets_of
+from burnish.models.local_models import list_embedders
 from burnish.serve.app import create_app
-from burnish.serve.desk import open_desk
-from burnish.serve.embeddings import Embedders
-from burnish.serve.guard import LOOPBACK
-from burnish.serve.keys import open_keys
-from burnish.serve.worker import Worker
+from burnish.serve.auth.keys import open_keys
+from burnish.serve.fine_tuning.worker import Worker
+from burnish.serve.inference.embeddings import Embedders
+from burnish.serve.middleware.guard import LOOPBACK
+from burnish.serve.store.workspace import open_desk
 
 #: Seconds that open requests get to finish after the signal to stop.
 _GRACE = 30

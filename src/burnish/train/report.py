@@ -6,11 +6,11 @@ from typing import Any
 
 from burnish.core.journal import read_journal
 from burnish.core.runs import Run
-from burnish.train.checkpoint import State
-from burnish.train.diagnosis import Diagnosis, diagnose
-from burnish.train.forecast import TOGETHER
-from burnish.train.loop import Plan
-from burnish.train.memory import peak_memory
+from burnish.train.diagnostics import Diagnosis, diagnose
+from burnish.train.forecast.forecast import TOGETHER
+from burnish.train.loop.checkpoint import State
+from burnish.train.loop.loop import Plan
+from burnish.train.loop.peak_memory import peak_memory
 
 
 @dataclass(frozen=True, slots=True)

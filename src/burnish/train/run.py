@@ -10,33 +10,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from burnish.core.atomic import hash_file, write_json
 from burnish.core.errors import BadRecipe
-from burnish.core.folders import hash_file, write_json
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
-from burnish.core.reinforcement import FileReward, Grpo
+from burnish.core.recipe.objectives import Custom, Grpo
+from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.rewards import FileReward
 from burnish.core.runs import Run, new_run
 from burnish.core.settings import follows
-from burnish.core.training import Custom
 from burnish.data.load import Dataset, load
 from burnish.evaluate.tasks import thought_length
-from burnish.models.chat import encode_prompt
+from burnish.models.chat_template import encode_prompt
 from burnish.models.load import slow_format
-from burnish.models.local import find_model
-from burnish.train.adapters import quantization
-from burnish.train.auto import settled
-from burnish.train.checkpoint import State, load_weights
-from burnish.train.course import Given
-from burnish.train.encoders import course_of, refuse_misfit
-from burnish.train.faults import explained
-from burnish.train.language import seed_everything
-from burnish.train.loop import Plan, Watch, fit
-from burnish.train.memory import peak_memory
-from burnish.train.processes import gathered, joined, refuse_idle_processes
+from burnish.models.local_models import find_model
+from burnish.train.adapters.registry import quantization
+from burnish.train.distributed.launch import gathered, joined, refuse_idle_processes
+from burnish.train.distributed.process_group import Team
+from burnish.train.forecast.auto_method import settled
+from burnish.train.loop.checkpoint import State, load_weights
+from burnish.train.loop.loop import Plan, Watch, fit
+from burnish.train.loop.peak_memory import peak_memory
+from burnish.train.loop.resource_errors import explained
+from burnish.train.loop.resume import resumed, same_run
+from burnish.train.loop.trackers import open_tracker
+from burnish.train.loop.trainer import Given
+from burnish.train.registry import course_of, refuse_misfit
 from burnish.train.report import TrainReport, report_of
-from burnish.train.resume import resumed, same_run
-from burnish.train.team import Team
-from burnish.train.tracker import open_tracker
+from burnish.train.trainers.causal_lm import seed_everything
 
 
 def train(

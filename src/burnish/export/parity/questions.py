@@ -1,0 +1,89 @@
+"""What the trained and the exported model are both asked, and what the trained one answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from burnish.core.errors import BadRecipe
+from burnish.core.progress import progress
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.recipe import Recipe
+from burnish.core.records import Prompt, Row
+from burnish.data.load import load
+from burnish.data.split import sample
+from burnish.engines.local.engine import LocalEngine
+from burnish.evaluate.tasks import (
+    TASKS,
+    answer_length,
+    as_prompt,
+    deciding_metric,
+    refuse_unanswerable,
+)
+from burnish.export.parity.clients import Reply, free
+from burnish.models.artifact import Artifact
+from burnish.models.chat_template import encode_prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What both are asked: rows, their prompts, and how answers are scored."""
+
+    rows: Sequence[Row]
+    prompts: Sequence[Prompt]
+    task: Task
+    metric: str
+
+    @property
+    def labelled(self) -> bool:
+        """Whether answers are labels."""
+        return TASKS[self.task.kind].constrained
+
+    @property
+    def bound(self) -> bool:
+        """Whether answers are held to the labels too: not those of a model that thinks first."""
+        return any(prompt.choices for prompt in self.prompts)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The trained model's answers: free ones, and those held to the labels (empty without)."""
+
+    tokenizer: PreTrainedTokenizerBase
+    free: Sequence[Reply]
+    bound: Sequence[Reply]
+
+
+def questions(recipe: Recipe, artifact: Artifact) -> Questions:
+    """What the gate asks: the recipe's test split, as the model was trained to be asked.
+
+    Raises BadRecipe if the recipe names no data, BadData if there are no test rows.
+    """
+    if not (recipe.data.train or recipe.data.test):
+        raise BadRecipe("The run's recipe names no data, so the gate has nothing to ask.")
+    dataset = load(recipe)
+    rows = sample(dataset.split.test, recipe.export.rows, recipe.evaluate.seed)
+    refuse_unanswerable(rows)
+    tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+    longest = answer_length(
+        dataset.split.train or rows,
+        recipe.evaluate,
+        lambda some: len(encode_prompt(tokenizer, some)),
+    )
+    prompts = [as_prompt(row, dataset.task, longest, artifact.thoughts) for row in rows]
+    return Questions(rows, prompts, dataset.task, deciding_metric(dataset.task, recipe.evaluate))
+
+
+def ask_trained(engine: LocalEngine, asked: Questions) -> Trained:
+    """The trained model's answers."""
+    held = _answers(engine, asked.prompts) if asked.bound else []
+    return Trained(engine.tokenizer, _answers(engine, free(asked.prompts)), held)
+
+
+def _answers(engine: LocalEngine, prompts: Sequence[Prompt]) -> list[Reply]:
+    with progress("Asking the trained model", total=len(prompts)) as bar:
+        answers = engine.answer(prompts, advance=bar.advance)
+    return [
+        Reply(a.text, a.finish_reason == "stop", a.tokens_in, a.tokens_out, a.seconds)
+        for a in answers
+    ]
