@@ -7,7 +7,7 @@ import pytest
 
 from burnish import api
 from burnish.core.errors import AlreadyThere, NotFound
-from burnish.core.recipe.recipe import load_recipe
+from burnish.core.recipe.recipe import load_recipe, make_recipe
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "support-desk"
 
@@ -23,6 +23,17 @@ def test_a_project_without_an_example_lacks_nothing_but_its_rows(tmp_path):
         "".join(f'{{"text": "ticket {n}", "label": "{"ab"[n % 2]}"}}\n' for n in range(12))
     )
     assert api.check([project.folder / "burnish.yaml"], changes=["train.objective=classify"]).ok
+
+
+def test_its_readme_names_the_base_model_and_shapes_of_rows_that_are_read(tmp_path):
+    readme = (api.init(tmp_path / "desk").folder / "README.md").read_text()
+
+    assert f"burnish pull {make_recipe().model.name}" in readme
+    shapes = [line.strip() for line in readme.splitlines() if line.strip().startswith("{")]
+    assert len(shapes) == 3
+    for number, shape in enumerate(shapes):
+        (tmp_path / f"{number}.jsonl").write_text(shape + "\n")
+        assert api.check([tmp_path / f"{number}.jsonl"]).ok, shape
 
 
 def test_the_example_is_copied_whole_and_every_recipe_of_it_finds_its_files(tmp_path):
