@@ -17,7 +17,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-# Data: files → checked rows in splits, the model's folder, rows → tokens with loss weights.
+# The plumbing of data (recipe, rows, chat template, audit), and from `burnish.train` the packed
+# batch with the attention, layers and loss that compute on it. They do what transformers' own do,
+# faster and in another order of sums: with the plain ones the last bits would differ.
 from burnish.core.recipe.recipe import load_recipe
 from burnish.core.recipe.train import Train
 from burnish.core.records import have_thoughts
@@ -30,9 +32,6 @@ from burnish.train.batching.micro_batches import micro_batches, trimmed
 from burnish.train.batching.packed import flatten
 from burnish.train.batching.sampler import units_of
 from burnish.train.kernels.fused_layers import fuse
-
-# Rows as one flat batch, and attention, layers and loss that compute on it what transformers' own
-# do. They are faster and sum in another order: with the plain ones the last bits would differ.
 from burnish.train.kernels.packed_attention import ATTENTION
 from burnish.train.losses.linear import LinearCrossEntropy
 
