@@ -22,15 +22,15 @@ from transformers import AutoModelForCausalLM
 # faster and in another order of sums: with the plain ones the last bits would differ.
 from burnish.core.recipe.recipe import load_recipe
 from burnish.core.recipe.train import Train
-from burnish.core.records import have_thoughts
+from burnish.core.records import have_reasoning
 from burnish.data.load import load
-from burnish.models.chat_template import as_served, encode_row, switched
-from burnish.models.load import device, load_tokenizer, training_dtype
+from burnish.models.chat_template import encode_row, set_thinking, split_as_served
+from burnish.models.load import default_device, load_tokenizer, training_dtype
 from burnish.models.local_models import find_model
 from burnish.models.token_audit import audit
-from burnish.train.batching.micro_batches import micro_batches, trimmed
-from burnish.train.batching.packed import flatten
-from burnish.train.batching.sampler import units_of
+from burnish.train.batching.micro_batches import micro_batches, trim_to_target
+from burnish.train.batching.packed import pack
+from burnish.train.batching.sampler import group_rows
 from burnish.train.kernels.fused_layers import fuse
 from burnish.train.kernels.packed_attention import ATTENTION
 from burnish.train.losses.linear import LinearCrossEntropy
@@ -52,13 +52,15 @@ if out.exists():
 
 base = find_model(recipe.model.name)
 split = load(recipe).split
-tokenizer = switched(load_tokenizer(base), have_thoughts(split.train))
-train_rows = [part for row in split.train for part in as_served(tokenizer, row)]
-validation_rows = [part for row in split.validation for part in as_served(tokenizer, row)]
+tokenizer = set_thinking(load_tokenizer(base), have_reasoning(split.train))
+train_rows = [part for row in split.train for part in split_as_served(tokenizer, row)]
+validation_rows = [part for row in split.validation for part in split_as_served(tokenizer, row)]
 if findings := audit([*train_rows, *validation_rows], tokenizer, settings.max_length):
-    sys.exit("\n".join(finding.said for finding in findings))
-train = [trimmed(encode_row(tokenizer, row, settings.max_length)) for row in train_rows]
-validation = [trimmed(encode_row(tokenizer, row, settings.max_length)) for row in validation_rows]
+    sys.exit("\n".join(finding.summary for finding in findings))
+train = [trim_to_target(encode_row(tokenizer, row, settings.max_length)) for row in train_rows]
+validation = [
+    trim_to_target(encode_row(tokenizer, row, settings.max_length)) for row in validation_rows
+]
 
 # ---------------------------------------------------------------------------------------------
 # The model. Its weights are frozen; each linear layer gets two small matrices that are trained.
@@ -68,7 +70,7 @@ if settings.threads:
     torch.set_num_threads(settings.threads)
 model = AutoModelForCausalLM.from_pretrained(
     base.path, dtype=training_dtype(recipe.model.dtype), local_files_only=True
-).to(device())
+).to(default_device())
 targets = "all-linear" if method.targets == ("all-linear",) else list(method.targets)
 lora = LoraConfig(
     r=method.rank, lora_alpha=method.alpha, lora_dropout=method.dropout, target_modules=targets,
@@ -84,12 +86,12 @@ if settings.gradient_checkpointing:
 def summed_loss(rows: list) -> torch.Tensor:
     """Return the cross-entropy of some rows, summed over the learnt tokens."""
     # One sequence without padding; what all rows begin with stands in it once.
-    batch = flatten(rows, device())
+    batch = pack(rows, default_device())
     hidden = model.base_model(
         input_ids=batch.ids, position_ids=batch.positions, use_cache=False, layout=batch.layout
     ).last_hidden_state[0]
     # Only places whose next token is learnt go through the head: logits are the largest tensor.
-    places = hidden.index_select(0, batch.predicts)
+    places = hidden.index_select(0, batch.predict_positions)
     head = model.get_output_embeddings().weight
     return LinearCrossEntropy.apply(places, head, batch.targets, batch.weights)
 
@@ -131,7 +133,7 @@ def set_weights(exact: list) -> None:
 # The order: every epoch has its own shuffle, made of the seed and the epoch's number. Rows that
 # continue one another (turns of one conversation) stay in one step.
 
-unit_of = {place: unit for unit in units_of(train, settings) for place in unit}
+unit_of = {place: unit for unit in group_rows(train, settings) for place in unit}
 stream = []
 for epoch in range(math.ceil(settings.epochs)):
     order = list(range(len(train)))

@@ -98,7 +98,7 @@ def test_a_disk_that_fills_up_leaves_nothing(is_there, tmp_path, monkeypatch):
     place = tmp_path / "desk"
     if is_there:
         place.mkdir()
-    monkeypatch.setattr("burnish.projects.write_whole", full_at_the_second())
+    monkeypatch.setattr("burnish.projects.write_atomic", full_at_the_second())
 
     with pytest.raises(OSError, match="No space left"):
         api.init(place)
@@ -107,8 +107,8 @@ def test_a_disk_that_fills_up_leaves_nothing(is_there, tmp_path, monkeypatch):
 
 
 def full_at_the_second():
-    """`write_whole` on a disk that has room for one file."""
-    from burnish.core.atomic import write_whole
+    """`write_atomic` on a disk that has room for one file."""
+    from burnish.core.atomic import write_atomic
 
     written = []
 
@@ -116,6 +116,6 @@ def full_at_the_second():
         if written:
             raise OSError(28, "No space left on device")
         written.append(path)
-        write_whole(path, content)
+        write_atomic(path, content)
 
     return write

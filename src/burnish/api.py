@@ -17,32 +17,32 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
-from burnish.core.recipe.recipe import Recipe, anchored, load_recipe, make_recipe
+from burnish.core.recipe.recipe import Recipe, load_recipe, make_recipe, with_absolute_paths
 from burnish.core.records import Finding, Prompt
 from burnish.core.runs import Run, find_run, list_runs
-from burnish.preflight import ready, refuse_unknown, rows_of
+from burnish.preflight import check_inputs, check_known, load_rows
 from burnish.projects import init as init
 
 if TYPE_CHECKING:
     from burnish.compare.run import Comparison
-    from burnish.compat.olive.report import Report as OliveReport
-    from burnish.compat.openai_import import Imported
-    from burnish.distill.report import Distilled
-    from burnish.engines.chat import Chat
+    from burnish.compat.olive.report import OliveReport as OliveReport
+    from burnish.compat.openai_import import ImportReport
+    from burnish.distill.report import DistillationResult
+    from burnish.engines.chat import ChatSession
     from burnish.evaluate.run import Evaluation
-    from burnish.export.run import Exported
-    from burnish.export.search.result import Fitted
+    from burnish.export.run import ExportResult
+    from burnish.export.search.result import SearchResult
     from burnish.models.local_models import LocalModel
-    from burnish.rag.answer import Reply
+    from burnish.rag.answer import CitedAnswer
     from burnish.rag.indexing import IndexReport
-    from burnish.rag.search import Found
+    from burnish.rag.search import SearchHit
     from burnish.train.report import TrainReport
     from burnish.train.search.run import SearchReport
 
 Source = Path | str
 
 
-class Files(TypedDict, total=False):
+class RecipeInputs(TypedDict, total=False):
     """Rows and a model named directly, beside or instead of a recipe file."""
 
     train: Sequence[Source]
@@ -52,7 +52,7 @@ class Files(TypedDict, total=False):
     changes: Iterable[str]
 
 
-def resolve(recipe: Source | None = None, **files: Unpack[Files]) -> Recipe:
+def resolve(recipe: Source | None = None, **files: Unpack[RecipeInputs]) -> Recipe:
     """The recipe that a file, or rows and a model named directly, mean.
 
     Raises BadRecipe if it can't be understood or names no rows.
@@ -64,7 +64,7 @@ def resolve(recipe: Source | None = None, **files: Unpack[Files]) -> Recipe:
             values["data"][name] = [str(Path(path).absolute()) for path in paths]
     if model := files.get("model"):
         values["model"]["name"] = model
-    resolved = anchored(make_recipe(values, files.get("changes") or ()), Path.cwd())
+    resolved = with_absolute_paths(make_recipe(values, files.get("changes") or ()), Path.cwd())
     if not resolved.data.train and not resolved.data.test:
         raise BadRecipe(
             "No data is named.", "Give a recipe, or files: --train rows.jsonl --test more.jsonl"
@@ -113,7 +113,7 @@ def check(
     """
     from burnish.data.check import check as check_rows
     from burnish.data.infer_task import infer_task
-    from burnish.data.read import read
+    from burnish.data.read import read_files
 
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
@@ -122,7 +122,7 @@ def check(
         model = recipe.model.name
     else:
         recipe = resolve(train=paths, changes=changes)
-    result = read(paths, recipe.data, recipe.task)
+    result = read_files(paths, recipe.data, recipe.task)
     rows, findings = result.rows, check_rows(result, recipe.data.near_duplicate)
     # An encoder reads texts as they are: no template, and no token of an answer.
     if model and not recipe.train.is_encoding:
@@ -138,7 +138,7 @@ def train(
     recipe: Source | None = None,
     out: Path | None = None,
     resume: str | None = None,
-    **files: Unpack[Files],
+    **files: Unpack[RecipeInputs],
 ) -> TrainReport:
     """Fine-tune a model; or, with `resume`, go on with the run of that id.
 
@@ -148,44 +148,44 @@ def train(
     if run:
         resolved = make_recipe(run.recipe.model_dump(mode="json"), files.get("changes") or ())
     else:
-        resolved = ready(resolve(recipe, **files))
-    dataset = rows_of(resolved, answered=resolved.train.learns_answers)
+        resolved = check_inputs(resolve(recipe, **files))
+    dataset = load_rows(resolved, answered=resolved.train.needs_answers)
     from burnish.train.run import train as train_model
 
     return train_model(resolved, dataset, out, run.path if run else None)
 
 
 def train_search(
-    recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
+    recipe: Source | None = None, out: Path | None = None, **files: Unpack[RecipeInputs]
 ) -> SearchReport:
     """Try the settings of the recipe's `search` section and train the best with several seeds."""
-    resolved = ready(resolve(recipe, **files))
-    dataset = rows_of(resolved)
+    resolved = check_inputs(resolve(recipe, **files))
+    dataset = load_rows(resolved)
     from burnish.train.search.run import search as search_settings
 
     return search_settings(resolved, dataset, out)
 
 
 def compare(
-    recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
+    recipe: Source | None = None, out: Path | None = None, **files: Unpack[RecipeInputs]
 ) -> Comparison:
     """Measure every route on the same frozen test split and say which to take."""
-    resolved = ready(resolve(recipe, **files))
-    dataset = rows_of(resolved)
+    resolved = check_inputs(resolve(recipe, **files))
+    dataset = load_rows(resolved)
     from burnish.compare.run import compare as compare_routes
 
     return compare_routes(resolved, dataset, out)
 
 
-def distil(
-    recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
-) -> Distilled:
+def distill(
+    recipe: Source | None = None, out: Path | None = None, **files: Unpack[RecipeInputs]
+) -> DistillationResult:
     """Let a teacher answer the rows' questions, train a student on the answers, measure both.
 
     Raises BadData, BadRecipe before anything is asked; TeacherStopped when the teacher gives out.
     """
-    resolved = ready(resolve(recipe, **files))
-    from burnish.distill.run import distil as distil_student
+    resolved = check_inputs(resolve(recipe, **files))
+    from burnish.distill.run import distill as distil_student
 
     return distil_student(resolved, out=out)
 
@@ -194,10 +194,10 @@ def evaluate(
     recipe: Source | None = None,
     source: str | None = None,
     out: Path | None = None,
-    **files: Unpack[Files],
+    **files: Unpack[RecipeInputs],
 ) -> Evaluation:
     """Measure one model or run on the frozen test split of a recipe."""
-    resolved = ready(resolve(recipe, **files), source)
+    resolved = check_inputs(resolve(recipe, **files), source)
     from burnish.evaluate.run import evaluate_source
 
     return evaluate_source(resolved, source, out)
@@ -209,7 +209,7 @@ def export(
     quant: str | None = None,
     out: Source | None = None,
     changes: Iterable[str] = (),
-) -> Exported:
+) -> ExportResult:
     """Write a run as what will be served and ask it there; `changes` are of the run's recipe.
 
     Raises CannotExport, AlreadyThere, BadRecipe before anything is written.
@@ -228,7 +228,7 @@ def export_fit(
     limits: Mapping[str, str | float] | None = None,
     out: Source | None = None,
     changes: Iterable[str] = (),
-) -> Fitted:
+) -> SearchResult:
     """Try all formats on this machine and write the best within `limits` (`latency_p95="300ms"`).
 
     Raises CannotExport, AlreadyThere, BadRecipe before anything is written.
@@ -236,9 +236,9 @@ def export_fit(
     found = find_run(run)
     told = [f"export.fit.{name}={value}" for name, value in (limits or {}).items()]
     recipe = make_recipe(found.recipe.model_dump(mode="json"), [*told, *changes])
-    from burnish.export.search.run import fit
+    from burnish.export.search.run import search_formats
 
-    return fit(found, recipe, Path(out) if out else None)
+    return search_formats(found, recipe, Path(out) if out else None)
 
 
 def olive(words: Sequence[str]) -> OliveReport:
@@ -246,7 +246,7 @@ def olive(words: Sequence[str]) -> OliveReport:
 
     Raises BadFlag for a flag that can't be honoured, and what training and exporting raise.
     """
-    from burnish.compat.olive.commands import olive as run_words
+    from burnish.compat.olive.commands import run_command as run_words
 
     return run_words(words)
 
@@ -270,7 +270,7 @@ def index(
 
 def search(
     name: str, question: str, k: int = 5, files: str | None = None, rerank: str = ""
-) -> list[Found]:
+) -> list[SearchHit]:
     """The `k` best passages of an index, of files that match the pattern.
 
     `rerank` names a cross-encoder that orders the best anew. Raises NotFound, BadRecipe.
@@ -292,19 +292,19 @@ class AskOptions(TypedDict, total=False):
 
 def ask(
     model: str, question: str, index: str, rerank: str = "", **options: Unpack[AskOptions]
-) -> Reply:
+) -> CitedAnswer:
     """Answer a question from the passages of an index, with citations.
 
     `rerank` names a cross-encoder that orders the passages. Raises NotFound, BadRecipe.
     """
-    refuse_unknown(model)
-    from burnish.engines.local.open import open_engine
-    from burnish.rag.answer import Asking
+    check_known(model)
+    from burnish.engines.local.open import open_local_engine
+    from burnish.rag.answer import AnswerSettings
     from burnish.rag.answer import ask as ask_engine
     from burnish.rag.search import open_index
 
     opened = open_index(index, rerank)
-    return ask_engine(open_engine(model), opened, question, Asking(**options))
+    return ask_engine(open_local_engine(model), opened, question, AnswerSettings(**options))
 
 
 def chat(
@@ -312,17 +312,17 @@ def chat(
     system: str | None = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
-) -> Chat:
+) -> ChatSession:
     """Open a conversation with a run, what was exported of it, or a model.
 
     A run speaks with the prompt of its training.
     """
-    refuse_unknown(source)
-    from burnish.engines.chat import Chat
-    from burnish.engines.registry import open_writer
+    check_known(source)
+    from burnish.engines.chat import ChatSession
+    from burnish.engines.registry import open_text_engine
 
     settings = Prompt((), max_new_tokens=max_new_tokens, temperature=temperature)
-    return Chat(open_writer(source), system, settings)
+    return ChatSession(open_text_engine(source), system, settings)
 
 
 def serve(sources: Sequence[str], aliases: Iterable[str] = (), changes: Iterable[str] = ()) -> None:
@@ -334,17 +334,17 @@ def serve(sources: Sequence[str], aliases: Iterable[str] = (), changes: Iterable
             raise BadRecipe(f"`--alias {alias}` is not NAME=MODEL.", "--alias gpt-4o-mini=last")
         pairs[name] = model
     settings = make_recipe({}, changes).serve
-    refuse_unknown(*(s for s in (*sources, *pairs.values()) if s not in settings.upstream))
+    check_known(*(s for s in (*sources, *pairs.values()) if s not in settings.upstream))
     from burnish.serve.run import serve as serve_models
 
     serve_models(sources, settings, pairs)
 
 
-def prove_apart(sources: Sequence[str]) -> None:
+def check_isolation(sources: Sequence[str]) -> None:
     """Prove for each base of `sources` that adapters do not mix. Raises AdaptersMix."""
-    from burnish.engines.scheduling.isolation_check import prove
+    from burnish.engines.scheduling.isolation_check import check_isolation
 
-    prove(sources)
+    check_isolation(sources)
 
 
 def keys() -> list[dict[str, Any]]:
@@ -368,9 +368,9 @@ def make_key(
     `limits` are the other fields of `serve.keys.Key`: `per_minute`, `organization`, `most_bytes`,
     `most_jobs`.
     """
-    from burnish.serve.auth.keys import Key, open_keys
+    from burnish.serve.auth.keys import ApiKey, open_keys
 
-    return open_keys().add(Key(name, "", list(models), list(routes), **limits))
+    return open_keys().add(ApiKey(name, "", list(models), list(routes), **limits))
 
 
 def remove_key(name: str) -> None:
@@ -382,7 +382,7 @@ def remove_key(name: str) -> None:
 
 def import_openai(
     folder: Source, base: str = "smollm2-135m-instruct", out: Path | None = None
-) -> Imported:
+) -> ImportReport:
     """Train the fine-tuning jobs that were exported from OpenAI again, on a model of this machine,
     and compare old answers with new ones. Raises BadData, NotFound."""
     from burnish.compat.openai_import import import_openai as import_jobs

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import load_recipe
-from burnish.train.adapters.merge import Merging, merge
+from burnish.train.adapters.merge import MergeOptions, merge
 
 if TYPE_CHECKING:
-    from burnish.export.multi_adapter import Switchable
+    from burnish.export.multi_adapter import MultiAdapterExport
     from burnish.train.report import TrainReport
 
-__all__ = ["Merging", "export_switchable", "merge", "train_together"]
+__all__ = ["MergeOptions", "export_switchable", "merge", "train_together"]
 
 
 def export_switchable(
@@ -22,14 +22,14 @@ def export_switchable(
     quant: str = "auto",
     out: Path | None = None,
     changes: Iterable[str] = (),
-) -> Switchable:
+) -> MultiAdapterExport:
     """Write LoRA runs of one base as one ONNX folder, whose adapters are switched a request, and
     ask each its own test split; `changes` are of every run's recipe.
 
     Raises CannotExport, BadData, BadRecipe, AlreadyThere, AdaptersMix before anything is left.
     """
     from burnish.core.runs import find_run
-    from burnish.export.multi_adapter import export_switchable as export_runs
+    from burnish.export.multi_adapter import export_multi_adapter as export_runs
 
     return export_runs([find_run(run) for run in runs], quant, out, changes)
 

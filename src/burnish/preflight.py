@@ -11,38 +11,38 @@ from burnish.core.atomic import refuse_missing
 from burnish.core.errors import NotFound
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.runs import find_run
-from burnish.core.settings import follows
-from burnish.models.local_models import FACTS, find_model
+from burnish.core.settings import is_worker
+from burnish.models.local_models import ARTIFACT_FILE, find_model
 
 if TYPE_CHECKING:
     from burnish.data.load import Dataset
 
 
-def ready(recipe: Recipe, source: str | None = None) -> Recipe:
+def check_inputs(recipe: Recipe, source: str | None = None) -> Recipe:
     """The recipe, if the files of its rows are there, and its model, or `source` in its place.
     Raises NotFound."""
     for file in (*recipe.data.train, *recipe.data.validation, *recipe.data.test):
         refuse_missing(file)
-    refuse_unknown(source or recipe.model.name)
+    check_known(source or recipe.model.name)
     return recipe
 
 
-def rows_of(recipe: Recipe, answered: bool = True) -> "Dataset | None":
+def load_rows(recipe: Recipe, answered: bool = True) -> "Dataset | None":
     """The recipe's rows, as `data.load.load` gives them, after what there is to say about them;
     none in a process that another one leads and sends them to. Raises BadData."""
     from burnish.data.load import load
 
-    if follows():
+    if is_worker():
         return None
     dataset = load(recipe, answered)
-    dataset.tell()
+    dataset.announce()
     return dataset
 
 
-def refuse_unknown(*sources: str) -> None:
+def check_known(*sources: str) -> None:
     """Raise NotFound unless each is the name of a run or a model, or the folder of an artifact."""
     for source in sources:
-        if (Path(source) / FACTS).exists():
+        if (Path(source) / ARTIFACT_FILE).exists():
             continue
         try:
             find_run(source)

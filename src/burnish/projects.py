@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.core.atomic import whole_folder, write_whole
+from burnish.core.atomic import atomic_folder, write_atomic
 from burnish.core.errors import AlreadyThere, NotFound
 from burnish.core.recipe.commented import commented_recipe
 
@@ -75,9 +75,9 @@ def init(folder: Path | str, example: str | None = None) -> Project:
             hidden = shutil.ignore_patterns("__pycache__", ".*")
             shutil.copytree(source, draft, ignore=hidden, dirs_exist_ok=True)
         else:
-            write_whole(draft / _RECIPE, _HEAD + commented_recipe({"data": {"train": _ROWS}}))
-            write_whole(draft / "README.md", _README)
-            write_whole(draft / ".gitignore", ".burnish/\n")
+            write_atomic(draft / _RECIPE, _HEAD + commented_recipe({"data": {"train": _ROWS}}))
+            write_atomic(draft / "README.md", _README)
+            write_atomic(draft / ".gitignore", ".burnish/\n")
     files = sorted(str(p.relative_to(place)) for p in place.rglob("*") if p.is_file())
     return Project(place, example, tuple(files), tuple(f for f in files if f.endswith(".yaml")))
 
@@ -104,7 +104,7 @@ def _examples_folder() -> Path:
 def _filled(place: Path) -> Iterator[Path]:
     """Yield a draft folder whose content becomes that of `place` only if the block succeeds."""
     if not place.exists():
-        with whole_folder(place) as draft:
+        with atomic_folder(place) as draft:
             yield draft
         return
     # An empty folder is filled and not replaced: a shell may stand in it (`burnish init .`).

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from burnish.compare.by_type import by_type, in_table
+from burnish.compare.by_type import format_types, scores_by_type
 from burnish.compare.run import compare
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
@@ -28,7 +28,7 @@ def test_each_type_has_each_route_s_mean_and_interval():
     rows = [Row(type=kind, file="rows", line=n) for n, kind in enumerate(kinds)]
     routes = {"retrieval": scores(0, 1, 0, 1, 0, 1), "fine_tuned": scores(1, 0, 1, 1, 0.5, 0)}
 
-    found = by_type(routes, rows, 0.95, 0)
+    found = scores_by_type(routes, rows, 0.95, 0)
 
     assert list(found) == ["fact", "style"]
     fact, style = (found[kind].scores for kind in ("fact", "style"))
@@ -36,7 +36,7 @@ def test_each_type_has_each_route_s_mean_and_interval():
     assert fact["retrieval"] == mean_interval([1, 1, 1])
     assert fact["fine_tuned"] == mean_interval([0, 1, 0])
     assert style["fine_tuned"].value == 0.75 and style["fine_tuned"].n == 2
-    assert by_type(routes, [Row()] * 6, 0.95, 0) == {}
+    assert scores_by_type(routes, [Row()] * 6, 0.95, 0) == {}
 
 
 def test_who_leads_a_type_is_told_with_the_paired_gain_over_the_next():
@@ -48,16 +48,18 @@ def test_who_leads_a_type_is_told_with_the_paired_gain_over_the_next():
         "teacher": scores(*[1] * 60),
     }
 
-    found = by_type(routes, rows, 0.95, 0)
+    found = scores_by_type(routes, rows, 0.95, 0)
 
     fact, style = found["fact"].lead, found["style"].lead
     assert (fact.route, style.route, style.rival) == ("retrieval", "fine_tuned", "base")
     assert fact.gain.value == pytest.approx(25 / 30) and fact.is_sure and style.is_sure
-    assert "retrieval leads base by +83.3 points" in in_table(found)
-    close = by_type({"base": scores(1, 0, 1), "few_shot": scores(1, 1, 1)}, rows[:3], 0.95, 0)
-    assert not close["fact"].lead.is_sure and "not settled" in in_table(close)
-    assert by_type({"base": scores(1, 0)}, rows[:2], 0.95, 0)["fact"].lead is None
-    level = by_type({"base": scores(1, 0), "few_shot": scores(0, 1)}, rows[:2], 0.95, 0)
+    assert "retrieval leads base by +83.3 points" in format_types(found)
+    close = scores_by_type(
+        {"base": scores(1, 0, 1), "few_shot": scores(1, 1, 1)}, rows[:3], 0.95, 0
+    )
+    assert not close["fact"].lead.is_sure and "not settled" in format_types(close)
+    assert scores_by_type({"base": scores(1, 0)}, rows[:2], 0.95, 0)["fact"].lead is None
+    level = scores_by_type({"base": scores(1, 0), "few_shot": scores(0, 1)}, rows[:2], 0.95, 0)
     assert level["fact"].lead is None
 
 
@@ -66,7 +68,7 @@ def test_a_route_that_was_given_up_is_scored_on_its_own_questions():
     whole, part = scores(1, 1, 1, 0, 0, 0), scores(0, 1, 0, 1, 0, 1)
     part = replace(part, predictions=[part.predictions[n] for n in (3, 4)])
 
-    found = by_type({"base": part, "fine_tuned": whole}, rows, 0.95, 0)
+    found = scores_by_type({"base": part, "fine_tuned": whole}, rows, 0.95, 0)
 
     assert found["fact"].scores["base"] == mean_interval([1])
     assert found["style"].scores["base"] == mean_interval([0])

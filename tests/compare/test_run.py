@@ -16,7 +16,7 @@ from burnish.core.stats import paired_test
 from burnish.data.load import load
 from burnish.evaluate import prediction_cache
 from burnish.evaluate.scoring import load_predictions
-from burnish.train.cached_run import folder_of
+from burnish.train.cached_run import cached_run_folder
 from tests.fixtures.worker_process import in_child
 
 FEW = ("compare.forgetting=false",)
@@ -74,11 +74,11 @@ def test_the_page_shows_the_verdict_and_how_to_repeat_it(ticket_recipe, tmp_path
 def test_a_hopeless_route_is_given_up_and_the_verdict_stays(ticket_recipe, tmp_path, monkeypatch):
     whole = compare(ticket_recipe(*FEW, test=90))
     # A fourth of the 90 questions is enough for a look.
-    monkeypatch.setattr(models, "_LOOK", 22)
+    monkeypatch.setattr(models, "_POLL_INTERVAL", 22)
 
     result = compare(ticket_recipe(*FEW, test=90), out=tmp_path / "run")
 
-    assert result.given_up == {"base": 22, "few_shot": 22}
+    assert result.stopped_early == {"base": 22, "few_shot": 22}
     assert list(result.routes) == ["base", "few_shot", "fine_tuned"]
     assert result.routes["fine_tuned"].scores == whole.routes["fine_tuned"].scores
     assert result.verdict.decision == whole.verdict.decision == "ship"
@@ -89,7 +89,7 @@ def test_a_hopeless_route_is_given_up_and_the_verdict_stays(ticket_recipe, tmp_p
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "base after 22 drawn questions" in page
     asked = compare(ticket_recipe(*FEW, "compare.stop_hopeless=false", test=90))
-    assert asked.given_up == {}
+    assert asked.stopped_early == {}
 
 
 def test_other_seeds_are_trained_measured_and_told(ticket_recipe, tmp_path):
@@ -199,7 +199,7 @@ def test_other_settings_are_another_training_and_a_default_that_is_spelt_out_is_
 ):
     def name(*changes):
         recipe = ticket_recipe(*changes)
-        return folder_of(recipe, load(recipe)).name
+        return cached_run_folder(recipe, load(recipe)).name
 
     usual = name()
     changes = ["method=dora", "method=qlora", "objective=orpo", "method.rank=3", "learning_rate=1"]

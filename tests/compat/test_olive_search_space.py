@@ -5,10 +5,10 @@ import json
 import pytest
 import yaml
 
-from burnish.compat.olive_search_space import changes_of, search_section
+from burnish.compat.olive_search_space import recipe_changes, to_search_section
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
-from burnish.core.recipe.search import Room
+from burnish.core.recipe.search import Range
 from burnish.train.search.run import search
 
 #: As the course writes it; YAML reads 1e-6 as text.
@@ -39,16 +39,16 @@ def test_every_documented_field_reaches_the_search(tmp_path):
     file = tmp_path / "search.yaml"
     file.write_text(DOCUMENTED)
 
-    chosen = make_recipe({}, changes_of(file)).search
+    chosen = make_recipe({}, recipe_changes(file)).search
 
     assert (chosen.sampler, chosen.trials) == ("random", 20)
     assert chosen.space == {
-        "train.learning_rate": Room(low=1e-6, high=1e-3, log=True),
-        "train.method.rank": Room(low=8, high=64),
+        "train.learning_rate": Range(low=1e-6, high=1e-3, log=True),
+        "train.method.rank": Range(low=8, high=64),
         "train.batch_size": (8, 16, 32),
     }
-    assert chosen.space["train.method.rank"].whole
-    assert not chosen.space["train.learning_rate"].whole
+    assert chosen.space["train.method.rank"].is_integer
+    assert not chosen.space["train.learning_rate"].is_integer
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_every_documented_field_reaches_the_search(tmp_path):
 )
 def test_what_cant_be_honoured_is_refused_by_name(change, says):
     with pytest.raises(BadRecipe) as refused:
-        search_section({**yaml.safe_load(DOCUMENTED), **change})
+        to_search_section({**yaml.safe_load(DOCUMENTED), **change})
 
     assert says in str(refused.value)
 
@@ -79,7 +79,7 @@ def test_what_cant_be_honoured_is_refused_by_name(change, says):
 @pytest.mark.parametrize("room", [{"low": 1e-3, "high": 1e-6}, {"low": 0, "high": 1, "log": True}])
 def test_a_range_that_holds_nothing_is_refused_before_the_first_trial(room, recipe_of, tmp_path):
     space = {"learning_rate": {"type": "float", **room}}
-    changes = [f"search.space={json.dumps(search_section({'search_space': space})['space'])}"]
+    changes = [f"search.space={json.dumps(to_search_section({'search_space': space})['space'])}"]
 
     with pytest.raises(BadRecipe, match="goes from"):
         search(recipe_of(*changes), out=tmp_path / "search")

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from burnish.core.atomic import hash_file, hash_json, whole_folder, write_whole
+from burnish.core.atomic import atomic_folder, hash_file, hash_json, write_atomic
 from burnish.core.errors import AlreadyThere
 
 
 def test_a_folder_appears_only_when_its_block_succeeds(tmp_path):
-    with pytest.raises(RuntimeError), whole_folder(tmp_path / "model") as draft:
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "model") as draft:
         (draft / "weights").write_text("half")
         raise RuntimeError
 
@@ -22,13 +22,13 @@ def test_a_folder_appears_only_when_its_block_succeeds(tmp_path):
 def test_an_existing_folder_is_refused_before_any_work(tmp_path):
     (tmp_path / "model").mkdir()
 
-    with pytest.raises(AlreadyThere), whole_folder(tmp_path / "model"):
+    with pytest.raises(AlreadyThere), atomic_folder(tmp_path / "model"):
         pytest.fail("the block ran")
 
 
 def test_a_replaced_folder_holds_only_the_new_files(tmp_path):
     for name in ("old", "new"):
-        with whole_folder(tmp_path / "model", replace=True) as draft:
+        with atomic_folder(tmp_path / "model", replace=True) as draft:
             (draft / name).write_text(name)
 
     assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["new"]
@@ -36,7 +36,7 @@ def test_a_replaced_folder_holds_only_the_new_files(tmp_path):
 
 def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
     file = tmp_path / "state.json"
-    write_whole(file, "0" * 100_000)
+    write_atomic(file, "0" * 100_000)
     program = (
         "import sys, itertools; from pathlib import Path\n"
         "from burnish.core.atomic import write_whole\n"
@@ -56,7 +56,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path):
     (tmp_path / "state.json").mkdir()
 
     with pytest.raises(OSError):
-        write_whole(tmp_path / "state.json", "new")
+        write_atomic(tmp_path / "state.json", "new")
 
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"]
 

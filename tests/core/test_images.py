@@ -12,17 +12,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from burnish.core.images import BadPicture, joined, names_in, opened, picture_from, picture_of
-from burnish.core.records import Message, Prompt, pictures_of
+from burnish.core.images import (
+    BadImage,
+    decode_image,
+    image_from_bytes,
+    image_from_data_url,
+    image_names_in,
+    join_parts,
+)
+from burnish.core.records import Message, Prompt, images_of
 from tests.fixtures.vision_models import image_file
 
-RED, BLUE = (picture_from(image_file(colour)) for colour in ("red", "blue"))
+RED, BLUE = (image_from_bytes(image_file(colour)) for colour in ("red", "blue"))
 
 
 @given(st.lists(st.one_of(st.sampled_from([RED, BLUE]), st.text())))
 def test_text_and_pictures_come_apart_as_they_were_put_together(parts):
-    content, pictures = joined(parts)
-    message = Message("user", content, pictures=pictures)
+    content, pictures = join_parts(parts)
+    message = Message("user", content, images=pictures)
 
     texts = [part.replace("\ufffc", "") if isinstance(part, str) else part for part in parts]
     whole = []
@@ -33,24 +40,24 @@ def test_text_and_pictures_come_apart_as_they_were_put_together(parts):
             whole.append(part)
 
     assert list(message.parts) == whole
-    assert names_in(content)[: len(pictures)] == tuple(picture.name for picture in pictures)
+    assert image_names_in(content)[: len(pictures)] == tuple(picture.name for picture in pictures)
 
 
 def test_no_text_can_bring_a_picture_in():
-    content, pictures = joined((RED, f"as {BLUE.mark} is"))
+    content, pictures = join_parts((RED, f"as {BLUE.mark} is"))
 
     assert pictures == (RED,)
-    assert names_in(content) == (RED.name,)
+    assert image_names_in(content) == (RED.name,)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF"])
 def test_a_data_url_is_read_and_written(kind):
     file = io.BytesIO()
     Image.new("RGB", (5, 7)).save(file, kind)
-    picture = picture_from(file.getvalue())
+    picture = image_from_bytes(file.getvalue())
 
     assert picture.url.startswith(f"data:image/{kind.lower()};base64,")
-    assert picture_of(picture.url) == picture
+    assert image_from_data_url(picture.url) == picture
 
 
 def bomb():
@@ -78,8 +85,8 @@ def bomb():
     ],
 )
 def test_what_is_no_picture_is_refused_and_nothing_is_fetched(url, why):
-    with pytest.raises(BadPicture, match=why) as caught:
-        picture_of(url)
+    with pytest.raises(BadImage, match=why) as caught:
+        image_from_data_url(url)
 
     assert caught.value.fix
 
@@ -101,8 +108,8 @@ def test_a_damaged_file_is_a_picture_or_says_that_it_is_none(file, data):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
     cut = whole[: data.draw(st.integers(0, len(whole)))]
 
-    with contextlib.suppress(BadPicture):
-        picture_from(bytes(cut))
+    with contextlib.suppress(BadImage):
+        image_from_bytes(bytes(cut))
 
 
 def test_a_photo_is_seen_upright():
@@ -112,7 +119,7 @@ def test_a_photo_is_seen_upright():
     exif[0x0112] = 6  # to be turned to the right
     photo.save(file, "PNG", exif=exif)
 
-    seen = opened(file.getvalue())
+    seen = decode_image(file.getvalue())
 
     assert seen.size == (4, 6)
     assert seen.getpixel((3, 0)) == (255, 0, 0)
@@ -120,9 +127,9 @@ def test_a_photo_is_seen_upright():
 
 def test_an_answer_depends_on_the_picture_that_is_asked_about():
     asked = [
-        Prompt((Message("user", *joined((picture, "What?"))[:1], pictures=(picture,)),))
+        Prompt((Message("user", *join_parts((picture, "What?"))[:1], images=(picture,)),))
         for picture in (RED, BLUE)
     ]
 
     assert asked[0].as_dict() != asked[1].as_dict()
-    assert pictures_of(asked[0].messages) == (RED,)
+    assert images_of(asked[0].messages) == (RED,)

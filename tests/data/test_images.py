@@ -9,7 +9,7 @@ import pytest
 from burnish import api
 from burnish.core.recipe.data import Data, Task
 from burnish.data.check import check
-from burnish.data.read import read
+from burnish.data.read import read_files
 from tests.fixtures.vision_models import COLOURS, image_file, lines
 
 
@@ -27,7 +27,7 @@ def folder(tmp_path):
 def rows_of(folder, records, **settings):
     file = folder.parent / "rows.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return read([file], Data.model_validate(settings), Task())
+    return read_files([file], Data.model_validate(settings), Task())
 
 
 def turns(*parts, answer="red"):
@@ -53,7 +53,7 @@ def test_a_column_of_pictures_that_nobody_names_is_told(folder):
     table = folder.parent / "rows.parquet"
     photo = {"bytes": image_file("red"), "path": None}
     polars.DataFrame([{**asked, "photo": photo}]).write_parquet(table)
-    (finding,) = read([table], Data(), Task()).findings
+    (finding,) = read_files([table], Data(), Task()).findings
     assert finding.code == "unread_pictures"
 
 
@@ -148,9 +148,9 @@ def test_a_parquet_file_brings_its_pictures_along(tmp_path):
         }
     ).write_parquet(file)
 
-    found = read([file], Data.model_validate({"columns": {"image": "image"}}), Task())
+    found = read_files([file], Data.model_validate({"columns": {"image": "image"}}), Task())
 
-    assert [row.prompt[0].pictures[0].data for row in found.rows] == [
+    assert [row.prompt[0].images[0].data for row in found.rows] == [
         image_file("red"), image_file("blue")
     ]  # fmt: skip
 
@@ -159,7 +159,7 @@ def test_the_same_question_about_other_pictures_is_another_question(tmp_path):
     file = tmp_path / "rows.jsonl"
     long = "Which colour has the card that lies on the table in front of the man with the hat?"
     file.write_text("\n".join(lines(6)).replace("Which colour?", long))
-    found = read([file], Data(), Task())
+    found = read_files([file], Data(), Task())
 
     codes = {finding.code for finding in check(found, 0.8)}
 
@@ -171,7 +171,7 @@ def test_the_same_question_about_the_same_picture_twice_is_found(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n".join([*lines(2), *lines(1)]))
 
-    codes = {finding.code for finding in check(read([file], Data(), Task()), 0.8)}
+    codes = {finding.code for finding in check(read_files([file], Data(), Task()), 0.8)}
 
     assert "exact_duplicate" in codes
 
@@ -186,5 +186,5 @@ def test_a_folder_that_is_named_in_words_is_found_from_anywhere(folder, monkeypa
     assert recipe.data.images == folder
     assert recipe.rag.documents == (folder,)
     monkeypatch.chdir("/")
-    (row,) = read(recipe.data.train, recipe.data, recipe.task).rows
-    assert row.prompt[0].pictures[0].data == image_file("red")
+    (row,) = read_files(recipe.data.train, recipe.data, recipe.task).rows
+    assert row.prompt[0].images[0].data == image_file("red")

@@ -6,8 +6,8 @@ import pytest
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
-from burnish.distill.document_questions import passages_of
-from burnish.distill.run import distil
+from burnish.distill.document_questions import read_passages
+from burnish.distill.run import distill
 from burnish.evaluate import prediction_cache
 from tests.stubs.teacher import Stub, serving
 
@@ -69,7 +69,7 @@ def test_written_rows_keep_their_source_and_what_is_not_in_it_is_dropped(
     monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
     stub.answer = said
 
-    result = distil(recipe_of())
+    result = distill(recipe_of())
 
     kept, dropped = (
         [json.loads(line) for line in (result.run.path / name).read_text().splitlines()]
@@ -86,12 +86,12 @@ def test_written_rows_keep_their_source_and_what_is_not_in_it_is_dropped(
     assert result.run.read("inputs.json")["documents"]
     assert result.routes["teacher"].scores.interval.value == 1.0
     asked = sum(stub.asked.values())
-    distil(recipe_of())
+    distill(recipe_of())
     assert sum(stub.asked.values()) == asked
 
 
 def test_passages_are_whole_and_cut_at_headings(recipe_of):
-    found = passages_of(recipe_of())
+    found = read_passages(recipe_of())
 
     assert [passage.headings[-1] for passage in found] == ["Heater", "Filter"]
     assert "twelve watts" in found[0].text and "soap" in found[1].text
@@ -99,7 +99,7 @@ def test_passages_are_whole_and_cut_at_headings(recipe_of):
 
 def test_questions_without_documents_are_refused(recipe_of, workspace):
     with pytest.raises(BadRecipe, match=r"rag\.documents"):
-        distil(recipe_of(documents=False))
+        distill(recipe_of(documents=False))
     assert not (workspace / "runs").exists()
 
 
@@ -114,7 +114,7 @@ def test_further_teachers_read_the_passage_and_have_to_agree(recipe_of, stub, mo
         return "twelve watts" if question.startswith("What does") else "not in the passage"
 
     with serving(Stub(answer=reads)) as second:
-        result = distil(recipe_of(f"distil.teachers=[{{model: b, endpoint: '{second.url}'}}]"))
+        result = distill(recipe_of(f"distil.teachers=[{{model: b, endpoint: '{second.url}'}}]"))
         asked = sum(second.asked.values())
 
     kept, dropped = (

@@ -11,9 +11,9 @@ from transformers import AutoModel
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
 from burnish.data.load import load
-from burnish.distill.run import distil
-from burnish.distill.student import student_of
-from burnish.engines.registry import open_any
+from burnish.distill.run import distill
+from burnish.distill.student import prepare_student
+from burnish.engines.registry import open_engine
 from burnish.models.heads.embedder import Embedder
 from burnish.models.local_models import find_model
 from tests.fixtures.tickets import WORDS
@@ -37,7 +37,7 @@ def recipe_of(ticket_recipe, tiny_embedder, stub):
 
 
 def test_an_encoder_learns_the_teachers_labels_and_is_measured_beside_it(recipe_of, tmp_path):
-    result = distil(recipe_of("distil.fine_tuned=true"), out=tmp_path / "run")
+    result = distill(recipe_of("distil.fine_tuned=true"), out=tmp_path / "run")
 
     assert result.exit_code == 0, result.as_text()
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -45,7 +45,7 @@ def test_an_encoder_learns_the_teachers_labels_and_is_measured_beside_it(recipe_
     assert list(by_name) == ["baseline", "fine_tuned", "distilled", "teacher"]
     assert by_name["baseline"]["value"] < 0.6 and by_name["distilled"]["value"] > 0.7
     assert by_name["baseline"]["memory_bytes"] == by_name["distilled"]["memory_bytes"] > 0
-    assert open_any(tmp_path / "run").classifier.labels == tuple(sorted(WORDS))
+    assert open_engine(tmp_path / "run").classifier.labels == tuple(sorted(WORDS))
     assert f"burnish serve {result.run.id}" in result.as_text()
 
 
@@ -64,7 +64,7 @@ def test_an_encoder_is_cut_to_some_of_its_layers_and_still_read_as_one(
     write_manifest(models / "deep", {**read_manifest(tiny_embedder.path), "name": "deep"})
     monkeypatch.setenv("BURNISH_MODELS", str(models))
 
-    name = student_of(recipe_of("model.name=deep", "distil.layers=3"))
+    name = prepare_student(recipe_of("model.name=deep", "distil.layers=3"))
 
     whole, cut = (AutoModel.from_pretrained(find_model(one).path) for one in ("deep", name))
     assert name == "deep-3-layers" and cut.config.num_hidden_layers == 3
@@ -80,12 +80,12 @@ def test_an_encoder_is_left_with_fewer_neurons_and_refused_fewer_heads(
     shutil.copytree(tiny_embedder.path, tmp_path / "models" / "tiny-embedder")
     monkeypatch.setenv("BURNISH_MODELS", str(tmp_path / "models"))
 
-    name = student_of(recipe_of("distil.neurons=0.5"))
+    name = prepare_student(recipe_of("distil.neurons=0.5"))
 
     assert AutoModel.from_pretrained(find_model(name).path).config.intermediate_size == 32
     assert Embedder(find_model(name)).encode(["where is my parcel"]).shape == (1, 128)
     with pytest.raises(BadRecipe, match="kind bert can't be left with fewer heads"):
-        student_of(recipe_of("distil.heads=1"))
+        prepare_student(recipe_of("distil.heads=1"))
 
 
 def test_an_encoder_with_fewer_word_pieces_reads_what_it_knows_as_before(
@@ -96,14 +96,14 @@ def test_an_encoder_with_fewer_word_pieces_reads_what_it_knows_as_before(
     whole = Embedder(tiny_embedder)
     known = [row.prompt[-1].content for row in load(recipe_of()).split.train]
 
-    name = student_of(recipe_of("distil.pieces=180"))
+    name = prepare_student(recipe_of("distil.pieces=180"))
 
     fewer = Embedder(find_model(name))
     assert name.startswith("tiny-embedder-180-pieces-")
     assert AutoModel.from_pretrained(find_model(name).path).config.vocab_size == 180
     assert np.allclose(fewer.encode(known), whole.encode(known), atol=1e-6)
     with pytest.raises(BadRecipe, match="alone are"):
-        student_of(recipe_of("distil.pieces=20"))
+        prepare_student(recipe_of("distil.pieces=20"))
 
 
 @pytest.mark.parametrize(
@@ -117,5 +117,5 @@ def test_an_encoder_with_fewer_word_pieces_reads_what_it_knows_as_before(
 )
 def test_what_does_not_go_together_is_refused_before_anyone_is_asked(recipe_of, stub, changes, why):
     with pytest.raises(BadRecipe, match=why):
-        distil(recipe_of(*changes))
+        distill(recipe_of(*changes))
     assert not stub.asked

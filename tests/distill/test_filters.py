@@ -4,9 +4,9 @@ import pytest
 
 from burnish.core.recipe.data import Task
 from burnish.core.records import Message, Row
-from burnish.distill.filters import checked, standard_of
-from burnish.distill.teacher_answers import Lesson
-from burnish.engines.answerers.protocol import Reply
+from burnish.distill.filters import answer_norms, check_examples
+from burnish.distill.teacher_answers import TeacherExample
+from burnish.engines.answerers.protocol import AnswererReply
 
 NEAR = (0.95, 0.8)
 
@@ -15,9 +15,9 @@ def lesson(answer, asked="where is it", own="", finish="stop", line=1):
     turns = (Message("user", asked), Message("assistant", answer))
     before = (Message("user", asked), Message("assistant", own)) if own else turns[:1]
     row = Row(messages=turns, label=answer, file="a.jsonl", line=line)
-    return Lesson(
+    return TeacherExample(
         row, Row(messages=before, file="a.jsonl", line=line), ("k",),
-        (Reply(answer, finish_reason=finish),),
+        (AnswererReply(answer, finish_reason=finish),),
     )  # fmt: skip
 
 
@@ -26,8 +26,8 @@ def reason(one, task="generation", own=(), test=(), labels=()):
         Row(messages=(Message("user", "q"), Message("assistant", answer)), file="own", line=n)
         for n, answer in enumerate(own)
     ]
-    standard = standard_of(rows, Task(kind=task, labels=labels))
-    return checked([one], standard, test, NEAR)[0].dropped
+    standard = answer_norms(rows, Task(kind=task, labels=labels))
+    return check_examples([one], standard, test, NEAR)[0].dropped
 
 
 @pytest.mark.parametrize(
@@ -54,9 +54,9 @@ def test_an_answer_is_dropped_for_what_is_wrong_with_it(one, task, own, says):
 
 
 def test_space_and_fences_are_taken_off_where_every_sign_counts():
-    standard = standard_of([], Task(kind="classification", labels=("refund",)))
+    standard = answer_norms([], Task(kind="classification", labels=("refund",)))
 
-    found = checked([lesson(" refund\n")], standard, (), NEAR)[0]
+    found = check_examples([lesson(" refund\n")], standard, (), NEAR)[0]
 
     assert (found.row.answer, found.row.label, found.replies[0].text) == ("refund",) * 3
 
@@ -70,7 +70,7 @@ def test_a_question_of_the_test_is_dropped_and_so_is_a_row_that_says_the_same_ag
         lesson("Ask the bench.", "the lamp makes a noise", line=4),
     ]
 
-    found = checked(rows, standard_of([], Task(kind="generation")), test, NEAR)
+    found = check_examples(rows, answer_norms([], Task(kind="generation")), test, NEAR)
 
     assert [one.dropped for one in found] == [
         "the question stands in the test rows", "", "another row says nearly the same", "",
@@ -81,6 +81,8 @@ def test_rows_that_say_the_same_under_other_labels_both_stay():
     rows = [lesson("a", "one two three four five six seven eight " * 5, line=1),
             lesson("b", "one two three four five six seven eight " * 5, line=2)]  # fmt: skip
 
-    found = checked(rows, standard_of([], Task(kind="classification", labels=("a", "b"))), (), NEAR)
+    found = check_examples(
+        rows, answer_norms([], Task(kind="classification", labels=("a", "b"))), (), NEAR
+    )
 
     assert [one.dropped for one in found] == ["", ""]

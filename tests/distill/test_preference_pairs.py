@@ -7,7 +7,7 @@ import pytest
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
 from burnish.data.load import load
-from burnish.distill.run import distil
+from burnish.distill.run import distill
 from tests.distill.test_run import changed, label_of
 from tests.fixtures.tickets import WORDS
 
@@ -27,7 +27,7 @@ def test_a_student_learns_to_prefer_the_teachers_answer_to_its_own(ticket_recipe
         stub, ticket_recipe(), "distil.pairs=student", "train.objective=dpo", "train.epochs=2"
     )
 
-    result = distil(recipe)
+    result = distill(recipe)
 
     pairs = pairs_of(result)
     assert pairs and all(pair["chosen"] in WORDS for pair in pairs)
@@ -56,7 +56,7 @@ def test_of_two_samples_the_better_one_is_chosen(ticket_recipe, stub):
         stub, ticket_recipe(), "distil.pairs=teacher", "distil.teacher.temperature=0.8"
     )
 
-    result = distil(recipe)
+    result = distill(recipe)
 
     pairs = pairs_of(result)
     assert pairs and all(
@@ -82,6 +82,6 @@ def test_pairs_that_cannot_be_are_refused_before_anything_is_asked(
     ticket_recipe, stub, changes, says
 ):
     with pytest.raises(BadRecipe, match=says):
-        distil(taught_by(stub, ticket_recipe(), *changes))
+        distill(taught_by(stub, ticket_recipe(), *changes))
 
     assert not stub.asked

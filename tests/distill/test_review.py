@@ -17,17 +17,24 @@ from burnish.core.recipe.data import Task
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message, Row
 from burnish.core.runs import new_run
-from burnish.distill.agreement import agreeing, with_opinions
-from burnish.distill.artifacts import save_lessons
-from burnish.distill.filters import checked, standard_of
-from burnish.distill.review import REVIEWS, decide, deciding, decisions, disputed, key_of
-from burnish.distill.run import distil
-from burnish.distill.teacher_answers import Asking
+from burnish.distill.agreement import add_opinions, agreement_filter
+from burnish.distill.artifacts import save_examples
+from burnish.distill.filters import answer_norms, check_examples
+from burnish.distill.review import (
+    REVIEWS,
+    decide,
+    decision_filter,
+    list_disputed,
+    load_decisions,
+    review_key,
+)
+from burnish.distill.run import distill
+from burnish.distill.teacher_answers import QuestionFormat
 from tests.distill.test_run import changed, label_of
 from tests.fixtures.distillation import questions
 from tests.stubs.teacher import Stub, serving
 
-ASKING = Asking(told="", max_new_tokens=16)
+ASKING = QuestionFormat(instruction="", max_new_tokens=16)
 LABELS = ("delivery", "refund")
 
 
@@ -45,12 +52,15 @@ def labelled(recipe, labels=LABELS):
 
 def lessons_of(collector, others, recipe, rows):
     """The rows as two teachers answer them and a person has decided."""
-    found = collector.lessons(rows, ASKING)
+    found = collector.collect(rows, ASKING)
     for other in others:
-        found = with_opinions(found, other, ASKING)
-    agreed, decided = agreeing(recipe, recipe.task), deciding(decisions(collector.run))
-    standard = standard_of(rows, recipe.task)
-    return checked(found, standard, [], (1.0, 1.0), lambda lesson: decided(agreed(lesson)))
+        found = add_opinions(found, other, ASKING)
+    agreed, decided = (
+        agreement_filter(recipe, recipe.task),
+        decision_filter(load_decisions(collector.run)),
+    )
+    standard = answer_norms(rows, recipe.task)
+    return check_examples(found, standard, [], (1.0, 1.0), lambda lesson: decided(agreed(lesson)))
 
 
 @pytest.fixture
@@ -63,7 +73,7 @@ def reviewed(collector_of, second):
         other = collector_of(run, model="other", endpoint=second.url)
         recipe = labelled(one.recipe)
         found = lessons_of(one, [other], recipe, questions(9))
-        save_lessons(run, one.teacher, recipe, {"train": found})
+        save_examples(run, one.teacher, recipe, {"train": found})
         return found
 
     return run, again
@@ -75,9 +85,9 @@ def test_a_row_is_learnt_where_the_teachers_agree(reviewed):
     found = again()
 
     dropped = [lesson for lesson in found if lesson.dropped]
-    assert [lesson.own.line for lesson in dropped] == [1, 4, 7]
+    assert [lesson.original.line for lesson in dropped] == [1, 4, 7]
     assert {lesson.dropped for lesson in dropped} == {"the teachers disagree"}
-    assert [row.answers for row in disputed(run)] == 3 * [
+    assert [row.answers for row in list_disputed(run)] == 3 * [
         (("big", "delivery"), ("other", "refund"))
     ]
     kept = [json.loads(line) for line in (run.path / "teacher.jsonl").read_text().splitlines()]
@@ -100,7 +110,7 @@ def test_free_text_agrees_by_the_metric(collector_of, stub, second, least, dropp
 def test_a_decision_counts_from_the_next_time_on_and_stands_with_the_row(reviewed):
     run, again = reviewed
     again()
-    first, then, last = disputed(run)
+    first, then, last = list_disputed(run)
     decide(run, first, "keep", "refund")
     decide(run, then, "drop")
     decide(run, last, "skip")
@@ -112,7 +122,7 @@ def test_a_decision_counts_from_the_next_time_on_and_stands_with_the_row(reviewe
     assert (found[0].row.answer, found[0].dropped) == ("refund", "")
     assert found[0].review["overruled"] == "the teachers disagree"
     assert (found[3].dropped, found[3].disputed) == ("a person dropped it", False)
-    assert disputed(run) == [last], "what was skipped is shown again"
+    assert list_disputed(run) == [last], "what was skipped is shown again"
     kept = [json.loads(line) for line in (run.path / "teacher.jsonl").read_text().splitlines()]
     decided = next(one for one in kept if one["row"] == first.row)
     assert decided["review"]["decision"] == "keep"
@@ -122,12 +132,14 @@ def test_a_decision_counts_from_the_next_time_on_and_stands_with_the_row(reviewe
 def test_a_sample_stays_the_same_while_it_is_decided(reviewed):
     run, again = reviewed
     again()
-    drawn = disputed(run, sample=2, seed=5)
+    drawn = list_disputed(run, sample=2, seed=5)
 
     decide(run, drawn[0], "drop")
 
-    assert len(drawn) == 2 and disputed(run, sample=2, seed=5) == drawn[1:]
-    assert {tuple(r.key for r in disputed(run, 1, seed)) for seed in range(20)} != {(drawn[1].key,)}
+    assert len(drawn) == 2 and list_disputed(run, sample=2, seed=5) == drawn[1:]
+    assert {tuple(r.key for r in list_disputed(run, 1, seed)) for seed in range(20)} != {
+        (drawn[1].key,)
+    }
 
 
 def test_a_row_of_the_test_split_cannot_be_kept(collector_of, stub):
@@ -136,10 +148,10 @@ def test_a_row_of_the_test_split_cannot_be_kept(collector_of, stub):
     recipe = collector.recipe.model_copy(update={"task": Task(kind="generation")})
     rows = questions(1)
     test = [Row(messages=(*rows[0].messages, Message("assistant", "x")), file="t", line=1)]
-    found = collector.lessons(rows, ASKING)
-    standard = standard_of([], recipe.task)
-    known = {key_of(found[0]): {"decision": "keep", "answer": "yes"}}
-    overruled = checked(found, standard, test, (1.0, 1.0), deciding(known))
+    found = collector.collect(rows, ASKING)
+    standard = answer_norms([], recipe.task)
+    known = {review_key(found[0]): {"decision": "keep", "answer": "yes"}}
+    overruled = check_examples(found, standard, test, (1.0, 1.0), decision_filter(known))
 
     assert overruled[0].review and overruled[0].dropped == "the question stands in the test rows"
 
@@ -148,7 +160,7 @@ def test_only_a_distillation_can_be_reviewed(workspace):
     run = new_run("train", make_recipe({}), {})
 
     with pytest.raises(NotFound, match="no answers of a teacher"):
-        disputed(run)
+        list_disputed(run)
 
 
 def test_a_review_that_is_killed_goes_on_where_it_stood(reviewed):
@@ -171,7 +183,7 @@ def test_a_review_that_is_killed_goes_on_where_it_stood(reviewed):
         [sys.executable, "-m", "burnish", "review", str(run.path), "--json"],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert [row["key"] for row in json.loads(listed.stdout)] == [disputed(run)[0].key]
+    assert [row["key"] for row in json.loads(listed.stdout)] == [list_disputed(run)[0].key]
 
 
 def typed(run, *keys):
@@ -214,16 +226,16 @@ def test_a_whole_distillation_with_two_teachers_and_a_person(ticket_recipe, stub
         f"distil.teachers=[{{model: other, endpoint: '{second.url}'}}]",
     )  # fmt: skip
 
-    first = distil(recipe)
+    first = distill(recipe)
 
-    waiting = disputed(first.run)
+    waiting = list_disputed(first.run)
     assert waiting and first.as_dict()["disputed"] == len(waiting)
     assert first.as_dict()["teachers"]["other"]["asked"] == 90
     for row in waiting:
         decide(first.run, row, "keep", "account")
     asked = sum(stub.asked.values()) + sum(second.asked.values())
 
-    then = distil(recipe)
+    then = distill(recipe)
 
     assert then.as_dict()["reviewed"] == len(waiting) and not then.dropped()
     assert sum(stub.asked.values()) + sum(second.asked.values()) == asked

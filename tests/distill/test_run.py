@@ -8,8 +8,8 @@ from burnish.core.errors import AlreadyThere, BadRecipe, TeacherStopped
 from burnish.core.journal import read_journal
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import find_run
-from burnish.distill.run import distil
-from burnish.engines.local.open import open_engine
+from burnish.distill.run import distill
+from burnish.engines.local.open import open_local_engine
 from burnish.evaluate.run import evaluate_source
 from burnish.evaluate.scoring import load_predictions
 from burnish.train.run import train
@@ -35,7 +35,7 @@ def test_a_remote_teachers_answers_train_a_student_and_all_is_on_the_disk(
         "distil.teacher.price_in=10", "distil.teacher.terms=Outputs may train models.",
     )  # fmt: skip
 
-    result = distil(recipe, out=tmp_path / "run")
+    result = distill(recipe, out=tmp_path / "run")
 
     assert (result.decision, result.exit_code) == ("learnt", 0)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -60,7 +60,7 @@ def test_a_remote_teachers_answers_train_a_student_and_all_is_on_the_disk(
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "The student has learnt" in page and "Gain over baseline" in page
     assert "Outputs may train models." in page and "burnish distil" in page
-    assert open_engine(tmp_path / "run").name == result.training.id
+    assert open_local_engine(tmp_path / "run").name == result.training.id
 
 
 def test_the_same_command_again_asks_and_trains_nothing(ticket_recipe, stub):
@@ -68,10 +68,10 @@ def test_the_same_command_again_asks_and_trains_nothing(ticket_recipe, stub):
     recipe = changed(
         ticket_recipe(), "distil.teacher.model=big", f"distil.teacher.endpoint={stub.url}"
     )
-    first = distil(recipe)
+    first = distill(recipe)
     asked = sum(stub.asked.values())
 
-    second = distil(recipe)
+    second = distill(recipe)
 
     assert sum(stub.asked.values()) == asked
     assert second.run.id != first.run.id and second.training == first.training
@@ -88,7 +88,7 @@ def test_a_local_run_teaches_and_the_three_numbers_are_those_of_the_files(
         "distil.fine_tuned=true", "train.method=full", "train.learning_rate=3e-3",
     )  # fmt: skip
 
-    result = distil(recipe, out=tmp_path / "run")
+    result = distill(recipe, out=tmp_path / "run")
 
     found = result.as_dict()
     by_name = {route["name"]: route for route in found["routes"]}
@@ -113,12 +113,12 @@ def test_rows_that_are_questions_alone_are_answered(ticket_recipe, write_rows, s
         f"distil.teacher.endpoint={stub.url}",
     )  # fmt: skip
 
-    result = distil(recipe)
+    result = distill(recipe)
 
     assert result.decision == "learnt" and result.agreement() is None
     assert sum(result.counts()[part] for part in ("train", "validation")) == 60
     with pytest.raises(BadRecipe, match="fine_tuned=false"):
-        distil(changed(recipe, "distil.fine_tuned=true"))
+        distill(changed(recipe, "distil.fine_tuned=true"))
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_rows_that_are_questions_alone_are_answered(ticket_recipe, write_rows, s
 )  # fmt: skip
 def test_what_cannot_be_is_said_before_anything_is_asked(ticket_recipe, workspace, changes, says):
     with pytest.raises(BadRecipe, match=says):
-        distil(changed(ticket_recipe(), *changes))
+        distill(changed(ticket_recipe(), *changes))
 
     assert not (workspace / "runs").exists()
 
@@ -148,13 +148,13 @@ def test_a_run_that_stopped_goes_on_in_its_folder_with_another_budget(
         "distil.teacher.max_new_tokens=1", "distil.teacher.concurrency=1",
     )  # fmt: skip
     with pytest.raises(TeacherStopped):
-        distil(changed(recipe, "distil.teacher.budget_tokens=1"), out=tmp_path / "run")
+        distill(changed(recipe, "distil.teacher.budget_tokens=1"), out=tmp_path / "run")
 
-    result = distil(changed(recipe, "distil.teacher.retries=1"), out=tmp_path / "run")
+    result = distill(changed(recipe, "distil.teacher.retries=1"), out=tmp_path / "run")
 
     assert result.run.path == tmp_path / "run" and result.run.recipe.distil.teacher.retries == 1
     with pytest.raises(AlreadyThere):
-        distil(recipe, out=tmp_path / "run")
+        distill(recipe, out=tmp_path / "run")
 
 
 def test_a_student_learns_to_think_and_is_measured_by_what_it_says_then(
@@ -166,7 +166,7 @@ def test_a_student_learns_to_think_and_is_measured_by_what_it_says_then(
         "distil.thoughts=ask", "train.method=full", "train.learning_rate=3e-3", "train.epochs=8",
     )  # fmt: skip
 
-    result = distil(recipe, out=tmp_path / "run")
+    result = distill(recipe, out=tmp_path / "run")
 
     told = stub.bodies[0]["messages"][0]["content"]
     assert "one of these labels" in told and "Think step by step" in told
@@ -193,4 +193,4 @@ def test_what_has_no_thoughts_is_refused_where_they_are_to_be_kept(ticket_recipe
     recipe = changed(ticket_recipe(), "distil.teacher.model=tiny", "distil.thoughts=keep", change)
 
     with pytest.raises(BadRecipe, match=why):
-        distil(recipe)
+        distill(recipe)

@@ -2,8 +2,8 @@
 
 import json
 
-from burnish.distill.self_instruct import evolved, grown
-from burnish.distill.teacher_answers import Asking
+from burnish.distill.self_instruct import evol_instruct, self_instruct
+from burnish.distill.teacher_answers import QuestionFormat
 from tests.fixtures.distillation import questions
 
 NEW = ["My lamp flickers at night", "Who pays the postage", "where is parcel 3"]
@@ -17,7 +17,7 @@ def test_new_questions_are_answered_and_copies_are_not(stub, collector_of):
     distil = collector.recipe.distil.model_copy(update={"grow": 10})
     recipe = collector.recipe.model_copy(update={"distil": distil})
 
-    lessons = grown(collector, questions(20), Asking("", 16), recipe)
+    lessons = self_instruct(collector, questions(20), QuestionFormat("", 16), recipe)
 
     kept = [one for one in lessons if not one.dropped]
     assert [one.row.answer for one in kept] == [f"re: {text}" for text in NEW[:2]]
@@ -53,7 +53,9 @@ def test_questions_get_harder_in_turn_and_copies_are_dropped(stub, collector_of)
     stub.answer = lambda text: harder(text) if "Rewrite it." in text else f"re: {text}"
     collector = collector_of()
 
-    lessons = evolved(collector, questions(6), Asking("", 16), with_evolve(collector, 12))
+    lessons = evol_instruct(
+        collector, questions(6), QuestionFormat("", 16), with_evolve(collector, 12)
+    )
 
     kept = [one.row.messages[-2].content for one in lessons if not one.dropped]
     once = [text for text in kept if "colour" in text and "fish" not in text]
@@ -74,5 +76,8 @@ def test_fewer_are_asked_for_where_fewer_are_wanted_and_a_silent_teacher_ends_it
     stub.answer = lambda text: "no" if "Rewrite it." in text else f"re: {text}"
     collector = collector_of()
 
-    assert evolved(collector, questions(6), Asking("", 16), with_evolve(collector, 4)) == []
+    assert (
+        evol_instruct(collector, questions(6), QuestionFormat("", 16), with_evolve(collector, 4))
+        == []
+    )
     assert sum("Rewrite it." in text for text in stub.asked) == 4

@@ -5,6 +5,6 @@ import pytest
 
 @pytest.fixture
 def engine(tiny):
-    from burnish.engines.local.open import open_engine
+    from burnish.engines.local.open import open_local_engine
 
-    return open_engine("tiny")
+    return open_local_engine("tiny")

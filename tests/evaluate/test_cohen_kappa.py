@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from burnish.evaluate.cohen_kappa import agreement
+from burnish.evaluate.cohen_kappa import measure_agreement
 
 GRADES = ("right", "partly", "wrong")
 
@@ -23,7 +23,7 @@ def pairs(count, share, seed):
 def test_kappa_is_that_of_scikit_learn(count, share):
     first, second = pairs(count, share, count)
 
-    found = agreement(first, second, GRADES)
+    found = measure_agreement(first, second, GRADES)
 
     assert found.kappa.value == pytest.approx(cohen_kappa_score(first, second, labels=GRADES))
     assert found.share == pytest.approx(
@@ -33,7 +33,7 @@ def test_kappa_is_that_of_scikit_learn(count, share):
 
 
 def test_with_many_answers_the_interval_is_the_asymptotic_one():
-    found = agreement(*pairs(2000, 0.7, 1), GRADES)
+    found = measure_agreement(*pairs(2000, 0.7, 1), GRADES)
 
     theirs = cohens_kappa(np.array(found.table))
     assert found.kappa.low == pytest.approx(theirs.kappa_low, abs=0.01)
@@ -43,17 +43,17 @@ def test_with_many_answers_the_interval_is_the_asymptotic_one():
 def test_few_answers_without_a_disagreement_are_not_surely_perfect():
     people = ["right"] * 20 + ["wrong"] * 10
 
-    found = agreement(people, people, ("right", "wrong"))
+    found = measure_agreement(people, people, ("right", "wrong"))
 
     assert found.kappa.value == found.kappa.high == 1
     assert 0.6 < found.kappa.low < 0.95
-    assert agreement(people * 10, people * 10, ("right", "wrong")).kappa.low > 0.95
+    assert measure_agreement(people * 10, people * 10, ("right", "wrong")).kappa.low > 0.95
 
 
 def test_a_grader_who_says_the_same_of_all_agrees_by_chance():
     people = ["right"] * 30 + ["wrong"] * 20
 
-    found = agreement(people, ["right"] * 50, ("right", "wrong"))
+    found = measure_agreement(people, ["right"] * 50, ("right", "wrong"))
 
     assert found.kappa.value == 0 and found.share == 0.6
 
@@ -66,8 +66,8 @@ def test_the_interval_holds_the_truth_as_often_as_it_says():
     for draw in range(150):
         cells = draws.choice(4, 60, p=shares.ravel())
         names = ("right", "wrong")
-        found = agreement([names[c // 2] for c in cells], [names[c % 2] for c in cells], names,
-                          seed=draw)  # fmt: skip
+        one, other = [names[c // 2] for c in cells], [names[c % 2] for c in cells]
+        found = measure_agreement(one, other, names, seed=draw)
         held += found.kappa.low <= truth <= found.kappa.high
 
     assert held / 150 > 0.89

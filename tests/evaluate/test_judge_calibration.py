@@ -8,7 +8,7 @@ from burnish.core.errors import BadData, BadRecipe, NotFound, TeacherStopped
 from burnish.core.recipe.evaluate import Evaluate
 from burnish.core.records import Interval, Message, Prediction, Row, Scores
 from burnish.engines.answerers import remote
-from burnish.evaluate.judge_calibration import calibrated
+from burnish.evaluate.judge_calibration import calibrate_judge
 from burnish.evaluate.run import evaluate_source
 from tests.stubs.teacher import Stub, serving
 
@@ -61,16 +61,16 @@ def settings(stub, file, **changes):
 
 
 def test_a_judge_that_agrees_with_people_is_accepted_and_asked_once(stub, people):
-    found = calibrated(settings(stub, people()), ["tiny"])
+    found = calibrate_judge(settings(stub, people()), ["tiny"])
 
     assert found.agreement.kappa.n == 60 and found.agreement.share == 59 / 60
     assert found.agreement.kappa.value > 0.9 and found.agreement.kappa.low < 0.95
-    assert found.partial == () and "grades by a model, big" in found.words
+    assert found.related_models == () and "grades by a model, big" in found.summary
     shown = stub.bodies[0]["messages"]
     assert "right, wrong" in shown[0]["content"] and "the reference says" in shown[0]["content"]
     assert part(shown[1]["content"], "answer").startswith("It is sum")
 
-    calibrated(settings(stub, people()), ["tiny"])
+    calibrate_judge(settings(stub, people()), ["tiny"])
     assert sum(stub.asked.values()) == 60
 
 
@@ -78,7 +78,7 @@ def test_one_that_grades_otherwise_is_refused_with_what_to_do(stub, people):
     stub.answer = lambda text: "right" if len(text) % 2 else "wrong"
 
     with pytest.raises(BadRecipe, match="doesn't grade as people do: kappa") as error:
-        calibrated(settings(stub, people()), [])
+        calibrate_judge(settings(stub, people()), [])
 
     assert "rubric" in error.value.fix and error.value.code == 2
 
@@ -87,7 +87,7 @@ def test_a_reply_without_a_clear_grade_is_no_agreement(stub, people):
     stub.answer = lambda text: "It is either right or wrong."
 
     with pytest.raises(BadRecipe, match=r"kappa 0\.00 .* it says nothing clear"):
-        calibrated(settings(stub, people()), [])
+        calibrate_judge(settings(stub, people()), [])
 
 
 @pytest.mark.parametrize(
@@ -104,32 +104,32 @@ def test_too_little_from_people_is_refused_before_anything_is_asked(
     stub, people, count, changes, said
 ):
     with pytest.raises((BadRecipe, BadData), match=said):
-        calibrated(settings(stub, people(count, **changes)), [])
+        calibrate_judge(settings(stub, people(count, **changes)), [])
 
     assert not stub.bodies
 
 
 def test_what_is_not_named_or_not_there_is_said(stub, people, tmp_path):
     with pytest.raises(BadRecipe, match="No judge is named"):
-        calibrated(Evaluate.model_validate({"metric": "graded"}), [])
+        calibrate_judge(Evaluate.model_validate({"metric": "graded"}), [])
     with pytest.raises(BadRecipe, match="no file of theirs is named"):
-        calibrated(
+        calibrate_judge(
             Evaluate.model_validate(
                 {"metric": "graded", "judge": {"model": "big", "endpoint": stub.url}}
             ),
             [],
         )
     with pytest.raises(NotFound, match="is not a file"):
-        calibrated(settings(stub, tmp_path / "nowhere.csv"), [])
+        calibrate_judge(settings(stub, tmp_path / "nowhere.csv"), [])
     stub.fault = lambda text, count: (401, {})
     with pytest.raises(TeacherStopped, match="401") as error:
-        calibrated(settings(stub, people()), [])
+        calibrate_judge(settings(stub, people()), [])
     assert "evaluate.judge.key_from" in error.value.fix
-    assert calibrated(Evaluate(), []) is None
+    assert calibrate_judge(Evaluate(), []) is None
 
 
 def test_grades_take_the_place_of_the_scores_of_words(stub, people):
-    found = calibrated(settings(stub, people()), [])
+    found = calibrate_judge(settings(stub, people()), [])
     rows = [
         Row((Message("user", "Who?"), Message("assistant", "Ann"), Message("user", "And then?"),
              Message("assistant", "Bob")), file="a", line=1),
@@ -143,7 +143,7 @@ def test_grades_take_the_place_of_the_scores_of_words(stub, people):
     ]
     stub.answer = lambda text: "no idea" if part(text, "answer") == "unclear" else fair(text)
 
-    graded = found.graded(
+    graded = found.grade(
         Scores("rouge_l", words, Interval(0.25, 0, 1, 3), {"chrf": 0.1}), rows, Evaluate()
     )
 
@@ -165,21 +165,21 @@ def test_other_grades_have_the_scores_that_the_recipe_says(stub, people, write_r
     rows += [{**row, "prompt": f"{row['prompt']} again"} for row in rows]
 
     file = write_rows("lines-of-predictions.jsonl", rows)
-    found = calibrated(settings(stub, file, grades=grades, least_labels=20), [])
+    found = calibrate_judge(settings(stub, file, grades=grades, least_labels=20), [])
 
     row = Row((Message("user", "Where?"), Message("assistant", "Here")), file="a", line=1)
     one = Prediction(row.id, "Where?", "Here", "half", 0, 1, 1, 0.1)
-    scores = found.graded(Scores("chrf", [one], Interval(0, 0, 1, 1)), [row], Evaluate())
+    scores = found.grade(Scores("chrf", [one], Interval(0, 0, 1, 1)), [row], Evaluate())
     assert scores.values == [0.5]
 
 
 def test_a_judge_of_this_machine_is_held_to_the_grades_and_named_as_kin(tiny, people, stub):
     judge = {"model": tiny.name, "human": [str(people())]}
     with pytest.raises(BadRecipe, match="tiny doesn't grade as people do"):
-        calibrated(Evaluate.model_validate({"metric": "graded", "judge": judge}), [])
+        calibrate_judge(Evaluate.model_validate({"metric": "graded", "judge": judge}), [])
 
     same = settings(stub, people(), model="llama")
-    assert calibrated(same, ["tiny", "llama"]).partial == ("llama",)
+    assert calibrate_judge(same, ["tiny", "llama"]).related_models == ("llama",)
 
 
 def test_evaluate_reports_the_judge(ticket_recipe, stub, people, tmp_path):

@@ -5,9 +5,9 @@ import pytest
 from burnish.core.errors import PromptTooLong
 from burnish.core.recipe.data import Task
 from burnish.core.recipe.evaluate import Evaluate
-from burnish.evaluate.prediction_cache import latencies
+from burnish.evaluate.prediction_cache import measure_latencies
 from burnish.evaluate.scoring import (
-    Asked,
+    PromptSet,
     evaluate,
     load_predictions,
     perplexity,
@@ -22,7 +22,7 @@ ROWS = [row(str(n), "odd" if n % 2 else "even", line=n) for n in range(40)]
 
 
 def asked(rows=ROWS):
-    return Asked(rows, [as_prompt(one, TASK, 8) for one in rows])
+    return PromptSet(rows, [as_prompt(one, TASK, 8) for one in rows])
 
 
 def test_a_majority_rule_has_the_majoritys_accuracy_and_a_worse_macro_f1():
@@ -66,7 +66,7 @@ def test_perplexity_is_that_of_the_answers_tokens():
 def test_latency_is_measured_on_a_few_prompts_spread_over_all_each_alone():
     engine = RuleEngine(lambda prompt: "odd")
 
-    seconds = latencies(engine, asked().prompts)
+    seconds = measure_latencies(engine, asked().prompts)
 
     assert len(seconds) == 16 and min(seconds) > 0
     assert len({prompt.messages[-1].content for prompt in engine.asked}) == 16

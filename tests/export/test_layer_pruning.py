@@ -10,9 +10,9 @@ from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
 from burnish.export.formats.gguf_tokenizer import CannotExport
 from burnish.export.formats.registry import write_export
-from burnish.export.layer_pruning import influence
-from burnish.models.local_models import FACTS
-from burnish.models.merge import merged_model
+from burnish.export.layer_pruning import block_influence
+from burnish.models.local_models import ARTIFACT_FILE
+from burnish.models.merge import load_merged_model
 from burnish.models.pruning.depth import keep_layers, layers_of
 
 RUN = "20260103-deep"
@@ -30,7 +30,7 @@ def files(known, write_rows):
 @pytest.fixture
 def deep(known, first, files):
     """The first run with a third layer between its two, which changes next to nothing."""
-    model, tokenizer = merged_model(first)
+    model, tokenizer = load_merged_model(first)
     layers = layers_of(model)
     idle = type(layers[0])(model.config, layer_idx=1)
     for part in (idle.self_attn.o_proj, idle.mlp.down_proj):
@@ -46,7 +46,7 @@ def deep(known, first, files):
         model.save_pretrained(run / "artifact")
         tokenizer.save_pretrained(run / "artifact")
         facts = {**first.lineage, "kind": "full", "run": RUN, "files": {}}
-        (run / "artifact" / FACTS).write_text(json.dumps(facts))
+        (run / "artifact" / ARTIFACT_FILE).write_text(json.dumps(facts))
     return run
 
 
@@ -54,7 +54,7 @@ def deep(known, first, files):
 def test_influence_is_one_minus_the_cosine_of_in_and_out(tiny_model):
     texts = [[5, 6, 7, 8], [9, 10]]
 
-    found = influence(tiny_model, texts)
+    found = block_influence(tiny_model, texts)
 
     sums = torch.zeros(2)
     for ids in texts:
@@ -98,7 +98,7 @@ def test_an_adapter_and_too_many_layers_are_refused_and_leave_nothing(deep, tmp_
 def test_what_is_kept_is_whole_once_it_is_loaded_again(first, tmp_path):
     from transformers import AutoModelForCausalLM
 
-    model, _ = merged_model(first)
+    model, _ = load_merged_model(first)
     keep_layers(model, [1])
     model.save_pretrained(tmp_path / "cut")
 

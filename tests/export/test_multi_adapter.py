@@ -10,13 +10,17 @@ import pytest
 
 from burnish.core.errors import AlreadyThere, BadData, BadRecipe
 from burnish.core.records import Prompt
-from burnish.engines.external.base import Running
-from burnish.engines.external.onnx import adapters_of, open_onnx
-from burnish.engines.scheduling.isolation_check import AdaptersMix, prove_switching
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.external.base import LaunchOptions
+from burnish.engines.external.onnx import list_adapters, open_onnx
+from burnish.engines.scheduling.isolation_check import AdapterLeak, check_export_isolation
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.export.formats.gguf_tokenizer import CannotExport
-from burnish.export.formats.onnx_multi_lora import lora_weights, open_branches, write_switchable
-from burnish.export.formats.registry import sign
+from burnish.export.formats.onnx_multi_lora import (
+    extract_lora_weights,
+    open_branches,
+    write_multi_adapter,
+)
+from burnish.export.formats.registry import write_lineage
 from burnish.models.artifact import open_artifact
 from tests.fixtures.exports import sign_again
 
@@ -35,8 +39,8 @@ def built(first, second, folders):
     folder = folders / "both"
     if not folder.exists():
         folder.mkdir()
-        adapters = write_switchable(folder, {FIRST: first, SECOND: second}, "int4")
-        sign(folder, first, "onnx", {"to": "onnx", "quant": "int4", "adapters": adapters})
+        adapters = write_multi_adapter(folder, {FIRST: first, SECOND: second}, "int4")
+        write_lineage(folder, first, "onnx", {"to": "onnx", "quant": "int4", "adapters": adapters})
     return open_artifact(folder)
 
 
@@ -47,13 +51,13 @@ def asks(row):
 def test_each_adapter_says_in_every_order_what_it_says_alone(built, known):
     prompts = [asks(row) for row in known.rows[FIRST][:PROMPTS]]
     alone = {}
-    for one in adapters_of(built):
-        engine = open_onnx(one, Running(1, 256))
+    for one in list_adapters(built):
+        engine = open_onnx(one, LaunchOptions(1, 256))
         alone[engine.name] = [answer.text for answer in engine.answer(prompts)]
         engine.close()
     assert all(one != other for one, other in zip(*alone.values(), strict=True))
 
-    fleet = open_fleet([str(built.path)], running=Running(1, 256))
+    fleet = open_model_pool([str(built.path)], running=LaunchOptions(1, 256))
     try:
         for order in permutations(alone):
             for place, prompt in enumerate(prompts):
@@ -68,13 +72,13 @@ def test_each_adapter_says_in_every_order_what_it_says_alone(built, known):
 
 
 def test_answers_that_grow_at_the_same_time_do_not_mix(built):
-    proof = prove_switching(built)
+    proof = check_export_isolation(built)
 
-    assert not proof.wrong and proof.compared == 40
+    assert not proof.leak and proof.compared == 40
 
 
 def test_one_process_that_died_is_started_again_for_all(built, known):
-    fleet = open_fleet([str(built.path)], running=Running(1, 256))
+    fleet = open_model_pool([str(built.path)], running=LaunchOptions(1, 256))
     prompt = asks(known.rows[FIRST][0])
     engines = [fleet.find(f"{name}-onnx-int4") for name in (FIRST, SECOND)]
     try:
@@ -82,7 +86,7 @@ def test_one_process_that_died_is_started_again_for_all(built, known):
         engines[0].child._process.kill()
         engines[0].child._process.wait()
         for engine in engines:
-            engine.revive()
+            engine.ensure_alive()
         assert [engine.answer([prompt])[0].text for engine in engines] == before
         assert engines[0].child is engines[1].child
     finally:
@@ -96,15 +100,15 @@ def test_a_runner_that_keeps_another_ones_tokens_is_found_out(built, monkeypatch
     def unturned(artifact, running):
         several = real(artifact, running)
         for engine in several:
-            engine.besides = several[0].besides
+            engine.extra_fields = several[0].extra_fields
         return several
 
     from burnish.engines.scheduling import model_pool as fleet
 
-    real = fleet.open_switching
-    monkeypatch.setattr(fleet, "open_switching", unturned)
+    real = fleet.open_onnx_adapters
+    monkeypatch.setattr(fleet, "open_onnx_adapters", unturned)
 
-    assert "said" in canary.prove_switching(built).wrong
+    assert "said" in canary.check_export_isolation(built).leak
 
 
 def test_runs_go_through_their_own_gates_and_what_is_refused_leaves_nothing(
@@ -136,10 +140,10 @@ def test_runs_go_through_their_own_gates_and_what_is_refused_leaves_nothing(
         CliRunner().invoke(app, words, catch_exceptions=False)
     from burnish.export import multi_adapter as switching
 
-    wrong = replace(prove_switching(open_artifact(out)), wrong="A said B's answer.")
-    monkeypatch.setattr(switching, "prove_switching", lambda artifact: wrong)
+    wrong = replace(check_export_isolation(open_artifact(out)), wrong="A said B's answer.")
+    monkeypatch.setattr(switching, "check_export_isolation", lambda artifact: wrong)
     words[words.index("--out") + 1] = str(tmp_path / "leaky")
-    with pytest.raises(AdaptersMix, match="A said B's answer"):
+    with pytest.raises(AdapterLeak, match="A said B's answer"):
         CliRunner().invoke(app, words, catch_exceptions=False)
     assert not (tmp_path / "leaky").exists()
 
@@ -151,7 +155,7 @@ def test_adapters_of_other_templates_and_other_formats_are_refused(known, first,
 
     other = replace(second, lineage={**second.lineage, "template_sha256": "0"})
     with pytest.raises(BadData, match="same template"):
-        write_switchable(tmp_path, {FIRST: first, SECOND: other}, "fp32")
+        write_multi_adapter(tmp_path, {FIRST: first, SECOND: other}, "fp32")
     for more in (["--to", "gguf"], ["--to", "onnx", "--drop-layers", "1"], []):
         with pytest.raises(BadRecipe, match="--with goes with"):
             words = ["export", FIRST, "--with", SECOND, *more]
@@ -165,9 +169,9 @@ def test_what_isnt_plain_lora_is_refused(first, tmp_path):
     (folder / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
 
     with pytest.raises(CannotExport, match="plain LoRA"):
-        lora_weights(sign_again(folder))
+        extract_lora_weights(sign_again(folder))
     with pytest.raises(CannotExport, match="is no adapter"):
-        lora_weights(replace(first, kind="full"))
+        extract_lora_weights(replace(first, kind="full"))
 
 
 @pytest.mark.parametrize(("layer", "said"), [("q", "has no place"), (None, "of no adapter")])

@@ -13,17 +13,17 @@ from burnish.core.errors import AlreadyThere, BadRecipe
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message
 from burnish.core.runs import find_run
-from burnish.engines.local.open import open_engine
+from burnish.engines.local.open import open_local_engine
 from burnish.export.formats.gguf_tokenizer import CannotExport
 from burnish.export.formats.registry import write_export
-from burnish.export.model_card import card
-from burnish.export.packaging.ollama import modelfile
-from burnish.export.parity.clients import open_door
-from burnish.export.parity.gate import measure
+from burnish.export.model_card import render_model_card
+from burnish.export.packaging.ollama import render_modelfile
+from burnish.export.parity.clients import open_served_model
+from burnish.export.parity.gate import measure_parity
 from burnish.models.artifact import open_artifact, save_artifact
 from burnish.models.chat_template import PLAIN_TEMPLATE, render_prompt
 from burnish.models.load import load_model, load_tokenizer
-from burnish.models.merge import merged_model
+from burnish.models.merge import load_merged_model
 from tests.fixtures.exports import sign_again
 from tests.fixtures.worker_process import run_words
 
@@ -66,14 +66,14 @@ def test_a_gguf_folder_is_written_asked_and_described(run, tiny_folder, workspac
     ]
     assert exported.perplexity == pytest.approx(trained.perplexity, rel=0.01)
     with pytest.raises(BadRecipe, match="GGUF"):
-        open_engine(str(out))
+        open_local_engine(str(out))
 
 
 def test_a_merged_folder_passes_at_burnish_serve(first, asked, trained, settings, tmp_path):
     written = write_export(tmp_path / "merged", first, "merged", "bf16")
-    door = open_door(written)
+    door = open_served_model(written)
     try:
-        parity = measure(door, asked, trained, settings)
+        parity = measure_parity(door, asked, trained, settings)
     finally:
         door.close()
 
@@ -85,9 +85,9 @@ def test_a_merged_folder_with_another_template_does_not(first, asked, trained, s
     written = write_export(tmp_path / "merged", first, "merged", "bf16")
     file = written.path / "chat_template.jinja"
     file.write_text(file.read_text().replace("assistant", "user"))
-    door = open_door(sign_again(written.path))
+    door = open_served_model(sign_again(written.path))
     try:
-        parity = measure(door, asked, trained, settings)
+        parity = measure_parity(door, asked, trained, settings)
     finally:
         door.close()
 
@@ -132,7 +132,7 @@ def test_every_method_is_merged_as_it_was_trained(method, tiny, tmp_path):
     before = adapted(input_ids=ids).logits
     without = load_model(tiny, torch.float32)(input_ids=ids).logits
 
-    after = merged_model(artifact)[0](input_ids=ids).logits
+    after = load_merged_model(artifact)[0](input_ids=ids).logits
 
     assert (before - without).abs().max() > 0.5
     assert torch.allclose(after, before, atol=1e-3)
@@ -145,7 +145,7 @@ def test_a_qlora_adapter_is_merged_into_weights_of_16_bits_and_the_card_says_so(
     lineage = {"system": None, "quantized": {"double_quant": True}}
     artifact = save_artifact(tmp_path / "a", adapted, load_tokenizer(tiny), tiny, lineage)
 
-    merged, _ = merged_model(artifact)
+    merged, _ = load_merged_model(artifact)
     written = write_export(tmp_path / "b", artifact, "merged", "bf16")
 
     base = load_model(tiny, torch.float32).state_dict()
@@ -156,11 +156,11 @@ def test_a_qlora_adapter_is_merged_into_weights_of_16_bits_and_the_card_says_so(
         "token_agreement": 1.0,
         "speed": {"p50_s": 1.0, "p95_s": 1.0, "tokens_per_s": 1.0, "memory_bytes": 1},
     }  # fmt: skip
-    assert "never saw" in card(written, "MIT", facts, 1)
+    assert "never saw" in render_model_card(written, "MIT", facts, 1)
 
 
 def test_ollama_s_template_renders_what_ours_does(tiny_tokenizer):
-    text = modelfile(["x.gguf"], tiny_tokenizer, "Be brief.")
+    text = render_modelfile(["x.gguf"], tiny_tokenizer, "Be brief.")
 
     template = re.search('TEMPLATE """(.*?)"""', text, re.DOTALL)[1]
     body, end = re.fullmatch(
@@ -186,7 +186,7 @@ def test_a_template_that_ollama_could_not_say_gets_no_modelfile(tiny_tokenizer):
     odd = copy.copy(tiny_tokenizer)
     odd.chat_template = "{{ messages | length }}" + PLAIN_TEMPLATE
 
-    assert modelfile(["x.gguf"], odd, None) is None
+    assert render_modelfile(["x.gguf"], odd, None) is None
 
 
 def test_what_cannot_be_written_leaves_nothing(tiny, first, tmp_path, known):

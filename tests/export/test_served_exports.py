@@ -11,12 +11,12 @@ import pytest
 
 from burnish import api
 from burnish.core.recipe.serve import Serve
-from burnish.engines.external.base import Running
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.external.base import LaunchOptions
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.export.formats.registry import write_export
 from burnish.models.artifact import open_artifact
 from burnish.serve.app import create_app
-from burnish.serve.auth.keys import Keys
+from burnish.serve.auth.keys import ApiKeys
 from tests.fixtures.fine_tuning_server import KEY
 from tests.fixtures.server import running
 
@@ -35,8 +35,12 @@ def served(learnt, tmp_path_factory):
         for to, quant in FORMATS:
             write_export(folder / to, first, to, quant)
         sources = [RUN, *(str(folder / to) for to, _ in FORMATS)]
-        fleet = open_fleet(sources, {"mine": str(folder / "gguf")}, Running(1, 256, slots=3))
-    app = create_app(fleet, Keys(folder / "keys.json", KEY), Serve(max_batch=8, max_new_tokens=12))
+        fleet = open_model_pool(
+            sources, {"mine": str(folder / "gguf")}, LaunchOptions(1, 256, slots=3)
+        )
+    app = create_app(
+        fleet, ApiKeys(folder / "keys.json", KEY), Serve(max_batch=8, max_new_tokens=12)
+    )
     with running(app) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0)
         names = [f"{RUN}-{to}-{quant}" for to, quant in FORMATS]
@@ -156,7 +160,7 @@ def test_a_child_that_died_while_nobody_asked_is_not_missed(served):
 
 
 def test_what_was_exported_is_talked_to_and_needs_no_self_test(served, known, monkeypatch):
-    from burnish.engines.scheduling.isolation_check import prove
+    from burnish.engines.scheduling.isolation_check import check_isolation
 
     row, folder = served.rows[0], str(served.folder / "gguf-lora")
     chat = api.chat(folder, max_new_tokens=12)
@@ -164,8 +168,8 @@ def test_what_was_exported_is_talked_to_and_needs_no_self_test(served, known, mo
         assert "".join(chat.ask(row.prompt[0].content)) == row.answer
     finally:
         chat.engine.close()
-    monkeypatch.setattr("burnish.engines.scheduling.isolation_check.prove_base", None)
-    assert prove([folder]) == []
+    monkeypatch.setattr("burnish.engines.scheduling.isolation_check.check_base_isolation", None)
+    assert check_isolation([folder]) == []
 
 
 def test_an_answer_that_nobody_waits_for_ends(served):

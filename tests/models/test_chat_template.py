@@ -11,14 +11,14 @@ from burnish.core.records import Message, Row
 from burnish.models.chat_template import (
     PLAIN_TEMPLATE,
     SOURCE_TEMPLATE,
-    as_served,
+    answer_prefix,
     encode_prompt,
     encode_row,
     end_of_turn,
-    lead_in,
     render_conversation,
     render_prompt,
-    switched,
+    set_thinking,
+    split_as_served,
 )
 from burnish.models.token_audit import audit
 
@@ -127,7 +127,7 @@ def test_what_a_template_puts_before_an_answer_is_known(tiny_tokenizer, template
     tokenizer = copy.deepcopy(tiny_tokenizer)
     tokenizer.chat_template = template or tokenizer.chat_template
 
-    assert lead_in(tokenizer) == lead
+    assert answer_prefix(tokenizer) == lead
 
 
 #: With the switch of Qwen3: who is asked not to think finds the empty thought in the prompt.
@@ -159,14 +159,14 @@ def learnt(tokenizer, row):
 def test_who_thinks_by_itself_is_asked_not_to_unless_a_thought_is_learnt(switchable):
     ask, empty = Message("user", "which?"), "<think>\n\n</think>\n\n"
     plain = Row(messages=(ask, Message("assistant", "blue")))
-    thinking = Row(messages=(ask, Message("assistant", "blue", thought="red?")))
+    thinking = Row(messages=(ask, Message("assistant", "blue", reasoning="red?")))
 
     assert render_prompt(switchable, (ask,)).endswith(f"assistant\n{empty}")
-    assert lead_in(switchable) == "" and learnt(switchable, plain) == "blue<|im_end|>"
+    assert answer_prefix(switchable) == "" and learnt(switchable, plain) == "blue<|im_end|>"
     told = "<think>\nred?\n</think>\n\nblue<|im_end|>"
     assert learnt(switchable, thinking) == told, "even among rows that don't think"
 
-    for tokenizer in (asked := switched(switchable, True), switched(asked, False)):
+    for tokenizer in (asked := set_thinking(switchable, True), set_thinking(asked, False)):
         assert render_prompt(tokenizer, (ask,)).endswith("<|im_start|>assistant\n")
         assert learnt(tokenizer, plain) == f"{empty}blue<|im_end|>", "no thought is learnt too"
         assert learnt(tokenizer, thinking) == told
@@ -179,15 +179,15 @@ def test_what_is_set_for_good_is_what_any_other_server_renders(switchable, tiny_
     chat = [{"role": "user", "content": "which?"}]
 
     for thinks in (False, True):
-        other = switched(switchable, thinks).apply_chat_template(
+        other = set_thinking(switchable, thinks).apply_chat_template(
             chat, tokenize=False, add_generation_prompt=True
         )
         assert other.endswith("assistant\n" if thinks else "</think>\n\n")
-    assert switched(tiny_tokenizer, True) is tiny_tokenizer
+    assert set_thinking(tiny_tokenizer, True) is tiny_tokenizer
 
 
 def test_a_thought_is_learnt_with_its_answer_and_no_later_turn_sees_it(tiny_tokenizer):
-    thinking = Message("assistant", "blue", thought="red?")
+    thinking = Message("assistant", "blue", reasoning="red?")
     row = Row(messages=(Message("user", "which?"), thinking))
     later = render_prompt(tiny_tokenizer, (*row.messages, Message("user", "sure?")))
 
@@ -196,6 +196,6 @@ def test_a_thought_is_learnt_with_its_answer_and_no_later_turn_sees_it(tiny_toke
     two = Row(messages=(*row.messages, Message("user", "sure?"), thinking))
     with pytest.raises(BadData, match="renders a prompt otherwise"):
         encode_row(tiny_tokenizer, two, 100)
-    assert as_served(tiny_tokenizer, two) == (row, two.until(3))
+    assert split_as_served(tiny_tokenizer, two) == (row, two.until(3))
     early = Row(messages=(*two.messages[:3], Message("assistant", "yes", weight=0.0)))
-    assert as_served(tiny_tokenizer, early) == (row,), "an answer before the end"
+    assert split_as_served(tiny_tokenizer, early) == (row,), "an answer before the end"

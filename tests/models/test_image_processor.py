@@ -12,9 +12,9 @@ from burnish.models.chat_template import (
     encode_row,
     encode_text,
     end_of_turn,
-    seen_in,
+    process_prompt,
 )
-from burnish.models.image_processor import load_seeing_tokenizer
+from burnish.models.image_processor import load_vision_tokenizer
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local_models import find_model
 from burnish.models.token_audit import audit
@@ -61,7 +61,7 @@ def test_a_row_is_its_prompt_and_its_answer(base):
 def test_a_picture_becomes_as_many_tokens_as_the_model_makes_of_it(base):
     tokenizer = load_tokenizer(base)
     model = load_vision(base.path, base.name, torch.float32)
-    seen = seen_in(tokenizer, TALK.prompt)
+    seen = process_prompt(tokenizer, TALK.prompt)
     ids = encode_prompt(tokenizer, TALK.prompt)
 
     with torch.no_grad():
@@ -75,10 +75,10 @@ def test_the_pieces_of_a_conversation_are_the_tokens_of_the_whole(base):
 
     encoded = encode_row(tokenizer, TALK, 512)
 
-    assert list(encoded.ids[: len(seen_in(tokenizer, TALK.prompt).ids)]) == (
-        seen_in(tokenizer, TALK.prompt).ids
+    assert list(encoded.ids[: len(process_prompt(tokenizer, TALK.prompt).ids)]) == (
+        process_prompt(tokenizer, TALK.prompt).ids
     )
-    assert encoded.trained == sum(
+    assert encoded.target_count == sum(
         len(encode_text(tokenizer, answer)) + 1 for answer in ("red", "blue", "red")
     )
 
@@ -125,10 +125,10 @@ def test_without_a_processor_or_a_template_the_model_is_refused_by_name(seeing, 
     shutil.copytree(find_model("llava").path, folder)
     (folder / "preprocessor_config.json").unlink()
     with pytest.raises(BadRecipe, match="blind"):
-        load_seeing_tokenizer(folder, "blind")
+        load_vision_tokenizer(folder, "blind")
 
     speechless = tmp_path / "speechless"
     shutil.copytree(find_model("llava").path, speechless)
     (speechless / "chat_template.jinja").unlink()
     with pytest.raises(BadRecipe, match="no chat template"):
-        load_seeing_tokenizer(speechless, "speechless")
+        load_vision_tokenizer(speechless, "speechless")

@@ -6,7 +6,13 @@ from dataclasses import replace
 import pytest
 
 from burnish.core.records import Message, Row
-from burnish.models.chat_template import Encoded, as_served, encode_prompt, encode_row, end_of_turn
+from burnish.models.chat_template import (
+    TokenizedRow,
+    encode_prompt,
+    encode_row,
+    end_of_turn,
+    split_as_served,
+)
 from burnish.models.token_audit import CHECKS, audit
 
 
@@ -59,7 +65,7 @@ def test_axolotl_3754_a_turn_end_that_is_always_masked_is_refused(tiny_tokenizer
         right = encode_row(tokenizer, row, length)
         ends = end_of_turn(tokenizer)
         pairs = zip(right.ids, right.weights, strict=True)
-        return Encoded(right.ids, tuple(0.0 if i in ends else w for i, w in pairs))
+        return TokenizedRow(right.ids, tuple(0.0 if i in ends else w for i, w in pairs))
 
     found = audit([row_of()], tiny_tokenizer, 200, encode=masks_the_end)
 
@@ -72,7 +78,7 @@ def test_unsloth_416_an_end_masked_because_it_is_the_padding_is_refused(tiny_tok
         right = encode_row(tokenizer, row, length)
         pairs = zip(right.ids, right.weights, strict=True)
         pad = tokenizer.pad_token_id
-        return Encoded(right.ids, tuple(0.0 if i == pad else w for i, w in pairs))
+        return TokenizedRow(right.ids, tuple(0.0 if i == pad else w for i, w in pairs))
 
     found = audit([row_of()], tiny_tokenizer, 200, encode=masks_padding)
 
@@ -97,7 +103,7 @@ def test_a_doubled_beginning_is_refused(tiny_tokenizer):
     def doubles(tokenizer, row, length):
         right = encode_row(tokenizer, row, length)
         bos = tokenizer.bos_token_id
-        return Encoded((bos, *right.ids), (0.0, *right.weights))
+        return TokenizedRow((bos, *right.ids), (0.0, *right.weights))
 
     assert "doubled_bos" in codes([row_of()], tiny_tokenizer, 200, encode=doubles)
 
@@ -139,7 +145,7 @@ def test_where_the_template_drops_earlier_thoughts_each_answer_is_a_row_of_its_o
     ask, think = Message("user", "a"), Message("assistant", "thought # b")
     talk = Row(messages=(ask, think, ask, replace(think, weight=0.5)))
 
-    first, second = as_served(forgetful, talk)
+    first, second = split_as_served(forgetful, talk)
 
     assert not codes([talk], forgetful, 200)
     assert [len(part.messages) for part in (first, second)] == [2, 4]
@@ -149,8 +155,8 @@ def test_where_the_template_drops_earlier_thoughts_each_answer_is_a_row_of_its_o
         said = "thought # b<|im_end|>"
         assert forgetful.decode([i for i, w in zip(row.ids, row.weights, strict=True) if w]) == said
         assert set(row.weights[: len(asked)]) == {0.0} and max(row.weights) == weight
-    assert as_served(tiny_tokenizer, talk) == (talk,), "where nothing is dropped, all at once"
-    assert as_served(forgetful, second) == (second,)
+    assert split_as_served(tiny_tokenizer, talk) == (talk,), "where nothing is dropped, all at once"
+    assert split_as_served(forgetful, second) == (second,)
 
 
 CALL = {"id": "1", "type": "function", "function": {"name": "track", "arguments": "{}"}}

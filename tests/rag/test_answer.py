@@ -4,13 +4,13 @@ import pytest
 
 from burnish.core.errors import PromptTooLong
 from burnish.core.records import Message
-from burnish.rag.answer import DONT_KNOW, INSTRUCTION, Asking, ask
-from burnish.rag.prompt import fitting, with_passages
+from burnish.rag.answer import DONT_KNOW, INSTRUCTION, AnswerSettings, ask
+from burnish.rag.prompt import fit_passages, with_passages
 from burnish.rag.search import open_index
 from burnish.rag.store import Passage
 from tests.stubs.rule_engine import RuleEngine
 
-ANY = Asking(k=3, least_similarity=-1)
+ANY = AnswerSettings(k=3, least_similarity=-1)
 
 
 class Model(RuleEngine):
@@ -47,7 +47,7 @@ def test_the_lowest_ranked_passage_is_dropped_first():
     three = passages("a b", "c d", "e f")
 
     for room, kept in ((1000, 3), (size, 2), (size - 1, 1), (3, 0)):
-        found = fitting(messages, three, engine.count_tokens, room)
+        found = fit_passages(messages, three, engine.count_tokens, room)
         assert found == three[:kept]
         assert not found or engine.count_tokens(with_passages(messages, found)) <= room
 
@@ -61,8 +61,8 @@ def test_an_answer_cites_the_passages_that_it_names(opened):
     system, question = engine.asked[0].messages
     assert system.content == INSTRUCTION
     for citation in reply.citations:
-        passage = citation.found.passage
-        assert f"[{citation.number}] {passage.place}\n{passage.text}" in question.content
+        passage = citation.hit.passage
+        assert f"[{citation.number}] {passage.section}\n{passage.text}" in question.content
     text = reply.as_text()
     assert text.index("Cited:") < text.index("[2] ", 20) < text.index("Shown too:")
     assert set(reply.as_dict()["citations"][0]) == {
@@ -85,7 +85,7 @@ def test_a_model_may_say_that_it_does_not_know(opened, said):
 def test_where_nothing_is_similar_the_model_is_not_asked(opened):
     engine = Model(lambda prompt: "An invented fact.")
 
-    reply = ask(engine, opened, "Who?", Asking(least_similarity=1.0))
+    reply = ask(engine, opened, "Who?", AnswerSettings(least_similarity=1.0))
 
     assert (reply.answer, reply.known, reply.citations) == (DONT_KNOW, False, ())
     assert not engine.asked
@@ -102,7 +102,7 @@ def test_a_run_is_asked_with_the_prompt_of_its_training(opened):
 
 def test_passages_that_do_not_fit_the_context_are_left_out(opened):
     roomy, tight = (Model(lambda prompt: "yes", context_length=n) for n in (1000, 190))
-    question, asking = "How long does a parcel take?", Asking(k=5, least_similarity=-1)
+    question, asking = "How long does a parcel take?", AnswerSettings(k=5, least_similarity=-1)
 
     assert len(ask(roomy, opened, question, asking).citations) == 5
     assert 0 < len(ask(tight, opened, question, asking).citations) < 5

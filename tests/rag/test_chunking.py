@@ -5,8 +5,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from burnish.rag.chunking import chunks
-from burnish.rag.documents import Block, Document, Draft
+from burnish.rag.chunking import chunk_document
+from burnish.rag.documents import Block, Document, DocumentBuilder
 
 
 def words(text):
@@ -14,33 +14,33 @@ def words(text):
 
 
 def texts(document, most):
-    return [document.text[b.start : b.end] for b in chunks(document, words, most)]
+    return [document.text[b.start : b.end] for b in chunk_document(document, words, most)]
 
 
 def written(*parts):
     """A document of headings ("# One") and paragraphs."""
-    draft = Draft("title")
+    draft = DocumentBuilder("title")
     for part in parts:
         marks = re.match(r"#*", part)[0]
         if marks:
-            draft.heading(len(marks), part.strip("# "))
+            draft.add_heading(len(marks), part.strip("# "))
         else:
-            draft.block(part)
-    return draft.finished()
+            draft.add_block(part)
+    return draft.build()
 
 
 def test_paragraphs_of_a_section_stay_together_as_long_as_they_fit():
     document = written("# One", "a b c", "d e f", "g h i", "# Two", "j k")
 
     assert texts(document, 8) == ["One\n\na b c\n\nd e f", "g h i", "Two\n\nj k"]
-    found = chunks(document, words, 8)
+    found = chunk_document(document, words, 8)
     assert [block.headings for block in found] == [("One",), ("One",), ("Two",)]
 
 
 def test_a_page_is_a_border():
     blocks = (Block(0, 1, (), 1), Block(2, 3, (), 2))
 
-    assert len(chunks(Document("t", "a b", blocks), words, 100)) == 2
+    assert len(chunk_document(Document("t", "a b", blocks), words, 100)) == 2
 
 
 def test_only_a_long_paragraph_is_cut_at_a_sentence_with_a_small_overlap():
@@ -71,7 +71,7 @@ def test_all_of_the_text_lies_in_a_passage_and_none_is_too_long(parts, most):
     document = written(*parts)
     covered = [False] * len(document.text)
 
-    for block in chunks(document, words, most):
+    for block in chunk_document(document, words, most):
         assert 0 <= block.start < block.end <= len(document.text)
         shown = document.text[block.start : block.end]
         assert len(words(shown)) <= most

@@ -24,7 +24,7 @@ def counts(report):
 
 def all_passages(name="docs"):
     store = open_index(name).store
-    return store.passages([own for own, _ in store.by_vector(vector(store), 10_000)])
+    return store.passages([own for own, _ in store.search_vectors(vector(store), 10_000)])
 
 
 def vector(store):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
-from burnish.serve.inference.protocol import REFUSED, ChatRequest, CompletionRequest
-from burnish.serve.middleware.guard import MOST_BYTES
+from burnish.serve.inference.protocol import UNSUPPORTED_FIELDS, ChatRequest, CompletionRequest
+from burnish.serve.middleware.guard import MAX_BYTES
 from tests.fixtures.server import KEY
 
 AUTH = {"authorization": f"Bearer {KEY}"}
@@ -29,7 +29,9 @@ ANYTHING = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-FIELDS = sorted({*ChatRequest.model_fields, *CompletionRequest.model_fields, *REFUSED} - {"model"})
+FIELDS = sorted(
+    {*ChatRequest.model_fields, *CompletionRequest.model_fields, *UNSUPPORTED_FIELDS} - {"model"}
+)
 
 
 def check_shape(response):
@@ -48,12 +50,12 @@ def test_no_request_made_from_the_schema_breaks_the_server(house, mode):
         @settings(QUIET, max_examples=24 if "completions" in operation.path else 5)
         @given(case=operation.as_strategy(generation_mode=mode))
         def call(case):
-            assume(len(repr(case.body)) < MOST_BYTES)  # the guard answers those before any route
+            assume(len(repr(case.body)) < MAX_BYTES)  # the guard answers those before any route
             if isinstance(case.body, dict) and mode is GenerationMode.POSITIVE:
                 case.body |= {"model": "tiny", "max_tokens": 1, "n": 1}
                 case.body.pop("max_completion_tokens", None)
                 if len(case.body) % 2:  # half of them without what is mostly refused
-                    case.body = {k: v for k, v in case.body.items() if k not in REFUSED}
+                    case.body = {k: v for k, v in case.body.items() if k not in UNSUPPORTED_FIELDS}
             response = case.call(headers=AUTH)
             tried.add((operation.path, response.status_code))
             check_shape(response)

@@ -11,8 +11,8 @@ from burnish.core.recipe.recipe import load_recipe
 from burnish.core.records import Message, Row, Split
 from burnish.data.load import Dataset
 from burnish.models.artifact import load_artifact_model, open_artifact
-from burnish.train.adapters.registry import METHODS, trainable
-from burnish.train.loop.language_model import validation_means
+from burnish.train.adapters.registry import METHODS, trainable_weights
+from burnish.train.loop.language_model import compute_validation_metrics
 from burnish.train.objectives.registry import OBJECTIVES
 from burnish.train.run import train
 from tests.fixtures.training import chosen, make_rows, preferred, weights
@@ -67,9 +67,9 @@ def test_the_artifact_is_the_best_checkpoint_and_gives_its_validation_loss(
     loaded, _ = load_artifact_model(open_artifact(tmp_path / "run" / "artifact"), torch.float32)
     plan = plan_of(dataset.split.train, validation=dataset.split.validation)
     trained = dict(loaded.named_parameters())
-    for name, weight in trainable(plan.model).items():
+    for name, weight in trainable_weights(plan.model).items():
         weight.data.copy_(trained[name])
-    loss = validation_means(plan, plan.validation)["loss"]
+    loss = compute_validation_metrics(plan, plan.validation)["loss"]
     assert loss == pytest.approx(report.best_validation_loss, rel=1e-5)
     losses = [e.get("validation_loss") for e in read_journal(tmp_path / "run" / "metrics.jsonl")]
     assert report.best_validation_loss == min(loss for loss in losses if loss is not None)

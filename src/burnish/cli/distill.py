@@ -7,9 +7,9 @@ import typer
 from burnish.cli.options import (
     AsJson,
     Changes,
-    Model,
+    ModelName,
     Out,
-    Recipe,
+    RecipeFile,
     TestFiles,
     TrainFiles,
     ValidationFiles,
@@ -18,11 +18,11 @@ from burnish.cli.output import show
 
 
 def command(
-    recipe: Recipe = None,
+    recipe: RecipeFile = None,
     train: TrainFiles = None,
     validation: ValidationFiles = None,
     test: TestFiles = None,
-    model: Model = None,
+    model: ModelName = None,
     teacher: Annotated[
         str | None, typer.Option(help="Who answers: a run, a model, or a name at the endpoint.")
     ] = None,
@@ -39,7 +39,7 @@ def command(
     from burnish import api
 
     named = [f"distil.teacher.model={teacher}"] if teacher else []
-    result = api.distil(
+    result = api.distill(
         recipe,
         out=out,
         train=train or (),

@@ -37,8 +37,8 @@ from burnish.cli import (
     distill as distil,
 )
 from burnish.core.errors import BurnishError
-from burnish.core.progress import Lines, listen
-from burnish.core.settings import follows
+from burnish.core.progress import LineReporter, set_reporter
+from burnish.core.settings import is_worker
 
 app = typer.Typer(
     help="Turn your own data into a small language model, and prove whether it was worth it.",
@@ -47,11 +47,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-WORDS = (
+COMMANDS = (
     init, pull, models, check, forecast, train, merge, evaluate, compare, distil, review,
     export, index, search, ask, chat, serve, key, import_openai, olive, runs, recipe,
 )  # fmt: skip
-for word in WORDS:
+for word in COMMANDS:
     app.command(
         word.__name__.rpartition(".")[2].replace("_", "-"),
         context_settings=getattr(word, "CONTEXT", None),
@@ -59,7 +59,7 @@ for word in WORDS:
 
 
 @app.callback(invoke_without_command=True)
-def options(
+def configure(
     version: bool = typer.Option(False, "--version", help="Print the version."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress on stderr."),
 ) -> None:
@@ -67,18 +67,18 @@ def options(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-    if not quiet and not follows():
-        listen(_reporter())
+    if not quiet and not is_worker():
+        set_reporter(_make_reporter())
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
 
-def _reporter() -> Lines:
+def _make_reporter() -> LineReporter:
     if sys.stderr.isatty():
-        from burnish.cli.progress_bars import Bars
+        from burnish.cli.progress_bars import ProgressBars
 
-        return Bars()  # type: ignore[return-value]
-    return Lines()
+        return ProgressBars()  # type: ignore[return-value]
+    return LineReporter()
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from rich.progress import (
 from burnish.core.progress import Bar
 
 
-class Bars:
+class ProgressBars:
     """A reporter (see core.progress) that draws with rich."""
 
     def __init__(self) -> None:

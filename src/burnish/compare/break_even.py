@@ -13,7 +13,7 @@ LONGER_PROMPTS = ("few_shot", "retrieval")
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
+class TrainingCosts:
     """The training of `judged`, and the requests that pay for it.
 
     `training` is money; `saved_per_1000` what the fine-tune saves beside `rival`, the cheapest
@@ -29,9 +29,9 @@ class Costs:
     break_even: int | None
 
 
-def costs_of(
+def training_costs(
     per_1000: Mapping[str, float], judged: str, training_seconds: float, price_per_hour: float
-) -> Costs | None:
+) -> TrainingCosts | None:
     """The costs of a trained route; `per_1000` is the price of 1,000 requests of every route.
 
     None if there is no prompt to compare it with.
@@ -43,10 +43,10 @@ def costs_of(
     saved = per_1000[rival] - per_1000[judged]
     training = training_seconds / 3600 * price_per_hour
     break_even = math.ceil(1000 * training / saved) if saved > 0 else None
-    return Costs(judged, training_seconds, training, rival, saved, break_even)
+    return TrainingCosts(judged, training_seconds, training, rival, saved, break_even)
 
 
-def in_words(costs: Costs) -> str:
+def costs_in_words(costs: TrainingCosts) -> str:
     """The one thing to know of it, as a sentence."""
     names = {"few_shot": "a few-shot prompt", "retrieval": "retrieval", "base": "the plain prompt"}
     if costs.break_even is None:
@@ -56,11 +56,11 @@ def in_words(costs: Costs) -> str:
         )
     return (
         f"Beside {names[costs.rival]}, the training has paid for itself after about "
-        f"{_rounded(costs.break_even):,} requests."
+        f"{_round_up(costs.break_even):,} requests."
     )
 
 
-def _rounded(count: int) -> int:
+def _round_up(count: int) -> int:
     """Two digits, rounded up: the prices behind it are no more exact."""
     size = int(10 ** max(len(str(count)) - 2, 0))
     return -(-count // size) * size

@@ -24,7 +24,7 @@ class Lead:
 
 
 @dataclass(frozen=True, slots=True)
-class OfType:
+class TypeScores:
     """Questions of one type: each route's mean with its interval, and who leads.
 
     A route that was given up before it was asked one of them is left out. Nobody leads where there
@@ -35,9 +35,9 @@ class OfType:
     lead: Lead | None
 
 
-def by_type(
+def scores_by_type(
     scores: Mapping[str, Scores], rows: Sequence[Row], confidence: float, seed: int
-) -> dict[str, OfType]:
+) -> dict[str, TypeScores]:
     """Type → what the routes do on it, types by name; `rows` are those that were asked.
 
     The intervals stand alone: they aren't widened for the number of cells, nor for looking which
@@ -49,21 +49,21 @@ def by_type(
             asked.setdefault(row.type, set()).add(row.id)
     found = {}
     for kind, ids in sorted(asked.items()):
-        own = {route: _only(one, ids) for route, one in scores.items()}
+        own = {route: _select(one, ids) for route, one in scores.items()}
         own = {route: one for route, one in own.items() if one.predictions}
         means = {
             route: mean_interval(one.values, one.clusters, confidence, seed)
             for route, one in own.items()
         }
-        found[kind] = OfType(means, _lead(own, means, confidence))
+        found[kind] = TypeScores(means, _find_lead(own, means, confidence))
     return found
 
 
-def _only(scores: Scores, ids: set[str]) -> Scores:
+def _select(scores: Scores, ids: set[str]) -> Scores:
     return replace(scores, predictions=[one for one in scores.predictions if one.row in ids])
 
 
-def _lead(
+def _find_lead(
     scores: Mapping[str, Scores], means: Mapping[str, Interval], confidence: float
 ) -> Lead | None:
     """The best route and the next, a ceiling aside; on the questions that both were asked."""
@@ -71,7 +71,7 @@ def _lead(
     if len(order) < 2:
         return None
     best, rival = order[:2]
-    gain = paired_test(*scores[best].beside(scores[rival]), confidence).gain
+    gain = paired_test(*scores[best].paired_with(scores[rival]), confidence).gain
     return Lead(best, rival, gain) if gain.value > 0 else None
 
 
@@ -84,7 +84,7 @@ def refuse_without_types(column: str | None, rows: Sequence[Row]) -> None:
         )
 
 
-def in_table(types: Mapping[str, OfType]) -> str:
+def format_types(types: Mapping[str, TypeScores]) -> str:
     """What a person reads on the terminal: a line for each type and route."""
     lines = ["By type of question:"]
     width = max(len(route) for found in types.values() for route in found.scores) + 2

@@ -12,11 +12,11 @@ from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
 from burnish.models.heads.embedder import Embedder
 from burnish.models.heads.linear import save_linear
-from burnish.models.local_models import FACTS, find_model
+from burnish.models.local_models import ARTIFACT_FILE, find_model
 from burnish.train.trainers.logistic_regression import fit_head
 
 
-def classifier(recipe: Recipe, dataset: Dataset) -> Run:
+def train_classifier(recipe: Recipe, dataset: Dataset) -> Run:
     """The run whose artifact is the classifier of these rows.
 
     Raises BadRecipe if the answers aren't labels, NotFound without the embedding model.
@@ -29,7 +29,7 @@ def classifier(recipe: Recipe, dataset: Dataset) -> Run:
     local, split = find_model(recipe.rag.embedder), dataset.split
     rows = [[content_hash(row) for row in part] for part in (split.train, split.validation)]
     run = Run(runs_folder() / f"classifier-{hash_json([rows, local.sha256])[:12]}")
-    if (run.artifact / FACTS).exists():
+    if (run.artifact / ARTIFACT_FILE).exists():
         say(f"Classifier: fitted by an earlier run ({run.id}).")
         return run
     if not run.path.exists():

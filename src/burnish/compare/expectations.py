@@ -20,22 +20,22 @@ Outcome = Literal["confirmed", "contradicted", "open", "not measured"]
 #: Fewer training rows than this count as few. The documents name no number; this one is ours.
 FEW_ROWS = 100
 #: A bet: scores of ours and theirs, the least gain that matters, and the level → what came out.
-_Bet = Callable[[Scores, Scores, float, float], Outcome]
+_Check = Callable[[Scores, Scores, float, float], Outcome]
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
     """A rule, the reason why it applies to this data (empty if it doesn't), and its bet."""
 
-    says: str
+    statement: str
     reason: Callable[[Recipe, Dataset], str]
     ours: str
     theirs: str
-    bet: _Bet
+    check: _Check
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class Expectation:
     """A rule that applies: what it says, because of what, and what came of it."""
 
     says: str
@@ -46,12 +46,12 @@ class Expected:
 
 
 def _scores_more(ours: Scores, theirs: Scores, least: float, confidence: float) -> Outcome:
-    gain = paired_test(*ours.beside(theirs), confidence).gain
+    gain = paired_test(*ours.paired_with(theirs), confidence).gain
     return "confirmed" if gain.low > 0 else "contradicted" if gain.high < 0 else "open"
 
 
 def _hardly_more(ours: Scores, theirs: Scores, least: float, confidence: float) -> Outcome:
-    gain = paired_test(*ours.beside(theirs), confidence).gain
+    gain = paired_test(*ours.paired_with(theirs), confidence).gain
     return "confirmed" if gain.high < least else "contradicted" if gain.low > least else "open"
 
 
@@ -100,25 +100,25 @@ RULES = (
 )  # fmt: skip
 
 
-def expected(recipe: Recipe, dataset: Dataset) -> list[Expected]:
+def list_expectations(recipe: Recipe, dataset: Dataset) -> list[Expectation]:
     """What the rules that apply expect, before anything is measured."""
     return [
-        Expected(rule.says, reason, rule.ours, rule.theirs)
+        Expectation(rule.statement, reason, rule.ours, rule.theirs)
         for rule in RULES
         if (reason := rule.reason(recipe, dataset))
     ]
 
 
-def came_true(
-    before: list[Expected], routes: Mapping[str, Scores], least: float, confidence: float
-) -> list[Expected]:
+def check_expectations(
+    before: list[Expectation], routes: Mapping[str, Scores], least: float, confidence: float
+) -> list[Expectation]:
     """The same with what came of them; `least` is the smallest gain that is worth having.
 
     An outcome is open if the interval (at level `confidence`) leaves room for both.
     """
-    bets = {rule.says: rule.bet for rule in RULES}
+    bets = {rule.statement: rule.check for rule in RULES}
     return [
-        Expected(
+        Expectation(
             one.says, one.because, one.ours, one.theirs,
             bets[one.says](routes[one.ours], routes[one.theirs], least, confidence),
         )

@@ -4,32 +4,32 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from burnish.compare.report_tables import tables_of
-from burnish.compare.verdict import asked_in_full, given_up_in_words, seeds_in_words
+from burnish.compare.report_tables import report_tables
+from burnish.compare.verdict import fully_measured, seeds_in_words, stopped_early_in_words
 from burnish.core.records import Interval, Scores
 from burnish.core.runs import Run, versions
 from burnish.data.load import Dataset
-from burnish.report.contents import Contents, RouteLine, SideBySide
+from burnish.report.contents import ReportContents, RouteLine, SideBySide
 from burnish.report.parts import (
-    curves_of,
-    diagnoses_of,
-    examples_of,
-    forecast_of,
+    forecast_lines,
     hardest_classes,
-    line_of,
+    pick_examples,
+    route_line,
+    training_curves,
+    training_diagnoses,
 )
 
 
-def contents_of(
+def comparison_contents(
     result: Mapping[str, Any],
     routes: Mapping[str, Scores],
     dataset: Dataset,
     training: Run | None,
     command: str,
-) -> Contents:
+) -> ReportContents:
     """What the report shows; `result` is the comparison as JSON."""
     verdict = result["verdict"]
-    whole = asked_in_full(routes)
+    whole = fully_measured(routes)
     first = next(iter(whole.values()))
     inferred = result["inferred"]
     facts = {
@@ -41,28 +41,28 @@ def contents_of(
     }
     facts |= {f"Data, {number}": note for number, note in enumerate(inferred["notes"], start=1)}
     if result["given_up"]:
-        facts["Given up"] = given_up_in_words(result["given_up"])
+        facts["Given up"] = stopped_early_in_words(result["given_up"])
     if result["seeds"]:
         facts["Seeds"] = seeds_in_words(result["seeds"])
     if result["forgetting"]:
         facts["Forgetting"] = result["forgetting"]["words"]
-    return Contents(
+    return ReportContents(
         title=f"Was fine-tuning worth it? {result['run']}",
         decision=verdict["decision"],
         headline=verdict["headline"],
         paragraph=verdict["reason"],
-        routes=[line_of(route, routes[route["name"]]) for route in result["routes"]],
+        routes=[route_line(route, routes[route["name"]]) for route in result["routes"]],
         confidence=result["confidence"],
         currency=result["currency"],
-        tables=tables_of(result),
-        curves=curves_of(training),
-        diagnoses=diagnoses_of(training),
-        classes=hardest_classes(whole, _judged(result))
+        tables=report_tables(result),
+        curves=training_curves(training),
+        diagnoses=training_diagnoses(training),
+        classes=hardest_classes(whole, _judged_route(result))
         if inferred["task"] == "classification"
         else (),
-        examples=_examples(routes, verdict["rival"], _judged(result)),
+        examples=_examples(routes, verdict["rival"], _judged_route(result)),
         findings=dataset.findings,
-        forecast=forecast_of(training),
+        forecast=forecast_lines(training),
         forgetting=_forgetting(result),
         facts=facts,
         hashes={**dataset.hashes, **versions()},
@@ -72,18 +72,18 @@ def contents_of(
 
 def _examples(routes: Mapping[str, Scores], rival: str, judged: str) -> list[SideBySide]:
     """Questions side by side, of those that the rival was asked, if it was given up."""
-    whole = asked_in_full(routes)
+    whole = fully_measured(routes)
     if rival in whole:
-        return examples_of(whole, rival, judged)
+        return pick_examples(whole, rival, judged)
     rows = {prediction.row for prediction in routes[rival].predictions}
     asked = {
         name: replace(one, predictions=[item for item in one.predictions if item.row in rows])
         for name, one in routes.items()
     }
-    return examples_of(asked_in_full(asked), rival, judged)
+    return pick_examples(fully_measured(asked), rival, judged)
 
 
-def _judged(result: Mapping[str, Any]) -> str:
+def _judged_route(result: Mapping[str, Any]) -> str:
     """The route that the page looks into: the fine-tune, or the best one without it."""
     return str(result["verdict"]["judged"] or result["verdict"]["winner"])
 
@@ -98,5 +98,5 @@ def _forgetting(result: Mapping[str, Any]) -> list[RouteLine]:
     }  # fmt: skip
     return [
         RouteLine(name=name, metric="general questions", score=Interval(**found[key]), **empty)
-        for name, key in (("base", "before"), (_judged(result), "after"))
+        for name, key in (("base", "before"), (_judged_route(result), "after"))
     ]

@@ -4,19 +4,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from burnish.core.records import Interval
-from burnish.report.contents import Table
+from burnish.report.contents import ReportTable
 from burnish.report.numbers import duration, gain_interval, interval, money, points, share
 from burnish.report.numbers import name as spelt
 
 
-def tables_of(result: Mapping[str, Any]) -> list[Table]:
+def report_tables(result: Mapping[str, Any]) -> list[ReportTable]:
     """The tables that this comparison has something to put into; `result` is it as JSON."""
     return [table for table in (make(result) for make in _TABLES) if table.lines]
 
 
-def _ceiling(result: Mapping[str, Any]) -> Table:
+def _ceiling(result: Mapping[str, Any]) -> ReportTable:
     found = {name: Interval(**one) for name, one in result["covered"].items()}
-    return Table(
+    return ReportTable(
         "How far to the teacher",
         ("Route", "Share of the distance", "Interval"),
         [
@@ -29,7 +29,7 @@ def _ceiling(result: Mapping[str, Any]) -> Table:
     )
 
 
-def _types(result: Mapping[str, Any]) -> Table:
+def _types(result: Mapping[str, Any]) -> ReportTable:
     types = {
         kind: {route: Interval(**one) for route, one in found.items()}
         for kind, found in result["types"].items()
@@ -40,10 +40,13 @@ def _types(result: Mapping[str, Any]) -> Table:
     leads = [result["leads"].get(kind) for kind in types]
     if any(leads):
         lines.append(("Best", *(spelt(lead["route"]) if lead else "–" for lead in leads)))
-        lines.append(("Ahead of the next by", *map(_ahead, leads)))
-    return Table(
+        lines.append(("Ahead of the next by", *map(_lead_text, leads)))
+    return ReportTable(
         "By type of question",
-        ("Route", *(f"{kind}: {_asked(found)} questions" for kind, found in types.items())),
+        (
+            "Route",
+            *(f"{kind}: {_question_count(found)} questions" for kind, found in types.items()),
+        ),
         lines if types else [],
         "Each cell with its own interval, not widened for the number of cells. The best was found "
         "by looking; the gain over the next route is paired, question by question, and where its "
@@ -55,11 +58,11 @@ def _cell(found: Interval | None) -> str:
     return f"{share(found.value)} ({interval(found)})" if found else "–"
 
 
-def _asked(found: Mapping[str, Interval]) -> int:
+def _question_count(found: Mapping[str, Interval]) -> int:
     return max(one.n for one in found.values())
 
 
-def _ahead(lead: Mapping[str, Any] | None) -> str:
+def _lead_text(lead: Mapping[str, Any] | None) -> str:
     if not lead:
         return "–"
     gain = Interval(**lead["gain"])
@@ -67,13 +70,13 @@ def _ahead(lead: Mapping[str, Any] | None) -> str:
     return told if gain.low > 0 else f"{told}, not settled"
 
 
-def _judge(result: Mapping[str, Any]) -> Table:
+def _judge(result: Mapping[str, Any]) -> ReportTable:
     judge = result["judge"]
     if not judge:
-        return Table("", (), (), "")
+        return ReportTable("", (), (), "")
     grades = judge["grades"]
     counts = zip(grades, judge["confusion"], strict=True)
-    return Table(
+    return ReportTable(
         f"Who graded: {judge['name']}, a model",
         ("People say", *(f"It says {grade}" for grade in grades)),
         [(grade, *(str(count) for count in line)) for grade, line in counts if any(line)],
@@ -83,12 +86,12 @@ def _judge(result: Mapping[str, Any]) -> Table:
     )
 
 
-def _costs(result: Mapping[str, Any]) -> Table:
+def _costs(result: Mapping[str, Any]) -> ReportTable:
     costs, currency = result["costs"], result["currency"]
     if not costs:
-        return Table("", (), (), "")
+        return ReportTable("", (), (), "")
     never = "never" if costs["break_even"] is None else f"{costs['break_even']:,} requests"
-    return Table(
+    return ReportTable(
         "What it costs",
         ("", "Amount"),
         [
@@ -107,8 +110,8 @@ def _costs(result: Mapping[str, Any]) -> Table:
     )
 
 
-def _rules(result: Mapping[str, Any]) -> Table:
-    return Table(
+def _expectations(result: Mapping[str, Any]) -> ReportTable:
+    return ReportTable(
         "Rules of thumb, before and after",
         ("Expected before measuring", "Because", "Measured"),
         [(one["says"], one["because"], one["outcome"]) for one in result["expected"]],
@@ -119,4 +122,4 @@ def _rules(result: Mapping[str, Any]) -> Table:
     )
 
 
-_TABLES = (_judge, _types, _rules, _ceiling, _costs)
+_TABLES = (_judge, _types, _expectations, _ceiling, _costs)

@@ -7,21 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 
 from burnish.core.errors import BadRecipe, TeacherStopped
 from burnish.core.records import Answer, Interval, Message, Prompt, Row, Scores
-from burnish.core.stats import paired_test, ratio
-from burnish.engines.answerers.protocol import Reply, Teacher
+from burnish.core.stats import paired_test, ratio_of_means
+from burnish.engines.answerers.protocol import Answerer, AnswererReply
 
 #: The route's name.
 CEILING = "teacher"
 
 
-class Endpoint:
+class TeacherEngine:
     """A teacher elsewhere as an engine."""
 
     #: Nobody tells; a question that is too long comes back as an error.
     context_length = 1_000_000
     memory_bytes = 0
 
-    def __init__(self, teacher: Teacher) -> None:
+    def __init__(self, teacher: Answerer) -> None:
         self.teacher, self.name = teacher, teacher.name
 
     def answer(
@@ -35,7 +35,7 @@ class Endpoint:
 
         Raises TeacherStopped if one stays without an answer: a gap would lower the ceiling.
         """
-        replies: dict[int, Reply] = {}
+        replies: dict[int, AnswererReply] = {}
         for place, reply in self.teacher.ask(prompts, lambda under_way: True):
             replies[place] = reply
             if advance:
@@ -47,7 +47,7 @@ class Endpoint:
                 "Repeat the command (what is finished isn't asked again), or leave `teacher` out "
                 "of compare.routes.",
             )
-        return [_answer(prompt, replies[place]) for place, prompt in enumerate(prompts)]
+        return [_answer_from_reply(prompt, replies[place]) for place, prompt in enumerate(prompts)]
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a question, roughly."""
@@ -58,7 +58,7 @@ class Endpoint:
         raise BadRecipe(f"{self.name} can't be asked how likely an answer is.", "Use a local one.")
 
 
-def _answer(prompt: Prompt, reply: Reply) -> Answer:
+def _answer_from_reply(prompt: Prompt, reply: AnswererReply) -> Answer:
     """The reply; where it must be one of some choices, the only one that it names."""
     text = reply.text
     named = [choice for choice in prompt.choices if choice.casefold() in text.casefold()]
@@ -72,7 +72,7 @@ def _answer(prompt: Prompt, reply: Reply) -> Answer:
     )
 
 
-def covered(
+def ceiling_coverage(
     routes: Mapping[str, Scores], base: str, confidence: float = 0.95, seed: int = 0
 ) -> dict[str, Interval]:
     """For each route the share of the distance from `base` to the teacher that it covers.
@@ -83,16 +83,16 @@ def covered(
     """
     if CEILING not in routes or base not in routes:
         return {}
-    if paired_test(*routes[CEILING].beside(routes[base]), confidence).gain.low <= 0:
+    if paired_test(*routes[CEILING].paired_with(routes[base]), confidence).gain.low <= 0:
         return {}
     shares = {}
     for name, scores in routes.items():
         if name not in (base, CEILING):
             asked = min((routes[base], scores), key=lambda one: len(one.predictions))
             (least, _, clusters), (most, _, _), (own, _, _) = (
-                one.beside(asked) for one in (routes[base], routes[CEILING], scores)
+                one.paired_with(asked) for one in (routes[base], routes[CEILING], scores)
             )
             gained = [high - low for high, low in zip(own, least, strict=True)]
             whole = [high - low for high, low in zip(most, least, strict=True)]
-            shares[name] = ratio(gained, whole, clusters, confidence, seed)
+            shares[name] = ratio_of_means(gained, whole, clusters, confidence, seed)
     return shares

@@ -11,14 +11,14 @@ from typing import Any
 
 from burnish.compat.translate import (
     ADAMW,
-    ENDINGS,
     SCHEDULES,
-    Key,
-    Meant,
+    SUFFIXES,
+    ImportedConfig,
+    KeyRule,
     as_changes,
     leaves,
-    of_precision,
-    read_one,
+    precision_notes,
+    read_single_yaml,
     translate,
 )
 from burnish.core.errors import BadRecipe
@@ -27,11 +27,11 @@ _HERE = "training is on this machine; let it be local"
 _WATCHED = "every step's figures are in the run's metrics.jsonl, validations are twice an epoch"
 _PADDING = "rows aren't padded: they lie behind each other"
 #: Dotted keys, or the sections that they are in.
-KEYS: Mapping[str, Key] = {
-    "task": Key(),
-    "base_model": Key("model.name"),
-    "project_name": Key(ignored="a run is named by the time of its beginning"),
-    "log": Key(
+KEYS: Mapping[str, KeyRule] = {
+    "task": KeyRule(),
+    "base_model": KeyRule("model.name"),
+    "project_name": KeyRule(ignored="a run is named by the time of its beginning"),
+    "log": KeyRule(
         "train.tracker",
         values=(
             ("none", None),
@@ -41,64 +41,66 @@ KEYS: Mapping[str, Key] = {
         ),
         refused="it is tensorboard, wandb, mlflow or none",
     ),
-    "backend": Key(values=(("local", None), ("local-cli", None)), refused=_HERE),
-    "data.path": Key(),
-    "data.train_split": Key(),
-    "data.valid_split": Key(),
-    "data.chat_template": Key(),
-    "data.column_mapping": Key(),
-    "params.lr": Key("train.learning_rate"),
-    "params.epochs": Key("train.epochs"),
-    "params.batch_size": Key(),
-    "params.gradient_accumulation": Key(),
-    "params.warmup_ratio": Key("train.warmup_share"),
-    "params.weight_decay": Key("train.weight_decay"),
-    "params.max_grad_norm": Key("train.max_grad_norm"),
-    "params.seed": Key("train.seed"),
-    "params.scheduler": Key("train.schedule", values=SCHEDULES, refused="there is no such one"),
-    "params.optimizer": Key(values=ADAMW, refused="burnish trains with AdamW"),
-    "params.mixed_precision": Key(
+    "backend": KeyRule(values=(("local", None), ("local-cli", None)), refused=_HERE),
+    "data.path": KeyRule(),
+    "data.train_split": KeyRule(),
+    "data.valid_split": KeyRule(),
+    "data.chat_template": KeyRule(),
+    "data.column_mapping": KeyRule(),
+    "params.lr": KeyRule("train.learning_rate"),
+    "params.epochs": KeyRule("train.epochs"),
+    "params.batch_size": KeyRule(),
+    "params.gradient_accumulation": KeyRule(),
+    "params.warmup_ratio": KeyRule("train.warmup_share"),
+    "params.weight_decay": KeyRule("train.weight_decay"),
+    "params.max_grad_norm": KeyRule("train.max_grad_norm"),
+    "params.seed": KeyRule("train.seed"),
+    "params.scheduler": KeyRule("train.schedule", values=SCHEDULES, refused="there is no such one"),
+    "params.optimizer": KeyRule(values=ADAMW, refused="burnish trains with AdamW"),
+    "params.mixed_precision": KeyRule(
         "model.dtype",
         values=(("bf16", "bfloat16"), ("fp16", None), ("none", None)),
         refused="it is bf16, fp16 or none",
     ),
-    "params.block_size": Key(),
-    "params.model_max_length": Key(),
-    "params.max_seq_length": Key("train.max_length"),
-    "params.max_target_length": Key(ignored="train.max_length bounds text and answer together"),
-    "params.max_prompt_length": Key(ignored="train.max_length bounds prompt and answer together"),
-    "params.max_completion_length": Key(
+    "params.block_size": KeyRule(),
+    "params.model_max_length": KeyRule(),
+    "params.max_seq_length": KeyRule("train.max_length"),
+    "params.max_target_length": KeyRule(ignored="train.max_length bounds text and answer together"),
+    "params.max_prompt_length": KeyRule(
         ignored="train.max_length bounds prompt and answer together"
     ),
-    "params.peft": Key(),
-    "params.quantization": Key(),
-    "params.target_modules": Key(),
-    "params.lora_r": Key(),
-    "params.lora_alpha": Key(),
-    "params.lora_dropout": Key(),
-    "params.merge_adapter": Key(ignored="`burnish export RUN --to merged` puts the adapter in"),
-    "params.dpo_beta": Key(),
-    "params.model_ref": Key(ignored="answers are held to where the model began"),
-    "params.early_stopping_patience": Key("train.patience"),
-    "params.early_stopping_threshold": Key(ignored="any lower validation loss is a better one"),
-    "params.disable_gradient_checkpointing": Key(
+    "params.max_completion_length": KeyRule(
+        ignored="train.max_length bounds prompt and answer together"
+    ),
+    "params.peft": KeyRule(),
+    "params.quantization": KeyRule(),
+    "params.target_modules": KeyRule(),
+    "params.lora_r": KeyRule(),
+    "params.lora_alpha": KeyRule(),
+    "params.lora_dropout": KeyRule(),
+    "params.merge_adapter": KeyRule(ignored="`burnish export RUN --to merged` puts the adapter in"),
+    "params.dpo_beta": KeyRule(),
+    "params.model_ref": KeyRule(ignored="answers are held to where the model began"),
+    "params.early_stopping_patience": KeyRule("train.patience"),
+    "params.early_stopping_threshold": KeyRule(ignored="any lower validation loss is a better one"),
+    "params.disable_gradient_checkpointing": KeyRule(
         "train.gradient_checkpointing", values=((True, False), (False, True)), refused="true, false"
     ),
-    "params.save_total_limit": Key("train.keep_checkpoints"),
-    "params.eval_strategy": Key(ignored=_WATCHED),
-    "params.logging_steps": Key(ignored=_WATCHED),
-    "params.padding": Key(ignored=_PADDING),
-    "params.add_eos_token": Key(ignored="an answer ends with the token that ends a turn"),
-    "params.auto_find_batch_size": Key(ignored="passes are filled by train.micro_batch_tokens"),
-    "params.use_flash_attention_2": Key(ignored="the attention is chosen by the hardware"),
-    "params.unsloth": Key(ignored="training is burnish's own"),
-    "params.distributed_backend": Key(ignored="see train.parallel"),
-    "hub": Key(ignored="nothing is uploaded"),
+    "params.save_total_limit": KeyRule("train.keep_checkpoints"),
+    "params.eval_strategy": KeyRule(ignored=_WATCHED),
+    "params.logging_steps": KeyRule(ignored=_WATCHED),
+    "params.padding": KeyRule(ignored=_PADDING),
+    "params.add_eos_token": KeyRule(ignored="an answer ends with the token that ends a turn"),
+    "params.auto_find_batch_size": KeyRule(ignored="passes are filled by train.micro_batch_tokens"),
+    "params.use_flash_attention_2": KeyRule(ignored="the attention is chosen by the hardware"),
+    "params.unsloth": KeyRule(ignored="training is burnish's own"),
+    "params.distributed_backend": KeyRule(ignored="see train.parallel"),
+    "hub": KeyRule(ignored="nothing is uploaded"),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Trainer:
+class AutotrainTrainer:
     """One of AutoTrain's trainers: the objective (with its `loss`, if that isn't the usual one) and
     task it comes to, the recipe's column for each of its own, and its defaults."""
 
@@ -132,32 +134,32 @@ _PAIRS = {
 }
 _VECTORS = {**_ENCODER, "lr": 3e-5}
 
-TRAINERS: Mapping[str, Trainer] = {
-    "llm": Trainer("sft", {"text_column": "text"}, _LLM, adapts=True),
-    "llm-generic": Trainer("sft", {"text_column": "text"}, _LLM, adapts=True),
-    "llm-sft": Trainer("sft", {"text_column": "text"}, _LLM, adapts=True),
-    "llm-dpo": Trainer("dpo", _PAIRS, _LLM, adapts=True),
-    "llm-orpo": Trainer("orpo", _PAIRS, _LLM, adapts=True),
-    "llm-reward": Trainer("reward", _PAIRS, _LLM, adapts=True),
-    "text-classification": Trainer(
+TRAINERS: Mapping[str, AutotrainTrainer] = {
+    "llm": AutotrainTrainer("sft", {"text_column": "text"}, _LLM, adapts=True),
+    "llm-generic": AutotrainTrainer("sft", {"text_column": "text"}, _LLM, adapts=True),
+    "llm-sft": AutotrainTrainer("sft", {"text_column": "text"}, _LLM, adapts=True),
+    "llm-dpo": AutotrainTrainer("dpo", _PAIRS, _LLM, adapts=True),
+    "llm-orpo": AutotrainTrainer("orpo", _PAIRS, _LLM, adapts=True),
+    "llm-reward": AutotrainTrainer("reward", _PAIRS, _LLM, adapts=True),
+    "text-classification": AutotrainTrainer(
         "classify",
         {"text_column": "prompt", "target_column": "label"},
         _ENCODER,
         "classification",
     ),
-    "token-classification": Trainer(
+    "token-classification": AutotrainTrainer(
         "token_classify", {"tokens_column": "tokens", "tags_column": "tags"}, _ENCODER
     ),
-    "seq2seq": Trainer(
+    "seq2seq": AutotrainTrainer(
         "seq2seq", {"text_column": "prompt", "target_column": "completion"}, _SEQ2SEQ, adapts=True
     ),
-    "sentence-transformers:pair": Trainer(
+    "sentence-transformers:pair": AutotrainTrainer(
         "embed", {"sentence1_column": "prompt", "sentence2_column": "completion"}, _VECTORS
     ),
-    "sentence-transformers:qa": Trainer(
+    "sentence-transformers:qa": AutotrainTrainer(
         "embed", {"sentence1_column": "prompt", "sentence2_column": "completion"}, _VECTORS
     ),
-    "sentence-transformers:triplet": Trainer(
+    "sentence-transformers:triplet": AutotrainTrainer(
         "embed",
         {
             "sentence1_column": "prompt",
@@ -181,9 +183,9 @@ _ALIASES = {
 }
 
 
-def read_autotrain(path: Path) -> Meant:
+def read_autotrain(path: Path) -> ImportedConfig:
     """Read AutoTrain's YAML. Raises BadRecipe and names every key that can't be honoured."""
-    given = read_one(path)
+    given = read_single_yaml(path)
     if not isinstance(given, dict):
         raise BadRecipe(f"{path} is not a mapping.", "Begin it with `task: llm-sft`.")
     told = dict(leaves(given))
@@ -204,11 +206,11 @@ def read_autotrain(path: Path) -> Meant:
         fields["train.max_length"] = (
             block if block and block > 0 else told["params.model_max_length"]
         )
-    return Meant(as_changes(fields), (*found.notes, *_differences(told)))
+    return ImportedConfig(as_changes(fields), (*found.notes, *_differences(told)))
 
 
-def _trainer(told: Mapping[str, Any]) -> Trainer:
-    name = told.get("task")
+def _trainer(values: Mapping[str, Any]) -> AutotrainTrainer:
+    name = values.get("task")
     own = TRAINERS.get(_ALIASES.get(str(name), str(name)))
     if own is None:
         raise BadRecipe(
@@ -218,46 +220,48 @@ def _trainer(told: Mapping[str, Any]) -> Trainer:
     return own
 
 
-def _objective(told: Mapping[str, Any], trainer: Trainer) -> Any:
+def _objective(values: Mapping[str, Any], trainer: AutotrainTrainer) -> Any:
     if trainer.objective == "dpo":
-        return {"kind": "dpo", "beta": told["params.dpo_beta"]}
+        return {"kind": "dpo", "beta": values["params.dpo_beta"]}
     if trainer.loss:
         return {"kind": trainer.objective, "loss": trainer.loss}
     return trainer.objective
 
 
-def _method(told: Mapping[str, Any], trainer: Trainer) -> Any:
-    if not (trainer.adapts and told["params.peft"]):
+def _method(values: Mapping[str, Any], trainer: AutotrainTrainer) -> Any:
+    if not (trainer.adapts and values["params.peft"]):
         return "full"
-    bits = told["params.quantization"]
+    bits = values["params.quantization"]
     if bits not in ("int4", "none", None):
         raise BadRecipe(
             f"params.quantization: {bits} can't be honoured: frozen weights have 4 bits or all.",
             "Let it be int4, or null.",
         )
-    named = str(told["params.target_modules"]).split(",")
+    named = str(values["params.target_modules"]).split(",")
     return {
         "kind": "qlora" if bits == "int4" else "lora",
-        "rank": told["params.lora_r"],
-        "alpha": told["params.lora_alpha"],
-        "dropout": told["params.lora_dropout"],
+        "rank": values["params.lora_r"],
+        "alpha": values["params.lora_alpha"],
+        "dropout": values["params.lora_dropout"],
         "targets": [name.strip() for name in named],
     }
 
 
-def _batch(told: Mapping[str, Any]) -> dict[str, Any]:
-    return {"train.batch_size": told["params.batch_size"] * told["params.gradient_accumulation"]}
+def _batch(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "train.batch_size": values["params.batch_size"] * values["params.gradient_accumulation"]
+    }
 
 
-def _columns(told: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
+def _columns(values: Mapping[str, Any], trainer: AutotrainTrainer) -> dict[str, Any]:
     """Which of the file's columns hold what. Raises BadRecipe for one that must have its usual
     name."""
     found = {}
     for theirs, ours in trainer.columns.items():
-        name = told.get(f"data.column_mapping.{theirs}")
+        name = values.get(f"data.column_mapping.{theirs}")
         if name is None:
             continue
-        is_talk = ours == "text" and told.get("data.chat_template") not in (None, "none")
+        is_talk = ours == "text" and values.get("data.chat_template") not in (None, "none")
         usual = "messages" if is_talk else ours
         if is_talk or ours in ("tokens", "tags"):
             if name != usual:
@@ -270,15 +274,15 @@ def _columns(told: Mapping[str, Any], trainer: Trainer) -> dict[str, Any]:
     return found
 
 
-def _files(told: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _files(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """The files of the splits, in the folder that the file names; beside it if that is relative."""
     found = {}
-    folder = path.parent / str(told.get("data.path") or ".")
+    folder = path.parent / str(values.get("data.path") or ".")
     for theirs, ours in (("train_split", "train"), ("valid_split", "validation")):
-        split = told.get(f"data.{theirs}")
+        split = values.get(f"data.{theirs}")
         if split is None:
             continue
-        files = [folder / f"{split}{ending}" for ending in ENDINGS]
+        files = [folder / f"{split}{ending}" for ending in SUFFIXES]
         here = [str(file) for file in files if file.is_file()]
         if not here:
             raise BadRecipe(
@@ -289,12 +293,12 @@ def _files(told: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return found
 
 
-def _differences(told: Mapping[str, Any]) -> Iterator[str]:
+def _differences(values: Mapping[str, Any]) -> Iterator[str]:
     """What AutoTrain does, and burnish otherwise."""
-    yield from of_precision(told.get("params.mixed_precision"), told.get("params.optimizer"))
-    template = told.get("data.chat_template")
+    yield from precision_notes(values.get("params.mixed_precision"), values.get("params.optimizer"))
+    template = values.get("data.chat_template")
     if template not in (None, "none", "tokenizer"):
         yield f"chat_template {template}: the model's own is used, and the plain one if it has none"
-    if told.get("data.valid_split") is None:
+    if values.get("data.valid_split") is None:
         yield "without valid_split a share of the rows is set aside: data.validation_share"
     yield "a share of the rows is kept for the test: data.test_share"

@@ -13,13 +13,13 @@ import yaml
 
 from burnish.compat.translate import (
     ADAMW,
-    ENDINGS,
     SCHEDULES,
-    Key,
-    Meant,
+    SUFFIXES,
+    ImportedConfig,
+    KeyRule,
     as_changes,
     leaves,
-    of_precision,
+    precision_notes,
     read_yaml,
     translate,
 )
@@ -53,68 +53,76 @@ _DTYPES = (("bfloat16", "bfloat16"), ("float32", "float32"), ("float16", None), 
 _ON = ((True, None),)
 _OFF = ((False, None),)
 #: Dotted keys, or the sections that they are in; those of the ConfigMap begin with its sections.
-KEYS: Mapping[str, Key] = {
-    "apiVersion": Key(ignored=_CLUSTER),
-    "kind": Key(),
-    "metadata": Key(ignored="a run is named by the time of its beginning"),
-    "resource": Key(ignored=_CLUSTER),
-    "tuning.preset.name": Key(),
-    "tuning.preset.presetOptions": Key(ignored="a model comes from the hub or a local folder"),
-    "tuning.preset.accessMode": Key(ignored="a model comes from the hub or a local folder"),
-    "tuning.method": Key(),
-    "tuning.config": Key(),
-    "tuning.input": Key(),
-    "tuning.output": Key(ignored="the artifact is in the run; `burnish export RUN --out FOLDER`"),
-    "ModelConfig.torch_dtype": Key("model.dtype", values=_DTYPES, refused="there is no such one"),
-    "ModelConfig": Key(ignored=_LOADED),
-    "QuantizationConfig.load_in_4bit": Key(),
-    "QuantizationConfig.load_in_8bit": Key(values=_OFF, refused="it is 4 bits or all"),
-    "QuantizationConfig.bnb_4bit_quant_type": Key(values=(("nf4", None),), refused="it is nf4"),
-    "QuantizationConfig.bnb_4bit_compute_dtype": Key(ignored="it is model.dtype"),
-    "QuantizationConfig.bnb_4bit_use_double_quant": Key(),
-    "LoraConfig.r": Key(),
-    "LoraConfig.lora_alpha": Key(),
-    "LoraConfig.lora_dropout": Key(),
-    "LoraConfig.target_modules": Key(),
-    "LoraConfig.use_rslora": Key(),
-    "LoraConfig.bias": Key(values=(("none", None),), refused="biases stay as they are"),
-    "LoraConfig.task_type": Key(ignored="language models are tuned"),
-    "LoraConfig.fan_in_fan_out": Key(values=_OFF, refused="the layers say it themselves"),
-    "LoraConfig.init_lora_weights": Key(values=_ON, refused="adapters begin at zero"),
-    "TrainingArguments.learning_rate": Key("train.learning_rate"),
-    "TrainingArguments.num_train_epochs": Key("train.epochs"),
-    "TrainingArguments.max_steps": Key("train.max_steps"),
-    "TrainingArguments.per_device_train_batch_size": Key(),
-    "TrainingArguments.gradient_accumulation_steps": Key(),
-    "TrainingArguments.warmup_ratio": Key("train.warmup_share"),
-    "TrainingArguments.weight_decay": Key("train.weight_decay"),
-    "TrainingArguments.max_grad_norm": Key("train.max_grad_norm"),
-    "TrainingArguments.seed": Key("train.seed"),
-    "TrainingArguments.lr_scheduler_type": Key(
+KEYS: Mapping[str, KeyRule] = {
+    "apiVersion": KeyRule(ignored=_CLUSTER),
+    "kind": KeyRule(),
+    "metadata": KeyRule(ignored="a run is named by the time of its beginning"),
+    "resource": KeyRule(ignored=_CLUSTER),
+    "tuning.preset.name": KeyRule(),
+    "tuning.preset.presetOptions": KeyRule(ignored="a model comes from the hub or a local folder"),
+    "tuning.preset.accessMode": KeyRule(ignored="a model comes from the hub or a local folder"),
+    "tuning.method": KeyRule(),
+    "tuning.config": KeyRule(),
+    "tuning.input": KeyRule(),
+    "tuning.output": KeyRule(
+        ignored="the artifact is in the run; `burnish export RUN --out FOLDER`"
+    ),
+    "ModelConfig.torch_dtype": KeyRule(
+        "model.dtype", values=_DTYPES, refused="there is no such one"
+    ),
+    "ModelConfig": KeyRule(ignored=_LOADED),
+    "QuantizationConfig.load_in_4bit": KeyRule(),
+    "QuantizationConfig.load_in_8bit": KeyRule(values=_OFF, refused="it is 4 bits or all"),
+    "QuantizationConfig.bnb_4bit_quant_type": KeyRule(values=(("nf4", None),), refused="it is nf4"),
+    "QuantizationConfig.bnb_4bit_compute_dtype": KeyRule(ignored="it is model.dtype"),
+    "QuantizationConfig.bnb_4bit_use_double_quant": KeyRule(),
+    "LoraConfig.r": KeyRule(),
+    "LoraConfig.lora_alpha": KeyRule(),
+    "LoraConfig.lora_dropout": KeyRule(),
+    "LoraConfig.target_modules": KeyRule(),
+    "LoraConfig.use_rslora": KeyRule(),
+    "LoraConfig.bias": KeyRule(values=(("none", None),), refused="biases stay as they are"),
+    "LoraConfig.task_type": KeyRule(ignored="language models are tuned"),
+    "LoraConfig.fan_in_fan_out": KeyRule(values=_OFF, refused="the layers say it themselves"),
+    "LoraConfig.init_lora_weights": KeyRule(values=_ON, refused="adapters begin at zero"),
+    "TrainingArguments.learning_rate": KeyRule("train.learning_rate"),
+    "TrainingArguments.num_train_epochs": KeyRule("train.epochs"),
+    "TrainingArguments.max_steps": KeyRule("train.max_steps"),
+    "TrainingArguments.per_device_train_batch_size": KeyRule(),
+    "TrainingArguments.gradient_accumulation_steps": KeyRule(),
+    "TrainingArguments.warmup_ratio": KeyRule("train.warmup_share"),
+    "TrainingArguments.weight_decay": KeyRule("train.weight_decay"),
+    "TrainingArguments.max_grad_norm": KeyRule("train.max_grad_norm"),
+    "TrainingArguments.seed": KeyRule("train.seed"),
+    "TrainingArguments.lr_scheduler_type": KeyRule(
         "train.schedule", values=SCHEDULES, refused="there is no such schedule"
     ),
-    "TrainingArguments.optim": Key(values=ADAMW, refused="burnish trains with AdamW"),
-    "TrainingArguments.gradient_checkpointing": Key("train.gradient_checkpointing"),
-    "TrainingArguments.torch_compile": Key("train.compile"),
-    "TrainingArguments.bf16": Key(ignored="it is model.dtype"),
-    "TrainingArguments.fp16": Key(values=_OFF, refused="gradients overflow in it; use bf16"),
-    "TrainingArguments.output_dir": Key(ignored="runs are in the workspace's folder"),
-    "TrainingArguments.save_total_limit": Key("train.keep_checkpoints"),
-    **{f"TrainingArguments.{name}": Key(ignored=_SAVED)
+    "TrainingArguments.optim": KeyRule(values=ADAMW, refused="burnish trains with AdamW"),
+    "TrainingArguments.gradient_checkpointing": KeyRule("train.gradient_checkpointing"),
+    "TrainingArguments.torch_compile": KeyRule("train.compile"),
+    "TrainingArguments.bf16": KeyRule(ignored="it is model.dtype"),
+    "TrainingArguments.fp16": KeyRule(values=_OFF, refused="gradients overflow in it; use bf16"),
+    "TrainingArguments.output_dir": KeyRule(ignored="runs are in the workspace's folder"),
+    "TrainingArguments.save_total_limit": KeyRule("train.keep_checkpoints"),
+    **{f"TrainingArguments.{name}": KeyRule(ignored=_SAVED)
        for name in ("save_strategy", "save_steps")},
-    **{f"TrainingArguments.{name}": Key(ignored=_WATCHED)
+    **{f"TrainingArguments.{name}": KeyRule(ignored=_WATCHED)
        for name in ("logging_steps", "logging_strategy", "report_to", "eval_strategy",
                     "evaluation_strategy", "eval_steps", "per_device_eval_batch_size")},
-    "TrainingArguments.ddp_find_unused_parameters": Key(ignored="see train.parallel"),
-    "DataCollator": Key(ignored="the answers are learnt and nothing else, and rows aren't padded"),
-    "DatasetConfig.shuffle_dataset": Key(values=_ON, refused="rows are shuffled"),
-    "DatasetConfig.shuffle_seed": Key("data.seed"),
-    "DatasetConfig.train_test_split": Key(),
-    "DatasetConfig.dataset_path": Key(),
-    "DatasetConfig.dataset_extension": Key(ignored="a file's ending says it"),
-    "DatasetConfig.context_column": Key("data.columns.prompt"),
-    "DatasetConfig.response_column": Key("data.columns.completion"),
-    "DatasetConfig.messages_column": Key(values=(("messages", None),), refused="it is messages"),
+    "TrainingArguments.ddp_find_unused_parameters": KeyRule(ignored="see train.parallel"),
+    "DataCollator": KeyRule(
+        ignored="the answers are learnt and nothing else, and rows aren't padded"
+    ),
+    "DatasetConfig.shuffle_dataset": KeyRule(values=_ON, refused="rows are shuffled"),
+    "DatasetConfig.shuffle_seed": KeyRule("data.seed"),
+    "DatasetConfig.train_test_split": KeyRule(),
+    "DatasetConfig.dataset_path": KeyRule(),
+    "DatasetConfig.dataset_extension": KeyRule(ignored="a file's ending says it"),
+    "DatasetConfig.context_column": KeyRule("data.columns.prompt"),
+    "DatasetConfig.response_column": KeyRule("data.columns.completion"),
+    "DatasetConfig.messages_column": KeyRule(
+        values=(("messages", None),), refused="it is messages"
+    ),
 }  # fmt: skip
 
 _DEFAULTS = {
@@ -140,7 +148,7 @@ _DEFAULTS = {
 _OWN_CONFIGS = ("lora-params-template", "qlora-params-template")
 
 
-def read_kaito(path: Path) -> Meant:
+def read_kaito(path: Path) -> ImportedConfig:
     """Read a Workspace with its ConfigMap, if it has one, beside it in the file.
 
     Raises BadRecipe and names every key that can't be honoured.
@@ -162,7 +170,7 @@ def read_kaito(path: Path) -> Meant:
     }
     if share < 1:
         fields["data.validation_share"] = round(1 - share, 6)
-    return Meant(as_changes(fields), (*found.notes, *_differences(told, fields)))
+    return ImportedConfig(as_changes(fields), (*found.notes, *_differences(told, fields)))
 
 
 def _workspace(path: Path, documents: list[dict[str, Any]]) -> dict[str, Any]:
@@ -219,51 +227,53 @@ def _config(
     return dict(found["training_config"])
 
 
-def _method(told: Mapping[str, Any]) -> dict[str, Any]:
+def _method(values: Mapping[str, Any]) -> dict[str, Any]:
     """The adapter. Raises BadRecipe for a method that KAITO hasn't."""
-    kind = told.get("tuning.method")
+    kind = values.get("tuning.method")
     if kind not in ("lora", "qlora"):
         raise BadRecipe(f"tuning.method: {kind} isn't one of KAITO's.", "It is lora or qlora.")
-    if kind == "qlora" and told.get("QuantizationConfig.load_in_4bit") is False:
+    if kind == "qlora" and values.get("QuantizationConfig.load_in_4bit") is False:
         raise BadRecipe(
             "tuning.method is qlora, and QuantizationConfig.load_in_4bit is false.",
             "Let it be true, or tune with lora.",
         )
-    targets = told["LoraConfig.target_modules"]
+    targets = values["LoraConfig.target_modules"]
     found = {
         "kind": kind,
-        "rank": told["LoraConfig.r"],
-        "alpha": told["LoraConfig.lora_alpha"],
-        "dropout": told["LoraConfig.lora_dropout"],
+        "rank": values["LoraConfig.r"],
+        "alpha": values["LoraConfig.lora_alpha"],
+        "dropout": values["LoraConfig.lora_dropout"],
         "targets": [targets] if isinstance(targets, str) else targets,
-        "rslora": told["LoraConfig.use_rslora"],
+        "rslora": values["LoraConfig.use_rslora"],
     }
     if kind == "qlora":
-        found["double_quant"] = told["QuantizationConfig.bnb_4bit_use_double_quant"]
+        found["double_quant"] = values["QuantizationConfig.bnb_4bit_use_double_quant"]
     return found
 
 
-def _files(told: Mapping[str, Any]) -> dict[str, Any]:
+def _files(values: Mapping[str, Any]) -> dict[str, Any]:
     """The rows, if they lie in a folder of this machine. Raises BadRecipe if none are there."""
-    folder = told.get("tuning.input.volumeSource.hostPath.path")
+    folder = values.get("tuning.input.volumeSource.hostPath.path")
     if not folder:
         return {}
-    named = told.get("DatasetConfig.dataset_path")
+    named = values.get("DatasetConfig.dataset_path")
     if named:
         return {"data.train": [str(Path(folder) / str(named).lstrip("/"))]}
-    files = sorted(file for file in Path(folder).glob("**/*") if file.suffix in ENDINGS)
+    files = sorted(file for file in Path(folder).glob("**/*") if file.suffix in SUFFIXES)
     if not files:
         raise BadRecipe(
-            f"There are no rows in {folder}.", f"Put a file there: {', '.join(ENDINGS)}."
+            f"There are no rows in {folder}.", f"Put a file there: {', '.join(SUFFIXES)}."
         )
     return {"data.train": [str(files[0])]}
 
 
-def _differences(told: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[str]:
+def _differences(values: Mapping[str, Any], fields: Mapping[str, Any]) -> Iterator[str]:
     """What KAITO does, and burnish otherwise."""
     if "data.train" not in fields:
         yield "tuning.input isn't fetched: fetch the rows and add --set data.train=[FILE]"
-    if str(told.get("tuning.preset.name")) not in PRESETS:
+    if str(values.get("tuning.preset.name")) not in PRESETS:
         yield "tuning.preset.name is taken for a model of this machine or the hub"
-    yield from of_precision(told["ModelConfig.torch_dtype"], told.get("TrainingArguments.optim"))
+    yield from precision_notes(
+        values["ModelConfig.torch_dtype"], values.get("TrainingArguments.optim")
+    )
     yield "a share of the rows is kept for validation and test: data.validation_share, test_share"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from burnish.compat.translate import read_one
+from burnish.compat.translate import read_single_yaml
 from burnish.core.errors import BadRecipe
 
 STRATEGY, SPACE = "search_strategy", "search_space"
@@ -33,33 +33,35 @@ _FIELDS = {
 }
 
 
-def changes_of(file: Path) -> list[str]:
+def recipe_changes(file: Path) -> list[str]:
     """The file as changes to a recipe: `search.trials=20`, ... Raises BadRecipe."""
-    content = read_one(file)
+    content = read_single_yaml(file)
     if not isinstance(content, dict):
         raise BadRecipe(f"{file} has no `{SPACE}`.", f"Write {SPACE}: {{learning_rate: ...}}.")
-    section = search_section(content)
+    section = to_search_section(content)
     return [f"search.{field}={json.dumps(value)}" for field, value in section.items()]
 
 
-def search_section(content: Mapping[str, Any]) -> dict[str, Any]:
+def to_search_section(content: Mapping[str, Any]) -> dict[str, Any]:
     """The recipe's `search` that these two keys mean. Raises BadRecipe for what isn't known."""
-    _only(content, (STRATEGY, SPACE), "the file")
+    _check_keys(content, (STRATEGY, SPACE), "the file")
     space = content.get(SPACE)
     if not isinstance(space, dict) or not space:
         raise BadRecipe(f"There is no `{SPACE}`.", f"Write {SPACE}: {{learning_rate: ...}}.")
-    section = _strategy(content.get(STRATEGY) or {})
-    section["space"] = {_field(name): _room(name, told) for name, told in space.items()}
+    section = _parse_strategy(content.get(STRATEGY) or {})
+    section["space"] = {
+        _recipe_field(name): _parse_range(name, told) for name, told in space.items()
+    }
     if len(section["space"]) < len(space):
         raise BadRecipe(f"`{SPACE}` names one setting twice: {', '.join(space)}.", "Keep one.")
     return section
 
 
-def _strategy(told: Any) -> dict[str, Any]:
+def _parse_strategy(told: Any) -> dict[str, Any]:
     told = {"type": told} if isinstance(told, str) else told
     if not isinstance(told, dict):
         raise BadRecipe(f"`{STRATEGY}` is {told!r}.", "Write {type: random, num_trials: 20}.")
-    _only(told, ("type", "num_trials", "seed"), f"`{STRATEGY}`")
+    _check_keys(told, ("type", "num_trials", "seed"), f"`{STRATEGY}`")
     section: dict[str, Any] = {}
     if "type" in told:
         if told["type"] not in _SAMPLERS:
@@ -74,7 +76,7 @@ def _strategy(told: Any) -> dict[str, Any]:
     return section
 
 
-def _field(name: str) -> str:
+def _recipe_field(name: str) -> str:
     if "." in name:
         return name
     if name in _FIELDS:
@@ -86,7 +88,7 @@ def _field(name: str) -> str:
     )
 
 
-def _room(name: str, told: Any) -> Any:
+def _parse_range(name: str, told: Any) -> Any:
     """One setting's range or list of values, as the recipe's `search.space` holds it."""
     if isinstance(told, list):
         told = {"type": "choice", "values": told}
@@ -100,17 +102,17 @@ def _room(name: str, told: Any) -> Any:
     return _KINDS[kind](f"{SPACE}.{name}", told)
 
 
-def _choice(place: str, told: Mapping[str, Any]) -> list[Any]:
-    _only(told, ("type", "values", "choices"), f"`{place}`")
+def _parse_choice(place: str, told: Mapping[str, Any]) -> list[Any]:
+    _check_keys(told, ("type", "values", "choices"), f"`{place}`")
     values = told.get("values", told.get("choices"))
     if not isinstance(values, list) or not values:
         raise BadRecipe(f"`{place}` has no values.", "Write values: [8, 16, 32].")
     return values
 
 
-def _between(read: Callable[[Any], int | float]) -> Callable[[str, Mapping[str, Any]], Any]:
+def _range_parser(read: Callable[[Any], int | float]) -> Callable[[str, Mapping[str, Any]], Any]:
     def room(place: str, told: Mapping[str, Any]) -> dict[str, Any]:
-        _only(told, ("type", "low", "high", "log"), f"`{place}`")
+        _check_keys(told, ("type", "low", "high", "log"), f"`{place}`")
         ends = {end: _number(f"{place}.{end}", told.get(end), read) for end in ("low", "high")}
         log = told.get("log", False)
         if not isinstance(log, bool):
@@ -121,9 +123,9 @@ def _between(read: Callable[[Any], int | float]) -> Callable[[str, Mapping[str, 
 
 
 _KINDS: Mapping[str, Callable[[str, Mapping[str, Any]], Any]] = {
-    "float": _between(float),
-    "int": _between(int),
-    "choice": _choice,
+    "float": _range_parser(float),
+    "int": _range_parser(int),
+    "choice": _parse_choice,
 }
 
 
@@ -137,7 +139,7 @@ def _number(place: str, told: Any, read: Callable[[Any], int | float]) -> int | 
     return value
 
 
-def _only(told: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
+def _check_keys(told: Mapping[str, Any], known: tuple[str, ...], where: str) -> None:
     for key in told:
         if key not in known:
             raise BadRecipe(f"{where}: `{key}` isn't known.", f"Known: {', '.join(known)}.")

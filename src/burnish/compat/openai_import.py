@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from burnish.core.atomic import write_json, write_whole
+from burnish.core.atomic import write_atomic, write_json
 from burnish.core.errors import BadData
 from burnish.core.progress import say
 from burnish.core.recipe.data import Data, Task
@@ -23,20 +23,20 @@ from burnish.core.records import Row, Scores
 from burnish.core.runs import Run, new_run
 from burnish.core.stats import PairedTest, paired_test
 from burnish.data.load import load
-from burnish.data.read import read
-from burnish.engines.local.open import open_engine
-from burnish.evaluate.prediction_cache import measured
-from burnish.evaluate.scoring import Asked, save_predictions
+from burnish.data.read import read_files
+from burnish.engines.local.open import open_local_engine
+from burnish.evaluate.prediction_cache import evaluate_cached
+from burnish.evaluate.scoring import PromptSet, save_predictions
 from burnish.evaluate.tasks import answer_length, as_prompt
-from burnish.models.find_artifact import weights_hash
-from burnish.serve.errors import Refused
-from burnish.serve.fine_tuning.recipe import METHODS, Wish, plan
-from burnish.serve.graders.protocol import RewardGrader, refuse_code
-from burnish.train.cached_run import trained
+from burnish.models.find_artifact import hash_weights
+from burnish.serve.errors import RequestError
+from burnish.serve.fine_tuning.recipe import METHODS, JobSpec, recipe_for_job
+from burnish.serve.graders.protocol import RewardGrader, reject_code
+from burnish.train.cached_run import train_cached
 
 
 @dataclass(frozen=True, slots=True)
-class Export:
+class OpenAIExport:
     """What a folder holds: jobs, files by id, and answers of old models as chat rows, by model.
 
     `broken` says of a job's file by id why it isn't JSON.
@@ -49,7 +49,7 @@ class Export:
 
 
 @dataclass(frozen=True, slots=True)
-class Replayed:
+class ReplayedJob:
     """One old model and the new one; how near base and new model come to the old answers."""
 
     job: str
@@ -64,11 +64,11 @@ class Replayed:
 
 
 @dataclass(frozen=True, slots=True)
-class Imported:
+class ImportReport:
     """All jobs that were trained again, and why the others weren't."""
 
     run: Run
-    replayed: Sequence[Replayed]
+    replayed: Sequence[ReplayedJob]
     skipped: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,7 +99,7 @@ class Imported:
         return "\n".join(lines) or "The folder holds no jobs."
 
 
-def import_openai(folder: Path, base: str, out: Path | None = None) -> Imported:
+def import_openai(folder: Path, base: str, out: Path | None = None) -> ImportReport:
     """Train the exported jobs again on `base` and compare old answers with new ones.
 
     Raises BadData if the folder holds nothing of OpenAI's, NotFound without the base. Interrupted,
@@ -110,17 +110,17 @@ def import_openai(folder: Path, base: str, out: Path | None = None) -> Imported:
     run = new_run("import-openai", recipe, {"folder": str(folder), "jobs": len(export.jobs)}, out)
     replayed, skipped = [], {}
     for job in export.jobs:
-        reason = _why_not(job, export)
+        reason = _skip_reason(job, export)
         if reason:
             skipped[str(job["id"])] = reason
             continue
         replayed.append(_replay(job, export, base, run))
-    result = Imported(run, replayed, skipped)
+    result = ImportReport(run, replayed, skipped)
     write_json(run.path / "report.json", result.as_dict())
     return result
 
 
-def read_export(folder: Path) -> Export:
+def read_export(folder: Path) -> OpenAIExport:
     """Sort what a folder holds by what it is. Raises BadData if nothing of it is OpenAI's.
 
     OpenAI keeps the file of a job that failed over it, so a job's file may be no JSON; any other
@@ -132,7 +132,7 @@ def read_export(folder: Path) -> Export:
     texts = sorted(path for path in folder.rglob("*.json*") if path.is_file())
     for path in texts:
         try:
-            entries = _objects(path)
+            entries = _read_objects(path)
         except BadData as error:
             broken[path.stem] = error
             continue
@@ -141,7 +141,7 @@ def read_export(folder: Path) -> Export:
                 jobs[str(entry["id"])] = entry
             elif entry.get("object") == "chat.completion" and entry.get("messages"):
                 said = entry["choices"][0]["message"]
-                row = {"messages": [*map(_turn, entry["messages"]), _turn(said)]}
+                row = {"messages": [*map(_clean_message, entry["messages"]), _clean_message(said)]}
                 answers.setdefault(str(entry["model"]), []).append(row)
     of_jobs = {name for job in jobs.values() for name in _file_ids(job)}
     for name, fault in broken.items():
@@ -154,10 +154,10 @@ def read_export(folder: Path) -> Export:
         )
     files = {path.stem: path for path in texts}
     why = {name: fault.what for name, fault in broken.items()}
-    return Export(list(jobs.values()), files, answers, why)
+    return OpenAIExport(list(jobs.values()), files, answers, why)
 
 
-def _objects(path: Path) -> list[Mapping[str, Any]]:
+def _read_objects(path: Path) -> list[Mapping[str, Any]]:
     """The JSON objects of a file: one, a list of OpenAI's, or one a line."""
     try:
         text = path.read_text(encoding="utf-8")
@@ -174,15 +174,15 @@ def _objects(path: Path) -> list[Mapping[str, Any]]:
     return [entry for entry in entries if isinstance(entry, dict)]
 
 
-def _turn(message: Mapping[str, Any]) -> dict[str, Any]:
+def _clean_message(message: Mapping[str, Any]) -> dict[str, Any]:
     """A message without what only the hosted API fills in."""
     kept = ("role", "content", "name", "tool_calls", "tool_call_id")
     return {key: message[key] for key in kept if message.get(key) is not None}
 
 
-def _why_not(job: Mapping[str, Any], export: Export) -> str:
+def _skip_reason(job: Mapping[str, Any], export: OpenAIExport) -> str:
     """Why a job can't be trained again; empty if it can."""
-    method = _method(job)
+    method = _method_name(job)
     if job["status"] != "succeeded":
         return f"it ended as {job['status']}"
     if method not in METHODS:
@@ -200,8 +200,8 @@ def _grader_fault(job: Mapping[str, Any]) -> str:
     """Why a job's grader can't reward answers here; empty if it can."""
     try:
         grader = job["method"]["reinforcement"]["grader"]
-        refuse_code(TypeAdapter(RewardGrader).validate_python(grader), allowed=False)
-    except Refused:
+        reject_code(TypeAdapter(RewardGrader).validate_python(grader), allowed=False)
+    except RequestError:
         return "its grader is code (`python`), which runs only on a server that allows it"
     except (LookupError, TypeError):
         return "its grader is not in the export"
@@ -210,7 +210,7 @@ def _grader_fault(job: Mapping[str, Any]) -> str:
     return ""
 
 
-def _method(job: Mapping[str, Any]) -> str:
+def _method_name(job: Mapping[str, Any]) -> str:
     return str((job.get("method") or {}).get("type", "supervised"))
 
 
@@ -218,40 +218,40 @@ def _file_ids(job: Mapping[str, Any]) -> list[str]:
     return [job[key] for key in ("training_file", "validation_file") if job.get(key)]
 
 
-def _replay(job: Mapping[str, Any], export: Export, base: str, run: Run) -> Replayed:
+def _replay(job: Mapping[str, Any], export: OpenAIExport, base: str, run: Run) -> ReplayedJob:
     """Train one job again and ask its model what the old one was asked."""
     files = [export.files[name] for name in _file_ids(job)]
-    method = _method(job)
+    method = _method_name(job)
     own = (job.get("method") or {}).get(method) or {}
     asked = {**(job.get("hyperparameters") or {}), **(own.get("hyperparameters") or {})}
     if "grader" in own:
         asked["grader"] = own["grader"]
-    wish = Wish(
+    wish = JobSpec(
         base=base,
         train=files[0],
         validation=files[1] if len(files) > 1 else None,
-        asked=asked,
+        requested=asked,
         seed=int(job.get("seed") or 0),
-        files={str(path): path.stem for path in files},
+        file_ids={str(path): path.stem for path in files},
         method=method,
     )
-    recipe, numbers = plan(wish)
+    recipe, numbers = recipe_for_job(wish)
     say(f"{job['id']}: training {base} on {files[0].name} again")
-    training = trained(recipe, load(recipe, answered=method != "reinforcement"))
+    training = train_cached(recipe, load(recipe, answered=method != "reinforcement"))
     old = str(job["fine_tuned_model"])
-    done = Replayed(str(job["id"]), old, training.id, numbers)
+    done = ReplayedJob(str(job["id"]), old, training.id, numbers)
     rows = export.answers.get(old)
-    return _compared(done, rows, base, str(training.artifact), run) if rows else done
+    return _compare_answers(done, rows, base, str(training.artifact), run) if rows else done
 
 
-def _compared(
-    done: Replayed, answers: Sequence[Mapping[str, Any]], base: str, artifact: str, run: Run
-) -> Replayed:
+def _compare_answers(
+    done: ReplayedJob, answers: Sequence[Mapping[str, Any]], base: str, artifact: str, run: Run
+) -> ReplayedJob:
     """How near the base and the new model come to the old answers, question by question."""
     golden = run.path / f"golden-{done.job}.jsonl"
-    write_whole(golden, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answers))
-    rows = [row for row in read([golden], Data(), Task()).rows if row.prompt and row.answer]
-    before, after = (_asked(source, rows) for source in (base, artifact))
+    write_atomic(golden, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answers))
+    rows = [row for row in read_files([golden], Data(), Task()).rows if row.prompt and row.answer]
+    before, after = (_score_model(source, rows) for source in (base, artifact))
     for name, scores in (("base", before), ("new", after)):
         save_predictions(run.path / f"predictions-{done.job}-{name}.jsonl", scores.predictions)
     same = [item.answer.strip() == item.expected.strip() for item in after.predictions]
@@ -265,10 +265,10 @@ def _compared(
     )
 
 
-def _asked(source: str, rows: Sequence[Row]) -> Scores:
+def _score_model(source: str, rows: Sequence[Row]) -> Scores:
     """The model's answers to the rows' questions, scored against the old ones."""
-    engine, task, settings = open_engine(source), Task(kind="generation"), Evaluate()
+    engine, task, settings = open_local_engine(source), Task(kind="generation"), Evaluate()
     length = answer_length(rows, settings, engine.count_tokens)
     prompts = [as_prompt(row, task, length) for row in rows]
-    asked = Asked(rows, prompts, f"Asking {engine.name}")
-    return measured(weights_hash(source), engine, asked, task, settings)
+    asked = PromptSet(rows, prompts, f"Asking {engine.name}")
+    return evaluate_cached(hash_weights(source), engine, asked, task, settings)

@@ -23,11 +23,11 @@ ADAMW = (
     ("adamw_bnb_8bit", None), ("paged_adamw_8bit", None), ("paged_adamw_32bit", None),
 )  # fmt: skip
 #: How the files of rows end that these tools read, and burnish too.
-ENDINGS = (".csv", ".jsonl", ".json", ".parquet")
+SUFFIXES = (".csv", ".jsonl", ".json", ".parquet")
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class KeyRule:
     """What a key comes to: the recipe's `field`; or nothing, why being in `ignored`; `values` are
     the only ones that can be honoured and what each becomes (None: nothing to set), `refused`
     says why no other. A key with none of them is read by whoever knows the file."""
@@ -39,7 +39,7 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
-class Meant:
+class ImportedConfig:
     """What a file comes to: changes of a recipe, and a note on whatever is otherwise here."""
 
     changes: tuple[str, ...]
@@ -54,7 +54,7 @@ class Meant:
 
 
 @dataclass(frozen=True, slots=True)
-class Translated:
+class Translation:
     """Fields of the recipe with their values, and a note on whatever changes nothing here."""
 
     fields: dict[str, Any]
@@ -62,27 +62,27 @@ class Translated:
 
 
 def translate(
-    path: Path, told: Mapping[str, Any], keys: Mapping[str, Key], unsaid: Any
-) -> Translated:
+    path: Path, values: Mapping[str, Any], keys: Mapping[str, KeyRule], default: Any
+) -> Translation:
     """What the keys of a file (dotted, see `leaves`) come to. One whose value is `unsaid` stays as
     the recipe has it.
 
     Raises BadRecipe and names every key that isn't known or can't be honoured.
     """
-    found, refused = Translated({}, []), []
-    for name, value in told.items():
-        key = _key(name, keys)
+    found, refused = Translation({}, []), []
+    for name, value in values.items():
+        key = _find_rule(name, keys)
         if key is None:
             near = difflib.get_close_matches(name, keys, n=1, cutoff=0.6)
             refused.append(f"{name} isn't known" + (f"; {near[0]} is" if near else ""))
         elif key.ignored:
             found.notes.append(f"{name} changes nothing here: {key.ignored}")
-        elif _same(unsaid, value):
+        elif _equal_values(default, value):
             written = json.dumps(value).strip('"')
             found.notes.append(f"{name} is {written}: it stays as the recipe has it")
         elif not key.values:
             found.fields.update({key.field: value} if key.field else {})
-        elif chosen := [here for there, here in key.values if _same(there, value)]:
+        elif chosen := [here for there, here in key.values if _equal_values(there, value)]:
             found.fields.update({key.field: chosen[0]} if chosen[0] is not None else {})
         else:
             refused.append(f"{name}: {json.dumps(value)} can't be honoured: {key.refused}")
@@ -99,7 +99,7 @@ def read_yaml(path: Path) -> list[Any]:
         raise BadRecipe(f"{path} can't be read: {error}", "Name a YAML or JSON file.") from error
 
 
-def read_one(path: Path) -> Any:
+def read_single_yaml(path: Path) -> Any:
     """The only document of such a file; None if it is empty. Raises BadRecipe for several."""
     found = read_yaml(path)
     if len(found) > 1:
@@ -112,7 +112,7 @@ def as_changes(fields: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(f"{field}={json.dumps(value)}" for field, value in fields.items())
 
 
-def of_precision(dtype: Any, optimizer: Any) -> Iterator[str]:
+def precision_notes(dtype: Any, optimizer: Any) -> Iterator[str]:
     """Notes on numbers of fewer bits than burnish has for them."""
     if dtype in ("fp16", "float16"):
         yield f"{dtype} overflows without scaled losses: model.dtype is chosen by the hardware"
@@ -129,12 +129,12 @@ def leaves(section: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
-def _same(there: Any, value: Any) -> bool:
+def _equal_values(there: Any, value: Any) -> bool:
     """Equal, and a truth value is no number."""
     return bool(there == value) and isinstance(there, bool) == isinstance(value, bool)
 
 
-def _key(name: str, keys: Mapping[str, Key]) -> Key | None:
+def _find_rule(name: str, keys: Mapping[str, KeyRule]) -> KeyRule | None:
     """The key's own entry, or that of the section that it is in."""
     while name:
         if name in keys:

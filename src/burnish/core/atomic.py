@@ -35,17 +35,17 @@ def hash_json(value: Any) -> str:
     return hash_bytes(text.encode())
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Replace `path` in one step: temporary file, fsync, rename. Readers see old or new.
 
     Raises OSError when the disk is full or the folder cannot be written; `path` is then untouched.
     """
-    with whole_file(path) as file:
+    with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write bytes into that becomes `path`, on disk, only if the block succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -63,7 +63,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, whole or not at all."""
-    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def sync_folder(path: Path) -> None:
@@ -76,7 +76,7 @@ def sync_folder(path: Path) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
+def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a draft folder that becomes `path` only if the block succeeds.
 
     Raises AlreadyThere at once, before any work, when `path` exists and `replace` is off.

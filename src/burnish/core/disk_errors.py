@@ -7,7 +7,7 @@ _FULL = "The disk is full"
 _READ_ONLY = "The folder cannot be written"
 _FAILING = "The disk cannot be read or written"
 #: Number of the system's error → what has happened.
-TROUBLES = {
+DISK_ERRORS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
     errno.EFBIG: _FULL,
@@ -16,7 +16,7 @@ TROUBLES = {
     errno.EPERM: _READ_ONLY,
     errno.EIO: _FAILING,
 }
-_OF_SQLITE = {
+_SQLITE_ERRORS = {
     sqlite3.SQLITE_FULL: _FULL,
     sqlite3.SQLITE_READONLY: _READ_ONLY,
     sqlite3.SQLITE_CANTOPEN: _READ_ONLY,
@@ -29,17 +29,17 @@ _REMEDIES = {
 }
 
 
-def storage_trouble(fault: BaseException) -> tuple[str, str] | None:
+def describe_disk_error(fault: BaseException) -> tuple[str, str] | None:
     """What has happened and what to do, if storage is what gave out; no path is in it."""
     what = None
     if isinstance(fault, OSError):
-        what = TROUBLES.get(fault.errno or 0)
+        what = DISK_ERRORS.get(fault.errno or 0)
     elif isinstance(fault, sqlite3.Error):
         # The upper bits say more than is told here.
-        what = _OF_SQLITE.get((getattr(fault, "sqlite_errorcode", 0) or 0) & 0xFF)
+        what = _SQLITE_ERRORS.get((getattr(fault, "sqlite_errorcode", 0) or 0) & 0xFF)
     return (what, _REMEDIES[what]) if what else None
 
 
-def remedy(what: str) -> str:
+def disk_error_remedy(what: str) -> str:
     """What to do about one of the troubles."""
     return _REMEDIES[what]

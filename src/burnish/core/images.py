@@ -27,17 +27,17 @@ _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 #: Formats that are read. Others of Pillow's have been a way to run code, or need other programs.
 _FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 #: A small file can hold a huge picture.
-_MOST_PIXELS = 50_000_000
+_MAX_PIXELS = 50_000_000
 #: What Pillow raises about a file that isn't what it says.
 _BROKEN = (OSError, ValueError, SyntaxError, TypeError, EOFError, LookupError, struct.error)
 
 
-class BadPicture(BadData):
+class BadImage(BadData):
     """What should be a picture is none that can be read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class Image:
     """An image: the bytes of its file, the name that they give it, and how many pixels it has."""
 
     name: str
@@ -55,31 +55,31 @@ class Picture:
         return f"data:image/{_kind(self.data)};base64,{base64.b64encode(self.data).decode()}"
 
 
-def picture_of(url: str) -> Picture:
+def image_from_data_url(url: str) -> Image:
     """The picture in a data URL. Raises BadPicture: nothing is fetched from anywhere."""
     begin = _DATA_URL.match(url)
     if not begin:
         shown = url if len(url) <= 60 else f"{url[:60]}..."
-        raise BadPicture(
+        raise BadImage(
             f"The picture `{shown}` is not a data URL.",
             "Write data:image/png;base64, and then the file's bytes in base64 (or jpeg, webp, "
             "gif); addresses are not fetched.",
         )
     try:
-        return picture_from(base64.b64decode(url[begin.end() :], validate=True))
+        return image_from_bytes(base64.b64decode(url[begin.end() :], validate=True))
     except binascii.Error as error:
-        raise BadPicture(f"A picture's base64 is broken: {error}.", "Encode it again.") from error
+        raise BadImage(f"A picture's base64 is broken: {error}.", "Encode it again.") from error
 
 
-def picture_from(data: bytes) -> Picture:
+def image_from_bytes(data: bytes) -> Image:
     """The picture in a file's bytes, which is read whole. Raises BadPicture."""
-    image = opened(data)
+    image = decode_image(data)
     # A letter first, so that no name looks like a number of something.
     name = f"p{hashlib.sha256(data).hexdigest()[:16]}"
-    return Picture(name, data, image.width * image.height)
+    return Image(name, data, image.width * image.height)
 
 
-def opened(data: bytes) -> "PilImage":
+def decode_image(data: bytes) -> "PilImage":
     """The pixels in a file's bytes, upright and in colours, as `transformers` loads pictures.
 
     Raises BadPicture.
@@ -88,35 +88,35 @@ def opened(data: bytes) -> "PilImage":
 
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-            if image.width * image.height <= _MOST_PIXELS:
+            if image.width * image.height <= _MAX_PIXELS:
                 return (ImageOps.exif_transpose(image) or image).convert("RGB")
             size = image.width * image.height
     except (*_BROKEN, Image.DecompressionBombError) as error:
         known = ", ".join(_FORMATS)
-        raise BadPicture("A picture can't be read.", f"It must be one of: {known}.") from error
-    raise BadPicture(
-        f"A picture has {size / 1e6:.0f} million pixels; at most {_MOST_PIXELS // 10**6} are read.",
+        raise BadImage("A picture can't be read.", f"It must be one of: {known}.") from error
+    raise BadImage(
+        f"A picture has {size / 1e6:.0f} million pixels; at most {_MAX_PIXELS // 10**6} are read.",
         "Make it smaller: models look at far fewer.",
     )
 
 
-def picture_in(file: Path) -> Picture:
+def image_from_file(file: Path) -> Image:
     """The picture in a file. Raises NotFound, BadPicture."""
     if not file.is_file():
         raise NotFound(f"There is no picture {file}.", "Check the path.")
-    return picture_from(file.read_bytes())
+    return image_from_bytes(file.read_bytes())
 
 
-def joined(parts: Iterable[str | Picture]) -> tuple[str, tuple[Picture, ...]]:
+def join_parts(parts: Iterable[str | Image]) -> tuple[str, tuple[Image, ...]]:
     """A message's content with marks, and its pictures in their order.
 
     A text cannot bring a mark of its own.
     """
     whole = tuple(parts)
-    pictures = tuple(part for part in whole if isinstance(part, Picture))
+    pictures = tuple(part for part in whole if isinstance(part, Image))
     if not pictures:
         return "".join(map(str, whole)), ()
-    texts = [p.mark if isinstance(p, Picture) else p.replace(_OBJECT, "") for p in whole]
+    texts = [p.mark if isinstance(p, Image) else p.replace(_OBJECT, "") for p in whole]
     return "".join(texts), pictures
 
 
@@ -126,6 +126,6 @@ def _kind(data: bytes) -> str:
     return next(kind for begin, kind in kinds.items() if data.startswith(begin))
 
 
-def names_in(text: str) -> tuple[str, ...]:
+def image_names_in(text: str) -> tuple[str, ...]:
     """The names of the pictures whose marks stand in a text."""
     return tuple(re.findall(f"{_OBJECT}(p[0-9a-f]{{16}}){_OBJECT}", text))

@@ -18,7 +18,7 @@ def infer_task(rows: Sequence[Row], task: Task) -> tuple[Task, str]:
     kind: str = task.kind
     reason = "said by the recipe"
     if kind == "auto":
-        kind, reason = _kind(rows, answers)
+        kind, reason = _infer_kind(rows, answers)
     labels = task.labels
     if kind == "classification" and not labels:
         labels = tuple(sorted(Counter(answers)))
@@ -27,14 +27,14 @@ def infer_task(rows: Sequence[Row], task: Task) -> tuple[Task, str]:
     return resolved, f"Task: {kind} ({reason})."
 
 
-def labelled_rows(rows: Sequence[Row], task: Task) -> tuple[Row, ...]:
+def label_rows(rows: Sequence[Row], task: Task) -> tuple[Row, ...]:
     """Rows of a classification with their label set: it is the answer."""
     if task.kind != "classification":
         return tuple(rows)
     return tuple(replace(row, label=row.label or row.answer or None) for row in rows)
 
 
-def _kind(rows: Sequence[Row], answers: Sequence[str]) -> tuple[str, str]:
+def _infer_kind(rows: Sequence[Row], answers: Sequence[str]) -> tuple[str, str]:
     if not answers:
         is_plain = any(row.text for row in rows)
         return "generation", "the rows are plain text" if is_plain else "no row has an answer"

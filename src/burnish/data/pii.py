@@ -12,14 +12,14 @@ from stdnum import iban, luhn
 
 _MAIL = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
 #: Domains that belong to nobody (RFC 2606).
-_NOBODYS = re.compile(r"(?:\.|@)(?:example(?:\.(?:com|net|org))?|invalid|test)$")
+_EXAMPLE_DOMAIN = re.compile(r"(?:\.|@)(?:example(?:\.(?:com|net|org))?|invalid|test)$")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")
 _CARD = re.compile(r"(?<![\d-])(?:\d[ -]?){12,18}\d(?![\d-])")
 _DIGITS = re.compile(r"\d(?:[ ()./-]?\d){6,}")
 
 
 def _has_mail(text: str) -> bool:
-    return "@" in text and any(not _NOBODYS.search(mail) for mail in _MAIL.findall(text))
+    return "@" in text and any(not _EXAMPLE_DOMAIN.search(mail) for mail in _MAIL.findall(text))
 
 
 def _has_iban(text: str) -> bool:
@@ -45,7 +45,7 @@ def _has_phone(text: str) -> bool:
 
 
 #: Kind → whether a text holds some.
-KINDS: dict[str, Callable[[str], bool]] = {
+PII_KINDS: dict[str, Callable[[str], bool]] = {
     "mail address": _has_mail,
     "card number": _has_card,
     "IBAN": _has_iban,
@@ -53,6 +53,6 @@ KINDS: dict[str, Callable[[str], bool]] = {
 }
 
 
-def personal_kinds(text: str) -> list[str]:
+def find_pii_kinds(text: str) -> list[str]:
     """The kinds of personal data in a text."""
-    return [kind for kind, found in KINDS.items() if found(text)]
+    return [kind for kind, found in PII_KINDS.items() if found(text)]

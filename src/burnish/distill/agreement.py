@@ -9,7 +9,12 @@ from dataclasses import replace
 
 from burnish.core.recipe.data import Task
 from burnish.core.recipe.recipe import Recipe
-from burnish.distill.teacher_answers import Asking, Collector, Lesson, Opinion
+from burnish.distill.teacher_answers import (
+    AnswerCollector,
+    QuestionFormat,
+    SecondOpinion,
+    TeacherExample,
+)
 from burnish.evaluate.metrics import METRICS
 from burnish.evaluate.tasks import deciding_metric
 
@@ -18,26 +23,28 @@ _SAME = ("classification", "extraction")
 _FREE_TEXT = 0.5
 
 
-def with_opinions(lessons: Sequence[Lesson], collector: Collector, asking: Asking) -> list[Lesson]:
+def add_opinions(
+    lessons: Sequence[TeacherExample], collector: AnswerCollector, asking: QuestionFormat
+) -> list[TeacherExample]:
     """The lessons with what one more teacher answers; questions that got no answer aren't asked.
 
     Raises TeacherStopped as the collector does.
     """
     places = [place for place, lesson in enumerate(lessons) if not lesson.dropped]
-    found = collector.lessons([lessons[place].own for place in places], asking)
+    found = collector.collect([lessons[place].original for place in places], asking)
     heard = list(lessons)
     for place, other in zip(places, found, strict=True):
-        opinion = Opinion(collector.teacher.name, other.keys, other.replies)
+        opinion = SecondOpinion(collector.teacher.name, other.keys, other.replies)
         heard[place] = replace(lessons[place], opinions=(*lessons[place].opinions, opinion))
     return heard
 
 
-def agreeing(recipe: Recipe, task: Task) -> Callable[[Lesson], Lesson]:
+def agreement_filter(recipe: Recipe, task: Task) -> Callable[[TeacherExample], TeacherExample]:
     """What drops a lesson on which the teachers don't agree, as the recipe measures it."""
     score = METRICS[deciding_metric(task, recipe.evaluate)]
     least = recipe.distil.agreement or (1.0 if task.kind in _SAME else _FREE_TEXT)
 
-    def judged(lesson: Lesson) -> Lesson:
+    def judged(lesson: TeacherExample) -> TeacherExample:
         for opinion in () if lesson.dropped else lesson.opinions:
             if any(reply.error for reply in opinion.replies):
                 why = f"{opinion.teacher} failed"

@@ -4,18 +4,18 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from burnish.core.atomic import write_whole
+from burnish.core.atomic import write_atomic
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.runs import Run
-from burnish.distill.review import key_of
-from burnish.distill.teacher_answers import Lesson
-from burnish.engines.answerers.protocol import Teacher
+from burnish.distill.review import review_key
+from burnish.distill.teacher_answers import TeacherExample
+from burnish.engines.answerers.protocol import Answerer
 
 KEPT, DROPPED = "teacher.jsonl", "dropped.jsonl"
 
 
-def save_lessons(
-    run: Run, teacher: Teacher, recipe: Recipe, lessons: Mapping[str, Sequence[Lesson]]
+def save_examples(
+    run: Run, teacher: Answerer, recipe: Recipe, lessons: Mapping[str, Sequence[TeacherExample]]
 ) -> None:
     """`teacher.jsonl`: what is learnt, as chat rows with where each came from; `dropped.jsonl`: the
     others, with the reason. Both whole or not at all."""
@@ -30,9 +30,9 @@ def save_lessons(
     }
     for part, some in lessons.items():
         for lesson in some:
-            facts = {**_facts(lesson, part), "teacher": source}
+            facts = {**_origin(lesson, part), "teacher": source}
             if lesson.dropped:
-                dropped.append({"reason": lesson.dropped, **_said(lesson), **facts})
+                dropped.append({"reason": lesson.dropped, **_dropped_facts(lesson), **facts})
             else:
                 turns = [turn.as_wire() for turn in lesson.row.messages]
                 kept.append({"messages": turns, **facts})
@@ -43,15 +43,15 @@ def save_lessons(
 def write_lines(run: Run, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
     """One JSON object a line, the file whole or not at all."""
     text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
-    write_whole(run.path / name, text)
+    write_atomic(run.path / name, text)
 
 
-def _facts(lesson: Lesson, part: str) -> dict[str, Any]:
+def _origin(lesson: TeacherExample, part: str) -> dict[str, Any]:
     """Where a row comes from."""
     facts: dict[str, Any] = {
-        "row": lesson.own.id,
+        "row": lesson.original.id,
         "split": part,
-        "own_answer": lesson.own.answer,
+        "own_answer": lesson.original.answer,
         "requests": lesson.keys,
     }
     if lesson.opinions:
@@ -70,10 +70,10 @@ def _facts(lesson: Lesson, part: str) -> dict[str, Any]:
     return facts
 
 
-def _said(lesson: Lesson) -> dict[str, Any]:
+def _dropped_facts(lesson: TeacherExample) -> dict[str, Any]:
     """What was said to a row that is dropped; with the question where a person may overrule it."""
     answers = [reply.text for reply in lesson.replies]
     if not lesson.disputed:
         return {"answers": answers}
     turns = [turn.as_wire() for turn in lesson.row.messages[:-1]]
-    return {"answers": answers, "question": turns, "key": key_of(lesson)}
+    return {"answers": answers, "question": turns, "key": review_key(lesson)}

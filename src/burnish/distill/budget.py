@@ -4,34 +4,34 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from burnish.core.errors import TeacherStopped
-from burnish.core.recipe.distill import Teacher as Settings
-from burnish.core.stats import proportion
-from burnish.engines.answerers.protocol import Reply
-from burnish.engines.answerers.registry import price
+from burnish.core.recipe.distill import TeacherEndpoint as Settings
+from burnish.core.stats import wilson_interval
+from burnish.engines.answerers.protocol import AnswererReply
+from burnish.engines.answerers.registry import compute_price
 
 #: Questions before the success ratio may end a run early; at the end it counts in any case.
-_ENOUGH = 20
+_MIN_QUESTIONS = 20
 #: An early end needs this certainty that the true ratio is too low (two-sided Wilson interval).
-_SURE = 0.98
+_CONFIDENCE = 0.98
 
 
 @dataclass(frozen=True, slots=True)
-class Expected:
+class ExpectedUsage:
     """What the questions that aren't answered yet will take: tokens, and money in the currency of
     the recipe. `most_out` counts every answer at its longest."""
 
     questions: int
     tokens_in: int
     tokens_out: int
-    most_out: int
+    max_tokens_out: int
 
     def money(self, settings: Settings) -> float:
         """The expected price."""
-        return price(settings, self.tokens_in, self.tokens_out)
+        return compute_price(settings, self.tokens_in, self.tokens_out)
 
 
 @dataclass(slots=True)
-class Ledger:
+class Budget:
     """The accounts of one session with a teacher, and of what it has `known` before.
 
     Of `asked` questions `answered` were answered and `failed` after all tries; `requests` counts
@@ -41,12 +41,12 @@ class Ledger:
     """
 
     settings: Settings
-    expected: Expected
+    expected: ExpectedUsage
     known: int = 0
     paid: tuple[int, int] = (0, 0)
     asked: int = 0
     answered: int = 0
-    at_once: int = 0
+    first_try: int = 0
     failed: int = 0
     requests: int = 0
     tokens_in: int = 0
@@ -59,21 +59,21 @@ class Ledger:
     @property
     def money(self) -> float:
         """What has been spent."""
-        return price(self.settings, self.tokens_in, self.tokens_out)
+        return compute_price(self.settings, self.tokens_in, self.tokens_out)
 
     @property
-    def ratio(self) -> float:
+    def success_ratio(self) -> float:
         """Share of the questions that were answered at the first try, or were known before."""
         questions = self.known + self.asked
-        return (self.known + self.at_once) / questions if questions else 1.0
+        return (self.known + self.first_try) / questions if questions else 1.0
 
-    def plan(self, expected: Expected) -> None:
+    def plan(self, expected: ExpectedUsage) -> None:
         """Take in what the next questions will need."""
         self.expected = expected
         self.planned_tokens += expected.tokens_in + expected.tokens_out
         self.planned_money += expected.money(self.settings)
 
-    def recall(self, replies: Sequence[Reply]) -> None:
+    def recall(self, replies: Sequence[AnswererReply]) -> None:
         """Count answers that were known before."""
         self.known += len(replies)
         self.paid = (
@@ -81,7 +81,7 @@ class Ledger:
             self.paid[1] + sum(reply.tokens_out for reply in replies),
         )
 
-    def add(self, reply: Reply) -> None:
+    def add(self, reply: AnswererReply) -> None:
         """Count one reply."""
         self.asked += 1
         self.requests += reply.tries
@@ -90,7 +90,7 @@ class Ledger:
             self.last_error = reply.error
             return
         self.answered += 1
-        self.at_once += reply.tries <= 1
+        self.first_try += reply.tries <= 1
         self.tokens_in += reply.tokens_in
         self.tokens_out += reply.tokens_out
 
@@ -98,25 +98,26 @@ class Ledger:
         """Whether a further request may begin, with which so many would be on their way."""
         if self._fails_too_often():
             self.stopped = "ratio"
-        elif self._over(under_way):
+        elif self._exceeds_budget(under_way):
             self.stopped = "budget"
         return not self.stopped
 
     def close(self) -> None:
         """Raise TeacherStopped if the ratio is too low or the budget ended the work."""
         kept = f"All {self.answered + self.known} answers are kept."
-        if self.stopped == "ratio" or self.ratio < self.settings.success_ratio:
+        if self.stopped == "ratio" or self.success_ratio < self.settings.success_ratio:
             raise TeacherStopped(
-                f"Only {self.known + self.at_once} of {self.known + self.asked} questions were "
+                f"Only {self.known + self.first_try} of {self.known + self.asked} questions were "
                 f"answered at the first try "
-                f"({self.ratio:.0%}; distil.teacher.success_ratio asks for "
+                f"({self.success_ratio:.0%}; distil.teacher.success_ratio asks for "
                 f"{self.settings.success_ratio:.0%}). {kept} The last fault: {self.last_error}",
                 "See to the endpoint, then repeat the command: it asks only what isn't answered.",
             )
         if self.stopped == "budget":
             raise TeacherStopped(
                 f"The budget is spent: {sum(self.paid) + self.tokens_in + self.tokens_out:,} "
-                f"tokens, {price(self.settings, *self.paid) + self.money:.2f} in money. {kept}",
+                f"tokens, {compute_price(self.settings, *self.paid) + self.money:.2f} in money. "
+                f"{kept}",
                 "Raise distil.teacher.budget_tokens or .budget_money and repeat the command, or "
                 "set data.max_rows.",
             )
@@ -127,7 +128,7 @@ class Ledger:
         tokens = self.expected.tokens_in + self.expected.tokens_out
         money = self.expected.money(self.settings)
         spent = sum(paid) + self.tokens_in + self.tokens_out
-        spent_money = price(self.settings, *paid) + self.money
+        spent_money = compute_price(self.settings, *paid) + self.money
         most, purse = self.settings.budget_tokens, self.settings.budget_money
         if (most and spent + tokens > most) or (purse and spent_money + money > purse):
             raise TeacherStopped(
@@ -143,7 +144,7 @@ class Ledger:
             "known_before": self.known,
             "asked": self.asked,
             "answered": self.answered,
-            "answered_at_first_try": self.at_once,
+            "answered_at_first_try": self.first_try,
             "failed": self.failed,
             "requests": self.requests,
             "tokens_in": self.tokens_in,
@@ -154,13 +155,13 @@ class Ledger:
         }
 
     def _fails_too_often(self) -> bool:
-        if self.asked < _ENOUGH or self.ratio >= self.settings.success_ratio:
+        if self.asked < _MIN_QUESTIONS or self.success_ratio >= self.settings.success_ratio:
             return False
-        missed = self.asked - self.at_once
-        successes = [1.0] * (self.known + self.at_once) + [0.0] * missed
-        return proportion(successes, _SURE).high < self.settings.success_ratio
+        missed = self.asked - self.first_try
+        successes = [1.0] * (self.known + self.first_try) + [0.0] * missed
+        return wilson_interval(successes, _CONFIDENCE).high < self.settings.success_ratio
 
-    def _over(self, under_way: int) -> bool:
+    def _exceeds_budget(self, under_way: int) -> bool:
         """Whether the answers on their way, of the usual length, might go beyond the budget."""
         if self.answered:
             tokens_in, tokens_out = self.tokens_in / self.answered, self.tokens_out / self.answered
@@ -173,4 +174,4 @@ class Ledger:
         most, purse = self.settings.budget_tokens, self.settings.budget_money
         if most and soon_in + soon_out > most:
             return True
-        return bool(purse and price(self.settings, soon_in, soon_out) > purse)
+        return bool(purse and compute_price(self.settings, soon_in, soon_out) > purse)

@@ -12,7 +12,7 @@ from typing import Any
 
 from burnish.core.recipe.data import Task
 from burnish.core.records import Row
-from burnish.data.duplicates import plain, question
+from burnish.data.duplicates import normalize_text, question_text
 
 #: Below this share of what people's questions have, new ones repeat themselves.
 _ALIKE = 0.8
@@ -23,7 +23,7 @@ _FEWEST = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Variety:
+class Diversity:
     """`labels` counts what is learnt, `own_labels` what people gave to the same rows; `words` are
     medians of the answers' lengths, the teacher's and people's; `pairs` the share of different word
     pairs (Distinct-2, Li et al. 2016, arXiv:1510.03055) in the questions that were made and in as
@@ -44,7 +44,7 @@ class Variety:
         if missing := [label for label, count in self.labels.items() if not count]:
             named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
             found.append(f"No row with {len(missing)} of {len(self.labels)} labels: {named}.")
-        if favourite := self._favourite():
+        if favourite := self._overused_label():
             found.append(favourite)
         if self.pairs and self.pairs[0] < _ALIKE * self.pairs[1]:
             found.append(
@@ -74,7 +74,7 @@ class Variety:
             )
         return found
 
-    def _favourite(self) -> str:
+    def _overused_label(self) -> str:
         """A label that the teacher gives far more often than people gave it to the same rows."""
         total, known = sum(self.labels.values()), sum(self.own_labels.values())
         if min(total, known) < _FEWEST:
@@ -91,43 +91,49 @@ class Variety:
         )
 
 
-def variety_of(learnt: Sequence[Row], own: Sequence[Row], task: Task, seed: int) -> Variety:
+def compute_diversity(
+    learnt: Sequence[Row], original: Sequence[Row], task: Task, seed: int
+) -> Diversity:
     """`learnt` rows with the teacher's answers, beside people's `own`, whose ids they have where
     the question is theirs; questions of other ids were made."""
-    asked = {row.id for row in own}
-    answered = [row for row in own if row.answer]
+    asked = {row.id for row in original}
+    answered = [row for row in original if row.answer]
     same = {row.id for row in learnt} & {row.id for row in answered}
     is_labelled = task.kind == "classification"
-    return Variety(
-        labels=_counted([row.answer for row in learnt], task) if is_labelled else {},
-        own_labels=_counted([row.answer for row in answered if row.id in same], task)
+    return Diversity(
+        labels=_count_labels([row.answer for row in learnt], task) if is_labelled else {},
+        own_labels=_count_labels([row.answer for row in answered if row.id in same], task)
         if is_labelled
         else {},
         words=None
         if is_labelled or not (learnt and answered)
-        else (_length(learnt), _length(answered)),
-        pairs=_pairs([row for row in learnt if row.id not in asked], own, seed),
+        else (_median_length(learnt), _median_length(answered)),
+        pairs=_distinct_pairs([row for row in learnt if row.id not in asked], original, seed),
     )
 
 
-def _counted(answers: Sequence[str], task: Task) -> dict[str, int]:
+def _count_labels(answers: Sequence[str], task: Task) -> dict[str, int]:
     counts = Counter(answers)
     return {label: counts[label] for label in task.labels}
 
 
-def _length(rows: Sequence[Row]) -> float:
+def _median_length(rows: Sequence[Row]) -> float:
     return median(len(row.answer.split()) for row in rows)
 
 
-def _pairs(made: Sequence[Row], own: Sequence[Row], seed: int) -> tuple[float, float] | None:
+def _distinct_pairs(
+    made: Sequence[Row], own: Sequence[Row], seed: int
+) -> tuple[float, float] | None:
     """Of as many rows on both sides: the share falls with the number of words by itself."""
     count = min(len(made), len(own))
     if count < _FEWEST:
         return None
     draw = random.Random(seed)
-    return _distinct(draw.sample(list(made), count)), _distinct(draw.sample(list(own), count))
+    return _distinct_share(draw.sample(list(made), count)), _distinct_share(
+        draw.sample(list(own), count)
+    )
 
 
-def _distinct(rows: Sequence[Row]) -> float:
-    pairs = [pair for row in rows for pair in pairwise(plain(question(row)).split())]
+def _distinct_share(rows: Sequence[Row]) -> float:
+    pairs = [pair for row in rows for pair in pairwise(normalize_text(question_text(row)).split())]
     return len(set(pairs)) / max(len(pairs), 1)

@@ -11,11 +11,11 @@ from dataclasses import replace
 
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.records import Message, Prompt, Row
-from burnish.data.duplicates import plain
-from burnish.distill.teacher_answers import Collector, Lesson, Opinion
-from burnish.engines.answerers.protocol import Reply
-from burnish.rag.chunking import chunks
-from burnish.rag.indexing import documents_in
+from burnish.data.duplicates import normalize_text
+from burnish.distill.teacher_answers import AnswerCollector, SecondOpinion, TeacherExample
+from burnish.engines.answerers.protocol import AnswererReply
+from burnish.rag.chunking import chunk_document
+from burnish.rag.indexing import find_documents
 from burnish.rag.readers import read_document
 from burnish.rag.store import Passage
 
@@ -44,21 +44,23 @@ passage doesn't answer it, write: not in the passage.
 Question: {question}"""
 
 
-def passages_of(recipe: Recipe) -> list[Passage]:
+def read_passages(recipe: Recipe) -> list[Passage]:
     """The passages of the recipe's documents. Raises NotFound, BadData for what can't be read."""
-    files, _ = documents_in([str(path) for path in recipe.rag.documents])
+    files, _ = find_documents([str(path) for path in recipe.rag.documents])
     found = []
     for file in files:
         document = read_document(file)
-        for block in chunks(document, _spans, recipe.rag.chunk_tokens):
+        for block in chunk_document(document, _spans, recipe.rag.chunk_tokens):
             text = document.text[block.start : block.end]
-            if len(plain(text).split()) >= _FEWEST_WORDS:
+            if len(normalize_text(text).split()) >= _FEWEST_WORDS:
                 place = (block.headings, block.page, block.start, block.end)
                 found.append(Passage(str(file), document.title, *place, text))
     return found
 
 
-def written(collector: Collector, passages: Sequence[Passage], recipe: Recipe) -> list[Lesson]:
+def write_questions(
+    collector: AnswerCollector, passages: Sequence[Passage], recipe: Recipe
+) -> list[TeacherExample]:
     """The rows that the teacher writes about passages; those that can't be used say why.
 
     Raises TeacherStopped as the collector does.
@@ -69,50 +71,50 @@ def written(collector: Collector, passages: Sequence[Passage], recipe: Recipe) -
             (
                 Message(
                     "user",
-                    _REQUEST.format(count=count, place=passage.place, text=passage.text),
+                    _REQUEST.format(count=count, place=passage.section, text=passage.text),
                 ),
             ),
             max_new_tokens=count * _PAIR,
         )
         for passage in passages
     ]
-    lessons: list[Lesson] = []
-    for passage, (key, reply) in zip(passages, collector.replies(prompts), strict=True):
-        before = sum(lesson.own.file == passage.file for lesson in lessons)
-        for number, pair in enumerate(_pairs(reply), start=before + 1):
-            lessons.append(_lesson(passage, pair, number, (key, reply, recipe.task.prompt)))
+    lessons: list[TeacherExample] = []
+    for passage, (key, reply) in zip(passages, collector.ask(prompts), strict=True):
+        before = sum(lesson.original.file == passage.file for lesson in lessons)
+        for number, pair in enumerate(_parse_pairs(reply), start=before + 1):
+            lessons.append(_make_example(passage, pair, number, (key, reply, recipe.task.prompt)))
     return lessons
 
 
-def with_readers(
-    lessons: Sequence[Lesson], collector: Collector, passages: Sequence[Passage]
-) -> list[Lesson]:
+def add_reader_opinions(
+    lessons: Sequence[TeacherExample], collector: AnswerCollector, passages: Sequence[Passage]
+) -> list[TeacherExample]:
     """Written rows with what one more teacher, which sees the passage too, answers to the question.
 
     Rows that are dropped already aren't asked. Raises TeacherStopped as the collector does.
     """
     known = {passage.source: passage for passage in passages}
     places = [place for place, lesson in enumerate(lessons) if not lesson.dropped]
-    prompts = [_question(lessons[place], known[lessons[place].source]) for place in places]
+    prompts = [_question_prompt(lessons[place], known[lessons[place].source]) for place in places]
     heard = list(lessons)
-    for place, (key, reply) in zip(places, collector.replies(prompts), strict=True):
-        opinion = Opinion(collector.teacher.name, (key,), (reply,))
+    for place, (key, reply) in zip(places, collector.ask(prompts), strict=True):
+        opinion = SecondOpinion(collector.teacher.name, (key,), (reply,))
         heard[place] = replace(lessons[place], opinions=(*lessons[place].opinions, opinion))
     return heard
 
 
-def _question(lesson: Lesson, passage: Passage) -> Prompt:
-    asked = lesson.own.messages[-1].content
-    text = _ANSWER.format(place=passage.place, text=passage.text, question=asked)
+def _question_prompt(lesson: TeacherExample, passage: Passage) -> Prompt:
+    asked = lesson.original.messages[-1].content
+    text = _ANSWER.format(place=passage.section, text=passage.text, question=asked)
     return Prompt((Message("user", text),), max_new_tokens=_PAIR)
 
 
-def _lesson(
+def _make_example(
     passage: Passage,
     pair: tuple[str, str],
     number: int,
-    source: tuple[str, Reply, str | None],
-) -> Lesson:
+    source: tuple[str, AnswererReply, str | None],
+) -> TeacherExample:
     """One question with its answer; `source` is the request, its reply and the system message."""
     key, reply, system = source
     question, answer = pair
@@ -121,28 +123,28 @@ def _lesson(
     own = Row(messages=asked, file=passage.file, line=number, group=passage.source)
     # A line that breaks off is no pair; the pairs before it are whole.
     told = replace(reply, text=answer, finish_reason="stop")
-    return Lesson(
+    return TeacherExample(
         row=replace(own, messages=(*asked, Message("assistant", answer))),
-        own=own,
+        original=own,
         keys=(key,),
         replies=(told,),
-        dropped=_why_not(reply, question, answer, passage.text),
+        dropped=_why_unusable(reply, question, answer, passage.text),
         source=passage.source,
     )
 
 
-def _why_not(reply: Reply, question: str, answer: str, text: str) -> str:
+def _why_unusable(reply: AnswererReply, question: str, answer: str, text: str) -> str:
     if reply.error:
         return f"the teacher failed: {reply.error}"
     if not question:
         return "the teacher wrote no question with an answer"
-    words, known = plain(answer).split(), set(plain(text).split())
+    words, known = normalize_text(answer).split(), set(normalize_text(text).split())
     if words and sum(word in known for word in words) < _GROUNDED * len(words):
         return "the answer doesn't stand in the passage"
     return ""
 
 
-def _pairs(reply: Reply) -> list[tuple[str, str]]:
+def _parse_pairs(reply: AnswererReply) -> list[tuple[str, str]]:
     """The questions and answers in a reply; one empty pair if there is none."""
     found = []
     for line in reply.text.splitlines():

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 
 from burnish.core.recipe.data import Task
 from burnish.core.records import Row
-from burnish.data.check import leaks
-from burnish.data.duplicates import near_pairs, question
-from burnish.distill.teacher_answers import Lesson
-from burnish.engines.answerers.protocol import Reply
+from burnish.data.check import find_leaks
+from burnish.data.duplicates import find_near_pairs, question_text
+from burnish.distill.teacher_answers import TeacherExample
+from burnish.engines.answerers.protocol import AnswererReply
 
 #: How refusals begin, in the words of the usual assistants.
 _REFUSAL = re.compile(
@@ -32,7 +32,7 @@ _EXACT = ("classification", "extraction")
 
 
 @dataclass(frozen=True, slots=True)
-class Standard:
+class AnswerNorms:
     """What the rows' own answers are like; nothing is asked of what they don't show."""
 
     task: Task
@@ -41,54 +41,54 @@ class Standard:
     refuses: bool
 
 
-def standard_of(rows: Sequence[Row], task: Task) -> Standard:
+def answer_norms(rows: Sequence[Row], task: Task) -> AnswerNorms:
     """The standard that the rows' own answers set."""
     answers = [row.answer for row in rows if row.answer]
-    found = [value for answer in answers if (value := _object(answer)) is not None]
+    found = [value for answer in answers if (value := _parse_object(answer)) is not None]
     keys = frozenset.intersection(*map(frozenset, found)) if found else frozenset()
     longest = max(map(len, answers)) if len(answers) >= _KNOWN_ANSWERS else None
-    return Standard(task, keys, longest, any(_REFUSAL.match(answer) for answer in answers))
+    return AnswerNorms(task, keys, longest, any(_REFUSAL.match(answer) for answer in answers))
 
 
-def _empty(reply: Reply, standard: Standard) -> str:
+def _empty(reply: AnswererReply, standard: AnswerNorms) -> str:
     if reply.text.strip():
         return ""
     return "the teacher thought and gave no answer" if reply.thought else "the answer is empty"
 
 
-def _cut_short(reply: Reply, standard: Standard) -> str:
+def _cut_short(reply: AnswererReply, standard: AnswerNorms) -> str:
     return "the answer was cut short" if reply.finish_reason == "length" else ""
 
 
-def _refusal(reply: Reply, standard: Standard) -> str:
+def _refusal(reply: AnswererReply, standard: AnswerNorms) -> str:
     refused = not standard.refuses and _REFUSAL.match(reply.text)
     return "the teacher refused" if refused else ""
 
 
-def _no_label(reply: Reply, standard: Standard) -> str:
+def _no_label(reply: AnswererReply, standard: AnswerNorms) -> str:
     if standard.task.kind != "classification" or reply.text in standard.task.labels:
         return ""
     return f"`{reply.text[:60]}` is no label"
 
 
-def _no_object(reply: Reply, standard: Standard) -> str:
+def _no_object(reply: AnswererReply, standard: AnswerNorms) -> str:
     if standard.task.kind != "extraction":
         return ""
-    found = _object(reply.text)
+    found = _parse_object(reply.text)
     if found is None:
         return "the answer is no JSON object"
     missing = sorted(standard.keys - set(found))
     return f"the object lacks {', '.join(missing)}" if missing else ""
 
 
-def _too_long(reply: Reply, standard: Standard) -> str:
+def _too_long(reply: AnswererReply, standard: AnswerNorms) -> str:
     if standard.longest is None or len(reply.text) <= _TOO_LONG * standard.longest:
         return ""
     return f"the answer is over {_TOO_LONG} times as long as any that people gave"
 
 
 #: What is asked of every single answer, in this order.
-CHECKS: dict[str, Callable[[Reply, Standard], str]] = {
+CHECKS: dict[str, Callable[[AnswererReply, AnswerNorms], str]] = {
     "empty": _empty,
     "cut_short": _cut_short,
     "refusal": _refusal,
@@ -98,49 +98,49 @@ CHECKS: dict[str, Callable[[Reply, Standard], str]] = {
 }
 
 
-def unlearnable(answer: str, task: Task) -> str:
+def why_unlearnable(answer: str, task: Task) -> str:
     """Why an answer can't be learnt, whoever gives it; empty if it can."""
-    standard = Standard(task, frozenset(), None, refuses=True)
+    standard = AnswerNorms(task, frozenset(), None, refuses=True)
     checks = (_empty, _no_label, _no_object)
-    return next((why for check in checks if (why := check(Reply(answer), standard))), "")
+    return next((why for check in checks if (why := check(AnswererReply(answer), standard))), "")
 
 
-def checked(
-    lessons: Sequence[Lesson],
-    standard: Standard,
+def check_examples(
+    lessons: Sequence[TeacherExample],
+    standard: AnswerNorms,
     test: Sequence[Row],
     near: tuple[float, float],
-    decide: Callable[[Lesson], Lesson] = lambda lesson: lesson,
-) -> list[Lesson]:
+    decide: Callable[[TeacherExample], TeacherExample] = lambda lesson: lesson,
+) -> list[TeacherExample]:
     """The lessons, each with the reason for which it is dropped, if there is one.
 
     `near` are the Jaccard similarities from which a row repeats an earlier one, and from which its
     question is one of the test's. `decide` hears what the checks of a single answer say, and may
     overrule it; not what comes after: a row that stands in the test is dropped in any case.
     """
-    found = [_tidied(lesson, standard) for lesson in lessons]
-    found = [decide(_judged(lesson, standard)) for lesson in found]
-    found = _without(found, _leaking(found, test, near[1]), "the question stands in the test rows")
-    return _without(found, _repeating(found, standard, near[0]), "another row says nearly the same")
+    found = [_strip_wrapping(lesson, standard) for lesson in lessons]
+    found = [decide(_apply_checks(lesson, standard)) for lesson in found]
+    found = _drop(found, _find_leaks(found, test, near[1]), "the question stands in the test rows")
+    return _drop(found, _find_repeats(found, standard, near[0]), "another row says nearly the same")
 
 
-def _tidied(lesson: Lesson, standard: Standard) -> Lesson:
+def _strip_wrapping(lesson: TeacherExample, standard: AnswerNorms) -> TeacherExample:
     """Where answers are labels or objects, space and a code fence round them don't count."""
     if lesson.dropped or standard.task.kind not in _EXACT:
         return lesson
-    replies = _bare_replies(lesson.replies)
+    replies = _strip_replies(lesson.replies)
     opinions = tuple(
-        replace(opinion, replies=_bare_replies(opinion.replies)) for opinion in lesson.opinions
+        replace(opinion, replies=_strip_replies(opinion.replies)) for opinion in lesson.opinions
     )
     found = replace(lesson, replies=replies, opinions=opinions)
-    return found.answering(replies[-1].text, lesson.thought)
+    return found.with_answer(replies[-1].text, lesson.reasoning)
 
 
-def _bare_replies(replies: Sequence[Reply]) -> tuple[Reply, ...]:
-    return tuple(replace(reply, text=_bare(reply.text)) for reply in replies)
+def _strip_replies(replies: Sequence[AnswererReply]) -> tuple[AnswererReply, ...]:
+    return tuple(replace(reply, text=_strip_fence(reply.text)) for reply in replies)
 
 
-def _judged(lesson: Lesson, standard: Standard) -> Lesson:
+def _apply_checks(lesson: TeacherExample, standard: AnswerNorms) -> TeacherExample:
     if lesson.dropped:
         return lesson
     reasons = (check(reply, standard) for reply in lesson.replies for check in CHECKS.values())
@@ -148,16 +148,18 @@ def _judged(lesson: Lesson, standard: Standard) -> Lesson:
     return replace(lesson, dropped=found, disputed=bool(found))
 
 
-def _leaking(lessons: Sequence[Lesson], test: Sequence[Row], near: float) -> set[str]:
+def _find_leaks(lessons: Sequence[TeacherExample], test: Sequence[Row], near: float) -> set[str]:
     rows = [lesson.row for lesson in lessons if not lesson.dropped]
-    exact, close = leaks(rows, test, near)
+    exact, close = find_leaks(rows, test, near)
     return {row.id for row in (*exact, *close)}
 
 
-def _repeating(lessons: Sequence[Lesson], standard: Standard, near: float) -> set[str]:
+def _find_repeats(
+    lessons: Sequence[TeacherExample], standard: AnswerNorms, near: float
+) -> set[str]:
     """Rows whose question and answer an earlier row has already; another label is another row."""
     rows = [lesson.row for lesson in lessons if not lesson.dropped]
-    pairs = near_pairs([f"{question(row)}\n{row.answer}" for row in rows], near)
+    pairs = find_near_pairs([f"{question_text(row)}\n{row.answer}" for row in rows], near)
     exact = standard.task.kind in _EXACT
     return {
         rows[other].id
@@ -166,19 +168,19 @@ def _repeating(lessons: Sequence[Lesson], standard: Standard, near: float) -> se
     }
 
 
-def _without(lessons: Sequence[Lesson], ids: set[str], reason: str) -> list[Lesson]:
+def _drop(lessons: Sequence[TeacherExample], ids: set[str], reason: str) -> list[TeacherExample]:
     return [
         replace(lesson, dropped=reason) if not lesson.dropped and lesson.row.id in ids else lesson
         for lesson in lessons
     ]
 
 
-def _bare(text: str) -> str:
+def _strip_fence(text: str) -> str:
     fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", text, re.DOTALL | re.IGNORECASE)
     return (fenced.group(1) if fenced else text).strip()
 
 
-def _object(text: str) -> dict[str, object] | None:
+def _parse_object(text: str) -> dict[str, object] | None:
     try:
         value = json.loads(text)
     except (json.JSONDecodeError, RecursionError):

@@ -11,16 +11,22 @@ from typing import Any
 
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
-from burnish.core.recipe.distill import Distil
+from burnish.core.recipe.distill import Distill
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.records import Row
 from burnish.data.load import load
-from burnish.data.split import sample
-from burnish.engines.heads.base import said
-from burnish.models.chat_template import as_served, encode_prompt, encode_row
-from burnish.models.pruning.depth import evenly, keep_layers
-from burnish.models.pruning.vocabulary import keep_pieces, pieces_to_keep
-from burnish.models.pruning.width import attentions_of, keep_groups, keep_neurons, measured, mlps_of
+from burnish.data.split import sample_rows
+from burnish.engines.heads.base import user_text
+from burnish.models.chat_template import encode_prompt, encode_row, split_as_served
+from burnish.models.pruning.depth import evenly_spaced, keep_layers
+from burnish.models.pruning.vocabulary import keep_pieces, select_pieces
+from burnish.models.pruning.width import (
+    attentions_of,
+    keep_groups,
+    keep_neurons,
+    measure_usage,
+    mlps_of,
+)
 
 #: Texts as tokens.
 Texts = Sequence[Sequence[int]]
@@ -38,7 +44,7 @@ _SIZES = {
 }
 
 
-def measured_rows(recipe: Recipe) -> Sequence[Row]:
+def calibration_rows(recipe: Recipe) -> Sequence[Row]:
     """Training rows by which it is chosen what stays; none where their texts don't decide.
 
     Up to 256 of them for the width, and all for word pieces. Raises BadRecipe if there are none.
@@ -53,43 +59,43 @@ def measured_rows(recipe: Recipe) -> Sequence[Row]:
             "Name a file with rows in data.train, or leave distil.neurons, distil.heads and "
             "distil.pieces out.",
         )
-    return found if settings.pieces else sample(found, _ROWS, recipe.evaluate.seed)
+    return found if settings.pieces else sample_rows(found, _ROWS, recipe.evaluate.seed)
 
 
-def texts_of(rows: Sequence[Row], tokenizer: Any, writes: bool, most: int) -> Texts:
+def tokenize_rows(rows: Sequence[Row], tokenizer: Any, writes: bool, most: int) -> Texts:
     """Rows as at most so many tokens: conversations as a language model learns them, or for an
     encoder what is classified."""
     if not writes:
         cut = {"truncation": True, "max_length": most}
-        return [tokenizer(said(row.prompt), **cut)["input_ids"] for row in rows]
+        return [tokenizer(user_text(row.prompt), **cut)["input_ids"] for row in rows]
     return [
         encode_row(tokenizer, part, most).ids
         or encode_prompt(tokenizer, part.prompt, part.tools or ())[:most]
         for row in rows
-        for part in as_served(tokenizer, row)
+        for part in split_as_served(tokenizer, row)
     ]
 
 
-def cut(model: Any, tokenizer: Any, settings: Distil, texts: Texts) -> Sequence[int]:
+def prune(model: Any, tokenizer: Any, settings: Distill, texts: Texts) -> Sequence[int]:
     """Cut a model in place as the recipe says, and say what is left; `texts` decide it. Returns the
     numbers of the tokens that stay, if some go.
 
     Raises BadRecipe for more than there is, and for models that can't be cut so.
     """
     before = _sizes(model)
-    pieces = pieces_to_keep(tokenizer, texts, settings.pieces) if settings.pieces else []
+    pieces = select_pieces(tokenizer, texts, settings.pieces) if settings.pieces else []
     config = model.config.get_text_config()
     mlps = mlps_of(model) if settings.neurons else []
     attentions = attentions_of(model) if settings.heads else []
     some = texts[:: math.ceil(len(texts) / _ROWS)] if texts else []
-    used = measured(model, some, [*mlps, *attentions]) if mlps or attentions else []
+    used = measure_usage(model, some, [*mlps, *attentions]) if mlps or attentions else []
     if settings.neurons:
-        count = _in_blocks(settings.neurons, config.intermediate_size)
+        count = _round_to_blocks(settings.neurons, config.intermediate_size)
         keep_neurons(model, count, used[: len(mlps)])
     if settings.heads:
         keep_groups(model, settings.heads, used[len(mlps) :])
     if settings.layers:
-        kept = cut_layers(model, settings.layers)
+        kept = prune_layers(model, settings.layers)
         say(f"Layers kept: {', '.join(str(place + 1) for place in kept)}")
     if pieces:
         keep_pieces(model, pieces)
@@ -98,19 +104,19 @@ def cut(model: Any, tokenizer: Any, settings: Distil, texts: Texts) -> Sequence[
     return pieces
 
 
-def cut_layers(model: Any, count: int) -> list[int]:
+def prune_layers(model: Any, count: int) -> list[int]:
     """Keep `count` layers of a model, in place; returns which. Raises BadRecipe for too many."""
     total = model.config.num_hidden_layers
     if count > total:
         raise BadRecipe(
             f"The model has {total} layers; {count} can't be kept.", f"Set distil.layers={total}."
         )
-    kept = evenly(count, total)
+    kept = evenly_spaced(count, total)
     keep_layers(model, kept)
     return kept
 
 
-def _in_blocks(share: float, total: int) -> int:
+def _round_to_blocks(share: float, total: int) -> int:
     """That share of the neurons, in whole blocks where there is more than one."""
     blocks = max(round(share * total / _BLOCK), 1)
     return min(blocks * _BLOCK, total)

@@ -15,8 +15,8 @@ from burnish.core.atomic import hash_json
 from burnish.core.errors import BadData, NotFound
 from burnish.core.journal import Journal, read_journal
 from burnish.core.runs import Run, runs_folder
-from burnish.distill.filters import unlearnable
-from burnish.distill.teacher_answers import Lesson
+from burnish.distill.filters import why_unlearnable
+from burnish.distill.teacher_answers import TeacherExample
 
 REVIEWS = "reviews.jsonl"
 #: What may be decided. A row that is skipped stays dropped and is shown again another time.
@@ -24,7 +24,7 @@ DECISIONS = ("keep", "drop", "edit", "skip")
 
 
 @dataclass(frozen=True, slots=True)
-class Disputed:
+class DisputedRow:
     """A row as a person is shown it.
 
     `question` are the turns before the last answer; `answers` (teacher, what it said), the one that
@@ -39,7 +39,7 @@ class Disputed:
     own_answer: str = ""
 
 
-def key_of(lesson: Lesson) -> str:
+def review_key(lesson: TeacherExample) -> str:
     """The hash of all that a person sees of a row."""
     question = [[turn.role, turn.content] for turn in lesson.row.messages[:-1]]
     said = [
@@ -49,7 +49,7 @@ def key_of(lesson: Lesson) -> str:
     return hash_json([question, said])
 
 
-def disputed(run: Run, sample: int | None = None, seed: int = 0) -> list[Disputed]:
+def list_disputed(run: Run, sample: int | None = None, seed: int = 0) -> list[DisputedRow]:
     """The rows of a distillation that wait for a person: in the run's order, those that were
     skipped last. `sample` of them are drawn by `seed` if there are more, decided ones included, so
     that a review that goes on has the same ones. Raises NotFound if the run is no distillation.
@@ -59,17 +59,19 @@ def disputed(run: Run, sample: int | None = None, seed: int = 0) -> list[Dispute
         raise NotFound(
             f"{run.id} holds no answers of a teacher.", "Name a run of `burnish distil`."
         )
-    rows = {row.key: row for line in read_journal(file) if "key" in line for row in (_read(line),)}
+    rows = {
+        row.key: row for line in read_journal(file) if "key" in line for row in (_parse_line(line),)
+    }
     drawn = set(rows)
     if sample is not None and sample < len(rows):
         drawn = set(random.Random(seed).sample(sorted(rows), sample))
-    known = decisions(run)
+    known = load_decisions(run)
     waiting = [row for row in rows.values() if row.key in drawn and row.key not in known]
     skipped = [key for key, entry in known.items() if entry["decision"] == "skip"]
     return waiting + [rows[key] for key in skipped if key in drawn]
 
 
-def decide(run: Run, row: Disputed, decision: str, answer: str = "") -> None:
+def decide(run: Run, row: DisputedRow, decision: str, answer: str = "") -> None:
     """Write a decision down; `keep` and `edit` name the answer that is to be learnt.
 
     Raises BadData for an answer that the task doesn't know.
@@ -78,13 +80,13 @@ def decide(run: Run, row: Disputed, decision: str, answer: str = "") -> None:
         raise BadData(f"`{decision}` is no decision.", f"Known ones: {', '.join(DECISIONS)}.")
     entry = {"key": row.key, "row": row.row, "decision": decision}
     if decision in ("keep", "edit"):
-        if why := unlearnable(answer, run.recipe.task):
+        if why := why_unlearnable(answer, run.recipe.task):
             raise BadData(f"That can't be learnt: {why}.", "Edit the answer, or drop the row.")
         entry["answer"] = answer
     Journal(run.path / REVIEWS).write(**entry)
 
 
-def decisions(run: Run) -> dict[str, dict[str, Any]]:
+def load_decisions(run: Run) -> dict[str, dict[str, Any]]:
     """The last decision on every row, of this run and of the others in this workspace."""
     own = run.path / REVIEWS
     files = [file for file in sorted(runs_folder().glob(f"*/{REVIEWS}")) if file != own]
@@ -96,11 +98,13 @@ def decisions(run: Run) -> dict[str, dict[str, Any]]:
     return found
 
 
-def deciding(known: Mapping[str, Mapping[str, Any]]) -> Callable[[Lesson], Lesson]:
+def decision_filter(
+    known: Mapping[str, Mapping[str, Any]],
+) -> Callable[[TeacherExample], TeacherExample]:
     """What lets a person's decisions overrule the checks."""
 
-    def judged(lesson: Lesson) -> Lesson:
-        entry = known.get(key_of(lesson)) if lesson.disputed else None
+    def judged(lesson: TeacherExample) -> TeacherExample:
+        entry = known.get(review_key(lesson)) if lesson.disputed else None
         if entry is None or entry["decision"] == "skip":
             return lesson
         review = {name: entry[name] for name in ("decision", "answer", "at") if name in entry}
@@ -110,16 +114,16 @@ def deciding(known: Mapping[str, Mapping[str, Any]]) -> Callable[[Lesson], Lesso
             return replace(lesson, dropped=settled, disputed=False, review=review)
         found = replace(lesson, dropped="", disputed=False, review=review)
         answer = str(entry["answer"])
-        return found.answering(answer, lesson.thought if answer == lesson.row.answer else "")
+        return found.with_answer(answer, lesson.reasoning if answer == lesson.row.answer else "")
 
     return judged
 
 
-def _read(line: Mapping[str, Any]) -> Disputed:
+def _parse_line(line: Mapping[str, Any]) -> DisputedRow:
     """One line of `dropped.jsonl`."""
     said = [(line["teacher"]["name"], line["answers"])]
     said += [(one["teacher"], one["answers"]) for one in line.get("opinions", ())]
-    return Disputed(
+    return DisputedRow(
         line["key"],
         line["row"],
         line["reason"],

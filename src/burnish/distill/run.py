@@ -7,57 +7,57 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from burnish.core.atomic import hash_file, whole_folder, write_json
+from burnish.core.atomic import atomic_folder, hash_file, write_json
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.progress import say
-from burnish.core.recipe.distill import Distil
-from burnish.core.recipe.distill import Teacher as Settings
+from burnish.core.recipe.distill import Distill
+from burnish.core.recipe.distill import TeacherEndpoint as Settings
 from burnish.core.recipe.recipe import Recipe, load_recipe
 from burnish.core.records import Row, Split
-from burnish.core.runs import Run, begun_or_new_run, find_run
+from burnish.core.runs import Run, find_run, reopen_or_new_run
 from burnish.data.load import Dataset, load
-from burnish.data.split import draw, sample
-from burnish.distill.agreement import agreeing, with_opinions
-from burnish.distill.artifacts import save_lessons
-from burnish.distill.document_questions import passages_of, with_readers, written
+from burnish.data.split import draw_split, sample_rows
+from burnish.distill.agreement import add_opinions, agreement_filter
+from burnish.distill.artifacts import save_examples
+from burnish.distill.document_questions import add_reader_opinions, read_passages, write_questions
 from burnish.distill.evaluation import (
     BASELINE,
     DISTILLED,
     FINE_TUNED,
     TEACHER,
-    Exam,
-    sit,
-    sit_before,
-    sit_teacher,
+    EvaluationSet,
+    evaluate_baseline,
+    evaluate_model,
+    evaluate_teacher,
 )
-from burnish.distill.filters import checked, standard_of
+from burnish.distill.filters import answer_norms, check_examples
 from burnish.distill.preference_pairs import (
-    PAIRED,
     PAIRS,
-    paired,
+    PREFERENCE_OBJECTIVES,
+    make_pairs,
     refuse_ungraded,
     save_pairs,
-    second_of,
+    second_answerer,
 )
-from burnish.distill.report import Distilled, page_of, variety_in
-from burnish.distill.review import deciding, decisions
-from burnish.distill.self_instruct import evolved, grown
+from burnish.distill.report import DistillationResult, distillation_contents, measure_diversity
+from burnish.distill.review import decision_filter, load_decisions
+from burnish.distill.self_instruct import evol_instruct, self_instruct
 from burnish.distill.student import sequence_level, student_recipe
-from burnish.distill.teacher_answers import Collector, Lesson
-from burnish.engines.answerers.local import LocalTeacher
-from burnish.engines.answerers.protocol import Teacher
+from burnish.distill.teacher_answers import AnswerCollector, TeacherExample
+from burnish.engines.answerers.local import LocalAnswerer
+from burnish.engines.answerers.protocol import Answerer
 from burnish.engines.answerers.registry import open_teacher
-from burnish.evaluate.run import task_of
+from burnish.evaluate.run import resolve_task
 from burnish.evaluate.scoring import save_predictions
 from burnish.evaluate.tasks import refuse_unanswerable
 from burnish.models.find_artifact import find_artifact
 from burnish.models.local_models import find_model
-from burnish.rag.indexing import documents_in
+from burnish.rag.indexing import find_documents
 from burnish.report.page import write_report
-from burnish.train.cached_run import trained
+from burnish.train.cached_run import train_cached
 
 
-def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
+def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
     """Let the teacher answer the training and validation questions, train the student on what
     passes the checks, and measure baseline, student and teacher on the same frozen test rows.
 
@@ -68,9 +68,9 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
     _refuse_judge(recipe)
     recipe = _with_teachers_task(_with_teachers_named(recipe))
     dataset = load(recipe, answered=False)
-    dataset.tell()
+    dataset.announce()
     recipe = recipe.model_copy(update={"task": dataset.task})
-    rows = sample(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
+    rows = sample_rows(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     refuse_unanswerable(rows)
     own = [row.answer for row in dataset.split.train]
     if recipe.distil.fine_tuned and not (own and all(own)):
@@ -78,43 +78,43 @@ def distil(recipe: Recipe, out: Path | None = None) -> Distilled:
             "Some training rows have no answer of their own to learn from.",
             "Set distil.fine_tuned=false.",
         )
-    exam = Exam(recipe, dataset, rows)
+    exam = EvaluationSet(recipe, dataset, rows)
     refuse_ungraded(recipe, dataset)
     teacher = open_teacher(recipe)
-    others = [(open_teacher(own), own) for own in _others(recipe)]
+    others = [(open_teacher(own), own) for own in _further_recipes(recipe)]
     student = student_recipe(recipe)
     inputs = {
         "data": dict(dataset.hashes),
         "base": find_model(student.model.name).identity,
         "teacher": dict(teacher.identity),
-        "documents": _documents(recipe),
+        "documents": _document_hashes(recipe),
         **({"teachers": [dict(other.identity) for other, _ in others]} if others else {}),
     }
-    _let_go_on(recipe, out)
-    run = begun_or_new_run("distil", recipe, inputs, out)
-    with run.held():
-        collector = Collector(teacher, run, recipe)
-        further = [Collector(other, run, own) for other, own in others]
-        lessons = _lessons(exam, collector, further)
+    _allow_resume(recipe, out)
+    run = reopen_or_new_run("distil", recipe, inputs, out)
+    with run.lock():
+        collector = AnswerCollector(teacher, run, recipe)
+        further = [AnswerCollector(other, run, own) for other, own in others]
+        lessons = _collect_examples(exam, collector, further)
         _say_disputed(run, lessons)
-        variety = variety_in(exam, lessons)
+        variety = measure_diversity(exam, lessons)
         for warning in variety.warnings():
             say(f"Note: {warning}")
-        save_lessons(run, teacher, recipe, lessons)
-        training = trained(student, _learnt(exam, collector, student, lessons))
+        save_examples(run, teacher, recipe, lessons)
+        training = train_cached(student, _student_dataset(exam, collector, student, lessons))
         _keep_artifact(run, training)
-        routes = {BASELINE: sit_before(exam, student)}
+        routes = {BASELINE: evaluate_baseline(exam, student)}
         if recipe.distil.fine_tuned:
             say("Training on the rows' own answers")
-            plain = trained(sequence_level(student), dataset)
-            routes[FINE_TUNED] = sit(exam, FINE_TUNED, str(plain.artifact))
-        routes[DISTILLED] = sit(exam, DISTILLED, str(training.artifact))
-        routes[TEACHER] = sit_teacher(exam, collector)
-        accounts = {one.teacher.name: one.ledger.as_dict() for one in further}
-        result = Distilled(
-            run, exam, routes, training, lessons, collector.ledger.as_dict(), variety
+            plain = train_cached(sequence_level(student), dataset)
+            routes[FINE_TUNED] = evaluate_model(exam, FINE_TUNED, str(plain.artifact))
+        routes[DISTILLED] = evaluate_model(exam, DISTILLED, str(training.artifact))
+        routes[TEACHER] = evaluate_teacher(exam, collector)
+        accounts = {one.teacher.name: one.budget.as_dict() for one in further}
+        result = DistillationResult(
+            run, exam, routes, training, lessons, collector.budget.as_dict(), variety
         )
-        return _reported(replace(result, further=accounts))
+        return _write_report(replace(result, further_teachers=accounts))
 
 
 def _refuse_judge(recipe: Recipe) -> None:
@@ -125,52 +125,55 @@ def _refuse_judge(recipe: Recipe) -> None:
         )
 
 
-def _reported(result: Distilled) -> Distilled:
+def _write_report(result: DistillationResult) -> DistillationResult:
     """Write what a run leaves behind."""
     run = result.run
     for name, found in result.routes.items():
         save_predictions(run.path / f"predictions-{name}.jsonl", found.scores.predictions)
     again = shlex.join(["burnish", "distil", str(run.path / "recipe.yaml")])
-    write_report(page_of(result, again), run.path / "report.html")
+    write_report(distillation_contents(result, again), run.path / "report.html")
     write_json(run.path / "report.json", result.as_dict())
     run.events.write(event="distilled", decision=result.decision)
     return result
 
 
 #: What an answer depends on; the other settings of a teacher say how it is asked and paid.
-_ASKED = ("model", "endpoint", "temperature", "top_p", "max_new_tokens")
+_QUESTION_SETTINGS = ("model", "endpoint", "temperature", "top_p", "max_new_tokens")
 
 
-def _let_go_on(recipe: Recipe, out: Path | None) -> None:
+def _allow_resume(recipe: Recipe, out: Path | None) -> None:
     """Let the run that was begun at `out` go on at another pace or with another budget."""
     if not out or not (out / "recipe.yaml").exists() or (out / "report.json").exists():
         return
     before, now = load_recipe(out / "recipe.yaml"), recipe.distil
-    same = _asked(before.distil) == _asked(now)
+    same = _question_settings(before.distil) == _question_settings(now)
     distil = before.distil.model_copy(update={"teacher": now.teacher, "teachers": now.teachers})
     if same and before.model_copy(update={"distil": distil}) == recipe:
         recipe.save(out / "recipe.yaml")
 
 
-def _asked(distil: Distil) -> list[list[object]]:
+def _question_settings(distil: Distill) -> list[list[object]]:
     both = (distil.teacher, *distil.teachers)
-    return [[getattr(teacher, name) for name in _ASKED] for teacher in both]
+    return [[getattr(teacher, name) for name in _QUESTION_SETTINGS] for teacher in both]
 
 
 def _with_teachers_named(recipe: Recipe) -> Recipe:
     """The recipe with the id of the run that is the last one now: soon it is another one."""
     distil = recipe.distil
-    named = {"teacher": _named(distil.teacher), "teachers": tuple(map(_named, distil.teachers))}
+    named = {
+        "teacher": _resolve_last_run(distil.teacher),
+        "teachers": tuple(map(_resolve_last_run, distil.teachers)),
+    }
     return recipe.model_copy(update={"distil": distil.model_copy(update=named)})
 
 
-def _named(settings: Settings) -> Settings:
+def _resolve_last_run(settings: Settings) -> Settings:
     if settings.endpoint or settings.model != "last":
         return settings
     return settings.model_copy(update={"model": find_run("last").id})
 
 
-def _others(recipe: Recipe) -> list[Recipe]:
+def _further_recipes(recipe: Recipe) -> list[Recipe]:
     """The recipe as each further teacher would have it: itself in the place of the first."""
     return [
         recipe.model_copy(update={"distil": recipe.distil.model_copy(update={"teacher": settings})})
@@ -184,32 +187,34 @@ def _with_teachers_task(recipe: Recipe) -> Recipe:
     if settings.endpoint or not settings.model:
         return recipe
     artifact = find_artifact(settings.model)
-    return recipe.model_copy(update={"task": task_of(recipe.task, artifact)})
+    return recipe.model_copy(update={"task": resolve_task(recipe.task, artifact)})
 
 
-def _lessons(
-    exam: Exam, collector: Collector, further: Sequence[Collector]
-) -> dict[str, list[Lesson]]:
+def _collect_examples(
+    exam: EvaluationSet, collector: AnswerCollector, further: Sequence[AnswerCollector]
+) -> dict[str, list[TeacherExample]]:
     """Training and validation rows as the teacher answers and writes them, checked."""
     recipe, split, task = exam.recipe, exam.dataset.split, exam.dataset.task
-    asking = exam.asking(collector)
+    asking = exam.question_format(collector)
     both = (*split.train, *split.validation)
-    found = collector.lessons(both, asking)
+    found = collector.collect(both, asking)
     if recipe.distil.grow:
-        found += grown(collector, split.train, asking, recipe)
+        found += self_instruct(collector, split.train, asking, recipe)
     if recipe.distil.evolve:
-        found += evolved(collector, split.train, asking, recipe)
+        found += evol_instruct(collector, split.train, asking, recipe)
     for other in further:
-        _rest(collector.teacher)
-        found = with_opinions(found, other, exam.asking(other))
-        _rest(other.teacher)
+        _release_teacher(collector.teacher)
+        found = add_opinions(found, other, exam.question_format(other))
+        _release_teacher(other.teacher)
     if recipe.distil.questions_per_passage:
-        found += _written(collector, further)
-    _rest(collector.teacher)
+        found += _write_from_documents(collector, further)
+    _release_teacher(collector.teacher)
     near = (recipe.distil.near_duplicate, recipe.data.near_duplicate)
-    agreed, decided = agreeing(recipe, task), deciding(decisions(collector.run))
-    standard = standard_of([row for row in both if row.answer], task)
-    found = checked(found, standard, split.test, near, lambda lesson: decided(agreed(lesson)))
+    agreed, decided = agreement_filter(recipe, task), decision_filter(load_decisions(collector.run))
+    standard = answer_norms([row for row in both if row.answer], task)
+    found = check_examples(
+        found, standard, split.test, near, lambda lesson: decided(agreed(lesson))
+    )
     lessons = _split(found, split, recipe)
     if not any(not lesson.dropped for lesson in lessons["train"]):
         raise BadData(
@@ -219,35 +224,41 @@ def _lessons(
     return lessons
 
 
-def _written(collector: Collector, further: Sequence[Collector]) -> list[Lesson]:
+def _write_from_documents(
+    collector: AnswerCollector, further: Sequence[AnswerCollector]
+) -> list[TeacherExample]:
     """What the teacher writes about the passages, and the others answer."""
-    passages = passages_of(collector.recipe)
-    found = written(collector, passages, collector.recipe)
+    passages = read_passages(collector.recipe)
+    found = write_questions(collector, passages, collector.recipe)
     for other in further:
-        _rest(collector.teacher)
-        found = with_readers(found, other, passages)
-        _rest(other.teacher)
+        _release_teacher(collector.teacher)
+        found = add_reader_opinions(found, other, passages)
+        _release_teacher(other.teacher)
     return found
 
 
-def _split(found: Sequence[Lesson], split: Split, recipe: Recipe) -> dict[str, list[Lesson]]:
+def _split(
+    found: Sequence[TeacherExample], split: Split, recipe: Recipe
+) -> dict[str, list[TeacherExample]]:
     """The lessons by the part that their rows are in; new ones are drawn into both."""
     count, cut = len(split.train) + len(split.validation), len(split.train)
     asked, new = found[:count], found[count:]
-    later = _drawn({lesson.own.id: lesson.row for lesson in new if not lesson.dropped}, recipe)
+    later = _draw_validation(
+        {lesson.original.id: lesson.row for lesson in new if not lesson.dropped}, recipe
+    )
     return {
-        "train": [*asked[:cut], *(one for one in new if one.own.id not in later)],
-        "validation": [*asked[cut:], *(one for one in new if one.own.id in later)],
+        "train": [*asked[:cut], *(one for one in new if one.original.id not in later)],
+        "validation": [*asked[cut:], *(one for one in new if one.original.id in later)],
     }
 
 
-def _rest(teacher: Teacher) -> None:
+def _release_teacher(teacher: Answerer) -> None:
     """Give a local teacher's memory back until it is asked again."""
-    if isinstance(teacher, LocalTeacher):
-        teacher.rest()
+    if isinstance(teacher, LocalAnswerer):
+        teacher.release_memory()
 
 
-def _say_disputed(run: Run, lessons: Mapping[str, Sequence[Lesson]]) -> None:
+def _say_disputed(run: Run, lessons: Mapping[str, Sequence[TeacherExample]]) -> None:
     """Say what was dropped, and what of it a person may decide."""
     found = [lesson for some in lessons.values() for lesson in some if lesson.dropped]
     for reason, count in Counter(lesson.dropped for lesson in found).most_common():
@@ -256,14 +267,16 @@ def _say_disputed(run: Run, lessons: Mapping[str, Sequence[Lesson]]) -> None:
         say(f"{waiting} of them wait for a person, if you like: burnish review {run.id}")
 
 
-def _drawn(rows: Mapping[str, Row], recipe: Recipe) -> set[str]:
+def _draw_validation(rows: Mapping[str, Row], recipe: Recipe) -> set[str]:
     """Of rows that the teacher made, those to validate on; a passage isn't torn apart."""
     data = recipe.data
-    _, drawn = draw(list(rows.values()), data.validation_share, data.seed, data.near_duplicate)
+    _, drawn = draw_split(
+        list(rows.values()), data.validation_share, data.seed, data.near_duplicate
+    )
     return {row.id for row in drawn}
 
 
-def _documents(recipe: Recipe) -> dict[str, str]:
+def _document_hashes(recipe: Recipe) -> dict[str, str]:
     """The hashes of the files that questions are written from. Raises BadRecipe without any."""
     if not recipe.distil.questions_per_passage:
         return {}
@@ -272,11 +285,13 @@ def _documents(recipe: Recipe) -> dict[str, str]:
             "Questions are to be written from documents, and none are named.",
             "Set rag.documents to a folder.",
         )
-    files, _ = documents_in([str(path) for path in recipe.rag.documents])
+    files, _ = find_documents([str(path) for path in recipe.rag.documents])
     return {str(file): hash_file(file) for file in files}
 
 
-def _taught(dataset: Dataset, lessons: Mapping[str, Sequence[Lesson]]) -> Dataset:
+def _with_teacher_answers(
+    dataset: Dataset, lessons: Mapping[str, Sequence[TeacherExample]]
+) -> Dataset:
     """The dataset with the teacher's answers in the place of its own; the test stays as it was."""
 
     def kept(part: str) -> tuple[Row, ...]:
@@ -286,19 +301,24 @@ def _taught(dataset: Dataset, lessons: Mapping[str, Sequence[Lesson]]) -> Datase
     return replace(dataset, split=split)
 
 
-def _learnt(
-    exam: Exam, collector: Collector, student: Recipe, lessons: Mapping[str, Sequence[Lesson]]
+def _student_dataset(
+    exam: EvaluationSet,
+    collector: AnswerCollector,
+    student: Recipe,
+    lessons: Mapping[str, Sequence[TeacherExample]],
 ) -> Dataset:
     """What the student learns from: the teacher's answers, or pairs of answers."""
-    taught = _taught(exam.dataset, lessons)
+    taught = _with_teacher_answers(exam.dataset, lessons)
     if exam.recipe.distil.pairs == "none":
         return taught
     method = student.train.method
     source = getattr(method, "start", None) or student.model.name
-    found = paired(lessons, second_of(collector, source, exam.asking(collector)), exam)
+    found = make_pairs(
+        lessons, second_answerer(collector, source, exam.question_format(collector)), exam
+    )
     save_pairs(collector.run, exam.recipe, found)
-    _rest(collector.teacher)
-    if student.train.objective.kind not in PAIRED:
+    _release_teacher(collector.teacher)
+    if student.train.objective.kind not in PREFERENCE_OBJECTIVES:
         return taught
     rows = {part: tuple(one.row for one in some if not one.dropped) for part, some in found.items()}
     if not rows["train"]:
@@ -313,5 +333,5 @@ def _learnt(
 def _keep_artifact(run: Run, training: Run) -> None:
     """Put the student into the run's own folder."""
     if not run.artifact.exists():
-        with whole_folder(run.artifact) as draft:
+        with atomic_folder(run.artifact) as draft:
             shutil.copytree(training.artifact, draft, dirs_exist_ok=True)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.records import Message, Prompt, Row
-from burnish.data.duplicates import near_pairs, question
-from burnish.distill.teacher_answers import Asking, Collector, Lesson
+from burnish.data.duplicates import find_near_pairs, question_text
+from burnish.distill.teacher_answers import AnswerCollector, QuestionFormat, TeacherExample
 
 #: Questions shown in a request, and new ones asked for in it.
 _SHOWN, _WANTED = 6, 8
@@ -43,9 +43,9 @@ Rewrite it. {way} A person must still be able to understand and to answer it, an
 by 20 words at the most. Write one JSON object and nothing else: {{"question": "..."}}"""
 
 
-def grown(
-    collector: Collector, seeds: Sequence[Row], asking: Asking, recipe: Recipe
-) -> list[Lesson]:
+def self_instruct(
+    collector: AnswerCollector, seeds: Sequence[Row], asking: QuestionFormat, recipe: Recipe
+) -> list[TeacherExample]:
     """Up to `distil.grow` new rows with the teacher's answers; near copies say that they are.
 
     Raises TeacherStopped as the collector does.
@@ -58,14 +58,14 @@ def grown(
         shown = "\n".join(f"- {text}" for text in draw.sample(texts, min(_SHOWN, len(texts))))
         content = _REQUEST.format(seeds=shown, count=_WANTED)
         prompts.append(Prompt((Message("user", content),), max_new_tokens=_WANTED * _QUESTION))
-    found = [text for _, reply in collector.replies(prompts) for text in _questions(reply.text)]
-    kept, dropped = _apart(texts, list(dict.fromkeys(found))[:wanted], "grown", recipe)
-    return [*collector.lessons(kept, asking), *dropped]
+    found = [text for _, reply in collector.ask(prompts) for text in _parse_questions(reply.text)]
+    kept, dropped = _split_near_copies(texts, list(dict.fromkeys(found))[:wanted], "grown", recipe)
+    return [*collector.collect(kept, asking), *dropped]
 
 
-def evolved(
-    collector: Collector, seeds: Sequence[Row], asking: Asking, recipe: Recipe
-) -> list[Lesson]:
+def evol_instruct(
+    collector: AnswerCollector, seeds: Sequence[Row], asking: QuestionFormat, recipe: Recipe
+) -> list[TeacherExample]:
     """Up to `distil.evolve` harder rows with the teacher's answers; near copies say that they are.
 
     Each question becomes one harder one; if more are wanted than there are questions, the harder
@@ -75,34 +75,36 @@ def evolved(
     due = random.Random(recipe.data.seed).sample(texts, len(texts))
     new: list[str] = []
     while due and len(new) < recipe.distil.evolve:
-        due = _harder(collector, due[: recipe.distil.evolve - len(new)], len(new), recipe)
+        due = _rewrite_harder(collector, due[: recipe.distil.evolve - len(new)], len(new), recipe)
         new += due
-    kept, dropped = _apart(texts, list(dict.fromkeys(new)), "evolved", recipe)
-    return [*collector.lessons(kept, asking), *dropped]
+    kept, dropped = _split_near_copies(texts, list(dict.fromkeys(new)), "evolved", recipe)
+    return [*collector.collect(kept, asking), *dropped]
 
 
-def _harder(collector: Collector, texts: Sequence[str], done: int, recipe: Recipe) -> list[str]:
+def _rewrite_harder(
+    collector: AnswerCollector, texts: Sequence[str], done: int, recipe: Recipe
+) -> list[str]:
     """What the teacher makes of these questions; one that it doesn't rewrite is left out."""
     prompts = []
     for number, text in enumerate(texts, start=done):
         way = random.Random(f"{recipe.data.seed}/{number}").choice(_WAYS)
         content = _EVOLVE.format(question=text, way=way)
         prompts.append(Prompt((Message("user", content),), max_new_tokens=2 * _QUESTION))
-    found = [_questions(_object(reply.text)) for _, reply in collector.replies(prompts)]
+    found = [_parse_questions(_strip_to_object(reply.text)) for _, reply in collector.ask(prompts)]
     return [questions[0] for questions in found if questions]
 
 
 def _texts(seeds: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(question(row) for row in seeds))
+    return list(dict.fromkeys(question_text(row) for row in seeds))
 
 
-def _apart(
+def _split_near_copies(
     texts: Sequence[str], new: Sequence[str], file: str, recipe: Recipe
-) -> tuple[list[Row], list[Lesson]]:
+) -> tuple[list[Row], list[TeacherExample]]:
     """New questions as rows of `file`, and those that are near copies of `texts` or each other."""
     copies = {
         other - len(texts)
-        for _, other in near_pairs([*texts, *new], recipe.data.near_duplicate)
+        for _, other in find_near_pairs([*texts, *new], recipe.data.near_duplicate)
         if other >= len(texts)
     }
     system = (Message("system", recipe.task.prompt),) if recipe.task.prompt else ()
@@ -112,18 +114,18 @@ def _apart(
     ]
     kept = [row for place, row in enumerate(rows) if place not in copies]
     dropped = [
-        Lesson(rows[place], rows[place], dropped="the question is nearly one that is there")
+        TeacherExample(rows[place], rows[place], dropped="the question is nearly one that is there")
         for place in sorted(copies)
     ]
     return kept, dropped
 
 
-def _object(text: str) -> str:
+def _strip_to_object(text: str) -> str:
     """The only JSON object of a reply on one line, without fences or words around it."""
     return " ".join(text[text.find("{") : text.rfind("}") + 1].splitlines())
 
 
-def _questions(text: str) -> list[str]:
+def _parse_questions(text: str) -> list[str]:
     found = []
     for line in text.splitlines():
         try:

@@ -14,26 +14,26 @@ from typing import Any
 import torch
 from transformers import AutoModel
 
-from burnish.core.atomic import hash_json, whole_folder
+from burnish.core.atomic import atomic_folder, hash_json
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
 from burnish.core.recipe.objectives import Classify, Distillation, Seq2Seq, Sft
 from burnish.core.recipe.recipe import Recipe
 from burnish.data.duplicates import content_hash
 from burnish.distill.preference_pairs import refuse_unpaired
-from burnish.distill.pruning import cut, measured_rows, texts_of
+from burnish.distill.pruning import calibration_rows, prune, tokenize_rows
 from burnish.models.artifact import Artifact, load_artifact_model
-from burnish.models.find_artifact import find_artifact, weights_hash
+from burnish.models.find_artifact import find_artifact, hash_weights
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local_models import (
     MANIFEST,
     LocalModel,
     find_model,
-    folder_of,
+    model_folder,
     read_manifest,
     write_manifest,
 )
-from burnish.models.merge import refuse_unmergeable
+from burnish.models.merge import check_mergeable
 from burnish.models.pruning.vocabulary import write_pieces
 
 
@@ -43,10 +43,10 @@ def student_recipe(recipe: Recipe) -> Recipe:
     Raises BadRecipe for what can't be learnt so, before anybody is asked.
     """
     _refuse_unteachable(recipe)
-    _refuse_thoughts(recipe)
+    _refuse_reasoning(recipe)
     refuse_unpaired(recipe)
     train = recipe.train.model_copy(update={"objective": _with_teacher(recipe)})
-    model = recipe.model.model_copy(update={"name": student_of(recipe)})
+    model = recipe.model.model_copy(update={"name": prepare_student(recipe)})
     return recipe.model_copy(update={"model": model, "train": train})
 
 
@@ -61,7 +61,7 @@ def _with_teacher(recipe: Recipe) -> Any:
                 "Set train.objective=sft, or name a local run or model in train.objective.teacher.",
             )
         return objective.model_copy(update={"teacher": recipe.distil.teacher.model})
-    if isinstance(objective, Classify) and objective.imitates:
+    if isinstance(objective, Classify) and objective.matches_internals:
         return objective.model_copy(update={"teacher": objective.teacher or recipe.model.name})
     return objective
 
@@ -83,7 +83,7 @@ def _refuse_unteachable(recipe: Recipe) -> None:
                 f"A student learns a teacher's words, and train.objective is {objective.kind}.",
                 "Leave train.objective out; for labels, set it to classify.",
             )
-        is_teachers = settings.cuts and settings.layers_of == "teacher"
+        is_teachers = settings.pruning_steps and settings.layers_of == "teacher"
         kind = "causal" if is_teachers else find_model(recipe.model.name).kind
         if kind != "causal":
             others = {"seq2seq": "is an encoder-decoder", "vision": "is a model that sees"}
@@ -105,7 +105,7 @@ def _refuse_unteachable(recipe: Recipe) -> None:
         )
 
 
-def _refuse_thoughts(recipe: Recipe) -> None:
+def _refuse_reasoning(recipe: Recipe) -> None:
     """Raise BadRecipe where thoughts are to be learnt and can't be."""
     settings = recipe.distil
     if settings.thoughts == "cut":
@@ -124,39 +124,39 @@ def _refuse_thoughts(recipe: Recipe) -> None:
             )
 
 
-def student_of(recipe: Recipe) -> str:
+def prepare_student(recipe: Recipe) -> str:
     """The name of the model that the student begins as; cut if the recipe says so.
 
     Raises BadRecipe if there are no such layers, NotFound if the model isn't here.
     """
     settings = recipe.distil
-    if not settings.cuts:
+    if not settings.pruning_steps:
         return find_model(recipe.model.name).name
     if settings.layers_of == "teacher" and settings.teacher.endpoint:
         raise BadRecipe(
             "A teacher behind an endpoint has no layers to cut.", "Set distil.layers_of=model."
         )
     source = settings.teacher.model if settings.layers_of == "teacher" else recipe.model.name
-    rows = measured_rows(recipe)
+    rows = calibration_rows(recipe)
     sizes = [settings.neurons, settings.heads, settings.pieces]
     by = [*sizes, *map(content_hash, rows)] if rows else []
-    origin = hash_json([weights_hash(source), settings.layers, *by])
+    origin = hash_json([hash_weights(source), settings.layers, *by])
     artifact = find_artifact(source)
     base = find_model(artifact.base if artifact else source)
     # Other rows leave other neurons and pieces.
     mark = f"-{origin[:6]}" if artifact or rows else ""
-    kept = "-".join(settings.cuts).replace(" ", "-")
+    kept = "-".join(settings.pruning_steps).replace(" ", "-")
     name = f"{base.name.replace('/', '--')}-{kept}{mark}"
-    folder = folder_of(name)
+    folder = model_folder(name)
     if (folder / MANIFEST).exists() and read_manifest(folder)["source"] == f"cut:{origin}":
         return name
-    model, tokenizer = _whole(base, artifact)
+    model, tokenizer = _load_uncut(base, artifact)
     writes = bool(artifact) or base.kind == "causal"
-    texts = texts_of(rows, tokenizer, writes, recipe.train.max_length)
-    pieces = cut(model, tokenizer, settings, texts)
-    say(f"Student: {', '.join(settings.cuts)} of {source}.")
+    texts = tokenize_rows(rows, tokenizer, writes, recipe.train.max_length)
+    pieces = prune(model, tokenizer, settings, texts)
+    say(f"Student: {', '.join(settings.pruning_steps)} of {source}.")
     before = read_manifest(base.path)
-    with whole_folder(folder, replace=True) as draft:
+    with atomic_folder(folder, replace=True) as draft:
         _save(draft, model, tokenizer if writes else None, base)
         if pieces:
             write_pieces(draft, pieces)
@@ -164,10 +164,10 @@ def student_of(recipe: Recipe) -> str:
     return name
 
 
-def _whole(base: LocalModel, artifact: Artifact | None) -> tuple[Any, Any]:
+def _load_uncut(base: LocalModel, artifact: Artifact | None) -> tuple[Any, Any]:
     """Model and tokenizer before anything is cut."""
     if artifact:
-        refuse_unmergeable(artifact)
+        check_mergeable(artifact)
         model, tokenizer = load_artifact_model(artifact, torch.float32)
         return model.merge_and_unload() if hasattr(model, "peft_config") else model, tokenizer
     if base.kind == "causal":

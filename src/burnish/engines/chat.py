@@ -4,17 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from burnish.core.images import joined, picture_in
+from burnish.core.images import image_from_file, join_parts
 from burnish.core.records import Message, Prompt
-from burnish.engines.external.base import ChildEngine
+from burnish.engines.external.base import ExternalEngine
 from burnish.engines.local.engine import LocalEngine
 
 
-class Chat:
+class ChatSession:
     """A conversation with one model; `ask` gives the pieces of an answer as they are made."""
 
     def __init__(
-        self, engine: LocalEngine | ChildEngine, system: str | None, settings: Prompt
+        self, engine: LocalEngine | ExternalEngine, system: str | None, settings: Prompt
     ) -> None:
         self.engine, self.settings = engine, settings
         told = engine.system if system is None else system
@@ -26,8 +26,8 @@ class Chat:
         Raises BadData when the conversation has outgrown the model's context, or for pictures that
         it can't see; BadPicture, NotFound.
         """
-        content, pictures = joined((*map(picture_in, images), question))
-        self.messages.append(Message("user", content, pictures=pictures))
+        content, pictures = join_parts((*map(image_from_file, images), question))
+        self.messages.append(Message("user", content, images=pictures))
         pieces = []
         for piece in self.engine.stream(replace(self.settings, messages=tuple(self.messages))):
             pieces.append(piece)

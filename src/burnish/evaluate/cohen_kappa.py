@@ -23,7 +23,7 @@ class Agreement:
     share: float
 
 
-def agreement(
+def measure_agreement(
     first: Sequence[str],
     second: Sequence[str],
     grades: Sequence[str],

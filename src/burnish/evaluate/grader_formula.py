@@ -22,7 +22,7 @@ _FUNCTIONS: Mapping[str, Callable[..., float]] = {
     "sqrt": math.sqrt,
     "log": math.log,
 }
-_LONGEST = 2000
+_MAX_LENGTH = 2000
 
 
 class BadFormula(ValueError):
@@ -32,16 +32,16 @@ class BadFormula(ValueError):
 def names_in(formula: str) -> set[str]:
     """The graders that a formula names. Raises BadFormula if it is none."""
     found: set[str] = set()
-    _value(_parsed(formula), _Any(found))
+    _evaluate(_parse(formula), _NameRecorder(found))
     return found
 
 
 def compute(formula: str, values: Mapping[str, float]) -> float:
     """Its value. `^` is a power. Raises BadFormula."""
-    return _value(_parsed(formula), values)
+    return _evaluate(_parse(formula), values)
 
 
-class _Any(dict[str, float]):
+class _NameRecorder(dict[str, float]):
     """Every name has a value; which were asked for is put down."""
 
     def __init__(self, asked: set[str]) -> None:
@@ -55,18 +55,18 @@ class _Any(dict[str, float]):
         return 0.5
 
 
-def _parsed(formula: str) -> ast.expr:
-    if len(formula) > _LONGEST:
-        raise BadFormula(f"the formula is longer than {_LONGEST} letters")
+def _parse(formula: str) -> ast.expr:
+    if len(formula) > _MAX_LENGTH:
+        raise BadFormula(f"the formula is longer than {_MAX_LENGTH} letters")
     try:
         return ast.parse(formula.replace("^", "**").strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise BadFormula("the formula cannot be read") from error
 
 
-def _value(part: ast.expr, values: Mapping[str, float]) -> float:
+def _evaluate(part: ast.expr, values: Mapping[str, float]) -> float:
     try:
-        result = float(_computed(part, values))
+        result = float(_evaluate_node(part, values))
     except (ArithmeticError, ValueError, TypeError, RecursionError) as error:
         if isinstance(error, BadFormula):
             raise
@@ -76,7 +76,7 @@ def _value(part: ast.expr, values: Mapping[str, float]) -> float:
     return result
 
 
-def _computed(part: ast.expr, values: Mapping[str, float]) -> float:
+def _evaluate_node(part: ast.expr, values: Mapping[str, float]) -> float:
     match part:
         case ast.Constant(value=bool()):
             pass
@@ -85,9 +85,9 @@ def _computed(part: ast.expr, values: Mapping[str, float]) -> float:
         case ast.Name(id=name) if name in values:
             return values[name]
         case ast.UnaryOp(op=ast.USub(), operand=inner):
-            return -_computed(inner, values)
+            return -_evaluate_node(inner, values)
         case ast.BinOp(left=left, op=sign, right=right) if type(sign) in _SIGNS:
-            return _SIGNS[type(sign)](_computed(left, values), _computed(right, values))
+            return _SIGNS[type(sign)](_evaluate_node(left, values), _evaluate_node(right, values))
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
-            return _FUNCTIONS[name](*[_computed(arg, values) for arg in args])
+            return _FUNCTIONS[name](*[_evaluate_node(arg, values) for arg in args])
     raise BadFormula(f"`{ast.unparse(part)[:60]}` is neither a grader nor arithmetic")

@@ -12,7 +12,7 @@ from sacrebleu import sentence_bleu
 _TEMPLATE = re.compile(r"\{\{\s*(item|sample)((?:\.\w+)*)\s*\}\}")
 
 
-class Unfilled(ValueError):
+class TemplateError(ValueError):
     """A template names what isn't there, in `root`: the `item` or the `sample`."""
 
     def __init__(self, what: str, root: str) -> None:
@@ -20,30 +20,30 @@ class Unfilled(ValueError):
         self.root = root
 
 
-def fill(template: str, item: Mapping[str, Any], said: str) -> str:
+def fill(template: str, item: Mapping[str, Any], output: str) -> str:
     """A template with what it names put in: keys of a row's `item`, and of what was `said`
     (`sample.output_text`, and `sample.output_json` where it is JSON). Raises Unfilled."""
 
     def found(match: re.Match[str]) -> str:
         root, path = match[1], match[2].split(".")[1:]
-        place: Any = item if root == "item" else sample_of(said)
+        place: Any = item if root == "item" else sample_of(output)
         for name in path:
             inside = isinstance(place, list) and name.isascii() and name.isdigit()
             try:
                 place = place[int(name)] if inside else place[name]
             except (LookupError, TypeError) as error:
                 missing = f"{{{{{'.'.join((root, *path))}}}}} is not there"
-                raise Unfilled(missing, root) from error
+                raise TemplateError(missing, root) from error
         return place if isinstance(place, str) else json.dumps(place, ensure_ascii=False)
 
     return _TEMPLATE.sub(found, template)
 
 
-def sample_of(said: str) -> dict[str, Any]:
+def sample_of(output: str) -> dict[str, Any]:
     """An answer as templates see it."""
-    sample: dict[str, Any] = {"output_text": said}
+    sample: dict[str, Any] = {"output_text": output}
     try:
-        sample["output_json"] = json.loads(said)
+        sample["output_json"] = json.loads(output)
     except (ValueError, RecursionError):
         return sample
     return sample

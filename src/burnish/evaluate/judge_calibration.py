@@ -13,11 +13,11 @@ from typing import Any
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.progress import say
 from burnish.core.recipe.evaluate import Evaluate
-from burnish.core.recipe.evaluate import Judge as Settings
+from burnish.core.recipe.evaluate import JudgeEndpoint as Settings
 from burnish.core.records import Prediction, Row, Scores
 from burnish.data.read import read_records
-from burnish.evaluate.cohen_kappa import Agreement, agreement
-from burnish.evaluate.judge import UNCLEAR, Case, Judge
+from burnish.evaluate.cohen_kappa import Agreement, measure_agreement
+from burnish.evaluate.judge import UNCLEAR, GradingCase, Judge
 from burnish.evaluate.scoring import with_interval
 from burnish.models.find_artifact import find_artifact
 
@@ -32,20 +32,20 @@ _COLUMNS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Calibrated:
+class CalibratedJudge:
     """A judge that agrees with people. `partial` names the compared models that are its own kin."""
 
     judge: Judge
     agreement: Agreement
-    partial: tuple[str, ...]
+    related_models: tuple[str, ...]
 
-    def graded(self, scores: Scores, rows: Sequence[Row], settings: Evaluate) -> Scores:
+    def grade(self, scores: Scores, rows: Sequence[Row], settings: Evaluate) -> Scores:
         """The scores by the judge's grades; those of words are kept beside them. An answer without
         a clear grade has the lowest one."""
         worth = self.judge.settings.grades
         both = list(zip(rows, scores.predictions, strict=True))
-        cases = [_case(row, one) for row, one in both]
-        found = self.judge.grades(cases, f"Grading by {self.judge.name}")
+        cases = [_grading_case(row, one) for row, one in both]
+        found = self.judge.grade(cases, f"Grading by {self.judge.name}")
         least = min(worth.values())
         graded = [
             replace(one, score=worth.get(grade, least))
@@ -59,7 +59,7 @@ class Calibrated:
         return with_interval(METRIC, graded, settings, extra)
 
     @property
-    def words(self) -> str:
+    def summary(self) -> str:
         """What stands beside every verdict on such scores."""
         kappa = self.agreement.kappa
         told = (
@@ -68,7 +68,7 @@ class Calibrated:
             f"{kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f}); the intervals of the "
             "scores don't hold its errors."
         )
-        kin = ", ".join(self.partial)
+        kin = ", ".join(self.related_models)
         return f"{told} It may favour {kin}, which is its own kin." if kin else told
 
     def as_dict(self) -> dict[str, Any]:
@@ -85,12 +85,12 @@ class Calibrated:
             "agreement": found.share,
             "grades": named,
             "confusion": [list(line) for line in found.table],
-            "partial": list(self.partial),
-            "words": self.words,
+            "partial": list(self.related_models),
+            "words": self.summary,
         }
 
 
-def calibrated(settings: Evaluate, compared: Sequence[str]) -> Calibrated | None:
+def calibrate_judge(settings: Evaluate, compared: Sequence[str]) -> CalibratedJudge | None:
     """The judge of a recipe, if one is to grade; `compared` are the models that it will grade.
 
     Raises BadRecipe where people graded too little, or the judge doesn't agree with them; BadData
@@ -100,30 +100,34 @@ def calibrated(settings: Evaluate, compared: Sequence[str]) -> Calibrated | None
         return None
     wanted = settings.judge
     judge = Judge(wanted, settings.batch_size)
-    cases, people = _graded_by_people(wanted)
-    said = judge.grades(cases, f"Grading what people graded, by {judge.name}")
-    found = agreement(people, said, [*wanted.grades, UNCLEAR], settings.confidence, settings.seed)
-    result = Calibrated(judge, found, _kin(wanted, compared))
+    cases, people = _read_human_grades(wanted)
+    said = judge.grade(cases, f"Grading what people graded, by {judge.name}")
+    found = measure_agreement(
+        people, said, [*wanted.grades, UNCLEAR], settings.confidence, settings.seed
+    )
+    result = CalibratedJudge(judge, found, _find_related_models(wanted, compared))
     if not found.kappa.value >= wanted.least_kappa:
         raise BadRecipe(
             f"{judge.name} doesn't grade as people do: kappa {found.kappa.value:.2f} "
             f"({found.kappa.low:.2f} to {found.kappa.high:.2f}) on {len(people)} answers; "
-            f"{wanted.least_kappa:.2f} is asked for. {_worst(found)}",
+            f"{wanted.least_kappa:.2f} is asked for. {_most_frequent_disagreement(found)}",
             "Say in evaluate.judge.rubric what the people were told, name another model, or take a "
             "metric of words. Lowering evaluate.judge.least_kappa only hides it.",
         )
-    say(result.words)
+    say(result.summary)
     return result
 
 
-def _case(row: Row, prediction: Prediction) -> Case:
+def _grading_case(row: Row, prediction: Prediction) -> GradingCase:
     """An answer as the judge sees it; of a conversation it sees all turns."""
     turns = [turn for turn in row.prompt if turn.role != "system"]
     asked = "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
-    return Case(asked if len(turns) > 1 else prediction.prompt, row.answer, prediction.answer)
+    return GradingCase(
+        asked if len(turns) > 1 else prediction.prompt, row.answer, prediction.answer
+    )
 
 
-def _graded_by_people(settings: Settings) -> tuple[list[Case], list[str]]:
+def _read_human_grades(settings: Settings) -> tuple[list[GradingCase], list[str]]:
     """Answers and the people's grades. Raises BadRecipe, BadData."""
     if not settings.human:
         raise BadRecipe(
@@ -132,10 +136,10 @@ def _graded_by_people(settings: Settings) -> tuple[list[Case], list[str]]:
             "evaluate.judge.human (columns question, answer, reference, verdict).",
         )
     known = {grade.strip().casefold(): grade for grade in settings.grades}
-    found: dict[Case, str] = {}
+    found: dict[GradingCase, str] = {}
     for file in settings.human:
         for number, record in read_records(file):
-            parts = {name: _said(record, names) for name, names in _COLUMNS.items()}
+            parts = {name: _column_text(record, names) for name, names in _COLUMNS.items()}
             verdict = known.get(parts.pop("verdict").strip().casefold())
             if verdict is None or not parts["question"]:
                 raise BadData(
@@ -143,17 +147,17 @@ def _graded_by_people(settings: Settings) -> tuple[list[Case], list[str]]:
                     f"{', '.join(settings.grades)}.",
                     "Correct the row, or name your own grades in evaluate.judge.grades.",
                 )
-            case = Case(**parts)
+            case = GradingCase(**parts)
             if found.setdefault(case, verdict) != verdict:
                 raise BadData(
                     f"{file}, row {number}: the same answer has another verdict further up.",
                     "Let the people agree on one, or leave the answer out.",
                 )
-    _refuse_few(list(found.values()), settings)
+    _refuse_few_grades(list(found.values()), settings)
     return list(found), list(found.values())
 
 
-def _refuse_few(people: Sequence[str], settings: Settings) -> None:
+def _refuse_few_grades(people: Sequence[str], settings: Settings) -> None:
     if len(people) < settings.least_labels:
         raise BadRecipe(
             f"People graded {len(people)} different answers; fewer than {settings.least_labels} "
@@ -168,11 +172,11 @@ def _refuse_few(people: Sequence[str], settings: Settings) -> None:
         )
 
 
-def _said(record: Mapping[str, Any], names: Sequence[str]) -> str:
+def _column_text(record: Mapping[str, Any], names: Sequence[str]) -> str:
     return next((str(record[name]) for name in names if record.get(name) is not None), "")
 
 
-def _kin(settings: Settings, compared: Sequence[str]) -> tuple[str, ...]:
+def _find_related_models(settings: Settings, compared: Sequence[str]) -> tuple[str, ...]:
     """The compared models that are the judge or have its base: models favour what they would say
     themselves (Panickssery et al. 2024, arXiv:2404.13076)."""
     own = settings.model if settings.endpoint else _base_of(settings.model)
@@ -184,7 +188,7 @@ def _base_of(source: str) -> str:
     return artifact.base if artifact else source
 
 
-def _worst(found: Agreement) -> str:
+def _most_frequent_disagreement(found: Agreement) -> str:
     """The disagreement that is most frequent."""
     counts = Counter(
         {

@@ -19,7 +19,7 @@ from burnish.core.recipe.evaluate import Evaluate
 from burnish.core.records import Prediction, Prompt, Scores
 from burnish.core.settings import workspace
 from burnish.engines.protocol import Engine
-from burnish.evaluate.scoring import Asked, ask, load_predictions, save_predictions, score
+from burnish.evaluate.scoring import PromptSet, ask, load_predictions, save_predictions, score
 from burnish.evaluate.tasks import deciding_metric
 
 #: Questions answered between two writes to the disk.
@@ -27,7 +27,7 @@ _BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
+class Measurement:
     """One model as it was measured on the test questions.
 
     Seconds of single requests, bytes of its weights."""
@@ -37,19 +37,25 @@ class Measured:
     memory_bytes: int
 
 
-def measured(identity: str, engine: Engine, asked: Asked, task: Task, settings: Evaluate) -> Scores:
+def evaluate_cached(
+    identity: str, engine: Engine, prompt_set: PromptSet, task: Task, settings: Evaluate
+) -> Scores:
     """Scores of an engine whose weights are `identity` (a hash); asked only if it hasn't been."""
     metric = deciding_metric(task, settings)
     blocks = [
-        Asked(asked.rows[begin : begin + _BLOCK], asked.prompts[begin : begin + _BLOCK])
-        for begin in range(0, len(asked.rows), _BLOCK)
+        PromptSet(
+            prompt_set.rows[begin : begin + _BLOCK], prompt_set.prompts[begin : begin + _BLOCK]
+        )
+        for begin in range(0, len(prompt_set.rows), _BLOCK)
     ]
-    files = [_kept("predictions", _key(identity, block, metric), "jsonl") for block in blocks]
+    files = [
+        _cache_file("predictions", _cache_key(identity, block, metric), "jsonl") for block in blocks
+    ]
     known = sum(file.exists() for file in files)
     if known:
-        say(f"{asked.label}: {known} of {len(files)} blocks of answers are there already.")
+        say(f"{prompt_set.label}: {known} of {len(files)} blocks of answers are there already.")
     predictions: list[Prediction] = []
-    with progress(asked.label, total=len(asked.rows)) as bar:
+    with progress(prompt_set.label, total=len(prompt_set.rows)) as bar:
         for block, file in zip(blocks, files, strict=True):
             if file.exists():
                 bar.advance(len(block.rows))
@@ -59,23 +65,23 @@ def measured(identity: str, engine: Engine, asked: Asked, task: Task, settings: 
     return score(predictions, metric, task, settings)
 
 
-def timed(identity: str, engine: Engine, prompts: Sequence[Prompt]) -> list[float]:
+def latency_cached(identity: str, engine: Engine, prompts: Sequence[Prompt]) -> list[float]:
     """Seconds of single requests, as `latencies` measures them, once for each weights and prompts.
 
     The machine isn't part of the key: a workspace belongs to one machine.
     """
-    file = _kept("latency", [identity, [prompt.as_dict() for prompt in prompts]], "json")
+    file = _cache_file("latency", [identity, [prompt.as_dict() for prompt in prompts]], "json")
     if not file.exists():
-        write_json(file, latencies(engine, prompts))
+        write_json(file, measure_latencies(engine, prompts))
     return [float(seconds) for seconds in json.loads(file.read_text(encoding="utf-8"))]
 
 
-def _key(identity: str, block: Asked, metric: str) -> list[Any]:
+def _cache_key(identity: str, block: PromptSet, metric: str) -> list[Any]:
     prompts = [prompt.as_dict() for prompt in block.prompts]
     return [identity, prompts, [(row.id, row.expected) for row in block.rows], metric]
 
 
-def _kept(kind: str, key: list[Any], ending: str) -> Path:
+def _cache_file(kind: str, key: list[Any], ending: str) -> Path:
     return workspace() / "cache" / kind / f"{hash_json([__version__, *key])[:24]}.{ending}"
 
 
@@ -83,7 +89,7 @@ def _kept(kind: str, key: list[Any], ending: str) -> Path:
 _QUESTIONS, _SECONDS, _LEAST = 16, 15.0, 3
 
 
-def latencies(engine: Engine, prompts: Sequence[Prompt]) -> list[float]:
+def measure_latencies(engine: Engine, prompts: Sequence[Prompt]) -> list[float]:
     """Seconds of each of a few prompts, spread over all, asked one at a time.
 
     Nothing is shared between them and none waits for a batch. The first one warms up and isn't

@@ -29,7 +29,7 @@ def evaluate_pairs(artifact: Artifact, rows: Sequence[Row], settings: Evaluate) 
     with progress("Judging pairs", total=len(rows)) as bar:
         for row in rows:
             begun = time.perf_counter()
-            better, worse = reward.worth([side.messages for side in row.sides])
+            better, worse = reward.score([side.messages for side in row.sides])
             seconds = time.perf_counter() - begun
             assert row.rejected is not None
             said = row.answer if better > worse else row.rejected.content

@@ -11,12 +11,12 @@ from burnish.core.recipe.recipe import Recipe
 from burnish.core.records import Scores
 from burnish.core.runs import Run, new_run
 from burnish.data.load import load
-from burnish.data.split import sample
-from burnish.engines.registry import any_of
-from burnish.evaluate.judge_calibration import calibrated
-from burnish.evaluate.prediction_cache import latencies
+from burnish.data.split import sample_rows
+from burnish.engines.registry import engine_for
+from burnish.evaluate.judge_calibration import calibrate_judge
+from burnish.evaluate.prediction_cache import measure_latencies
 from burnish.evaluate.preference_accuracy import evaluate_pairs
-from burnish.evaluate.scoring import Asked, evaluate, perplexity, save_predictions, summary
+from burnish.evaluate.scoring import PromptSet, evaluate, perplexity, save_predictions, summary
 from burnish.evaluate.tasks import (
     TASKS,
     answer_length,
@@ -69,43 +69,43 @@ def evaluate_source(
     """
     name = source or recipe.model.name
     artifact = find_artifact(name)
-    recipe = recipe.model_copy(update={"task": task_of(recipe.task, artifact)})
+    recipe = recipe.model_copy(update={"task": resolve_task(recipe.task, artifact)})
     dataset = load(recipe)
-    dataset.tell()
+    dataset.announce()
     task, settings = dataset.task, recipe.evaluate
-    rows = sample(dataset.split.test, settings.max_rows, settings.seed)
+    rows = sample_rows(dataset.split.test, settings.max_rows, settings.seed)
     refuse_unanswerable(rows)
     inputs = {"data": dict(dataset.hashes), "source": name}
     if artifact and artifact.kind == "reward":
         scores = evaluate_pairs(artifact, rows, settings)
         run = new_run("evaluate", recipe, inputs, out)
         alone = tuple(prediction.seconds for prediction in scores.predictions)
-        return _kept(Evaluation(run, name, scores, alone, None, tuple(dataset.notes)))
-    judge = calibrated(settings, [name])
-    engine = any_of(artifact, name)
+        return _save(Evaluation(run, name, scores, alone, None, tuple(dataset.notes)))
+    judge = calibrate_judge(settings, [name])
+    engine = engine_for(artifact, name)
     run = new_run("evaluate", recipe, inputs, out)
 
     known = dataset.split.train or rows
     length = answer_length(known, settings, engine.count_tokens)
     told = "" if artifact else TASKS[task.kind].instruction(task, known)
-    thoughts = artifact.thoughts if artifact else 0
+    thoughts = artifact.reasoning_tokens if artifact else 0
     prompts = [with_instruction(as_prompt(row, task, length, thoughts), told) for row in rows]
-    scores = evaluate(engine, Asked(rows, prompts, f"Asking {name}"), task, settings)
+    scores = evaluate(engine, PromptSet(rows, prompts, f"Asking {name}"), task, settings)
     if judge:
-        scores = judge.graded(scores, rows, settings)
+        scores = judge.grade(scores, rows, settings)
     result = Evaluation(
         run=run,
         source=name,
         scores=scores,
-        latencies=tuple(latencies(engine, prompts)),
-        perplexity=perplexity(engine, sample(rows, _PERPLEXITY_ROWS, settings.seed)),
+        latencies=tuple(measure_latencies(engine, prompts)),
+        perplexity=perplexity(engine, sample_rows(rows, _PERPLEXITY_ROWS, settings.seed)),
         notes=tuple(dataset.notes),
         judge=judge.as_dict() if judge else None,
     )
-    return _kept(result)
+    return _save(result)
 
 
-def _kept(result: Evaluation) -> Evaluation:
+def _save(result: Evaluation) -> Evaluation:
     """The same, written into its run."""
     run, scores = result.run, result.scores
     save_predictions(run.path / "predictions.jsonl", scores.predictions)
@@ -114,7 +114,7 @@ def _kept(result: Evaluation) -> Evaluation:
     return result
 
 
-def task_of(task: Task, artifact: Artifact | None) -> Task:
+def resolve_task(task: Task, artifact: Artifact | None) -> Task:
     """What the recipe leaves open, as the artifact was trained: kind, labels, system message."""
     if artifact is None:
         return task

@@ -7,21 +7,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from burnish.core.atomic import write_whole
+from burnish.core.atomic import write_atomic
 from burnish.core.errors import PromptTooLong
 from burnish.core.progress import Bar, progress
-from burnish.core.reasoning import apart
+from burnish.core.reasoning import split_reasoning
 from burnish.core.recipe.data import Task
 from burnish.core.recipe.evaluate import Evaluate
 from burnish.core.records import Prediction, Prompt, Row, Scores, clusters_of
 from burnish.core.stats import mean_interval, quantile
 from burnish.engines.protocol import Engine
-from burnish.evaluate.metrics import CORPUS, METRICS
+from burnish.evaluate.metrics import CORPUS_METRICS, METRICS
 from burnish.evaluate.tasks import deciding_metric
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class PromptSet:
     """Rows and the prompts by which they are asked, one each."""
 
     rows: Sequence[Row]
@@ -29,29 +29,31 @@ class Asked:
     label: str = "Asking"
 
 
-def evaluate(engine: Engine, asked: Asked, task: Task, settings: Evaluate) -> Scores:
+def evaluate(engine: Engine, prompt_set: PromptSet, task: Task, settings: Evaluate) -> Scores:
     """Answer all prompts and score them against their rows.
 
     Raises PromptTooLong with the row whose prompt doesn't fit the context.
     """
     metric = deciding_metric(task, settings)
-    with progress(asked.label, total=len(asked.prompts)) as bar:
-        predictions = ask(engine, asked, metric, settings.batch_size, bar)
+    with progress(prompt_set.label, total=len(prompt_set.prompts)) as bar:
+        predictions = ask(engine, prompt_set, metric, settings.batch_size, bar)
     return score(predictions, metric, task, settings)
 
 
-def ask(engine: Engine, asked: Asked, metric: str, batch_size: int, bar: Bar) -> list[Prediction]:
+def ask(
+    engine: Engine, prompt_set: PromptSet, metric: str, batch_size: int, bar: Bar
+) -> list[Prediction]:
     """One scored prediction a row."""
     try:
         answers = engine.answer(
-            asked.prompts, batch_size=batch_size, advance=lambda n: bar.advance(n)
+            prompt_set.prompts, batch_size=batch_size, advance=lambda n: bar.advance(n)
         )
     except PromptTooLong as error:
-        raise _with_row(error, engine, asked) from error
-    return predicted(asked.rows, answers, metric)
+        raise _with_row(error, engine, prompt_set) from error
+    return score_outputs(prompt_set.rows, answers, metric)
 
 
-class Said(Protocol):
+class ModelOutput(Protocol):
     """What a model said to one question: an answer of an engine, or a reply from elsewhere."""
 
     @property
@@ -71,7 +73,9 @@ class Said(Protocol):
         """How long it took."""
 
 
-def predicted(rows: Sequence[Row], said: Sequence[Said], metric: str) -> list[Prediction]:
+def score_outputs(
+    rows: Sequence[Row], outputs: Sequence[ModelOutput], metric: str
+) -> list[Prediction]:
     """One scored prediction a row: of what was said, not of what was thought before."""
     return [
         Prediction(
@@ -86,8 +90,8 @@ def predicted(rows: Sequence[Row], said: Sequence[Said], metric: str) -> list[Pr
             thought=thought,
             group=row.group or "",
         )
-        for row, one in zip(rows, said, strict=True)
-        for thought, answer in (apart(one.text),)
+        for row, one in zip(rows, outputs, strict=True)
+        for thought, answer in (split_reasoning(one.text),)
     ]
 
 
@@ -95,7 +99,9 @@ def score(predictions: Sequence[Prediction], metric: str, task: Task, settings: 
     """Predictions with their interval and what is shown beside it."""
     expected = [prediction.expected for prediction in predictions]
     answers = [prediction.answer for prediction in predictions]
-    extra = {name: over_all(expected, answers) for name, over_all in CORPUS[task.kind].items()}
+    extra = {
+        name: over_all(expected, answers) for name, over_all in CORPUS_METRICS[task.kind].items()
+    }
     return with_interval(metric, predictions, settings, extra)
 
 
@@ -115,7 +121,7 @@ def perplexity(engine: Engine, rows: Sequence[Row]) -> float:
     """exp of the mean negative log-probability of a token of the rows' last answers. Lower is
     better."""
     found = engine.log_likelihood(
-        [row.until(row.learnt[-1]) if row.learnt else row for row in rows]
+        [row.until(row.trained_turns[-1]) if row.trained_turns else row for row in rows]
     )
     return math.exp(-sum(log for log, _ in found) / sum(tokens for _, tokens in found))
 
@@ -142,7 +148,7 @@ def summary(name: str, scores: Scores, latencies: Sequence[float]) -> dict[str, 
 def save_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
     """One JSON object a line, whole or not at all."""
     lines = (json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in predictions)
-    write_whole(path, "".join(lines))
+    write_atomic(path, "".join(lines))
 
 
 def load_predictions(path: Path) -> list[Prediction]:
@@ -151,10 +157,10 @@ def load_predictions(path: Path) -> list[Prediction]:
     return [Prediction(**json.loads(line)) for line in lines if line]
 
 
-def _with_row(error: PromptTooLong, engine: Engine, asked: Asked) -> PromptTooLong:
+def _with_row(error: PromptTooLong, engine: Engine, prompt_set: PromptSet) -> PromptTooLong:
     """The same fault with the row that has the longest prompt."""
     row, _ = max(
-        zip(asked.rows, asked.prompts, strict=True),
+        zip(prompt_set.rows, prompt_set.prompts, strict=True),
         key=lambda pair: engine.count_tokens(pair[1].messages),
     )
     return PromptTooLong(f"{row.id}: {error.what}", error.fix)

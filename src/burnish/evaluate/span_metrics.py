@@ -13,42 +13,42 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 #: An answer in a code fence.
-FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", re.DOTALL | re.IGNORECASE)
+CODE_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", re.DOTALL | re.IGNORECASE)
 _DRAWS, _CONFIDENCE = 2_000, 0.95
 
 
 def span_f1(expected: str, answer: str) -> float:
     """F1 of one text's spans. Those that name no places are compared by words and label."""
-    right, said, there = _counted(expected, answer)
-    return 2 * right / (said + there) if said + there else float(_spans(answer) is not None)
+    right, said, there = _count_spans(expected, answer)
+    return 2 * right / (said + there) if said + there else float(_parse_spans(answer) is not None)
 
 
 def entity_f1(expected: Sequence[str], answers: Sequence[str]) -> float:
     """F1 over all spans of the set, as CoNLL-2003 counts (Tjong Kim Sang & De Meulder 2003) and
     seqeval does: 2 right / (said + there)."""
-    return float(_f1(_table(expected, answers).sum(0)))
+    return float(_f1(_count_rows(expected, answers).sum(0)))
 
 
 def entity_precision(expected: Sequence[str], answers: Sequence[str]) -> float:
     """Share of the spans said that are right."""
-    right, said, _ = _table(expected, answers).sum(0)
+    right, said, _ = _count_rows(expected, answers).sum(0)
     return float(right / max(said, 1))
 
 
 def entity_recall(expected: Sequence[str], answers: Sequence[str]) -> float:
     """Share of the spans there that were said rightly."""
-    right, _, there = _table(expected, answers).sum(0)
+    right, _, there = _count_rows(expected, answers).sum(0)
     return float(right / max(there, 1))
 
 
-def _end(share: float) -> Callable[[Sequence[str], Sequence[str]], float]:
+def _interval_end(share: float) -> Callable[[Sequence[str], Sequence[str]], float]:
     """An end of the percentile bootstrap's interval (95 %) of `entity_f1`: whole rows are drawn.
 
     Two rows are added, one right and one wrong span, as in core.stats.mean_interval.
     """
 
     def end(expected: Sequence[str], answers: Sequence[str]) -> float:
-        table = np.concatenate([_table(expected, answers), [[1, 1, 1], [0, 1, 1]]])
+        table = np.concatenate([_count_rows(expected, answers), [[1, 1, 1], [0, 1, 1]]])
         draws = np.random.default_rng(0).multinomial(
             len(table), np.full(len(table), 1 / len(table)), size=_DRAWS
         )
@@ -58,10 +58,10 @@ def _end(share: float) -> Callable[[Sequence[str], Sequence[str]], float]:
 
 
 #: What is shown beside the rows' score.
-SPANS: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {
+SPAN_METRICS: dict[str, Callable[[Sequence[str], Sequence[str]], float]] = {
     "entity_f1": entity_f1,
-    "entity_f1_low": _end((1 - _CONFIDENCE) / 2),
-    "entity_f1_high": _end((1 + _CONFIDENCE) / 2),
+    "entity_f1_low": _interval_end((1 - _CONFIDENCE) / 2),
+    "entity_f1_high": _interval_end((1 + _CONFIDENCE) / 2),
     "entity_precision": entity_precision,
     "entity_recall": entity_recall,
 }
@@ -73,13 +73,13 @@ def _f1(counts: np.ndarray) -> np.ndarray:
     return np.where(whole > 0, 2 * counts[..., 0] / np.maximum(whole, 1), 1.0)
 
 
-def _table(expected: Sequence[str], answers: Sequence[str]) -> np.ndarray:
+def _count_rows(expected: Sequence[str], answers: Sequence[str]) -> np.ndarray:
     """(rows, 3): spans that are right, said, and there."""
-    return np.array([_counted(*both) for both in zip(expected, answers, strict=True)])
+    return np.array([_count_spans(*both) for both in zip(expected, answers, strict=True)])
 
 
-def _counted(expected: str, answer: str) -> tuple[int, int, int]:
-    there, said = _spans(expected) or [], _spans(answer) or []
+def _count_spans(expected: str, answer: str) -> tuple[int, int, int]:
+    there, said = _parse_spans(expected) or [], _parse_spans(answer) or []
     placed = all("start" in one and "end" in one for one in (*there, *said))
     keys = ("start", "end", "label") if placed else ("text", "label")
     ours, theirs = (
@@ -89,9 +89,9 @@ def _counted(expected: str, answer: str) -> tuple[int, int, int]:
     return sum((ours & theirs).values()), len(said), len(there)
 
 
-def _spans(text: str) -> list[dict[str, object]] | None:
+def _parse_spans(text: str) -> list[dict[str, object]] | None:
     """The list of objects that an answer is, as it stands or in a code fence; None if it isn't."""
-    fenced = FENCE.fullmatch(text)
+    fenced = CODE_FENCE.fullmatch(text)
     try:
         value = json.loads(fenced.group(1) if fenced else text)
     except (json.JSONDecodeError, RecursionError):

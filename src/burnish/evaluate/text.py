@@ -11,7 +11,7 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 UNSPACED = re.compile(r"([\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """SQuAD's normal form (Rajpurkar et al. 2016): no case, punctuation, articles, extra space.
 
     Punctuation is that of all scripts, so that other languages are scored alike.

@@ -23,7 +23,9 @@ _USE = {
 }
 
 
-def card(artifact: Artifact, licence: str, parity: Mapping[str, Any], size: int) -> str:
+def render_model_card(
+    artifact: Artifact, licence: str, parity: Mapping[str, Any], size: int
+) -> str:
     """Markdown. `parity` is the content of `parity.json`, `size` the folder's bytes."""
     export, lineage = artifact.lineage["export"], artifact.lineage
     name = str(lineage.get("run", artifact.base))
@@ -36,7 +38,7 @@ def card(artifact: Artifact, licence: str, parity: Mapping[str, Any], size: int)
         *[f"- {reason}" for reason in parity["against"]],
         *_notes(artifact),
         "## Measured",
-        _table(measured(parity, size)),
+        _table(format_measurements(parity, size)),
         "## Use",
         "\n".join(["```", *uses, "```"]),
     ]
@@ -45,7 +47,7 @@ def card(artifact: Artifact, licence: str, parity: Mapping[str, Any], size: int)
             "It was trained with this system message. A client has to send it, except to "
             f"`burnish serve`:\n\n> {artifact.system}"
         ]
-    parts += ["## Lineage", _lineage(artifact)]
+    parts += ["## Lineage", _format_lineage(artifact)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,7 +74,7 @@ def _notes(artifact: Artifact) -> list[str]:
     return notes
 
 
-def measured(parity: Mapping[str, Any], size: int) -> dict[str, str]:
+def format_measurements(parity: Mapping[str, Any], size: int) -> dict[str, str]:
     """What was measured, as people read it."""
     lines = {"size": f"{size / 1e6:.1f} MB", "questions": str(parity["rows"])}
     for name, change in parity["changes"].items():
@@ -99,7 +101,7 @@ def _table(lines: Mapping[str, str]) -> str:
     return "\n".join(["| | |", "|---|---|", *[f"| {what} | {v} |" for what, v in lines.items()]])
 
 
-def _lineage(artifact: Artifact) -> str:
+def _format_lineage(artifact: Artifact) -> str:
     lineage = artifact.lineage
     facts = {
         "run": lineage.get("run"),

@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.core.atomic import whole_folder, write_json
+from burnish.core.atomic import atomic_folder, write_json
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
 from burnish.core.recipe.recipe import Recipe, make_recipe
 from burnish.core.runs import Run
-from burnish.engines.external.base import Running
-from burnish.engines.external.onnx import adapters_of
-from burnish.engines.local.open import open_engine
-from burnish.engines.scheduling.isolation_check import AdaptersMix, prove_switching
-from burnish.export.formats.onnx_multi_lora import write_switchable
-from burnish.export.formats.registry import quant_of, sign
-from burnish.export.parity.clients import open_door
-from burnish.export.parity.gate import Parity, measure
-from burnish.export.parity.questions import ask_trained, questions
-from burnish.export.run import PARITY, context_room
+from burnish.engines.external.base import LaunchOptions
+from burnish.engines.external.onnx import list_adapters
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.scheduling.isolation_check import AdapterLeak, check_export_isolation
+from burnish.export.formats.onnx_multi_lora import write_multi_adapter
+from burnish.export.formats.registry import resolve_quant, write_lineage
+from burnish.export.parity.clients import open_served_model
+from burnish.export.parity.gate import Parity, measure_parity
+from burnish.export.parity.questions import ask_trained, make_questions
+from burnish.export.run import PARITY_FILE, required_context
 from burnish.models.artifact import Artifact, open_artifact
 
 
 @dataclass(frozen=True, slots=True)
-class Switchable:
+class MultiAdapterExport:
     """An exported folder, how many answers showed that its adapters don't mix, and what the gate
     found of each run."""
 
@@ -53,48 +53,46 @@ class Switchable:
         }
 
 
-def export_switchable(
+def export_multi_adapter(
     runs: Sequence[Run], quant: str, out: Path | None = None, changes: Iterable[str] = ()
-) -> Switchable:
+) -> MultiAdapterExport:
     """Write the runs' base and their adapters for ORT-GenAI; ask each its own test split.
 
     Raises BadRecipe, BadData, CannotExport, AlreadyThere, AdaptersMix and leaves nothing then.
     """
     if len({run.id for run in runs}) < len(runs):
         raise BadRecipe("One run is named twice.", "Name other runs with --with.")
-    quant, settings = quant_of("onnx", quant), list(changes)
+    quant, settings = resolve_quant("onnx", quant), list(changes)
     recipes = [make_recipe(run.recipe.model_dump(mode="json"), settings) for run in runs]
     artifacts = {run.id: open_artifact(run.artifact) for run in runs}
     first = artifacts[runs[0].id]
     folder = (out or runs[0].path / "exports" / f"onnx-{quant}-switched").absolute()
     asked = {
-        run.id: questions(recipe, artifacts[run.id])
+        run.id: make_questions(recipe, artifacts[run.id])
         for run, recipe in zip(runs, recipes, strict=True)
     }
-    with whole_folder(folder) as draft:
-        adapters = write_switchable(draft, artifacts, quant)
+    with atomic_folder(folder) as draft:
+        adapters = write_multi_adapter(draft, artifacts, quant)
         facts = {"to": "onnx", "quant": quant, "file": "model.onnx", "adapters": adapters}
-        sign(draft, first, "onnx", facts)
-        proof = prove_switching(open_artifact(draft))
-        if proof.wrong:
-            raise AdaptersMix(
-                f"ORT-GenAI mixes these adapters: {proof.wrong}", "Export each alone."
-            )
+        write_lineage(draft, first, "onnx", facts)
+        proof = check_export_isolation(open_artifact(draft))
+        if proof.leak:
+            raise AdapterLeak(f"ORT-GenAI mixes these adapters: {proof.leak}", "Export each alone.")
     say(f"Wrote {folder}; {proof.compared} answers in every order, none of them mixed.")
     written, parities = open_artifact(folder), {}
-    for one, run, recipe in zip(adapters_of(written), runs, recipes, strict=True):
-        parities[run.id] = _gate(one, asked[run.id], run, recipe)
-    write_json(folder / PARITY, {name: parity.as_dict() for name, parity in parities.items()})
+    for one, run, recipe in zip(list_adapters(written), runs, recipes, strict=True):
+        parities[run.id] = _gate_adapter(one, asked[run.id], run, recipe)
+    write_json(folder / PARITY_FILE, {name: parity.as_dict() for name, parity in parities.items()})
     size = sum(file.stat().st_size for file in folder.iterdir())
-    return Switchable(written, proof.compared, parities, size)
+    return MultiAdapterExport(written, proof.compared, parities, size)
 
 
-def _gate(one: Artifact, asked: Any, run: Run, recipe: Recipe) -> Parity:
+def _gate_adapter(one: Artifact, asked: Any, run: Run, recipe: Recipe) -> Parity:
     """What the run's own gate says of the folder with this adapter."""
-    trained = ask_trained(open_engine(str(run.path)), asked)
-    room = Running(recipe.export.threads or 0, context_room(asked, trained))
-    door = open_door(one, room)
+    trained = ask_trained(open_local_engine(str(run.path)), asked)
+    room = LaunchOptions(recipe.export.threads or 0, required_context(asked, trained))
+    door = open_served_model(one, room)
     try:
-        return measure(door, asked, trained, recipe.export)
+        return measure_parity(door, asked, trained, recipe.export)
     finally:
         door.close()

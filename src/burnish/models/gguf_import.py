@@ -25,7 +25,7 @@ PRE_TOKENIZERS: dict[str, Any] = {
     "gpt-2": _BYTE_LEVEL,
 }
 
-BATTERY = (
+TOKENIZER_TEST_TEXTS = (
     "The capital of France is Paris.",
     "1234567890 and 3.14159, 2026-11-21",
     "\n\n1. first\n\n2. second\t\ttabs   spaces ",
@@ -39,7 +39,7 @@ BATTERY = (
 )
 
 
-def convert(file: Path, folder: Path) -> dict[str, Any]:
+def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
     """Write the model of a GGUF file as a safetensors folder; say what was proven.
 
     Raises PullFailed if the tokenizer isn't known to come out equal.
@@ -54,37 +54,39 @@ def convert(file: Path, folder: Path) -> dict[str, Any]:
     model.save_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     tokenizer.save_pretrained(folder)
-    if _field(reader, "tokenizer.ggml.model") == "gpt2":
-        _set_pre_tokenizer(folder, str(_field(reader, "tokenizer.ggml.pre")))
+    if _read_field(reader, "tokenizer.ggml.model") == "gpt2":
+        _set_pre_tokenizer(folder, str(_read_field(reader, "tokenizer.ggml.pre")))
     loaded = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return {"proof": prove(loaded, reader), "context_length": _context_length(reader)}
+    return {"proof": check_tokenizer(loaded, reader), "context_length": _context_length(reader)}
 
 
-def prove(tokenizer: PreTrainedTokenizerBase, reader: gguf.GGUFReader) -> dict[str, str]:
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, reader: gguf.GGUFReader) -> dict[str, str]:
     """Compare a tokenizer with a GGUF file's own tables. Raises PullFailed at a difference."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
-    tokens = _field(reader, "tokenizer.ggml.tokens")
+    tokens = _read_field(reader, "tokenizer.ggml.tokens")
     ours = tokenizer.convert_ids_to_tokens(list(range(len(tokens))))
-    _equal("vocabulary", ours, _spelled(tokens, reader))
+    _check_equal("vocabulary", ours, _with_plain_spaces(tokens, reader))
     proof = {"vocabulary": f"{len(tokens)} tokens equal"}
-    if merges := _field(reader, "tokenizer.ggml.merges"):
-        pairs = [pair if isinstance(pair, str) else " ".join(pair) for pair in _merges(backend)]
-        _equal("merges", pairs, merges)
+    if merges := _read_field(reader, "tokenizer.ggml.merges"):
+        pairs = [
+            pair if isinstance(pair, str) else " ".join(pair) for pair in _read_merges(backend)
+        ]
+        _check_equal("merges", pairs, merges)
         proof["merges"] = f"{len(merges)} merges equal"
     for name in ("bos", "eos"):
-        number = _field(reader, f"tokenizer.ggml.{name}_token_id")
-        _equal(f"{name} token", getattr(tokenizer, f"{name}_token_id"), number)
+        number = _read_field(reader, f"tokenizer.ggml.{name}_token_id")
+        _check_equal(f"{name} token", getattr(tokenizer, f"{name}_token_id"), number)
         proof[name] = tokens[number]
-    template = _field(reader, "tokenizer.chat_template")
-    _equal("chat template", tokenizer.chat_template, template)
+    template = _read_field(reader, "tokenizer.chat_template")
+    _check_equal("chat template", tokenizer.chat_template, template)
     proof["template"] = "equal" if template else "none"
-    proof["round_trip"] = _round_trips(tokenizer)
+    proof["round_trip"] = _check_round_trips(tokenizer)
     return proof
 
 
-def _spelled(tokens: list[str], reader: gguf.GGUFReader) -> list[str]:
+def _with_plain_spaces(tokens: list[str], reader: gguf.GGUFReader) -> list[str]:
     """The file's tokens; SentencePiece writes a space as ▁, and the file does in most tokens."""
-    if _field(reader, "tokenizer.ggml.model") != "llama":
+    if _read_field(reader, "tokenizer.ggml.model") != "llama":
         return tokens
     return [token.replace(" ", "▁") for token in tokens]
 
@@ -104,19 +106,19 @@ def _set_pre_tokenizer(folder: Path, name: str) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
-def _merges(backend: dict[str, Any]) -> list[Any]:
+def _read_merges(backend: dict[str, Any]) -> list[Any]:
     return list(backend["model"].get("merges", []))
 
 
-def _round_trips(tokenizer: PreTrainedTokenizerBase) -> str:
-    for text in BATTERY:
+def _check_round_trips(tokenizer: PreTrainedTokenizerBase) -> str:
+    for text in TOKENIZER_TEST_TEXTS:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         back = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
-        _equal("round trip", back, text)
-    return f"{len(BATTERY)} texts"
+        _check_equal("round trip", back, text)
+    return f"{len(TOKENIZER_TEST_TEXTS)} texts"
 
 
-def _equal(what: str, ours: object, theirs: object) -> None:
+def _check_equal(what: str, ours: object, theirs: object) -> None:
     if ours != theirs:
         raise PullFailed(
             f"The converted tokenizer isn't the file's own: its {what} differs.",
@@ -124,10 +126,10 @@ def _equal(what: str, ours: object, theirs: object) -> None:
         )
 
 
-def _field(reader: gguf.GGUFReader, name: str) -> Any:
+def _read_field(reader: gguf.GGUFReader, name: str) -> Any:
     field = reader.fields.get(name)
     return None if field is None else field.contents()
 
 
 def _context_length(reader: gguf.GGUFReader) -> int:
-    return int(_field(reader, f"{_field(reader, 'general.architecture')}.context_length"))
+    return int(_read_field(reader, f"{_read_field(reader, 'general.architecture')}.context_length"))

@@ -18,17 +18,17 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 
 from burnish.core.errors import BadData, BadRecipe
-from burnish.core.images import Picture, opened
+from burnish.core.images import Image, decode_image
 
 #: Prompts whose pictures are kept as tensors: a request's prompt is read twice.
-_KEPT = 4
+_CACHE_SIZE = 4
 #: All pictures of a conversation lie open at once, each then at a size of the model's own.
-_MOST_PICTURES = 32
-_MOST_PIXELS = 100_000_000
+_MAX_IMAGES = 32
+_MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ProcessedPrompt:
     """A rendered text with its pictures, as the model takes it.
 
     `ids` are the text's tokens, those that stand for pictures among them. `tensors` is what its
@@ -38,13 +38,13 @@ class Seen:
 
     ids: list[int]
     tensors: Mapping[str, torch.Tensor]
-    kinds: Mapping[str, Mapping[int, int]]
+    token_types: Mapping[str, Mapping[int, int]]
 
     def inputs(self, ids: Sequence[int], model: Any) -> dict[str, torch.Tensor]:
         """What `model` is given for these tokens, which may go on behind the text's."""
         found = {"input_ids": torch.tensor([list(ids)]), **self.tensors}
         found["attention_mask"] = torch.ones_like(found["input_ids"])
-        for name, kinds in self.kinds.items():
+        for name, kinds in self.token_types.items():
             found[name] = torch.tensor([[kinds.get(token, 0) for token in ids]])
         return {
             name: part.to(model.device, model.dtype if part.is_floating_point() else None)
@@ -52,12 +52,12 @@ class Seen:
         }
 
 
-class Sight:
+class ImageProcessor:
     """How a model sees: its processor."""
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
-        self._kept: OrderedDict[tuple[str, tuple[Picture, ...]], Seen] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, tuple[Image, ...]], ProcessedPrompt] = OrderedDict()
         # A server renders in one thread and answers in another.
         self._lock = threading.Lock()
         names = ("image_token", "boi_token", "video_token")
@@ -66,27 +66,27 @@ class Sight:
             str(token) for name in names if (token := getattr(processor, name, None))
         )
 
-    def see(self, text: str, pictures: Sequence[Picture]) -> Seen:
+    def process(self, text: str, pictures: Sequence[Image]) -> ProcessedPrompt:
         """A rendered text with its pictures. Raises BadData if the processor refuses them."""
         pixels = sum(picture.pixels for picture in pictures)
-        if len(pictures) > _MOST_PICTURES or pixels > _MOST_PIXELS:
+        if len(pictures) > _MAX_IMAGES or pixels > _MAX_PIXELS:
             raise BadData(
                 f"A conversation has {len(pictures)} pictures with {pixels / 1e6:.0f} million "
-                f"pixels; at most {_MOST_PICTURES} with {_MOST_PIXELS // 10**6} million are read.",
+                f"pixels; at most {_MAX_IMAGES} with {_MAX_PIXELS // 10**6} million are read.",
                 "Leave some out, or make them smaller.",
             )
         key = (text, tuple(pictures))
         with self._lock:
             found = self._kept.pop(key, None)
-        found = found or self._see(text, pictures)
+        found = found or self._run_processor(text, pictures)
         with self._lock:
             self._kept[key] = found
-            if len(self._kept) > _KEPT:
+            if len(self._kept) > _CACHE_SIZE:
                 self._kept.popitem(last=False)
         return found
 
-    def _see(self, text: str, pictures: Sequence[Picture]) -> Seen:
-        images = [[opened(picture.data) for picture in pictures]] if pictures else None
+    def _run_processor(self, text: str, pictures: Sequence[Image]) -> ProcessedPrompt:
+        images = [[decode_image(picture.data) for picture in pictures]] if pictures else None
         try:
             done = self.processor(
                 text=[text], images=images, add_special_tokens=False, return_tensors="pt"
@@ -103,7 +103,7 @@ class Sight:
             for name in list(done)
             if done[name].shape == ids.shape
         }
-        return Seen(ids[0].tolist(), dict(done), kinds)
+        return ProcessedPrompt(ids[0].tolist(), dict(done), kinds)
 
 
 def _processor_of(folder: Path, base: Path) -> Any:
@@ -115,13 +115,13 @@ def _processor_of(folder: Path, base: Path) -> Any:
     return own.from_pretrained(folder, local_files_only=True, backend="pil")
 
 
-def sight_of(tokenizer: Tokenizer) -> Sight | None:
+def image_processor_of(tokenizer: Tokenizer) -> ImageProcessor | None:
     """How the tokenizer's model sees; None for one that reads text only."""
-    found: Sight | None = getattr(tokenizer, "sight", None)
+    found: ImageProcessor | None = getattr(tokenizer, "sight", None)
     return found
 
 
-def load_seeing_tokenizer(folder: Path, name: str, base: Path | None = None) -> Tokenizer:
+def load_vision_tokenizer(folder: Path, name: str, base: Path | None = None) -> Tokenizer:
     """The tokenizer of a model that sees, with its sight; `base` is the folder of an adapter's
     base, which says what kind of model it is.
 
@@ -141,5 +141,5 @@ def load_seeing_tokenizer(folder: Path, name: str, base: Path | None = None) -> 
             f"{name} has no chat template, so that nothing says where a picture stands.",
             "Name a model that was made for conversations.",
         )
-    tokenizer.sight = Sight(processor)
+    tokenizer.sight = ImageProcessor(processor)
     return tokenizer

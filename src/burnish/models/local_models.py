@@ -17,7 +17,7 @@ from burnish.core.settings import models_folder
 
 MANIFEST = "model.json"
 #: What the folder of a trained model has instead (see models.artifact).
-FACTS = "artifact.json"
+ARTIFACT_FILE = "artifact.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class LocalModel:
 def find_model(name: str) -> LocalModel:
     """A pulled model by name, any folder with a manifest, or a run of this workspace that made an
     embedding model, by its id. Raises NotFound."""
-    for folder in (folder_of(name), Path(name), runs_folder() / name / "artifact"):
+    for folder in (model_folder(name), Path(name), runs_folder() / name / "artifact"):
         if (folder / MANIFEST).exists():
             return open_model(folder)
     raise NotFound(f"The model `{name}` is not on this machine.", f"burnish pull {name}")
@@ -61,7 +61,7 @@ def list_embedders() -> list[LocalModel]:
     return [model for model in (*list_models(), *tuned) if model.kind == "embedding"]
 
 
-def folder_of(name: str) -> Path:
+def model_folder(name: str) -> Path:
     """Where a model of this name is kept; a hub id's slash becomes two dashes."""
     return models_folder() / name.replace("/", "--")
 

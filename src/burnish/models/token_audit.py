@@ -14,25 +14,25 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadData
 from burnish.core.progress import progress, say
-from burnish.core.records import Finding, Message, Row, have_thoughts
+from burnish.core.records import Finding, Message, Row, have_reasoning
 from burnish.models.chat_template import (
-    Encoded,
-    PromptChanges,
-    as_served,
+    PromptMismatch,
+    TokenizedRow,
     encode_prompt,
     encode_row,
     end_of_turn,
     has_source,
     render_conversation,
-    switched,
+    set_thinking,
+    split_as_served,
 )
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import find_model
 
-Encode = Callable[[PreTrainedTokenizerBase, Row, int], Encoded]
+Encode = Callable[[PreTrainedTokenizerBase, Row, int], TokenizedRow]
 Serve = Callable[[PreTrainedTokenizerBase, Sequence[Message]], list[int]]
 
-_UNCUT = 1 << 30
+_UNLIMITED = 1 << 30
 
 #: code → (message, fix). `{need}` is the smallest max_length that cuts nothing.
 CHECKS: dict[str, tuple[str, str]] = {
@@ -77,7 +77,7 @@ CHECKS: dict[str, tuple[str, str]] = {
 
 
 #: What becomes of a conversation, where no template says it.
-READING = (
+SEQ2SEQ_NOTE = (
     "The encoder reads the texts of all messages before the last answer, joined by blank lines, "
     "without a chat template; that answer is what the decoder learns to say."
 )
@@ -88,9 +88,9 @@ class _Case:
     """One row with all that the checks look at."""
 
     row: Row
-    whole: Encoded
-    cut: Encoded
-    asked: Sequence[int]
+    whole: TokenizedRow
+    truncated: TokenizedRow
+    prompt_ids: Sequence[int]
     rendered: str
 
 
@@ -98,7 +98,7 @@ def audit_for(model: str, rows: Sequence[Row], max_length: int) -> list[Finding]
     """The findings for a model of this machine; how an encoder-decoder reads rows is said."""
     tokenizer = load_tokenizer(find_model(model))
     if has_source(tokenizer):
-        say(f"{model}: {READING}")
+        say(f"{model}: {SEQ2SEQ_NOTE}")
     return audit(rows, tokenizer, max_length)
 
 
@@ -115,12 +115,12 @@ def audit(
     what a server will ask; the audit compares the two. All findings are errors.
     """
     found: dict[tuple[str, str], list[int]] = defaultdict(list)
-    tokenizer, need = switched(tokenizer, have_thoughts(rows)), 0
+    tokenizer, need = set_thinking(tokenizer, have_reasoning(rows)), 0
     with progress("Token audit", total=len(rows)) as bar:
         for row in rows:
-            sides = (part for side in row.sides for part in as_served(tokenizer, side))
+            sides = (part for side in row.sides for part in split_as_served(tokenizer, side))
             for side in sides:
-                codes, length = _codes(side, tokenizer, max_length, encode, serve)
+                codes, length = _find_codes(side, tokenizer, max_length, encode, serve)
                 need = max(need, length)
                 for code in codes:
                     found[code, row.file].append(row.line)
@@ -138,7 +138,7 @@ def audit(
     ]
 
 
-def _codes(
+def _find_codes(
     row: Row,
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
@@ -147,24 +147,26 @@ def _codes(
 ) -> tuple[list[str], int]:
     """The codes of what is wrong with a row, and its length in tokens."""
     try:
-        whole = encode(tokenizer, row, _UNCUT)
+        whole = encode(tokenizer, row, _UNLIMITED)
         cut = whole if len(whole.ids) <= max_length else encode(tokenizer, row, max_length)
         asked = serve(tokenizer, row.prompt) if row.messages and not row.tools else []
         rendered = render_conversation(tokenizer, row.messages, row.tools) if row.messages else ""
-    except PromptChanges:
+    except PromptMismatch:
         return ["render_mismatch"], 0
     except BadData:
         return ["template_refuses"], 0
     case = _Case(row, whole, cut, asked, rendered)
-    return [code for code, wrong in _WRONG.items() if wrong(case, tokenizer)], len(whole.ids)
+    return [code for code, wrong in _CHECK_FUNCTIONS.items() if wrong(case, tokenizer)], len(
+        whole.ids
+    )
 
 
 def _no_trained_token(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
-    return case.cut.trained == 0
+    return case.truncated.target_count == 0
 
 
 def _answer_cut(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
-    return case.row.text is None and case.cut.trained < case.whole.trained
+    return case.row.text is None and case.truncated.target_count < case.whole.target_count
 
 
 def _end_of_turn_not_trained(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -179,23 +181,23 @@ def _doubled_bos(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def _render_mismatch(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
-    return list(case.whole.ids[: len(case.asked)]) != list(case.asked)
+    return list(case.whole.ids[: len(case.prompt_ids)]) != list(case.prompt_ids)
 
 
 def _message_dropped(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
-    turns = [replace(turn, thought="") for turn in case.row.messages]
+    turns = [replace(turn, reasoning="") for turn in case.row.messages]
     texts = [text for turn in turns for text in turn.parts if isinstance(text, str)]
-    texts += [turn.thought for turn in case.row.messages[-1:]]  # those before are told nobody
+    texts += [turn.reasoning for turn in case.row.messages[-1:]]  # those before are told nobody
     return any(text.strip() not in case.rendered for text in texts)
 
 
 def _tools_dropped(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
     calls = [call for message in case.row.messages for call in message.tool_calls]
-    names = [str(_function(tool).get("name", "")) for tool in (*case.row.tools, *calls)]
+    names = [str(_unwrap_function(tool).get("name", "")) for tool in (*case.row.tools, *calls)]
     return any(name not in case.rendered for name in names)
 
 
-def _function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+def _unwrap_function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
     """The function of a tool or of a call, which OpenAI's format wraps."""
     inner = tool.get("function")
     return inner if isinstance(inner, Mapping) else tool
@@ -206,7 +208,7 @@ def _special_token_in_text(case: _Case, tokenizer: PreTrainedTokenizerBase) -> b
     return any(token in text for token in tokenizer.all_special_tokens for text in texts)
 
 
-_WRONG: dict[str, Callable[[_Case, PreTrainedTokenizerBase], bool]] = {
+_CHECK_FUNCTIONS: dict[str, Callable[[_Case, PreTrainedTokenizerBase], bool]] = {
     "no_trained_token": _no_trained_token,
     "answer_cut": _answer_cut,
     "end_of_turn_not_trained": _end_of_turn_not_trained,

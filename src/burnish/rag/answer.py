@@ -10,8 +10,8 @@ from burnish.core.progress import say
 from burnish.core.records import Message, Prompt
 from burnish.engines.local.engine import LocalEngine
 from burnish.rag.grounding import LEAST_SUPPORT, support
-from burnish.rag.prompt import fitting, with_passages
-from burnish.rag.search import Found, Index
+from burnish.rag.prompt import fit_passages, with_passages
+from burnish.rag.search import Index, SearchHit
 
 INSTRUCTION = (
     "Answer the question briefly, from the numbered passages only, and name the passage after each "
@@ -21,7 +21,7 @@ DONT_KNOW = "I don't know."
 
 
 @dataclass(frozen=True, slots=True)
-class Asking:
+class AnswerSettings:
     """How a question is asked.
 
     `k` passages at the most, of files that match the pattern `files`; if the most similar passage
@@ -42,19 +42,19 @@ class Citation:
 
     number: int
     cited: bool
-    found: Found
+    hit: SearchHit
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish ask --json` prints."""
-        return {"number": self.number, "cited": self.cited, **self.found.as_dict()}
+        return {"number": self.number, "cited": self.cited, **self.hit.as_dict()}
 
     def as_text(self) -> str:
         """`[1] skua.md: Skua > Lights (characters 120 to 340)`."""
-        return f"[{self.number}] {self.found.passage.source}"
+        return f"[{self.number}] {self.hit.passage.source}"
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class CitedAnswer:
     """An answer and the passages behind it. `known` is false if it says that it doesn't know.
 
     `support` is how far the passages say it, 0 to 1 (rag.grounding), none where there is nothing to
@@ -96,20 +96,20 @@ class Reply:
         return "\n\n".join(parts)
 
 
-def ask(engine: LocalEngine, index: Index, question: str, asking: Asking) -> Reply:
+def ask(engine: LocalEngine, index: Index, question: str, settings: AnswerSettings) -> CitedAnswer:
     """Answer a question from the index. Raises PromptTooLong if not even one passage fits.
 
     A model is told to cite; a run is asked as it was trained, with the prompt of its training.
     """
-    found = index.search(question, asking.k, asking.files)
+    found = index.search(question, settings.k, settings.files)
     nearest = max((item.similarity or 0.0 for item in found), default=0.0)
-    if nearest < asking.least_similarity:
+    if nearest < settings.least_similarity:
         say(f"The nearest passage has a similarity of {nearest:.2f}: the model was not asked.")
-        return Reply(DONT_KNOW, False, ())
+        return CitedAnswer(DONT_KNOW, False, ())
     told = INSTRUCTION if engine.system is None else engine.system
     messages = (Message("system", told), Message("user", question))
-    room = engine.context_length - asking.max_new_tokens
-    kept = fitting(messages, [item.passage for item in found], engine.count_tokens, room)
+    room = engine.context_length - settings.max_new_tokens
+    kept = fit_passages(messages, [item.passage for item in found], engine.count_tokens, room)
     if not kept:
         raise PromptTooLong(
             f"Not even one passage fits the context of {engine.name} ({engine.context_length} "
@@ -118,16 +118,18 @@ def ask(engine: LocalEngine, index: Index, question: str, asking: Asking) -> Rep
         )
     if len(kept) < len(found):
         say(f"{len(kept)} of {len(found)} passages fit the context.")
-    prompt = Prompt(with_passages(messages, kept), max_new_tokens=asking.max_new_tokens)
+    prompt = Prompt(with_passages(messages, kept), max_new_tokens=settings.max_new_tokens)
     answer = engine.answer([prompt])[0].text.strip()
-    return _reply(question, answer, found[: len(kept)], asking.least_support)
+    return _cite(question, answer, found[: len(kept)], settings.least_support)
 
 
-def _reply(question: str, answer: str, found: Sequence[Found], least_support: float) -> Reply:
+def _cite(
+    question: str, answer: str, found: Sequence[SearchHit], least_support: float
+) -> CitedAnswer:
     named = {int(number) for number in re.findall(r"\[(\d+)\]", answer)}
     known = not re.match(r"I (don[’']t|do not) know\b", answer, flags=re.IGNORECASE)
     citations = (Citation(n, n in named, item) for n, item in enumerate(found, start=1))
-    texts = [f"{item.passage.place}\n{item.passage.text}" for item in found]
+    texts = [f"{item.passage.section}\n{item.passage.text}" for item in found]
     share = support(answer, texts, question) if known else None
     supported = share is None or share >= least_support
-    return Reply(answer, known, tuple(citations), share, supported)
+    return CitedAnswer(answer, known, tuple(citations), share, supported)

@@ -13,14 +13,14 @@ import numpy as np
 _BLOCK = 1 << 15
 
 
-def sign_bits(vectors: np.ndarray) -> np.ndarray:
+def binarize(vectors: np.ndarray) -> np.ndarray:
     """Which numbers of (passages, width) are above 0: uint64 of shape (passages, width / 64)."""
     bits = np.packbits(vectors > 0, axis=1)
     return np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
 
 
 @dataclass(frozen=True, slots=True)
-class Signs:
+class BinaryVectors:
     """The sign bits of an index.
 
     `ids` and `documents` are int64 of shape (passages,), ids ascending; `columns` is uint64 of
@@ -32,7 +32,7 @@ class Signs:
     columns: np.ndarray
 
     @classmethod
-    def joined(cls, rows: Sequence[tuple[int, int, int, bytes]]) -> "Signs":
+    def from_rows(cls, rows: Sequence[tuple[int, int, int, bytes]]) -> "BinaryVectors":
         """Of rows (document, its first passage's id, its passages, their bits), by passage."""
         counts = np.array([row[2] for row in rows], dtype=np.int64)
         firsts = np.array([row[1] for row in rows], dtype=np.int64)
@@ -46,18 +46,18 @@ class Signs:
         self, vector: np.ndarray, most: int, documents: np.ndarray | None = None
     ) -> np.ndarray:
         """The ids of `most` passages whose signs agree best, of these documents; in any order."""
-        rows = np.arange(len(self.ids)) if documents is None else self._rows_of(documents)
+        rows = np.arange(len(self.ids)) if documents is None else self._select_rows(documents)
         if len(rows) > most:
-            rows = rows[np.argpartition(self._differences(vector)[rows], most)[:most]]
+            rows = rows[np.argpartition(self._hamming_distances(vector)[rows], most)[:most]]
         found: np.ndarray = self.ids[rows]
         return found
 
-    def _rows_of(self, documents: np.ndarray) -> np.ndarray:
+    def _select_rows(self, documents: np.ndarray) -> np.ndarray:
         return np.flatnonzero(np.isin(self.documents, documents))
 
-    def _differences(self, vector: np.ndarray) -> np.ndarray:
+    def _hamming_distances(self, vector: np.ndarray) -> np.ndarray:
         """How many signs differ (the Hamming distance), for each passage: uint16."""
-        asked = sign_bits(vector[None])[0]
+        asked = binarize(vector[None])[0]
         differences = np.zeros(len(self.ids), dtype=np.uint16)
         for begin in range(0, len(differences), _BLOCK):
             block = differences[begin : begin + _BLOCK]

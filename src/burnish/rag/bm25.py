@@ -19,13 +19,13 @@ from burnish.core.progress import progress
 from burnish.rag.store import Ranking
 
 #: Passage id, its document's id, its text.
-Row = tuple[int, int, str]
+IndexedText = tuple[int, int, str]
 #: Bytes that are gathered in memory before they are written.
 _HEAP = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class IndexState:
     """How far the folder has followed: the database's own name, the last passage that came in and
     the last document that went."""
 
@@ -35,13 +35,13 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class IndexChanges:
     """What the database has beyond a state: ids of documents that went, and passages that came,
     `count` of them, each document's together."""
 
-    state: State
+    state: IndexState
     gone: Sequence[int]
-    rows: Iterable[Row]
+    rows: Iterable[IndexedText]
     count: int
 
 
@@ -50,11 +50,11 @@ class WordIndex:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._state = State()
+        self._state = IndexState()
         self._index: tantivy.Index | None = None
         self._words = _analyzer()
 
-    def follow(self, now: State, news: Callable[[State], News]) -> None:
+    def update(self, now: IndexState, news: Callable[[IndexState], IndexChanges]) -> None:
         """Bring the folder to where the database is (`now`), by what `news` says since a state.
 
         Processes take turns; the second finds the work done.
@@ -64,10 +64,10 @@ class WordIndex:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "lock"):
             index, then = self._open(now.database)
-            self._state = then if then == now else self._bring_in(index, news(then))
+            self._state = then if then == now else self._apply_changes(index, news(then))
             self._index = index
 
-    def best(self, question: str, most: int, documents: Sequence[int] | None = None) -> Ranking:
+    def search(self, question: str, most: int, documents: Sequence[int] | None = None) -> Ranking:
         """The passages with the highest BM25 (Robertson & Zaragoza 2009), of these documents only.
 
         Raises nothing for any text: a question has words, and no query language.
@@ -92,23 +92,25 @@ class WordIndex:
         ]
         return sorted(scored, key=lambda item: (-item[1], item[0]))
 
-    def _open(self, database: str) -> tuple[tantivy.Index, State]:
+    def _open(self, database: str) -> tuple[tantivy.Index, IndexState]:
         """The folder's index and what it knows: nothing if it had to be made anew."""
         try:
-            state = State(**json.loads((self.folder / "state.json").read_text(encoding="utf-8")))
+            state = IndexState(
+                **json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
+            )
             if state.database == database:
                 return self._register(tantivy.Index.open(str(self.folder / "index"))), state
         except (OSError, ValueError, TypeError):
             pass
         shutil.rmtree(self.folder / "index", ignore_errors=True)
         (self.folder / "index").mkdir()
-        return self._register(tantivy.Index(_SCHEMA, path=str(self.folder / "index"))), State()
+        return self._register(tantivy.Index(_SCHEMA, path=str(self.folder / "index"))), IndexState()
 
     def _register(self, index: tantivy.Index) -> tantivy.Index:
         index.register_tokenizer("stems", self._words)
         return index
 
-    def _bring_in(self, index: tantivy.Index, news: News) -> State:
+    def _apply_changes(self, index: tantivy.Index, news: IndexChanges) -> IndexState:
         writer = index.writer(heap_size=_HEAP, num_threads=1)
         for document in news.gone:
             writer.delete_documents_by_term("document", document)

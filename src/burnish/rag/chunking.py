@@ -21,7 +21,7 @@ _LONGEST_TOKEN = 40
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*\s+|\n\s*")
 
 
-def chunks(document: Document, token_spans: TokenSpans, most: int) -> list[Block]:
+def chunk_document(document: Document, token_spans: TokenSpans, max_tokens: int) -> list[Block]:
     """The passages of a document, in order: at most `most` tokens each.
 
     Together they hold all of the text that isn't white space.
@@ -29,11 +29,13 @@ def chunks(document: Document, token_spans: TokenSpans, most: int) -> list[Block
     found: list[Block] = []
     for (headings, page), blocks in groupby(document.blocks, key=lambda b: (b.headings, b.page)):
         pieces = [
-            piece for block in blocks for piece in _pieces(document, block, token_spans, most)
+            piece
+            for block in blocks
+            for piece in _split_block(document, block, token_spans, max_tokens)
         ]
         open_start, open_end, size = 0, 0, 0
         for start, end, tokens in pieces:
-            if size and (start < open_end or size + tokens > most):
+            if size and (start < open_end or size + tokens > max_tokens):
                 found.append(Block(open_start, open_end, headings, page))
                 size = 0
             open_start, open_end = (open_start if size else start), end
@@ -43,7 +45,7 @@ def chunks(document: Document, token_spans: TokenSpans, most: int) -> list[Block
     return found
 
 
-def _pieces(
+def _split_block(
     document: Document, block: Block, token_spans: TokenSpans, most: int
 ) -> list[tuple[int, int, int]]:
     """(start, end, tokens) of a block: itself, or overlapping parts of one that is too long."""
@@ -58,10 +60,10 @@ def _pieces(
         if left <= most:
             pieces.append((block.start + begin, block.end, left))
             return pieces
-        cut = _cut(text, starts, first, first + most)
+        cut = _find_cut(text, starts, first, first + most)
         end = begin + len(text[begin : starts[cut]].rstrip())
         pieces.append((block.start + begin, block.start + end, cut - first))
-        first = _resumed(text, starts, first, cut, int(most * _OVERLAP))
+        first = _find_resume(text, starts, first, cut, int(most * _OVERLAP))
 
 
 def _token_starts(text: str, token_spans: TokenSpans) -> list[int]:
@@ -71,7 +73,7 @@ def _token_starts(text: str, token_spans: TokenSpans) -> list[int]:
     return starts
 
 
-def _cut(text: str, starts: Sequence[int], first: int, limit: int) -> int:
+def _find_cut(text: str, starts: Sequence[int], first: int, limit: int) -> int:
     """The token before which to cut: the last sentence end in the second half, else a word's."""
     half = (first + limit) // 2
     ends = {found.end() for found in _SENTENCE_END.finditer(text, starts[half], starts[limit])}
@@ -84,7 +86,7 @@ def _cut(text: str, starts: Sequence[int], first: int, limit: int) -> int:
     return limit
 
 
-def _resumed(text: str, starts: Sequence[int], first: int, cut: int, overlap: int) -> int:
+def _find_resume(text: str, starts: Sequence[int], first: int, cut: int, overlap: int) -> int:
     """The token that begins the next part: a word's first, at most `overlap` before the cut."""
     for place in range(max(cut - overlap, first + 1), cut):
         if text[starts[place] - 1].isspace():

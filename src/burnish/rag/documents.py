@@ -32,7 +32,7 @@ class Document:
 
 
 @dataclass(slots=True)
-class Draft:
+class DocumentBuilder:
     """A document that is being read piece by piece, for files whose text has to be put together."""
 
     title: str
@@ -42,7 +42,7 @@ class Draft:
     _outline: dict[int, str] = field(default_factory=dict)
     _heading_at: int | None = None
 
-    def heading(self, level: int, text: str) -> None:
+    def add_heading(self, level: int, text: str) -> None:
         """Begin a section; `level` 1 is the outermost. An empty one is nothing."""
         if not (text := text.strip()):
             return
@@ -52,7 +52,7 @@ class Draft:
         self._outline[level] = text
         self.text += f"{text}\n\n"
 
-    def block(self, text: str) -> None:
+    def add_block(self, text: str) -> None:
         """Add a paragraph; an empty one is nothing."""
         if not (text := text.strip()):
             return
@@ -63,7 +63,7 @@ class Draft:
         self._heading_at = None
         self.text += "\n\n"
 
-    def finished(self) -> Document:
+    def build(self) -> Document:
         """The document; headings at the end with nothing below them are a block of their own."""
         if self._heading_at is not None:
             headings = tuple(self._outline[level] for level in sorted(self._outline))

@@ -15,11 +15,11 @@ from burnish.core.errors import BadData, BadRecipe, NotFound, Unavailable
 from burnish.core.progress import Bar, progress, say
 from burnish.models.heads.embedder import Embedder
 from burnish.models.local_models import find_model
-from burnish.rag.chunking import chunks
-from burnish.rag.locations import Place, place
+from burnish.rag.chunking import chunk_document
+from burnish.rag.locations import IndexLocations, index_locations
 from burnish.rag.readers import read_document, readers
 from burnish.rag.search import refuse_other_embedder
-from burnish.rag.store import Passage, Store
+from burnish.rag.store import Passage, PassageStore
 
 #: Part of what a file is known by: a change in how files are read or cut makes all anew.
 _VERSION = 1
@@ -65,7 +65,7 @@ class IndexReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Making:
+class IndexSettings:
     """How passages are made: the name of the embedder, and the tokens that a passage may have."""
 
     embedder: str = "all-minilm-l6-v2"
@@ -81,26 +81,26 @@ def build_index(
     that isn't there, BadData if there is nothing to read (no new index is left then), BadRecipe if
     the index was made in another way.
     """
-    kept = place()
+    kept = index_locations()
     where = kept.where(name)
     is_new = name not in kept.names()
-    before = {} if is_new else _facts_of(kept, name)
+    before = {} if is_new else _read_facts(kept, name)
     named = [str(path.absolute()) for path in sources] or list(before.get("sources", ()))
     if not named:
         raise BadRecipe("Nothing is named to index.", f"burnish index FOLDER --name {name}")
-    making = Making(**{**before.get("making", {}), **(changes or {})})
-    files, not_read = documents_in(named)
+    making = IndexSettings(**{**before.get("making", {}), **(changes or {})})
+    files, not_read = find_documents(named)
     embedder = Embedder(find_model(making.embedder))
     _refuse_too_long(making, embedder)
-    _refuse_other_making(name, before, making, embedder)
+    _refuse_other_settings(name, before, making, embedder)
     store = kept.open(name)
-    work = _Indexing(store, embedder, making)
+    work = _Indexer(store, embedder, making)
     own = {"name": embedder.name, "sha256": embedder.sha256}
     facts = {"sources": named, "making": asdict(making), "embedder": own}
-    store.note({**facts, "complete": False})
+    store.set_facts({**facts, "complete": False})
     counts = work.renew(files)
-    store.settle()
-    store.note({**facts, "complete": True})
+    store.refresh()
+    store.set_facts({**facts, "complete": True})
     passages = store.count()
     store.close()
     if is_new and not passages:
@@ -110,13 +110,13 @@ def build_index(
 
 
 @dataclass(slots=True)
-class _Indexing:
+class _Indexer:
     """One run over the files; `waiting` are those that are read and not yet put down."""
 
-    store: Store
+    store: PassageStore
     embedder: Embedder
-    making: Making
-    waiting: list[tuple[str, str, list[Passage]]] = field(default_factory=list)
+    settings: IndexSettings
+    pending: list[tuple[str, str, list[Passage]]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def renew(self, files: Sequence[Path]) -> tuple[int, int, int, int]:
@@ -126,14 +126,14 @@ class _Indexing:
         fresh = [file for file, digest in found.items() if known.get(file) != digest]
         with progress("Indexing", total=sum(_size(file) for file in fresh)) as bar:
             for file in fresh:
-                passages = self._passages(Path(file))
+                passages = self._read_passages(Path(file))
                 if passages:
-                    self.waiting.append((file, found[file], passages))
+                    self.pending.append((file, found[file], passages))
                 else:
                     bar.advance(_size(file))
-                if sum(len(some) for _, _, some in self.waiting) >= _BLOCK:
-                    self._put_down(bar)
-            self._put_down(bar)
+                if sum(len(some) for _, _, some in self.pending) >= _BLOCK:
+                    self._flush(bar)
+            self._flush(bar)
         broken = {file for file, _ in self.skipped}
         gone = set(known) - (set(found) - broken)
         self.store.remove(gone)
@@ -148,14 +148,14 @@ class _Indexing:
             self._skip(file, f"{file} can't be read: {error.strerror}.")
             return None
 
-    def _passages(self, file: Path) -> list[Passage]:
+    def _read_passages(self, file: Path) -> list[Passage]:
         """What a file says, in passages; none, and named, if it can't be read."""
         try:
             document = read_document(file)
         except (BadData, Unavailable) as error:
             self._skip(file, f"{error.what.rstrip('.')}. {error.fix}")
             return []
-        spans, most = self.embedder.token_spans, self.making.chunk_tokens
+        spans, most = self.embedder.token_spans, self.settings.chunk_tokens
         return [
             Passage(
                 file=str(file),
@@ -166,31 +166,31 @@ class _Indexing:
                 end=block.end,
                 text=document.text[block.start : block.end],
             )
-            for block in chunks(document, spans, most)
+            for block in chunk_document(document, spans, most)
         ]
 
     def _skip(self, file: Path, reason: str) -> None:
         self.skipped.append((str(file), reason))
         say(f"Skipped {reason}")
 
-    def _put_down(self, bar: Bar) -> None:
+    def _flush(self, bar: Bar) -> None:
         """Embed what waits, all in one go, and put it into the store file by file."""
-        texts = [embedded_text(passage) for _, _, some in self.waiting for passage in some]
+        texts = [embedded_text(passage) for _, _, some in self.pending for passage in some]
         vectors = self.embedder.encode(texts)
         begin = 0
-        for file, digest, passages in self.waiting:
+        for file, digest, passages in self.pending:
             self.store.replace(file, digest, passages, vectors[begin : begin + len(passages)])
             begin += len(passages)
             bar.advance(_size(file), note=Path(file).name)
-        self.waiting.clear()
+        self.pending.clear()
 
 
 def embedded_text(passage: Passage) -> str:
     """What is embedded: title and headings, which a passage from the middle needs, and the text."""
-    return f"{passage.place}\n{passage.text}"
+    return f"{passage.section}\n{passage.text}"
 
 
-def documents_in(sources: Sequence[str]) -> tuple[list[Path], dict[str, int]]:
+def find_documents(sources: Sequence[str]) -> tuple[list[Path], dict[str, int]]:
     """Documents below the sources, sorted, and how many files of each other kind there are.
 
     Hidden files and folders are passed over, as `ls` does. Raises NotFound, BadData.
@@ -217,14 +217,14 @@ def documents_in(sources: Sequence[str]) -> tuple[list[Path], dict[str, int]]:
     return list(found), dict(others)
 
 
-def _facts_of(kept: Place, name: str) -> dict[str, Any]:
+def _read_facts(kept: IndexLocations, name: str) -> dict[str, Any]:
     store = kept.open(name)
     facts = store.facts()
     store.close()
     return facts
 
 
-def _refuse_too_long(making: Making, embedder: Embedder) -> None:
+def _refuse_too_long(making: IndexSettings, embedder: Embedder) -> None:
     """Raise BadRecipe for passages whose end would not be in their vectors."""
     if making.chunk_tokens > embedder.max_tokens:
         raise BadRecipe(
@@ -234,8 +234,8 @@ def _refuse_too_long(making: Making, embedder: Embedder) -> None:
         )
 
 
-def _refuse_other_making(
-    name: str, facts: Mapping[str, Any], making: Making, embedder: Embedder
+def _refuse_other_settings(
+    name: str, facts: Mapping[str, Any], making: IndexSettings, embedder: Embedder
 ) -> None:
     if not facts:
         return
@@ -243,7 +243,7 @@ def _refuse_other_making(
         made = ", ".join(f"{key} {value}" for key, value in facts["making"].items())
         raise BadRecipe(
             f"The index `{name}` was made with other settings: {made}.",
-            f"Choose another --name, or remove {place().where(name)}.",
+            f"Choose another --name, or remove {index_locations().where(name)}.",
         )
     refuse_other_embedder(name, facts, embedder)
 

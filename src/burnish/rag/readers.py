@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.core.errors import BadData, BurnishError, Unavailable
-from burnish.rag.documents import Block, Document, Draft, Reader
+from burnish.rag.documents import Block, Document, DocumentBuilder, Reader
 
 #: What libraries raise on broken files, beside their own errors (which derive from these or are
 #: turned into BadData by the reader).
@@ -40,19 +40,19 @@ _UNREAD_TAGS = frozenset({"script", "style", "template"})
 
 def read_text(file: Path) -> Document:
     """Plain text: paragraphs between empty lines."""
-    text = _decoded(file)
+    text = _decode_file(file)
     blocks = (Block(found.start(), found.end()) for found in _PARAGRAPH.finditer(text))
     return Document(file.stem, text, tuple(blocks))
 
 
 def read_markdown(file: Path) -> Document:
     """Markdown (CommonMark): the blocks of the top level, under their headings."""
-    text = _decoded(file)
+    text = _decode_file(file)
     front = _FRONT_MATTER.match(text)
     begin = front.end() if front else 0
     body = text[begin:]
     starts = [begin, *(begin + end for end in accumulate(len(m[0]) for m in _LINE.finditer(body)))]
-    tokens = _library("markdown_it").MarkdownIt("commonmark").enable("table").parse(body)
+    tokens = _import_library("markdown_it").MarkdownIt("commonmark").enable("table").parse(body)
     blocks = [Block(0, len(text[:begin].rstrip()))] if front else []
     outline: dict[int, str] = {}
     heading_at, last, title = None, begin, file.stem
@@ -60,7 +60,7 @@ def read_markdown(file: Path) -> Document:
         if token.level or token.map is None or token.nesting < 0:
             continue
         # From the end of the block before: a reference definition leaves no token of its own.
-        start = _skipped(text, last)
+        start = _skip_whitespace(text, last)
         last = starts[min(token.map[1], len(starts) - 1)]
         if token.type == "heading_open":
             level, name = int(token.tag[1]), tokens[place + 1].content.strip()
@@ -70,18 +70,18 @@ def read_markdown(file: Path) -> Document:
             continue
         start = start if heading_at is None else heading_at
         heading_at = None
-        blocks.append(Block(start, len(text[:last].rstrip()), _path(outline)))
-    rest = _skipped(text, last) if heading_at is None else heading_at
+        blocks.append(Block(start, len(text[:last].rstrip()), _heading_path(outline)))
+    rest = _skip_whitespace(text, last) if heading_at is None else heading_at
     if text[rest:].strip():
-        blocks.append(Block(rest, len(text.rstrip()), _path(outline)))
+        blocks.append(Block(rest, len(text.rstrip()), _heading_path(outline)))
     return Document(title, text, tuple(block for block in blocks if block.start < block.end))
 
 
 def read_csv(file: Path) -> Document:
     """A table: each row is a block of `column: value` lines."""
-    rows = csv.DictReader(io.StringIO(_decoded(file), newline=""), restkey="more", strict=True)
+    rows = csv.DictReader(io.StringIO(_decode_file(file), newline=""), restkey="more", strict=True)
     try:
-        return _records(file, rows)
+        return _records_document(file, rows)
     except csv.Error as error:
         raise BadData(
             f"{file}, after line {rows.line_num}: {error}.", "Mend the quotes there."
@@ -91,7 +91,7 @@ def read_csv(file: Path) -> Document:
 def read_jsonl(file: Path) -> Document:
     """JSON lines: each object is a block of `key: value` lines."""
     records = []
-    for number, line in enumerate(_decoded(file).split("\n"), start=1):
+    for number, line in enumerate(_decode_file(file).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -101,24 +101,24 @@ def read_jsonl(file: Path) -> Document:
         if not isinstance(record, dict):
             raise BadData(f"{file}, line {number} is not an object.", "Write {...} on each line.")
         records.append(record)
-    return _records(file, records)
+    return _records_document(file, records)
 
 
 def read_html(file: Path) -> Document:
     """HTML: what a reader sees, under its h1 to h6."""
-    page = _Page(file.stem)
-    page.feed(_decoded(file))
+    page = _HtmlPage(file.stem)
+    page.feed(_decode_file(file))
     page.close()
     page.end_block()
-    return page.draft.finished()
+    return page.draft.build()
 
 
 def read_pdf(file: Path) -> Document:
     """PDF: the text of each page."""
-    pypdf = _library("pypdf")
+    pypdf = _import_library("pypdf")
     # What it mends by itself isn't worth a line; what it can't, it raises.
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
-    draft = Draft(file.stem)
+    draft = DocumentBuilder(file.stem)
     try:
         with file.open("rb") as opened:
             source = pypdf.PdfReader(opened)
@@ -126,34 +126,34 @@ def read_pdf(file: Path) -> Document:
             for number, page in enumerate(source.pages, start=1):
                 draft.page = number
                 for paragraph in _PARAGRAPH.finditer(page.extract_text()):
-                    draft.block(paragraph[0])
+                    draft.add_block(paragraph[0])
     except importlib.import_module("pypdf.errors").PyPdfError as error:
         raise BadData(
             f"{file} is broken or locked: {error}", "Open it and save it again without a password."
         ) from error
-    return draft.finished()
+    return draft.build()
 
 
 def read_docx(file: Path) -> Document:
     """Word: paragraphs and tables under their headings."""
-    docx = _library("docx")
+    docx = _import_library("docx")
     try:
         source = docx.Document(str(file))
     except importlib.import_module("docx.opc.exceptions").PackageNotFoundError as error:
         raise BadData(f"{file} is not a Word file.", "Open it and save it again.") from error
-    draft = Draft((source.core_properties.title or "").strip() or file.stem)
+    draft = DocumentBuilder((source.core_properties.title or "").strip() or file.stem)
     for item in source.iter_inner_content():
         if hasattr(item, "rows"):
             lines = (" | ".join(cell.text.strip() for cell in row.cells) for row in item.rows)
-            draft.block("\n".join(lines))
+            draft.add_block("\n".join(lines))
             continue
         style = item.style.name if item.style is not None else ""
         level = re.fullmatch(r"(?:Heading (\d)|Title)", style or "")
         if level and item.text.strip():
-            draft.heading(int(level[1] or 0), item.text.strip())
+            draft.add_heading(int(level[1] or 0), item.text.strip())
         else:
-            draft.block(item.text)
-    return draft.finished()
+            draft.add_block(item.text)
+    return draft.build()
 
 
 #: File ending → reader.
@@ -170,10 +170,10 @@ READERS: dict[str, Reader] = {
 }
 
 
-class _Page(HTMLParser):
+class _HtmlPage(HTMLParser):
     def __init__(self, title: str) -> None:
         super().__init__(convert_charrefs=True)
-        self.draft = Draft(title)
+        self.draft = DocumentBuilder(title)
         self.pieces: list[str] = []
         self.inside: list[str] = []
         self.level: int | None = None
@@ -193,7 +193,7 @@ class _Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         """A title is the document's; other blocks end."""
         if tag == "title":
-            self.draft.title = self._said() or self.draft.title
+            self.draft.title = self._take_text() or self.draft.title
             self.pieces = []
         if self.inside and self.inside[-1] == tag:
             self.inside.pop()
@@ -207,42 +207,44 @@ class _Page(HTMLParser):
 
     def end_block(self) -> None:
         """Put what was gathered into the document."""
-        said, level = self._said(), self.level
+        said, level = self._take_text(), self.level
         self.pieces, self.level = [], None
         if said and level:
-            self.draft.heading(level, re.sub(r"\s+", " ", said))
+            self.draft.add_heading(level, re.sub(r"\s+", " ", said))
         else:
-            self.draft.block(said)
+            self.draft.add_block(said)
 
-    def _said(self) -> str:
+    def _take_text(self) -> str:
         return "".join(self.pieces).strip()
 
 
-def _records(file: Path, records: Iterable[Mapping[str, Any]]) -> Document:
-    draft = Draft(file.stem)
+def _records_document(file: Path, records: Iterable[Mapping[str, Any]]) -> Document:
+    draft = DocumentBuilder(file.stem)
     for record in records:
         lines = (
-            f"{key}: {_plain(value)}" for key, value in record.items() if value not in ("", None)
+            f"{key}: {_cell_text(value)}"
+            for key, value in record.items()
+            if value not in ("", None)
         )
-        draft.block("\n".join(lines))
-    return draft.finished()
+        draft.add_block("\n".join(lines))
+    return draft.build()
 
 
-def _plain(value: object) -> str:
+def _cell_text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _path(outline: Mapping[int, str]) -> tuple[str, ...]:
+def _heading_path(outline: Mapping[int, str]) -> tuple[str, ...]:
     return tuple(outline[level] for level in sorted(outline))
 
 
-def _skipped(text: str, place: int) -> int:
+def _skip_whitespace(text: str, place: int) -> int:
     """The first place from `place` on that isn't white space."""
     found = re.compile(r"\s*").match(text, place)
     return found.end() if found else place
 
 
-def _decoded(file: Path) -> str:
+def _decode_file(file: Path) -> str:
     """The characters as they stand in the file, line ends and all; a byte order mark is left out.
 
     Raises UnicodeDecodeError.
@@ -250,7 +252,7 @@ def _decoded(file: Path) -> str:
     return file.read_bytes().decode("utf-8-sig")
 
 
-def _library(name: str) -> Any:
+def _import_library(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:

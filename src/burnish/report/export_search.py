@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from burnish.core.atomic import write_whole
+from burnish.core.atomic import write_atomic
 from burnish.core.records import Interval
 from burnish.report.page import environment
 from burnish.report.pareto import Point, pareto_plot
@@ -29,7 +29,7 @@ class FormatLine:
 
 
 @dataclass(frozen=True, slots=True)
-class FitContents:
+class ExportSearchContents:
     """All that `export.html` shows."""
 
     title: str
@@ -52,12 +52,12 @@ class FitContents:
         ]
 
 
-def write_fit_report(contents: FitContents, path: Path) -> None:
+def write_export_search_report(contents: ExportSearchContents, path: Path) -> None:
     """Draw the page and write it, whole or not at all."""
-    write_whole(path, render_fit(contents))
+    write_atomic(path, render_export_search(contents))
 
 
-def render_fit(contents: FitContents) -> str:
+def render_export_search(contents: ExportSearchContents) -> str:
     """The page as HTML. Everything that comes from data is escaped."""
     points = contents.points
     return (

@@ -8,13 +8,13 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 Text = Annotated[str, Field(max_length=1_000_000)]
 
 
-class Wire(BaseModel):
+class ApiModel(BaseModel):
     """A record of a request: strict about types, silent about unknown fields."""
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
 
-class Closed(Wire):
+class StrictApiModel(ApiModel):
     """A part of a request of which what is unknown here would be promised and not done."""
 
     model_config = ConfigDict(extra="forbid")
@@ -40,4 +40,4 @@ Labels = Annotated[
 Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")]
 
 
-Limit = Annotated[int, Query(ge=1, le=10_000)]
+PageLimit = Annotated[int, Query(ge=1, le=10_000)]

@@ -16,23 +16,23 @@ from burnish.core.recipe.rewards import ModelReward
 from burnish.core.runs import Run, runs_folder
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
-from burnish.models.find_artifact import weights_hash
-from burnish.models.local_models import FACTS, find_model
-from burnish.train.forecast.auto_method import settled
-from burnish.train.run import code_of, train
+from burnish.models.find_artifact import hash_weights
+from burnish.models.local_models import ARTIFACT_FILE, find_model
+from burnish.train.forecast.auto_method import resolve_auto_method
+from burnish.train.run import train, user_code_files
 
 #: Raised when the same settings come to mean other weights, by another default or another loop.
 _MAKE = 2
 
 
-def trained(recipe: Recipe, dataset: Dataset) -> Run:
+def train_cached(recipe: Recipe, dataset: Dataset) -> Run:
     """The finished training run of this recipe and this data."""
-    recipe = settled(recipe)
-    run = Run(folder_of(recipe, dataset))
-    if (run.artifact / FACTS).exists():
+    recipe = resolve_auto_method(recipe)
+    run = Run(cached_run_folder(recipe, dataset))
+    if (run.artifact / ARTIFACT_FILE).exists():
         say(f"Fine-tuning: done by an earlier run ({run.id}).")
         return run
-    if _can_go_on(run, recipe, dataset):
+    if _can_resume(run, recipe, dataset):
         train(recipe, dataset, resume=run.path)
     else:
         shutil.rmtree(run.path, ignore_errors=True)
@@ -40,13 +40,13 @@ def trained(recipe: Recipe, dataset: Dataset) -> Run:
     return run
 
 
-def _can_go_on(run: Run, recipe: Recipe, dataset: Dataset) -> bool:
+def _can_resume(run: Run, recipe: Recipe, dataset: Dataset) -> bool:
     """Whether the unfinished run was begun from these very files, by these names."""
     inputs = run.read("inputs.json")
     return inputs.get("data") == dict(dataset.hashes) and run.recipe.model == recipe.model
 
 
-def folder_of(recipe: Recipe, dataset: Dataset) -> Path:
+def cached_run_folder(recipe: Recipe, dataset: Dataset) -> Path:
     """Where the training of this recipe and this data is, or will be."""
     rows = [
         [content_hash(row) for row in part]
@@ -58,15 +58,15 @@ def folder_of(recipe: Recipe, dataset: Dataset) -> Path:
     kinds = [recipe.train.objective.kind, recipe.train.method.kind]
     base = find_model(recipe.model.name)
     objective = recipe.train.objective
-    teacher = [weights_hash(name) for name in _models_of(objective)]
-    teacher += [hash_file(file) for file in code_of(objective).values()]
+    teacher = [hash_weights(name) for name in _source_models(objective)]
+    teacher += [hash_file(file) for file in user_code_files(objective).values()]
     if isinstance(objective, Grpo):
         teacher.append(hash_json([repr(sorted(row.item.items())) for row in dataset.split.train]))
     key = hash_json([_MAKE, rows, kinds, settings, recipe.model.dtype, base.sha256, *teacher])
     return runs_folder() / f"train-{key[:12]}"
 
 
-def _models_of(objective: object) -> list[str]:
+def _source_models(objective: object) -> list[str]:
     """The other models that a training learns from, by name."""
     if isinstance(objective, Distillation):
         return [objective.teacher] if objective.teacher else []

@@ -31,7 +31,7 @@ def diagnose(metrics: Entries, settings: Train) -> list[Diagnosis]:
     judged = [entry for entry in metrics if "validation_loss" in entry]
     if len(steps) < _LEAST:
         return []
-    rules = OF_KIND.get(settings.objective.kind, OF_ANY_LOSS)
+    rules = RULES_BY_OBJECTIVE.get(settings.objective.kind, LOSS_RULES)
     found = (rule(steps, judged, settings) for rule in rules)
     return [diagnosis for diagnosis in found if diagnosis]
 
@@ -59,7 +59,7 @@ def _overfitting(steps: Entries, judged: Entries, settings: Train) -> Diagnosis 
 
 
 def _no_learning(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
-    first, last = _ends(steps, "loss")
+    first, last = _first_and_last_medians(steps, "loss")
     if last < 0.95 * first or not _is_calm(steps):
         return None
     return Diagnosis(
@@ -93,9 +93,9 @@ def _ended_early(steps: Entries, judged: Entries, settings: Train) -> Diagnosis 
     )
 
 
-def _slower(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
+def _slowing_down(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
     speeds = [{"speed": entry["tokens"] / max(entry["seconds"], 1e-9)} for entry in steps]
-    first, last = _ends(speeds[1:], "speed")
+    first, last = _first_and_last_medians(speeds[1:], "speed")
     if last > 0.5 * first:
         return None
     return Diagnosis(
@@ -119,7 +119,7 @@ def _all_rewards_equal(steps: Entries, judged: Entries, settings: Train) -> Diag
 
 
 def _reward_does_not_rise(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
-    first, last = _ends(steps, "reward")
+    first, last = _first_and_last_medians(steps, "reward")
     spread = statistics.median(entry["reward_std"] for entry in steps)
     if last > first + 0.1 * spread or _all_rewards_equal(steps, judged, settings):
         return None
@@ -132,8 +132,8 @@ def _reward_does_not_rise(steps: Entries, judged: Entries, settings: Train) -> D
 
 
 def _answers_explode(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
-    first, last = _ends(steps, "answer_tokens")
-    cut = _ends(steps, "cut")
+    first, last = _first_and_last_medians(steps, "answer_tokens")
+    cut = _first_and_last_medians(steps, "cut")
     if last < 2 * first or cut[1] <= cut[0]:
         return None
     return Diagnosis(
@@ -146,10 +146,10 @@ def _answers_explode(steps: Entries, judged: Entries, settings: Train) -> Diagno
 
 Rule = Callable[[Entries, Entries, Train], Diagnosis | None]
 #: Rules for losses of any kind and scale, and those that take them for nats.
-OF_ANY_LOSS: tuple[Rule, ...] = (_overfitting, _ended_early, _slower)
-OF_REWARDS: tuple[Rule, ...] = (_all_rewards_equal, _reward_does_not_rise, _answers_explode)
-RULES: tuple[Rule, ...] = (*OF_ANY_LOSS, _no_learning, _rate_too_high)
-OF_KIND: dict[str, tuple[Rule, ...]] = {"sft": RULES, "grpo": OF_REWARDS}
+LOSS_RULES: tuple[Rule, ...] = (_overfitting, _ended_early, _slowing_down)
+REWARD_RULES: tuple[Rule, ...] = (_all_rewards_equal, _reward_does_not_rise, _answers_explode)
+RULES: tuple[Rule, ...] = (*LOSS_RULES, _no_learning, _rate_too_high)
+RULES_BY_OBJECTIVE: dict[str, tuple[Rule, ...]] = {"sft": RULES, "grpo": REWARD_RULES}
 
 
 def _is_calm(steps: Entries) -> bool:
@@ -161,7 +161,7 @@ def _is_calm(steps: Entries) -> bool:
     )
 
 
-def _ends(entries: Entries, key: str) -> tuple[float, float]:
+def _first_and_last_medians(entries: Entries, key: str) -> tuple[float, float]:
     """Medians of the first and of the last quarter."""
     quarter = max(len(entries) // 4, 1)
     values = [entry[key] for entry in entries]

@@ -2,32 +2,32 @@
 
 from burnish.core.recipe.recipe import Recipe
 from burnish.models.local_models import LocalModel
-from burnish.train.loop.trainer import Course
+from burnish.train.loop.trainer import Trainer
 from burnish.train.trainers import seq2seq, vision
-from burnish.train.trainers.causal_lm import LANGUAGE
-from burnish.train.trainers.embedding import EMBED
-from burnish.train.trainers.reward_model import VALUING
-from burnish.train.trainers.sequence_classification import CLASSIFY
-from burnish.train.trainers.token_classification import TOKEN_CLASSIFY
+from burnish.train.trainers.causal_lm import CAUSAL_LM_TRAINER
+from burnish.train.trainers.embedding import EMBEDDING_TRAINER
+from burnish.train.trainers.reward_model import REWARD_TRAINER
+from burnish.train.trainers.sequence_classification import CLASSIFIER_TRAINER
+from burnish.train.trainers.token_classification import TOKEN_CLASSIFIER_TRAINER
 
 #: `train.objective.kind` → how it is trained; all other objectives train language models.
-ENCODERS: dict[str, Course] = {
-    "classify": CLASSIFY,
-    "token_classify": TOKEN_CLASSIFY,
-    "embed": EMBED,
-    "reward": VALUING,
-    "seq2seq": seq2seq.SEQ2SEQ,
+TRAINERS: dict[str, Trainer] = {
+    "classify": CLASSIFIER_TRAINER,
+    "token_classify": TOKEN_CLASSIFIER_TRAINER,
+    "embed": EMBEDDING_TRAINER,
+    "reward": REWARD_TRAINER,
+    "seq2seq": seq2seq.SEQ2SEQ_TRAINER,
 }
 
 
-def course_of(recipe: Recipe, base: LocalModel) -> Course:
+def trainer_for(recipe: Recipe, base: LocalModel) -> Trainer:
     """How this recipe trains this model."""
     if base.kind == "vision":
-        return vision.VISION
-    return ENCODERS.get(recipe.train.objective.kind, LANGUAGE)
+        return vision.VISION_TRAINER
+    return TRAINERS.get(recipe.train.objective.kind, CAUSAL_LM_TRAINER)
 
 
-def refuse_misfit(recipe: Recipe, base: LocalModel) -> None:
+def check_supported(recipe: Recipe, base: LocalModel) -> None:
     """Raise BadRecipe if the objective isn't for such a model."""
-    seq2seq.refuse_misfit(recipe, base)
-    vision.refuse_misfit(recipe, base)
+    seq2seq.check_supported(recipe, base)
+    vision.check_supported(recipe, base)

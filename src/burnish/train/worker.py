@@ -5,16 +5,16 @@
 
 import sys
 
-from burnish.core.settings import hush
-from burnish.train.distributed.launch import followed
-from burnish.train.run import follow
+from burnish.core.settings import silence_library_hints
+from burnish.train.distributed.launch import join_main
+from burnish.train.run import train_as_worker
 
 
 def main(rank: str, size: str, port: str) -> None:
     """Train until the leader has what it needs."""
-    hush()
-    with followed(int(rank), int(size), int(port)) as team:
-        follow(team)
+    silence_library_hints()
+    with join_main(int(rank), int(size), int(port)) as team:
+        train_as_worker(team)
 
 
 if __name__ == "__main__":

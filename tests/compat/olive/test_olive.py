@@ -7,7 +7,7 @@ import shutil
 import pytest
 import yaml
 
-from burnish.compat.olive.commands import COMMANDS, olive
+from burnish.compat.olive.commands import COMMANDS, run_command
 from burnish.compat.olive.flags import BadFlag
 from burnish.core.errors import AlreadyThere, BadData, BadRecipe
 from burnish.models.local_models import find_model, read_manifest, write_manifest
@@ -98,7 +98,7 @@ def run(line):
             words[words.index(flag) + 1] = value
         elif flag == "--max_steps" and words[0] == "finetune":
             words += [flag, value]
-    return olive(words)
+    return run_command(words)
 
 
 def test_the_basic_example_trains_and_leaves_an_onnx_folder(place):
@@ -451,7 +451,7 @@ def test_the_documents_json_converts(place):
 )
 def test_what_cant_be_honoured_is_refused_by_name(place, line, says):
     with pytest.raises(BadFlag) as refused:
-        olive(shlex.split(line)[1:])
+        run_command(shlex.split(line)[1:])
 
     assert says in str(refused.value)
     assert not (place / "optimized-model").exists()

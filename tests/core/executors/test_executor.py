@@ -7,13 +7,13 @@ import pytest
 
 from burnish.core.errors import BadRecipe, Unavailable
 from burnish.core.executors.executor import open_executor
-from burnish.core.executors.process import LOST, UNSEEN, Task, fate
-from burnish.core.executors.ray_actor import Host
+from burnish.core.executors.process import NODE_LOST, WORKSPACE_UNSEEN, ProcessTask, describe_exit
+from burnish.core.executors.ray_actor import TaskActor
 from burnish.core.recipe.recipe import make_recipe
 
 
 def test_a_task_says_into_its_log_and_ends_with_its_code(tmp_path):
-    child = open_executor("").start(Task("calendar", ["2026", "11"], tmp_path / "log"))
+    child = open_executor("").start(ProcessTask("calendar", ["2026", "11"], tmp_path / "log"))
     child.process.wait(60)
 
     assert child.poll() == 0
@@ -22,7 +22,7 @@ def test_a_task_says_into_its_log_and_ends_with_its_code(tmp_path):
 
 
 def test_a_task_that_is_stopped_has_ended(tmp_path):
-    task = Task("http.server", ["0", "--bind", "127.0.0.1"], tmp_path / "log")
+    task = ProcessTask("http.server", ["0", "--bind", "127.0.0.1"], tmp_path / "log")
     child = open_executor("").start(task)
     assert child.poll() is None
 
@@ -32,9 +32,9 @@ def test_a_task_that_is_stopped_has_ended(tmp_path):
 
 
 def test_a_node_that_does_not_see_the_workspace_starts_nothing(tmp_path):
-    task = Task("calendar", ["2026"], tmp_path / "elsewhere" / "log")
+    task = ProcessTask("calendar", ["2026"], tmp_path / "elsewhere" / "log")
 
-    assert Host().run(task, {}) == UNSEEN
+    assert TaskActor().run(task, {}) == WORKSPACE_UNSEEN
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -43,16 +43,22 @@ def test_a_node_gives_a_task_the_settings_of_whoever_asked(tmp_path):
     (tmp_path / "told.py").write_text(program.format(tmp_path / "home"))
     settings = {"BURNISH_HOME": "/shared/home", "PYTHONPATH": str(tmp_path)}
 
-    assert Host().run(Task("told", [], tmp_path / "log"), settings) == 0
+    assert TaskActor().run(ProcessTask("told", [], tmp_path / "log"), settings) == 0
     assert (tmp_path / "home").read_text() == "/shared/home"
 
 
 @pytest.mark.parametrize(
     ("code", "words"),
-    [(-9, "signal 9"), (137, "signal 9"), (3, "code 3"), (LOST, "node"), (UNSEEN, "workspace")],
+    [
+        (-9, "signal 9"),
+        (137, "signal 9"),
+        (3, "code 3"),
+        (NODE_LOST, "node"),
+        (WORKSPACE_UNSEEN, "workspace"),
+    ],
 )
 def test_how_a_task_ended_is_said_in_words(code, words):
-    assert words in fate(code)
+    assert words in describe_exit(code)
 
 
 def test_a_cluster_without_ray_names_what_to_install(monkeypatch):

@@ -11,11 +11,11 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from burnish.core.errors import PromptTooLong
 from burnish.core.records import Message, Prompt, Row
-from burnish.engines.external.base import Running
-from burnish.engines.external.llamacpp import LlamaCpp
-from burnish.engines.external.process import Child, EngineFailed
+from burnish.engines.external.base import LaunchOptions
+from burnish.engines.external.llamacpp import LlamaCppEngine
+from burnish.engines.external.process import EngineFailed, EngineProcess
 from burnish.engines.local.engine import LocalEngine
-from burnish.engines.local.multi_lora import Weights
+from burnish.engines.local.multi_lora import MultiLoraModel
 from burnish.export.formats.gguf import write_gguf
 from tests.engines.local.test_engine import LABELS, QUESTIONS, ask
 
@@ -27,8 +27,10 @@ WORDS = ("parcel", "λάμπα", "money back", "password", "order", "ναι")
 def both(tiny_model, tiny_tokenizer, tmp_path):
     """The same weights in float32, by llama.cpp and by us."""
     write_gguf(tmp_path / "tiny.gguf", tiny_model, tiny_tokenizer, "f32", "tiny")
-    theirs = LlamaCpp(tmp_path / "tiny.gguf", tiny_tokenizer, "tiny", None, Running(threads=1))
-    yield theirs, LocalEngine(Weights(tiny_model), tiny_tokenizer, "tiny")
+    theirs = LlamaCppEngine(
+        tmp_path / "tiny.gguf", tiny_tokenizer, "tiny", None, LaunchOptions(threads=1)
+    )
+    yield theirs, LocalEngine(MultiLoraModel(tiny_model), tiny_tokenizer, "tiny")
     theirs.close()
 
 
@@ -55,7 +57,7 @@ def test_the_likeliest_label_is_found_whatever_is_shown_at_first(both, monkeypat
     assert len(set(wanted)) > 1
 
     for shown in (1, 3, 40):
-        monkeypatch.setattr("burnish.engines.external.llamacpp._SHOWN", shown)
+        monkeypatch.setattr("burnish.engines.external.llamacpp._TOP_TOKENS", shown)
         assert [answer.text for answer in theirs.answer(prompts)] == wanted
 
 
@@ -110,7 +112,7 @@ def test_a_broken_file_is_an_error_of_ours(both, tiny_tokenizer, tmp_path):
     (tmp_path / "half.gguf").write_bytes(whole[: len(whole) // 2])
 
     with pytest.raises(EngineFailed, match="loaded the model"):
-        LlamaCpp(tmp_path / "half.gguf", tiny_tokenizer, "half")
+        LlamaCppEngine(tmp_path / "half.gguf", tiny_tokenizer, "half")
 
 
 def test_keys_and_values_of_8_bits_change_little(tiny_tokenizer, tmp_path):
@@ -124,8 +126,8 @@ def test_keys_and_values_of_8_bits_change_little(tiny_tokenizer, tmp_path):
     rows = [Row((Message("user", text), Message("assistant", "parcel"))) for text in QUESTIONS]
     found = {}
     for cache in ("f16", "q8_0"):
-        how = Running(threads=1, context=256, cache=cache)
-        engine = LlamaCpp(tmp_path / "x.gguf", tiny_tokenizer, "x", None, how)
+        how = LaunchOptions(threads=1, context=256, cache=cache)
+        engine = LlamaCppEngine(tmp_path / "x.gguf", tiny_tokenizer, "x", None, how)
         found[cache] = [log for log, _ in engine.log_likelihood(rows)]
         engine.close()
 
@@ -134,7 +136,7 @@ def test_keys_and_values_of_8_bits_change_little(tiny_tokenizer, tmp_path):
 
 
 def test_half_an_answer_is_not_taken_for_a_whole_one():
-    child = Child("half", ["tests.stubs.dying_engine"])
+    child = EngineProcess("half", ["tests.stubs.dying_engine"])
     told = []
 
     with pytest.raises(EngineFailed, match="ended while it answered: exit code 3"):

@@ -11,8 +11,8 @@ from burnish.core.errors import NotFound, PromptTooLong
 from burnish.core.records import Message, Prompt, Row
 from burnish.engines.local.decoding import common_prefix, read_prefix
 from burnish.engines.local.engine import LocalEngine
-from burnish.engines.local.multi_lora import Weights
-from burnish.engines.local.open import open_engine
+from burnish.engines.local.multi_lora import MultiLoraModel
+from burnish.engines.local.open import open_local_engine
 from burnish.models.chat_template import PLAIN_TEMPLATE
 from tests.models.test_chat_template import THOUGHTFUL
 
@@ -54,7 +54,7 @@ def test_a_batched_answer_is_the_one_given_alone(engine, batch_size):
 def test_a_shared_prefix_changes_no_answer(engine):
     instruction = "Say where the parcel is, and what was ordered: red, green, blue or yellow. " * 4
     prompts = [Prompt((Message("system", instruction), *ask(q).messages)) for q in QUESTIONS]
-    ids = [engine.request(prompt).ids for prompt in prompts]
+    ids = [engine.build_request(prompt).ids for prompt in prompts]
 
     assert len(common_prefix(ids)) > 50
     assert [a.text for a in engine.answer(prompts)] == [a.text for a in alone(engine, prompts)]
@@ -94,21 +94,21 @@ def test_a_constrained_answer_is_the_likeliest_of_all_choices(templated, batch_s
 
 @pytest.mark.parametrize("said", ["refund today", "<thinking", " two", "<think>\n\n</think>\n\n"])
 def test_what_the_template_puts_before_an_answer_is_not_shown(templated, said):
-    request = templated.request(ask("where is it?", max_new_tokens=100))
+    request = templated.build_request(ask("where is it?", max_new_tokens=100))
     shown = []
 
-    for piece in (*request.lead, *said):
-        request.hear(piece, 1)
-        shown.append(request.ready())
+    for piece in (*request.answer_prefix, *said):
+        request.feed(piece, 1)
+        shown.append(request.visible_text())
 
     assert request.text == said
     assert all(said.startswith(some) for some in shown)
 
 
 def test_a_text_that_is_no_conversation_keeps_its_spaces(templated):
-    request = templated.request_for(Prompt((), max_new_tokens=9), [5, 6])
+    request = templated.build_request_from_ids(Prompt((), max_new_tokens=9), [5, 6])
 
-    request.hear(" two", 1)
+    request.feed(" two", 1)
 
     assert request.text == " two"
 
@@ -182,7 +182,7 @@ def test_a_prompt_that_does_not_fit_says_so(engine):
 
 def test_a_source_that_is_nothing_says_so(tiny):
     with pytest.raises(NotFound, match="burnish pull nothing-here"):
-        open_engine("nothing-here")
+        open_local_engine("nothing-here")
 
 
 def test_log_likelihood_counts_the_answer_and_its_end(engine):
@@ -195,11 +195,11 @@ def test_log_likelihood_counts_the_answer_and_its_end(engine):
 
 
 def test_a_prefix_is_never_written_to(engine):
-    ids = engine.request(ask("one two three four five six seven")).ids
+    ids = engine.build_request(ask("one two three four five six seven")).ids
     prefix = read_prefix(engine.model, ids[:-2])
     before = [keys.clone() for keys, _ in prefix.layers]
 
-    engine._answer_batch([engine.request(ask("one two three four five six seven"))], prefix)
+    engine._answer_batch([engine.build_request(ask("one two three four five six seven"))], prefix)
 
     assert all(torch.equal(a, b) for a, (b, _) in zip(before, prefix.layers, strict=True))
 
@@ -221,14 +221,16 @@ def test_a_model_that_sees_a_window_is_answered_alike_batched_or_alone(engine):
         layer_types=["sliding_attention", "full_attention"],
         initializer_range=0.2,
     )
-    windowed = LocalEngine(Weights(Gemma3ForCausalLM(config).eval()), engine.tokenizer, "windowed")
+    windowed = LocalEngine(
+        MultiLoraModel(Gemma3ForCausalLM(config).eval()), engine.tokenizer, "windowed"
+    )
     instruction = Message("system", "Say where the parcel is: red, green, blue or yellow.")
     prompts = [Prompt((instruction, *ask(text).messages), 16) for text in QUESTIONS]
     bound = [replace(prompt, choices=LABELS) for prompt in prompts]
 
     assert [a.text for a in windowed.answer(prompts)] == [a.text for a in alone(windowed, prompts)]
     assert [a.text for a in windowed.answer(bound)] == [exhaustive(windowed, p) for p in bound]
-    ids = torch.tensor([list(windowed.request(prompts[0]).ids)])
+    ids = torch.tensor([list(windowed.build_request(prompts[0]).ids)])
     made = windowed.model.generate(ids, max_new_tokens=16, do_sample=False, eos_token_id=2)
     text = engine.tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True)
     assert windowed.answer(prompts)[0].text == text

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from burnish.core.records import Message, Prompt
 from burnish.engines.local.engine import LocalEngine
-from burnish.engines.local.grammar import BadSchema, schema_grammar
-from burnish.engines.local.multi_lora import Weights
+from burnish.engines.local.grammar import BadSchema, grammar_from_schema
+from burnish.engines.local.multi_lora import MultiLoraModel
 from burnish.models.load import load_tokenizer
 
 CARD = {
@@ -29,11 +29,11 @@ MESSAGES = (Message("user", "where is my parcel?"),)
 
 @pytest.fixture
 def engine(tiny, tiny_model):
-    return LocalEngine(Weights(tiny_model.eval()), load_tokenizer(tiny), "tiny")
+    return LocalEngine(MultiLoraModel(tiny_model.eval()), load_tokenizer(tiny), "tiny")
 
 
 def asked(schema, **settings):
-    return Prompt(MESSAGES, max_new_tokens=200, grammar=schema_grammar(schema), **settings)
+    return Prompt(MESSAGES, max_new_tokens=200, grammar=grammar_from_schema(schema), **settings)
 
 
 def test_whatever_is_drawn_the_answer_is_valid(engine):
@@ -79,7 +79,7 @@ def test_an_answer_that_is_cut_says_so(engine):
 )
 def test_a_schema_that_cannot_be_followed_is_refused(schema):
     with pytest.raises(BadSchema, match="schema cannot be"):
-        schema_grammar(schema)
+        grammar_from_schema(schema)
 
 
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
@@ -98,6 +98,6 @@ def test_a_schema_that_cannot_be_followed_is_refused(schema):
 )
 def test_no_schema_breaks_the_reader(anything):
     try:
-        assert schema_grammar(anything)
+        assert grammar_from_schema(anything)
     except BadSchema as error:
         assert error.what

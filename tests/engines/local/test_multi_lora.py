@@ -6,8 +6,8 @@ import pytest
 import torch
 from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 
-from burnish.engines.local.multi_lora import Weights
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.local.multi_lora import MultiLoraModel
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.models.artifact import save_artifact
 from burnish.models.load import load_model, load_tokenizer
 
@@ -61,17 +61,17 @@ def alone(tiny, folders):
 @torch.inference_mode()
 @pytest.mark.parametrize("turn", range(3))
 def test_every_row_sees_its_own_adapter(tiny, folders, alone, turn):
-    weights = Weights(load_model(tiny, torch.float32))
+    weights = MultiLoraModel(load_model(tiny, torch.float32))
     order = [*list(folders)[turn * 2 :], *list(folders)[: turn * 2]]
     keys = {kind: weights.add(folders[kind], torch.float32) for kind in order}
-    together = [kind for kind in order if weights.stands_beside(keys[kind])]
+    together = [kind for kind in order if weights.can_share(keys[kind])]
     assert set(together) == {"plain", "wide", "uneven", "few"}
 
     rows = [None, *together, None, *reversed(together), together[0]]
     for kind in [*order, None]:  # what was active before leaves no trace
-        with weights.only(keys.get(kind)):
+        with weights.only_adapter(keys.get(kind)):
             assert torch.allclose(weights.model(IDS).logits, alone[kind], atol=1e-4)
-        with weights.beside([keys.get(row) for row in rows]):
+        with weights.rows_with_adapters([keys.get(row) for row in rows]):
             logits = weights.model(IDS.expand(len(rows), -1)).logits
         for row, own in zip(rows, logits, strict=True):
             assert torch.allclose(own, alone[row][0], atol=1e-4), (row, kind)
@@ -79,12 +79,12 @@ def test_every_row_sees_its_own_adapter(tiny, folders, alone, turn):
 
 @torch.inference_mode()
 def test_a_broken_adapter_breaks_its_own_rows_only(tiny, folders, alone):
-    weights = Weights(load_model(tiny, torch.float32))
+    weights = MultiLoraModel(load_model(tiny, torch.float32))
     keys = [weights.add(folders[kind], torch.float32) for kind in ("plain", "wide")]
     for product in weights._products[keys[0]].values():
         product.a.fill_(torch.nan)
 
-    with weights.beside([None, *keys]):
+    with weights.rows_with_adapters([None, *keys]):
         base, broken, wide = weights.model(IDS.expand(3, -1)).logits
 
     assert broken.isnan().all()
@@ -99,7 +99,7 @@ def test_an_adapter_that_is_no_lora_has_weights_of_its_own(tiny, folders, tmp_pa
     )  # fmt: skip
     scaled = folder_of(tiny, tmp_path / "scaled", shape)
 
-    fleet = open_fleet([str(folders["plain"]), str(scaled), tiny.name])
+    fleet = open_model_pool([str(folders["plain"]), str(scaled), tiny.name])
 
     assert fleet.find("plain").weights is fleet.find(tiny.name).weights
     assert fleet.find("scaled").weights is not fleet.find("plain").weights

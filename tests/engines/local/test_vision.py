@@ -5,9 +5,9 @@ import torch
 
 from burnish.core.errors import NotFound
 from burnish.core.records import Message, Prompt, Row
-from burnish.engines.chat import Chat
-from burnish.engines.local.open import open_engine
-from burnish.models.chat_template import encode_row, seen_in
+from burnish.engines.chat import ChatSession
+from burnish.engines.local.open import open_local_engine
+from burnish.models.chat_template import encode_row, process_prompt
 from tests.fixtures.vision_models import COLOURS, WRITERS, image_file, row_of, shown
 
 ASKED = [
@@ -19,13 +19,13 @@ ASKED = [
 
 @pytest.fixture(params=list(WRITERS))
 def engine(request, seeing):
-    return open_engine(request.param)
+    return open_local_engine(request.param)
 
 
 def generated(engine, prompt):
     """What the library's own generation says."""
-    request = engine.request(prompt)
-    given = seen_in(engine.tokenizer, prompt.messages).inputs(request.ids, engine.model)
+    request = engine.build_request(prompt)
+    given = process_prompt(engine.tokenizer, prompt.messages).inputs(request.ids, engine.model)
     ends = sorted(engine.ends)
     with torch.no_grad():
         whole = engine.model.generate(
@@ -36,17 +36,17 @@ def generated(engine, prompt):
 
 def test_an_answer_is_the_librarys(engine):
     for prompt in ASKED:
-        running, request = engine.running(), engine.request(prompt)
+        running, request = engine.new_batch(), engine.build_request(prompt)
         running.join([request])
         while running.requests:
             running.step()
 
-        assert request.made == generated(engine, prompt)
+        assert request.token_ids == generated(engine, prompt)
 
 
 def test_requests_that_come_and_go_do_not_disturb_each_other(engine):
     alone = [answer.text for answer in (engine.answer([p])[0] for p in ASKED)]
-    running, requests = engine.running(), [engine.request(prompt) for prompt in ASKED]
+    running, requests = engine.new_batch(), [engine.build_request(prompt) for prompt in ASKED]
     running.join(requests[:1])
     running.step()
     running.join(requests[1:])
@@ -59,7 +59,7 @@ def test_requests_that_come_and_go_do_not_disturb_each_other(engine):
 def test_a_conversation_goes_on_about_a_picture(engine, tmp_path):
     file = tmp_path / "red.png"
     file.write_bytes(image_file("red"))
-    chat = Chat(engine, None, Prompt((), 6))
+    chat = ChatSession(engine, None, Prompt((), 6))
 
     said = "".join(chat.ask("Which colour?", [file]))
     again = "".join(chat.ask("Which?"))
@@ -71,7 +71,7 @@ def test_a_conversation_goes_on_about_a_picture(engine, tmp_path):
 
 
 def test_another_picture_is_another_answer(engine):
-    logits = [engine.read(engine.request(Prompt((shown(one),), 1))).logits for one in COLOURS]
+    logits = [engine.read(engine.build_request(Prompt((shown(one),), 1))).logits for one in COLOURS]
 
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)
 
@@ -90,7 +90,7 @@ def test_the_likeliest_choice_is_the_one_of_the_highest_log_likelihood(engine):
 def test_log_likelihood_is_that_of_the_whole_row(engine):
     row = row_of("green")
     encoded = encode_row(engine.tokenizer, row, 512)
-    given = seen_in(engine.tokenizer, row.prompt).inputs(encoded.ids, engine.model)
+    given = process_prompt(engine.tokenizer, row.prompt).inputs(encoded.ids, engine.model)
     with torch.no_grad():
         logs = engine.model(**given).logits[0].float().log_softmax(-1)
     expected = sum(
@@ -102,4 +102,4 @@ def test_log_likelihood_is_that_of_the_whole_row(engine):
     ((found, tokens),) = engine.log_likelihood([row])
 
     assert found == pytest.approx(expected, abs=1e-4)
-    assert tokens == encoded.trained
+    assert tokens == encoded.target_count

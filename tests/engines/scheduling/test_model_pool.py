@@ -7,11 +7,11 @@ import pytest
 
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.records import Message, Prompt
-from burnish.engines.local.decoding import Running
-from burnish.engines.local.open import open_engine
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.local.decoding import DecodingBatch
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.engines.scheduling.pending import AnswerFailed
-from burnish.engines.scheduling.scheduler import Overloaded, Scheduler, Stopped
+from burnish.engines.scheduling.scheduler import Overloaded, Scheduler, SchedulerStopped
 from burnish.models.artifact import Artifact
 from burnish.models.find_artifact import find_artifact
 
@@ -21,13 +21,13 @@ SHORT = Prompt(ASKED, max_new_tokens=12)
 
 @pytest.fixture
 def fleet(canaries):
-    return open_fleet([*canaries, "tiny"], {"gpt-4o-mini": "tiny"})
+    return open_model_pool([*canaries, "tiny"], {"gpt-4o-mini": "tiny"})
 
 
 @pytest.fixture
 def expected(canaries, fleet):
     """What each model says when it is asked alone, by name."""
-    plain = open_engine("tiny").answer([SHORT])[0].text
+    plain = open_local_engine("tiny").answer([SHORT])[0].text
     assert plain not in canaries.values()
     return {**canaries, "tiny": plain}
 
@@ -90,24 +90,24 @@ def test_no_adapter_leaks_when_requests_run_at_once(fleet, expected, scheduler, 
 
     for name, listener in zip(names, heard, strict=True):
         engine = fleet.find(name)
-        scheduler.submit(engine, [engine.request(SHORT)], [listener])
+        scheduler.submit(engine, [engine.build_request(SHORT)], [listener])
 
     assert [listener.wait() for listener in heard] == [expected[name] for name in names]
 
 
 def test_requests_for_different_adapters_share_passes(fleet, expected, scheduler, monkeypatch):
-    passes, real = [], Running.step
+    passes, real = [], DecodingBatch.step
 
     def step(self):
         passes.append({request.adapter for request in self.requests})
         real(self)
 
-    monkeypatch.setattr(Running, "step", step)
+    monkeypatch.setattr(DecodingBatch, "step", step)
     heard = [Heard() for _ in expected]
     begun = threading.Event()
-    held = scheduler.do(lambda: begun.wait(30))  # so that all of them are waiting
+    held = scheduler.run_between_steps(lambda: begun.wait(30))  # so that all of them are waiting
     for name, listener in zip(expected, heard, strict=True):
-        scheduler.submit(fleet.find(name), [fleet.find(name).request(SHORT)], [listener])
+        scheduler.submit(fleet.find(name), [fleet.find(name).build_request(SHORT)], [listener])
     begun.set()
 
     assert held.result(30)
@@ -127,10 +127,10 @@ def test_a_request_that_joins_a_running_batch_gets_its_own_answer(fleet, schedul
         heard[0](update)
         begun.set()
 
-    scheduler.submit(engine, [engine.request(prompts[0])], [first])
+    scheduler.submit(engine, [engine.build_request(prompts[0])], [first])
     assert begun.wait(30)
     for prompt, listener in zip(prompts[1:], heard[1:], strict=True):
-        scheduler.submit(engine, [engine.request(prompt)], [listener])
+        scheduler.submit(engine, [engine.build_request(prompt)], [listener])
 
     assert [listener.wait() for listener in heard] == alone
 
@@ -139,38 +139,38 @@ def test_choices_go_through_the_scheduler_too(fleet, scheduler):
     engine, heard = fleet.find("tiny"), Heard()
     prompt = Prompt(ASKED, choices=("refund", "parcel"))
 
-    scheduler.submit(engine, [engine.request(prompt)], [heard])
+    scheduler.submit(engine, [engine.build_request(prompt)], [heard])
 
     assert heard.wait() == engine.answer([prompt])[0].text
 
 
 def test_a_cancelled_request_leaves_and_the_others_go_on(fleet, expected, scheduler):
     engine, heard, gone = fleet.find("tiny"), Heard(), Heard()
-    long = engine.request(Prompt(ASKED, max_new_tokens=900))
+    long = engine.build_request(Prompt(ASKED, max_new_tokens=900))
     (ticket,) = scheduler.submit(engine, [long], [gone])
-    scheduler.submit(engine, [engine.request(SHORT)], [heard])
+    scheduler.submit(engine, [engine.build_request(SHORT)], [heard])
 
     scheduler.cancel([ticket])
 
     assert heard.wait() == expected["tiny"]
     scheduler.close()
-    assert scheduler.running == 0 and len(long.made) < 900
+    assert scheduler.running == 0 and len(long.token_ids) < 900
 
 
 def test_too_many_waiting_requests_are_refused(fleet):
     scheduler = Scheduler(max_waiting=2)
     engine = fleet.find("tiny")
     with pytest.raises(Overloaded):
-        scheduler.submit(engine, [engine.request(SHORT) for _ in range(3)], [Heard()] * 3)
+        scheduler.submit(engine, [engine.build_request(SHORT) for _ in range(3)], [Heard()] * 3)
     scheduler.close()
-    with pytest.raises(Stopped):
-        scheduler.submit(engine, [engine.request(SHORT)], [Heard()])
+    with pytest.raises(SchedulerStopped):
+        scheduler.submit(engine, [engine.build_request(SHORT)], [Heard()])
 
 
 def test_closing_finishes_what_was_asked(fleet, expected):
     scheduler, heard = Scheduler(), Heard()
     engine = fleet.find("tiny")
-    scheduler.submit(engine, [engine.request(SHORT)], [heard])
+    scheduler.submit(engine, [engine.build_request(SHORT)], [heard])
 
     scheduler.close()
 
@@ -179,12 +179,12 @@ def test_closing_finishes_what_was_asked(fleet, expected):
 
 def test_a_fault_in_one_batch_is_told_and_the_next_one_is_answered(fleet, expected, scheduler):
     engine, lost, heard = fleet.find("tiny"), Heard(), Heard()
-    broken = engine.request(SHORT)
+    broken = engine.build_request(SHORT)
     broken.ids = [10**9]  # no such token: the embedding raises
 
     scheduler.submit(engine, [broken], [lost])
     assert lost.done.wait(30)
-    scheduler.submit(engine, [engine.request(SHORT)], [heard])
+    scheduler.submit(engine, [engine.build_request(SHORT)], [heard])
 
     assert isinstance(lost.last.error, AnswerFailed)
     assert heard.wait() == expected["tiny"]
@@ -200,9 +200,9 @@ def test_a_request_that_cannot_begin_takes_nobody_with_it(fleet, canaries, sched
         heard(update)
         begun.set()
 
-    scheduler.submit(base, [base.request(long)], [first])
+    scheduler.submit(base, [base.build_request(long)], [first])
     assert begun.wait(30)
-    broken = other.request(SHORT)
+    broken = other.build_request(SHORT)
     broken.ids = [10**9]
     scheduler.submit(other, [broken], [lost])
 
@@ -211,7 +211,7 @@ def test_a_request_that_cannot_begin_takes_nobody_with_it(fleet, canaries, sched
 
 
 def test_a_fleet_knows_runs_by_id_by_the_name_given_and_by_alias(canaries, fleet):
-    last = open_fleet(["last"])
+    last = open_model_pool(["last"])
 
     assert last.find("last") is last.find("20260102-parrot")
     assert fleet.find("gpt-4o-mini") is fleet.find("tiny")
@@ -221,28 +221,30 @@ def test_a_fleet_knows_runs_by_id_by_the_name_given_and_by_alias(canaries, fleet
 
 def test_a_name_cannot_mean_two_models(canaries):
     with pytest.raises(BadRecipe, match="two models"):
-        open_fleet(["tiny", "last"], {"tiny": "last"})
+        open_model_pool(["tiny", "last"], {"tiny": "last"})
     with pytest.raises(BadRecipe, match="Nothing to serve"):
-        open_fleet([])
+        open_model_pool([])
 
 
 def test_an_adapter_is_added_while_the_base_answers_and_changes_nobody_elses_text(
     canaries, expected, scheduler
 ):
-    fleet = open_fleet(["tiny"])
+    fleet = open_model_pool(["tiny"])
     long = Prompt(ASKED, max_new_tokens=40)
-    alone = open_engine("tiny").answer([long])[0].text
+    alone = open_local_engine("tiny").answer([long])[0].text
     heard, later = Heard(), Heard()
     base = fleet.find("tiny")
-    scheduler.submit(base, [base.request(long)], [heard])
+    scheduler.submit(base, [base.build_request(long)], [heard])
 
     for name in canaries:
         folder = find_artifact(name).path
-        added = scheduler.do(lambda name=name, folder=folder: fleet.add(name, folder)).result(30)
+        added = scheduler.run_between_steps(
+            lambda name=name, folder=folder: fleet.add(name, folder)
+        ).result(30)
         own = Heard()
-        scheduler.submit(added, [added.request(SHORT)], [own])
+        scheduler.submit(added, [added.build_request(SHORT)], [own])
         assert own.wait() == expected[name]
-    scheduler.submit(base, [base.request(SHORT)], [later])
+    scheduler.submit(base, [base.build_request(SHORT)], [later])
 
     assert heard.wait() == alone and later.wait() == expected["tiny"]
     assert len({id(engine.model) for engine in fleet.engines.values()}) == 1
@@ -253,11 +255,11 @@ def test_an_adapter_that_was_trained_on_other_weights_is_added_with_weights_of_i
     canaries, expected, monkeypatch
 ):
     monkeypatch.setattr(Artifact, "quantized", property(lambda _: {"double_quant": True}))
-    fleet, folder = open_fleet(["tiny"]), find_artifact("last").path
+    fleet, folder = open_model_pool(["tiny"]), find_artifact("last").path
     added = fleet.add("four-bit", folder)
 
     assert added.name == "four-bit" and added.model is not fleet.find("tiny").model
-    assert added.answer([SHORT])[0].text == open_engine("last").answer([SHORT])[0].text
+    assert added.answer([SHORT])[0].text == open_local_engine("last").answer([SHORT])[0].text
     assert fleet.find("tiny").answer([SHORT])[0].text == expected["tiny"]
 
 
@@ -266,5 +268,5 @@ def test_what_an_errand_raises_comes_to_whoever_asked(scheduler):
         raise NotFound("no", "")
 
     with pytest.raises(NotFound):
-        scheduler.do(refuse).result(30)
-    assert scheduler.do(lambda: 7).result(30) == 7
+        scheduler.run_between_steps(refuse).result(30)
+    assert scheduler.run_between_steps(lambda: 7).result(30) == 7

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from burnish.core.records import Message, Prompt
 from burnish.engines.local.decoding import Prefix
-from burnish.engines.scheduling.model_pool import open_fleet
-from burnish.engines.scheduling.prefix_cache import Prefixes
+from burnish.engines.scheduling.model_pool import open_model_pool
+from burnish.engines.scheduling.prefix_cache import PrefixCache
 from burnish.engines.scheduling.scheduler import Scheduler
 
 RULES = "one two three four five six seven eight nine ten " * 10
@@ -24,7 +24,7 @@ def prompt(question, system=RULES, **settings):
 
 @pytest.fixture
 def fleet(canaries):
-    return open_fleet([*canaries, "tiny"])
+    return open_model_pool([*canaries, "tiny"])
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def ask():
                     heard.append(update)
                     done.set()
 
-            schedulers[-1].submit(engine, [engine.request(one)], [tell])
+            schedulers[-1].submit(engine, [engine.build_request(one)], [tell])
             assert done.wait(30) and heard[0].error is None
             answers.append(heard[0].answer)
         return answers
@@ -125,7 +125,7 @@ class Sized(Prefix):
     def bytes(self):
         return 10 * len(self.ids)
 
-    def cut(self, length):
+    def truncate(self, length):
         return Sized(self.ids[:length], ())
 
 
@@ -143,7 +143,7 @@ def found(kept, engine, ids, owner=""):
 
 
 def test_what_was_not_used_for_longest_goes_first():
-    kept, engine = Prefixes(2_500), Counting()
+    kept, engine = PrefixCache(2_500), Counting()
     ids = {name: [place] * 100 for place, name in enumerate("abc")}
 
     def ask(name):
@@ -155,7 +155,7 @@ def test_what_was_not_used_for_longest_goes_first():
 
 
 def test_nobody_learns_from_a_beginning_what_others_have_asked():
-    kept, engine, ids = Prefixes(10**9), Counting(), [3] * 100
+    kept, engine, ids = PrefixCache(10**9), Counting(), [3] * 100
 
     seen = [found(kept, engine, [*ids, 7], owner)[1] for owner in ("a", "a", "b", "a", "b", "b")]
 
@@ -168,7 +168,7 @@ def test_nobody_learns_from_a_beginning_what_others_have_asked():
     st.integers(0, 9_000),
 )
 def test_a_beginning_is_one_and_its_own_engines(asked, most):
-    kept, engines = Prefixes(most), (Counting(), Counting())
+    kept, engines = PrefixCache(most), (Counting(), Counting())
     for number, blocks in asked:
         ids = [token for block in blocks for token in [block] * 70] + [5]
         prefix, had = found(kept, engines[number], ids)

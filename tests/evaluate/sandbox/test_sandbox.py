@@ -4,14 +4,19 @@ import pytest
 
 from burnish.evaluate.sandbox import sandbox
 from burnish.evaluate.sandbox import self_test as sandbox_proof
-from burnish.evaluate.sandbox.sandbox import Failed, Limits, Sandbox, SandboxUnavailable
-from burnish.evaluate.sandbox.self_test import prove, secrets_of
+from burnish.evaluate.sandbox.sandbox import (
+    GraderFailed,
+    Sandbox,
+    SandboxLimits,
+    SandboxUnavailable,
+)
+from burnish.evaluate.sandbox.self_test import run_self_test, secrets_of
 from tests.fixtures.bubblewrap import needs_sandbox
 
 pytestmark = needs_sandbox
 
 SAMPLE = {"output_text": "red pear"}
-SMALL = Limits(seconds=20, memory=2**30, disk=2**20)
+SMALL = SandboxLimits(seconds=20, memory=2**30, disk=2**20)
 
 
 def grade(body, item=None, limits=SMALL, before="import ctypes, os, socket, sys"):
@@ -28,7 +33,7 @@ def test_a_process_stays_for_the_next_answer_and_one_that_died_is_replaced():
     source = "import os\nn = 0\ndef grade(sample, item):\n global n\n n += 1\n return n"
     with Sandbox(source + " if item['go'] else os._exit(1)") as inside:
         assert [inside.grade({}, {"go": 1}) for _ in range(3)] == [1, 2, 3]
-        with pytest.raises(Failed, match="ended without an answer"):
+        with pytest.raises(GraderFailed, match="ended without an answer"):
             inside.grade({}, {"go": 0})
         assert inside.grade({}, {"go": 1}) == 1
 
@@ -45,9 +50,9 @@ def test_files_processes_and_the_environment_are_not_there(tmp_path, monkeypatch
     assert grade("return len(os.listdir('/etc'))") == 1  # ld.so.cache
     assert grade("return 'sk-secret' in str(os.environ)") == 0
     assert grade("return os.getpid() < 5 and os.getppid() <= 1") == 1
-    with pytest.raises(Failed, match="ProcessLookupError"):
+    with pytest.raises(GraderFailed, match="ProcessLookupError"):
         grade("return os.kill(-1, 9)")
-    with pytest.raises(Failed, match="No such file"):
+    with pytest.raises(GraderFailed, match="No such file"):
         grade(f"return len(open({str(secret)!r}).read())")
 
 
@@ -81,7 +86,7 @@ def test_files_processes_and_the_environment_are_not_there(tmp_path, monkeypatch
     ],
 )
 def test_an_attack_is_an_error_of_the_grader(attack):
-    with pytest.raises(Failed):
+    with pytest.raises(GraderFailed):
         grade(f"return {attack}")
 
 
@@ -95,8 +100,8 @@ def test_an_attack_is_an_error_of_the_grader(attack):
     ],
 )
 def test_a_bomb_ends(bomb, why):
-    with pytest.raises(Failed, match=why):
-        grade(bomb, {"fd": 4}, Limits(0.5, 2**30, 2**20))
+    with pytest.raises(GraderFailed, match=why):
+        grade(bomb, {"fd": 4}, SandboxLimits(0.5, 2**30, 2**20))
 
 
 def test_a_source_that_never_ends_loading_or_defines_nothing_is_said():
@@ -107,13 +112,16 @@ def test_a_source_that_never_ends_loading_or_defines_nothing_is_said():
         ("raise SystemExit", "SystemExit"),
         ("(" * 100_000, "MemoryError|SyntaxError|without an answer"),
     ]:
-        with pytest.raises(Failed, match=why), Sandbox(source, Limits(0.5, 2**30)) as inside:
+        with (
+            pytest.raises(GraderFailed, match=why),
+            Sandbox(source, SandboxLimits(0.5, 2**30)) as inside,
+        ):
             inside.load()
 
 
 def test_the_proof_passes_here(tmp_path):
     (tmp_path / "burnish.db").write_text("")
-    prove(secrets_of(tmp_path), SMALL)
+    run_self_test(secrets_of(tmp_path), SMALL)
 
 
 @pytest.mark.parametrize(
@@ -132,25 +140,25 @@ def test_the_proof_finds_a_hole(tmp_path, monkeypatch, hole, what):
         monkeypatch.setattr(sandbox, "_walls", lambda limits: [*walls(limits), *hole.split()])
 
     with pytest.raises(SandboxUnavailable, match=what):
-        prove(secrets_of(tmp_path), SMALL)
+        run_self_test(secrets_of(tmp_path), SMALL)
 
 
 def test_the_proof_finds_the_store_among_the_libraries_and_a_missing_filter(tmp_path, monkeypatch):
     libraries = sandbox._libraries
     monkeypatch.setattr(sandbox, "_libraries", lambda: [*libraries(), str(tmp_path)])
     with pytest.raises(SandboxUnavailable, match="a file of the server"):
-        prove(secrets_of(tmp_path), SMALL)
+        run_self_test(secrets_of(tmp_path), SMALL)
 
     monkeypatch.setattr(sandbox, "_libraries", libraries)
-    monkeypatch.setattr("burnish.evaluate.sandbox.seccomp.REFUSED", ())
+    monkeypatch.setattr("burnish.evaluate.sandbox.seccomp.DENIED_CALLS", ())
     with pytest.raises(SandboxUnavailable, match="a child process"):
-        prove(secrets_of(tmp_path), SMALL)
+        run_self_test(secrets_of(tmp_path), SMALL)
 
 
 def test_a_machine_without_bubblewrap_is_told_what_to_install(monkeypatch):
     monkeypatch.setenv("PATH", "")
 
     with pytest.raises(SandboxUnavailable) as refused:
-        prove(())
+        run_self_test(())
 
     assert "apt-get install bubblewrap" in refused.value.fix

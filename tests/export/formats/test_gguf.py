@@ -11,14 +11,14 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from transformers import PreTrainedTokenizerFast as Fast
 
 from burnish.core.records import Message, Row
-from burnish.engines.external.base import Running
-from burnish.engines.external.llamacpp import LlamaCpp
+from burnish.engines.external.base import LaunchOptions
+from burnish.engines.external.llamacpp import LlamaCppEngine
 from burnish.engines.local.engine import LocalEngine
-from burnish.engines.local.multi_lora import Weights
+from burnish.engines.local.multi_lora import MultiLoraModel
 from burnish.export.formats.gguf import write_gguf
-from burnish.export.formats.gguf_quants import FALLBACKS, QUANTS, quantized
-from burnish.export.formats.gguf_tokenizer import CUTS, WHOLE_WORDS, CannotExport
-from burnish.models.gguf_import import BATTERY
+from burnish.export.formats.gguf_quants import FALLBACKS, QUANTS, quantize_matrix
+from burnish.export.formats.gguf_tokenizer import PRE_TOKENIZER_RULES, WHOLE_WORDS, CannotExport
+from burnish.models.gguf_import import TOKENIZER_TEST_TEXTS
 from tests.conftest import CHATML, CORPUS
 
 
@@ -44,13 +44,13 @@ def llama(tokenizer, **changes):
 def likelihoods(model, tokenizer, file, quant="f32"):
     """Log-probabilities of some answers, by llama.cpp and by us."""
     write_gguf(file, model, tokenizer, quant, "x")
-    engine = LlamaCpp(file, tokenizer, "x", None, Running(threads=1))
+    engine = LlamaCppEngine(file, tokenizer, "x", None, LaunchOptions(threads=1))
     rows = [Row((Message("user", text * 8), Message("assistant", text))) for text in CORPUS]
     try:
         theirs = engine.log_likelihood(rows)
     finally:
         engine.close()
-    ours = LocalEngine(Weights(model), tokenizer, "x").log_likelihood(rows)
+    ours = LocalEngine(MultiLoraModel(model), tokenizer, "x").log_likelihood(rows)
     return [log for log, _ in theirs], [log for log, _ in ours]
 
 
@@ -85,10 +85,10 @@ def test_an_output_that_is_not_tied_and_a_wider_head(tiny_tokenizer, tmp_path):
     assert theirs == pytest.approx(ours, rel=2e-3)
 
 
-@pytest.mark.parametrize("name", CUTS)
+@pytest.mark.parametrize("name", PRE_TOKENIZER_RULES)
 def test_tokens_are_those_of_llama_cpp(name, tmp_path):
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = CUTS[name]
+    backend.pre_tokenizer = PRE_TOKENIZER_RULES[name]
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=900,
@@ -96,17 +96,22 @@ def test_tokens_are_those_of_llama_cpp(name, tmp_path):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    backend.train_from_iterator([*CORPUS, *BATTERY * 3], trainer)
+    backend.train_from_iterator([*CORPUS, *TOKENIZER_TEST_TEXTS * 3], trainer)
     state = json.loads(backend.to_str())
     state["model"]["ignore_merges"] = name in WHOLE_WORDS
     backend = Tokenizer.from_str(json.dumps(state))
     tokenizer = Fast(tokenizer_object=backend, eos_token="<|im_end|>", bos_token="<|im_start|>")
     tokenizer.chat_template = CHATML
     write_gguf(tmp_path / "x.gguf", llama(tokenizer), tokenizer, "f16", "x")
-    engine = LlamaCpp(tmp_path / "x.gguf", tokenizer, "x", None, Running(threads=1))
+    engine = LlamaCppEngine(tmp_path / "x.gguf", tokenizer, "x", None, LaunchOptions(threads=1))
 
     different = []
-    for text in (*BATTERY, *CORPUS, "<|im_start|>user\n1 234<|im_end|>\n", "a  b   c\r\n\r\n 12"):
+    for text in (
+        *TOKENIZER_TEST_TEXTS,
+        *CORPUS,
+        "<|im_start|>user\n1 234<|im_end|>\n",
+        "a  b   c\r\n\r\n 12",
+    ):
         body = {"content": text, "add_special": False, "parse_special": True}
         theirs = engine.child.ask("/tokenize", body)["tokens"]
         if theirs != tokenizer(text, add_special_tokens=False)["input_ids"]:
@@ -143,7 +148,7 @@ def test_k_quants_fall_back_where_rows_are_no_multiple_of_256(tiny_tokenizer, tm
 def test_blocks_made_by_ggml_are_read_back_by_gguf(kind):
     weights = np.random.default_rng(0).normal(size=(4, 512)).astype(np.float32)
 
-    back = gguf.quants.dequantize(quantized(weights, kind), kind)
+    back = gguf.quants.dequantize(quantize_matrix(weights, kind), kind)
 
     assert np.abs(back - weights).mean() < 0.08
     assert np.abs(back - weights).max() > 0

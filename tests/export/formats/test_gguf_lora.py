@@ -5,10 +5,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from burnish.core.records import Message, Row
-from burnish.engines.external.base import Running
-from burnish.engines.external.llamacpp import LlamaCpp
+from burnish.engines.external.base import LaunchOptions
+from burnish.engines.external.llamacpp import LlamaCppEngine
 from burnish.engines.local.engine import LocalEngine
-from burnish.engines.local.multi_lora import Weights
+from burnish.engines.local.multi_lora import MultiLoraModel
 from burnish.export.formats.gguf import write_gguf
 from burnish.export.formats.gguf_lora import write_gguf_adapter
 from burnish.export.formats.gguf_tokenizer import CannotExport
@@ -36,8 +36,8 @@ def served(tiny, tiny_model, tiny_tokenizer, tmp_path):
         write_gguf(tmp_path / "base.gguf", tiny_model, tiny_tokenizer, "f32", "x")
         write_gguf_adapter(tmp_path / "adapter.gguf", model)
         files = (tmp_path / "base.gguf", tmp_path / "adapter.gguf")
-        given = (tiny_tokenizer, "x", None, Running(threads=1), files[1])
-        engines.append(LlamaCpp(files[0], *given))
+        given = (tiny_tokenizer, "x", None, LaunchOptions(threads=1), files[1])
+        engines.append(LlamaCppEngine(files[0], *given))
         return engines[-1], model
 
     yield serve
@@ -54,8 +54,10 @@ def test_an_adapter_is_scaled_as_in_peft(settings, served, tiny_model, tiny_toke
 
     theirs = [log for log, _ in engine.log_likelihood(rows)]
 
-    ours = LocalEngine(Weights(model), tiny_tokenizer, "x", adapter="default").log_likelihood(rows)
-    base = LocalEngine(Weights(tiny_model), tiny_tokenizer, "x").log_likelihood(rows)
+    ours = LocalEngine(
+        MultiLoraModel(model), tiny_tokenizer, "x", adapter="default"
+    ).log_likelihood(rows)
+    base = LocalEngine(MultiLoraModel(tiny_model), tiny_tokenizer, "x").log_likelihood(rows)
     assert theirs == pytest.approx([log for log, _ in ours], rel=5e-3)
     assert theirs != pytest.approx([log for log, _ in base], rel=5e-2)
 
@@ -63,7 +65,7 @@ def test_an_adapter_is_scaled_as_in_peft(settings, served, tiny_model, tiny_toke
 def test_a_request_without_the_adapter_does_not_see_it(served, tiny_model, tiny_tokenizer):
     engine, _ = served()
     prompt = ask(QUESTIONS[0] * 4)
-    ids = LocalEngine(Weights(tiny_model), tiny_tokenizer, "x").request(prompt).ids
+    ids = LocalEngine(MultiLoraModel(tiny_model), tiny_tokenizer, "x").build_request(prompt).ids
 
     def made(scale):
         lora = [{"id": 0, "scale": scale}]

@@ -10,11 +10,11 @@ from gguf import GGMLQuantizationType as Kind
 
 from burnish import api
 from burnish.core.recipe.recipe import make_recipe
-from burnish.export.formats.gguf_quants import quantized
+from burnish.export.formats.gguf_quants import quantize_matrix
 from burnish.export.formats.gguf_tokenizer import CannotExport
-from burnish.export.formats.importance_matrix import importance_of, measure
+from burnish.export.formats.importance_matrix import compute_importance, measure_importance
 from burnish.export.formats.registry import write_export
-from burnish.models.merge import merged_model
+from burnish.models.merge import load_merged_model
 
 
 @pytest.mark.parametrize("kind", [Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.Q4_K, Kind.Q6_K])
@@ -25,7 +25,7 @@ def test_columns_that_matter_are_rounded_better(kind):
     matters[::8] = 1.0
 
     def error(importance):
-        back = gguf.quants.dequantize(quantized(weights, kind, importance), kind)
+        back = gguf.quants.dequantize(quantize_matrix(weights, kind, importance), kind)
         return float(((back - weights)[:, ::8] ** 2).sum())
 
     assert error(matters) < 0.8 * error(None)
@@ -37,7 +37,7 @@ def test_importance_is_the_mean_square_of_what_comes_in(tiny_model):
     place = tiny_model.model.layers[1].mlp.down_proj
     hook = place.register_forward_pre_hook(lambda module, given: seen.append(given[0][0]))
 
-    found = measure(tiny_model, ids)
+    found = measure_importance(tiny_model, ids)
 
     hook.remove()
     expected = torch.cat(seen).square().mean(0).numpy()
@@ -57,13 +57,13 @@ def test_a_run_is_rounded_by_its_own_training_rows(first, known, tmp_path):
         "data": {"train": [str(tmp_path / "rows.jsonl")], "near_duplicate": 1.0},
         "export": {"to": "gguf", "importance": True}, "task": {"kind": "generation"},
     })  # fmt: skip
-    importance = importance_of(recipe, first)
-    model, _ = merged_model(first)
+    importance = compute_importance(recipe, first)
+    model, _ = load_merged_model(first)
     weights = model.model.layers[0].mlp.down_proj.weight.detach().numpy()
     by = importance["blk.0.ffn_down"]
 
     def loss(given):
-        back = gguf.quants.dequantize(quantized(weights, Kind.Q4_0, given), Kind.Q4_0)
+        back = gguf.quants.dequantize(quantize_matrix(weights, Kind.Q4_0, given), Kind.Q4_0)
         return float((((back - weights) ** 2) * by).sum())
 
     assert loss(by) < loss(None)

@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 
 from burnish.core.errors import PromptTooLong
-from burnish.engines.external.base import Running
+from burnish.engines.external.base import LaunchOptions
 from burnish.engines.external.onnx import OnnxEngine
-from burnish.engines.local.open import open_engine
-from burnish.engines.registry import open_any
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.registry import open_engine
 from burnish.export.formats import onnx as onnx_room
 from burnish.export.formats.gguf_tokenizer import CannotExport
 from burnish.export.formats.registry import write_export
-from burnish.export.parity.clients import open_door
-from burnish.export.parity.gate import measure
+from burnish.export.parity.clients import open_served_model
+from burnish.export.parity.gate import measure_parity
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +32,9 @@ def built(first, folders):
 
 
 def test_a_faithful_onnx_folder_may_ship(built, asked, trained, settings):
-    door = open_door(built, Running(1, 256))
+    door = open_served_model(built, LaunchOptions(1, 256))
     try:
-        parity = measure(door, asked, trained, settings)
+        parity = measure_parity(door, asked, trained, settings)
     finally:
         door.close()
 
@@ -44,8 +44,8 @@ def test_a_faithful_onnx_folder_may_ship(built, asked, trained, settings):
 
 
 def test_the_engine_scores_and_chooses_as_ours_does(built, known, asked):
-    ours = open_engine(str(known.runs["20260101-first"].path))
-    theirs = open_any(built.path)
+    ours = open_local_engine(str(known.runs["20260101-first"].path))
+    theirs = open_engine(built.path)
     try:
         rows = asked.rows[:5]
         for one, other in zip(theirs.log_likelihood(rows), ours.log_likelihood(rows), strict=True):
@@ -66,7 +66,7 @@ def test_the_engine_scores_and_chooses_as_ours_does(built, known, asked):
 
 
 def test_sampling_follows_the_seed(built, asked):
-    engine = OnnxEngine(built, Running(1, 256))
+    engine = OnnxEngine(built, LaunchOptions(1, 256))
     try:
         prompt = replace(asked.prompts[0], temperature=2.0, top_p=0.9, seed=4)
         one, same, other = engine.answer([prompt, prompt, replace(prompt, seed=5)])
@@ -88,7 +88,7 @@ def test_a_number_format_is_written_as_it_says_and_opens(first, asked, tmp_path,
     assert made == {(bits, 16 if "_16" in quant else 32)}
     # With a zero point, a product has an input more.
     assert all(bool(node.input[3:] and node.input[3]) == ("u" in quant) for node in products)
-    engine = OnnxEngine(written, Running(1, 256))
+    engine = OnnxEngine(written, LaunchOptions(1, 256))
     try:
         assert engine.answer(asked.prompts[:1])[0].tokens_out
     finally:
@@ -101,9 +101,9 @@ def _attributes(node):
 
 def test_int4_is_smaller_and_is_judged(first, asked, trained, settings, tmp_path, built):
     written = write_export(tmp_path / "int4", first, "onnx", "int4")
-    door = open_door(written, Running(1, 256))
+    door = open_served_model(written, LaunchOptions(1, 256))
     try:
-        parity = measure(door, asked, trained, settings)
+        parity = measure_parity(door, asked, trained, settings)
     finally:
         door.close()
 
@@ -131,9 +131,9 @@ def test_a_missing_end_of_turn_is_caught(first, asked, trained, settings, tmp_pa
     facts = json.loads((folder / "genai_config.json").read_text())
     facts["model"]["eos_token_id"] = 0
     (folder / "genai_config.json").write_text(json.dumps(facts))
-    door = open_door(sign_again(folder), Running(1, 256))
+    door = open_served_model(sign_again(folder), LaunchOptions(1, 256))
     try:
-        parity = measure(door, asked, trained, settings)
+        parity = measure_parity(door, asked, trained, settings)
     finally:
         door.close()
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from burnish.core.errors import PromptTooLong
-from burnish.engines.external.base import Running
-from burnish.engines.local.open import open_engine
-from burnish.engines.registry import open_any
+from burnish.engines.external.base import LaunchOptions
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.registry import open_engine
 from burnish.export.formats import openvino as openvino_room
 from burnish.export.formats.gguf_tokenizer import CannotExport
 from burnish.export.formats.registry import write_export
-from burnish.export.parity.clients import open_door
-from burnish.export.parity.gate import measure
+from burnish.export.parity.clients import open_served_model
+from burnish.export.parity.gate import measure_parity
 from burnish.models.artifact import open_artifact
 
 
@@ -36,9 +36,9 @@ def built(first, folders):
 
 
 def judged(artifact, asked, trained, settings):
-    door = open_door(artifact, Running(1, 256))
+    door = open_served_model(artifact, LaunchOptions(1, 256))
     try:
-        return measure(door, asked, trained, settings)
+        return measure_parity(door, asked, trained, settings)
     finally:
         door.close()
 
@@ -60,8 +60,8 @@ def test_the_folder_holds_no_gguf_and_all_that_openvino_reads(built):
 
 def test_the_engine_scores_and_chooses_as_ours_does(first, tmp_path, known, asked):
     built = write_export(tmp_path / "fp16", first, "openvino", "fp16")
-    ours = open_engine(str(known.runs["20260101-first"].path))
-    theirs = open_any(built.path)
+    ours = open_local_engine(str(known.runs["20260101-first"].path))
+    theirs = open_engine(built.path)
     try:
         rows = asked.rows[:5]
         for one, other in zip(theirs.log_likelihood(rows), ours.log_likelihood(rows), strict=True):
@@ -126,4 +126,4 @@ def test_openvino_tells_nobody_that_it_is_used():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert done.stdout.strip() == "openvino.tools.ovc.telemetry_stub", done.stderr
-    assert "sys.modules['openvino_telemetry'] = None" in openvino_room._READ
+    assert "sys.modules['openvino_telemetry'] = None" in openvino_room._CONVERT_SCRIPT

@@ -10,8 +10,8 @@ import pytest
 from burnish.core.records import Message
 from burnish.export.formats.gguf_tokenizer import CannotExport
 from burnish.export.formats.registry import write_export
-from burnish.export.packaging.registry import make_ready, refuse_unready
-from burnish.export.packaging.turn_template import turns
+from burnish.export.packaging.registry import check_targets, write_targets
+from burnish.export.packaging.turn_template import extract_turn_template
 from burnish.models.chat_template import render_prompt
 
 
@@ -22,7 +22,7 @@ def filled(template, text):
 def test_foundrys_template_renders_what_ours_does(first, tmp_path, tiny_tokenizer):
     written = replace(first, path=tmp_path)
 
-    make_ready(["foundry"], written, tiny_tokenizer)
+    write_targets(["foundry"], written, tiny_tokenizer)
 
     told = json.loads((tmp_path / "inference_model.json").read_text())
     assert told["Name"] == "20260101-first"
@@ -39,7 +39,7 @@ def test_foundrys_template_renders_what_ours_does(first, tmp_path, tiny_tokenize
 def test_the_prompt_of_the_training_is_in_foundrys(first, tmp_path, tiny_tokenizer):
     written = replace(first, path=tmp_path, system="Be brief.")
 
-    make_ready(["foundry"], written, tiny_tokenizer)
+    write_targets(["foundry"], written, tiny_tokenizer)
 
     told = json.loads((tmp_path / "inference_model.json").read_text())["PromptTemplate"]["prompt"]
     asked = (Message("system", "Be brief."), Message("user", "a"))
@@ -50,9 +50,9 @@ def test_a_template_that_does_more_has_no_turns_and_is_refused(first, tiny_token
     odd = "{% for m in messages %}{{ loop.index ~ m['role'] ~ m['content'] }}{% endfor %}"
     monkeypatch.setattr(tiny_tokenizer, "chat_template", odd)
 
-    assert turns(tiny_tokenizer) is None
+    assert extract_turn_template(tiny_tokenizer) is None
     with pytest.raises(CannotExport, match="foundry"):
-        refuse_unready(["foundry"], "onnx", first, tiny_tokenizer)
+        check_targets(["foundry"], "onnx", first, tiny_tokenizer)
 
 
 @pytest.mark.parametrize(
@@ -60,13 +60,13 @@ def test_a_template_that_does_more_has_no_turns_and_is_refused(first, tiny_token
 )
 def test_a_format_that_a_program_cant_take_is_refused(first, tiny_tokenizer, program, to):
     with pytest.raises(CannotExport, match=f"{program} doesn't take --to {to}"):
-        refuse_unready([program], to, first, tiny_tokenizer)
+        check_targets([program], to, first, tiny_tokenizer)
 
 
 def test_lm_studio_finds_publisher_model_and_file(first, tmp_path, tiny_tokenizer):
     written = write_export(tmp_path / "out", first, "gguf", "q8_0")
 
-    make_ready(["lmstudio"], written, tiny_tokenizer)
+    write_targets(["lmstudio"], written, tiny_tokenizer)
 
     file = written.path / "lmstudio/burnish/20260101-first/20260101-first-q8_0.gguf"
     assert file.read_bytes() == (written.path / "model-q8_0.gguf").read_bytes()
@@ -76,7 +76,7 @@ def test_lm_studio_finds_publisher_model_and_file(first, tmp_path, tiny_tokenize
 def test_the_vllm_script_names_this_folder_wherever_it_lies(first, tmp_path, tiny_tokenizer, to):
     quant = "bf16" if to == "merged" else "as trained"
     written = write_export(tmp_path / "out", first, to, quant)
-    make_ready(["vllm"], written, tiny_tokenizer)
+    write_targets(["vllm"], written, tiny_tokenizer)
     moved = written.path.rename(tmp_path / "moved there")
     stand_in = tmp_path / "bin" / "vllm"
     stand_in.parent.mkdir()
@@ -100,7 +100,7 @@ def test_an_adapter_that_isnt_plain_lora_is_not_for_vllm(first, tmp_path, tiny_t
     (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA", "use_dora": true}')
 
     with pytest.raises(CannotExport, match="plain LoRA"):
-        refuse_unready(["vllm"], "adapter", replace(first, path=tmp_path), tiny_tokenizer)
+        check_targets(["vllm"], "adapter", replace(first, path=tmp_path), tiny_tokenizer)
 
 
 def test_an_export_is_made_ready_before_it_is_asked(known, write_rows, tmp_path):
@@ -127,7 +127,7 @@ def served_by_mlflow(first, tmp_path, tiny_tokenizer):
     import mlflow
 
     written = write_export(tmp_path / "out", first, "merged", "f32")
-    make_ready(["mlflow"], written, tiny_tokenizer)
+    write_targets(["mlflow"], written, tiny_tokenizer)
     return mlflow.pyfunc.load_model(str(written.path.rename(tmp_path / "moved")))
 
 
@@ -160,7 +160,7 @@ def test_the_prompt_of_the_training_is_said_to_mlflows_model(first, tmp_path, ti
     written = write_export(tmp_path / "out", first, "merged", "f32")
     facts = json.loads((written.path / "artifact.json").read_text())
     (written.path / "artifact.json").write_text(json.dumps({**facts, "system": "Be brief."}))
-    make_ready(["mlflow"], written, tiny_tokenizer)
+    write_targets(["mlflow"], written, tiny_tokenizer)
     model = mlflow.pyfunc.load_model(str(written.path))
     said = {"role": "user", "content": "red lamp"}
     system = {"role": "system", "content": "Be brief."}

@@ -4,19 +4,19 @@ import copy
 
 import pytest
 
-from burnish.engines.external.base import Running
+from burnish.engines.external.base import LaunchOptions
 from burnish.export.formats import gguf as gguf_room
 from burnish.export.formats import gguf_tokenizer as vocabulary
 from burnish.export.formats.registry import write_export
-from burnish.export.parity.clients import open_door
-from burnish.export.parity.gate import measure
-from burnish.models.merge import merged_model
+from burnish.export.parity.clients import open_served_model
+from burnish.export.parity.gate import measure_parity
+from burnish.models.merge import load_merged_model
 
 
 def judged(artifact, asked, trained, settings):
-    door = open_door(artifact, Running(1))
+    door = open_served_model(artifact, LaunchOptions(1))
     try:
-        return measure(door, asked, trained, settings)
+        return measure_parity(door, asked, trained, settings)
     finally:
         door.close()
 
@@ -38,11 +38,11 @@ def merged_into_four_bits(monkeypatch):
     from burnish.models.quantization.nf4 import round_trip
 
     def merged(artifact):
-        model, tokenizer = merged_model(artifact)
+        model, tokenizer = load_merged_model(artifact)
         round_trip(model, double_quant=True)
         return model, tokenizer
 
-    monkeypatch.setattr(formats, "merged_model", merged)
+    monkeypatch.setattr(formats, "load_merged_model", merged)
     return "points lost"
 
 
@@ -95,7 +95,7 @@ def wrong_rope_scaling(monkeypatch):
 
 
 def swapped_halves(monkeypatch):
-    monkeypatch.setattr(gguf_room, "_paired", lambda weight, heads: weight)
+    monkeypatch.setattr(gguf_room, "_interleave_rotary", lambda weight, heads: weight)
     return "points lost"
 
 
@@ -103,11 +103,11 @@ def _with_tokenizer(monkeypatch, change, says):
     from burnish.export.formats import registry as formats
 
     def merged(artifact):
-        model, tokenizer = merged_model(artifact)
+        model, tokenizer = load_merged_model(artifact)
         change(tokenizer)
         return model, tokenizer
 
-    monkeypatch.setattr(formats, "merged_model", merged)
+    monkeypatch.setattr(formats, "load_merged_model", merged)
     return says
 
 

@@ -11,22 +11,28 @@ from typer.testing import CliRunner
 from burnish import api
 from burnish.cli.main import app
 from burnish.core.errors import AlreadyThere, BadRecipe
-from burnish.core.recipe.export import Export, Fit
+from burnish.core.recipe.export import Export, FormatSearch
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.recipe.serve import Serve
 from burnish.core.records import Interval
 from burnish.export.formats import registry as formats
 from burnish.export.search import run as fit_room
-from burnish.export.search.limits import broken, impossible
-from burnish.export.search.result import Fitted
-from burnish.export.search.successive_halving import Rules, alive, finalists, halve, refuse
-from burnish.export.search.trial import Candidate, Trial, candidates
+from burnish.export.search.limits import broken_limits, explain_impossible
+from burnish.export.search.result import SearchResult
+from burnish.export.search.successive_halving import (
+    SearchRules,
+    drop_violators,
+    drop_worse_half,
+    in_race,
+    select_finalists,
+)
+from burnish.export.search.trial import Candidate, CandidateTrial, list_candidates
 from burnish.models.artifact import open_artifact
-from burnish.report.pareto import Point, front_of, pareto_plot
+from burnish.report.pareto import Point, pareto_front, pareto_plot
 
 
 def trial(quant, seconds=(), scores=(), memory=100, disk=100):
-    made = Trial(Candidate("gguf", quant, 1), memory_bytes=memory, disk_bytes=disk)
+    made = CandidateTrial(Candidate("gguf", quant, 1), memory_bytes=memory, disk_bytes=disk)
     made.seconds, made.scores, made.starts = list(seconds), list(scores), [1.0]
     return made
 
@@ -37,7 +43,7 @@ def times(mean, n=200, seed=1):
 
 
 def rules(n=200, **fit):
-    return Rules(Export(fit=Fit(**fit)), [1.0] * n, 0.999)
+    return SearchRules(Export(fit=FormatSearch(**fit)), [1.0] * n, 0.999)
 
 
 def recipe_with_data(known, tmp_path):
@@ -51,12 +57,14 @@ def recipe_with_data(known, tmp_path):
 
 def searched(first, asked, trained, folder, **fit):
     recipe = make_recipe({"export": {"fit": {"threads": [1], "first_rows": 20, **fit}}})
-    tried = [Trial(candidate) for candidate in candidates(recipe.export.fit)]
-    return fit_room.search(first, asked, trained, recipe, tried, folder)
+    tried = [CandidateTrial(candidate) for candidate in list_candidates(recipe.export.fit)]
+    return fit_room.run_search(first, asked, trained, recipe, tried, folder)
 
 
 def test_limits_are_written_as_people_write_them():
-    fit = Fit(latency_p95="300ms", memory="1GB", disk="1.5 GiB", start_up="2s", latency_p50=0.1)
+    fit = FormatSearch(
+        latency_p95="300ms", memory="1GB", disk="1.5 GiB", start_up="2s", latency_p50=0.1
+    )
 
     assert (fit.latency_p95, fit.memory, fit.disk) == (0.3, 1e9, 1.5 * 2**30)
     assert (fit.start_up, fit.latency_p50) == (2.0, 0.1)
@@ -65,23 +73,25 @@ def test_limits_are_written_as_people_write_them():
 
 
 def test_candidates_are_formats_times_threads():
-    found = candidates(Fit(formats=("gguf:q8_0", "merged", "gguf:q8_0"), threads=(1, 2)))
+    found = list_candidates(
+        FormatSearch(formats=("gguf:q8_0", "merged", "gguf:q8_0"), threads=(1, 2))
+    )
 
     assert [str(one) for one in found] == [
         "gguf q8_0, 1 thread", "gguf q8_0, 2 threads", "merged bf16, 1 thread",
         "merged bf16, 2 threads",
     ]  # fmt: skip
     with pytest.raises(BadRecipe, match="no format"):
-        candidates(Fit(formats=("tflite:int8",)))
+        list_candidates(FormatSearch(formats=("tflite:int8",)))
 
 
 def test_only_the_surely_slower_of_the_worse_half_goes():
     near = [trial(f"n{n}", times(0.1, seed=n), [1.0] * 200) for n in range(4)]
     far = [trial(f"f{n}", times(0.3, seed=n), [1.0] * 200) for n in range(2)]
 
-    halve([*near, *far], rules(finalists=1))
+    drop_worse_half([*near, *far], rules(finalists=1))
 
-    assert [one.candidate.quant for one in alive([*near, *far])] == ["n0", "n1", "n2", "n3"]
+    assert [one.candidate.quant for one in in_race([*near, *far])] == ["n0", "n1", "n2", "n3"]
     assert "surely slower" in far[0].dropped.why
 
 
@@ -90,7 +100,7 @@ def test_the_most_faithful_stays_however_slow_it_is():
     faithful = trial("f16", times(0.9), [1.0] * 200)
     slow = trial("bad", times(0.9), [1.0] * 190 + [0.0] * 10)
 
-    halve([*quick, faithful, slow], rules(finalists=1))
+    drop_worse_half([*quick, faithful, slow], rules(finalists=1))
 
     assert faithful.dropped is None
     assert slow.dropped.kind == "behind"
@@ -102,7 +112,7 @@ def test_what_surely_loses_or_surely_breaks_a_limit_is_refused():
     slow = trial("slow", times(0.9), [1.0] * 200)
     few = trial("few", [0.9, 0.4, 0.4], [1.0] * 4)
 
-    refuse([fine, lossy, slow, few], rules(latency_p95=0.5))
+    drop_violators([fine, lossy, slow, few], rules(latency_p95=0.5))
 
     assert fine.dropped is None and few.dropped is None
     assert (lossy.dropped.kind, slow.dropped.kind) == ("loss", "limit")
@@ -113,22 +123,22 @@ def test_an_impossible_limit_is_named_with_what_is_too_much():
     quick = trial("q4_0", [0.4] * 50, [1.0] * 50, memory=2e9)
     small = trial("q8_0", [0.8] * 50, [1.0] * 50, memory=1e9)
 
-    alone = impossible([quick, small], Fit(latency_p95=0.3))
+    alone = explain_impossible([quick, small], FormatSearch(latency_p95=0.3))
     assert alone == [
         "No format keeps latency_p95. Nearest is gguf q4_0, 1 thread: its p95 latency is 400 ms, "
         "300 ms is allowed: 100 ms (33%) too much."
     ]
-    both = impossible([quick, small], Fit(latency_p95=0.5, memory=1e9))
+    both = explain_impossible([quick, small], FormatSearch(latency_p95=0.5, memory=1e9))
     assert both[0].startswith("No format keeps all limits at once. Nearest is gguf q8_0")
-    assert impossible([quick, small], Fit(latency_p95=0.5)) == []
-    assert broken(quick, Fit(memory=1e9)) == {"memory": 2.0}
+    assert explain_impossible([quick, small], FormatSearch(latency_p95=0.5)) == []
+    assert broken_limits(quick, FormatSearch(memory=1e9)) == {"memory": 2.0}
 
 
 def test_the_finalists_are_those_that_keep_the_limits_and_the_most_faithful_last():
     some = [trial(f"q{n}", times(0.1 * n, seed=n), [1.0] * 199 + [0.0]) for n in range(1, 6)]
     some[4].scores = [1.0] * 200
 
-    found = finalists(some, rules(finalists=3))
+    found = select_finalists(some, rules(finalists=3))
 
     assert [one.candidate.quant for one in found] == ["q1", "q2", "q5"]
 
@@ -139,7 +149,7 @@ def test_the_front_is_what_nothing_beats_in_both():
 
     some = [point("a", 1, -0.2), point("b", 2, -0.1), point("c", 3, -0.15), point("d", 4, 0.0)]
 
-    assert [one.name for one in front_of(some)] == ["a", "b", "d"]
+    assert [one.name for one in pareto_front(some)] == ["a", "b", "d"]
 
 
 def test_the_plot_keeps_names_apart_and_shows_what_stayed():
@@ -174,16 +184,16 @@ def test_the_plot_keeps_names_apart_and_shows_what_stayed():
     ],
 )
 def test_the_search_says_how_its_pick_is_served_as_it_was_measured(candidate, settings, tmp_path):
-    pick = Trial(candidate)
-    fitted = Fitted(tmp_path, [pick], None, "accuracy", pick, None, ())
+    pick = CandidateTrial(candidate)
+    fitted = SearchResult(tmp_path, [pick], None, "accuracy", pick, None, ())
 
-    words = fitted.serve.split()
+    words = fitted.serve_command.split()
 
     assert words[:3] == ["burnish", "serve", str(tmp_path)]
     served = make_recipe({}, words[4::2]).serve
     assert served == Serve(**settings)
-    merged = replace(fitted, pick=Trial(Candidate("merged", "bf16", 2)))
-    assert merged.serve == f"OMP_NUM_THREADS=2 burnish serve {tmp_path}"
+    merged = replace(fitted, pick=CandidateTrial(Candidate("merged", "bf16", 2)))
+    assert merged.serve_command == f"OMP_NUM_THREADS=2 burnish serve {tmp_path}"
 
 
 def test_the_pick_is_an_artifact_that_passed_the_gate(first, asked, trained, tmp_path):
@@ -203,10 +213,10 @@ def test_the_pick_is_an_artifact_that_passed_the_gate(first, asked, trained, tmp
 
 
 def test_caches_and_contexts_are_tried_where_an_engine_has_them():
-    fit = Fit(formats=["gguf:q8_0", "onnx:int4", "merged:bf16"], threads=[1],
+    fit = FormatSearch(formats=["gguf:q8_0", "onnx:int4", "merged:bf16"], threads=[1],
               caches=["f16", "q8_0"], contexts=[256, 512])  # fmt: skip
 
-    assert [str(one) for one in candidates(fit)] == [
+    assert [str(one) for one in list_candidates(fit)] == [
         "gguf q8_0, 1 thread, context 256",
         "gguf q8_0, 1 thread, context 512",
         "gguf q8_0, 1 thread, q8_0 cache, context 256",
@@ -298,21 +308,21 @@ def test_a_server_that_is_killed_while_it_answers_drops_its_candidate(
 ):
     from burnish.export.search import trial as trial_room
 
-    real = trial_room.open_door
+    real = trial_room.open_served_model
 
     def doomed(*told):
         door = real(*told)
         answer = door.ask
 
         def ask(prompt):
-            door.child._process.kill()
+            door.process._process.kill()
             return answer(prompt)
 
         door.ask = ask
         return door
 
-    monkeypatch.setattr(trial_room, "open_door", doomed)
-    one = Trial(Candidate("gguf", "f16", 1))
+    monkeypatch.setattr(trial_room, "open_served_model", doomed)
+    one = CandidateTrial(Candidate("gguf", "f16", 1))
     one.artifact = formats.write_export(tmp_path / "x", first, "gguf", "f16")
 
     assert one.ask(asked.prompts[:3], 256) == []

@@ -10,15 +10,15 @@ from typer.testing import CliRunner
 from burnish import api
 from burnish.cli.main import app
 from burnish.core.errors import BadData, BadRecipe, NotFound
-from burnish.core.hardware import machine
+from burnish.core.hardware import hardware
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message, Prompt
 from burnish.core.runs import Run
-from burnish.engines.external.base import Running
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.external.base import LaunchOptions
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.export.search import winner as best_room
-from burnish.export.search.run import fit
-from burnish.export.search.winner import best_of, note_search
+from burnish.export.search.run import search_formats
+from burnish.export.search.winner import find_winner, record_search
 
 NAME = "20260101-first"
 PICK = {
@@ -40,7 +40,7 @@ def left(run, found, name="exports/for-this-machine"):
     folder = run.path / name
     shutil.copytree(run.artifact, folder)
     (folder / "search.json").write_text(json.dumps(found))
-    note_search(run, folder)
+    record_search(run, folder)
     return folder
 
 
@@ -53,7 +53,7 @@ def test_the_pick_of_a_search_answers_under_the_runs_name(run, known, tmp_path, 
     (tmp_path / "test.jsonl").write_text("\n".join(lines) + "\n")
     changes = [f"data.test={tmp_path / 'test.jsonl'}", "task.kind=generation"]
     changes += ["export.fit.formats=[gguf:f16]", "export.fit.threads=[1]"]
-    assert fit(run, make_recipe({"model": {"name": "tiny"}}, changes)).pick
+    assert search_formats(run, make_recipe({"model": {"name": "tiny"}}, changes)).pick
     told = {}
     monkeypatch.setattr(api, "serve", lambda sources, **more: told.update(sources=sources, **more))
 
@@ -64,7 +64,7 @@ def test_the_pick_of_a_search_answers_under_the_runs_name(run, known, tmp_path, 
     assert "gguf f16, 1 thread has the best latency of 1 candidates" in shown.stderr
     assert make_recipe({}, told["changes"]).serve.engine_threads == 1
     aliases = dict(alias.split("=") for alias in told["aliases"])
-    fleet = open_fleet(told["sources"], aliases, Running(1, 256))
+    fleet = open_model_pool(told["sources"], aliases, LaunchOptions(1, 256))
     try:
         for name in (NAME, str(run.path), "gpt"):
             prompt = Prompt((Message("user", row.messages[0].content),), max_new_tokens=12)
@@ -77,11 +77,11 @@ def test_the_pick_of_a_search_answers_under_the_runs_name(run, known, tmp_path, 
 def test_the_last_search_on_this_machine_counts(run, monkeypatch):
     left(run, PICK, "first")
     second = left(run, {**PICK, "pick": "onnx int4, 1 thread"}, "second")
-    monkeypatch.setattr(best_room, "machine", lambda: {**machine(), "processor": "another"})
+    monkeypatch.setattr(best_room, "hardware", lambda: {**hardware(), "processor": "another"})
     left(run, PICK, "third")
     monkeypatch.undo()
 
-    found = best_of(run)
+    found = find_winner(run)
 
     assert found.folder == second and found.why.startswith("onnx int4")
     assert found.changes == ["serve.engine_threads=2"]
@@ -91,27 +91,27 @@ def test_a_run_that_was_moved_takes_its_pick_along(run, tmp_path):
     left(run, PICK)
     moved = Run(shutil.move(run.path, tmp_path / "moved"))
 
-    assert best_of(moved).folder == moved.path / "exports/for-this-machine"
+    assert find_winner(moved).folder == moved.path / "exports/for-this-machine"
 
 
 def test_what_cant_be_served_says_why(run, monkeypatch):
     with pytest.raises(NotFound, match="has no search on this machine"):
-        best_of(run)
+        find_winner(run)
     left(run, {**PICK, "pick": None, "against": ["No format keeps memory."]}, "none")
     with pytest.raises(NotFound, match="picked nothing: No format keeps memory"):
-        best_of(run)
+        find_winner(run)
     folder = left(run, PICK)
     shutil.move(folder / "search.json", folder / "other.json")
     with pytest.raises(NotFound, match="is gone from"):
-        best_of(run)
+        find_winner(run)
     shutil.move(folder / "other.json", folder / "search.json")
     (folder / "adapter_model.safetensors").write_bytes(b"other weights")
     with pytest.raises(BadData):
-        best_of(run)
-    there = {**machine(), "processor": "a quicker one"}
-    monkeypatch.setattr(best_room, "machine", lambda: there)
+        find_winner(run)
+    there = {**hardware(), "processor": "a quicker one"}
+    monkeypatch.setattr(best_room, "hardware", lambda: there)
     with pytest.raises(NotFound, match="a quicker one here"):
-        best_of(run)
+        find_winner(run)
 
 
 def test_a_pick_that_answers_in_the_server_gets_the_threads_it_was_measured_with(run, monkeypatch):

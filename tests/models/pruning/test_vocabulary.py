@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from burnish.core.errors import BadRecipe
-from burnish.models.pruning.vocabulary import keep_pieces, pieces_to_keep, write_pieces
+from burnish.models.pruning.vocabulary import keep_pieces, select_pieces, write_pieces
 
 KNOWN = ["my card payment was declined", "the exchange rate is wrong", "déjà vu, 42 €!"]
 
@@ -17,7 +17,7 @@ KNOWN = ["my card payment was declined", "the exchange rate is wrong", "déjà v
 def cut(minilm, tmp_path_factory):
     """(whole tokenizer and model, those with 2,100 pieces) of the real encoder."""
     whole = AutoTokenizer.from_pretrained(minilm.path)
-    kept = pieces_to_keep(whole, whole(KNOWN)["input_ids"], 2_100)
+    kept = select_pieces(whole, whole(KNOWN)["input_ids"], 2_100)
     folder = tmp_path_factory.mktemp("cut") / "model"
     shutil.copytree(minilm.path, folder)
     model = AutoModel.from_pretrained(minilm.path).eval()
@@ -65,10 +65,10 @@ def test_special_tokens_and_the_list_of_words_are_numbered_anew(cut, minilm):
 
 def test_the_pieces_that_texts_use_most_stay_and_then_the_vocabularys_first(minilm):
     tokenizer = AutoTokenizer.from_pretrained(minilm.path)
-    least = set(pieces_to_keep(tokenizer, [], 1_999))
+    least = set(select_pieces(tokenizer, [], 1_999))
 
-    one = pieces_to_keep(tokenizer, [[20_000, 29_000, 29_000]], 2_000)
-    three = pieces_to_keep(tokenizer, [[20_000, 29_000, 29_000]], 2_002)
+    one = select_pieces(tokenizer, [[20_000, 29_000, 29_000]], 2_000)
+    three = select_pieces(tokenizer, [[20_000, 29_000, 29_000]], 2_002)
 
     assert set(one) - least == {29_000}
     assert set(three) - least == {20_000, 29_000, min(set(three) - least)}
@@ -79,16 +79,16 @@ def test_more_and_fewer_than_there_are_and_another_tokenizer_are_refused(minilm,
     tokenizer = AutoTokenizer.from_pretrained(minilm.path)
     for count in (1_000, 40_000):
         with pytest.raises(BadRecipe, match="alone are 1,999") as refused:
-            pieces_to_keep(tokenizer, [], count)
+            select_pieces(tokenizer, [], count)
         assert "between 1999 and 30522" in str(refused.value)
     with pytest.raises(BadRecipe, match="this one is BPE"):
-        pieces_to_keep(tiny_tokenizer, [], 100)
+        select_pieces(tiny_tokenizer, [], 100)
 
 
 def test_a_vocabulary_file_beside_it_lists_the_same(cut, minilm, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(minilm.path)
     shutil.copytree(minilm.path, tmp_path / "model")
-    kept = pieces_to_keep(tokenizer, [], 2_500)
+    kept = select_pieces(tokenizer, [], 2_500)
 
     write_pieces(tmp_path / "model", kept)
 

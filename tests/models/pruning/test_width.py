@@ -20,7 +20,13 @@ from transformers import (
 )
 
 from burnish.core.errors import BadRecipe
-from burnish.models.pruning.width import attentions_of, keep_groups, keep_neurons, measured, mlps_of
+from burnish.models.pruning.width import (
+    attentions_of,
+    keep_groups,
+    keep_neurons,
+    measure_usage,
+    mlps_of,
+)
 
 SHAPE = {
     "vocab_size": 50, "hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 3,
@@ -56,7 +62,7 @@ def silenced(part, kept):
 def test_logits_are_those_of_the_whole_model_with_the_others_silent(family, tmp_path):
     model, masked = whole(family), whole(family)
     mlps, attentions = mlps_of(model), attentions_of(model)
-    used = measured(model, TEXTS, [*mlps, *attentions])
+    used = measure_usage(model, TEXTS, [*mlps, *attentions])
 
     keep_neurons(model, 32, used[:3])
     keep_groups(model, 1, used[3:])
@@ -85,7 +91,7 @@ def test_what_is_used_is_the_mean_activation_and_the_length_of_what_heads_give()
             lambda module, inputs, name=name: given.setdefault(name, []).append(inputs[0][0])
         )
 
-    found = measured(model, TEXTS, [mlps_of(model)[1], attentions_of(model)[1]])
+    found = measure_usage(model, TEXTS, [mlps_of(model)[1], attentions_of(model)[1]])
 
     neurons, heads = torch.cat(given["mlp"]), torch.cat(given["attention"]).unflatten(-1, (6, 8))
     assert torch.allclose(found[0], neurons.abs().mean(0), atol=1e-6)
@@ -95,7 +101,7 @@ def test_what_is_used_is_the_mean_activation_and_the_length_of_what_heads_give()
 
 def test_all_kept_is_the_same_model():
     model, same = whole("llama"), whole("llama")
-    used = measured(model, TEXTS, [*mlps_of(model), *attentions_of(model)])
+    used = measure_usage(model, TEXTS, [*mlps_of(model), *attentions_of(model)])
 
     keep_neurons(model, 64, used[:3])
     keep_groups(model, 3, used[3:])
@@ -110,7 +116,7 @@ def test_an_encoder_loses_neurons_and_is_refused_fewer_heads(tmp_path):
     model = BertModel(BertConfig(**shape)).eval()
     masked = BertModel(BertConfig(**shape)).eval()
     masked.load_state_dict(model.state_dict())
-    used = measured(model, TEXTS, mlps_of(model))
+    used = measure_usage(model, TEXTS, mlps_of(model))
 
     keep_neurons(model, 32, used)
     model.save_pretrained(tmp_path)

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 from burnish.cli.main import app as command_line
 from burnish.core.errors import AlreadyThere, BadRecipe, NotFound
 from burnish.core.journal import read_journal
-from burnish.serve.auth.keys import Key, Keys, open_keys
-from burnish.serve.auth.rate_limit import Rates
-from burnish.serve.middleware.guard import route_word
+from burnish.serve.auth.keys import ApiKey, ApiKeys, open_keys
+from burnish.serve.auth.rate_limit import RateLimiter
+from burnish.serve.middleware.guard import route_name
 from tests.fixtures.server import KEY
 from tests.serve.inference.test_openai_client import ask
 
@@ -24,11 +24,11 @@ from tests.serve.inference.test_openai_client import ask
 @pytest.fixture
 def client_with(house):
     """A client with a key that may do what is said."""
-    keys = Keys(house.home / "keys.json")
+    keys = ApiKeys(house.home / "keys.json")
 
     @contextlib.contextmanager
     def made(**limits):
-        value = keys.add(Key("limited", "", **limits))
+        value = keys.add(ApiKey("limited", "", **limits))
         try:
             yield openai.OpenAI(base_url=f"{house.address}/v1", api_key=value, max_retries=0)
         finally:
@@ -112,11 +112,11 @@ def test_a_route_that_a_key_may_not_use_is_forbidden(house, client_with):
     with pytest.raises(openai.AuthenticationError):
         client.models.list()
     management = "providers/Microsoft.CognitiveServices/accounts/a/deployments/b"
-    assert route_word(f"/subscriptions/s/resourceGroups/g/{management}") == "deployments"
-    assert route_word(f"/v1/models/{management}") == "models"
-    assert route_word("/openai/deployments/a/b/chat/completions") == "chat"
-    assert route_word("/openai/deployments/a/embeddings") == "embeddings"
-    assert route_word("/openai/v1/files/x") == route_word("/v1/files") == "files"
+    assert route_name(f"/subscriptions/s/resourceGroups/g/{management}") == "deployments"
+    assert route_name(f"/v1/models/{management}") == "models"
+    assert route_name("/openai/deployments/a/b/chat/completions") == "chat"
+    assert route_name("/openai/deployments/a/embeddings") == "embeddings"
+    assert route_name("/openai/v1/files/x") == route_name("/v1/files") == "files"
 
 
 def test_a_route_that_a_key_may_not_use_is_not_reached_through_another_one(client_with):
@@ -142,12 +142,12 @@ def test_a_key_that_asks_too_often_is_told_when_to_come_back(house, client_with)
 
 
 def test_a_bucket_fills_evenly():
-    rates, key = Rates(), Key("a", "", per_minute=60)
+    rates, key = RateLimiter(), ApiKey("a", "", per_minute=60)
 
     taken = ["retry-after" not in rates.take(key, now) for now in [0.0] * 61 + [0.5, 1.0, 1.5, 2.1]]
 
     assert taken == [True] * 60 + [False, False, True, False, True]
-    assert rates.take(Key("b", ""), 0.0) == {}
+    assert rates.take(ApiKey("b", ""), 0.0) == {}
 
 
 def until(look):

@@ -8,8 +8,8 @@ import openai
 import pytest
 
 from burnish.core.journal import read_journal
-from burnish.serve.auth.keys import Key, Keys
-from burnish.serve.store.schema import File, Job, Record, Store, sqlite_url
+from burnish.serve.auth.keys import ApiKey, ApiKeys
+from burnish.serve.store.schema import Database, File, Job, StoredObject, sqlite_url
 from tests.fixtures import fine_tuning_server as tuning
 from tests.fixtures.server import KEY
 from tests.serve.inference.test_openai_client import ask
@@ -40,8 +40,8 @@ BODIES = {
 @pytest.fixture(scope="module")
 def two(server):
     """Clients of two organisations."""
-    keys = Keys(server.home / "keys.json")
-    made = {name: keys.add(Key(name, "", organization=name)) for name in ("acme", "umbrella")}
+    keys = ApiKeys(server.home / "keys.json")
+    made = {name: keys.add(ApiKey(name, "", organization=name)) for name in ("acme", "umbrella")}
     clients = [
         openai.OpenAI(base_url=server.address, api_key=value, max_retries=0)
         for value in made.values()
@@ -254,9 +254,9 @@ def test_the_audit_names_the_organisation_and_figures_are_the_operators(server, 
 
 def test_a_workers_rows_belong_to_whose_work_it_is(server, things):
     """Also what no request has made: a job's results, a batch's answers."""
-    store = Store(sqlite_url(server.home))
+    store = Database(sqlite_url(server.home))
     with store.reading() as session:
-        for table, own in ((File, things.results), (Job, things.job), (Record, things.batch)):
+        for table, own in ((File, things.results), (Job, things.job), (StoredObject, things.batch)):
             found = session.query(table).filter(table.id == own).one()
             assert found.organization == "acme"
     store.close()

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from burnish.core.runs import Run
-from burnish.serve.fine_tuning.worker import Worker
+from burnish.serve.fine_tuning.worker import JobWorker
 from burnish.train.run import train
 from tests.fixtures.fine_tuning_server import Server, begin, events, rows, upload, wait
 
@@ -141,7 +141,7 @@ def test_killed_in_every_way_the_job_ends_in_the_same_weights(victim, tmp_path):
 
 
 def test_a_killed_servers_job_goes_on_at_another_within_a_minute(start, postgres_url, tmp_path):
-    servers = [start(postgres_url, lease=Worker.lease) for _ in range(2)]
+    servers = [start(postgres_url, lease=JobWorker.lease) for _ in range(2)]
     job = begin(servers[0].client, 12, seed=3, hyperparameters=LONG)
     let_it_get_to(servers[0], job, 10)
     (left,) = trainers(servers[0])

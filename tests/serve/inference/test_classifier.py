@@ -3,12 +3,12 @@
 import openai
 import pytest
 
-from burnish.compare.classifier import classifier
+from burnish.compare.classifier import train_classifier
 from burnish.core.recipe.serve import Serve
 from burnish.data.load import load
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.serve.app import create_app
-from burnish.serve.auth.keys import Keys
+from burnish.serve.auth.keys import ApiKeys
 from tests.fixtures.server import KEY, running
 from tests.fixtures.tickets import WORDS
 
@@ -20,9 +20,9 @@ def served(ticket_recipe, tiny_embedder, tmp_path):
     """The client, and the classifier's name; beside it stands a language model."""
     recipe = ticket_recipe(f"rag.embedder={tiny_embedder.name}")
     dataset = load(recipe)
-    run = classifier(recipe.model_copy(update={"task": dataset.task}), dataset)
-    keys = Keys(tmp_path / "keys.json", KEY)
-    app = create_app(open_fleet([run.id, "tiny"]), keys, Serve(max_new_tokens=8))
+    run = train_classifier(recipe.model_copy(update={"task": dataset.task}), dataset)
+    keys = ApiKeys(tmp_path / "keys.json", KEY)
+    app = create_app(open_model_pool([run.id, "tiny"]), keys, Serve(max_new_tokens=8))
     with running(app) as address:
         yield openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0), run.id
 

@@ -5,13 +5,13 @@ import pytest
 
 from burnish.core.recipe.serve import Serve
 from burnish.core.records import Prompt
-from burnish.engines.local.open import open_engine
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.serve.app import create_app
-from burnish.serve.auth.keys import Keys
-from burnish.serve.fine_tuning.worker import Worker
-from burnish.serve.store.schema import Store, sqlite_url
-from burnish.serve.store.workspace import Desk
+from burnish.serve.auth.keys import ApiKeys
+from burnish.serve.fine_tuning.worker import JobWorker
+from burnish.serve.store.schema import Database, sqlite_url
+from burnish.serve.store.workspace import Workspace
 from tests.fixtures import fine_tuning_server as tuning
 from tests.fixtures.server import KEY, running
 from tests.fixtures.vision_models import COLOURS, lines, shown
@@ -20,9 +20,9 @@ from tests.fixtures.vision_models import COLOURS, lines, shown
 @pytest.fixture
 def client(seeing, tmp_path):
     """A server of two models that see and one that doesn't."""
-    keys = Keys(tmp_path / "keys.json", KEY)
-    fleet = open_fleet(["idefics3", "qwen2-vl", "tiny"])
-    worker = Worker(Desk(Store(sqlite_url(tmp_path)), tmp_path))
+    keys = ApiKeys(tmp_path / "keys.json", KEY)
+    fleet = open_model_pool(["idefics3", "qwen2-vl", "tiny"])
+    worker = JobWorker(Workspace(Database(sqlite_url(tmp_path)), tmp_path))
     app = create_app(fleet, keys, Serve(max_new_tokens=6), worker=worker)
     with running(app) as address:
         yield openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0)
@@ -34,7 +34,7 @@ def asked(colour):
 
 def test_what_is_said_of_a_picture_is_what_the_engine_says(client):
     for model in ("idefics3", "qwen2-vl"):
-        alone = open_engine(model)
+        alone = open_local_engine(model)
         for colour in COLOURS:
             (expected,) = alone.answer([Prompt((shown(colour),), 6)])
             answer = client.chat.completions.create(
@@ -74,7 +74,7 @@ def test_it_streams_chooses_and_answers_responses(client):
 @pytest.mark.parametrize(
     ("model", "part", "why"),
     [
-        ("tiny", {"image_url": {"url": shown("red").pictures[0].url}}, "a model that sees"),
+        ("tiny", {"image_url": {"url": shown("red").images[0].url}}, "a model that sees"),
         ("idefics3", {"image_url": {"url": "https://example.org/a.png"}}, "not a data URL"),
         ("idefics3", {"image_url": {"url": "file:///etc/passwd"}}, "not a data URL"),
         ("idefics3", {"image_url": {"url": "data:image/png;base64,aGk="}}, "can't be read"),

@@ -12,13 +12,13 @@ import psutil
 import pytest
 
 from burnish.core.recipe.serve import Serve
-from burnish.engines.external.base import Running
-from burnish.engines.external.llamacpp import LlamaCpp
-from burnish.engines.scheduling.model_pool import Fleet, open_fleet
+from burnish.engines.external.base import LaunchOptions
+from burnish.engines.external.llamacpp import LlamaCppEngine
+from burnish.engines.scheduling.model_pool import ModelPool, open_model_pool
 from burnish.export.formats.gguf import write_gguf
 from burnish.serve.app import create_app
-from burnish.serve.auth.keys import Keys
-from burnish.train.loop.peak_memory import give_back
+from burnish.serve.auth.keys import ApiKeys
+from burnish.train.loop.peak_memory import release_memory
 from tests.fixtures.fine_tuning_server import KEY
 from tests.fixtures.server import running
 
@@ -29,15 +29,15 @@ BOUND = {320: 8192, 10_000: 256}
 
 def served_tiny(tiny, tiny_model, tiny_tokenizer, folder):
     """Our own engine."""
-    return open_fleet(["tiny"])
+    return open_model_pool(["tiny"])
 
 
 def served_gguf(tiny, tiny_model, tiny_tokenizer, folder):
     """llama.cpp in its child."""
     write_gguf(folder / "tiny.gguf", tiny_model, tiny_tokenizer, "f32", "tiny")
-    how = Running(threads=1, context=256, slots=2)
-    engine = LlamaCpp(folder / "tiny.gguf", tiny_tokenizer, "tiny", None, how)
-    return Fleet({"tiny": engine}, {})
+    how = LaunchOptions(threads=1, context=256, slots=2)
+    engine = LlamaCppEngine(folder / "tiny.gguf", tiny_tokenizer, "tiny", None, how)
+    return ModelPool({"tiny": engine}, {})
 
 
 def resident(fleet):
@@ -49,7 +49,7 @@ def resident(fleet):
 def slope(address, fleet, requests):
     """Bytes a request: Theil and Sen's median of slopes, after a quarter for warming up."""
     # What tests before this one have freed would be filled first, and no growth be seen.
-    give_back()
+    release_memory()
     http = httpx.Client(headers={"Authorization": f"Bearer {KEY}"}, timeout=60)
     count, lock, points = 0, threading.Lock(), []
 
@@ -81,7 +81,7 @@ def test_memory_is_flat(
 ):
     monkeypatch.setenv("BURNISH_MODELS", str(tiny_folder))
     fleet = open_served("tiny", tiny_model, tiny_tokenizer, tmp_path)
-    app = create_app(fleet, Keys(tmp_path / "keys.json", KEY), Serve())
+    app = create_app(fleet, ApiKeys(tmp_path / "keys.json", KEY), Serve())
     try:
         with running(app) as address:
             grown = slope(address, fleet, requests)
@@ -94,10 +94,10 @@ def test_memory_is_flat(
 
 def test_a_leak_would_be_seen(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("BURNISH_MODELS", str(tiny_folder))
-    fleet, kept = open_fleet(["tiny"]), []
-    app = create_app(fleet, Keys(tmp_path / "keys.json", KEY), Serve())
+    fleet, kept = open_model_pool(["tiny"]), []
+    app = create_app(fleet, ApiKeys(tmp_path / "keys.json", KEY), Serve())
     engine = fleet.find("tiny")
-    real = engine.request_for
+    real = engine.build_request_from_ids
     monkeypatch.setattr(
         engine, "request_for", lambda *said: (kept.append(b"x" * 65_536), real(*said))[1]
     )

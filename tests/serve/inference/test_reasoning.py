@@ -4,12 +4,12 @@ import openai
 import pytest
 
 from burnish.core.recipe.serve import Serve
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.serve.app import create_app
-from burnish.serve.auth.keys import Keys
-from burnish.serve.fine_tuning.worker import Worker
-from burnish.serve.store.schema import Store, sqlite_url
-from burnish.serve.store.workspace import Desk
+from burnish.serve.auth.keys import ApiKeys
+from burnish.serve.fine_tuning.worker import JobWorker
+from burnish.serve.store.schema import Database, sqlite_url
+from burnish.serve.store.workspace import Workspace
 from tests.fixtures.distinct_adapters import base_that_can_stop, train_canary
 from tests.fixtures.fine_tuning_server import KEY
 from tests.fixtures.server import running
@@ -29,9 +29,9 @@ def thinker(tiny_folder, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BURNISH_HOME", str(home))
         patch.setenv("BURNISH_MODELS", str(home / "models"))
-        fleet = open_fleet(["thinker"])
-    worker = Worker(Desk(Store(sqlite_url(home)), home))
-    keys = Keys(home / "keys.json", KEY)
+        fleet = open_model_pool(["thinker"])
+    worker = JobWorker(Workspace(Database(sqlite_url(home)), home))
+    keys = ApiKeys(home / "keys.json", KEY)
     with running(create_app(fleet, keys, Serve(max_new_tokens=64), worker=worker)) as address:
         yield openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0)
 

@@ -7,18 +7,18 @@ import pytest
 
 from burnish.core.recipe.serve import Serve
 from burnish.core.records import Message, Prompt
-from burnish.engines.registry import open_any
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.registry import open_engine
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.serve.app import create_app
-from burnish.serve.auth.keys import Keys
+from burnish.serve.auth.keys import ApiKeys
 from tests.fixtures.server import KEY, running
 
 
 @pytest.fixture
 def served(learnt_t5, tiny_t5, tmp_path):
     """The client, and the trained model's name; beside it stand its base and a language model."""
-    keys = Keys(tmp_path / "keys.json", KEY)
-    fleet = open_fleet([learnt_t5.artifact, "tiny-t5", "tiny"])
+    keys = ApiKeys(tmp_path / "keys.json", KEY)
+    fleet = open_model_pool([learnt_t5.artifact, "tiny-t5", "tiny"])
     with running(create_app(fleet, keys, Serve(max_new_tokens=8))) as address:
         yield openai.OpenAI(base_url=f"{address}/v1", api_key=KEY, max_retries=0), learnt_t5.run
 
@@ -72,7 +72,7 @@ def test_it_samples_by_seed_and_keeps_to_choices(served):
 def test_questions_that_come_together_are_answered_as_if_alone(served, learnt_t5):
     client, name = served
     texts = ["red green blue", "one", "two pear apple", "plum red one", "blue two", "pear"]
-    engine = open_any(learnt_t5.artifact)
+    engine = open_engine(learnt_t5.artifact)
 
     def ask(text):
         asked = {"messages": turns(text), "temperature": 0, "max_tokens": 8}

@@ -6,7 +6,7 @@ import openai
 import pydantic
 import pytest
 
-from burnish.serve.inference.tool_calls import AnswerWatch, take_apart
+from burnish.serve.inference.tool_calls import AnswerParser, parse_answer
 from tests.serve.inference.test_openai_client import ask, said
 
 
@@ -187,8 +187,8 @@ def test_what_cannot_be_followed_is_refused_by_its_name(client, settings, param)
     ],
 )  # fmt: skip
 def test_calls_are_read_in_the_forms_that_models_write_and_nothing_is_lost(answer, text, calls):
-    found = take_apart(answer, {"refund"})
-    watch = AnswerWatch(with_calls=True)
+    found = parse_answer(answer, {"refund"})
+    watch = AnswerParser(with_calls=True)
     shown = "".join(watch.feed(letter)[1] for letter in answer)
 
     assert found.text == (answer if text is None else text) and len(found.calls) == calls
@@ -200,6 +200,6 @@ def test_calls_are_read_in_the_forms_that_models_write_and_nothing_is_lost(answe
 def test_a_call_behind_a_thought_is_a_call():
     call = '{"name": "refund", "arguments": {}}'
 
-    found = take_apart(f"<think>\nrefund?\n</think>\n\n{call}", {"refund"})
+    found = parse_answer(f"<think>\nrefund?\n</think>\n\n{call}", {"refund"})
 
-    assert (found.thought, found.text, len(found.calls)) == ("refund?", "", 1)
+    assert (found.reasoning, found.text, len(found.calls)) == ("refund?", "", 1)

@@ -14,13 +14,13 @@ from burnish.core.recipe.recipe import make_recipe
 from burnish.core.recipe.serve import Serve, Upstream
 from burnish.core.records import Message
 from burnish.engines.remote.upstream import open_upstream, open_upstreams
-from burnish.engines.scheduling.model_pool import Fleet
+from burnish.engines.scheduling.model_pool import ModelPool
 from burnish.models.chat_template import encode_prompt
 from burnish.serve.app import create_app
-from burnish.serve.auth.keys import Key, Keys
-from burnish.serve.fine_tuning.worker import Worker
-from burnish.serve.store.schema import Store, sqlite_url
-from burnish.serve.store.workspace import Desk
+from burnish.serve.auth.keys import ApiKey, ApiKeys
+from burnish.serve.fine_tuning.worker import JobWorker
+from burnish.serve.store.schema import Database, sqlite_url
+from burnish.serve.store.workspace import Workspace
 from tests.fixtures.fine_tuning_server import KEY
 from tests.fixtures.server import running
 from tests.fixtures.worker_process import Program, words
@@ -57,9 +57,11 @@ def front(house, tmp_path_factory):
         table = {name: Upstream(**there) for name in [*house.cries, "tiny"]}
         table["mine"] = Upstream(**there, model="org/gpt-4o-mini", source="tiny")
         engines = open_upstreams(table)
-    fleet = Fleet(dict(engines), {})
-    worker = Worker(Desk(Store(sqlite_url(home)), home), tick=0.02)
-    app = create_app(fleet, Keys(home / "keys.json", KEY), Serve(max_new_tokens=32), worker=worker)
+    fleet = ModelPool(dict(engines), {})
+    worker = JobWorker(Workspace(Database(sqlite_url(home)), home), tick=0.02)
+    app = create_app(
+        fleet, ApiKeys(home / "keys.json", KEY), Serve(max_new_tokens=32), worker=worker
+    )
     with running(app) as address:
         yield SimpleNamespace(
             address=address, client=client_of(address), app=app, fleet=fleet, home=home
@@ -146,7 +148,7 @@ def test_every_other_route_takes_it_for_one_of_ours(front, client, house):
 
 
 def test_keys_context_and_figures_are_ours(front):
-    narrow = Keys(front.home / "keys.json").add(Key("narrow", "", models=["mine"]))
+    narrow = ApiKeys(front.home / "keys.json").add(ApiKey("narrow", "", models=["mine"]))
     with pytest.raises(openai.BadRequestError) as refusal:
         ask(front.client, messages=[{"role": "user", "content": "parcel " * 1500}])
     assert refusal.value.code == "context_length_exceeded"
@@ -175,8 +177,8 @@ def stubbed(tiny, tmp_path):
     """A server whose `tiny` is a stub, and the stub; `open` makes it with other settings."""
     with serving(StubUpstream()) as stub:
         engine = open_upstream("tiny", Upstream(url=stub.url, timeout=0.6))
-        fleet = Fleet({"tiny": engine}, {})
-        app = create_app(fleet, Keys(tmp_path / "keys.json", KEY), Serve())
+        fleet = ModelPool({"tiny": engine}, {})
+        app = create_app(fleet, ApiKeys(tmp_path / "keys.json", KEY), Serve())
         with running(app) as address:
             yield SimpleNamespace(stub=stub, client=client_of(address), engine=engine, app=app)
         fleet.close()
@@ -282,7 +284,7 @@ def test_a_dead_upstream_is_a_503_and_is_back_when_it_is(tiny, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     engines = open_upstreams({"tiny": Upstream(url=f"http://127.0.0.1:{port}/v1")})
-    app = create_app(Fleet(dict(engines), {}), Keys(tmp_path / "keys.json", KEY), Serve())
+    app = create_app(ModelPool(dict(engines), {}), ApiKeys(tmp_path / "keys.json", KEY), Serve())
     with running(app) as address, serving(StubUpstream()) as stub:
         with pytest.raises(openai.InternalServerError, match="can't be reached") as failure:
             ask(client_of(address))

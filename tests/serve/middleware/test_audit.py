@@ -5,8 +5,8 @@ import os
 import threading
 
 from burnish.core.journal import read_journal
-from burnish.core.progress import listen
-from burnish.serve.middleware.observability import Audit
+from burnish.core.progress import set_reporter
+from burnish.serve.middleware.observability import AuditLog
 
 
 class Heard:
@@ -18,7 +18,7 @@ class Heard:
 
 
 def test_entries_are_in_order_and_no_disk_holds_the_loop_up(tmp_path, monkeypatch):
-    audit, threads = Audit(tmp_path / "audit.jsonl"), set()
+    audit, threads = AuditLog(tmp_path / "audit.jsonl"), set()
     real = os.fsync
 
     def fsync(descriptor):
@@ -38,7 +38,7 @@ def test_entries_are_in_order_and_no_disk_holds_the_loop_up(tmp_path, monkeypatc
 
 
 def test_an_entry_whose_client_has_left_is_written_before_the_end(tmp_path, monkeypatch):
-    audit, go, real = Audit(tmp_path / "audit.jsonl"), threading.Event(), os.fsync
+    audit, go, real = AuditLog(tmp_path / "audit.jsonl"), threading.Event(), os.fsync
 
     def slow(descriptor):
         go.wait(20)
@@ -61,8 +61,8 @@ def test_an_entry_whose_client_has_left_is_written_before_the_end(tmp_path, monk
 
 
 def test_an_entry_that_cannot_be_written_is_said(tmp_path, monkeypatch):
-    audit, heard = Audit(tmp_path / "audit.jsonl"), Heard()
-    listen(heard)
+    audit, heard = AuditLog(tmp_path / "audit.jsonl"), Heard()
+    set_reporter(heard)
 
     async def write(path):
         await audit.write(method="POST", path=path)

@@ -6,7 +6,7 @@ import json
 import httpx
 import pytest
 
-from burnish.serve.middleware.guard import MOST_BYTES, largest_body
+from burnish.serve.middleware.guard import MAX_BYTES, max_body_bytes
 from tests.fixtures.server import KEY
 
 AUTH = {"authorization": f"Bearer {KEY}"}
@@ -61,11 +61,11 @@ def test_unknown_paths_and_methods_have_the_same_shape(http):
 
 
 def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(http):
-    large = b'{"model": "' + b"x" * MOST_BYTES + b'"}'
+    large = b'{"model": "' + b"x" * MAX_BYTES + b'"}'
 
     def chunks():
         for _ in range(9):
-            yield b" " * (MOST_BYTES // 8)
+            yield b" " * (MAX_BYTES // 8)
 
     error(http.post("/v1/chat/completions", content=large), 413)
     error(http.post("/v1/chat/completions", content=chunks()), 413)
@@ -80,9 +80,9 @@ def test_only_where_files_are_uploaded_may_a_body_be_larger(prefix):
         "/nowhere/parts",
         "/files/a/files",
     ):
-        assert largest_body(prefix + path) == MOST_BYTES
-    assert largest_body(f"{prefix}/files") > 512 * 2**20
-    assert largest_body(f"{prefix}/uploads/upload_1/parts") > 64 * 2**20
+        assert max_body_bytes(prefix + path) == MAX_BYTES
+    assert max_body_bytes(f"{prefix}/files") > 512 * 2**20
+    assert max_body_bytes(f"{prefix}/uploads/upload_1/parts") > 64 * 2**20
 
 
 def test_what_anybody_may_send_is_counted_as_one_and_noted_in_short(http, house):

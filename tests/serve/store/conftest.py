@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from burnish.serve.store.jobs import Jobs
-from burnish.serve.store.schema import Store, Table, sqlite_url
+from burnish.serve.store.schema import Database, TableBase, sqlite_url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -14,14 +14,14 @@ def url(request, tmp_path):
         return sqlite_url(tmp_path)
     address = request.getfixturevalue("postgres_url")
     engine = create_engine(address)
-    Table.metadata.drop_all(engine)
+    TableBase.metadata.drop_all(engine)
     engine.dispose()
     return address
 
 
 @pytest.fixture
 def store(url):
-    store = Store(url)
+    store = Database(url)
     yield store
     store.close()
 

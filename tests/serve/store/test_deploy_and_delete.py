@@ -6,11 +6,11 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from burnish.serve.errors import Refused
+from burnish.serve.errors import RequestError
 from burnish.serve.store.deployments import CreateDeployment
-from burnish.serve.store.jobs import keep_checkpoints
-from burnish.serve.store.schema import Store
-from burnish.serve.store.workspace import Desk
+from burnish.serve.store.jobs import record_checkpoints
+from burnish.serve.store.schema import Database
+from burnish.serve.store.workspace import Workspace
 from tests.serve.store.test_schema import at_once, new_job
 
 
@@ -24,15 +24,15 @@ def test_of_deploying_and_deleting_a_model_at_once_one_is_refused(
     job = new_job(jobs, status="succeeded", fine_tuned_model="ft:whole")
     with store.writing() as session:
         kept = {"step": 1, "name": "ft:whole:step", "folder": "steps", "metrics": {}}
-        keep_checkpoints(session, job, [kept])
+        record_checkpoints(session, job, [kept])
     model = "ft:whole:step" if step else "ft:whole"
     properties = {"model": {"name": model}}
-    desks = [Desk(store, tmp_path), Desk(Store(url), tmp_path)]
+    desks = [Workspace(store, tmp_path), Workspace(Database(url), tmp_path)]
     works = {
         "deploy": lambda desk: desk.deployments.put(
             "desk", CreateDeployment.model_validate({"properties": properties})
         ),
-        "delete": lambda desk: desk.forget(model),
+        "delete": lambda desk: desk.delete_model(model),
     }
     last = next(name for name in works if name != first)
     looked, over, refused = threading.Event(), threading.Event(), []
@@ -45,7 +45,7 @@ def test_of_deploying_and_deleting_a_model_at_once_one_is_refused(
     def go(name, desk):
         try:
             works[name](desk)
-        except Refused as error:
+        except RequestError as error:
             refused.append((name, error.error_code))
         finally:
             over.set()
@@ -65,12 +65,12 @@ def test_of_deploying_and_deleting_a_model_at_once_one_is_refused(
 
     code = {"delete": "model_deployed", "deploy": "model_not_found"}[last]
     assert refused == [(last, code)]
-    deployed = [one.body["name"] for one in desks[0].deployments.records.all("deployment")]
+    deployed = [one.body["name"] for one in desks[0].deployments.objects.all("deployment")]
     assert deployed == (["desk"] if first == "deploy" else [])
 
 
 def test_the_same_deployment_may_be_made_by_two_servers_at_once(url, store, tmp_path):
-    desks, made = [Desk(store, tmp_path), Desk(Store(url), tmp_path)], []
+    desks, made = [Workspace(store, tmp_path), Workspace(Database(url), tmp_path)], []
 
     def put(number):
         properties = {"model": {"name": f"base-{number}"}}

@@ -109,11 +109,11 @@ def test_what_cannot_be_deployed_is_refused_by_its_name(
 
 
 def test_a_key_deploys_only_what_it_may_use(house):
-    from burnish.serve.auth.keys import Key, Keys
+    from burnish.serve.auth.keys import ApiKey, ApiKeys
 
     mine, other = house.cries
-    keys = Keys(house.home / "keys.json")
-    value = keys.add(Key("deployer", "", models=[mine], routes=["deployments"]))
+    keys = ApiKeys(house.home / "keys.json")
+    value = keys.add(ApiKey("deployer", "", models=[mine], routes=["deployments"]))
     try:
         bound = Management(house.address, value)
         assert bound.put("own", other).status_code == 404

@@ -14,15 +14,15 @@ from sqlalchemy import event
 from burnish.core.errors import StorageFailed
 from burnish.core.recipe.serve import Serve
 from burnish.core.runs import Run
-from burnish.engines.scheduling.model_pool import Fleet
+from burnish.engines.scheduling.model_pool import ModelPool
 from burnish.serve.app import create_app
-from burnish.serve.auth.keys import Keys
-from burnish.serve.fine_tuning.worker import Worker
+from burnish.serve.auth.keys import ApiKeys
+from burnish.serve.fine_tuning.worker import JobWorker
 from burnish.serve.store import files
-from burnish.serve.store.jobs import Happening
-from burnish.serve.store.schema import Event, Job, Store, sqlite_url
-from burnish.serve.store.workspace import Desk
-from burnish.train.loop.resource_errors import explained
+from burnish.serve.store.jobs import JobEvent
+from burnish.serve.store.schema import Database, Job, JobEventRow, sqlite_url
+from burnish.serve.store.workspace import Workspace
+from burnish.train.loop.resource_errors import resource_errors
 from tests.fixtures import fine_tuning_server as tuning
 from tests.fixtures.bubblewrap import needs_sandbox
 from tests.fixtures.server import running
@@ -33,7 +33,7 @@ READ_ONLY, FULL = "PRAGMA query_only=ON", "PRAGMA max_page_count=1"
 @pytest.fixture
 def desk(tmp_path):
     home = tmp_path / "home"
-    desk = Desk(Store(sqlite_url(home)), home)
+    desk = Workspace(Database(sqlite_url(home)), home)
     yield desk
     desk.store.close()
 
@@ -41,8 +41,10 @@ def desk(tmp_path):
 @pytest.fixture
 def served(desk, tiny):
     """A server whose worker looks once an hour."""
-    worker = Worker(desk, tick=3600)
-    app = create_app(Fleet({}, {}), Keys(desk.home / "k.json", tuning.KEY), Serve(), worker=worker)
+    worker = JobWorker(desk, tick=3600)
+    app = create_app(
+        ModelPool({}, {}), ApiKeys(desk.home / "k.json", tuning.KEY), Serve(), worker=worker
+    )
     with running(app) as address:
         client = openai.OpenAI(base_url=f"{address}/v1", api_key=tuning.KEY, max_retries=0)
         yield SimpleNamespace(client=client, desk=desk)
@@ -82,9 +84,9 @@ def test_an_upload_that_cannot_be_kept_leaves_nothing(served, monkeypatch, numbe
             yield draft
             raise OSError(number, "no", str(path))
 
-    real = files.whole_file
+    real = files.atomic_file
     kept = tuning.upload(served.client, tuning.rows(10))
-    monkeypatch.setattr(files, "whole_file", gives_out)
+    monkeypatch.setattr(files, "atomic_file", gives_out)
     refused(lambda: tuning.upload(served.client, tuning.rows(12)), words)
     monkeypatch.undo()
 
@@ -116,7 +118,7 @@ def test_a_store_that_cannot_be_written_keeps_what_it_has(served, pragma, words)
 
 @needs_sandbox
 def test_a_server_in_a_read_only_workspace_says_so_and_does_not_start(tiny, workspace):
-    Store(sqlite_url(workspace)).close()
+    Database(sqlite_url(workspace)).close()
     walls = ["bwrap", "--dev-bind", "/", "/", "--ro-bind", str(workspace), str(workspace)]
     words = [sys.executable, "-m", "burnish", "serve", "tiny", "--port", "0"]
 
@@ -128,7 +130,7 @@ def test_a_server_in_a_read_only_workspace_says_so_and_does_not_start(tiny, work
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES, errno.ENOSPC])
 def test_a_training_whose_disk_gives_out_says_so_in_one_sentence(number):
-    with pytest.raises(StorageFailed, match="then: go on"), explained("then: go on"):
+    with pytest.raises(StorageFailed, match="then: go on"), resource_errors("then: go on"):
         raise OSError(number, "no", "step-3")
 
 
@@ -137,18 +139,18 @@ def test_a_job_whose_disk_gave_out_is_paused_with_the_reason_and_can_be_resumed(
         id="ftjob-1", status="running", model="tiny", base="tiny", seed=1, training_file="file-1",
         method="supervised", asked={}, hyperparameters={}, run="run-1",
     )  # fmt: skip
-    desk.jobs.add(job, [Happening("created", "made")])
-    worker = Worker(desk)
+    desk.jobs.add(job, [JobEvent("created", "made")])
+    worker = JobWorker(desk)
     held = desk.jobs.claim(("running",), "w", 15)
     outcome = desk.home / "outcome.json"
     told = {"kind": "StorageFailed", "what": "The disk is full: x.", "fix": "Free some space"}
     outcome.write_text(json.dumps(told))
 
-    worker._explain(held, Run(desk.home / "run"), outcome, 1)
+    worker._handle_early_exit(held, Run(desk.home / "run"), outcome, 1)
 
     assert desk.jobs.find(job.id).status == "paused"
     assert desk.jobs.find(job.id).error is None
-    events, _ = desk.jobs.parts(Event, job.id, None, 10)
+    events, _ = desk.jobs.parts(JobEventRow, job.id, None, 10)
     assert events[0].level == "error" and "The disk is full" in events[0].message
     desk.jobs.release(job.id, "w")
     desk.jobs.change(job.id, "resume")

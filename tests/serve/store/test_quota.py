@@ -5,18 +5,18 @@ import contextlib
 import openai
 import pytest
 
-from burnish.serve.auth.keys import Key, Keys
+from burnish.serve.auth.keys import ApiKey, ApiKeys
 from tests.fixtures import fine_tuning_server as tuning
 
 
 @pytest.fixture
 def client_of(server):
     """A client of an organisation, with a key that has these limits."""
-    keys = Keys(server.home / "keys.json")
+    keys = ApiKeys(server.home / "keys.json")
 
     @contextlib.contextmanager
     def made(organization, **limits):
-        value = keys.add(Key("limited", "", organization=organization, **limits))
+        value = keys.add(ApiKey("limited", "", organization=organization, **limits))
         try:
             yield openai.OpenAI(base_url=server.address, api_key=value, max_retries=0)
         finally:

@@ -8,24 +8,24 @@ from types import SimpleNamespace
 import pytest
 from sqlalchemy import select, text
 
-from burnish.serve.auth.keys import CALLER, Key
-from burnish.serve.auth.tenant import acting_for
-from burnish.serve.background.tasks import Errand, Errands
-from burnish.serve.errors import Refused
-from burnish.serve.fine_tuning.worker import CHECKER, TRAINER, Worker
-from burnish.serve.store.files import Files
-from burnish.serve.store.jobs import Happening, Jobs, Lost, fail, tell
-from burnish.serve.store.objects import Records
+from burnish.serve.auth.keys import CURRENT_KEY, ApiKey
+from burnish.serve.auth.tenant import as_organization
+from burnish.serve.background.tasks import BackgroundTask, BackgroundTasks
+from burnish.serve.errors import RequestError
+from burnish.serve.fine_tuning.worker import CHECKER, TRAINER, JobWorker
+from burnish.serve.store.files import FileStore
+from burnish.serve.store.jobs import JobEvent, Jobs, LeaseLost, fail_job, record_events
+from burnish.serve.store.objects import StoredObjects
 from burnish.serve.store.quota import QuotaExceeded
 from burnish.serve.store.schema import (
-    SCHEMA,
-    Event,
+    SCHEMA_VERSION,
+    Database,
     Job,
-    Record,
-    Store,
+    JobEventRow,
+    StoredObject,
     StoreUnavailable,
 )
-from burnish.serve.store.workspace import Desk
+from burnish.serve.store.workspace import Workspace
 
 
 def new_job(jobs, number=0, **settings):
@@ -41,11 +41,11 @@ def new_job(jobs, number=0, **settings):
         "hyperparameters": {},
         "run": f"run-{number}",
     }
-    return jobs.add(Job(**fields | settings), [Happening("created", "made")])
+    return jobs.add(Job(**fields | settings), [JobEvent("created", "made")])
 
 
 def told(jobs, job):
-    return [event.key for event in reversed(jobs.parts(Event, job.id, None, 10_000)[0])]
+    return [event.key for event in reversed(jobs.parts(JobEventRow, job.id, None, 10_000)[0])]
 
 
 def at_once(count, work):
@@ -66,7 +66,7 @@ def at_once(count, work):
 def test_many_servers_may_make_the_tables_at_once(url):
     stores = []
 
-    at_once(6, lambda number: stores.append(Store(url)))
+    at_once(6, lambda number: stores.append(Database(url)))
 
     assert len(stores) == 6
     for store in stores:
@@ -77,10 +77,10 @@ def test_many_servers_may_make_the_tables_at_once(url):
 
 def test_a_store_of_another_version_is_not_opened(url, store):
     with store.writing() as session:
-        session.execute(text(f"UPDATE schema_version SET version = {SCHEMA + 1}"))
+        session.execute(text(f"UPDATE schema_version SET version = {SCHEMA_VERSION + 1}"))
 
-    with pytest.raises(StoreUnavailable, match=f"schema {SCHEMA + 1}"):
-        Store(url)
+    with pytest.raises(StoreUnavailable, match=f"schema {SCHEMA_VERSION + 1}"):
+        Database(url)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_store_of_another_version_is_not_opened(url, store):
 )
 def test_a_store_that_cannot_be_opened_says_why(url, words):
     with pytest.raises(StoreUnavailable, match=words):
-        Store(url)
+        Database(url)
 
 
 def test_no_job_is_claimed_twice_however_many_ask_at_once(jobs):
@@ -138,17 +138,17 @@ def test_a_clock_that_jumps_keeps_no_job_from_being_taken_over(jobs, monkeypatch
 
     assert jobs.claim(("queued",), "heir", 60).lives == 2
     assert jobs.claim(("queued",), "third", 60) is None
-    with pytest.raises(Lost), jobs.held(job.id, "first"):
+    with pytest.raises(LeaseLost), jobs.locked(job.id, "first"):
         pass
-    with jobs.held(job.id, "heir") as (_, mine):
+    with jobs.locked(job.id, "heir") as (_, mine):
         mine.status = "running"
 
 
 @pytest.mark.parametrize("jump", [-86400, 86400])
 def test_a_clock_that_jumps_keeps_no_errand_from_being_taken_over(store, monkeypatch, jump):
-    Records(store).add(Record(id="batch_1", kind="batch", status="validating", body={}))
-    errand = Errand("batch", ("validating",), lambda record, is_to_stop: None)
-    errands = Errands(store, {}, lease=60)
+    StoredObjects(store).add(StoredObject(id="batch_1", kind="batch", status="validating", body={}))
+    errand = BackgroundTask("batch", ("validating",), lambda record, is_to_stop: None)
+    errands = BackgroundTasks(store, {}, lease=60)
     assert errands._claim(errand, "first").worker == "first"
     assert errands._claim(errand, "early") is None
     monkeypatch.setattr(
@@ -174,8 +174,8 @@ def test_a_worker_that_lost_its_job_changes_nothing_any_more(jobs):
     jobs.claim(("queued",), "slow", -1)
     jobs.claim(("queued",), "heir", 60)
 
-    with pytest.raises(Lost), jobs.held(job.id, "slow") as (session, mine):
-        fail(session, mine, "x", "never")
+    with pytest.raises(LeaseLost), jobs.locked(job.id, "slow") as (session, mine):
+        fail_job(session, mine, "x", "never")
     jobs.release(job.id, "slow")
     jobs.renew(["slow"], 1000)
 
@@ -186,11 +186,11 @@ def test_a_worker_that_lost_its_job_changes_nothing_any_more(jobs):
 def test_an_event_is_told_once_however_often_it_is_noticed(jobs):
     job = new_job(jobs)
     jobs.claim(("queued",), "a", 60)
-    seen = [Happening(f"step-{n}", f"Step {n}", type="metrics", data={"step": n}) for n in range(9)]
+    seen = [JobEvent(f"step-{n}", f"Step {n}", type="metrics", data={"step": n}) for n in range(9)]
 
     for end in (3, 2, 7, 9):
-        with jobs.held(job.id, "a") as (session, mine):
-            tell(session, mine, seen[:end])
+        with jobs.locked(job.id, "a") as (session, mine):
+            record_events(session, mine, seen[:end])
 
     assert told(jobs, job) == ["created", *[f"step-{n}" for n in range(9)]]
 
@@ -199,9 +199,9 @@ def test_what_fails_half_way_leaves_nothing(jobs):
     job = new_job(jobs)
     jobs.claim(("queued",), "a", 60)
 
-    with pytest.raises(RuntimeError), jobs.held(job.id, "a") as (session, mine):
+    with pytest.raises(RuntimeError), jobs.locked(job.id, "a") as (session, mine):
         mine.status = "succeeded"
-        tell(session, mine, [Happening("model", "made")])
+        record_events(session, mine, [JobEvent("model", "made")])
         session.flush()
         raise RuntimeError
 
@@ -215,13 +215,13 @@ def test_cancel_and_finish_at_the_same_moment_cannot_both_win(jobs):
 
         def work(who, job=job):
             if who:
-                with jobs.held(job.id, "a") as (session, mine):
+                with jobs.locked(job.id, "a") as (session, mine):
                     if mine.status == "running":
                         mine.status, mine.fine_tuned_model = "succeeded", f"ft:{job.id}"
             else:
                 try:
                     jobs.change(job.id, "cancel")
-                except Refused:
+                except RequestError:
                     return
 
         at_once(2, work)
@@ -235,14 +235,14 @@ def test_messages_that_quote_broken_text_can_be_stored(jobs):
     job = new_job(jobs)
     jobs.claim(("queued",), "a", 60)
 
-    with jobs.held(job.id, "a") as (session, mine):
-        fail(session, mine, "bad", "role 'a\0b\ud800' is unknown")
+    with jobs.locked(job.id, "a") as (session, mine):
+        fail_job(session, mine, "bad", "role 'a\0b\ud800' is unknown")
 
     assert "role" in jobs.find(job.id).error["message"]
 
 
 def test_pages_go_on_where_they_stopped_while_rows_are_added(store, tmp_path):
-    files = Files(store, tmp_path / "files")
+    files = FileStore(store, tmp_path / "files")
     for _ in range(5):
         files.add(io.BytesIO(b"x"), "x", "batch")
     first, more = files.page(None, None, 3, "desc")
@@ -260,7 +260,7 @@ def test_rows_survive_closing(url, jobs, store):
     job = new_job(jobs, labels={"a": "ü"})
     store.close()
 
-    again = Store(url)
+    again = Database(url)
     with again.reading() as session:
         found = session.scalars(select(Job)).one()
     again.close()
@@ -269,20 +269,20 @@ def test_rows_survive_closing(url, jobs, store):
 
 
 def test_what_the_checker_lets_go_of_its_own_trainer_keeps(store, jobs, tmp_path):
-    worker = Worker(Desk(store, tmp_path))
+    worker = JobWorker(Workspace(store, tmp_path))
     job = new_job(jobs, status="validating_files")
 
     def check(claimed):
-        with jobs.held(claimed.id, claimed.worker) as (session, mine):
+        with jobs.locked(claimed.id, claimed.worker) as (session, mine):
             mine.status, mine.worker = "queued", None
-        worker._take(TRAINER, lambda mine: held.append(mine.worker) or go_on_checking(mine))
+        worker._work_on_next(TRAINER, lambda mine: held.append(mine.worker) or go_on_checking(mine))
 
     def go_on_checking(mine):
         jobs.release(mine.id, checker[0])
         held.append(jobs.find(mine.id).worker)
 
     held, checker = [], []
-    worker._take(CHECKER, lambda claimed: checker.append(claimed.worker) or check(claimed))
+    worker._work_on_next(CHECKER, lambda claimed: checker.append(claimed.worker) or check(claimed))
 
     assert held == [held[0], held[0]] and held[0] != checker[0]
     assert jobs.find(job.id).worker is None
@@ -298,9 +298,11 @@ def test_a_job_with_code_is_not_touched_by_a_server_that_runs_none(store, jobs, 
     touched = []
 
     for _ in made:
-        Worker(Desk(store, tmp_path))._take(TRAINER, touched.append)
+        JobWorker(Workspace(store, tmp_path))._work_on_next(TRAINER, touched.append)
     willing = new_job(jobs, status="queued", asked={"grader": code})
-    Worker(Desk(store, tmp_path), python_graders=True)._take(TRAINER, touched.append)
+    JobWorker(Workspace(store, tmp_path), python_graders=True)._work_on_next(
+        TRAINER, touched.append
+    )
 
     assert [job.id for job in touched] == [willing.id]
     for job in made:
@@ -310,7 +312,7 @@ def test_a_job_with_code_is_not_touched_by_a_server_that_runs_none(store, jobs, 
 
 def test_a_store_of_before_there_were_organisations_goes_on(url):
     """Schema 1 had no records, schema 2 no organisations."""
-    store = Store(url)
+    store = Database(url)
     job = new_job(Jobs(store))
     with store.writing() as session:
         for table in ("files", "jobs"):
@@ -320,15 +322,17 @@ def test_a_store_of_before_there_were_organisations_goes_on(url):
         session.execute(text("UPDATE schema_version SET version = 1"))
     store.close()
 
-    again = Store(url)
-    with acting_for("acme"):
-        with pytest.raises(Refused):
+    again = Database(url)
+    with as_organization("acme"):
+        with pytest.raises(RequestError):
             Jobs(again).find(job.id)
         theirs = new_job(Jobs(again), 1)
-    with acting_for("burnish"):
+    with as_organization("burnish"):
         assert Jobs(again).find(job.id).organization == "burnish"
-        assert Jobs(again).unfinished() == 1
-    assert Jobs(again).unfinished() == 2 and Jobs(again).find(theirs.id).organization == "acme"
+        assert Jobs(again).count_unfinished() == 1
+    assert (
+        Jobs(again).count_unfinished() == 2 and Jobs(again).find(theirs.id).organization == "acme"
+    )
     again.close()
 
 
@@ -336,7 +340,7 @@ def test_those_who_ask_at_once_do_not_exceed_a_quota_together(url, jobs):
     refused = []
 
     def begin(number):
-        CALLER.set(Key("a", "", most_jobs=2))
+        CURRENT_KEY.set(ApiKey("a", "", most_jobs=2))
         try:
             new_job(jobs, number)
         except QuotaExceeded:
@@ -344,4 +348,4 @@ def test_those_who_ask_at_once_do_not_exceed_a_quota_together(url, jobs):
 
     at_once(5, begin)
 
-    assert len(refused) == 3 and jobs.unfinished() == 2
+    assert len(refused) == 3 and jobs.count_unfinished() == 2

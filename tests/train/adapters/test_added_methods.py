@@ -8,15 +8,15 @@ from peft import PeftModel
 
 from burnish.core.errors import BadRecipe
 from burnish.core.records import Message, Prompt
-from burnish.engines.local.open import open_engine
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.export.formats.registry import write_export
 from burnish.models.adapters.bottleneck import add_bottlenecks
-from burnish.models.adapters.soft_prompts import virtual_ids
+from burnish.models.adapters.soft_prompts import virtual_token_ids
 from burnish.models.artifact import load_artifact_model, open_artifact
 from burnish.models.load import load_model
 from burnish.models.merge import CannotMerge
-from burnish.train.batching.packed import flatten
+from burnish.train.batching.packed import pack
 from burnish.train.loop.language_model import train_step
 from burnish.train.run import train
 from tests.fixtures.training import die_at_sync
@@ -90,11 +90,11 @@ def test_a_model_without_known_projections_is_refused(tiny_model):
 def test_served_beside_its_base_each_answers_for_itself(method, dataset, recipe_of, tmp_path):
     train(recipe_of(f"train.method={METHODS[method]}"), dataset, out=tmp_path / "run")
 
-    fleet = open_fleet(["tiny", str(tmp_path / "run")])
+    fleet = open_model_pool(["tiny", str(tmp_path / "run")])
 
     ours, base = (fleet.find(name).answer([ASKED])[0].text for name in ("run", "tiny"))
-    assert ours == open_engine(tmp_path / "run" / "artifact").answer([ASKED])[0].text
-    assert base == open_engine("tiny").answer([ASKED])[0].text != ours
+    assert ours == open_local_engine(tmp_path / "run" / "artifact").answer([ASKED])[0].text
+    assert base == open_local_engine("tiny").answer([ASKED])[0].text != ours
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -112,7 +112,7 @@ def test_it_is_exported_as_it_is_and_never_merged(method, dataset, recipe_of, tm
     assert written.kind == artifact.kind
     facts = json.loads((tmp_path / "out" / "artifact.json").read_text())
     assert (tmp_path / "out" / facts["export"]["file"]).exists()
-    assert open_engine(tmp_path / "out").answer([ASKED]) is not None
+    assert open_local_engine(tmp_path / "out").answer([ASKED]) is not None
 
 
 @pytest.mark.parametrize("method", ["prompt", "prefix"])
@@ -127,7 +127,7 @@ def test_peft_answers_the_same_from_the_same_folder(method, dataset, recipe_of, 
 
     with torch.inference_mode():
         expected = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -4:]
-        found = ours(torch.cat([torch.tensor([virtual_ids(5)]), ids], 1)).logits[:, -4:]
+        found = ours(torch.cat([torch.tensor([virtual_token_ids(5)]), ids], 1)).logits[:, -4:]
 
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -143,12 +143,12 @@ def test_a_batch_behind_virtual_tokens_gives_the_gradients_of_its_rows(method, d
     train_step(plan, plan.rows)
     together = {name: m.grad.clone() for name, m in plan.optimizer.masters.items()}
     assert all(grad.any() for grad in together.values())
-    plan.optimizer.forget()
+    plan.optimizer.reset()
 
     whole = plan.objective.weight(plan.rows)
     for row in plan.rows:
-        judge = plan.objective.judge_of(plan.language, [row], 128)
-        (judge(plan.language, flatten([row])).loss / whole).backward()
+        judge = plan.objective.make_loss(plan.language, [row], 128)
+        (judge(plan.language, pack([row])).loss / whole).backward()
         plan.optimizer.collect()
 
     for name, master in plan.optimizer.masters.items():

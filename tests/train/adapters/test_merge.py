@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 from burnish.cli.main import app
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.runs import Run, find_run
-from burnish.engines.registry import open_any
+from burnish.engines.registry import open_engine
 from burnish.models.artifact import load_artifact_model, open_artifact
-from burnish.train.adapters.merge import Merging, merge
+from burnish.train.adapters.merge import MergeOptions, merge
 from burnish.train.run import train
 from tests.fixtures.training import die_at_sync, weights
 from tests.fixtures.worker_process import in_child
@@ -42,7 +42,7 @@ def pair(recipe_of, dataset, tmp_path):
 
 
 def merged_by(pair, out, **settings):
-    merge([str(run) for run in pair], [0.7, 0.5], Merging(**settings), out)
+    merge([str(run) for run in pair], [0.7, 0.5], MergeOptions(**settings), out)
     return updates(out)
 
 
@@ -101,7 +101,7 @@ def test_what_is_merged_is_a_run_that_answers_and_says_where_it_comes_from(pair,
     assert [part["weight"] for part in told["merged"]] == [0.5, 0.5]
     artifact = open_artifact(tmp_path / "both" / "artifact")
     assert artifact.lineage["how"] == "linear" and artifact.lineage["merged"] == told["merged"]
-    assert open_any(str(tmp_path / "both")).context_length
+    assert open_engine(str(tmp_path / "both")).context_length
     assert find_run(str(tmp_path / "both")).artifact.exists()
 
 
@@ -116,9 +116,9 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_left(pair, recipe_of, d
         ([a, str(tmp_path / "full")], {}, "only adapters of train.method=lora"),
     ):
         with pytest.raises(BadRecipe, match=words):
-            merge(sources, [1.0] * len(sources), Merging(**settings), tmp_path / "none")
+            merge(sources, [1.0] * len(sources), MergeOptions(**settings), tmp_path / "none")
     with pytest.raises(NotFound, match="no run `nowhere`"):
-        merge([a, "nowhere"], [1.0, 1.0], Merging(), tmp_path / "none")
+        merge([a, "nowhere"], [1.0, 1.0], MergeOptions(), tmp_path / "none")
     assert not (tmp_path / "none").exists()
 
 

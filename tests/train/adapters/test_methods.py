@@ -9,9 +9,9 @@ from peft.tuners.lora import LoraLayer
 
 from burnish.core.errors import BadRecipe
 from burnish.engines.local.engine import LocalEngine
-from burnish.engines.local.multi_lora import Weights
-from burnish.engines.local.open import open_engine
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.local.multi_lora import MultiLoraModel
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.models.artifact import load_artifact_model, open_artifact
 from burnish.train.adapters.registry import METHODS
 from burnish.train.run import train
@@ -20,7 +20,7 @@ from burnish.train.run import train
 def loss_of(model, tokenizer, rows):
     """Mean negative log-probability of an answer's token."""
     adapter = "default" if hasattr(model, "peft_config") else None
-    found = LocalEngine(Weights(model), tokenizer, "trained", adapter).log_likelihood(rows)
+    found = LocalEngine(MultiLoraModel(model), tokenizer, "trained", adapter).log_likelihood(rows)
     return -sum(log for log, _ in found) / sum(tokens for _, tokens in found)
 
 
@@ -34,7 +34,7 @@ def test_the_artifact_has_the_validation_loss_of_training(method, dataset, recip
 
     loss = loss_of(model, tokenizer, dataset.split.validation)
     assert math.isclose(loss, report.best_validation_loss, rel_tol=1e-4)
-    served = open_engine(folder)
+    served = open_local_engine(folder)
     assert math.isclose(
         loss_of(served.model, tokenizer, dataset.split.validation), loss, rel_tol=1e-4
     )
@@ -44,7 +44,7 @@ def test_an_adapter_of_4_bits_does_not_share_the_weights_of_16(dataset, recipe_o
     for method in ("lora", "qlora"):
         train(recipe_of(f"train.method={method}", "train.epochs=1"), dataset, tmp_path / method)
 
-    fleet = open_fleet(["tiny", str(tmp_path / "lora"), str(tmp_path / "qlora")])
+    fleet = open_model_pool(["tiny", str(tmp_path / "lora"), str(tmp_path / "qlora")])
 
     assert fleet.find("lora").model is fleet.find("tiny").model
     assert fleet.find("qlora").model is not fleet.find("tiny").model

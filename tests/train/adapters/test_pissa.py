@@ -9,7 +9,7 @@ import torch
 from burnish.core.errors import BadRecipe
 from burnish.models.artifact import load_artifact_model, open_artifact
 from burnish.models.load import load_model
-from burnish.train.loop.language_model import validation_means
+from burnish.train.loop.language_model import compute_validation_metrics
 from burnish.train.run import train
 from tests.fixtures.training import die_at_sync, weights
 from tests.fixtures.worker_process import in_child
@@ -20,7 +20,7 @@ PISSA = "train.method={kind: lora, rank: 8, alpha: 8, init: pissa, ranks: {q_pro
 
 def test_it_begins_as_the_base(dataset, plan_of):
     losses = [
-        validation_means(plan, plan.rows)["loss"]
+        compute_validation_metrics(plan, plan.rows)["loss"]
         for plan in (
             plan_of(dataset.split.train, method) for method in (PISSA, "train.method=lora")
         )

@@ -8,13 +8,13 @@ import torch
 
 from burnish.core.errors import BadRecipe
 from burnish.core.records import Split
-from burnish.engines.local.open import open_engine
-from burnish.engines.scheduling.model_pool import open_fleet
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.export.formats.gguf_tokenizer import CannotExport
 from burnish.export.formats.registry import write_export
 from burnish.models.artifact import open_artifact
-from burnish.models.merge import merged_model
-from burnish.models.quantization.q4_0 import on_grid, put_on_grid
+from burnish.models.merge import load_merged_model
+from burnish.models.quantization.q4_0 import round_model_to_q4_0, round_to_q4_0
 from burnish.train.loop.language_model import train_step
 from burnish.train.run import train
 from tests.fixtures.training import die_at_sync, make_rows, weights
@@ -36,8 +36,10 @@ def test_the_grid_is_that_of_the_file_to_the_last_bit(scale):
     weight = torch.randn(48, 96) * scale
     weight[3, :32], weight[4, 5], weight[4, 6] = 0, weight[4].abs().max(), -weight[4].abs().max()
 
-    assert torch.equal(on_grid(weight), by_gguf(weight))
-    assert torch.equal(on_grid(on_grid(weight)), on_grid(weight)), "it stays where it is"
+    assert torch.equal(round_to_q4_0(weight), by_gguf(weight))
+    assert torch.equal(round_to_q4_0(round_to_q4_0(weight)), round_to_q4_0(weight)), (
+        "it stays where it is"
+    )
 
 
 def moved(plan):
@@ -83,7 +85,7 @@ def test_all_weights_learn_rounded_and_stay_exact(plan_of):
     loss = train_step(aware, aware.rows)["loss"]
 
     assert all(torch.equal(weight, exact[name]) for name, weight in aware.model.named_parameters())
-    put_on_grid(plain.model)
+    round_model_to_q4_0(plain.model)
     assert loss == pytest.approx(train_step(plain, plain.rows)["loss"], abs=1e-5)
     for name, master in aware.optimizer.masters.items():
         assert torch.allclose(master.grad, plain.optimizer.masters[name].grad, atol=1e-4), name
@@ -107,8 +109,8 @@ def test_rounded_it_answers_better_than_what_was_trained_without(
     losses = {}
     for name, more in (("plain", ()), ("aware", (AWARE,))):
         report = train(recipe_of(*usual, *changes, *more), known, tmp_path / name)
-        model, tokenizer = merged_model(open_artifact(tmp_path / name / "artifact"))
-        put_on_grid(model)
+        model, tokenizer = load_merged_model(open_artifact(tmp_path / name / "artifact"))
+        round_model_to_q4_0(model)
         losses[name] = loss_of(model, tokenizer, known.split.train)
 
     assert losses["aware"] == pytest.approx(report.best_validation_loss, rel=1e-3)
@@ -122,7 +124,7 @@ def test_a_q4_0_file_holds_exactly_what_was_trained(method, recipe_of, dataset, 
     )
     artifact = open_artifact(tmp_path / "run" / "artifact")
 
-    answering = open_engine(tmp_path / "run" / "artifact").model
+    answering = open_local_engine(tmp_path / "run" / "artifact").model
     written = write_export(tmp_path / "out", artifact, "gguf", "q4_0")
 
     file = gguf.GGUFReader(written.path / "model-q4_0.gguf")
@@ -136,7 +138,7 @@ def test_an_adapter_for_rounded_weights_is_never_served_beside_its_base(
     recipe_of, dataset, tmp_path
 ):
     train(recipe_of(AWARE), dataset, tmp_path / "run")
-    fleet = open_fleet(["tiny", str(tmp_path / "run")])
+    fleet = open_model_pool(["tiny", str(tmp_path / "run")])
 
     assert fleet.find("run").model is not fleet.find("tiny").model
     with pytest.raises(CannotExport, match="rounded as q4_0"):

@@ -6,10 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from burnish.models.chat_template import Encoded
-from burnish.train.adapters.registry import METHODS, trainable
-from burnish.train.batching.micro_batches import computed_tokens, micro_batches, trimmed
-from burnish.train.batching.packed import flatten, rounded, shared_prefix
+from burnish.models.chat_template import TokenizedRow
+from burnish.train.adapters.registry import METHODS, trainable_weights
+from burnish.train.batching.micro_batches import (
+    count_computed_tokens,
+    micro_batches,
+    trim_to_target,
+)
+from burnish.train.batching.packed import count_shared_prefix, pack, round_up_length
 from burnish.train.kernels.fused_layers import GatedSilu, LoraProduct, RmsNorm, fuse
 from burnish.train.kernels.packed_attention import (
     _ATTEND,
@@ -26,7 +30,7 @@ from tests.fixtures.training import logged, make_rows, on_passages
 def stir(model):
     """LoRA begins as no change at all; give it one, so that gradients are not zero."""
     torch.manual_seed(1)
-    for weight in trainable(model).values():
+    for weight in trainable_weights(model).values():
         weight.data.add_(torch.randn_like(weight) * 0.05)
 
 
@@ -60,7 +64,7 @@ def test_loss_and_gradients_are_those_of_each_row_alone(method, system, tokens, 
     expected = sum(plain_loss(plain.language, row) for row in plain.rows) / weight
     expected.backward()
     assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
-    for name, parameter in trainable(plain.model).items():
+    for name, parameter in trainable_weights(plain.model).items():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-6)
 
 
@@ -71,7 +75,7 @@ def test_the_attention_of_other_devices_gives_the_same(plan_of, monkeypatch):
         monkeypatch.setitem(_ATTEND, "cpu", attend)
         plan = plan_of(rows)
         stir(plan.model)
-        losses.append(float(sft_loss(plan.language, flatten(plan.rows)).detach()))
+        losses.append(float(sft_loss(plan.language, pack(plan.rows)).detach()))
 
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 
@@ -99,24 +103,24 @@ def test_attention_in_tiles_is_that_of_the_whole(longest, before, scores, monkey
 
 def test_a_shared_prefix_is_computed_once():
     rows = [
-        Encoded((1, 2, 3, 4, 5), (0, 0, 0, 1, 1)),
-        Encoded((1, 2, 3, 4, 6), (0, 0, 0, 1, 1)),
-        Encoded((1, 2, 3), (0, 0, 1)),
+        TokenizedRow((1, 2, 3, 4, 5), (0, 0, 0, 1, 1)),
+        TokenizedRow((1, 2, 3, 4, 6), (0, 0, 0, 1, 1)),
+        TokenizedRow((1, 2, 3), (0, 0, 1)),
     ]
 
-    assert shared_prefix(rows) == 2
-    assert shared_prefix(rows[:2]) == 4, "although the fourth is learnt"
-    assert shared_prefix(rows[:1]) == 0
-    assert computed_tokens(rows) == 2 + 3 + 1 + 1, "the second has four tokens of the first"
+    assert count_shared_prefix(rows) == 2
+    assert count_shared_prefix(rows[:2]) == 4, "although the fourth is learnt"
+    assert count_shared_prefix(rows[:1]) == 0
+    assert count_computed_tokens(rows) == 2 + 3 + 1 + 1, "the second has four tokens of the first"
 
 
 def test_micro_batches_hold_every_row_once_and_no_more_than_their_budget():
-    rows = [Encoded((9, *range(n)), (0, *[1] * n)) for n in (5, 30, 8, 2, 17, 40, 8)]
+    rows = [TokenizedRow((9, *range(n)), (0, *[1] * n)) for n in (5, 30, 8, 2, 17, 40, 8)]
 
     batches = micro_batches(rows, 32)
 
     assert sorted(row.ids for some in batches for row in some) == sorted(row.ids for row in rows)
-    assert all(computed_tokens(some) <= 32 or len(some) == 1 for some in batches)
+    assert all(count_computed_tokens(some) <= 32 or len(some) == 1 for some in batches)
     assert any(len(some) > 1 for some in batches)
 
 
@@ -124,13 +128,15 @@ def talks():
     """Rows of few tokens, of which many begin alike; some learn what others only read."""
     token = st.tuples(st.integers(1, 3), st.sampled_from([0.0, 0.0, 0.0, 1.0]))
     row = st.lists(token, min_size=1, max_size=9).map(lambda some: [*some, (4, 1.0)])
-    return st.lists(row.map(lambda row: Encoded(*map(tuple, zip(*row, strict=True)))), min_size=1)
+    return st.lists(
+        row.map(lambda row: TokenizedRow(*map(tuple, zip(*row, strict=True)))), min_size=1
+    )
 
 
 @given(talks())
 def test_each_row_is_found_again_in_its_batch(rows):
     for some in micro_batches(rows, 24):
-        batch = flatten(some)
+        batch = pack(some)
         first = list(range(batch.layout.prefix))
         learnt = []
         for number, (row, places) in enumerate(zip(some, batch.layout.gather, strict=True)):
@@ -142,21 +148,23 @@ def test_each_row_is_found_again_in_its_batch(rows):
                 for place in range(1, len(row.ids))
                 if row.weights[place]
             ]
-        told = zip(batch.predicts, batch.targets, batch.owners, batch.weights, strict=True)
+        told = zip(
+            batch.predict_positions, batch.targets, batch.answer_index, batch.weights, strict=True
+        )
         assert sorted(learnt) == sorted(tuple(map(int, one[:3])) for one in told if one[3] > 0)
-        assert rounded(computed_tokens(some)) == batch.tokens
+        assert round_up_length(count_computed_tokens(some)) == batch.tokens
 
 
 def test_questions_on_one_passage_share_it(plan_of):
     plan = plan_of(on_passages(3, questions=3))
     stir(plan.model)
-    alone = sum(float(sft_loss(plan.language, flatten([row])).detach()) for row in plan.rows)
+    alone = sum(float(sft_loss(plan.language, pack([row])).detach()) for row in plan.rows)
 
     batches = micro_batches(plan.rows, 150)
 
-    computed = sum(map(computed_tokens, batches))
+    computed = sum(map(count_computed_tokens, batches))
     assert computed < 0.6 * sum(len(row.ids) for row in plan.rows)
-    losses = [float(sft_loss(plan.language, flatten(some)).detach()) for some in batches]
+    losses = [float(sft_loss(plan.language, pack(some)).detach()) for some in batches]
     assert sum(losses) == pytest.approx(alone, rel=1e-5)
 
 
@@ -170,22 +178,22 @@ def test_gradients_through_what_rows_share_are_those_of_each_row_alone(
     stir(plan.model)
     found = []
     batches = micro_batches(plan.rows, 4096)
-    assert len({part.before.shape[1] for part in flatten(batches[0]).layout.parts}) > 2
+    assert len({part.context_positions.shape[1] for part in pack(batches[0]).layout.parts}) > 2
     for some in (batches, [[row] for row in plan.rows]):
-        plan.optimizer.forget()
+        plan.optimizer.reset()
         plan.model.zero_grad()
         for batch in some:
-            sft_loss(plan.language, flatten(batch)).backward()
-        found.append([weight.grad.clone() for weight in trainable(plan.model).values()])
+            sft_loss(plan.language, pack(batch)).backward()
+        found.append([weight.grad.clone() for weight in trainable_weights(plan.model).values()])
 
-    assert sum(map(computed_tokens, batches)) < 0.6 * sum(len(row.ids) for row in plan.rows)
+    assert sum(map(count_computed_tokens, batches)) < 0.6 * sum(len(row.ids) for row in plan.rows)
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=5e-5)
 
 
 def test_a_long_row_does_not_pad_hundreds_of_short_ones():
-    rows = [Encoded((n, *range(9 + n % 3)), (0, *[1] * (9 + n % 3))) for n in range(10, 210)]
-    rows.append(Encoded((5, *range(1500)), (0, *[1] * 1500)))
+    rows = [TokenizedRow((n, *range(9 + n % 3)), (0, *[1] * (9 + n % 3))) for n in range(10, 210)]
+    rows.append(TokenizedRow((5, *range(1500)), (0, *[1] * 1500)))
 
     batches = micro_batches(rows, 4096)
 
@@ -195,13 +203,15 @@ def test_a_long_row_does_not_pad_hundreds_of_short_ones():
 
 
 def test_what_follows_the_last_learnt_token_is_left_out():
-    assert trimmed(Encoded((1, 2, 3, 4), (0, 1, 0, 0))) == Encoded((1, 2), (0, 1))
+    assert trim_to_target(TokenizedRow((1, 2, 3, 4), (0, 1, 0, 0))) == TokenizedRow((1, 2), (0, 1))
 
 
 def test_shapes_are_few_and_never_too_small():
-    lengths = {rounded(count) for count in range(1, 4097)}
+    lengths = {round_up_length(count) for count in range(1, 4097)}
 
-    assert all(count <= rounded(count) <= max(count * 1.07, count + 15) for count in range(1, 4097))
+    assert all(
+        count <= round_up_length(count) <= max(count * 1.07, count + 15) for count in range(1, 4097)
+    )
     assert len(lengths) < 100
 
 

@@ -10,9 +10,9 @@ from transformers import LlamaForCausalLM
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Split
-from burnish.train.distillation.hidden_states import with_imitation
-from burnish.train.distillation.teacher_logits import with_lessons
-from burnish.train.loop.language_model import train_step, validation_means
+from burnish.train.distillation.hidden_states import add_hidden_state_matching
+from burnish.train.distillation.teacher_logits import add_teacher_logits
+from burnish.train.loop.language_model import compute_validation_metrics, train_step
 from burnish.train.run import train
 from tests.fixtures.training import make_rows
 
@@ -74,10 +74,10 @@ def test_the_loss_is_that_of_the_paper_row_by_row(
 ):
     rows = make_rows(5, system=system)
     options = {"layer": layer, "heads": heads or "null"}
-    plan = with_lessons(plan_of(rows, *related(weight=0.3, **options)), tiny_tokenizer)
+    plan = add_teacher_logits(plan_of(rows, *related(weight=0.3, **options)), tiny_tokenizer)
 
-    without = validation_means(plan, plan.rows)
-    found = validation_means(with_imitation(plan, tiny_tokenizer), plan.rows)
+    without = compute_validation_metrics(plan, plan.rows)
+    found = compute_validation_metrics(add_hidden_state_matching(plan, tiny_tokenizer), plan.rows)
 
     eager = {"attn_implementation": "eager", "dtype": torch.float32}
     models = [LlamaForCausalLM.from_pretrained(wide / name, **eager) for name in ("tiny", "wide")]
@@ -96,16 +96,16 @@ def test_how_rows_are_packed_changes_nothing(plan_of, wide, tiny_tokenizer):
     found = []
     for most in (32, 2000):
         changes = (*related(), f"train.micro_batch_tokens={most}")
-        plan = with_lessons(plan_of(rows, *changes), tiny_tokenizer)
-        found.append(train_step(with_imitation(plan, tiny_tokenizer), plan.rows))
+        plan = add_teacher_logits(plan_of(rows, *changes), tiny_tokenizer)
+        found.append(train_step(add_hidden_state_matching(plan, tiny_tokenizer), plan.rows))
         found[-1]["gradient"] = plan.optimizer.clip()
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_a_teacher_like_its_student_is_no_distance_away(plan_of, wide, tiny_tokenizer, dataset):
-    plan = with_lessons(plan_of(dataset.split.train[:5], *related("tiny")), tiny_tokenizer)
+    plan = add_teacher_logits(plan_of(dataset.split.train[:5], *related("tiny")), tiny_tokenizer)
 
-    assert train_step(with_imitation(plan, tiny_tokenizer), plan.rows)["attention"] == (
+    assert train_step(add_hidden_state_matching(plan, tiny_tokenizer), plan.rows)["attention"] == (
         pytest.approx(0, abs=1e-6)
     )
 

@@ -9,7 +9,7 @@ from burnish.core.errors import BadRecipe
 from burnish.core.recipe.objectives import Distillation
 from burnish.core.recipe.recipe import make_recipe
 from burnish.train.distillation import teacher_logits as lessons
-from burnish.train.losses.divergence import LinearDivergence, kept
+from burnish.train.losses.divergence import LinearDivergence, top_k_logprobs
 from burnish.train.run import train
 
 VOCABULARY = 300
@@ -66,7 +66,7 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(divergence, temperatu
     plain = dense(hidden, weight, learnt, teacher, settings)
     wanted = torch.autograd.grad(plain, (hidden, weight))
 
-    lesson = kept(teacher.clone(), temperature, top_k)
+    lesson = top_k_logprobs(teacher.clone(), temperature, top_k)
     loss, entropies, apart = LinearDivergence.apply(hidden, weight, learnt, lesson, settings)
     loss.backward()
 
@@ -81,7 +81,7 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(divergence, temperatu
 def test_a_student_that_says_the_same_has_nothing_to_learn(divergence):
     settings = Distillation(divergence=divergence, top_k=5, weight=1.0)
     hidden, weight, learnt, _ = case()
-    lesson = kept((hidden @ weight.T).detach().clone(), 1.0, 5)
+    lesson = top_k_logprobs((hidden @ weight.T).detach().clone(), 1.0, 5)
 
     loss, _, apart = LinearDivergence.apply(hidden, weight, learnt, lesson, settings)
     loss.backward()
@@ -93,7 +93,7 @@ def test_a_sure_teacher_and_a_sure_student_give_finite_numbers():
     settings = Distillation(divergence="reverse_kl", top_k=3, weight=1.0)
     hidden, weight, learnt, teacher = case()
     loss, _, _ = LinearDivergence.apply(
-        100 * hidden, weight, learnt, kept(1000 * teacher, 1.0, 3), settings
+        100 * hidden, weight, learnt, top_k_logprobs(1000 * teacher, 1.0, 3), settings
     )
     loss.backward()
 
@@ -117,7 +117,7 @@ def test_the_divergence_is_that_of_trl(divergence, beta, temperature):
     )
     wanted = torch.autograd.grad(theirs, (hidden, weight))
 
-    lesson = kept(teacher.clone(), temperature, VOCABULARY)
+    lesson = top_k_logprobs(teacher.clone(), temperature, VOCABULARY)
     learnt = (targets, torch.ones(len(targets)))
     loss, _, _ = LinearDivergence.apply(hidden, weight, learnt, lesson, settings)
     (loss / temperature**2).backward()
@@ -170,12 +170,12 @@ def weights_of(run):
 def test_the_kept_lessons_are_those_of_the_teacher_alone(
     plan_of, tiny, tiny_tokenizer, dataset, teacher
 ):
-    from burnish.engines.local.open import open_engine
+    from burnish.engines.local.open import open_local_engine
 
     named = f"train.objective.teacher={teacher}"
     plan = plan_of(dataset.split.train, *DISTIL, named, validation=dataset.split.validation)
-    taught = lessons.with_lessons(plan, tiny_tokenizer)
-    model = open_engine(teacher).model
+    taught = lessons.add_teacher_logits(plan, tiny_tokenizer)
+    model = open_local_engine(teacher).model
 
     for row, before in zip((*taught.rows, *taught.validation), (*plan.rows, *plan.validation),
                            strict=True):  # fmt: skip

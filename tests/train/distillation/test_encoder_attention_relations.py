@@ -15,10 +15,10 @@ from burnish.core.runs import Run, find_run
 from burnish.data.load import load
 from burnish.distill.student import student_recipe
 from burnish.models.local_models import find_model, read_manifest, write_manifest
-from burnish.train.loop.trainer import Given
+from burnish.train.loop.trainer import TrainContext
 from burnish.train.run import train
 from burnish.train.trainers.causal_lm import seed_everything
-from burnish.train.trainers.sequence_classification import CLASSIFY
+from burnish.train.trainers.sequence_classification import CLASSIFIER_TRAINER
 from tests.fixtures.tickets import tickets
 from tests.train.distillation.test_attention_relations import given_by
 
@@ -56,9 +56,9 @@ def recipe(tiny_embedder, tmp_path, monkeypatch, write_rows):
 
 def plan_of(recipe):
     base = find_model(recipe.model.name)
-    given = Given.of(recipe, load(recipe), base)
+    given = TrainContext.create(recipe, load(recipe), base)
     seed_everything(0)
-    return CLASSIFY.prepare(given, Run(Path()), *CLASSIFY.examples(given))
+    return CLASSIFIER_TRAINER.build(given, Run(Path()), *CLASSIFIER_TRAINER.tokenize(given))
 
 
 def both_ways(models, ids, heads):
@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_the_paper_text_by_text(recipe):
     plan, plain = plan_of(recipe(weight=0.3)), plan_of(recipe(weight=0))
     rows = plan.rows[:6]
 
-    without, found = plain.measure(rows), plan.measure(rows)
+    without, found = plain.validation_step(rows), plan.validation_step(rows)
 
     apart = [
         both_ways(
@@ -112,7 +112,7 @@ def test_hidden_states_are_compared_text_by_text_through_a_matrix(recipe):
     plan, plain = plan_of(recipe(weight=0, hidden=0.3)), plan_of(recipe(weight=0))
     rows = plan.rows[:6]
 
-    without, found = plain.measure(rows), plan.measure(rows)
+    without, found = plain.validation_step(rows), plan.validation_step(rows)
 
     small, deep = (AutoModel.from_pretrained(find_model(name).path) for name in ("small", "deep"))
     matrix = next(own for name, own in plan.model.named_parameters() if "into_teacher" in name)
@@ -135,7 +135,7 @@ def test_each_layer_is_held_to_one_of_the_teachers(recipe):
 
     plan = plan_of(student)
 
-    ours, theirs = plan.beside.layers
+    ours, theirs = plan.teacher.layers
     assert [len(ours), len(theirs)] == [2, 2]
     assert not any("into_teacher" in name for name, _ in plan.model.named_parameters())
     for one, other in zip(ours, theirs, strict=True):
@@ -158,7 +158,7 @@ def test_a_teacher_may_be_a_run_that_has_learnt_labels(recipe):
 
     plan = plan_of(recipe(teacher=taught))
 
-    assert plan.measure(plan.rows[:4])["attention"] > 0
+    assert plan.validation_step(plan.rows[:4])["attention"] > 0
 
 
 def test_a_cut_student_is_held_to_the_whole_of_it(recipe):

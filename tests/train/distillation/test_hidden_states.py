@@ -9,10 +9,10 @@ from transformers import LlamaForCausalLM
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
-from burnish.models.pruning.depth import evenly
-from burnish.train.distillation.hidden_states import add_matrix, with_imitation
-from burnish.train.distillation.teacher_logits import with_lessons
-from burnish.train.loop.language_model import train_step, validation_means
+from burnish.models.pruning.depth import evenly_spaced
+from burnish.train.distillation.hidden_states import add_hidden_state_matching, add_projection
+from burnish.train.distillation.teacher_logits import add_teacher_logits
+from burnish.train.loop.language_model import compute_validation_metrics, train_step
 from burnish.train.run import train
 
 
@@ -30,17 +30,21 @@ def held(teacher="deep", weight=1.0):
 
 
 def test_layers_are_evenly_apart_with_the_first_and_the_last():
-    assert evenly(3, 7) == [0, 3, 6] and evenly(2, 5) == [0, 4] and evenly(4, 4) == [0, 1, 2, 3]
+    assert (
+        evenly_spaced(3, 7) == [0, 3, 6]
+        and evenly_spaced(2, 5) == [0, 4]
+        and evenly_spaced(4, 4) == [0, 1, 2, 3]
+    )
 
 
 def test_the_loss_is_the_plain_distance_between_mapped_layers(
     plan_of, deep, dataset, tiny_tokenizer
 ):
     rows = dataset.split.train[:5]
-    plan = with_lessons(plan_of(rows, *held(weight=0.3)), tiny_tokenizer)
+    plan = add_teacher_logits(plan_of(rows, *held(weight=0.3)), tiny_tokenizer)
 
-    without = validation_means(plan, plan.rows)
-    found = validation_means(with_imitation(plan, tiny_tokenizer), plan.rows)
+    without = compute_validation_metrics(plan, plan.rows)
+    found = compute_validation_metrics(add_hidden_state_matching(plan, tiny_tokenizer), plan.rows)
 
     student = LlamaForCausalLM.from_pretrained(deep / "tiny")
     teacher = LlamaForCausalLM.from_pretrained(deep / "deep")
@@ -91,8 +95,8 @@ def test_a_teacher_of_the_same_width_needs_no_matrix_and_is_its_own_image(
     plan_of, deep, dataset, tiny_tokenizer
 ):
     rows = dataset.split.train[:5]
-    plan = with_imitation(
-        with_lessons(plan_of(rows, *held("tiny")), tiny_tokenizer), tiny_tokenizer
+    plan = add_hidden_state_matching(
+        add_teacher_logits(plan_of(rows, *held("tiny")), tiny_tokenizer), tiny_tokenizer
     )
 
     assert not hasattr(plan.language, "into_teacher")
@@ -106,4 +110,4 @@ def test_what_cannot_be_compared_is_refused(recipe_of, dataset, deep, tmp_path):
         make_recipe({}, [*held(), "train.objective.weight=1", "train.objective.on_policy=0.5"])
     with pytest.raises(BadRecipe, match="puts tokens before a row"):
         make_recipe({}, [*held()[:3], "train.method=prompt"])
-    assert add_matrix(None, make_recipe({}, []).train) is None
+    assert add_projection(None, make_recipe({}, []).train) is None

@@ -10,12 +10,12 @@ from burnish.core.journal import read_journal
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Row
 from burnish.core.runs import find_run
-from burnish.engines.local.open import open_engine
-from burnish.train.batching.packed import flatten
-from burnish.train.distillation.on_policy import with_own_answers
-from burnish.train.distillation.teacher_logits import with_lessons
+from burnish.engines.local.open import open_local_engine
+from burnish.train.batching.packed import pack
+from burnish.train.distillation.on_policy import add_on_policy_answers
+from burnish.train.distillation.teacher_logits import add_teacher_logits
 from burnish.train.loop.language_model import train_step
-from burnish.train.objectives.registry import predicting
+from burnish.train.objectives.registry import target_states
 from burnish.train.run import train
 
 OWN = ("train.objective.kind=distil", "train.objective.weight=1.0", "train.objective.on_policy=1")
@@ -30,15 +30,15 @@ def teacher(recipe_of, dataset):
 def drawing_plan(plan_of, dataset, tokenizer, teacher, *changes):
     named = f"train.objective.teacher={teacher}"
     plan = plan_of(dataset.split.train, *OWN, named, *changes, validation=dataset.split.validation)
-    return with_own_answers(with_lessons(plan, tokenizer), tokenizer)
+    return add_on_policy_answers(add_teacher_logits(plan, tokenizer), tokenizer)
 
 
 def both_logits(plan, teacher, row):
     """What student and teacher say before each learnt token of a row, over the vocabulary."""
     answer = row.answers[0]
     places = torch.tensor([at for at, weight in enumerate(answer.weights) if weight > 0]) - 1
-    hidden, head = predicting(plan.language, flatten([row]))
-    logits = open_engine(teacher).model(input_ids=torch.tensor([answer.ids])).logits
+    hidden, head = target_states(plan.language, pack([row]))
+    logits = open_local_engine(teacher).model(input_ids=torch.tensor([answer.ids])).logits
     return (hidden @ head.T)[: len(places)], logits[0, places]
 
 
@@ -69,7 +69,7 @@ def test_the_loss_of_drawn_answers_is_that_of_gkd(plan_of, dataset, tiny_tokeniz
     )  # fmt: skip
     rows = list(plan.rows[:6])
 
-    drawn, measured = plan.drawing.learn(rows, 3)
+    drawn, measured = plan.example_source.examples_for_step(rows, 3)
     loss = train_step(plan, drawn)["loss"]
 
     assert measured["on_policy"] == 1 and measured["answer_tokens"] >= 1
@@ -89,7 +89,7 @@ def test_the_same_step_draws_the_same_and_a_share_draws_some(
     plan = drawing_plan(plan_of, dataset, tiny_tokenizer, teacher, "train.objective.on_policy=0.5")
     rows = list(plan.rows)
 
-    once, again, later = (plan.drawing.learn(rows, step) for step in (2, 2, 3))
+    once, again, later = (plan.example_source.examples_for_step(rows, step) for step in (2, 2, 3))
 
     ids = [[row.row.ids for row in some] for some, _ in (once, again, later)]
     assert ids[0] == ids[1] != ids[2]
@@ -119,4 +119,4 @@ def test_what_has_no_question_or_learns_its_own_words_is_refused(
     plan = plan_of([Row(text="only a text", file="t", line=1)], *OWN,
                    "train.objective.teacher=tiny")  # fmt: skip
     with pytest.raises(BadData, match="plain text"):
-        with_own_answers(plan, tiny_tokenizer)
+        add_on_policy_answers(plan, tiny_tokenizer)

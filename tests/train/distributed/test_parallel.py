@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from burnish.core.errors import BadRecipe, DoesNotFit, TrainingStopped
 from burnish.core.journal import read_journal
 from burnish.core.recipe.recipe import make_recipe
-from burnish.train.distributed.process_group import Team, parts_of
+from burnish.train.distributed.process_group import ProcessGroup, split_by_tokens
 from burnish.train.forecast import forecast
 from burnish.train.forecast import memory_claims as claims
 from burnish.train.run import train
@@ -88,12 +88,14 @@ def test_processes_that_have_no_room_beside_each_other_are_refused(
 
 def test_each_memory_has_to_hold_those_who_draw_from_it():
     def claim(place, high):
-        return claims.Claim(place, low=0.8 * high, expected=high, high=high, used=100, free=1000)
+        return claims.MemoryClaim(
+            place, low=0.8 * high, expected=high, high=high, used=100, free=1000
+        )
 
-    assert claims.crowded([claim("a", 1000), claim("b", 1000)]) is None
-    assert claims.crowded([claim("a", 600), claim("a", 600)]) is None
-    assert claims.crowded([claim("a", 1100), claim("b", 1101)]) == (1101, 1100)
-    assert claims.crowded([claim("a", 600), claim("a", 601)]) == (1201, 1200)
+    assert claims.first_shortage([claim("a", 1000), claim("b", 1000)]) is None
+    assert claims.first_shortage([claim("a", 600), claim("a", 600)]) is None
+    assert claims.first_shortage([claim("a", 1100), claim("b", 1101)]) == (1101, 1100)
+    assert claims.first_shortage([claim("a", 600), claim("a", 601)]) == (1201, 1200)
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -101,7 +103,10 @@ def test_a_rehearsed_micro_batch_reaches_every_process_whole(count, plan_of):
     plan = plan_of(make_rows(9))
     rows = list(plan.rows)
 
-    dealt = parts_of(forecast._dealt(replace(plan, team=Team(0, count, "ddp")), rows), count)
+    dealt = split_by_tokens(
+        forecast._repeat_for_processes(replace(plan, team=ProcessGroup(0, count, "ddp")), rows),
+        count,
+    )
 
     for part in dealt:
         assert sorted(row.answers[0].ids for row in part) == sorted(
@@ -130,7 +135,7 @@ def test_a_killed_process_ends_the_run_in_a_sentence_and_it_goes_on_to_the_same_
             follower.kill()
 
     with pytest.raises(TrainingStopped, match=r"Process 1 of 2 was killed by signal 9") as stopped:
-        train(shared, dataset, out=tmp_path / "run", watch=die)
+        train(shared, dataset, out=tmp_path / "run", on_validation=die)
 
     assert "burnish train --resume run" in stopped.value.fix
     assert not followers() and not (tmp_path / "run" / "artifact").exists()
@@ -150,7 +155,9 @@ def test_a_killed_leader_takes_the_others_along_and_one_process_can_go_on_alone(
         left.write_text(str(followers()[0].pid))
         os.kill(os.getpid(), signal.SIGKILL)
 
-    code = in_child(lambda: train(shared, dataset, out=tmp_path / "run", watch=die) and None)
+    code = in_child(
+        lambda: train(shared, dataset, out=tmp_path / "run", on_validation=die) and None
+    )
 
     assert code == -signal.SIGKILL
     until = time.monotonic() + 30

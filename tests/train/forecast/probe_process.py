@@ -14,7 +14,7 @@ from burnish.core.recipe.recipe import make_recipe
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import find_model
 from burnish.train.forecast.forecast import probe
-from burnish.train.trainers.causal_lm import encoded, prepare, seed_everything
+from burnish.train.trainers.causal_lm import build_language_model, seed_everything, tokenize_rows
 from tests.fixtures.training import make_rows
 
 LONG = "red green blue " * 60
@@ -28,9 +28,9 @@ def main(tokens: str, folder: str) -> None:
         {"model": {"name": "tiny", "dtype": "float32"}},
         ["train.batch_size=64", f"train.micro_batch_tokens={tokens}"],
     )
-    rows = encoded(make_rows(64, system=LONG, longest=400), load_tokenizer(tiny), recipe)
+    rows = tokenize_rows(make_rows(64, system=LONG, longest=400), load_tokenizer(tiny), recipe)
     seed_everything(0)
-    print(json.dumps(asdict(probe(prepare(recipe, tiny, rows, []), Path(folder)))))
+    print(json.dumps(asdict(probe(build_language_model(recipe, tiny, rows, []), Path(folder)))))
 
 
 if __name__ == "__main__":

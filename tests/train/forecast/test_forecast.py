@@ -11,10 +11,10 @@ import torch
 from burnish.core.errors import DoesNotFit
 from burnish.train.forecast.forecast import (
     Probe,
-    fitting_setting,
+    check_fits,
     forecast,
     probe,
-    refuse_what_does_not_fit,
+    suggest_setting,
 )
 from burnish.train.run import train
 from tests.fixtures.training import make_rows, preferred, preferring
@@ -69,9 +69,9 @@ def rehearsed(tokens, folder):
 
 def test_a_run_that_does_not_fit_is_refused_with_a_setting_that_does(tiny, tmp_path):
     seen = rehearsed(16384, tmp_path)
-    free = 1.10 * (seen.resting + 0.5 * (seen.peak - seen.resting))
+    free = 1.10 * (seen.baseline + 0.5 * (seen.peak - seen.baseline))
 
-    advice = fitting_setting(seen, free)
+    advice = suggest_setting(seen, free)
 
     tokens = int(advice.split("train.micro_batch_tokens=")[1].split(":")[0])
     assert tokens < 0.6 * seen.tokens
@@ -83,7 +83,7 @@ def test_less_and_less_room_is_answered_by_smaller_and_smaller_settings(plan_of,
     pair = probe(plan_of(preferring(make_rows(4)), "train.objective=dpo"), tmp_path)
     seen = replace(
         seen,
-        resting=800,
+        baseline=800,
         tokens=800,
         peak=1000 + 800 * 10,
         half_tokens=400,
@@ -94,7 +94,7 @@ def test_less_and_less_room_is_answered_by_smaller_and_smaller_settings(plan_of,
     assert (seen.answers, pair.answers) == (1, 2)
 
     def advised(tokens):
-        return fitting_setting(seen, 1.10 * (1000 + (tokens + 0.5) * 10))
+        return suggest_setting(seen, 1.10 * (1000 + (tokens + 0.5) * 10))
 
     assert advised(400) == "Set train.micro_batch_tokens=400: that fits."
     assert "checkpointing=true and train.micro_batch_tokens=40" in advised(100)
@@ -110,8 +110,8 @@ def test_a_forecast_beyond_the_machine_is_refused_before_a_weight_moves(plan_of,
 
     with pytest.raises(DoesNotFit, match=r"need up to .* GB of memory"):
         grown = replace(seen, peak=1 << 50)
-        refuse_what_does_not_fit(grown, forecast(plan, grown), tmp_path)
+        check_fits(grown, forecast(plan, grown), tmp_path)
     with pytest.raises(DoesNotFit, match=r"would write up to .* GB"):
         grown = replace(seen, checkpoint_bytes=1 << 60)
-        refuse_what_does_not_fit(grown, forecast(plan, grown), tmp_path)
-    refuse_what_does_not_fit(seen, forecast(plan, seen), tmp_path)
+        check_fits(grown, forecast(plan, grown), tmp_path)
+    check_fits(seen, forecast(plan, seen), tmp_path)

@@ -11,12 +11,12 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 from burnish.core.errors import NotFound
 from burnish.core.recipe.methods import Full, Lora
 from burnish.core.recipe.train import Train
-from burnish.train.adapters.registry import trainable
-from burnish.train.distributed.process_group import Team
-from burnish.train.distributed.zero import SharedAdamW
-from burnish.train.forecast.estimate import needed, shape_from, shape_of
-from burnish.train.forecast.known_models import PUBLIC
-from burnish.train.forecast.memory_table import COUNTS, Terms, memory_table
+from burnish.train.adapters.registry import trainable_weights
+from burnish.train.distributed.process_group import ProcessGroup
+from burnish.train.distributed.zero import ZeroAdamW
+from burnish.train.forecast.estimate import estimate_memory, model_shape, shape_from_config
+from burnish.train.forecast.known_models import KNOWN_MODELS
+from burnish.train.forecast.memory_table import COUNTS, Assumptions, memory_table
 from tests.fixtures.training import make_rows
 
 #: Numbers of weights as the makers' pages on the hub state them.
@@ -32,48 +32,48 @@ PUBLISHED = {
 
 
 def config_of(name):
-    model = PUBLIC[name]
+    model = KNOWN_MODELS[name]
     sizes = {
         "num_hidden_layers": model.layers,
         "hidden_size": model.hidden,
-        "intermediate_size": model.inner,
+        "intermediate_size": model.intermediate,
         "num_attention_heads": model.heads,
-        "num_key_value_heads": model.keys,
+        "num_key_value_heads": model.key_value_heads,
         "vocab_size": model.vocabulary,
         "tie_word_embeddings": model.tied,
     }
     if model.biased:
         return Qwen2Config(**sizes)
-    return LlamaConfig(**sizes, head_dim=model.width)
+    return LlamaConfig(**sizes, head_dim=model.head_dim)
 
 
-@pytest.mark.parametrize("name", PUBLIC)
+@pytest.mark.parametrize("name", KNOWN_MODELS)
 def test_a_public_model_has_as_many_weights_as_its_makers_say(name):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(name))
 
     built = sum(weight.numel() for weight in model.parameters())
 
-    assert PUBLIC[name].weights == built == PUBLISHED[name]
+    assert KNOWN_MODELS[name].weights == built == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("method", [Lora(rank=8), Full()], ids=["lora", "full"])
 @pytest.mark.parametrize("name", ["Llama 3.2 1B", "Qwen 2.5 7B", "Llama 3.1 8B"])
 def test_its_sizes_are_those_of_the_model_that_transformers_builds(name, method):
-    assert PUBLIC[name].shape(method) == shape_from(config_of(name), method)
+    assert KNOWN_MODELS[name].shape(method) == shape_from_config(config_of(name), method)
 
 
 @pytest.mark.parametrize("method", [Lora(rank=8), Full()], ids=["lora", "full"])
 def test_what_is_reckoned_is_what_a_training_holds(method, tiny, plan_of):
     plan = plan_of(make_rows(8), f"train.method={method.model_dump_json()}")
-    plan.learn(plan.rows, 0)
+    plan.training_step(plan.rows, 0)
     plan.optimizer.step(0)
 
-    need = needed(shape_of(tiny, method), plan.settings, "float32")
+    need = estimate_memory(model_shape(tiny, method), plan.settings, "float32")
 
     held = sum(weight.nbytes for weight in plan.model.parameters())
     summed = sum(master.grad.nbytes for master in plan.optimizer.masters.values())
-    passing = sum(weight.nbytes for weight in trainable(plan.model).values())
+    passing = sum(weight.nbytes for weight in trainable_weights(plan.model).values())
     copies = sum(master.nbytes for master in plan.optimizer.masters.values())
     counters = 4 * len(plan.optimizer.masters)
     assert need.parameters == held
@@ -85,12 +85,12 @@ def test_what_is_reckoned_is_what_a_training_holds(method, tiny, plan_of):
 def test_of_several_processes_each_holds_the_share_that_is_reckoned(parallel, tiny, plan_of):
     plan = plan_of(make_rows(8), "train.method=full")
     settings = Train(method="full", parallel=parallel, devices=4)
-    weights = trainable(plan.model)
+    weights = trainable_weights(plan.model)
 
-    shared = SharedAdamW(weights, settings, 1, Team(1, 4, parallel))
+    shared = ZeroAdamW(weights, settings, 1, ProcessGroup(1, 4, parallel))
     shared.adamw.step()
 
-    need = needed(shape_of(tiny, Full()), settings, "float32")
+    need = estimate_memory(model_shape(tiny, Full()), settings, "float32")
     passing = sum(weight.nbytes for weight in weights.values())
     assert need.gradients == pytest.approx(passing + shared.gradient.nbytes, abs=16)
     held = shared.master.nbytes + shared.moment_bytes
@@ -104,7 +104,7 @@ def test_a_whole_training_without_a_gpu_is_reckoned_to_a_sixth(tiny, tmp_path):
     seen = json.loads(done.stdout)
     settings = Train(micro_batch_tokens=seen["tokens"])
 
-    need = needed(shape_of(tiny, settings.method), settings, "float32")
+    need = estimate_memory(model_shape(tiny, settings.method), settings, "float32")
 
     assert need.total == pytest.approx(seen["peak"], rel=1 / 6)
     a_token = (seen["peak"] - seen["half_peak"]) / (seen["tokens"] - seen["half_tokens"])
@@ -112,10 +112,10 @@ def test_a_whole_training_without_a_gpu_is_reckoned_to_a_sixth(tiny, tmp_path):
 
 
 def test_the_table_has_every_way_on_every_count_and_says_what_fits():
-    cells = memory_table(Terms(memory=80e9))
+    cells = memory_table(Assumptions(memory=80e9))
 
     ways = {(cell.model, cell.method, cell.parallel, cell.gpus): cell for cell in cells}
-    assert len(ways) == len(cells) == len(PUBLIC) * (3 + (len(COUNTS) - 1) * (3 + 4 + 4))
+    assert len(ways) == len(cells) == len(KNOWN_MODELS) * (3 + (len(COUNTS) - 1) * (3 + 4 + 4))
     assert not ways["Llama 3.1 8B", "full", "none", 1].fits
     assert ways["Llama 3.1 8B", "full", "zero3", 8].fits
     assert ways["Llama 3.1 8B", "qlora", "none", 1].fits
@@ -124,7 +124,7 @@ def test_the_table_has_every_way_on_every_count_and_says_what_fits():
 
 
 def test_more_devices_and_higher_stages_never_need_more():
-    cells = memory_table(Terms(), "llama 3.2 3b")
+    cells = memory_table(Assumptions(), "llama 3.2 3b")
 
     full = {(c.parallel, c.gpus): c.need.on_device for c in cells if c.method == "full"}
     for count in COUNTS[1:]:
@@ -137,7 +137,7 @@ def test_more_devices_and_higher_stages_never_need_more():
 def test_tokens_and_rank_count(tiny):
     less, more = (
         {(c.method, c.parallel, c.gpus): c.need for c in memory_table(terms, tiny.name)}
-        for terms in (Terms(tokens=1024, rank=8), Terms(tokens=2048, rank=16))
+        for terms in (Assumptions(tokens=1024, rank=8), Assumptions(tokens=2048, rank=16))
     )
 
     key = ("lora", "ddp", 2)
@@ -147,7 +147,7 @@ def test_tokens_and_rank_count(tiny):
 
 def test_activations_that_are_kept_take_more_than_those_computed_twice():
     again, kept = (
-        memory_table(Terms(checkpointing=checkpointing), "Llama 3.2 1B")[0].need
+        memory_table(Assumptions(checkpointing=checkpointing), "Llama 3.2 1B")[0].need
         for checkpointing in (True, False)
     )
 
@@ -156,4 +156,4 @@ def test_activations_that_are_kept_take_more_than_those_computed_twice():
 
 def test_a_model_that_nobody_knows_is_refused(tiny):
     with pytest.raises(NotFound):
-        memory_table(Terms(), "no-such-model")
+        memory_table(Assumptions(), "no-such-model")

@@ -7,7 +7,7 @@ import pytest
 from burnish.train.forecast import speed_hints as faster
 from burnish.train.forecast.forecast import Forecast
 from burnish.train.forecast.memory_claims import Quantity
-from burnish.train.forecast.speed_hints import ways_to_be_faster
+from burnish.train.forecast.speed_hints import speed_hints
 from burnish.train.run import train
 from burnish.train.trainers import causal_lm as language
 from tests.fixtures.training import make_rows, on_passages
@@ -27,14 +27,14 @@ def test_what_grouping_would_spare_is_what_it_spares(plan_of):
         for wish in ("false", "true")
     )  # fmt: skip
 
-    (hint,) = ways_to_be_faster(plan, lasting(10))
+    (hint,) = speed_hints(plan, lasting(10))
 
     assert (
         f"group_by_prefix=true would compute {1 - to_compute(grouped) / to_compute(plan):.0%}"
         in hint
     )
-    assert ways_to_be_faster(grouped, lasting(10)) == []
-    assert ways_to_be_faster(plan_of(make_rows(20)), lasting(10)) == []
+    assert speed_hints(grouped, lasting(10)) == []
+    assert speed_hints(plan_of(make_rows(20)), lasting(10)) == []
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_compiling_is_proposed_to_long_runs(
     plan = plan_of(make_rows(6))
     settings = plan.settings.model_copy(update={"compile": compiles == "true"})
 
-    hints = ways_to_be_faster(replace(plan, settings=settings), lasting(seconds))
+    hints = speed_hints(replace(plan, settings=settings), lasting(seconds))
 
     assert any("train.compile=true" in hint for hint in hints) is said
 

@@ -7,8 +7,8 @@ import torch
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
-from burnish.train.adapters.registry import trainable
-from burnish.train.loop.language_model import train_step, validation_means
+from burnish.train.adapters.registry import trainable_weights
+from burnish.train.loop.language_model import compute_validation_metrics, train_step
 from tests.fixtures.training import make_rows
 from tests.fixtures.worker_process import in_child
 from tests.train.batching.test_packed import stir
@@ -18,10 +18,12 @@ def learnt(plan):
     """Loss, gradients and the loss of a validation, after a batch of another length."""
     stir(plan.model)
     train_step(plan, plan.rows[:3])
-    plan.optimizer.forget()
+    plan.optimizer.reset()
     loss = train_step(plan, plan.rows)["loss"]
-    grads = {name: plan.optimizer.masters[name].grad.clone() for name in trainable(plan.model)}
-    return loss, grads, validation_means(plan, plan.rows)["loss"]
+    grads = {
+        name: plan.optimizer.masters[name].grad.clone() for name in trainable_weights(plan.model)
+    }
+    return loss, grads, compute_validation_metrics(plan, plan.rows)["loss"]
 
 
 def frames():

@@ -6,8 +6,8 @@ import pytest
 
 from burnish.core.errors import DoesNotFit, TrainingStopped
 from burnish.core.journal import read_journal
-from burnish.core.progress import listen
-from burnish.train.loop.resource_errors import is_memory
+from burnish.core.progress import set_reporter
+from burnish.train.loop.resource_errors import is_out_of_memory
 from burnish.train.run import train
 from tests.fixtures.training import weights
 from tests.fixtures.worker_process import in_child
@@ -38,7 +38,7 @@ def stopped_by(action, label, expected, work, said):
     """Train in a child whose machine gives out; True if it says so in one sentence."""
 
     def child():
-        listen(At(label, action))
+        set_reporter(At(label, action))
         try:
             work()
         except expected as error:
@@ -112,8 +112,8 @@ def test_what_torch_says_without_memory_is_understood():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50, dtype=torch.uint8)
 
-    assert is_memory(caught.value)
-    assert not is_memory(RuntimeError("shapes do not fit"))
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("shapes do not fit"))
     assert resource.getrlimit(resource.RLIMIT_AS) == limits
 
 

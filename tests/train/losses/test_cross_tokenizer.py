@@ -11,13 +11,17 @@ import torch
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.recipe.objectives import Distillation
 from burnish.core.records import Message, Row
-from burnish.engines.local.open import open_engine
+from burnish.engines.local.open import open_local_engine
 from burnish.models.chat_template import PLAIN_TEMPLATE, encode_row
 from burnish.models.local_models import write_manifest
-from burnish.train.batching.examples import Matched
-from burnish.train.batching.token_alignment import Pairing, learnt_tokens
+from burnish.train.batching.examples import CrossTokenizerExample
+from burnish.train.batching.token_alignment import TokenAligner, target_tokens
 from burnish.train.distillation import teacher_logits as lessons
-from burnish.train.losses.cross_tokenizer import matched, matches_of, matching
+from burnish.train.losses.cross_tokenizer import (
+    align_teacher_logprobs,
+    cross_tokenizer_distribution,
+    cross_tokenizer_loss,
+)
 from burnish.train.run import train
 from tests.conftest import CORPUS
 from tests.fixtures.training import make_rows
@@ -90,40 +94,40 @@ def test_spans_are_the_same_text_and_leave_nothing_out(answers, tiny_tokenizer, 
     ours, theirs = (
         encode_row(one, row_of(*answers), 500) for one in (tiny_tokenizer, other_tokenizer)
     )
-    pairing = Pairing(tiny_tokenizer, other_tokenizer)
+    pairing = TokenAligner(tiny_tokenizer, other_tokenizer)
 
-    spans = pairing.spans(ours, theirs)
+    spans = pairing.align(ours, theirs)
 
-    ids = learnt_tokens(ours), learnt_tokens(theirs)
+    ids = target_tokens(ours), target_tokens(theirs)
     for span in spans[:-1]:
         sides = [
             reader.text([t for t in some[slice(*part)] if t not in reader.ends]).split()
             for reader, some, part in zip(
-                (pairing.ours, pairing.theirs), ids, (span.ours, span.theirs), strict=True
+                (pairing.ours, pairing.theirs), ids, (span.student, span.teacher), strict=True
             )
         ]
         assert "".join(sides[0]) == "".join(sides[1]) and "\ufffd" not in "".join(sides[0])
-    covered = [place for span in spans for place in range(*span.ours)]
+    covered = [place for span in spans for place in range(*span.student)]
     assert covered == list(range(len(ids[0]))), "every learnt token is in one span, in order"
-    assert [place for span in spans for place in range(*span.theirs)] == list(range(len(ids[1])))
+    assert [place for span in spans for place in range(*span.teacher)] == list(range(len(ids[1])))
 
 
 def test_what_is_cut_off_on_one_side_or_differs_is_in_no_span(tiny_tokenizer, other_tokenizer):
-    pairing = Pairing(tiny_tokenizer, other_tokenizer)
+    pairing = TokenAligner(tiny_tokenizer, other_tokenizer)
     row = row_of("send the parcel again")
     ours, whole = (encode_row(one, row, 500) for one in (tiny_tokenizer, other_tokenizer))
     cut = encode_row(other_tokenizer, row, len(whole.ids) - 8)
     changed = encode_row(other_tokenizer, row_of("send the lamp again"), 500)
 
     for theirs in (cut, changed):
-        some = pairing.spans(ours, theirs)
-        assert 0 < len(some) < len(pairing.spans(ours, whole))
-        assert some == pairing.spans(ours, whole)[: len(some)]
+        some = pairing.align(ours, theirs)
+        assert 0 < len(some) < len(pairing.align(ours, whole))
+        assert some == pairing.align(ours, whole)[: len(some)]
 
 
 def test_words_are_the_same_text_whatever_signs_and_spaces(tiny_tokenizer, other_tokenizer):
-    pairing = Pairing(tiny_tokenizer, other_tokenizer)
-    plain, opening = pairing.words(), pairing.words(("", " "))
+    pairing = TokenAligner(tiny_tokenizer, other_tokenizer)
+    plain, opening = pairing.token_map(), pairing.token_map(("", " "))
 
     for words, change in ((plain, str), (opening, str.lstrip)):
         known = [(token, own) for token, own in enumerate(words) if own >= 0]
@@ -164,13 +168,15 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(
     temperature, tiny_tokenizer, other_tokenizer
 ):
     settings = Distillation(temperature=temperature, top_k=12, weight=0.7)
-    pairing, draw = Pairing(tiny_tokenizer, other_tokenizer), torch.Generator().manual_seed(0)
+    pairing, draw = TokenAligner(tiny_tokenizer, other_tokenizer), torch.Generator().manual_seed(0)
     row = row_of("the lamp is broken, refund the money")
     ours, theirs = (encode_row(one, row, 500) for one in (tiny_tokenizer, other_tokenizer))
-    mine, their = torch.tensor(learnt_tokens(ours)), torch.tensor(learnt_tokens(theirs))
+    mine, their = torch.tensor(target_tokens(ours)), torch.tensor(target_tokens(theirs))
     teacher = 2 * torch.randn(len(their), len(other_tokenizer), generator=draw)
-    said = [part.numpy() for part in lessons._likeliest_and_learnt(teacher, their, settings)]
-    example = Matched(ours, *matched(ours, theirs, tuple(said), pairing))
+    said = [part.numpy() for part in lessons._target_and_top_k(teacher, their, settings)]
+    example = CrossTokenizerExample(
+        ours, *align_teacher_logprobs(ours, theirs, tuple(said), pairing)
+    )
     assert (example.tokens[:, 0] > 1).any() and (example.tokens[:, 1:] >= 0).any()
     hidden = torch.randn(len(mine), 16, generator=draw, requires_grad=True)
     weight = torch.randn(len(tiny_tokenizer), 16, generator=draw, requires_grad=True)
@@ -178,8 +184,8 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(
     plain = reference(hidden, weight, learnt, example, settings)
     wanted = torch.autograd.grad(plain, (hidden, weight))
 
-    lesson = matches_of([example], len(mine), torch.device("cpu"))
-    loss, _, _ = matching(hidden, weight, learnt, lesson, settings)
+    lesson = cross_tokenizer_distribution([example], len(mine), torch.device("cpu"))
+    loss, _, _ = cross_tokenizer_loss(hidden, weight, learnt, lesson, settings)
     found = torch.autograd.grad(loss, (hidden, weight))
 
     torch.testing.assert_close(loss, plain, rtol=1e-4, atol=1e-4)
@@ -188,20 +194,20 @@ def test_loss_and_gradients_are_those_of_the_plain_formula(
 
 
 def test_the_events_of_a_teacher_are_chances_that_sum_to_one(tiny_tokenizer, other_tokenizer):
-    settings, pairing = Distillation(top_k=20), Pairing(tiny_tokenizer, other_tokenizer)
+    settings, pairing = Distillation(top_k=20), TokenAligner(tiny_tokenizer, other_tokenizer)
     row = row_of("send the parcel again")
     ours, theirs = (encode_row(one, row, 500) for one in (tiny_tokenizer, other_tokenizer))
-    their = torch.tensor(learnt_tokens(theirs))
+    their = torch.tensor(target_tokens(theirs))
     logits = torch.randn(len(their), len(other_tokenizer))
-    said = [p.numpy() for p in lessons._likeliest_and_learnt(logits.clone(), their, settings)]
+    said = [p.numpy() for p in lessons._target_and_top_k(logits.clone(), their, settings)]
 
-    tokens, logprobs = matched(ours, theirs, tuple(said), pairing)
+    tokens, logprobs = align_teacher_logprobs(ours, theirs, tuple(said), pairing)
 
-    logs, spans = logits.log_softmax(-1), pairing.spans(ours, theirs)
-    assert [int(place) for place in np.nonzero(tokens[:, 0])[0]] == [s.ours[0] for s in spans]
+    logs, spans = logits.log_softmax(-1), pairing.align(ours, theirs)
+    assert [int(place) for place in np.nonzero(tokens[:, 0])[0]] == [s.student[0] for s in spans]
     for span in spans:
-        events = np.exp(logprobs[span.ours[0]])
-        own = sum(float(logs[place, their[place]]) for place in range(*span.theirs))
+        events = np.exp(logprobs[span.student[0]])
+        own = sum(float(logs[place, their[place]]) for place in range(*span.teacher))
         assert events.sum() == pytest.approx(1, abs=1e-4)
         assert math.log(events[0]) == pytest.approx(own, rel=1e-3)
 
@@ -214,7 +220,7 @@ CROSS = (
 
 def gap(student, teacher, rows):
     """How far apart two models are in what they think of the answers, in nats a row."""
-    both = [open_engine(one).log_likelihood(rows) for one in (student, teacher)]
+    both = [open_local_engine(one).log_likelihood(rows) for one in (student, teacher)]
     return sum(abs(one - other) for (one, _), (other, _) in zip(*both, strict=True)) / len(rows)
 
 

@@ -8,7 +8,7 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from burnish.models.load import load_model, load_tokenizer
-from burnish.train.adapters.registry import trainable
+from burnish.train.adapters.registry import trainable_weights
 from burnish.train.loop.language_model import train_step
 from tests.fixtures.training import make_rows
 from tests.train.batching.test_packed import stir
@@ -29,7 +29,7 @@ def test_one_step_is_that_of_trl(accumulate, plan_of, tiny, tmp_path):
     rows = make_rows(6, system="Sort the request.")
     plan = plan_of(rows, "train.micro_batch_tokens=256", "train.batch_size=6")
     stir(plan.model)
-    ours = {name: weight.detach().clone() for name, weight in trainable(plan.model).items()}
+    ours = {name: weight.detach().clone() for name, weight in trainable_weights(plan.model).items()}
     learnt = [
         {"input_ids": list(row.ids), "completion_mask": [int(weight > 0) for weight in row.weights]}
         for row in plan.rows
@@ -49,7 +49,7 @@ def test_one_step_is_that_of_trl(accumulate, plan_of, tiny, tmp_path):
                                task_type="CAUSAL_LM"),
         callbacks=[spy],
     )  # fmt: skip
-    for name, weight in trainable(trainer.model).items():
+    for name, weight in trainable_weights(trainer.model).items():
         weight.data.copy_(ours[name])
     trainer.train()
 

@@ -14,19 +14,19 @@ from trl.experimental.orpo import ORPOTrainer
 
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.runs import Run
-from burnish.models.chat_template import Encoded
+from burnish.models.chat_template import TokenizedRow
 from burnish.models.load import load_model, load_tokenizer
-from burnish.train.adapters.registry import METHODS, trainable
-from burnish.train.batching.examples import Contrast
-from burnish.train.batching.micro_batches import computed_tokens, micro_batches
-from burnish.train.batching.packed import flatten
-from burnish.train.distillation.teacher_logits import with_lessons
-from burnish.train.loop.checkpoint import State
-from burnish.train.loop.language_model import train_step, validation_means
+from burnish.train.adapters.registry import METHODS, trainable_weights
+from burnish.train.batching.examples import PreferenceExample
+from burnish.train.batching.micro_batches import count_computed_tokens, micro_batches
+from burnish.train.batching.packed import pack
+from burnish.train.distillation.teacher_logits import add_teacher_logits
+from burnish.train.loop.checkpoint import TrainState
+from burnish.train.loop.language_model import compute_validation_metrics, train_step
 from burnish.train.losses import preference as preferences
 from burnish.train.losses.linear import LinearLogProbs
 from burnish.train.objectives.registry import OBJECTIVES, answer_logprobs
-from burnish.train.rlhf.reference import with_reference
+from burnish.train.rlhf.reference import add_reference_logprobs
 from tests.fixtures.training import ANSWERS, chosen, make_rows, preferring
 from tests.train.batching.test_packed import stir
 
@@ -39,8 +39,8 @@ def referred(plan_of, tiny_tokenizer, tmp_path):
 
     def build(rows, *changes):
         run = Run(tmp_path / f"run-{next(count)}")
-        plan = with_lessons(plan_of(rows, *changes), tiny_tokenizer)
-        plan = with_reference(plan, run, State())
+        plan = add_teacher_logits(plan_of(rows, *changes), tiny_tokenizer)
+        plan = add_reference_logprobs(plan, run, TrainState())
         stir(plan.model)
         return plan
 
@@ -69,24 +69,24 @@ def test_answers_that_share_their_question_are_what_each_is_alone(method, system
         stir(each.model)
     answers = [answer for row in plan.rows for answer in row.answers]
 
-    found = answer_logprobs(plan.language, flatten(plan.rows))
+    found = answer_logprobs(plan.language, pack(plan.rows))
     expected = torch.stack([alone(plain.language, answer) for answer in answers])
 
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
     shares = torch.linspace(-1, 1, len(answers))
     (found * shares).sum().backward()
     (expected * shares).sum().backward()
-    grads = {name: weight.grad for name, weight in trainable(plan.model).items()}
-    for name, weight in trainable(plain.model).items():
+    grads = {name: weight.grad for name, weight in trainable_weights(plan.model).items()}
+    for name, weight in trainable_weights(plain.model).items():
         torch.testing.assert_close(grads[name], weight.grad, rtol=1e-3, atol=5e-5)
 
 
 def test_a_question_is_computed_once_and_pairs_are_never_torn():
     def pair(question, *answers):
         before = tuple(range(100, 100 + question))
-        return Contrast(
+        return PreferenceExample(
             tuple(
-                Encoded(
+                TokenizedRow(
                     (*before, *range(10 * place, 10 * place + n)), (*[0.0] * question, *[1.0] * n)
                 )
                 for place, n in enumerate(answers)
@@ -95,15 +95,15 @@ def test_a_question_is_computed_once_and_pairs_are_never_torn():
 
     rows = [pair(30, 3, 5), pair(30, 9, 2), pair(20, 4, 4)]
 
-    assert computed_tokens(rows[:1]) == 30 + 3 + 5
-    assert computed_tokens(rows[:2]) == 30 + 3 + 5 + 9 + 2
-    assert computed_tokens(rows) == 20 + (10 + 8) + 11 + 8, "two of them have one question"
-    batch = flatten(rows)
-    assert sorted(set(batch.owners.tolist())) == [0, 1, 2, 3, 4, 5]
+    assert count_computed_tokens(rows[:1]) == 30 + 3 + 5
+    assert count_computed_tokens(rows[:2]) == 30 + 3 + 5 + 9 + 2
+    assert count_computed_tokens(rows) == 20 + (10 + 8) + 11 + 8, "two of them have one question"
+    batch = pack(rows)
+    assert sorted(set(batch.answer_index.tolist())) == [0, 1, 2, 3, 4, 5]
     assert batch.layout.gather[0, 0] == 20, "the longer questions go on behind the shared prefix"
     batches = micro_batches(rows, 50)
     assert sorted(len(some) for some in batches) == [1, 2]
-    assert all(computed_tokens(some) <= 50 for some in batches)
+    assert all(count_computed_tokens(some) <= 50 for some in batches)
 
 
 def test_log_probabilities_in_chunks_are_log_softmax():
@@ -140,8 +140,8 @@ def trained_by_trl(kind, plan, tiny, tmp_path, **settings):
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear",
                                task_type="CAUSAL_LM"),
     )  # fmt: skip
-    ours = trainable(plan.model)
-    for name, weight in trainable(trainer.model).items():
+    ours = trainable_weights(plan.model)
+    for name, weight in trainable_weights(trainer.model).items():
         weight.data.copy_(ours[name].data)
     return trainer
 
@@ -167,7 +167,7 @@ def assert_same_step(plan, trainer, inputs, names):
     theirs = last_metrics(trainer)
     for own, name in names.items():
         assert means[own] == pytest.approx(theirs[name], rel=1e-3, abs=1e-5), own
-    expected = {name: weight.grad for name, weight in trainable(trainer.model).items()}
+    expected = {name: weight.grad for name, weight in trainable_weights(trainer.model).items()}
     for name, master in plan.optimizer.masters.items():
         torch.testing.assert_close(master.grad, expected[name], rtol=2e-3, atol=2e-6)
 
@@ -287,9 +287,9 @@ def test_before_training_nothing_is_gained(plan_of, tmp_path):
     rows = preferring(make_rows(6))
     plan = plan_of(rows, "train.objective=dpo", "train.micro_batch_tokens=64")
 
-    plan = with_reference(plan, Run(tmp_path / "run"), State())
+    plan = add_reference_logprobs(plan, Run(tmp_path / "run"), TrainState())
 
-    means = validation_means(plan, plan.rows)
+    means = compute_validation_metrics(plan, plan.rows)
     assert means["loss"] == pytest.approx(0.6931, abs=1e-4)
     assert means["rewards/margin"] == pytest.approx(0, abs=1e-4)
 
@@ -298,7 +298,7 @@ def test_a_lost_reference_is_not_measured_from_a_model_that_has_moved(plan_of, t
     plan = plan_of(preferring(make_rows(4)), "train.objective=dpo")
 
     with pytest.raises(BadData, match=r"reference\.jsonl isn't whole"):
-        with_reference(plan, Run(tmp_path / "run"), State(step=3))
+        add_reference_logprobs(plan, Run(tmp_path / "run"), TrainState(step=3))
 
 
 def test_rows_of_another_shape_than_the_objective_learns_from_are_refused(plan_of):
@@ -325,15 +325,18 @@ def test_kto_takes_pairs_apart_and_compares_with_the_answer_to_another_question(
 
 
 def test_a_question_that_leaves_no_room_has_no_mismatched_answer():
-    from burnish.train.batching.examples import judged
+    from burnish.train.batching.examples import kto_examples
 
     rows = preferring(make_rows(2), "kto")
-    encode = {rows[0].messages: Encoded((1, 2), (0, 1)), rows[1].messages: Encoded((3,), (1,))}
+    encode = {
+        rows[0].messages: TokenizedRow((1, 2), (0, 1)),
+        rows[1].messages: TokenizedRow((3,), (1,)),
+    }
 
-    found = judged(rows, lambda row: encode.get(row.messages, Encoded((), ())))
+    found = kto_examples(rows, lambda row: encode.get(row.messages, TokenizedRow((), ())))
 
     assert [row.mismatched for row in found] == [None, None]
-    assert replace(found[0], reference=(0.0,)).measured == found[0].answers
+    assert replace(found[0], reference=(0.0,)).answers_with_reference == found[0].answers
 
 
 def test_an_option_that_would_do_nothing_is_refused(recipe_of):

@@ -15,7 +15,7 @@ from burnish.core.errors import BadRecipe
 from burnish.core.journal import read_journal
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import Run
-from burnish.engines.registry import open_any
+from burnish.engines.registry import open_engine
 from burnish.models.artifact import open_artifact
 from burnish.multi_adapter import train_together as together
 from burnish.train.multi_lora.run import train_together
@@ -87,7 +87,7 @@ def test_what_is_left_is_a_run_like_any_other(recipes, tmp_path):
         run = Run(tmp_path / name)
         assert run.recipe.train == recipe.train
         assert open_artifact(run.artifact).lineage["run"] == name
-        assert open_any(str(run.path)).context_length
+        assert open_engine(str(run.path)).context_length
         forecast = {one["name"]: one for one in run.read("report.json")["forecast"]}
         memory = forecast["peak memory"]
         assert memory["low"] <= memory["actual"] <= memory["high"]

@@ -6,7 +6,7 @@ import torch
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
 from burnish.train.optim.adamw import MasterAdamW
-from burnish.train.optim.adamw_8bit import EightBitAdamW
+from burnish.train.optim.adamw_8bit import AdamW8bit
 
 pytest.importorskip("bitsandbytes")
 
@@ -71,7 +71,7 @@ def test_stretches_are_what_the_whole_would_be(monkeypatch):
     whole, parts = (optimizers((10_001,))[1] for _ in range(2))
     for number in range(3):
         learn(whole, number, target=1)
-    monkeypatch.setattr("burnish.train.optim.adamw_8bit._AT_ONCE", 2560)
+    monkeypatch.setattr("burnish.train.optim.adamw_8bit._BATCH_SIZE", 2560)
     for number in range(3):
         learn(parts, number, target=1)
 
@@ -84,14 +84,14 @@ def test_what_is_saved_goes_on_to_the_same_bits():
     for number in range(3):
         learn(one, number, target=0)
 
-    other.restore({name: tensor.clone() for name, tensor in one.tensors().items()})
+    other.restore({name: tensor.clone() for name, tensor in one.state_tensors().items()})
     for number in range(3, 6):
         for optimizer in (one, other):
             learn(optimizer, number, target=0)
 
     for name, weight in one.weights.items():
         assert torch.equal(weight, other.weights[name])
-    one.forget()
+    one.reset()
     assert one.moment_bytes == 0
 
 
@@ -101,11 +101,11 @@ def test_an_update_at_rate_0_moves_nothing():
 
     for weight in optimizer.weights.values():
         weight.grad = torch.ones_like(weight)
-    optimizer.collect()
+    optimizer.accumulate()
     optimizer.step(0, rate=0.0)
 
     assert torch.equal(optimizer.weights["0"], before)
-    assert isinstance(optimizer.adamw, EightBitAdamW)
+    assert isinstance(optimizer.adamw, AdamW8bit)
 
 
 def test_several_processes_have_all_bits():

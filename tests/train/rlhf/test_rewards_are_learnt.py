@@ -16,13 +16,13 @@ from burnish.core.journal import read_journal
 from burnish.core.recipe.data import Task
 from burnish.core.records import Row
 from burnish.core.runs import Run, runs_folder
-from burnish.evaluate.rewards import worth_of
+from burnish.evaluate.rewards import reward_function
 from burnish.models.load import load_model, load_tokenizer
-from burnish.train.adapters.registry import METHODS, trainable
+from burnish.train.adapters.registry import METHODS, trainable_weights
 from burnish.train.batching.micro_batches import micro_batches
 from burnish.train.loop.language_model import train_step
-from burnish.train.losses.policy_gradient import advantages
-from burnish.train.rlhf.rollouts import Drawing
+from burnish.train.losses.policy_gradient import group_advantages
+from burnish.train.rlhf.rollouts import RolloutSampler
 from burnish.train.run import train
 from tests.fixtures.training import die_at_sync, make_rows, weights
 from tests.fixtures.worker_process import in_child
@@ -72,11 +72,13 @@ def drawn_of(plan_of, tiny_tokenizer, tmp_path):
         plan = plan_of(make_rows(6, system="Sort the request."), *changes)
         settings = plan.settings.objective
         run = Run(tmp_path / f"run-{next(count)}")
-        drawing = Drawing(plan, settings, tiny_tokenizer, worth_of(settings.reward, task), run)
+        drawing = RolloutSampler(
+            plan, settings, tiny_tokenizer, reward_function(settings.reward, task), run
+        )
         stir(plan)
-        rows, measured = drawing.learn(plan.rows, 0)
+        rows, measured = drawing.examples_for_step(plan.rows, 0)
         stir(plan)
-        return replace(plan, drawing=drawing), rows, measured
+        return replace(plan, example_source=drawing), rows, measured
 
     return build
 
@@ -86,7 +88,7 @@ def stir(plan):
     with torch.no_grad():
         for master in plan.optimizer.masters.values():
             master.add_(torch.randn_like(master) * 0.03)
-    plan.optimizer.publish()
+    plan.optimizer.copy_to_model()
 
 
 def by_trl(plan, rows, tiny, tmp_path, **settings):
@@ -104,8 +106,8 @@ def by_trl(plan, rows, tiny, tmp_path, **settings):
         peft_config=LoraConfig(r=16, lora_alpha=32, target_modules="all-linear",
                                task_type="CAUSAL_LM"),
     )  # fmt: skip
-    for name, weight in trainable(trainer.model).items():
-        weight.data.copy_(trainable(plan.model)[name].data)
+    for name, weight in trainable_weights(trainer.model).items():
+        weight.data.copy_(trainable_weights(plan.model)[name].data)
     answers = [(row, one) for row in rows for one in row.answers]
     prompts = [list(row.prompt) for row, _ in answers]
     said = [list(one.ids[len(row.prompt) :]) for row, one in answers]
@@ -128,7 +130,7 @@ def by_trl(plan, rows, tiny, tmp_path, **settings):
     trainer.model.train()
     loss = trainer._compute_loss(trainer.model, inputs)
     loss.backward()
-    return float(loss.detach()), {n: w.grad for n, w in trainable(trainer.model).items()}
+    return float(loss.detach()), {n: w.grad for n, w in trainable_weights(trainer.model).items()}
 
 
 def padded(rows, left=False):
@@ -164,7 +166,7 @@ def test_a_step_is_that_of_trl(loss, drawn_of, tiny, tmp_path):
 def test_advantages_are_those_of_the_paper(scaled):
     rewards = torch.tensor([[0.0, 1.0, 1.0, 4.0], [2.0, 2.0, 2.0, 2.0]])
 
-    found = advantages(rewards, scaled)
+    found = group_advantages(rewards, scaled)
 
     above = torch.tensor([-1.5, -0.5, -0.5, 2.5])
     expected = above / (above.square().sum() / 3).sqrt() if scaled else above
@@ -200,13 +202,13 @@ def test_an_answer_is_what_the_engine_says(drawn_of, tiny_tokenizer):
     plan, rows, _ = drawn_of(grpo(answers=4, max_new_tokens=12), "train.batch_size=6")
     group = plan.rows[0]
 
-    likeliest = plan.drawing._draw([group], 0, 2, 0.0)[0]
+    likeliest = plan.example_source._sample([group], 0, 2, 0.0)[0]
 
     plan.language.set_attn_implementation("sdpa")
     ids = torch.tensor([group.prompt])
     expected = plan.language.generate(
         input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False,
-        eos_token_id=list(plan.drawing.answering.engine.ends), pad_token_id=0,
+        eos_token_id=list(plan.example_source.engine.engine.ends), pad_token_id=0,
     )[0, len(group.prompt) :]  # fmt: skip
     assert list(likeliest[0].ids) == list(likeliest[1].ids) == expected.tolist()
     assert len({one.ids for one in rows[0].answers}) > 1, "drawn answers differ"

@@ -11,7 +11,7 @@ from burnish.core.errors import BurnishError
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import Run
 from burnish.train.search.run import search
-from burnish.train.search.study import Attempt, Pruned
+from burnish.train.search.study import Pruned, Trial
 from tests.fixtures.ray_cluster import two_nodes
 from tests.fixtures.training import make_rows
 from tests.fixtures.worker_process import Program, in_child
@@ -96,7 +96,7 @@ def test_a_trial_that_falls_behind_is_stopped_and_has_no_loss(recipe, tmp_path, 
         if attempt.number == 2:
             raise Pruned("Given up.")
 
-    monkeypatch.setattr(Attempt, "watch", gives_up)
+    monkeypatch.setattr(Trial, "report", gives_up)
 
     report = search(recipe, out=tmp_path / "search")
 

@@ -10,7 +10,7 @@ from burnish.core.runs import Run
 from burnish.data.load import Dataset
 from burnish.train.search import run as searching
 from burnish.train.search.run import search
-from burnish.train.search.study import Attempt, Pruned
+from burnish.train.search.study import Pruned, Trial
 from tests.fixtures.training import die_at_sync, make_rows
 from tests.fixtures.worker_process import in_child
 
@@ -76,7 +76,7 @@ def test_a_trial_that_falls_behind_is_given_up_and_has_no_loss(recipe, tmp_path,
         if attempt.number == 2:
             raise Pruned("Given up.")
 
-    monkeypatch.setattr(Attempt, "watch", gives_up)
+    monkeypatch.setattr(Trial, "report", gives_up)
 
     report = search(recipe, out=tmp_path / "search")
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from burnish.compare.classifier import classifier
+from burnish.compare.classifier import train_classifier
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.recipe.objectives import Embed
 from burnish.core.recipe.recipe import make_recipe
@@ -15,15 +15,15 @@ from burnish.core.recipe.serve import Serve
 from burnish.core.records import Split
 from burnish.core.runs import Run, find_run
 from burnish.data.load import load
-from burnish.engines.registry import open_any
+from burnish.engines.registry import open_engine
 from burnish.models.artifact import open_artifact
 from burnish.models.heads.embedder import Embedder
 from burnish.models.local_models import find_model
-from burnish.train.loop.trainer import Given
+from burnish.train.loop.trainer import TrainContext
 from burnish.train.losses.contrastive import LOSSES
 from burnish.train.run import train
 from burnish.train.trainers.causal_lm import seed_everything
-from burnish.train.trainers.embedding import EMBED
+from burnish.train.trainers.embedding import EMBEDDING_TRAINER
 from tests.fixtures.tickets import tickets
 from tests.fixtures.worker_process import in_child
 
@@ -59,10 +59,10 @@ def recipe(tiny_embedder, write_rows):
 
 def plan_of(settings):
     base = find_model(settings.model.name)
-    given = Given.of(settings, load(settings), base)
-    rows, validation = EMBED.examples(given)
+    given = TrainContext.create(settings, load(settings), base)
+    rows, validation = EMBEDDING_TRAINER.tokenize(given)
     seed_everything(0)
-    return EMBED.prepare(given, Run(Path()), rows, validation)
+    return EMBEDDING_TRAINER.build(given, Run(Path()), rows, validation)
 
 
 def without_dropout(plan):
@@ -103,16 +103,16 @@ def test_rows_of_one_label_come_to_lie_together_and_the_linear_classifier_gains(
     rows = tickets(120, 1)
     settings = recipe("train.epochs=3", rows=rows)
     dataset = load(settings)
-    before = classifier(recipe("rag.embedder=tiny-embedder", rows=rows), dataset)
+    before = train_classifier(recipe("rag.embedder=tiny-embedder", rows=rows), dataset)
 
     run = train(settings, dataset).run
-    after = classifier(recipe(f"rag.embedder={run}", rows=rows), dataset)
+    after = train_classifier(recipe(f"rag.embedder={run}", rows=rows), dataset)
 
     asked = [row.prompt[-1].content for row in dataset.split.test]
     labels = [row.answer for row in dataset.split.test]
     certain = []
     for one in (before, after):
-        model = open_any(one.artifact).classifier
+        model = open_engine(one.artifact).classifier
         logs = model.log_probs(asked)
         own = [logs[n, model.labels.index(label)] for n, label in enumerate(labels)]
         certain.append(np.mean(own))
@@ -133,12 +133,12 @@ def test_the_artifact_is_a_model_folder_and_is_indexed_with(recipe, tmp_path):
     assert found and "lamp" in found[0].passage.text
     assert find_model(run.id).name == find_model(str(run.artifact)).name == run.id
     with pytest.raises(BadRecipe, match="makes vectors and no text"):
-        open_any(run.id)
+        open_engine(run.id)
 
 
 def test_the_server_makes_vectors_with_it(recipe, tmp_path):
     from burnish.serve.inference.embeddings import Embedders
-    from burnish.serve.run import _open_fleet
+    from burnish.serve.run import _open_model_pool
 
     run = train(recipe("train.max_steps=1")).run
     known = Embedders({"own": run})
@@ -146,7 +146,7 @@ def test_the_server_makes_vectors_with_it(recipe, tmp_path):
     assert {run, "own"} <= set(known.names())
     theirs = Embedder(find_model(run)).encode(["where is my parcel"])
     np.testing.assert_allclose(known.encode("own", ["where is my parcel"]), theirs, atol=1e-6)
-    assert not _open_fleet([run], {}, Serve()).engines
+    assert not _open_model_pool([run], {}, Serve()).engines
 
 
 def test_sentence_transformers_layout_is_kept(recipe):
@@ -168,7 +168,7 @@ def test_killed_at_a_step_it_goes_on_to_the_same_weights(recipe, tmp_path):
     def die(step, loss):
         raise SystemExit(9)
 
-    assert in_child(lambda: train(settings, out=tmp_path / "cut", watch=die)) != 0
+    assert in_child(lambda: train(settings, out=tmp_path / "cut", on_validation=die)) != 0
     train(settings, resume=tmp_path / "cut")
 
     weights = [(tmp_path / n / "artifact/model.safetensors").read_bytes() for n in ("whole", "cut")]
@@ -179,7 +179,7 @@ def test_gradients_do_not_depend_on_how_a_step_is_cut_into_passes(recipe):
     found = []
     for most in (16, 4096):
         plan = without_dropout(plan_of(recipe(f"train.micro_batch_tokens={most}")))
-        loss = plan.learn(plan.rows[:12], 0).means["loss"]
+        loss = plan.training_step(plan.rows[:12], 0).metrics["loss"]
         found.append((loss, plan.optimizer.clip()))
 
     assert found[0] == pytest.approx(found[1], rel=1e-4)
@@ -233,7 +233,10 @@ def test_a_wrong_text_of_the_row_is_pushed_away(recipe):
     assert all(len(sample.texts) == 3 for sample in plan.rows)
     without = [replace(sample, texts=sample.texts[:2]) for sample in plan.rows[:4]]
     plan = without_dropout(plan)
-    assert plan.learn(plan.rows[:4], 0).means["loss"] > plan.learn(without, 0).means["loss"]
+    assert (
+        plan.training_step(plan.rows[:4], 0).metrics["loss"]
+        > plan.training_step(without, 0).metrics["loss"]
+    )
 
 
 def test_what_has_no_two_texts_or_makes_no_vectors_is_refused(recipe, workspace):

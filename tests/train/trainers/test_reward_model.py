@@ -13,15 +13,15 @@ from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message, Split
 from burnish.core.runs import Run, find_run
 from burnish.data.load import Dataset
-from burnish.engines.local.open import open_engine
-from burnish.evaluate.rewards import worth_of
+from burnish.engines.local.open import open_local_engine
+from burnish.evaluate.rewards import reward_function
 from burnish.evaluate.run import evaluate_source
 from burnish.models.artifact import open_artifact
 from burnish.models.heads.reward_model import load_reward_model
 from burnish.models.local_models import find_model
-from burnish.train.loop.trainer import Given
+from burnish.train.loop.trainer import TrainContext
 from burnish.train.run import train
-from burnish.train.trainers.reward_model import VALUING
+from burnish.train.trainers.reward_model import REWARD_TRAINER
 from tests.fixtures.training import WORDS, make_rows
 
 
@@ -90,9 +90,9 @@ def test_loss_and_gradients_are_those_of_bradley_and_terry(recipe, tmp_path):
     asked = recipe("train.micro_batch_tokens=32")
     dataset = Dataset(Split(pairs(8), (), ()), asked.task, (), (), {})
     base = find_model(asked.model.name)
-    given = Given.of(asked, dataset, base)
-    rows, _ = VALUING.examples(given)
-    plan = VALUING.prepare(given, Run(Path()), rows, [])
+    given = TrainContext.create(asked, dataset, base)
+    rows, _ = REWARD_TRAINER.tokenize(given)
+    plan = REWARD_TRAINER.build(given, Run(Path()), rows, [])
     whole = 0.0
     for row in rows:
         better, worse = (
@@ -102,9 +102,9 @@ def test_loss_and_gradients_are_those_of_bradley_and_terry(recipe, tmp_path):
     weight = next(iter(plan.optimizer.weights.values()))
     (expected,) = torch.autograd.grad(whole, weight)
 
-    learnt = plan.learn(rows, 0)
+    learnt = plan.training_step(rows, 0)
 
-    assert learnt.means["loss"] == pytest.approx(float(whole.detach()), abs=1e-5)
+    assert learnt.metrics["loss"] == pytest.approx(float(whole.detach()), abs=1e-5)
     name = next(iter(plan.optimizer.weights))
     torch.testing.assert_close(plan.optimizer.masters[name].grad, expected, atol=1e-5, rtol=1e-4)
 
@@ -117,7 +117,7 @@ def test_a_run_that_stops_goes_on_to_the_same_weights(recipe, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(asked, out=tmp_path / "halved", watch=stop)
+        train(asked, out=tmp_path / "halved", on_validation=stop)
     train(asked, resume=tmp_path / "halved")
 
     whole, halved = (
@@ -130,7 +130,7 @@ def test_a_run_that_stops_goes_on_to_the_same_weights(recipe, tmp_path):
 def test_answers_are_drawn_towards_what_a_reward_model_likes(recipe, tiny, tmp_path):
     run = train(recipe()).run
     grpo = {"kind": "grpo", "reward": {"kind": "model", "run": run}, "answers": 4}
-    worth = worth_of(
+    worth = reward_function(
         make_recipe({"train": {"objective": grpo}}).train.objective.reward, recipe().task
     )
     row = make_rows(1)[0]
@@ -147,8 +147,8 @@ def test_answers_are_drawn_towards_what_a_reward_model_likes(recipe, tiny, tmp_p
     found = load_reward_model(open_artifact(find_run(run).artifact))
     first = json.loads(answers.splitlines()[0])["groups"][0]["row"]
     assert first and isinstance(text, str) and isinstance(reward, float)
-    assert found.worth([[Message("user", "a"), Message("assistant", "b")]])[0] == pytest.approx(
-        found.worth([[Message("user", "a"), Message("assistant", "b")]] * 3)[2], abs=1e-5
+    assert found.score([[Message("user", "a"), Message("assistant", "b")]])[0] == pytest.approx(
+        found.score([[Message("user", "a"), Message("assistant", "b")]] * 3)[2], abs=1e-5
     )
 
 
@@ -160,7 +160,7 @@ def test_single_answers_are_refused_and_so_is_a_chat(recipe, write_rows, tmp_pat
     run = train(recipe("train.max_steps=1")).run
 
     with pytest.raises(BadRecipe, match="it says what an answer is worth"):
-        open_engine(run)
+        open_local_engine(run)
     with pytest.raises(BadData, match="measured on two"):
         evaluate_source(recipe(f"data.test=[{single}]"), run)
     with pytest.raises(BadRecipe, match="makes no text"):

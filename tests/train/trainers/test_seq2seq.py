@@ -19,27 +19,27 @@ from burnish import api
 from burnish.compare.routes import with_routes
 from burnish.compare.run import compare
 from burnish.core.errors import AuditFailed, BadData, BadRecipe
-from burnish.core.progress import Lines, listen
+from burnish.core.progress import LineReporter, set_reporter
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message, Prompt, Row
 from burnish.core.runs import Run, find_run
 from burnish.data.load import load
-from burnish.engines.local.open import open_engine
-from burnish.engines.registry import open_any
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.registry import open_engine
 from burnish.evaluate.run import evaluate_source
 from burnish.export.formats.gguf_tokenizer import CannotExport
 from burnish.export.formats.registry import write_export
 from burnish.export.run import export
-from burnish.export.search.run import fit
+from burnish.export.search.run import search_formats
 from burnish.models.artifact import open_artifact
 from burnish.models.chat_template import encode_pair, encode_prompt, encode_row, target_prefix
 from burnish.models.load import load_tokenizer
 from burnish.models.pull import pull
 from burnish.models.seq2seq import load_seq2seq
 from burnish.models.token_audit import audit
-from burnish.train.loop.trainer import Given
+from burnish.train.loop.trainer import TrainContext
 from burnish.train.run import train
-from burnish.train.trainers.seq2seq import SEQ2SEQ
+from burnish.train.trainers.seq2seq import SEQ2SEQ_TRAINER
 from tests.fixtures.training import weights_after
 
 TURNS = (
@@ -70,7 +70,7 @@ def test_the_check_says_how_rows_are_read_and_finds_what_cannot_be_learnt(
 ):
     rows = [{"prompt": "red", "completion": "red"}, {"prompt": "red " * 40, "completion": "red"}]
     file = write_rows("rows.jsonl", rows)
-    listen(Lines())
+    set_reporter(LineReporter())
     report = api.check([file], model=tiny_t5.name, changes=["train.max_length=32"])
 
     found = {one.code: one.rows for one in report.findings if one.severity == "error"}
@@ -83,9 +83,9 @@ def test_the_check_says_how_rows_are_read_and_finds_what_cannot_be_learnt(
 
 
 def plan_of(settings, base):
-    given = Given.of(settings, load(settings), base)
-    rows, validation = SEQ2SEQ.examples(given)
-    return SEQ2SEQ.prepare(given, Run(base.path), rows, validation)
+    given = TrainContext.create(settings, load(settings), base)
+    rows, validation = SEQ2SEQ_TRAINER.tokenize(given)
+    return SEQ2SEQ_TRAINER.build(given, Run(base.path), rows, validation)
 
 
 def test_its_loss_is_transformers_own_and_no_other_token_is_learnt(t5_recipe, tiny_t5):
@@ -103,14 +103,16 @@ def test_its_loss_is_transformers_own_and_no_other_token_is_learnt(t5_recipe, ti
     theirs.backward()
     gradients = {n: w.grad.clone() for n, w in plan.model.named_parameters()}
     plan.model.zero_grad()
-    assert plan.measure(rows)["loss"] == pytest.approx(float(theirs.detach()), rel=1e-5)
+    assert plan.validation_step(rows)["loss"] == pytest.approx(float(theirs.detach()), rel=1e-5)
 
-    plan.learn(rows, 0)
+    plan.training_step(rows, 0)
     for name, master in plan.optimizer.masters.items():
         torch.testing.assert_close(master.grad, gradients[name], rtol=1e-3, atol=1e-5)
     # A row that weighs nothing is as if it weren't there.
     silent = [replace(row, weight=0.0) for row in plan.rows[7:9]]
-    assert plan.measure([*rows, *silent])["loss"] == pytest.approx(float(theirs.detach()), rel=1e-5)
+    assert plan.validation_step([*rows, *silent])["loss"] == pytest.approx(
+        float(theirs.detach()), rel=1e-5
+    )
 
 
 def test_it_learns_to_say_words_again_and_is_better_than_its_base(t5_recipe, learnt_t5):
@@ -134,11 +136,11 @@ def test_lora_leaves_an_adapter_that_answers_on_its_base(t5_recipe, tiny_t5, tmp
     assert (artifact.path / "adapter_model.safetensors").exists()
     assert not (artifact.path / "model.safetensors").exists()
     rows = load(settings).split.test
-    tuned, base = (open_any(name).log_likelihood(rows) for name in (report.run, tiny_t5.name))
+    tuned, base = (open_engine(name).log_likelihood(rows) for name in (report.run, tiny_t5.name))
     assert sum(log for log, _ in tuned) > sum(log for log, _ in base)
     assert [count for _, count in tuned] == [count for _, count in base]
     write_export(tmp_path / "x", artifact, "adapter", "as trained")
-    assert open_any(tmp_path / "x").log_likelihood(rows) == tuned
+    assert open_engine(tmp_path / "x").log_likelihood(rows) == tuned
 
 
 def test_killed_at_a_step_it_goes_on_to_the_same_weights(t5_recipe, tmp_path):
@@ -154,7 +156,7 @@ def prompts(*texts, **settings):
 
 
 def test_answers_are_those_of_transformers_whoever_asks_beside(t5_recipe, learnt_t5):
-    engine = open_any(learnt_t5.artifact)
+    engine = open_engine(learnt_t5.artifact)
     texts = ("red green blue", "one", "two pear apple", "plum red one", "blue two")
     together = [answer.text for answer in engine.answer(prompts(*texts))]
 
@@ -167,7 +169,7 @@ def test_answers_are_those_of_transformers_whoever_asks_beside(t5_recipe, learnt
         assert "".join(engine.stream(prompts(text)[0])) == answer
 
     # One that joins later, and one that nobody waits for any more, disturb nobody.
-    running, asked = engine.running(), [engine.request(p) for p in prompts(*texts)]
+    running, asked = engine.new_batch(), [engine.build_request(p) for p in prompts(*texts)]
     running.join(asked[:3])
     running.step()
     running.join(asked[3:])
@@ -180,7 +182,7 @@ def test_answers_are_those_of_transformers_whoever_asks_beside(t5_recipe, learnt
 
 
 def test_it_samples_by_seed_and_chooses_the_likeliest_of_some_texts(t5_recipe, learnt_t5):
-    engine = open_engine(learnt_t5.artifact)
+    engine = open_local_engine(learnt_t5.artifact)
     one, same = (
         [a.text for a in engine.answer(prompts("red one", "two", temperature=1.5, seed=7))]
         for _ in range(2)
@@ -196,7 +198,7 @@ def test_it_samples_by_seed_and_chooses_the_likeliest_of_some_texts(t5_recipe, l
     assert one == same
     assert chosen.text == choices[max(range(4), key=lambda place: logs[place])] == "plum red blue"
     with pytest.raises(BadData, match="encoder reads 2048"):
-        engine.request(prompts("red " * 3000)[0])
+        engine.build_request(prompts("red " * 3000)[0])
 
 
 def test_a_bart_begins_its_answers_as_its_tokenizer_says(tiny_t5, tmp_path):
@@ -217,7 +219,7 @@ def test_a_bart_begins_its_answers_as_its_tokenizer_says(tiny_t5, tmp_path):
     torch.manual_seed(0)
     BartForConditionalGeneration(config).save_pretrained(tmp_path / "bart")
     local = pull(str(tmp_path / "bart"))
-    engine = open_engine(local.name)
+    engine = open_local_engine(local.name)
 
     assert local.kind == "seq2seq" and target_prefix(engine.tokenizer) == [ends[0][1]]
     engine.model.generation_config.forced_bos_token_id = ends[0][1]
@@ -227,7 +229,7 @@ def test_a_bart_begins_its_answers_as_its_tokenizer_says(tiny_t5, tmp_path):
         made = engine.model.generate(ids, max_new_tokens=7, do_sample=False)[0]
         assert answer.text == engine.tokenizer.decode(made, skip_special_tokens=True)
     with pytest.raises(BadData, match="encoder reads 32"):
-        engine.request(prompts("red " * 40)[0])
+        engine.build_request(prompts("red " * 40)[0])
 
 
 def test_it_is_exported_as_safetensors_and_in_no_other_format(t5_recipe, learnt_t5, tmp_path):
@@ -238,7 +240,7 @@ def test_it_is_exported_as_safetensors_and_in_no_other_format(t5_recipe, learnt_
 
     assert (tmp_path / "x" / "model.safetensors").exists()
     asked = prompts("red green blue", "two pear apple")
-    own, exported = (open_any(folder).answer(asked) for folder in (run.artifact, tmp_path / "x"))
+    own, exported = (open_engine(folder).answer(asked) for folder in (run.artifact, tmp_path / "x"))
     assert [one.text for one in own] == [one.text for one in exported]
     assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "x").generation_config.eos_token_id
     with pytest.raises(CannotExport, match="it has no adapter"):
@@ -248,7 +250,7 @@ def test_it_is_exported_as_safetensors_and_in_no_other_format(t5_recipe, learnt_
             export(run, t5_recipe(f"export.to={to}"), tmp_path / "no")
         assert refused.value.code == 2 and not (tmp_path / "no").exists()
     with pytest.raises(CannotExport, match="is for language models"):
-        fit(run, t5_recipe(), tmp_path / "no")
+        search_formats(run, t5_recipe(), tmp_path / "no")
     with pytest.raises(CannotExport, match="ready_for is for language models"):
         export(run, t5_recipe("export.to=merged", "export.ready_for=[vllm]"), tmp_path / "no")
 

@@ -12,14 +12,14 @@ from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message, Prompt, Row
 from burnish.core.runs import Run, find_run
 from burnish.data.load import Dataset, load
-from burnish.engines.local.open import open_engine
-from burnish.engines.registry import open_any
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.registry import open_engine
 from burnish.evaluate.run import evaluate_source
 from burnish.models.artifact import open_artifact
 from burnish.models.local_models import find_model
-from burnish.train.loop.trainer import Given
+from burnish.train.loop.trainer import TrainContext
 from burnish.train.run import train
-from burnish.train.trainers.sequence_classification import CLASSIFY, class_weights
+from burnish.train.trainers.sequence_classification import CLASSIFIER_TRAINER, class_weights
 from tests.fixtures.tickets import WORDS, tickets
 from tests.fixtures.training import weights_after
 
@@ -70,26 +70,26 @@ def test_an_encoder_or_a_decoder_learns_labels_and_is_measured_by_its_run(
 
 def test_it_answers_with_labels_only_and_makes_no_text(recipe):
     run = train(recipe()).run
-    engine = open_any(run)
+    engine = open_engine(run)
     asked = (Message("user", "where is my parcel"),)
 
     free, bound = engine.answer([Prompt(asked), Prompt(asked, choices=("refund", "account"))])
 
     assert free.text in WORDS and bound.text in ("refund", "account")
     with pytest.raises(BadRecipe, match="makes no text"):
-        open_engine(run)
+        open_local_engine(run)
 
 
 def test_it_is_served_and_exported_as_what_it_is(recipe, tmp_path):
-    from burnish.engines.scheduling.model_pool import open_fleet
-    from burnish.models.merge import CannotMerge, merged_model
+    from burnish.engines.scheduling.model_pool import open_model_pool
+    from burnish.models.merge import CannotMerge, load_merged_model
 
     run = train(recipe("train.method=lora", "train.max_steps=1", model="tiny")).run
-    fleet = open_fleet([run, "tiny"])
+    fleet = open_model_pool([run, "tiny"])
 
-    assert type(fleet.find(run)) is type(open_any(run)) and fleet.find("tiny")
+    assert type(fleet.find(run)) is type(open_engine(run)) and fleet.find("tiny")
     with pytest.raises(CannotMerge, match="makes no text"):
-        merged_model(open_artifact(find_run(run).artifact))
+        load_merged_model(open_artifact(find_run(run).artifact))
 
 
 def test_a_changed_file_of_the_artifact_is_noticed(recipe):
@@ -111,7 +111,7 @@ def test_transformers_alone_gives_the_same_answers(recipe):
     with torch.inference_mode():
         theirs = model.eval()(**tokens).logits.log_softmax(-1)[0]
 
-    ours = open_any(run.run).classifier.log_probs(["refund the order today"])[0]
+    ours = open_engine(run.run).classifier.log_probs(["refund the order today"])[0]
     torch.testing.assert_close(torch.tensor(ours), theirs)
     assert list(model.config.id2label.values()) == sorted(WORDS)
 
@@ -131,10 +131,10 @@ def plan_of(settings, rows=None):
     base = find_model(settings.model.name)
     from burnish.train.trainers.causal_lm import seed_everything
 
-    given = Given.of(settings, dataset, base)
-    rows, validation = CLASSIFY.examples(given)
+    given = TrainContext.create(settings, dataset, base)
+    rows, validation = CLASSIFIER_TRAINER.tokenize(given)
     seed_everything(0)
-    return CLASSIFY.prepare(given, Run(Path()), rows, validation)
+    return CLASSIFIER_TRAINER.build(given, Run(Path()), rows, validation)
 
 
 def test_a_steps_loss_and_gradients_do_not_depend_on_how_it_is_cut(recipe):
@@ -150,7 +150,7 @@ def test_a_steps_loss_and_gradients_do_not_depend_on_how_it_is_cut(recipe):
         for layer in plan.model.base_model.encoder.layer:
             layer.attention.self.dropout_prob = 0.0
             layer.attention.self.attention_dropout = 0.0
-        loss = plan.learn(plan.rows[:8], 0).means["loss"]
+        loss = plan.training_step(plan.rows[:8], 0).metrics["loss"]
         found.append((loss, plan.optimizer.clip()))
 
     assert found[0] == pytest.approx(found[1], rel=1e-4)
@@ -174,7 +174,7 @@ def test_a_rare_label_is_found_more_often_if_labels_are_balanced(recipe):
     first = {}
     for kind in ("none", "balanced"):
         plan = plan_of(recipe(f"train.objective={{kind: classify, class_weights: {kind}}}"), rows)
-        plan.learn(plan.rows, 0)
+        plan.training_step(plan.rows, 0)
         first[kind] = plan.optimizer.masters["classifier.bias"].grad
 
     # The gradient of a bias: less than 0 where the step raises it.

@@ -10,13 +10,13 @@ from burnish.core.errors import BadData, BadRecipe
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message, Prompt
 from burnish.core.runs import find_run
-from burnish.core.spans import Span, spans_of
+from burnish.core.spans import Span, spans_from_tags
 from burnish.data.load import load
-from burnish.engines.local.open import open_engine
-from burnish.engines.registry import open_any
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.registry import open_engine
 from burnish.evaluate.run import evaluate_source
 from burnish.models.artifact import open_artifact
-from burnish.models.heads.token_classifier import tags_of, windows_of
+from burnish.models.heads.token_classifier import split_windows, tag_words
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import find_model, write_manifest
 from burnish.train.run import train
@@ -112,7 +112,7 @@ def test_an_encoder_or_a_decoder_learns_spans_and_is_measured_by_its_run(
 
 def test_it_answers_with_the_places_of_the_spans_and_makes_no_text(recipe):
     run = train(recipe()).run
-    engine = open_any(run)
+    engine = open_engine(run)
     asked = (Message("user", "please send red apple and two today"),)
 
     free, bound = engine.answer([Prompt(asked), Prompt(asked, choices=("number",))])
@@ -125,15 +125,15 @@ def test_it_answers_with_the_places_of_the_spans_and_makes_no_text(recipe):
     with pytest.raises(BadData, match="none of the labels"):
         engine.answer([Prompt(asked, choices=("city",))])
     with pytest.raises(BadRecipe, match="makes no text"):
-        open_engine(run)
+        open_local_engine(run)
 
 
 def test_the_scheduler_answers_its_requests_beside_others(recipe):
-    from burnish.engines.scheduling.model_pool import open_fleet
+    from burnish.engines.scheduling.model_pool import open_model_pool
 
     run = train(recipe("train.max_steps=1")).run
-    engine = open_fleet([run]).find(run)
-    request = engine.request(Prompt((Message("user", "two"),)))
+    engine = open_model_pool([run]).find(run)
+    request = engine.build_request(Prompt((Message("user", "two"),)))
     engine.choose([request])
 
     assert request.prompt.choices == ("fruit", "number") and isinstance(
@@ -154,8 +154,8 @@ def test_killed_at_a_step_it_goes_on_to_the_same_weights(recipe, tmp_path):
 def test_a_long_text_is_judged_word_by_word_in_windows(tiny_encoder, name, subwords):
     tokenizer = load_tokenizer(find_model(name))
     text = " ".join(f"{word} zebra" for word in ("parcel", "apple", "password") * 12)
-    whole = windows_of(text, tokenizer, 512, subwords)
-    parts = windows_of(text, tokenizer, 24, subwords)
+    whole = split_windows(text, tokenizer, 512, subwords)
+    parts = split_windows(text, tokenizer, 24, subwords)
 
     assert len(whole) == 1 and len(parts) > 3
     assert all(len(window.ids) <= 24 for window in parts)
@@ -174,30 +174,30 @@ def test_words_bear_the_tags_of_their_spans_and_tags_give_the_spans_back(tiny_en
     text = "send red apple, plum and two"
     spans = (Span(5, 14, "fruit"), Span(16, 20, "fruit"), Span(25, 28, "number"))
     tokenizer = load_tokenizer(tiny_encoder)
-    words = windows_of(text, tokenizer, 64, "first")[0].words
+    words = split_windows(text, tokenizer, 64, "first")[0].words
 
-    tags = tags_of(words, spans)
+    tags = tag_words(words, spans)
 
     assert tags == ["O", "B-fruit", "I-fruit", "O", "B-fruit", "O", "B-number"]
-    assert spans_of(tags, [(word.start, word.end) for word in words]) == spans
+    assert spans_from_tags(tags, [(word.start, word.end) for word in words]) == spans
 
 
 def test_only_first_tokens_are_learnt_and_padding_is_not(recipe):
     from burnish.core.runs import Run
-    from burnish.train.loop.trainer import Given
-    from burnish.train.trainers.token_classification import TOKEN_CLASSIFY
+    from burnish.train.loop.trainer import TrainContext
+    from burnish.train.trainers.token_classification import TOKEN_CLASSIFIER_TRAINER
 
     settings = recipe("train.objective={kind: token_classify, class_weights: balanced}")
     base = find_model(settings.model.name)
-    given = Given.of(settings, load(settings), base)
-    rows, validation = TOKEN_CLASSIFY.examples(given)
-    plan = TOKEN_CLASSIFY.prepare(given, Run(given.base.path), rows, validation)
+    given = TrainContext.create(settings, load(settings), base)
+    rows, validation = TOKEN_CLASSIFIER_TRAINER.tokenize(given)
+    plan = TOKEN_CLASSIFIER_TRAINER.build(given, Run(given.base.path), rows, validation)
     plan.model.eval()
     for module in plan.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     some = rows[:5]
-    means = plan.measure(some)
+    means = plan.validation_step(some)
 
     losses, whole = 0.0, 0.0
     for row in some:
@@ -220,7 +220,7 @@ def test_rows_without_spans_and_slow_tokenizers_are_refused(recipe, write_rows):
 
 
 def test_compare_takes_an_encoder_for_spans(recipe, monkeypatch):
-    from burnish.compare.encoder import encoder
+    from burnish.compare.encoder import train_encoder
 
     monkeypatch.setattr("burnish.compare.encoder._LEAST_STEPS", 3)
     monkeypatch.setattr("burnish.compare.encoder._EPOCHS", 1)
@@ -228,6 +228,6 @@ def test_compare_takes_an_encoder_for_spans(recipe, monkeypatch):
     settings = recipe("rag.embedder=tiny-encoder")
     small = settings.model_copy(update={"train": make_recipe({}).train})
 
-    run = encoder(small, load(settings))
+    run = train_encoder(small, load(settings))
 
     assert open_artifact(run.artifact).kind == "token_classifier"

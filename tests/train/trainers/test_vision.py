@@ -14,13 +14,13 @@ from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message, Prompt
 from burnish.core.runs import Run, find_run
 from burnish.data.load import load
-from burnish.engines.local.open import open_engine
+from burnish.engines.local.open import open_local_engine
 from burnish.models.artifact import open_artifact
-from burnish.models.chat_template import encode_row, seen_in
+from burnish.models.chat_template import encode_row, process_prompt
 from burnish.models.local_models import find_model
-from burnish.train.loop.trainer import Given
+from burnish.train.loop.trainer import TrainContext
 from burnish.train.run import train
-from burnish.train.trainers.vision import VISION
+from burnish.train.trainers.vision import VISION_TRAINER
 from tests.fixtures.vision_models import COLOURS, WRITERS, image_file, lines, row_of, shown
 
 
@@ -51,9 +51,9 @@ def any_model(request, seeing):
 def begin(recipe, run=None):
     """The plan of a recipe before its first step."""
     base = find_model(recipe.model.name)
-    given = Given.of(recipe, load(recipe), base)
-    rows, validation = VISION.examples(given)
-    return VISION.prepare(given, run, rows, validation)
+    given = TrainContext.create(recipe, load(recipe), base)
+    rows, validation = VISION_TRAINER.tokenize(given)
+    return VISION_TRAINER.build(given, run, rows, validation)
 
 
 def test_loss_and_gradients_are_those_of_the_model_itself(any_model, tmp_path):
@@ -63,7 +63,7 @@ def test_loss_and_gradients_are_those_of_the_model_itself(any_model, tmp_path):
     for example in plan.rows[:3]:
         ids, learnt = example.encoded.ids, example.encoded.weights
         labels = [token if weight else -100 for token, weight in zip(ids, learnt, strict=True)]
-        given = seen_in(plan.tokenizer, example.row.prompt).inputs(ids, plan.model)
+        given = process_prompt(plan.tokenizer, example.row.prompt).inputs(ids, plan.model)
         own = plan.model(**given, labels=torch.tensor([labels])).loss * example.encoded.trained
         loss = plan._loss(example)
 
@@ -76,7 +76,7 @@ def test_loss_and_gradients_are_those_of_the_model_itself(any_model, tmp_path):
 def test_pictures_are_learnt_kept_and_answered(recipe, tmp_path):
     report = train(recipe)
     artifact = open_artifact(find_run(report.run).artifact)
-    engine = open_engine(report.run)
+    engine = open_local_engine(report.run)
 
     assert artifact.kind == "vision"
     assert (artifact.path / "preprocessor_config.json").exists()
@@ -100,7 +100,7 @@ def test_an_adapter_is_in_the_language_model_only(seeing, tmp_path):
     assert all(".language_model." in name for name in names)
     config = json.loads((folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "llava"
-    engine = open_engine(report.run)
+    engine = open_local_engine(report.run)
     assert engine.answer([Prompt((shown("red"),), 2)])[0].tokens_in > 4
 
 
@@ -111,16 +111,16 @@ def test_a_killed_run_goes_on_to_the_same_weights(recipe, tmp_path, monkeypatch)
     whole = train(recipe, out=tmp_path / "whole")
     from burnish.train.loop import loop
 
-    kept = loop.keep
+    kept = loop.save_and_prune
 
     def dies(plan, run, state):
         kept(plan, run, state)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "keep", dies)
+    monkeypatch.setattr(loop, "save_and_prune", dies)
     with pytest.raises(KeyboardInterrupt):
         train(recipe, out=tmp_path / "cut")
-    monkeypatch.setattr(loop, "keep", kept)
+    monkeypatch.setattr(loop, "save_and_prune", kept)
     train(recipe, resume=tmp_path / "cut")
 
     one, other = (load_file(Run(tmp_path / name).artifact / "model.safetensors")
@@ -191,13 +191,13 @@ def test_a_picture_behind_the_last_learnt_answer_is_seen_all_the_same(any_model,
     plan = begin(recipe)
 
     assert plan.rows[0].encoded.trained == plan.rows[1].encoded.trained > 0
-    assert plan._means(plan.rows, learns=True)["loss"] > 0
+    assert plan._compute_metrics(plan.rows, learns=True)["loss"] > 0
 
 
 def test_rows_without_pictures_are_learnt_too(recipe):
     plan = begin(recipe)
     row = row_of("red")
     plain = replace(row, messages=(Message("user", "Say red."), row.messages[1]))
-    example = replace(plan.rows[0], encoded=encode_row(plan.tokenizer, plain, 64), row=plain)
+    example = replace(plan.rows[0], tokenized=encode_row(plan.tokenizer, plain, 64), row=plain)
 
-    assert plan._means([example], learns=True)["loss"] > 0
+    assert plan._compute_metrics([example], learns=True)["loss"] > 0

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from burnish.compat.olive import convert, finetune, optimize, workflow
-from burnish.compat.olive.flags import BadFlag, Flag, Told, parse
-from burnish.compat.olive.report import Report
+from burnish.compat.olive.flags import BadFlag, Flag, ParsedFlags, parse_flags
+from burnish.compat.olive.report import OliveReport
 
-Command = tuple[Callable[[Told], Report], Mapping[str, Flag]]
+Command = tuple[Callable[[ParsedFlags], OliveReport], Mapping[str, Flag]]
 COMMANDS: Mapping[str, Command] = {
     "finetune": (finetune.finetune, finetune.FLAGS),
-    "run": (workflow.run, workflow.FLAGS),
+    "run": (workflow.run_workflow, workflow.FLAGS),
     **{
         name: (partial(optimize.optimize, name), optimize.FLAGS[name])
         for name in ("auto-opt", "optimize", "quantize")
@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, Command] = {
     ),
 }
 #: Commands of Olive that burnish has another word for.
-ELSEWHERE = {
+ALTERNATIVES = {
     "capture-onnx-graph": "`burnish olive auto-opt` makes the ONNX folder.",
     "generate-cost-model": "`burnish export RUN --for-this-machine` measures instead.",
     "tune-session-params": "`burnish export RUN --for-this-machine` tries threads.",
@@ -36,13 +36,13 @@ ELSEWHERE = {
 }
 
 
-def olive(words: Sequence[str]) -> Report:
+def run_command(words: Sequence[str]) -> OliveReport:
     """Run a command line of Olive's. Raises BadFlag, and what its command raises."""
     if not words or words[0] not in COMMANDS:
         name = words[0] if words else "nothing"
         raise BadFlag(
             f"`olive {name}` isn't a command here.",
-            ELSEWHERE.get(name, f"Commands: {', '.join(COMMANDS)}."),
+            ALTERNATIVES.get(name, f"Commands: {', '.join(COMMANDS)}."),
         )
     command, flags = COMMANDS[words[0]]
-    return command(parse(words[1:], flags))
+    return command(parse_flags(words[1:], flags))

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.compat.olive.flags import BadFlag, Flag, Told, one_of
-from burnish.compat.olive.report import Report
-from burnish.compat.olive.rows import Shape, Source, load_records, write_rows
-from burnish.core.atomic import whole_folder, write_json
+from burnish.compat.olive.flags import BadFlag, Flag, ParsedFlags, one_of
+from burnish.compat.olive.report import OliveReport
+from burnish.compat.olive.rows import DatasetSource, RowTemplate, load_records, write_rows
+from burnish.core.atomic import atomic_folder, write_json
 from burnish.core.recipe.data import Data
 from burnish.core.recipe.recipe import Recipe, make_recipe
 from burnish.core.settings import workspace
 
 #: Olive trains on the first so many rows unless told otherwise.
-_MOST = 256
-_HERE = "the machine decides"
+_MAX_SAMPLES = 256
+_MACHINE_DECIDES = "the machine decides"
 _NO_CODE = "burnish runs no code that comes with a model"
-_EACH = "every step's loss is in the run's metrics.jsonl"
+_EVERY_STEP = "every step's loss is in the run's metrics.jsonl"
 _TASKS = {
     "classification": "classification",
     "generation": "generation",
@@ -59,8 +59,8 @@ FLAGS: Mapping[str, Flag] = {
     "--modules_to_save": Flag(ignored="these layers stay as they are; only the adapter is trained"),
     "--output_path": Flag(),
     "--clean": Flag(bool, ignored="there is no cache of earlier results"),
-    "--tempdir": Flag(ignored=_HERE),
-    "--cache_dir": Flag(ignored=_HERE),
+    "--tempdir": Flag(ignored=_MACHINE_DECIDES),
+    "--cache_dir": Flag(ignored=_MACHINE_DECIDES),
     "--log_level": Flag(ignored="progress goes to stderr; `burnish -q` silences it"),
     "--resource_group": Flag(refused=_REMOTE),
     "--workspace_name": Flag(refused=_REMOTE),
@@ -85,9 +85,9 @@ FLAGS: Mapping[str, Flag] = {
     "--bf16": Flag(bool),
     "--fp16": Flag(bool, refused="gradients overflow in it; use --bf16."),
     "--optim": Flag(one_of({"paged_adamw_32bit": "it pages GPU memory."}, "adamw_torch", "adamw")),
-    "--logging_steps": Flag(ignored=_EACH),
+    "--logging_steps": Flag(ignored=_EVERY_STEP),
     "--logging_dir": Flag(ignored="what is logged lies in the run's folder"),
-    "--logging_strategy": Flag(ignored=_EACH),
+    "--logging_strategy": Flag(ignored=_EVERY_STEP),
     "--eval_strategy": Flag(ignored="it follows --eval_steps and --eval_split"),
     "--evaluation_strategy": Flag(ignored="it follows --eval_steps and --eval_split"),
     "--save_strategy": Flag(ignored="it follows --save_steps"),
@@ -130,43 +130,51 @@ _DEFAULTS: Mapping[str, Any] = {
     "--output_path": "finetuned-adapter",
 }
 #: What a command that names no model or no data takes from the last one that did.
-_KEPT = ("--model_name_or_path", "--data_name", "--data_files", "--train_split", "--eval_split",
-         "--text_field", "--text_template", "--use_chat_template")  # fmt: skip
+_REMEMBERED = (
+    "--model_name_or_path",
+    "--data_name",
+    "--data_files",
+    "--train_split",
+    "--eval_split",
+    "--text_field",
+    "--text_template",
+    "--use_chat_template",
+)
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _RowFiles:
     train: Path
     validation: Path | None
 
 
-def finetune(told: Told, search: Mapping[str, Any] | None = None) -> Report:
+def finetune(parsed: ParsedFlags, search: Mapping[str, Any] | None = None) -> OliveReport:
     """Train as the flags say, and write `model/`, the base, and `adapter/` to `--output_path`.
 
     With a `search`, the recipe's section, its settings are tried and the best are left. The run
     lies in the workspace, where `burnish train --resume` finds one training. Raises BadFlag,
     NotFound, BadData, AlreadyThere before anything is trained.
     """
-    notes = list(told.notes)
-    values = {**_DEFAULTS, **_with_last(dict(told.values), notes)}
+    notes = list(parsed.notes)
+    values = {**_DEFAULTS, **_fill_from_last(dict(parsed.values), notes)}
     output = Path(values["--output_path"]).absolute()
     from burnish.models.local_models import find_model
 
     base = find_model(values["--model_name_or_path"])
-    with whole_folder(output) as draft:
-        recipe = _recipe(values, _rows(values, notes))
-        artifact, facts = _tried(recipe, search, notes) if search else _trained(recipe)
+    with atomic_folder(output) as draft:
+        recipe = _build_recipe(values, _write_row_files(values, notes))
+        artifact, facts = _run_search(recipe, search, notes) if search else _run_training(recipe)
         shutil.copytree(artifact, draft / "adapter")
         shutil.copytree(base.path, draft / "model", copy_function=_link)
-    _keep(values)
-    return Report(
+    _remember(values)
+    return OliveReport(
         "finetune", output, tuple(notes), facts,
         next=f"burnish olive auto-opt -m {values['--output_path']}/model "
         f"-a {values['--output_path']}/adapter --precision int4 -o OUT",
     )  # fmt: skip
 
 
-def _trained(recipe: Recipe) -> tuple[str, dict[str, Any]]:
+def _run_training(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     """The adapter of one training, and what is told of it."""
     from burnish.train.run import train
 
@@ -174,7 +182,7 @@ def _trained(recipe: Recipe) -> tuple[str, dict[str, Any]]:
     return str(done.artifact), {"run": done.run, "steps": done.steps}
 
 
-def _tried(
+def _run_search(
     recipe: Recipe, section: Mapping[str, Any], notes: list[str]
 ) -> tuple[str, dict[str, Any]]:
     """The adapter of the best trial, and what is told of the search."""
@@ -194,19 +202,19 @@ def _tried(
     return done.artifact, facts
 
 
-def _rows(values: Mapping[str, Any], notes: list[str]) -> _Rows:
+def _write_row_files(values: Mapping[str, Any], notes: list[str]) -> _RowFiles:
     files = tuple(file for file in values.get("--data_files", "").split(",") if file)
-    source = Source(values.get("--data_name"), files)
+    source = DatasetSource(values.get("--data_name"), files)
     ways = ("--text_field", "--text_template", "--use_chat_template")
     if sum(bool(values.get(way)) for way in ways) != 1:
         raise BadFlag("What is learnt of a row isn't clear.", f"Give one of {', '.join(ways)}.")
     if values.get("--task_name") and not values.get("--text_template"):
         raise BadFlag("--task_name asks for the answer alone.", "Give --text_template too.")
-    shape = Shape(
+    shape = RowTemplate(
         values.get("--text_field"), values.get("--text_template"), "--task_name" in values
     )
     records = load_records(source, values["--train_split"])
-    most = values.get("--max_samples", _MOST)
+    most = values.get("--max_samples", _MAX_SAMPLES)
     if len(records) > most:
         why = (
             ""
@@ -220,10 +228,10 @@ def _rows(values: Mapping[str, Any], notes: list[str]) -> _Rows:
                      "`burnish train` learns answers only.")  # fmt: skip
     split = values.get("--eval_split")
     validation = write_rows(load_records(source, split), shape) if split else None
-    return _Rows(write_rows(records, shape), validation)
+    return _RowFiles(write_rows(records, shape), validation)
 
 
-def _recipe(values: Mapping[str, Any], rows: _Rows) -> Recipe:
+def _build_recipe(values: Mapping[str, Any], rows: _RowFiles) -> Recipe:
     batch = values["--per_device_train_batch_size"] * values.get("--gradient_accumulation_steps", 1)
     method = {"kind": values["--method"]}
     content: dict[str, Any] = {
@@ -249,7 +257,7 @@ def _recipe(values: Mapping[str, Any], rows: _Rows) -> Recipe:
     return make_recipe(content, changes)
 
 
-def _with_last(values: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def _fill_from_last(values: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     """The flags, with model and data of the last command for those that name none."""
     file = workspace() / "olive" / "last.json"
     last = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -257,9 +265,9 @@ def _with_last(values: dict[str, Any], notes: list[str]) -> dict[str, Any]:
         return values
     taken = {}
     if "--model_name_or_path" not in values:
-        taken = {key: last[key] for key in _KEPT[:1] if key in last}
+        taken = {key: last[key] for key in _REMEMBERED[:1] if key in last}
     if not {"--data_name", "--data_files"} & set(values):
-        taken |= {key: last[key] for key in _KEPT[1:] if key in last}
+        taken |= {key: last[key] for key in _REMEMBERED[1:] if key in last}
     whole = {**taken, **values}
     if "--model_name_or_path" not in whole or not {"--data_name", "--data_files"} & set(whole):
         raise BadFlag(
@@ -271,8 +279,8 @@ def _with_last(values: dict[str, Any], notes: list[str]) -> dict[str, Any]:
     return whole
 
 
-def _keep(values: Mapping[str, Any]) -> None:
-    kept = {key: values[key] for key in _KEPT if key in values}
+def _remember(values: Mapping[str, Any]) -> None:
+    kept = {key: values[key] for key in _REMEMBERED if key in values}
     write_json(workspace() / "olive" / "last.json", kept)
 
 

@@ -22,27 +22,29 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class ParsedFlags:
     """Values by flag, and a note on whatever is otherwise here than in Olive."""
 
     values: Mapping[str, Any]
     notes: tuple[str, ...]
 
 
-_TRUTHS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
-SHORT = {"-m": "--model_name_or_path", "-a": "--adapter_path", "-d": "--data_name",
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+SHORT_FLAGS = {"-m": "--model_name_or_path", "-a": "--adapter_path", "-d": "--data_name",
          "-o": "--output_path", "-t": "--task", "-f": "--adapter_type"}  # fmt: skip
 
 
-def parse(words: Sequence[str], flags: Mapping[str, Flag]) -> Told:
+def parse_flags(words: Sequence[str], flags: Mapping[str, Flag]) -> ParsedFlags:
     """Read `--flag value` and `--flag=value`; underscores and dashes are the same.
 
     Raises BadFlag and names the flag.
     """
-    return tell(_pairs(words, flags), flags)
+    return flags_from_pairs(_split_pairs(words, flags), flags)
 
 
-def tell(pairs: Iterable[tuple[str, str | None]], flags: Mapping[str, Flag]) -> Told:
+def flags_from_pairs(
+    pairs: Iterable[tuple[str, str | None]], flags: Mapping[str, Flag]
+) -> ParsedFlags:
     """The same from flags and values that stand apart. Raises BadFlag."""
     values: dict[str, Any] = {}
     notes = []
@@ -53,20 +55,22 @@ def tell(pairs: Iterable[tuple[str, str | None]], flags: Mapping[str, Flag]) -> 
         if flag.ignored:
             notes.append(f"{name} changes nothing here: {flag.ignored}")
         else:
-            values[name] = _value(name, flag, text)
-    return Told(values, tuple(notes))
+            values[name] = _read_value(name, flag, text)
+    return ParsedFlags(values, tuple(notes))
 
 
-def _pairs(words: Sequence[str], flags: Mapping[str, Flag]) -> Iterator[tuple[str, str | None]]:
+def _split_pairs(
+    words: Sequence[str], flags: Mapping[str, Flag]
+) -> Iterator[tuple[str, str | None]]:
     left = list(words)
     while left:
         word, equals, text = left.pop(0).partition("=")
-        name = known(word, flags)
+        name = resolve_flag(word, flags)
         is_switch = flags[name].read is bool
         follows = bool(left) and not left[0].startswith("--")
         if equals:
             yield name, text
-        elif follows and (not is_switch or left[0].lower() in _TRUTHS):
+        elif follows and (not is_switch or left[0].lower() in _BOOLEANS):
             yield name, left.pop(0)
         elif is_switch:
             yield name, None
@@ -74,9 +78,11 @@ def _pairs(words: Sequence[str], flags: Mapping[str, Flag]) -> Iterator[tuple[st
             raise BadFlag(f"{name} has no value.", f"Write {name} VALUE.")
 
 
-def known(word: str, flags: Mapping[str, Flag]) -> str:
+def resolve_flag(word: str, flags: Mapping[str, Flag]) -> str:
     """The flag that a word names. Raises BadFlag with the nearest known one."""
-    name = SHORT.get(word, f"--{word[2:].replace('-', '_')}" if word.startswith("--") else word)
+    name = SHORT_FLAGS.get(
+        word, f"--{word[2:].replace('-', '_')}" if word.startswith("--") else word
+    )
     if name in flags:
         return name
     near = difflib.get_close_matches(name, flags, n=1)
@@ -86,13 +92,13 @@ def known(word: str, flags: Mapping[str, Flag]) -> str:
     )
 
 
-def _value(name: str, flag: Flag, text: str | None) -> Any:
+def _read_value(name: str, flag: Flag, text: str | None) -> Any:
     if flag.read is bool:
         if text is None:
             return True
-        if text.lower() not in _TRUTHS:
+        if text.lower() not in _BOOLEANS:
             raise BadFlag(f"{name} is `{text}`, not true or false.")
-        return _TRUTHS[text.lower()]
+        return _BOOLEANS[text.lower()]
     try:
         return flag.read(str(text))
     except BadFlag as error:

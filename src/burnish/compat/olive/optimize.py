@@ -5,21 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from burnish.compat.olive.finetune import _NO_CODE
-from burnish.compat.olive.flags import BadFlag, Flag, Told, one_of
-from burnish.compat.olive.inputs import opened, trained
-from burnish.compat.olive.report import Report
-from burnish.core.atomic import whole_folder, write_json
+from burnish.compat.olive.flags import BadFlag, Flag, ParsedFlags, one_of
+from burnish.compat.olive.inputs import find_trained, open_model
+from burnish.compat.olive.report import OliveReport
+from burnish.core.atomic import atomic_folder, write_json
 
-_ALWAYS = "the folder is always made by ORT-GenAI's model builder"
+_ONE_BUILDER = "the folder is always made by ORT-GenAI's model builder"
 _CPU = "burnish writes ONNX for the CPU; for a GPU use `burnish export --to merged` with vLLM."
 _UINT8 = "int8 loses next to nothing as it is, symmetric."
 _SIZES = "blocks of 16, 32, 64 and 128 weights share a scale."
-_OTHERS = dict.fromkeys(("gpu", "npu"), _CPU)
+_OTHER_DEVICES = dict.fromkeys(("gpu", "npu"), _CPU)
 _PROVIDERS = {
     f"{name}ExecutionProvider": _CPU
     for name in ("CUDA", "DML", "Dml", "QNN", "OpenVINO", "VitisAI", "WebGpu", "NvTensorRTRTX")
 }
-_CALIBRATED = dict.fromkeys(
+_CALIBRATED_ALGORITHMS = dict.fromkeys(
     ("awq", "gptq", "hqq", "spinquant", "quarot", "lpbq", "seqmse", "adaround", "nvmo"),
     "burnish rounds to nearest in blocks of 32 (rtn), and the parity gate says what it costs.",
 )
@@ -32,11 +32,11 @@ _COMMON: Mapping[str, Flag] = {
     "--log_level": Flag(ignored="progress goes to stderr; `burnish -q` silences it"),
     "--cache_dir": Flag(ignored="the machine decides"),
     "--clean": Flag(bool, ignored="there is no cache of earlier results"),
-    "--device": Flag(one_of(_OTHERS, "cpu")),
+    "--device": Flag(one_of(_OTHER_DEVICES, "cpu")),
     "--provider": Flag(one_of(_PROVIDERS, "CPUExecutionProvider")),
     "--precision": Flag(one_of({"uint8": _UINT8}, "int4", "uint4", "int8", "fp16", "fp32")),
-    "--use_ort_genai": Flag(bool, ignored=_ALWAYS),
-    "--use_model_builder": Flag(bool, ignored=_ALWAYS),
+    "--use_ort_genai": Flag(bool, ignored=_ONE_BUILDER),
+    "--use_model_builder": Flag(bool, ignored=_ONE_BUILDER),
     "--block_size": Flag(one_of({"-1": _SIZES, "256": _SIZES}, "16", "32", "64", "128")),
     "--enable_search": Flag(bool, refused="use `burnish export RUN --for-this-machine`."),
     "--data_name": Flag(refused="rounding to nearest reads no data."),
@@ -44,21 +44,23 @@ _COMMON: Mapping[str, Flag] = {
 _OPTIMIZE: Mapping[str, Flag] = {
     **_COMMON,
     "--exporter": Flag(
-        one_of({"dynamo_exporter": _ALWAYS, "torchscript_exporter": _ALWAYS}, "model_builder")
+        one_of(
+            {"dynamo_exporter": _ONE_BUILDER, "torchscript_exporter": _ONE_BUILDER}, "model_builder"
+        )
     ),
     "--surgeries": Flag(refused="burnish leaves the builder's graph as it is."),
 }
 FLAGS: Mapping[str, Mapping[str, Flag]] = {
     "auto-opt": {
         **_OPTIMIZE,
-        "--use_dynamo_exporter": Flag(bool, refused=_ALWAYS),
+        "--use_dynamo_exporter": Flag(bool, refused=_ONE_BUILDER),
         "--num-splits": Flag(refused="the model stays in one piece."),
         "--memory": Flag(refused="use `burnish export RUN --for-this-machine --memory 1GB`."),
     },
     "optimize": _OPTIMIZE,
     "quantize": {
         **_COMMON,
-        "--algorithm": Flag(one_of(_CALIBRATED, "rtn")),
+        "--algorithm": Flag(one_of(_CALIBRATED_ALGORITHMS, "rtn")),
         "--implementation": Flag(ignored="there is one: ORT-GenAI's model builder"),
     },
     "extract-adapters": {
@@ -82,30 +84,32 @@ _PRECISIONS = {"auto-opt": "fp32", "optimize": "fp32", "quantize": "int4"}
 _DEPRECATED = {"auto-opt": "Olive has replaced auto-opt by optimize; burnish reads both."}
 
 
-def optimize(command: str, told: Told) -> Report:
+def optimize(command: str, parsed: ParsedFlags) -> OliveReport:
     """Write a folder for ORT-GenAI to `--output_path`: one of auto-opt, optimize, quantize.
 
     Raises BadFlag, NotFound, BadData, AlreadyThere, CannotExport before anything is left.
     """
     from burnish.export.formats.registry import write_export
 
-    notes = [*told.notes, *([_DEPRECATED[command]] if command in _DEPRECATED else [])]
-    precision = told.values.get("--precision")
+    notes = [*parsed.notes, *([_DEPRECATED[command]] if command in _DEPRECATED else [])]
+    precision = parsed.values.get("--precision")
     if precision is None:
         precision = _PRECISIONS[command]
         notes.append(f"--precision is {precision} unless told otherwise, as in Olive.")
-    quant = _in_blocks(precision, told.values.get("--block_size"), notes)
-    output = _output(told, "optimized-model")
-    with opened(told.values.get("--model_name_or_path"), told.values.get("--adapter_path")) as one:
+    quant = _block_format(precision, parsed.values.get("--block_size"), notes)
+    output = _output_folder(parsed, "optimized-model")
+    with open_model(
+        parsed.values.get("--model_name_or_path"), parsed.values.get("--adapter_path")
+    ) as one:
         written = write_export(output, one, "onnx", quant)
     size = sum(file.stat().st_size for file in written.path.iterdir())
     notes.append(
         "The folder was written, not asked: `burnish export RUN --to onnx` asks it the test split."
     )
-    return Report(command, output, tuple(notes), {"precision": quant, "size_bytes": size})
+    return OliveReport(command, output, tuple(notes), {"precision": quant, "size_bytes": size})
 
 
-def _in_blocks(precision: str, size: str | None, notes: list[str]) -> str:
+def _block_format(precision: str, size: str | None, notes: list[str]) -> str:
     """The number format with blocks of that size; 4 bits have blocks of 32 unless told otherwise,
     where Olive has 128. Raises BadFlag for 8 bits in other blocks."""
     if precision in ("int4", "uint4"):
@@ -117,46 +121,49 @@ def _in_blocks(precision: str, size: str | None, notes: list[str]) -> str:
     return precision
 
 
-def extract_adapters(command: str, told: Told) -> Report:
+def extract_adapters(command: str, parsed: ParsedFlags) -> OliveReport:
     """Copy the adapter of a run, or of a folder of `finetune`, to `--output_path`, in PEFT's files.
 
     Raises NotFound, AlreadyThere, CannotExport.
     """
     from burnish.export.formats.registry import write_export
 
-    output = _output(told, "extracted-adapter")
-    artifact = trained(_named(told, "--model_name_or_path"))
+    output = _output_folder(parsed, "extracted-adapter")
+    artifact = find_trained(_require_flag(parsed, "--model_name_or_path"))
     write_export(output, artifact, "adapter", "as trained")
-    return Report(command, output, told.notes, {"base": artifact.base})
+    return OliveReport(command, output, parsed.notes, {"base": artifact.base})
 
 
-def generate_adapter(command: str, told: Told) -> Report:
+def generate_adapter(command: str, parsed: ParsedFlags) -> OliveReport:
     """Write one base and several adapters as GGUF files that llama.cpp switches a request.
 
     Raises NotFound, BadData if the adapters' bases differ, AlreadyThere, CannotExport.
     """
-    from burnish.export.formats.gguf_lora import write_several
+    from burnish.export.formats.gguf_lora import write_multi_lora_gguf
 
-    names = [name for name in _named(told, "--adapter_paths").split(",") if name]
-    output = _output(told, "multi-adapter")
-    quant = told.values.get("--precision", "q8_0")
-    adapters = {Path(name).name: trained(name) for name in names}
-    with opened(_named(told, "--base_model_path"), None) as base, whole_folder(output) as draft:
-        files = write_several(draft, base, adapters, quant)
+    names = [name for name in _require_flag(parsed, "--adapter_paths").split(",") if name]
+    output = _output_folder(parsed, "multi-adapter")
+    quant = parsed.values.get("--precision", "q8_0")
+    adapters = {Path(name).name: find_trained(name) for name in names}
+    with (
+        open_model(_require_flag(parsed, "--base_model_path"), None) as base,
+        atomic_folder(output) as draft,
+    ):
+        files = write_multi_lora_gguf(draft, base, adapters, quant)
         write_json(draft / "adapters.json", files)
     loras = " ".join(f"--lora {output / file}" for file in files["adapters"].values())
-    return Report(
-        command, output, told.notes, files,
+    return OliveReport(
+        command, output, parsed.notes, files,
         next=f"llama-server -m {output / files['base']} {loras}",
     )  # fmt: skip
 
 
-def _output(told: Told, usual: str) -> Path:
-    return Path(told.values.get("--output_path", usual)).absolute()
+def _output_folder(parsed: ParsedFlags, usual: str) -> Path:
+    return Path(parsed.values.get("--output_path", usual)).absolute()
 
 
-def _named(told: Told, flag: str) -> str:
-    if flag not in told.values:
+def _require_flag(parsed: ParsedFlags, flag: str) -> str:
+    if flag not in parsed.values:
         raise BadFlag(f"{flag} is missing.", f"Add {flag} VALUE.")
-    value: Any = told.values[flag]
+    value: Any = parsed.values[flag]
     return str(value)

@@ -7,7 +7,7 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class OliveReport:
     """The folder that was written, what is otherwise than in Olive, and what to do next."""
 
     command: str

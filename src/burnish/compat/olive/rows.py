@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.core.atomic import hash_bytes, write_whole
+from burnish.core.atomic import hash_bytes, write_atomic
 from burnish.core.errors import BadData, NotFound, Unavailable
 from burnish.core.settings import workspace
 
-_FIELD = re.compile(r"\{(\w+)\}")
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
 #: The ending of a file → the builder of `datasets` that reads it.
 _BUILDERS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-Record = Mapping[str, Any]
+DataRecord = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DatasetSource:
     """A data set by name (a hub id, a folder, or a builder such as `json`), or by its files."""
 
     name: str | None = None
@@ -28,7 +28,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class RowTemplate:
     """What is learnt of a record: a column, a template of columns, or its `messages`.
 
     With `answer_only` the template's last column is the answer, and what stands before it is asked.
@@ -39,7 +39,7 @@ class Shape:
     answer_only: bool = False
 
 
-def load_records(source: Source, split: str) -> list[Record]:
+def load_records(source: DatasetSource, split: str) -> list[DataRecord]:
     """All records of a split; `train[:100]` slices it. Raises NotFound, Unavailable."""
     if importlib.util.find_spec("datasets") is None:
         raise Unavailable(
@@ -49,7 +49,7 @@ def load_records(source: Source, split: str) -> list[Record]:
     import datasets
 
     datasets.disable_progress_bars()
-    name = source.name or _builder(source.files)
+    name = source.name or _builder_for(source.files)
     files = list(source.files) or None
     try:
         with tempfile.TemporaryDirectory() as cache:
@@ -62,53 +62,57 @@ def load_records(source: Source, split: str) -> list[Record]:
         ) from error
 
 
-def write_rows(records: Iterable[Record], shape: Shape) -> Path:
+def write_rows(records: Iterable[DataRecord], row_format: RowTemplate) -> Path:
     """Write records as lines that `burnish train` reads, and return the file.
 
     It lies in the workspace under the hash of what is in it, so that a run can be gone on with.
     Raises BadData for a column that isn't there.
     """
-    convert = _converter(shape)
+    convert = _make_converter(row_format)
     lines = [json.dumps(convert(record), ensure_ascii=False) for record in records]
     content = "".join(f"{line}\n" for line in lines).encode()
     file = workspace() / "olive" / f"{hash_bytes(content)[:16]}.jsonl"
-    write_whole(file, content)
+    write_atomic(file, content)
     return file
 
 
-def _converter(shape: Shape) -> Callable[[Record], dict[str, Any]]:
+def _make_converter(shape: RowTemplate) -> Callable[[DataRecord], dict[str, Any]]:
     if shape.template is not None:
         # A shell hands over a backslash and an n where the documents mean a new line.
         template = shape.template.replace("\\n", "\n").replace("\\t", "\t")
-        return _asked(template) if shape.answer_only else lambda r: {"text": _fill(template, r)}
+        return (
+            _split_template(template)
+            if shape.answer_only
+            else lambda r: {"text": _fill(template, r)}
+        )
     if shape.field is not None:
-        return lambda record: {"text": str(_column(record, str(shape.field)))}
-    return lambda record: {"messages": _column(record, "messages")}
+        return lambda record: {"text": str(_read_column(record, str(shape.field)))}
+    return lambda record: {"messages": _read_column(record, "messages")}
 
 
-def _asked(template: str) -> Callable[[Record], dict[str, Any]]:
+def _split_template(template: str) -> Callable[[DataRecord], dict[str, Any]]:
     """Question and answer: the template up to its last column, and that column."""
-    found = list(_FIELD.finditer(template))
+    found = list(_PLACEHOLDER.finditer(template))
     if not found:
         raise BadData(f"The template {template!r} names no column.", "Write {column} in it.")
     head, answer = template[: found[-1].start()], found[-1][1]
     return lambda record: {
         "prompt": _fill(head, record).strip(),
-        "completion": str(_column(record, answer)),
+        "completion": str(_read_column(record, answer)),
     }
 
 
-def _fill(template: str, record: Record) -> str:
-    return _FIELD.sub(lambda field: str(_column(record, field[1])), template)
+def _fill(template: str, record: DataRecord) -> str:
+    return _PLACEHOLDER.sub(lambda field: str(_read_column(record, field[1])), template)
 
 
-def _column(record: Record, name: str) -> Any:
+def _read_column(record: DataRecord, name: str) -> Any:
     if name not in record:
         raise BadData(f"The data has no column `{name}`.", f"It has: {', '.join(record)}.")
     return record[name]
 
 
-def _builder(files: Sequence[str]) -> str:
+def _builder_for(files: Sequence[str]) -> str:
     endings = {Path(file).suffix for file in files}
     if len(endings) != 1 or not endings <= set(_BUILDERS):
         raise BadData("No data set is named.", "Add --data_name NAME, or --data_files FILE.jsonl")

@@ -8,8 +8,8 @@ folders, which every node has to see under the same path.
 from dataclasses import dataclass
 from typing import Protocol
 
-from burnish.core.executors.process import Child, Task, spawn
-from burnish.core.executors.ray import RayCluster
+from burnish.core.executors.process import Process, ProcessTask, spawn
+from burnish.core.executors.ray import RayExecutor
 from burnish.core.settings import child_environment
 
 
@@ -19,7 +19,7 @@ class Executor(Protocol):
     def check(self) -> None:
         """Raises Unavailable if nothing can be started."""
 
-    def start(self, task: Task) -> Child:
+    def start(self, task: ProcessTask) -> Process:
         """Start a task; it ends when this process does. Returns at once."""
 
 
@@ -28,11 +28,11 @@ def open_executor(name: str, cpus: int | None = None) -> Executor:
 
     `cpus` are what a training takes of a node of the cluster.
     """
-    return RayCluster(name, cpus) if name else ThisMachine()
+    return RayExecutor(name, cpus) if name else LocalExecutor()
 
 
 @dataclass(frozen=True, slots=True)
-class ThisMachine:
+class LocalExecutor:
     """The default. Each process uses `threads` threads, or as many as there are cores."""
 
     threads: int | None = None
@@ -40,8 +40,8 @@ class ThisMachine:
     def check(self) -> None:
         """This machine is always there."""
 
-    def start(self, task: Task) -> Child:
+    def start(self, task: ProcessTask) -> Process:
         """Start a process here."""
         threads = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
         environment = child_environment(threads)
-        return Child(spawn(task.module, task.arguments, task.log, environment))
+        return Process(spawn(task.module, task.arguments, task.log, environment))

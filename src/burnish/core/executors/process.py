@@ -12,18 +12,18 @@ from pathlib import Path
 from burnish.core.errors import Unavailable
 
 #: Times that a process may die one after another without getting any further.
-MOST_DEATHS = 5
+MAX_CRASHES = 5
 #: How a process says what kept it from its task. Numbers that no trainer ends with by itself.
-ORPHAN, AWAY, LOST, UNSEEN, TOO_SMALL = 75, 69, 76, 77, 78
-_FATES = {
-    LOST: "its node of the Ray cluster was lost",
-    UNSEEN: "its node of the Ray cluster doesn't see the workspace's folder",
-    TOO_SMALL: "no node of the Ray cluster has as many CPUs as are asked for",
+ORPHANED, CLUSTER_UNREACHABLE, NODE_LOST, WORKSPACE_UNSEEN, NODE_TOO_SMALL = 75, 69, 76, 77, 78
+_EXIT_REASONS = {
+    NODE_LOST: "its node of the Ray cluster was lost",
+    WORKSPACE_UNSEEN: "its node of the Ray cluster doesn't see the workspace's folder",
+    NODE_TOO_SMALL: "no node of the Ray cluster has as many CPUs as are asked for",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ProcessTask:
     """`python -m module arguments...`; what it says goes to the end of `log`."""
 
     module: str
@@ -32,7 +32,7 @@ class Task:
 
 
 @dataclass(frozen=True, slots=True)
-class Child:
+class Process:
     """A process that was started; when stopped it gets `patience` seconds to end by itself."""
 
     process: subprocess.Popen[bytes]
@@ -41,7 +41,7 @@ class Child:
     def poll(self) -> int | None:
         """Its exit code, or None while it works. Raises Unavailable if its cluster is away."""
         code = self.process.poll()
-        if code == AWAY:
+        if code == CLUSTER_UNREACHABLE:
             raise Unavailable(
                 "The Ray cluster can't be reached.", "See that it runs: `ray status` on its head."
             )
@@ -73,7 +73,7 @@ def spawn(
         )
 
 
-def when_alone(then: Callable[[], None]) -> None:
+def on_parent_exit(then: Callable[[], None]) -> None:
     """Do something as soon as whoever holds the other end of stdin has gone, or closes it."""
 
     def wait() -> None:
@@ -83,13 +83,13 @@ def when_alone(then: Callable[[], None]) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def end_when_alone() -> None:
+def exit_with_parent() -> None:
     """End this process at once when whoever started it has gone."""
-    when_alone(lambda: os._exit(ORPHAN))
+    on_parent_exit(lambda: os._exit(ORPHANED))
 
 
-def fate(code: int) -> str:
+def describe_exit(code: int) -> str:
     """How a process ended, in words. 128 and a signal is how shells, and our driver, say it."""
     if code < 0 or code > 128:
         return f"signal {-code if code < 0 else code - 128}; often no memory"
-    return _FATES.get(code, f"code {code}")
+    return _EXIT_REASONS.get(code, f"code {code}")

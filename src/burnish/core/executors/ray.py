@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 
 from burnish.core.errors import Unavailable
-from burnish.core.executors.process import Child, Task, spawn
+from burnish.core.executors.process import Process, ProcessTask, spawn
 from burnish.core.progress import say
 from burnish.core.settings import child_environment
 
@@ -24,7 +24,7 @@ _LONGEST = 120
 
 
 @dataclass(frozen=True, slots=True)
-class RayCluster:
+class RayExecutor:
     """`ray` is the cluster that this machine belongs to (or `RAY_ADDRESS`), `ray://HOST:PORT` one
     that is reached by Ray's client. A training takes one GPU if there are any, and `cpus`."""
 
@@ -36,13 +36,13 @@ class RayCluster:
         if importlib.util.find_spec("ray") is None:
             raise Unavailable("A Ray cluster needs Ray.", "pip install 'burnish[ray]'")
         say(f"Looking for the Ray cluster `{self.name}`")
-        if why := self._fault():
+        if why := self._connection_fault():
             raise Unavailable(
                 f"The Ray cluster `{self.name}` can't be reached: {why}",
                 "Start one with `RAY_USAGE_STATS_ENABLED=0 ray start --head`, or mend the address.",
             )
 
-    def _fault(self) -> str:
+    def _connection_fault(self) -> str:
         """What keeps a driver from the cluster; empty if nothing does."""
         asking = [sys.executable, "-m", _DRIVER, self.name, "0"]
         try:
@@ -59,8 +59,8 @@ class RayCluster:
         last = asked.stderr.strip().splitlines()[-1:] or [f"code {asked.returncode}"]
         return last[0] if asked.returncode else ""
 
-    def start(self, task: Task) -> Child:
+    def start(self, task: ProcessTask) -> Process:
         """Start a driver here; it waits for room on a node."""
         told = [self.name, str(self.cpus or 0), str(task.log), task.module, *task.arguments]
         driver = spawn(_DRIVER, told, task.log, child_environment(_QUIET))
-        return Child(driver, _PATIENCE)
+        return Process(driver, _PATIENCE)

@@ -6,20 +6,20 @@ When this process ends, because it was told to or because its node is lost, so d
 import subprocess
 from collections.abc import Mapping
 
-from burnish.core.executors.process import UNSEEN, Task, spawn
+from burnish.core.executors.process import WORKSPACE_UNSEEN, ProcessTask, spawn
 from burnish.core.settings import child_environment
 
 
-class Host:
+class TaskActor:
     """A Ray actor for one task."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def run(self, task: Task, environment: Mapping[str, str]) -> int:
+    def run(self, task: ProcessTask, environment: Mapping[str, str]) -> int:
         """Do the task, with these variables; returns its exit code when it has ended."""
         if not task.log.parent.is_dir():
-            return UNSEEN
+            return WORKSPACE_UNSEEN
         self._process = spawn(task.module, task.arguments, task.log, child_environment(environment))
         return self._process.wait()
 

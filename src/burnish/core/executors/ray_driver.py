@@ -16,20 +16,27 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
-from burnish.core.executors.process import AWAY, LOST, ORPHAN, TOO_SMALL, Task, when_alone
-from burnish.core.executors.ray_actor import Host
-from burnish.core.settings import folders_of_this_machine
+from burnish.core.executors.process import (
+    CLUSTER_UNREACHABLE,
+    NODE_LOST,
+    NODE_TOO_SMALL,
+    ORPHANED,
+    ProcessTask,
+    on_parent_exit,
+)
+from burnish.core.executors.ray_actor import TaskActor
+from burnish.core.settings import local_folder_settings
 
 #: Seconds between two looks; and for the node to end a task.
 _TICK, _PATIENCE = 0.25, 8.0
 
-_alone, _at_work = threading.Event(), threading.Event()
+_parent_gone, _task_started = threading.Event(), threading.Event()
 
 
 def main(address: str, cpus: str, *told: str) -> int:
     """Do what was told on a node of the cluster; returns an exit code."""
     if told:
-        when_alone(_end)
+        on_parent_exit(_stop_when_orphaned)
     try:
         ray.init(
             address="auto" if address == "ray" else address,
@@ -38,17 +45,17 @@ def main(address: str, cpus: str, *told: str) -> int:
         )
     except (ConnectionError, RayError, RuntimeError, OSError, ValueError) as fault:
         sys.stderr.write(f"{' '.join(str(fault).split())}\n")
-        return AWAY
+        return CLUSTER_UNREACHABLE
     if not told:
         return 0
     log, module, *arguments = told
-    needs = _needs(int(cpus))
+    needs = _required_resources(int(cpus))
     if needs is None:
-        return TOO_SMALL
-    return _see_through(Task(module, arguments, Path(log)), needs)
+        return NODE_TOO_SMALL
+    return _wait_for_task(ProcessTask(module, arguments, Path(log)), needs)
 
 
-def _needs(cpus: int) -> dict[str, float] | None:
+def _required_resources(cpus: int) -> dict[str, float] | None:
     """What the task takes of a node: by default all CPUs of the smallest, and a GPU if there is
     one. None if there is no such node."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -58,14 +65,14 @@ def _needs(cpus: int) -> dict[str, float] | None:
     return {"num_cpus": wanted, "num_gpus": gpus} if max(fit, default=0) >= wanted else None
 
 
-def _see_through(task: Task, needs: dict[str, float]) -> int:
+def _wait_for_task(task: ProcessTask, needs: dict[str, float]) -> int:
     """Wait for the task's end, or for ours."""
-    _at_work.set()
+    _task_started.set()
     # One call waits for the task, another one may stop it.
-    host: Any = ray.remote(Host).options(**needs, max_concurrency=2).remote()
-    ended = host.run.remote(task, folders_of_this_machine())
+    host: Any = ray.remote(TaskActor).options(**needs, max_concurrency=2).remote()
+    ended = host.run.remote(task, local_folder_settings())
     try:
-        while not _alone.is_set():
+        while not _parent_gone.is_set():
             if ray.wait([ended], timeout=_TICK)[0]:
                 code = int(ray.get(ended))
                 return code if code >= 0 else 128 - code
@@ -74,17 +81,17 @@ def _see_through(task: Task, needs: dict[str, float]) -> int:
         pass
     except RayActorError as fault:
         sys.stderr.write(f"{fault}\n")
-        return LOST
+        return NODE_LOST
     finally:
         ray.kill(host)
-    return ORPHAN
+    return ORPHANED
 
 
-def _end() -> None:
+def _stop_when_orphaned() -> None:
     """Whoever started us has gone: what is at work is ended first."""
-    _alone.set()
-    if not _at_work.is_set():
-        os._exit(ORPHAN)
+    _parent_gone.set()
+    if not _task_started.is_set():
+        os._exit(ORPHANED)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from burnish.core.recipe.endpoint import Answerer
+from burnish.core.recipe.endpoint import ModelEndpoint
 from burnish.core.recipe.rewards import MetricReward, Reward
 from burnish.core.recipe.section import Section, kind_or
 
 
-class Teacher(Answerer):
+class TeacherEndpoint(ModelEndpoint):
     """Who answers: a local model or run, or a model behind an OpenAI-compatible endpoint."""
 
     temperature: float = Field(0.0, ge=0, description="0 takes the likeliest answer.")
@@ -31,11 +31,11 @@ class Teacher(Answerer):
     terms: str = Field("", description="The provider's terms for such use, noted with the data.")
 
 
-class Distil(Section):
+class Distill(Section):
     """A teacher answers the rows' questions, and a student learns the answers."""
 
-    teacher: Teacher = Field(Teacher(), description="Who answers.")
-    teachers: tuple[Teacher, ...] = Field(
+    teacher: TeacherEndpoint = Field(TeacherEndpoint(), description="Who answers.")
+    teachers: tuple[TeacherEndpoint, ...] = Field(
         (),
         description="Further teachers, asked the same. What `teacher` says is learnt where all of "
         "them agree with it; `burnish review` shows the other rows.",
@@ -124,7 +124,7 @@ class Distil(Section):
     )
 
     @property
-    def cuts(self) -> tuple[str, ...]:
+    def pruning_steps(self) -> tuple[str, ...]:
         """What the student is cut to before it learns, in words."""
         sizes = {
             "layers": self.layers,

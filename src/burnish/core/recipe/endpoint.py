@@ -5,7 +5,7 @@ from pydantic import Field
 from burnish.core.recipe.section import Section
 
 
-class Answerer(Section):
+class ModelEndpoint(Section):
     """A local model or run, or a model behind an OpenAI-compatible endpoint."""
 
     model: str = Field(

@@ -4,11 +4,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from burnish.core.recipe.endpoint import Answerer
+from burnish.core.recipe.endpoint import ModelEndpoint
 from burnish.core.recipe.section import Paths, Section
 
 
-class Judge(Answerer):
+class JudgeEndpoint(ModelEndpoint):
     """Who grades answers where `evaluate.metric` is `graded`. It counts only if it agrees with
     people on answers that they have graded."""
 
@@ -43,7 +43,7 @@ class Judge(Answerer):
 
     @field_validator("grades")
     @classmethod
-    def _can_be_told_apart(cls, grades: dict[str, float]) -> dict[str, float]:
+    def _check_grades_differ(cls, grades: dict[str, float]) -> dict[str, float]:
         names = [name.strip().casefold() for name in grades]
         if len(set(names)) < len(names) or not all(names):
             raise ValueError("two grades have the same name, or one has none")
@@ -61,7 +61,9 @@ class Evaluate(Section):
         description="The score that decides; `auto` takes the task's own, `graded` is the grade "
         "that `judge` gives.",
     )  # fmt: skip
-    judge: Judge = Field(Judge(), description="The model that grades, for metric `graded`.")
+    judge: JudgeEndpoint = Field(
+        JudgeEndpoint(), description="The model that grades, for metric `graded`."
+    )
     batch_size: int = Field(16, ge=1, description="Prompts answered at once.")
     max_new_tokens: int | None = Field(
         None, ge=1, description="Longest answer; taken from the training answers if empty."

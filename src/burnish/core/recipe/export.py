@@ -8,7 +8,7 @@ from burnish.core.recipe.section import Section
 from burnish.core.units import Bytes, Seconds
 
 
-class Fit(Section):
+class FormatSearch(Section):
     """What `burnish export --for-this-machine` tries, and what the machine allows."""
 
     formats: tuple[str, ...] = Field(
@@ -110,4 +110,6 @@ class Export(Section):
     threads: int | None = Field(
         None, ge=1, description="CPU threads of the server; all cores if empty."
     )
-    fit: Fit = Field(Fit(), description="The search for the best format on this machine.")
+    fit: FormatSearch = Field(
+        FormatSearch(), description="The search for the best format on this machine."
+    )

@@ -50,7 +50,7 @@ class Lora(LowRank):
     )
 
     @model_validator(mode="after")
-    def _begins_once(self) -> "Lora":
+    def _check_start(self) -> "Lora":
         if self.on and (self.start or self.init != "zero"):
             raise ValueError("on goes without start, and with init zero")
         if self.init == "pissa" and self.start:
@@ -73,7 +73,7 @@ class Qlora(LowRank):
     double_quant: bool = Field(True, description="Quantise the blocks' scales as well.")
 
 
-class Auto(LowRank):
+class AutoMethod(LowRank):
     """What fits into this machine: `lora`; if need be with smaller micro-batches, with gradient
     checkpointing, or as `qlora`. The run's recipe has what was chosen."""
 
@@ -87,7 +87,7 @@ class Ia3(Section):
     kind: Literal["ia3"] = "ia3"
 
 
-class Bottleneck(Section):
+class BottleneckMethod(Section):
     """Small networks behind the frozen layers (Houlsby et al. 2019, arXiv:1902.00751)."""
 
     kind: Literal["bottleneck"] = "bottleneck"

@@ -10,7 +10,7 @@ from burnish.core.recipe.rewards import MetricReward, Reward
 from burnish.core.recipe.section import Section, kind_or
 
 
-class Relations(Section):
+class AttentionRelations(Section):
     """Which token of a row is like which other one, by its queries, its keys and its values: the
     student's last layer is held to a layer of the teacher (MiniLMv2, Wang et al. 2021,
     arXiv:2012.15828). Widths and numbers of heads may differ; the tokens must be the same."""
@@ -50,10 +50,12 @@ class Classify(Section):
         "loss: each layer is held to one of the teacher's (TinyBERT, Jiao et al. 2020, "
         "arXiv:1909.10351).",
     )
-    attention: Relations = Field(Relations(), description="Self-attention held to the teacher's.")
+    attention: AttentionRelations = Field(
+        AttentionRelations(), description="Self-attention held to the teacher's."
+    )
 
     @property
-    def imitates(self) -> bool:
+    def matches_internals(self) -> bool:
         """Whether another encoder reads every text along."""
         return bool(self.hidden or self.attention.weight)
 
@@ -96,7 +98,7 @@ class Embed(Section):
     )
 
 
-class RewardModel(Section):
+class RewardObjective(Section):
     """What an answer is worth, from pairs of answers: a head on a model (Bradley & Terry 1952;
     Christiano et al. 2017, arXiv:1706.03741)."""
 
@@ -137,7 +139,7 @@ class Dpo(Section):
     )
 
     @model_validator(mode="after")
-    def _smooths_only_the_sigmoid(self) -> "Dpo":
+    def _check_label_smoothing(self) -> "Dpo":
         if self.label_smoothing and self.loss != "sigmoid":
             raise ValueError("label_smoothing is for loss sigmoid")
         return self
@@ -173,7 +175,7 @@ class Kto(Section):
     )
 
 
-class Custom(Section):
+class CustomLoss(Section):
     """A loss of one's own: a function in a Python file, which is run as it is."""
 
     kind: Literal["custom"] = "custom"
@@ -258,8 +260,9 @@ class Distillation(Section):
         "of the student is held to one of the teacher, which stays in memory (FitNets, Romero et "
         "al. 2015, arXiv:1412.6550). Needs the same tokens on both sides.",
     )
-    attention: Relations = Field(
-        Relations(), description="Self-attention held to the teacher's, which stays in memory."
+    attention: AttentionRelations = Field(
+        AttentionRelations(),
+        description="Self-attention held to the teacher's, which stays in memory.",
     )
     on_policy: float = Field(
         0.0,
@@ -271,7 +274,7 @@ class Distillation(Section):
     )
 
     @model_validator(mode="after")
-    def _learns_no_own_words(self) -> "Distillation":
+    def _check_on_policy(self) -> "Distillation":
         if self.on_policy and self.weight != 1:
             raise ValueError(
                 "on_policy would learn the student's own words as answers: set weight 1"
@@ -279,18 +282,18 @@ class Distillation(Section):
         return self
 
     @property
-    def imitates(self) -> bool:
+    def matches_internals(self) -> bool:
         """Whether the inside of the teacher is compared in every step, and not its words only."""
         return bool(self.hidden or self.attention.weight)
 
     @model_validator(mode="after")
-    def _imitates_given_answers(self) -> "Distillation":
-        if self.imitates and self.on_policy:
+    def _check_internals(self) -> "Distillation":
+        if self.matches_internals and self.on_policy:
             raise ValueError("hidden and attention are compared on given answers: set on_policy 0")
         return self
 
     @model_validator(mode="after")
-    def _mixes_only_the_jsd(self) -> "Distillation":
+    def _check_beta(self) -> "Distillation":
         if "beta" in self.model_fields_set and self.divergence != "jsd" and self.beta != 0.5:
             raise ValueError("beta is for divergence jsd")
         return self

@@ -14,11 +14,11 @@ from typing import Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
-from burnish.core.atomic import write_whole
+from burnish.core.atomic import write_atomic
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.compare import Compare
 from burnish.core.recipe.data import Data, Model, Task
-from burnish.core.recipe.distill import Distil
+from burnish.core.recipe.distill import Distill
 from burnish.core.recipe.evaluate import Evaluate
 from burnish.core.recipe.export import Export
 from burnish.core.recipe.rag import Rag
@@ -42,14 +42,16 @@ class Recipe(Section):
     evaluate: Evaluate = Field(Evaluate(), description="How answers are scored.")
     rag: Rag = Field(Rag(), description="Documents to answer from.")
     compare: Compare = Field(Compare(), description="Which routes are measured.")
-    distil: Distil = Field(Distil(), description="A teacher, and the student that learns from it.")
+    distil: Distill = Field(
+        Distill(), description="A teacher, and the student that learns from it."
+    )
     export: Export = Field(Export(), description="What is shipped, and the gate before it.")
     serve: Serve = Field(Serve(), description="The HTTP server.")
 
     def save(self, path: Path) -> None:
         """Write the recipe as YAML, every field spelt out."""
         content = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-        write_whole(path, content)
+        write_atomic(path, content)
 
 
 def load_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
@@ -78,20 +80,20 @@ def load_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
     empty = {name for name in Recipe.model_fields if values.get(name, "") is None}
     values = {name: value for name, value in values.items() if name not in empty}
     values = _with_changes(values, changes)
-    return anchored(_parse(values, str(path), lines), path.parent)
+    return with_absolute_paths(_parse(values, str(path), lines), path.parent)
 
 
-def anchored(recipe: Recipe, folder: Path) -> Recipe:
+def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     """The recipe with its paths made absolute, those that aren't from `folder` on, so that it works
     from any folder once it is saved."""
-    judge = _anchored(recipe.evaluate.judge, ("human",), folder)
-    data = _anchored(recipe.data, ("train", "validation", "test"), folder)
+    judge = _absolute_section(recipe.evaluate.judge, ("human",), folder)
+    data = _absolute_section(recipe.data, ("train", "validation", "test"), folder)
     if recipe.data.images:
         data = data.model_copy(update={"images": (folder / recipe.data.images).resolve()})
     sections = {
         "evaluate": recipe.evaluate.model_copy(update={"judge": judge}),
         "data": data,
-        "rag": _anchored(recipe.rag, ("documents",), folder),
+        "rag": _absolute_section(recipe.rag, ("documents",), folder),
     }
     return recipe.model_copy(update=sections)
 
@@ -119,7 +121,7 @@ def _explain(error: ValidationError, source: str, lines: Mapping[str, int]) -> t
     for fault in error.errors():
         parts = [str(part) for part in fault["loc"]]
         place = ".".join(part for part in parts if part not in _KINDS)
-        line = next((lines[key] for key in _outward(place) if key in lines), None)
+        line = next((lines[key] for key in _enclosing_keys(place) if key in lines), None)
         where = f"{source}, line {line}" if line else source
         if fault["type"] == "extra_forbidden":
             known = sorted(_known_keys(parts[:-1]))
@@ -185,7 +187,7 @@ def _lines(node: yaml.Node | None, source: str, prefix: str = "") -> Iterator[tu
         yield from _lines(value, source, f"{prefix}{key.value}.")
 
 
-def _outward(place: str) -> Iterator[str]:
+def _enclosing_keys(place: str) -> Iterator[str]:
     """`a.b.c`, `a.b`, `a`: the nearest enclosing key whose line is known."""
     while place:
         yield place
@@ -225,7 +227,7 @@ _ScalarLoader.add_implicit_resolver(
 )
 
 
-def _anchored(section: Section, fields: Iterable[str], folder: Path) -> Section:
+def _absolute_section(section: Section, fields: Iterable[str], folder: Path) -> Section:
     """Make the paths of a section absolute."""
     return section.model_copy(
         update={

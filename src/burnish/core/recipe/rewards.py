@@ -23,7 +23,7 @@ class MetricReward(Section):
     metric: MetricName = Field("auto", description="Which; `auto`: the task's own.")
 
 
-class Compared(Section):
+class TextComparisonReward(Section):
     """What graders of two texts have in common."""
 
     input: str = Field(
@@ -34,7 +34,7 @@ class Compared(Section):
     reference: str = Field("{{item.answer}}", description="The text that it is compared with.")
 
 
-class StringCheck(Compared):
+class StringCheckReward(TextComparisonReward):
     """1 if two texts are equal (`eq`), not (`ne`), or the first holds the second (`like`,
     `ilike`)."""
 
@@ -42,14 +42,14 @@ class StringCheck(Compared):
     operation: Literal["eq", "ne", "like", "ilike"] = Field("eq", description="How to compare.")
 
 
-class TextSimilarity(Compared):
+class TextSimilarityReward(TextComparisonReward):
     """How alike two texts are, from 0 to 1."""
 
     kind: Literal["text_similarity"] = "text_similarity"
     evaluation_metric: Similarity = Field("rouge_l", description="The measure.")
 
 
-class PythonGrader(Section):
+class PythonReward(Section):
     """What a function `grade(sample, item)` returns, run in a sandbox (Linux with bubblewrap)."""
 
     kind: Literal["python"] = "python"
@@ -60,14 +60,14 @@ class PythonGrader(Section):
     )
 
 
-Graded = StringCheck | TextSimilarity | PythonGrader
+SingleReward = StringCheckReward | TextSimilarityReward | PythonReward
 
 
-class Multi(Section):
+class MultiReward(Section):
     """A formula over several graders."""
 
     kind: Literal["multi"] = "multi"
-    graders: dict[str, Annotated[Graded, Field(discriminator="kind")]] = Field(
+    graders: dict[str, Annotated[SingleReward, Field(discriminator="kind")]] = Field(
         description="The graders by the names that the formula uses."
     )
     calculate_output: str = Field(
@@ -96,5 +96,11 @@ class ModelReward(Section):
 
 
 Reward = (
-    MetricReward | StringCheck | TextSimilarity | PythonGrader | Multi | ModelReward | FileReward
+    MetricReward
+    | StringCheckReward
+    | TextSimilarityReward
+    | PythonReward
+    | MultiReward
+    | ModelReward
+    | FileReward
 )

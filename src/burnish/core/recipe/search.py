@@ -7,7 +7,7 @@ from pydantic import Field
 from burnish.core.recipe.section import ExecutorName, Section
 
 
-class Room(Section):
+class Range(Section):
     """The numbers that a search may choose from; whole ones if both ends are."""
 
     low: int | float = Field(description="The smallest value.")
@@ -15,7 +15,7 @@ class Room(Section):
     log: bool = Field(False, description="Draw the value's logarithm evenly.")
 
     @property
-    def whole(self) -> bool:
+    def is_integer(self) -> bool:
         """Whether only whole numbers are meant."""
         return isinstance(self.low, int) and isinstance(self.high, int)
 
@@ -45,9 +45,9 @@ class Search(Section):
         description="CPUs that one takes of a node of the cluster; all of the smallest node if "
         "empty.",
     )
-    space: dict[str, Room | tuple[str | int | float | bool, ...]] = Field(
+    space: dict[str, Range | tuple[str | int | float | bool, ...]] = Field(
         {
-            "train.learning_rate": Room(low=1e-5, high=2e-3, log=True),
+            "train.learning_rate": Range(low=1e-5, high=2e-3, log=True),
             "train.method.rank": (8, 16, 32, 64),
             "train.batch_size": (8, 16, 32),
         },

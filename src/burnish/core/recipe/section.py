@@ -25,14 +25,14 @@ def kind_or(default: str) -> BeforeValidator:
     return BeforeValidator(complete)
 
 
-def _named_executor(name: str) -> str:
+def _check_executor(name: str) -> str:
     if not re.fullmatch(r"(ray(://[^\s/]+:\d+)?)?", name):
         raise ValueError("write ray, ray://host:port, or nothing for this machine")
     return name
 
 
 #: Where trainings run.
-ExecutorName = Annotated[str, AfterValidator(_named_executor)]
+ExecutorName = Annotated[str, AfterValidator(_check_executor)]
 
 Paths = Annotated[tuple[Path, ...], BeforeValidator(as_tuple)]
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from burnish.core.recipe.methods import (
-    Auto,
-    Bottleneck,
+    AutoMethod,
+    BottleneckMethod,
     Dora,
     Full,
     Ia3,
@@ -17,14 +17,14 @@ from burnish.core.recipe.methods import (
 )
 from burnish.core.recipe.objectives import (
     Classify,
-    Custom,
+    CustomLoss,
     Distillation,
     Dpo,
     Embed,
     Grpo,
     Kto,
     Orpo,
-    RewardModel,
+    RewardObjective,
     Seq2Seq,
     Sft,
     Simpo,
@@ -45,10 +45,10 @@ class Train(Section):
             | Kto
             | Distillation
             | Grpo
-            | Custom
+            | CustomLoss
             | Classify
             | Embed
-            | RewardModel
+            | RewardObjective
             | TokenClassify
             | Seq2Seq,
             Field(discriminator="kind"),
@@ -57,7 +57,15 @@ class Train(Section):
     ] = Field(Sft(), description="What is learnt from a row.")
     method: Annotated[
         Annotated[
-            Lora | Dora | Qlora | Auto | Ia3 | Bottleneck | PromptTuning | PrefixTuning | Full,
+            Lora
+            | Dora
+            | Qlora
+            | AutoMethod
+            | Ia3
+            | BottleneckMethod
+            | PromptTuning
+            | PrefixTuning
+            | Full,
             Field(discriminator="kind"),
         ],
         kind_or("lora"),
@@ -130,22 +138,22 @@ class Train(Section):
     seed: int = Field(0, ge=0, description="Seed of initial adapter weights and row order.")
 
     @property
-    def divides_weights(self) -> bool:
+    def shards_weights(self) -> bool:
         """Whether each process holds a part of the model only."""
         return self.parallel in ("zero3", "fsdp")
 
     @property
     def is_encoding(self) -> bool:
         """Whether what is trained makes no text: labels, vectors, or what an answer is worth."""
-        return isinstance(self.objective, Classify | Embed | RewardModel | TokenClassify)
+        return isinstance(self.objective, Classify | Embed | RewardObjective | TokenClassify)
 
     @property
-    def learns_answers(self) -> bool:
+    def needs_answers(self) -> bool:
         """Whether rows must have an answer; else the model draws its own."""
         return not isinstance(self.objective, Grpo)
 
     @model_validator(mode="after")
-    def _divides_what_can_be_divided(self) -> "Train":
+    def _check_parallel(self) -> "Train":
         if self.parallel == "none":
             if self.devices > 1:
                 raise ValueError("devices above 1 go with parallel: ddp, zero1, zero2 or zero3")
@@ -156,9 +164,9 @@ class Train(Section):
             raise ValueError(f"objective {self.objective.kind} is trained by one process only")
         if isinstance(self.objective, Distillation) and self.objective.on_policy:
             raise ValueError("on_policy answers are drawn by one process only")
-        if isinstance(self.objective, Distillation) and self.objective.imitates:
+        if isinstance(self.objective, Distillation) and self.objective.matches_internals:
             raise ValueError("hidden states and attention are compared by one process only")
-        if self.divides_weights:
+        if self.shards_weights:
             if not isinstance(self.method, Lora | Full):
                 raise ValueError(f"method {self.method.kind} goes with parallel: ddp, zero1, zero2")
             if isinstance(self.objective, Dpo | Kto):
@@ -168,7 +176,7 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
-    def _rounds_what_can_be_rounded(self) -> "Train":
+    def _check_quantization_aware(self) -> "Train":
         if self.quantization_aware is None:
             return self
         if not isinstance(self.objective, Sft | Distillation):
@@ -176,12 +184,12 @@ class Train(Section):
         plain = isinstance(self.method, Lora) and not self.method.dropout
         if not plain and not isinstance(self.method, Full):
             raise ValueError("quantization_aware goes with method full, or lora without dropout")
-        if self.divides_weights:
+        if self.shards_weights:
             raise ValueError("quantization_aware goes with parallel: none, ddp, zero1, zero2")
         return self
 
     @model_validator(mode="after")
-    def _speeds_up_what_it_can(self) -> "Train":
+    def _check_compile(self) -> "Train":
         for name in ("compile", "group_by_prefix"):
             if not getattr(self, name):
                 continue
@@ -192,8 +200,8 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
-    def _places_are_the_teachers(self) -> "Train":
-        is_held = isinstance(self.objective, Distillation) and self.objective.imitates
+    def _check_teacher_positions(self) -> "Train":
+        is_held = isinstance(self.objective, Distillation) and self.objective.matches_internals
         if is_held and isinstance(self.method, PromptTuning | PrefixTuning):
             raise ValueError(
                 f"method {self.method.kind} puts tokens before a row that the teacher doesn't "
@@ -202,7 +210,7 @@ class Train(Section):
         return self
 
     @model_validator(mode="after")
-    def _encoders_take_few_methods(self) -> "Train":
+    def _check_encoder_method(self) -> "Train":
         if not self.is_encoding and not isinstance(self.objective, Seq2Seq):
             return self
         kind = self.objective.kind

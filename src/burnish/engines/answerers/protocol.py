@@ -14,7 +14,7 @@ MayAsk = Callable[[int], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class AnswererReply:
     """What became of one question. `error` is empty if it was answered; `tries` counts requests.
     `thought` is what a teacher that reasons aloud said before its answer."""
 
@@ -28,7 +28,7 @@ class Reply:
     thought: str = ""
 
 
-class Teacher(Protocol):
+class Answerer(Protocol):
     """Answers questions, here or elsewhere."""
 
     @property
@@ -40,11 +40,11 @@ class Teacher(Protocol):
         """All that its answers depend on besides the question, as JSON."""
 
     @property
-    def is_told(self) -> bool:
+    def needs_instructions(self) -> bool:
         """Whether the question must say what form the answer has: not to one trained for it."""
 
     @property
-    def thoughts(self) -> int:
+    def reasoning_tokens(self) -> int:
         """Tokens of room for the thoughts that it was trained to have; 0 if that isn't known."""
 
     @property
@@ -54,7 +54,9 @@ class Teacher(Protocol):
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a question, roughly where only its owner could count."""
 
-    def ask(self, prompts: Sequence[Prompt], may_ask: MayAsk) -> Iterator[tuple[int, Reply]]:
+    def ask(
+        self, prompts: Sequence[Prompt], may_ask: MayAsk
+    ) -> Iterator[tuple[int, AnswererReply]]:
         """(place in `prompts`, reply) as they come.
 
         Once `may_ask` says no, nothing more is sent; what is on its way still comes back. Raises

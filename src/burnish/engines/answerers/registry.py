@@ -3,29 +3,29 @@
 from typing import TYPE_CHECKING
 
 from burnish.core.errors import BadRecipe
-from burnish.core.recipe.distill import Teacher as Settings
-from burnish.core.recipe.endpoint import Answerer
+from burnish.core.recipe.distill import TeacherEndpoint as Settings
+from burnish.core.recipe.endpoint import ModelEndpoint
 from burnish.core.recipe.recipe import Recipe
 
 if TYPE_CHECKING:
     pass
-from burnish.engines.answerers.protocol import Teacher
+from burnish.engines.answerers.protocol import Answerer
 
 
-def price(settings: Settings, tokens_in: float, tokens_out: float) -> float:
+def compute_price(settings: Settings, tokens_in: float, tokens_out: float) -> float:
     """The price of so many tokens, in the currency of the recipe."""
     return (tokens_in * settings.price_in + tokens_out * settings.price_out) / 1e6
 
 
-def open_teacher(recipe: Recipe) -> Teacher:
+def open_teacher(recipe: Recipe) -> Answerer:
     """The teacher of a recipe. Raises BadRecipe if none is named, NotFound if it isn't here."""
     thinks, batch_size = recipe.distil.thoughts != "cut", recipe.evaluate.batch_size
     return open_answerer(recipe.distil.teacher, "distil.teacher", batch_size, thinks)
 
 
 def open_answerer(
-    settings: Answerer, section: str, batch_size: int, thinks: bool = False
-) -> Teacher:
+    settings: ModelEndpoint, section: str, batch_size: int, thinks: bool = False
+) -> Answerer:
     """Whoever is named in a section of a recipe; `thinks` asks one of this machine to think first,
     where it can be asked so. Raises BadRecipe if nobody is, NotFound if it isn't here."""
     if not settings.model:
@@ -35,9 +35,9 @@ def open_answerer(
             f"{section}.endpoint too.",
         )
     if settings.endpoint:
-        from burnish.engines.answerers.remote import RemoteTeacher
+        from burnish.engines.answerers.remote import RemoteAnswerer
 
-        return RemoteTeacher(settings, section)
-    from burnish.engines.answerers.local import LocalTeacher
+        return RemoteAnswerer(settings, section)
+    from burnish.engines.answerers.local import LocalAnswerer
 
-    return LocalTeacher(settings.model, batch_size, thinks)
+    return LocalAnswerer(settings.model, batch_size, thinks)

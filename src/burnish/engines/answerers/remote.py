@@ -19,33 +19,33 @@ from typing import Any
 import httpx2
 
 from burnish.core.errors import BadRecipe, TeacherStopped
-from burnish.core.reasoning import apart
-from burnish.core.recipe.endpoint import Answerer
+from burnish.core.reasoning import split_reasoning
+from burnish.core.recipe.endpoint import ModelEndpoint
 from burnish.core.records import Message, Prompt
 from burnish.core.settings import secret
-from burnish.engines.answerers.protocol import MayAsk, Reply
+from burnish.engines.answerers.protocol import AnswererReply, MayAsk
 
 #: Seconds of the first pause and of the longest one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 #: Letters of a token, about, where only the endpoint has the tokenizer.
-_LETTERS = 3.5
+_CHARS_PER_TOKEN = 3.5
 #: Answers that no further question would change: all would fail alike. And what to do.
-_FINAL = {
+_FATAL_STATUSES = {
     401: "Set {section}.key_from to the environment variable that holds the key.",
     403: "The key may not use this model: see the provider's console.",
     404: "Check {section}.endpoint (it ends before /chat/completions) and .model.",
 }
-_TRIED_AGAIN = {408, 409}
+_RETRIED_STATUSES = {408, 409}
 
 
-class RemoteTeacher:
+class RemoteAnswerer:
     """A model behind an endpoint. Raises BadRecipe if its key is named and isn't there."""
 
-    is_told = True
-    thoughts = 0
+    needs_instructions = True
+    reasoning_tokens = 0
     engine = None
 
-    def __init__(self, settings: Answerer, section: str = "distil.teacher") -> None:
+    def __init__(self, settings: ModelEndpoint, section: str = "distil.teacher") -> None:
         self.settings, self.name, self._section = settings, settings.model, section
         endpoint = settings.endpoint.rstrip("/")
         self.identity: Mapping[str, Any] = {"endpoint": endpoint, "model": settings.model}
@@ -64,17 +64,19 @@ class RemoteTeacher:
             timeout=settings.timeout,
             limits=httpx2.Limits(max_connections=settings.concurrency),
         )
-        self._pace = _Pace(settings.requests_per_minute)
+        self._pace = _RequestPacer(settings.requests_per_minute)
         self._answered, self._stop = threading.Event(), threading.Event()
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a question, from its letters."""
-        return round(sum(len(message.content) / _LETTERS + 4 for message in messages))
+        return round(sum(len(message.content) / _CHARS_PER_TOKEN + 4 for message in messages))
 
-    def ask(self, prompts: Sequence[Prompt], may_ask: MayAsk) -> Iterator[tuple[int, Reply]]:
+    def ask(
+        self, prompts: Sequence[Prompt], may_ask: MayAsk
+    ) -> Iterator[tuple[int, AnswererReply]]:
         """As many requests at once as the recipe says; replies in the order in which they come."""
         waiting: Iterator[tuple[int, Prompt]] = iter(enumerate(prompts))
-        under_way: dict[Future[Reply], int] = {}
+        under_way: dict[Future[AnswererReply], int] = {}
         fault: TeacherStopped | None = None
         self._stop.clear()
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
@@ -86,7 +88,7 @@ class RemoteTeacher:
                         if not may_ask(len(under_way) + 1):
                             waiting = iter(())
                             break
-                        under_way[pool.submit(self._reply, due[1])] = due[0]
+                        under_way[pool.submit(self._ask_with_retries, due[1])] = due[0]
                     if not under_way:
                         break
                     for future in wait(under_way, return_when=FIRST_COMPLETED).done:
@@ -104,7 +106,7 @@ class RemoteTeacher:
         if fault:
             raise fault
 
-    def _reply(self, prompt: Prompt) -> Reply:
+    def _ask_with_retries(self, prompt: Prompt) -> AnswererReply:
         """One question, tried until it is answered or the tries are used up."""
         error, lost_since = "", 0.0
         tries = paused = 0
@@ -112,46 +114,50 @@ class RemoteTeacher:
             self._pace.wait(self._stop)
             begun = time.perf_counter()
             try:
-                response = self._client.post(self._url, json=self._body(prompt))
+                response = self._client.post(self._url, json=self._request_body(prompt))
             except httpx2.ConnectError as fault:
                 lost_since = lost_since or time.monotonic()
-                self._refuse_unreachable(fault, time.monotonic() - lost_since)
+                self._give_up_if_unreachable(fault, time.monotonic() - lost_since)
                 paused += 1
-                self._stop.wait(_pause(paused))
+                self._stop.wait(_backoff_seconds(paused))
                 continue
             except httpx2.HTTPError as fault:
                 tries, error = tries + 1, f"{type(fault).__name__}: {fault}"
-                self._stop.wait(_pause(tries))
+                self._stop.wait(_backoff_seconds(tries))
                 continue
             lost_since = 0.0
             if response.status_code == 429:
                 paused += 1
-                self._stop.wait(_retry_after(response) or _pause(paused))
+                self._stop.wait(_retry_after(response) or _backoff_seconds(paused))
                 continue
             tries += 1
-            if response.status_code in _FINAL:
-                raise self._final(response)
-            reply, error = _read(response, tries, time.perf_counter() - begun)
+            if response.status_code in _FATAL_STATUSES:
+                raise self._fatal_error(response)
+            reply, error = _parse_reply(response, tries, time.perf_counter() - begun)
             if reply:
                 self._answered.set()
-                return self._counted(reply, prompt)
-            if response.status_code < 500 and response.status_code not in {200, *_TRIED_AGAIN}:
+                return self._with_token_counts(reply, prompt)
+            if response.status_code < 500 and response.status_code not in {200, *_RETRIED_STATUSES}:
                 break
-            self._stop.wait(_retry_after(response) or _pause(tries))
-        return Reply(tries=tries, error=error or "stopped before it was answered")
+            self._stop.wait(_retry_after(response) or _backoff_seconds(tries))
+        return AnswererReply(tries=tries, error=error or "stopped before it was answered")
 
-    def _final(self, response: httpx2.Response) -> TeacherStopped:
-        said = f"{self.name} answers {response.status_code}: {_short(response)}"
-        return TeacherStopped(said, _FINAL[response.status_code].format(section=self._section))
+    def _fatal_error(self, response: httpx2.Response) -> TeacherStopped:
+        said = f"{self.name} answers {response.status_code}: {_excerpt(response)}"
+        return TeacherStopped(
+            said, _FATAL_STATUSES[response.status_code].format(section=self._section)
+        )
 
-    def _counted(self, reply: Reply, prompt: Prompt) -> Reply:
+    def _with_token_counts(self, reply: AnswererReply, prompt: Prompt) -> AnswererReply:
         """The reply with its tokens, from their letters where the endpoint doesn't count them."""
         if reply.tokens_in:
             return reply
         tokens_in = self.count_tokens(prompt.messages)
-        return replace(reply, tokens_in=tokens_in, tokens_out=round(len(reply.text) / _LETTERS))
+        return replace(
+            reply, tokens_in=tokens_in, tokens_out=round(len(reply.text) / _CHARS_PER_TOKEN)
+        )
 
-    def _refuse_unreachable(self, fault: Exception, seconds: float) -> None:
+    def _give_up_if_unreachable(self, fault: Exception, seconds: float) -> None:
         if not self._answered.is_set() or seconds > self.settings.patience:
             raise TeacherStopped(
                 f"{self._url} can't be reached: {fault}",
@@ -159,7 +165,7 @@ class RemoteTeacher:
                 "isn't answered yet.",
             ) from fault
 
-    def _body(self, prompt: Prompt) -> dict[str, Any]:
+    def _request_body(self, prompt: Prompt) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.settings.model,
             "messages": [message.as_wire() for message in prompt.messages],
@@ -170,7 +176,7 @@ class RemoteTeacher:
         return body if prompt.seed is None else {**body, "seed": prompt.seed}
 
 
-class _Pace:
+class _RequestPacer:
     """At most so many requests a minute, evenly apart, whoever sends them."""
 
     def __init__(self, per_minute: int | None) -> None:
@@ -187,22 +193,24 @@ class _Pace:
         stop.wait(max(turn - time.monotonic(), 0))
 
 
-def _read(response: httpx2.Response, tries: int, seconds: float) -> tuple[Reply | None, str]:
+def _parse_reply(
+    response: httpx2.Response, tries: int, seconds: float
+) -> tuple[AnswererReply | None, str]:
     """The reply in a response, or what is wrong with it."""
     status = response.status_code
     if status != 200:
-        return None, f"status {status}: {_short(response)}"
+        return None, f"status {status}: {_excerpt(response)}"
     try:
         body = response.json()
         choice, usage = body["choices"][0], body.get("usage") or {}
         message = choice["message"]
-        thought, text = apart(message.get("content") or "")
+        thought, text = split_reasoning(message.get("content") or "")
         # Servers that take thoughts apart themselves call them so (DeepSeek, vLLM).
         told = message.get("reasoning_content") or message.get("reasoning") or ""
     except (ValueError, LookupError, TypeError, AttributeError):
-        return None, f"no chat completion: {_short(response)}"
+        return None, f"no chat completion: {_excerpt(response)}"
     return (
-        Reply(
+        AnswererReply(
             text=text,
             tokens_in=int(usage.get("prompt_tokens") or 0),
             tokens_out=int(usage.get("completion_tokens") or 0),
@@ -215,11 +223,11 @@ def _read(response: httpx2.Response, tries: int, seconds: float) -> tuple[Reply 
     )
 
 
-def _short(response: httpx2.Response) -> str:
+def _excerpt(response: httpx2.Response) -> str:
     return " ".join(response.text.split())[:200]
 
 
-def _pause(tries: int) -> float:
+def _backoff_seconds(tries: int) -> float:
     """Seconds before the next try: up to twice as long each time."""
     longest: float = min(_FIRST_PAUSE * 2.0 ** (tries - 1), _LONGEST_PAUSE)
     return random.uniform(0, longest)

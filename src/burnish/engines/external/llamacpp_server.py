@@ -18,7 +18,7 @@ _CACHES = {
 }
 
 
-def parameters(asked: dict[str, Any]) -> Any:
+def make_parameters(asked: dict[str, Any]) -> Any:
     """llama.cpp's parameters: `model` and `adapters` (paths), `threads`, `slots`, `context` (tokens
     of a slot), `cache` (the type of keys and values)."""
     chosen = xllamacpp.CommonParams()
@@ -43,7 +43,7 @@ def parameters(asked: dict[str, Any]) -> Any:
 
 def main() -> None:
     """Serve until the process is ended."""
-    server = xllamacpp.Server(parameters(json.loads(sys.argv[1])))
+    server = xllamacpp.Server(make_parameters(json.loads(sys.argv[1])))
     sys.stdout.write(json.dumps({"url": server.listening_address}) + "\n")
     sys.stdout.flush()
     # Nobody reads on: what the library prints later must not fill the pipe.

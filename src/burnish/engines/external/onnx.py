@@ -9,24 +9,24 @@ from dataclasses import dataclass, field, replace
 import psutil
 
 from burnish.core.errors import Unavailable
-from burnish.engines.external.base import USUAL, Running
-from burnish.engines.external.process import Child
+from burnish.engines.external.base import DEFAULT_LAUNCH, LaunchOptions
+from burnish.engines.external.process import EngineProcess
 from burnish.engines.external.stepwise import StepwiseEngine
 from burnish.models.artifact import Artifact
 
 #: Longest context that is asked for unless told otherwise: keys and values cost memory at once.
-_CONTEXT = 4096
+_MAX_CONTEXT = 4096
 
 
 @dataclass
-class Host:
+class SharedProcess:
     """One child for several engines: the first that needs it starts it, and starts it again."""
 
-    start: Callable[[], Child]
-    _child: Child | None = None
+    start: Callable[[], EngineProcess]
+    _child: EngineProcess | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def living(self) -> Child:
+    def ensure_running(self) -> EngineProcess:
         """The child that runs. Raises EngineFailed if it can't be started."""
         with self._lock:
             if self._child is None or not self._child.alive:
@@ -37,10 +37,13 @@ class Host:
 class OnnxEngine(StepwiseEngine):
     """Answers with a folder that ORT-GenAI's model builder made. `close` ends its process."""
 
-    weights = "model.onnx*"
+    weights_pattern = "model.onnx*"
 
     def __init__(
-        self, artifact: Artifact, running: Running = USUAL, host: Host | None = None
+        self,
+        artifact: Artifact,
+        running: LaunchOptions = DEFAULT_LAUNCH,
+        host: SharedProcess | None = None,
     ) -> None:
         """No context is the model's own, but at most 4096; `host` has the child of the same folder.
 
@@ -50,30 +53,34 @@ class OnnxEngine(StepwiseEngine):
             raise Unavailable("ONNX needs onnxruntime-genai.", "pip install 'burnish[onnx]'")
         super().__init__(artifact, running)
         told = json.loads((artifact.path / "genai_config.json").read_text(encoding="utf-8"))
-        self.context_length = min(running.context or _CONTEXT, int(told["model"]["context_length"]))
+        self.context_length = min(
+            running.context or _MAX_CONTEXT, int(told["model"]["context_length"])
+        )
         export = artifact.lineage["export"]
         self.adapters = [one["file"] for one in export.get("adapters", {}).values()]
         self.adapter: str | None = export.get("adapter")
-        self.besides = {"adapter": self.adapter}
-        self.host = host or Host(self._begin)
-        self.child = self.start()
+        self.extra_fields = {"adapter": self.adapter}
+        self.host = host or SharedProcess(self._launch)
+        self.child = self.start_process()
 
-    def start(self) -> Child:
+    def start_process(self) -> EngineProcess:
         """The process that has the folder in memory. Raises EngineFailed."""
-        return self.host.living()
+        return self.host.ensure_running()
 
-    def _begin(self) -> Child:
+    def _launch(self) -> EngineProcess:
         asked = {
             "folder": str(self.folder.absolute()),
             "context": self.context_length,
-            "threads": self.running.threads or psutil.cpu_count(logical=False) or 1,
+            "threads": self.launch_options.threads or psutil.cpu_count(logical=False) or 1,
             "adapters": self.adapters,
             "adapter": self.adapter,
         }
-        return Child("ORT-GenAI", ("burnish.engines.external.onnx_server", json.dumps(asked)))
+        return EngineProcess(
+            "ORT-GenAI", ("burnish.engines.external.onnx_server", json.dumps(asked))
+        )
 
 
-def adapters_of(artifact: Artifact) -> list[Artifact]:
+def list_adapters(artifact: Artifact) -> list[Artifact]:
     """What a folder of several adapters answers as: itself with each of them, in their order."""
     export = artifact.lineage["export"]
     return [
@@ -86,17 +93,19 @@ def adapters_of(artifact: Artifact) -> list[Artifact]:
     ]
 
 
-def open_onnx(artifact: Artifact, running: Running = USUAL) -> OnnxEngine:
+def open_onnx(artifact: Artifact, running: LaunchOptions = DEFAULT_LAUNCH) -> OnnxEngine:
     """The engine of an exported ONNX folder, with the first adapter of several.
 
     Raises Unavailable, EngineFailed.
     """
-    several = [] if "adapter" in artifact.lineage["export"] else adapters_of(artifact)
+    several = [] if "adapter" in artifact.lineage["export"] else list_adapters(artifact)
     return OnnxEngine(several[0] if several else artifact, running)
 
 
-def open_switching(artifact: Artifact, running: Running = USUAL) -> list[OnnxEngine]:
+def open_onnx_adapters(
+    artifact: Artifact, running: LaunchOptions = DEFAULT_LAUNCH
+) -> list[OnnxEngine]:
     """An engine for each adapter of a folder, all with one process. Raises as `open_onnx` does."""
-    first, *others = adapters_of(artifact)
+    first, *others = list_adapters(artifact)
     opened = [OnnxEngine(first, running)]
     return opened + [OnnxEngine(other, running, opened[0].host) for other in others]

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import onnxruntime_genai as og
 
-from burnish.core.prefix import same_beginning
-from burnish.engines.external.server import Runner, log_softmax, serve
+from burnish.core.prefix import common_prefix_length
+from burnish.engines.external.server import EngineServer, log_softmax, serve
 
 
-class OnnxRunner(Runner):
+class OnnxServer(EngineServer):
     """A folder that ORT-GenAI's model builder made, with the adapters that lie in it.
 
     `adapter` answers what names no other; without one the base does.
@@ -40,13 +40,13 @@ class OnnxRunner(Runner):
         for name in adapters:
             self._adapters.load(str(Path(folder) / name), name)
 
-    def turn_to(self, asked: dict[str, Any]) -> None:
+    def select_adapter(self, asked: dict[str, Any]) -> None:
         """Nothing that another adapter has read is kept."""
         wanted = asked.get("adapter", self._own)
         if wanted != self._active:
             self._active, self._generator = wanted, None
 
-    def logs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
+    def next_logprobs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
         """Log-probabilities (vocabulary,) of the token after a prompt and some tokens more."""
         ids, behind = list(ids), list(behind)
         if self._generator is None or self._prompt != ids or not behind:
@@ -58,7 +58,7 @@ class OnnxRunner(Runner):
             self._generator.append_tokens(np.array(ids, dtype=np.int32))
             self._prompt, self._behind = ids, []
         # The last token is always given anew: the logits that are read come from it.
-        same = same_beginning(behind[:-1], self._behind)
+        same = common_prefix_length(behind[:-1], self._behind)
         if behind:
             if same < len(self._behind):
                 self._generator.rewind_to(len(ids) + same)
@@ -67,7 +67,7 @@ class OnnxRunner(Runner):
             self._behind = behind
         return log_softmax(self._generator.get_logits())
 
-    def prompt(self, asked: dict[str, Any]) -> list[int]:
+    def encode_chat(self, asked: dict[str, Any]) -> list[int]:
         """Tokens of a conversation, rendered and encoded by ORT-GenAI itself."""
         text = self.tokenizer.apply_chat_template(
             json.dumps(asked["messages"]),
@@ -86,4 +86,4 @@ class OnnxRunner(Runner):
 
 
 if __name__ == "__main__":
-    serve(lambda asked: OnnxRunner(**asked))
+    serve(lambda asked: OnnxServer(**asked))

@@ -17,11 +17,11 @@ import numpy as np  # noqa: E402
 import openvino as ov  # noqa: E402
 import openvino_genai as genai  # noqa: E402
 
-from burnish.core.prefix import same_beginning  # noqa: E402
-from burnish.engines.external.server import Runner, log_softmax, serve  # noqa: E402
+from burnish.core.prefix import common_prefix_length  # noqa: E402
+from burnish.engines.external.server import EngineServer, log_softmax, serve  # noqa: E402
 
 
-class OpenVinoRunner(Runner):
+class OpenVinoServer(EngineServer):
     """A folder with OpenVINO's model and tokenizer."""
 
     def __init__(self, folder: str, ends: Sequence[int], threads: int) -> None:
@@ -33,10 +33,10 @@ class OpenVinoRunner(Runner):
         self.ends = list(ends)
         self._held: list[int] = []
 
-    def logs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
+    def next_logprobs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
         """Log-probabilities (vocabulary,) of the token after a prompt and some tokens more."""
         wanted = [*ids, *behind]
-        held = same_beginning(self._held, wanted)
+        held = common_prefix_length(self._held, wanted)
         if held < len(self._held) or held == len(wanted):
             self._request.reset_state()
             held = 0
@@ -51,7 +51,7 @@ class OpenVinoRunner(Runner):
         self._held = wanted
         return log_softmax(given["logits"])
 
-    def prompt(self, asked: dict[str, Any]) -> list[int]:
+    def encode_chat(self, asked: dict[str, Any]) -> list[int]:
         """Tokens of a conversation, rendered and encoded by OpenVINO GenAI itself."""
         text = self.tokenizer.apply_chat_template(
             asked["messages"], add_generation_prompt=True, tools=asked.get("tools")
@@ -69,4 +69,4 @@ class OpenVinoRunner(Runner):
 
 
 if __name__ == "__main__":
-    serve(lambda asked: OpenVinoRunner(asked["folder"], asked["ends"], asked["threads"]))
+    serve(lambda asked: OpenVinoServer(asked["folder"], asked["ends"], asked["threads"]))

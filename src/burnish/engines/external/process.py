@@ -20,7 +20,7 @@ from burnish.core.settings import child_environment
 
 #: Seconds that a child gets to load its model, and to answer one request.
 _TIMEOUT = 600
-_WHY = {
+_SIGNAL_REASONS = {
     signal.SIGILL: "it used an instruction that this processor doesn't have",
     signal.SIGKILL: "it was killed, most often because memory ran out",
     signal.SIGSEGV: "it crashed (segmentation fault)",
@@ -28,7 +28,7 @@ _WHY = {
     signal.SIGBUS: "it crashed (bus error)",
 }
 #: Runs a module until its standard input ends, so that it never outlives who started it.
-_LEASH = (
+_EXIT_WITH_PARENT = (
     "import os, runpy, sys, threading\n"
     "module, *sys.argv[1:] = sys.argv[1:]\n"
     "watch = lambda: (sys.stdin.buffer.read(), os._exit(0))\n"
@@ -44,7 +44,7 @@ class EngineFailed(BurnishError, RuntimeError):
     code = 1
 
 
-class Child:
+class EngineProcess:
     """A child that serves HTTP. It ends with `close`, or when this object or this process does."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Child:
         self.name = name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the child
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _LEASH, *words],
+            [sys.executable, "-c", _EXIT_WITH_PARENT, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if url is None else self._log,
             stderr=self._log,
@@ -70,10 +70,10 @@ class Child:
             # Ctrl-C is for whoever started it, who may have answers to finish first.
             process_group=0,
         )
-        self._end = weakref.finalize(self, _end, self._process)
-        self.url = url or self._told()
+        self._end = weakref.finalize(self, _terminate, self._process)
+        self.url = url or self._read_url()
         if url is not None:
-            self._await()
+            self._wait_until_ready()
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None, key: str | None = None) -> Any:
         """POST `body` as JSON (GET without one); returns the answer's JSON.
@@ -81,7 +81,7 @@ class Child:
         Raises EngineFailed if the child has died or refuses; PromptTooLong where it says so.
         """
         try:
-            return _ask(f"{self.url}{path}", body, key)
+            return _request_json(f"{self.url}{path}", body, key)
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:500]
             if "context" in said and ("exceed" in said or "holds" in said):
@@ -90,7 +90,7 @@ class Child:
                 ) from error
             raise EngineFailed(f"{self.name} refused a request: {said}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise self._failure("while it answered") from error
+            raise self._exit_error("while it answered") from error
 
     def stream(
         self, path: str, body: Mapping[str, Any], key: str | None = None
@@ -101,7 +101,7 @@ class Child:
         has died or refuses.
         """
         try:
-            with _open(f"{self.url}{path}", body, key) as answer:
+            with _open_response(f"{self.url}{path}", body, key) as answer:
                 for line in answer:
                     if not line.strip():
                         continue
@@ -115,8 +115,8 @@ class Child:
             said = error.read().decode(errors="replace")[:500]
             raise EngineFailed(f"{self.name} refused a request: {said}") from error
         except (OSError, http.client.HTTPException) as error:
-            raise self._failure("while it answered") from error
-        raise self._failure("while it answered")
+            raise self._exit_error("while it answered") from error
+        raise self._exit_error("while it answered")
 
     @property
     def alive(self) -> bool:
@@ -131,34 +131,34 @@ class Child:
         """End the child."""
         self._end()
 
-    def _told(self) -> str:
+    def _read_url(self) -> str:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.startswith(b'{"url"'):
                 return str(json.loads(line)["url"])
-        raise self._failure("while it loaded the model")
+        raise self._exit_error("while it loaded the model")
 
-    def _await(self) -> None:
+    def _wait_until_ready(self) -> None:
         begun = time.monotonic()
         while self._process.poll() is None and time.monotonic() - begun < _TIMEOUT:
             try:
-                _ask(self.url, None, None)
+                _request_json(self.url, None, None)
             except urllib.error.HTTPError:  # it answers, and that is enough
                 return
             except OSError:
                 time.sleep(0.1)
             else:
                 return
-        raise self._failure("while it loaded the model")
+        raise self._exit_error("while it loaded the model")
 
-    def _failure(self, when: str) -> EngineFailed:
+    def _exit_error(self, when: str) -> EngineFailed:
         try:
             code = self._process.wait(timeout=5)
         except subprocess.TimeoutExpired:
             return EngineFailed(f"{self.name} doesn't answer {when}.", "Try again.")
         self._log.seek(0)
         said = self._log.read().decode(errors="replace").strip().splitlines()
-        why = _WHY.get(-code, f"signal {-code}") if code < 0 else f"exit code {code}"  # type: ignore[call-overload]
+        why = _SIGNAL_REASONS.get(-code, f"signal {-code}") if code < 0 else f"exit code {code}"  # type: ignore[call-overload]
         last = f" Its last words: {said[-1][:300]}" if said else ""
         return EngineFailed(
             f"The process of {self.name} ended {when}: {why}.{last}",
@@ -166,13 +166,15 @@ class Child:
         )
 
 
-def _ask(url: str, body: Mapping[str, Any] | None, key: str | None) -> Any:
+def _request_json(url: str, body: Mapping[str, Any] | None, key: str | None) -> Any:
     """One HTTP request and its JSON; raises what `urllib` raises."""
-    with _open(url, body, key) as answer:
+    with _open_response(url, body, key) as answer:
         return json.load(answer)
 
 
-def _open(url: str, body: Mapping[str, Any] | None, key: str | None) -> http.client.HTTPResponse:
+def _open_response(
+    url: str, body: Mapping[str, Any] | None, key: str | None
+) -> http.client.HTTPResponse:
     """The answer to one HTTP request, POST if there is a body."""
     headers = {"Content-Type": "application/json"}
     if key:
@@ -183,7 +185,7 @@ def _open(url: str, body: Mapping[str, Any] | None, key: str | None) -> http.cli
     return answer
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _terminate(process: subprocess.Popen[bytes]) -> None:
     """The end of its input tells a child to end."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:

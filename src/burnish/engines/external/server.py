@@ -19,18 +19,18 @@ import numpy as np
 _FAULTS = (RuntimeError, ValueError, LookupError, TypeError)
 
 
-class Runner(ABC):
+class EngineServer(ABC):
     """One model: the next token's log-probabilities, and answers made of them."""
 
     #: Tokens that end an answer, as the folder itself says.
     ends: Sequence[int]
 
     @abstractmethod
-    def logs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
+    def next_logprobs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
         """Log-probabilities (vocabulary,) of the token after a prompt and some tokens more."""
 
     @abstractmethod
-    def prompt(self, asked: dict[str, Any]) -> list[int]:
+    def encode_chat(self, asked: dict[str, Any]) -> list[int]:
         """Tokens of a conversation, rendered and encoded by the engine itself."""
 
     @abstractmethod
@@ -41,7 +41,7 @@ class Runner(ABC):
     def decode(self, tokens: Sequence[int]) -> str:
         """Text of tokens, by the engine's tokenizer."""
 
-    def turn_to(self, asked: dict[str, Any]) -> None:  # noqa: B027 most have nothing to turn
+    def select_adapter(self, asked: dict[str, Any]) -> None:  # noqa: B027 most have nothing to turn
         """Answer what is asked next with the weights that it names, where there are several."""
 
     def complete(self, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -49,12 +49,14 @@ class Runner(ABC):
 
         The last has `stop`, and says whether the answer has `ended` by itself.
         """
-        self.turn_to(asked)
+        self.select_adapter(asked)
         draw = np.random.default_rng(asked.get("seed"))
         made: list[int] = []
         while len(made) < asked["most"]:
-            logs = self.logs(asked["ids"], made)
-            token = _drawn(logs, asked.get("temperature", 0.0), asked.get("top_p", 1.0), draw)
+            logs = self.next_logprobs(asked["ids"], made)
+            token = _sample_token(
+                logs, asked.get("temperature", 0.0), asked.get("top_p", 1.0), draw
+            )
             if token in asked["ends"]:
                 yield {"stop": True, "ended": True}
                 return
@@ -66,7 +68,7 @@ class Runner(ABC):
 
     def chat(self, asked: dict[str, Any]) -> dict[str, Any]:
         """A chat completion as OpenAI has it, with the engine's own tokenizer."""
-        ids = self.prompt(asked)
+        ids = self.encode_chat(asked)
         *made, last = self.complete({"ids": ids, "most": asked["max_tokens"], "ends": self.ends})
         text = self.decode([one["token"] for one in made])
         return {
@@ -79,10 +81,10 @@ class Runner(ABC):
             "usage": {"prompt_tokens": len(ids), "completion_tokens": len(made)},
         }
 
-    def next(self, asked: dict[str, Any]) -> list[float]:
+    def wanted_logprobs(self, asked: dict[str, Any]) -> list[float]:
         """Log-probabilities of the tokens `wanted`."""
-        self.turn_to(asked)
-        logs = self.logs(asked["ids"], asked["behind"])
+        self.select_adapter(asked)
+        logs = self.next_logprobs(asked["ids"], asked["behind"])
         return [float(logs[token]) for token in asked["wanted"]]
 
     def tokenize(self, asked: dict[str, Any]) -> list[int]:
@@ -98,7 +100,9 @@ def log_softmax(logits: Any) -> np.ndarray:
     return logs
 
 
-def _drawn(logs: np.ndarray, temperature: float, top_p: float, draw: np.random.Generator) -> int:
+def _sample_token(
+    logs: np.ndarray, temperature: float, top_p: float, draw: np.random.Generator
+) -> int:
     """The likeliest token, or one drawn from those that make up `top_p`."""
     if not temperature:
         return int(logs.argmax())
@@ -109,7 +113,9 @@ def _drawn(logs: np.ndarray, temperature: float, top_p: float, draw: np.random.G
     return int(draw.choice(order[kept], p=share[kept] / share[kept].sum()))
 
 
-def handler(doors: Mapping[str, Callable[[dict[str, Any]], Any]]) -> type[BaseHTTPRequestHandler]:
+def make_handler(
+    doors: Mapping[str, Callable[[dict[str, Any]], Any]],
+) -> type[BaseHTTPRequestHandler]:
     """Answers POSTs of JSON by path; what the model refuses is a 400 with the reason.
 
     What comes piece by piece is sent so, a line each, for as long as somebody listens.
@@ -121,7 +127,7 @@ def handler(doors: Mapping[str, Callable[[dict[str, Any]], Any]]) -> type[BaseHT
             try:
                 status, said = 200, doors[self.path](json.loads(body))
             except _FAULTS as error:
-                status, said = 400, _fault(error)
+                status, said = 400, _error_body(error)
             if isinstance(said, Iterator):
                 self._send_lines(said)
                 return
@@ -139,7 +145,7 @@ def handler(doors: Mapping[str, Callable[[dict[str, Any]], Any]]) -> type[BaseHT
                     for one in said:
                         self.wfile.write(json.dumps(one, default=float).encode() + b"\n")
                 except _FAULTS as error:
-                    self.wfile.write(json.dumps(_fault(error)).encode() + b"\n")
+                    self.wfile.write(json.dumps(_error_body(error)).encode() + b"\n")
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -147,21 +153,21 @@ def handler(doors: Mapping[str, Callable[[dict[str, Any]], Any]]) -> type[BaseHT
     return Handler
 
 
-def _fault(error: Exception) -> dict[str, str]:
+def _error_body(error: Exception) -> dict[str, str]:
     return {"error": f"{type(error).__name__}: {error}"}
 
 
-def serve(open_runner: Callable[[dict[str, Any]], Runner]) -> None:
+def serve(open_runner: Callable[[dict[str, Any]], EngineServer]) -> None:
     """Open the runner of the parameters that were given, and serve until the process is ended."""
     runner = open_runner(json.loads(sys.argv[1]))
     doors = {
         "/complete": runner.complete,
-        "/next": runner.next,
-        "/prompt": runner.prompt,
+        "/next": runner.wanted_logprobs,
+        "/prompt": runner.encode_chat,
         "/tokenize": runner.tokenize,
         "/v1/chat/completions": runner.chat,
     }
-    server = HTTPServer(("127.0.0.1", 0), handler(doors))
+    server = HTTPServer(("127.0.0.1", 0), make_handler(doors))
     sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{server.server_port}"}) + "\n")
     sys.stdout.flush()
     os.dup2(2, 1)

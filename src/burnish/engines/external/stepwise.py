@@ -10,44 +10,44 @@ from typing import Any, ClassVar
 from transformers import AutoTokenizer
 
 from burnish.core.records import TokenLogprob
-from burnish.engines.external.base import Running, TellingEngine
-from burnish.engines.external.process import Child
-from burnish.engines.local.decoding import Request
+from burnish.engines.external.base import LaunchOptions, LogprobEngine
+from burnish.engines.external.process import EngineProcess
+from burnish.engines.local.decoding import GenerationRequest
 from burnish.models.artifact import Artifact
 
 
 @dataclass(frozen=True, slots=True)
-class _Table:
+class _StepwiseLogprobs:
     """Log-probabilities of the next token of an answer, asked for where they are needed."""
 
-    child: Child
+    child: EngineProcess
     ids: Sequence[int]
     wanted: Sequence[int]
-    known: dict[tuple[int, ...], dict[int, float]]
-    besides: Mapping[str, Any]
+    cache: dict[tuple[int, ...], dict[int, float]]
+    extra_fields: Mapping[str, Any]
 
-    def shown(self, behind: tuple[int, ...]) -> tuple[dict[int, float], float]:
+    def top_logprobs(self, behind: tuple[int, ...]) -> tuple[dict[int, float], float]:
         """All tokens of the choices; no other one is asked for."""
-        if behind not in self.known:
+        if behind not in self.cache:
             body = {"ids": list(self.ids), "behind": list(behind), "wanted": list(self.wanted)}
-            logs = self.child.ask("/next", {**body, **self.besides})
-            self.known[behind] = dict(zip(self.wanted, logs, strict=True))
-        return self.known[behind], float("-inf")
+            logs = self.child.ask("/next", {**body, **self.extra_fields})
+            self.cache[behind] = dict(zip(self.wanted, logs, strict=True))
+        return self.cache[behind], float("-inf")
 
-    def everything(self, behind: tuple[int, ...]) -> dict[int, float]:
+    def all_logprobs(self, behind: tuple[int, ...]) -> dict[int, float]:
         """The same."""
-        return self.shown(behind)[0]
+        return self.top_logprobs(behind)[0]
 
 
-class StepwiseEngine(TellingEngine):
+class StepwiseEngine(LogprobEngine):
     """Answers with an exported folder, one token after the other. `close` ends its process."""
 
     #: The files that hold the weights.
-    weights: ClassVar[str]
+    weights_pattern: ClassVar[str]
     #: What each request to the child says besides.
-    besides: Mapping[str, Any] = MappingProxyType({})
+    extra_fields: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, artifact: Artifact, running: Running) -> None:
+    def __init__(self, artifact: Artifact, running: LaunchOptions) -> None:
         """Only what the folder says; whoever inherits starts the child."""
         name = str(artifact.lineage.get("run", artifact.path.name))
         tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
@@ -58,13 +58,15 @@ class StepwiseEngine(TellingEngine):
     @property
     def memory_bytes(self) -> int:
         """Bytes of the weights."""
-        return sum(file.stat().st_size for file in self.folder.glob(self.weights))
+        return sum(file.stat().st_size for file in self.folder.glob(self.weights_pattern))
 
-    def table(self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1) -> _Table:
+    def logprob_table(
+        self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1
+    ) -> _StepwiseLogprobs:
         """Only what is wanted is asked for."""
-        return _Table(self.child, ids, wanted, {}, self.besides)
+        return _StepwiseLogprobs(self.child, ids, wanted, {}, self.extra_fields)
 
-    def grow(self, request: Request) -> Generator[None]:
+    def generate(self, request: GenerationRequest) -> Generator[None]:
         """A free answer, token by token."""
         prompt = request.prompt
         body = {
@@ -75,7 +77,7 @@ class StepwiseEngine(TellingEngine):
             "top_p": prompt.top_p,
             "seed": prompt.seed,
             "top": prompt.top_logprobs or 0,
-            **self.besides,
+            **self.extra_fields,
         }
         with closing(self.child.stream("/complete", body)) as said:
             for one in said:
@@ -84,12 +86,12 @@ class StepwiseEngine(TellingEngine):
                 else:
                     if prompt.top_logprobs is not None:
                         request.logprobs.append(self._logprob(one))
-                    request.add(one["token"])
+                    request.append_token(one["token"])
                 yield
 
     def _logprob(self, told: Mapping[str, Any]) -> TokenLogprob:
-        top = tuple((self._piece(other), log) for other, log in told["top"])
-        return TokenLogprob(self._piece(told["token"]), told["logprob"], top)
+        top = tuple((self._decode_token(other), log) for other, log in told["top"])
+        return TokenLogprob(self._decode_token(told["token"]), told["logprob"], top)
 
-    def _piece(self, token: int) -> str:
+    def _decode_token(self, token: int) -> str:
         return str(self.tokenizer.decode([token]))

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 from burnish.core.errors import BadData
 from burnish.core.records import Answer, Message, Prompt, Row
-from burnish.engines.local.decoding import Batch, Prefix, Request, Running
+from burnish.engines.local.decoding import Batch, DecodingBatch, GenerationRequest, Prefix
 
 
-class Headed(Protocol):
+class HeadModel(Protocol):
     """A model with a head."""
 
     @property
@@ -29,24 +29,24 @@ class Headed(Protocol):
         """Bytes of the weights."""
 
 
-class HeadedEngine(ABC):
+class HeadEngine(ABC):
     """A model with a head that is asked like any model."""
 
     #: What it is and what it answers with, for an error's words.
-    does: str
+    description: str
 
-    def __init__(self, headed: Headed, name: str, system: str | None = None) -> None:
+    def __init__(self, headed: HeadModel, name: str, system: str | None = None) -> None:
         self.headed, self.name, self.system = headed, name, system
 
     @abstractmethod
-    def known(self, choices: Sequence[str]) -> tuple[str, ...]:
+    def allowed_labels(self, choices: Sequence[str]) -> tuple[str, ...]:
         """Those of the choices that it was trained with; all labels if there are no choices.
 
         Raises BadData if it was trained with none of them.
         """
 
     @abstractmethod
-    def say(self, prompts: Sequence[Prompt]) -> list[str]:
+    def predict(self, prompts: Sequence[Prompt]) -> list[str]:
         """The answers."""
 
     @abstractmethod
@@ -87,7 +87,7 @@ class HeadedEngine(ABC):
         answers: list[Answer] = []
         for begin in range(0, len(prompts), batch_size):
             some, begun = prompts[begin : begin + batch_size], time.perf_counter()
-            texts = self.say(some)
+            texts = self.predict(some)
             seconds = (time.perf_counter() - begun) / len(some)
             answers += [
                 Answer(text, self.count_tokens(prompt.messages), 0, seconds)
@@ -106,26 +106,26 @@ class HeadedEngine(ABC):
         """Nobody shares its weights."""
         return id(self)
 
-    def running(self) -> Batch:
+    def new_batch(self) -> Batch:
         """A batch that stays empty: there is nothing to step with."""
-        return Running(None)
+        return DecodingBatch(None)
 
-    def request(self, prompt: Prompt) -> Request:
+    def build_request(self, prompt: Prompt) -> GenerationRequest:
         """A request among its labels. Raises BadData for plain text, which asks for more words."""
-        ids = self.tokenizer(said(prompt.messages), add_special_tokens=False)["input_ids"]
-        return self.request_for(prompt, ids)
+        ids = self.tokenizer(user_text(prompt.messages), add_special_tokens=False)["input_ids"]
+        return self.build_request_from_ids(prompt, ids)
 
-    def request_for(self, prompt: Prompt, ids: Sequence[int]) -> Request:
+    def build_request_from_ids(self, prompt: Prompt, ids: Sequence[int]) -> GenerationRequest:
         """A request among its labels, so that it is answered by `choose`.
 
         Raises BadData for plain text, which asks for more words, and for labels that it lacks.
         """
         if not prompt.messages:
-            raise BadData(f"{self.name} is {self.does}.", "Ask it at /chat/completions.")
-        bound = replace(prompt, choices=self.known(prompt.choices))
-        return Request(bound, ids, frozenset(), self.tokenizer)
+            raise BadData(f"{self.name} is {self.description}.", "Ask it at /chat/completions.")
+        bound = replace(prompt, choices=self.allowed_labels(prompt.choices))
+        return GenerationRequest(bound, ids, frozenset(), self.tokenizer)
 
-    def choose(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
+    def choose(self, requests: Sequence[GenerationRequest], prefix: Prefix | None = None) -> None:
         """Answer each request."""
         answers = self.answer([request.prompt for request in requests])
         for request, answer in zip(requests, answers, strict=True):
@@ -137,11 +137,13 @@ class HeadedEngine(ABC):
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
         """Tokens of a question, without special ones, up to those that are read at once."""
-        ids = self.tokenizer(said(messages), add_special_tokens=False, verbose=False)["input_ids"]
+        ids = self.tokenizer(user_text(messages), add_special_tokens=False, verbose=False)[
+            "input_ids"
+        ]
         return min(len(ids), self.context_length)
 
 
-def known_labels(name: str, labels: Sequence[str], choices: Sequence[str]) -> tuple[str, ...]:
+def filter_labels(name: str, labels: Sequence[str], choices: Sequence[str]) -> tuple[str, ...]:
     """The labels that are among the choices, or all if there are none. Raises BadData if no label
     is."""
     known = tuple(label for label in labels if not choices or label in choices)
@@ -153,6 +155,6 @@ def known_labels(name: str, labels: Sequence[str], choices: Sequence[str]) -> tu
     return known
 
 
-def said(messages: Sequence[Message]) -> str:
+def user_text(messages: Sequence[Message]) -> str:
     """What is classified: all that the user says."""
     return "\n".join(turn.content for turn in messages if turn.role == "user")

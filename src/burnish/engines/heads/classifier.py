@@ -11,14 +11,14 @@ from typing import Protocol
 import numpy as np
 
 from burnish.core.records import Message, Prompt, Row
-from burnish.engines.heads.base import Headed, HeadedEngine, known_labels, said
+from burnish.engines.heads.base import HeadEngine, HeadModel, filter_labels, user_text
 from burnish.models.artifact import Artifact, find_base
 from burnish.models.heads.classifier import load_classifier
 from burnish.models.heads.embedder import Embedder
-from burnish.models.heads.linear import Head, load_head
+from burnish.models.heads.linear import LinearHead, load_linear_head
 
 
-class Classifier(Headed, Protocol):
+class Classifier(HeadModel, Protocol):
     """Texts to log-probabilities (texts, labels), natural."""
 
     @property
@@ -32,7 +32,7 @@ class Classifier(Headed, Protocol):
 class LinearClassifier:
     """An embedding model and the matrix on top of it."""
 
-    def __init__(self, embedder: Embedder, head: Head) -> None:
+    def __init__(self, embedder: Embedder, head: LinearHead) -> None:
         self.embedder, self.head, self.labels = embedder, head, head.labels
         self.tokenizer, self.max_tokens = embedder.tokenizer, embedder.max_tokens
 
@@ -47,23 +47,25 @@ class LinearClassifier:
         return self.head.log_probs(self.embedder.encode(texts))
 
 
-class LabelEngine(HeadedEngine):
+class ClassifierEngine(HeadEngine):
     """A classifier that is asked like any model: it answers with the likeliest label."""
 
-    does = "a classifier: it answers chat messages with a label"
+    description = "a classifier: it answers chat messages with a label"
 
     def __init__(self, classifier: Classifier, name: str, system: str | None = None) -> None:
         super().__init__(classifier, name, system)
         self.classifier = classifier
 
-    def known(self, choices: Sequence[str]) -> tuple[str, ...]:
+    def allowed_labels(self, choices: Sequence[str]) -> tuple[str, ...]:
         """Those of the choices that it was trained with; all labels if there are no choices."""
-        return known_labels(self.name, self.classifier.labels, choices)
+        return filter_labels(self.name, self.classifier.labels, choices)
 
-    def say(self, prompts: Sequence[Prompt]) -> list[str]:
+    def predict(self, prompts: Sequence[Prompt]) -> list[str]:
         """The likeliest of each prompt's choices."""
         logs = self._log_probs([prompt.messages for prompt in prompts])
-        return [self._best(row, one.choices) for row, one in zip(logs, prompts, strict=True)]
+        return [
+            self._likeliest_label(row, one.choices) for row, one in zip(logs, prompts, strict=True)
+        ]
 
     def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
         """For each row, the log-probability (nats) of its label, which counts as one token."""
@@ -75,25 +77,28 @@ class LabelEngine(HeadedEngine):
         ]
 
     def _log_probs(self, asked: Sequence[Sequence[Message]]) -> np.ndarray:
-        return self.classifier.log_probs([said(messages) for messages in asked])
+        return self.classifier.log_probs([user_text(messages) for messages in asked])
 
-    def _best(self, logs: np.ndarray, choices: Sequence[str]) -> str:
-        return max(self.known(choices), key=lambda label: logs[self.classifier.labels.index(label)])
+    def _likeliest_label(self, logs: np.ndarray, choices: Sequence[str]) -> str:
+        return max(
+            self.allowed_labels(choices),
+            key=lambda label: logs[self.classifier.labels.index(label)],
+        )
 
 
-def open_linear(artifact: Artifact) -> LabelEngine:
+def open_linear(artifact: Artifact) -> ClassifierEngine:
     """A linear classifier ready to answer. Raises NotFound or BadData without its embedding
     model."""
     embedder = Embedder(find_base(artifact))
-    return _engine(LinearClassifier(embedder, load_head(artifact)), artifact)
+    return _make_engine(LinearClassifier(embedder, load_linear_head(artifact)), artifact)
 
 
-def open_classifier(artifact: Artifact) -> LabelEngine:
+def open_classifier(artifact: Artifact) -> ClassifierEngine:
     """A model with a classification head ready to answer. Raises NotFound or BadData without the
     base of an adapter."""
-    return _engine(load_classifier(artifact), artifact)
+    return _make_engine(load_classifier(artifact), artifact)
 
 
-def _engine(classifier: Classifier, artifact: Artifact) -> LabelEngine:
+def _make_engine(classifier: Classifier, artifact: Artifact) -> ClassifierEngine:
     name = str(artifact.lineage.get("run", artifact.path.name))
-    return LabelEngine(classifier, name, artifact.system)
+    return ClassifierEngine(classifier, name, artifact.system)

@@ -16,31 +16,31 @@ from typing import Any, Protocol
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from burnish.engines.local.kv_cache import GrowingCache, tree_masks
+from burnish.engines.local.kv_cache import GrowingCache, make_tree_masks
 from burnish.models.chat_template import encode_text
 
 
 @dataclass(eq=False, slots=True)
-class Node:
+class ChoiceNode:
     """A place in the tree, behind `token`; `choice` is the text that ends here, if one does."""
 
     token: int = -1
-    children: dict[int, "Node"] = field(default_factory=dict)
+    children: dict[int, "ChoiceNode"] = field(default_factory=dict)
     choice: int | None = None
 
 
-def choice_tree(choices: Sequence[Sequence[int]]) -> Node:
+def build_choice_tree(choices: Sequence[Sequence[int]]) -> ChoiceNode:
     """The tree of several token sequences, none of which is the beginning of another one."""
-    root = Node()
+    root = ChoiceNode()
     for number, tokens in enumerate(choices):
         node = root
         for token in tokens:
-            node = node.children.setdefault(token, Node(token))
+            node = node.children.setdefault(token, ChoiceNode(token))
         node.choice = number
     return root
 
 
-def choice_tokens(
+def encode_choices(
     tokenizer: PreTrainedTokenizerBase, ends: Collection[int], choices: Sequence[str], lead: str
 ) -> list[list[int]]:
     """Each choice as it would be answered: the tokens of the template's `lead` (see chat.lead_in)
@@ -51,9 +51,9 @@ def choice_tokens(
 
 #: Tokens that a pass has room for, of all prompts together, and of each prompt one at least. A pass
 #: of fewer is hardly shorter, and one of more takes longer for tokens that may not be needed.
-ROOM = 16
+TOKENS_PER_PASS = 16
 #: Nats: a place this much less likely than the one due isn't worth an early look.
-MARGIN = 3.0
+LOOKAHEAD_MARGIN = 3.0
 
 
 @torch.inference_mode()
@@ -62,39 +62,39 @@ def best_choices(
     cache: GrowingCache,
     mask: torch.Tensor,
     logits: torch.Tensor,
-    trees: Sequence[Node],
+    trees: Sequence[ChoiceNode],
 ) -> list[int]:
     """For each prompt that has been read, the number of its likeliest choice in its tree.
 
     `cache`, `mask` and `logits` are what `decode.prefill` gave; the cache is used up.
     """
-    begun = _children_logs(logits[:, None], [[tree] for tree in trees])
+    begun = _child_logprobs(logits[:, None], [[tree] for tree in trees])
     searches = [_Search(tree, next(logs)) for tree, logs in zip(trees, begun, strict=True)]
-    reader, live = _Reader(model, cache, mask), searches
+    reader, live = _TreeReader(model, cache, mask), searches
     while left := [search for search in live if not search.done]:
         # Rows of the cache are left out when that is worth the copying of the others.
         if 4 * len(left) <= 3 * len(live):
             reader.keep([row for row, search in enumerate(live) if not search.done])
             live = left
-        due = [search.next(max(1, ROOM // len(left))) for search in live]
+        due = [search.pop_candidates(max(1, TOKENS_PER_PASS // len(left))) for search in live]
         for search, places, logs in zip(live, due, reader.read(due), strict=True):
             for place in places:
-                search.visit(place, [next(logs) for _ in place.way])
-    return [search.found for search in searches]
+                search.expand(place, [next(logs) for _ in place.path])
+    return [search.choice_index for search in searches]
 
 
 @dataclass(eq=False, slots=True)
-class _Place:
+class _Candidate:
     """A node that a search has reached, at what cost (negative log-probability, nats).
 
     `way` are the nodes to be read in one pass: this one and, where there is but one way on, those
     behind it. `columns` are the cache's columns of the tokens that have been read on the way.
     """
 
-    node: Node
+    node: ChoiceNode
     cost: float
     columns: tuple[int, ...] = ()
-    way: tuple[Node, ...] = ()
+    path: tuple[ChoiceNode, ...] = ()
 
     def look_ahead(self, most: int) -> None:
         """Read at most so many nodes in the next pass."""
@@ -104,16 +104,16 @@ class _Place:
             if child.choice is not None:
                 break
             way.append(child)
-        self.way = tuple(way)
+        self.path = tuple(way)
 
 
 class _Search:
     """The search of one prompt: a heap of places in the tree, the likeliest first."""
 
-    def __init__(self, tree: Node, logs: Sequence[float]) -> None:
-        self.heap: list[tuple[float, int, _Place]] = []
+    def __init__(self, tree: ChoiceNode, logs: Sequence[float]) -> None:
+        self.heap: list[tuple[float, int, _Candidate]] = []
         self.ties = count()
-        self.visit(_Place(tree, 0.0, way=(tree,)), [logs])
+        self.expand(_Candidate(tree, 0.0, path=(tree,)), [logs])
 
     @property
     def done(self) -> bool:
@@ -121,34 +121,34 @@ class _Search:
         return self.heap[0][2].node.choice is not None
 
     @property
-    def found(self) -> int:
+    def choice_index(self) -> int:
         """The number of the text that the search ended with."""
         choice = self.heap[0][2].node.choice
         assert choice is not None
         return choice
 
-    def next(self, most: int) -> list[_Place]:
+    def pop_candidates(self, most: int) -> list[_Candidate]:
         """The places to look at in the next pass, of at most so many tokens; none when done."""
-        taken: list[_Place] = []
-        limit = self.heap[0][0] + MARGIN
+        taken: list[_Candidate] = []
+        limit = self.heap[0][0] + LOOKAHEAD_MARGIN
         while self.heap and most:
             cost, _, place = self.heap[0]
             if place.node.choice is not None or cost > limit:
                 break
             taken.append(heapq.heappop(self.heap)[2])
             place.look_ahead(most)
-            most -= len(place.way)
+            most -= len(place.path)
         return taken
 
-    def visit(self, place: _Place, logs: Sequence[Sequence[float]]) -> None:
+    def expand(self, place: _Candidate, logs: Sequence[Sequence[float]]) -> None:
         """Go on from a place: the log-probabilities of the children of each node of its way."""
         cost = place.cost - sum(only for (only,) in logs[:-1])
-        for child, log in zip(place.way[-1].children.values(), logs[-1], strict=True):
-            after = _Place(child, cost - log, place.columns)
+        for child, log in zip(place.path[-1].children.values(), logs[-1], strict=True):
+            after = _Candidate(child, cost - log, place.columns)
             heapq.heappush(self.heap, (after.cost, next(self.ties), after))
 
 
-class _Reader:
+class _TreeReader:
     """Reads tokens of many branches behind each prompt, each once, in columns of the cache.
 
     A token sees its prompt and the tokens on its own way through the tree, nothing else.
@@ -163,20 +163,20 @@ class _Reader:
     def keep(self, rows: Sequence[int]) -> None:
         """Only these prompts."""
         kept = torch.tensor(rows)
-        self.cache.keep(kept.to(self.model.device), 0)
+        self.cache.keep_rows(kept.to(self.model.device), 0)
         self.prompt, self.length = self.prompt[kept], self.length[kept]
         self.positions = self.positions[kept]
 
-    def read(self, due: Sequence[Sequence[_Place]]) -> list[Iterator[list[float]]]:
+    def read(self, due: Sequence[Sequence[_Candidate]]) -> list[Iterator[list[float]]]:
         """For each prompt, node by node of its places' ways, the children's log-probabilities."""
-        nodes = [[node for place in places for node in place.way] for places in due]
+        nodes = [[node for place in places for node in place.path] for places in due]
         rows, longest, begin = len(due), max(map(len, nodes)), self.cache.width
         tokens = torch.zeros(rows, longest, dtype=torch.long)
         depths = torch.zeros(rows, longest, dtype=torch.long)
         sees = torch.zeros(rows, longest, begin + longest, dtype=torch.bool)
         sees[:, :, : self.prompt.shape[1]] = self.prompt[:, None]
         for row, places in enumerate(due):
-            steps = [(place, node) for place in places for node in place.way]
+            steps = [(place, node) for place in places for node in place.path]
             for column, (place, node) in enumerate(steps):
                 place.columns = (*place.columns, begin + column)
                 tokens[row, column] = node.token
@@ -188,16 +188,16 @@ class _Reader:
         device = self.model.device
         logits = self.model(
             input_ids=tokens.to(device),
-            attention_mask=tree_masks(self.model.config, sees.to(device), distance.to(device)),
+            attention_mask=make_tree_masks(self.model.config, sees.to(device), distance.to(device)),
             position_ids=asking.to(device),
             past_key_values=self.cache,
             use_cache=True,
         ).logits
-        return _children_logs(logits, nodes)
+        return _child_logprobs(logits, nodes)
 
 
-def _children_logs(
-    logits: torch.Tensor, nodes: Sequence[Sequence[Node]]
+def _child_logprobs(
+    logits: torch.Tensor, nodes: Sequence[Sequence[ChoiceNode]]
 ) -> list[Iterator[list[float]]]:
     """Log-probabilities of the children of each row's nodes, from the logits (rows, places,
     vocabulary) behind them; a row may have more places than nodes."""
@@ -213,26 +213,26 @@ def _children_logs(
     return [iter([[next(logs) for _ in node.children] for node in some]) for some in nodes]
 
 
-class Table(Protocol):
+class LogprobTable(Protocol):
     """Log-probabilities of the next token behind a prompt and some tokens more."""
 
-    def shown(self, behind: tuple[int, ...]) -> tuple[Mapping[int, float], float]:
+    def top_logprobs(self, behind: tuple[int, ...]) -> tuple[Mapping[int, float], float]:
         """The likeliest tokens, and what no other token exceeds."""
 
-    def everything(self, behind: tuple[int, ...]) -> Mapping[int, float]:
+    def all_logprobs(self, behind: tuple[int, ...]) -> Mapping[int, float]:
         """All tokens."""
 
 
-def likeliest(tree: Node, table: Table) -> int:
+def find_likeliest(tree: ChoiceNode, table: LogprobTable) -> int:
     """The number of the likeliest text of a tree: uniform-cost search.
 
     A token that isn't among those shown costs at least as much as the last one that is; its true
     cost is asked for only when such a place comes first. `before` is the cost on the way there.
     """
     ties = count()
-    heap: list[tuple[float, int, Node, tuple[int, ...], float | None]] = []
+    heap: list[tuple[float, int, ChoiceNode, tuple[int, ...], float | None]] = []
 
-    def push(cost: float, node: Node, behind: tuple[int, ...], before: float | None) -> None:
+    def push(cost: float, node: ChoiceNode, behind: tuple[int, ...], before: float | None) -> None:
         heapq.heappush(heap, (cost, next(ties), node, behind, before))
 
     push(0.0, tree, (), None)
@@ -240,11 +240,11 @@ def likeliest(tree: Node, table: Table) -> int:
         cost, _, node, behind, before = heapq.heappop(heap)
         if before is not None:
             *parent, token = behind
-            push(before - table.everything(tuple(parent))[token], node, behind, None)
+            push(before - table.all_logprobs(tuple(parent))[token], node, behind, None)
         elif node.choice is not None:
             return node.choice
         else:
-            logs, least = table.shown(behind)
+            logs, least = table.top_logprobs(behind)
             for token, child in node.children.items():
                 sure = token in logs
                 push(cost - logs.get(token, least), child, (*behind, token), None if sure else cost)

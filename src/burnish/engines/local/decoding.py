@@ -14,15 +14,15 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from burnish.core.prefix import shared_length
+from burnish.core.prefix import shared_prefix_length
 from burnish.core.records import Answer, Prompt, TokenLogprob
-from burnish.engines.local.grammar import Matcher
+from burnish.engines.local.grammar import GrammarMatcher
 from burnish.engines.local.kv_cache import GrowingCache
-from burnish.models.chat_template import lead_in
+from burnish.models.chat_template import answer_prefix
 
 
 @dataclass(eq=False)
-class Request:
+class GenerationRequest:
     """One prompt on its way to an answer. `text` grows; `finish` is set when it is done.
 
     `made` are its tokens without the one that ended the turn, which is `end`.
@@ -30,64 +30,64 @@ class Request:
 
     prompt: Prompt
     ids: Sequence[int]
-    ends: frozenset[int]
+    end_ids: frozenset[int]
     tokenizer: PreTrainedTokenizerBase
     #: The adapter that answers; none for the base.
     adapter: str | None = None
     #: Whose it is: a beginning that is kept is known to its owner's requests only.
     owner: str = ""
-    made: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     text: str = ""
     finish: str = ""
-    end: int | None = None
+    end_id: int | None = None
     seconds: float = 0.0
     #: Tokens of an answer that is heard as text.
-    heard: int = 0
+    fed: int = 0
     #: Tokens of the prompt that did not have to be read, as others begin alike.
     cached: int = 0
 
     #: What is heard or decoded, of which `text` is shown.
-    said: str = ""
+    decoded: str = ""
 
     def __post_init__(self) -> None:
         self.sampler = Sampler(self.prompt)
         grammar = self.prompt.grammar
-        self.matcher = Matcher(grammar, self.tokenizer, self.ends) if grammar else None
+        self.matcher = GrammarMatcher(grammar, self.tokenizer, self.end_ids) if grammar else None
 
     @cached_property
-    def lead(self) -> str:
+    def answer_prefix(self) -> str:
         """What the template puts before the answer (see chat.lead_in). A text that is no
         conversation has no template, and every space of it counts."""
-        return lead_in(self.tokenizer) if self.prompt.messages else ""
+        return answer_prefix(self.tokenizer) if self.prompt.messages else ""
 
-    def take(self, logits: torch.Tensor) -> int:
+    def sample_token(self, logits: torch.Tensor) -> int:
         """Choose the next token from logits (vocabulary,); notice when the answer is complete."""
-        token = self.sampler.pick(self.matcher.bound(logits) if self.matcher else logits)
-        if token in self.ends:
-            self.finish, self.end = "stop", token
+        token = self.sampler.pick(self.matcher.mask_logits(logits) if self.matcher else logits)
+        if token in self.end_ids:
+            self.finish, self.end_id = "stop", token
             return token
-        if self.matcher and not self.matcher.take(token):
+        if self.matcher and not self.matcher.accept_token(token):
             self.finish = "length"  # the answer is not whole, and this is how one says so
             return token
         if self.prompt.top_logprobs is not None:
             self.logprobs.append(self._logprob(logits, token, self.prompt.top_logprobs))
-        self.add(token)
+        self.append_token(token)
         return token
 
-    def add(self, token: int) -> None:
+    def append_token(self, token: int) -> None:
         """One more token of the answer, whoever has chosen it."""
-        self.made.append(token)
-        self._say(str(self.tokenizer.decode(self.made, skip_special_tokens=True)))
-        if not self.finish and len(self.made) >= self.prompt.max_new_tokens:
+        self.token_ids.append(token)
+        self._set_text(str(self.tokenizer.decode(self.token_ids, skip_special_tokens=True)))
+        if not self.finish and len(self.token_ids) >= self.prompt.max_new_tokens:
             self.finish = "length"
 
-    def hear(self, text: str, tokens: int) -> None:
+    def feed(self, text: str, tokens: int) -> None:
         """More text of an answer that is made elsewhere; it has `tokens` tokens by now."""
-        self.heard = tokens
-        self._say(self.said + text)
+        self.fed = tokens
+        self._set_text(self.decoded + text)
 
-    def ready(self) -> str:
+    def visible_text(self) -> str:
         """The text that can be shown: without half a character or what may become a stop string."""
         if self.finish:
             return self.text
@@ -104,18 +104,18 @@ class Request:
         return Answer(
             text=self.text,
             tokens_in=len(self.ids),
-            tokens_out=self.heard or len(self.made),
+            tokens_out=self.fed or len(self.token_ids),
             seconds=self.seconds,
             finish_reason="length" if self.finish == "length" else "stop",
             logprobs=tuple(self.logprobs),
             tokens_cached=self.cached,
         )
 
-    def _say(self, text: str) -> None:
-        self.said = text
+    def _set_text(self, text: str) -> None:
+        self.decoded = text
         # The beginning of the lead may become the whole of it.
-        held = "" if self.lead.startswith(text) else text
-        self.text = held.removeprefix(self.lead)
+        held = "" if self.answer_prefix.startswith(text) else text
+        self.text = held.removeprefix(self.answer_prefix)
         self._stop_at_strings()
 
     def _stop_at_strings(self) -> None:
@@ -127,12 +127,12 @@ class Request:
         logs = logits.float().log_softmax(-1)
         values, tokens = logs.topk(count) if count else (logs[:0], logs[:0].long())
         top = tuple(
-            (self._word(int(other)), float(value))
+            (self._decode_token(int(other)), float(value))
             for value, other in zip(values, tokens, strict=True)
         )
-        return TokenLogprob(self._word(token), float(logs[token]), top)
+        return TokenLogprob(self._decode_token(token), float(logs[token]), top)
 
-    def _word(self, token: int) -> str:
+    def _decode_token(self, token: int) -> str:
         return str(self.tokenizer.decode([token]))
 
 
@@ -140,10 +140,10 @@ class Batch(ABC):
     """Requests in flight, whatever model answers them."""
 
     #: Those that aren't finished.
-    requests: list[Request]
+    requests: list[GenerationRequest]
 
     @abstractmethod
-    def join(self, requests: Sequence[Request], prefix: "Prefix | None" = None) -> None:
+    def join(self, requests: Sequence[GenerationRequest], prefix: "Prefix | None" = None) -> None:
         """Read new requests and take their first tokens."""
 
     @abstractmethod
@@ -151,69 +151,69 @@ class Batch(ABC):
         """One more token for every request."""
 
     @torch.inference_mode()
-    def drop(self, request: Request) -> None:
+    def drop(self, request: GenerationRequest) -> None:
         """Leave out a request that nobody waits for any more."""
         if request in self.requests:
             request.finish = "stop"
-            self._leave()
+            self._remove_finished()
 
     @abstractmethod
-    def _leave(self) -> None:
+    def _remove_finished(self) -> None:
         """Finished requests leave, and their rows with them."""
 
 
 #: Within it, row i of a pass sees the adapter of that name, or none.
-Seen = Callable[[Sequence[str | None]], AbstractContextManager[None]]
+AdapterScope = Callable[[Sequence[str | None]], AbstractContextManager[None]]
 
 
-def _as_it_is(_: Sequence[str | None]) -> AbstractContextManager[None]:
+def _active_adapter(_: Sequence[str | None]) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-class Running(Batch):
+class DecodingBatch(Batch):
     """A batch in flight, of requests that use the same weights.
 
     `seen` sees to it that each has its own adapter; without it all have what is active.
     """
 
-    def __init__(self, model: Any, seen: Seen = _as_it_is) -> None:
-        self.model, self.seen = model, seen
-        self.requests: list[Request] = []
+    def __init__(self, model: Any, seen: AdapterScope = _active_adapter) -> None:
+        self.model, self.adapter_scope = model, seen
+        self.requests: list[GenerationRequest] = []
         self.cache: GrowingCache | None = None
         self.mask = torch.zeros(0, 0, dtype=torch.long)
         self.last: list[int] = []
 
     @torch.inference_mode()
-    def join(self, requests: Sequence[Request], prefix: "Prefix | None" = None) -> None:
+    def join(self, requests: Sequence[GenerationRequest], prefix: "Prefix | None" = None) -> None:
         """Read the prompts of new requests, equal ones once, and take their first tokens.
 
         With `prefix`, all must have the adapter that it was read with.
         """
         prompts = [(request.adapter, tuple(request.ids)) for request in requests]
         places = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-        with self.seen([adapter for adapter, _ in places]):
+        with self.adapter_scope([adapter for adapter, _ in places]):
             cache, mask, logits = prefill(self.model, [ids for _, ids in places], prefix)
         if len(places) < len(requests):
             own = torch.tensor([places[prompt] for prompt in prompts], device=mask.device)
-            cache.keep(own, 0)
+            cache.keep_rows(own, 0)
             mask, logits = mask[own], logits[own]
-        tokens = [r.take(row) for r, row in zip(requests, logits, strict=True)]
+        tokens = [r.sample_token(row) for r, row in zip(requests, logits, strict=True)]
         if self.cache is None or not self.requests:
             self.cache, self.mask = cache, mask
         else:
-            self.cache.put_under(cache)
+            self.cache.append_rows(cache)
             width = self.cache.width
-            self.mask = torch.cat([_widened(self.mask, width), _widened(mask, width)])
+            self.mask = torch.cat([_pad_mask(self.mask, width), _pad_mask(mask, width)])
         self.requests += requests
         self.last += tokens
-        self._leave()
+        self._remove_finished()
 
     @torch.inference_mode()
     def step(self) -> None:
         """One more token for every request."""
         assert self.cache is not None
         self.mask = torch.cat([self.mask, self.mask.new_ones(len(self.requests), 1)], dim=1)
-        with self.seen([request.adapter for request in self.requests]):
+        with self.adapter_scope([request.adapter for request in self.requests]):
             logits = self.model(
                 input_ids=torch.tensor(self.last, device=self.mask.device)[:, None],
                 attention_mask=self.mask,
@@ -221,10 +221,10 @@ class Running(Batch):
                 past_key_values=self.cache,
                 use_cache=True,
             ).logits[:, -1]
-        self.last = [r.take(row) for r, row in zip(self.requests, logits, strict=True)]
-        self._leave()
+        self.last = [r.sample_token(row) for r, row in zip(self.requests, logits, strict=True)]
+        self._remove_finished()
 
-    def _leave(self) -> None:
+    def _remove_finished(self) -> None:
         """Finished requests leave, and their rows of the cache with them."""
         stay = [place for place, request in enumerate(self.requests) if not request.finish]
         if len(stay) == len(self.requests):
@@ -239,7 +239,7 @@ class Running(Batch):
         # Columns that are padding for everybody who is left cost time and memory.
         first = int(self.mask.any(0).int().argmax())
         self.mask = self.mask[:, first:]
-        self.cache.keep(kept, first)
+        self.cache.keep_rows(kept, first)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +254,7 @@ class Prefix:
         """Memory of the keys and values."""
         return sum(part.numel() * part.element_size() for pair in self.layers for part in pair)
 
-    def cut(self, length: int) -> "Prefix":
+    def truncate(self, length: int) -> "Prefix":
         """Its first `length` tokens; nothing is copied."""
         layers = tuple((keys[:, :, :length], values[:, :, :length]) for keys, values in self.layers)
         return Prefix(self.ids[:length], layers)
@@ -297,15 +297,15 @@ def prefill(
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The tokens that all prompts begin with; at least one token is left to each."""
-    return list(prompts[0][: shared_length(prompts)])
+    return list(prompts[0][: shared_prefix_length(prompts)])
 
 
-def _widened(mask: torch.Tensor, width: int) -> torch.Tensor:
+def _pad_mask(mask: torch.Tensor, width: int) -> torch.Tensor:
     return torch.nn.functional.pad(mask, (width - mask.shape[1], 0))
 
 
 #: Below this temperature only the likeliest token has a chance, and logits divided by it overflow.
-_COLD = 1e-4
+_MIN_TEMPERATURE = 1e-4
 
 
 class Sampler:
@@ -321,7 +321,7 @@ class Sampler:
 
     def pick(self, logits: torch.Tensor) -> int:
         """One token of logits (vocabulary,). Nucleus: Holtzman et al. 2020, arXiv:1904.09751."""
-        if self.temperature < _COLD:
+        if self.temperature < _MIN_TEMPERATURE:
             return int(logits.argmax())
         chances = (logits.float().cpu() / self.temperature).softmax(-1)
         if self.top_p >= 1:

@@ -14,24 +14,24 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import PromptTooLong
 from burnish.core.records import Answer, Message, Prompt, Row
-from burnish.engines.local.choices import best_choices, choice_tokens, choice_tree
+from burnish.engines.local.choices import best_choices, build_choice_tree, encode_choices
 from burnish.engines.local.decoding import (
     Batch,
+    DecodingBatch,
+    GenerationRequest,
     Prefix,
-    Request,
-    Running,
     common_prefix,
     prefill,
     read_prefix,
 )
-from burnish.engines.local.kv_cache import ATTENTION, window
-from burnish.engines.local.multi_lora import Weights
-from burnish.models.adapters.soft_prompts import ids_before
+from burnish.engines.local.kv_cache import ATTENTION, sliding_window_size
+from burnish.engines.local.multi_lora import MultiLoraModel
+from burnish.models.adapters.soft_prompts import required_virtual_ids
 from burnish.models.chat_template import encode_prompt, encode_row, end_of_turn
-from burnish.models.load import device
+from burnish.models.load import default_device
 
 #: A shared prefix that saves fewer tokens than this isn't worth a pass of its own.
-_LEAST_SAVING = 64
+_MIN_SHARED_TOKENS = 64
 
 
 class LocalEngine:
@@ -43,7 +43,7 @@ class LocalEngine:
 
     def __init__(
         self,
-        weights: Weights,
+        weights: MultiLoraModel,
         tokenizer: PreTrainedTokenizerBase,
         name: str,
         adapter: str | None = None,
@@ -79,34 +79,34 @@ class LocalEngine:
 
     def active(self) -> AbstractContextManager[None]:
         """The weights of this engine, and nothing of another adapter's."""
-        return self.weights.only(self.adapter)
+        return self.weights.only_adapter(self.adapter)
 
     @property
     def batch_key(self) -> int:
         """Engines with the same key may have requests in one batch."""
-        return id(self.weights if self.weights.stands_beside(self.adapter) else self)
+        return id(self.weights if self.weights.can_share(self.adapter) else self)
 
-    def running(self) -> Batch:
+    def new_batch(self) -> Batch:
         """An empty batch for the requests of this engine, and of those with the same key."""
-        if self.weights.stands_beside(self.adapter):
-            return Running(self.model, self.weights.beside)
-        return Running(self.model, lambda _: self.active())
+        if self.weights.can_share(self.adapter):
+            return DecodingBatch(self.model, self.weights.rows_with_adapters)
+        return DecodingBatch(self.model, lambda _: self.active())
 
-    def request(self, prompt: Prompt) -> Request:
+    def build_request(self, prompt: Prompt) -> GenerationRequest:
         """A prompt as tokens. Raises PromptTooLong if it and its answer don't fit the context."""
         ids = encode_prompt(self.tokenizer, prompt.messages, prompt.tools)
-        return self.request_for(prompt, ids)
+        return self.build_request_from_ids(prompt, ids)
 
-    def request_for(self, prompt: Prompt, ids: Sequence[int]) -> Request:
+    def build_request_from_ids(self, prompt: Prompt, ids: Sequence[int]) -> GenerationRequest:
         """The same for tokens that are there already."""
-        ids = (*ids_before(self.model), *ids)
+        ids = (*required_virtual_ids(self.model), *ids)
         if len(ids) + prompt.max_new_tokens > self.context_length:
             raise PromptTooLong(
                 f"The prompt has {len(ids)} tokens and asks for up to {prompt.max_new_tokens} "
                 f"more; the model's context holds {self.context_length}.",
                 "Shorten the prompt, or ask for a shorter answer.",
             )
-        return Request(prompt, ids, self.ends, self.tokenizer, self.adapter)
+        return GenerationRequest(prompt, ids, self.ends, self.tokenizer, self.adapter)
 
     def answer(
         self,
@@ -116,7 +116,7 @@ class LocalEngine:
         advance: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """One answer a prompt, in order. Raises PromptTooLong for one that doesn't fit."""
-        requests = [self.request(prompt) for prompt in prompts]
+        requests = [self.build_request(prompt) for prompt in prompts]
         answers: dict[int, Answer] = {}
         order = sorted(range(len(requests)), key=lambda place: len(requests[place].ids))
         with self.active():
@@ -135,11 +135,11 @@ class LocalEngine:
 
     def stream(self, prompt: Prompt) -> Iterator[str]:
         """The pieces of one answer as they are made."""
-        request = self.request(prompt)
-        running, shown = self.running(), ""
+        request = self.build_request(prompt)
+        running, shown = self.new_batch(), ""
         running.join([request])
         while True:
-            ready = request.ready()
+            ready = request.visible_text()
             if len(ready) > len(shown):
                 yield ready[len(shown) :]
                 shown = ready
@@ -156,11 +156,11 @@ class LocalEngine:
     @torch.inference_mode()
     def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
         """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
-        results, before = [], ids_before(self.model)
+        results, before = [], required_virtual_ids(self.model)
         with self.active():
             for row in rows:
                 encoded = encode_row(self.tokenizer, row, self.context_length - len(before))
-                encoded = encoded.behind(before)
+                encoded = encoded.with_prefix(before)
                 learnt = [place for place, weight in enumerate(encoded.weights) if weight > 0]
                 ids = torch.tensor([encoded.ids], device=self.model.device)
                 asked = torch.tensor(learnt, device=self.model.device) - 1
@@ -170,43 +170,45 @@ class LocalEngine:
                 results.append((float(chosen.sum()), len(learnt)))
         return results
 
-    def shared_prefix(self, requests: Sequence[Request]) -> Prefix | None:
+    def shared_prefix(self, requests: Sequence[GenerationRequest]) -> Prefix | None:
         """What all these prompts begin with, read once; None if that saves nothing."""
         if len(requests) < 2:
             return None
         shared = common_prefix([request.ids for request in requests])
         saved = len(shared) * (len(requests) - 1)
-        return self.read_prefix(shared) if saved >= _LEAST_SAVING else None
+        return self.read_prefix(shared) if saved >= _MIN_SHARED_TOKENS else None
 
     def read_prefix(self, ids: Sequence[int], begin: Prefix | None = None) -> Prefix | None:
         """A beginning of prompts, computed; None for a model whose prompts cannot begin so. Call it
         while `active`."""
         # A layer that sees some tokens back counts columns, and the shorter rows have a gap there.
-        return None if window(self.model.config) else read_prefix(self.model, ids, begin)
+        return (
+            None if sliding_window_size(self.model.config) else read_prefix(self.model, ids, begin)
+        )
 
-    def _answer_batch(self, requests: Sequence[Request], prefix: Prefix | None) -> None:
+    def _answer_batch(self, requests: Sequence[GenerationRequest], prefix: Prefix | None) -> None:
         if bound := [request for request in requests if request.prompt.choices]:
             self.choose(bound, prefix)
         if free := [request for request in requests if not request.prompt.choices]:
-            running = self.running()
+            running = self.new_batch()
             running.join(free, prefix)
             while running.requests:
                 running.step()
 
-    def choose(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
+    def choose(self, requests: Sequence[GenerationRequest], prefix: Prefix | None = None) -> None:
         """Answer with exactly one of each request's choices. Call it while `active`."""
-        asked = [(request.prompt.choices, request.lead) for request in requests]
-        tokens = {one: choice_tokens(self.tokenizer, self.ends, *one) for one in set(asked)}
-        trees = {one: choice_tree(some) for one, some in tokens.items()}
+        asked = [(request.prompt.choices, request.answer_prefix) for request in requests]
+        tokens = {one: encode_choices(self.tokenizer, self.ends, *one) for one in set(asked)}
+        trees = {one: build_choice_tree(some) for one, some in tokens.items()}
         with torch.inference_mode():
             cache, mask, logits = prefill(self.model, [r.ids for r in requests], prefix)
             own = [trees[one] for one in asked]
             numbers = best_choices(self.model, cache, mask, logits, own)
         for request, one, number in zip(requests, asked, numbers, strict=True):
             request.text, request.finish = request.prompt.choices[number], "stop"
-            request.made = tokens[one][number][:-1]
+            request.token_ids = tokens[one][number][:-1]
 
 
-def answering_dtype() -> torch.dtype:
+def inference_dtype() -> torch.dtype:
     """float32 on CPU, where an answer must not depend on its batch; bfloat16 on a GPU."""
-    return torch.float32 if device().type == "cpu" else torch.bfloat16
+    return torch.float32 if default_device().type == "cpu" else torch.bfloat16

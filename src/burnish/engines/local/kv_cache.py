@@ -15,7 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 #: Tokens of spare room when a buffer grows.
-_ROOM = 64
+_SPARE_TOKENS = 64
 ATTENTION = "burnish_grouped"
 
 
@@ -43,7 +43,7 @@ class GrowingLayer(DynamicLayer):
         done = self.get_seq_length()
         total = done + key_states.shape[2]
         if self._buffers is None or self._buffers[0].shape[2] < total:
-            self._buffers = (_grown(self.keys, total), _grown(self.values, total))
+            self._buffers = (_grow_buffer(self.keys, total), _grow_buffer(self.values, total))
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, done:total] = new
         self.keys, self.values = (buffer[:, :, :total] for buffer in self._buffers)
@@ -53,20 +53,20 @@ class GrowingLayer(DynamicLayer):
         """Tokens in use."""
         return int(self.keys.shape[2]) if self.is_initialized else 0
 
-    def cut(self, length: int) -> None:
+    def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
         self.keys, self.values = self.keys[:, :, :length], self.values[:, :, :length]
 
-    def keep(self, rows: torch.Tensor, first: int) -> None:
+    def keep_rows(self, rows: torch.Tensor, first: int) -> None:
         """Only these rows, without the `first` tokens."""
         self._set(self.keys[rows, :, first:], self.values[rows, :, first:])
 
-    def put_under(self, other: "GrowingLayer") -> None:
+    def append_rows(self, other: "GrowingLayer") -> None:
         """Another layer's rows below these, the shorter ones padded on the left."""
         width = max(self.get_seq_length(), other.get_seq_length())
         self._set(
-            torch.cat([_widened(self.keys, width), _widened(other.keys, width)]),
-            torch.cat([_widened(self.values, width), _widened(other.values, width)]),
+            torch.cat([_pad_left(self.keys, width), _pad_left(other.keys, width)]),
+            torch.cat([_pad_left(self.values, width), _pad_left(other.values, width)]),
         )
 
     def _set(self, keys: torch.Tensor, values: torch.Tensor) -> None:
@@ -90,30 +90,30 @@ class GrowingCache(DynamicCache):
         """Tokens a row, padding included."""
         return self.layers[0].get_seq_length() if self.layers else 0
 
-    def cut(self, length: int) -> None:
+    def truncate(self, length: int) -> None:
         """Forget all but the first `length` tokens."""
         for layer in self.layers:
-            layer.cut(length)
+            layer.truncate(length)
 
-    def keep(self, rows: torch.Tensor, first: int) -> None:
+    def keep_rows(self, rows: torch.Tensor, first: int) -> None:
         """Only these rows, without the `first` tokens."""
         for layer in self.layers:
-            layer.keep(rows, first)
+            layer.keep_rows(rows, first)
 
-    def put_under(self, other: "GrowingCache") -> None:
+    def append_rows(self, other: "GrowingCache") -> None:
         """Another cache's rows below these, the shorter ones padded on the left."""
         for layer, more in zip(self.layers, other.layers, strict=True):
-            layer.put_under(more)
+            layer.append_rows(more)
 
 
-def _grown(old: torch.Tensor, total: int) -> torch.Tensor:
+def _grow_buffer(old: torch.Tensor, total: int) -> torch.Tensor:
     rows, heads, done, dim = old.shape
-    new = old.new_empty((rows, heads, total + _ROOM, dim))
+    new = old.new_empty((rows, heads, total + _SPARE_TOKENS, dim))
     new[:, :, :done] = old
     return new
 
 
-def _widened(part: torch.Tensor, width: int) -> torch.Tensor:
+def _pad_left(part: torch.Tensor, width: int) -> torch.Tensor:
     return torch.nn.functional.pad(part, (0, 0, width - part.shape[2], 0))
 
 
@@ -145,7 +145,7 @@ def grouped_attention(
     return output.reshape(rows, heads, queries, -1).transpose(1, 2).contiguous(), None
 
 
-def window(config: Any) -> int | None:
+def sliding_window_size(config: Any) -> int | None:
     """How many tokens back the model's sliding layers see; None if it has none."""
     text = config.get_text_config()
     kinds = getattr(text, "layer_types", None)
@@ -155,14 +155,14 @@ def window(config: Any) -> int | None:
     return int(size) if size else None
 
 
-def tree_masks(
+def make_tree_masks(
     config: Any, sees: torch.Tensor, distance: torch.Tensor
 ) -> torch.Tensor | dict[str, torch.Tensor]:
     """The mask of tokens that don't simply follow one another, as the model's layers take it.
 
     `sees` and `distance` (how many positions back) are [rows, queries, tokens].
     """
-    size = window(config)
+    size = sliding_window_size(config)
     if size is None:
         return sees[:, None]
     sliding = (sees & (distance < size))[:, None]

@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
 #: Fields of an adapter that may be other than PEFT's defaults in one that only adds products.
-_PLAIN = {
+_PLAIN_LORA_FIELDS = {
     "r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern",
     "use_rslora", "init_lora_weights", "layers_to_transform", "layers_pattern", "exclude_modules",
     "task_type", "inference_mode", "base_model_name_or_path", "revision", "peft_version",
@@ -29,7 +29,7 @@ _PLAIN = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Product:
+class _LoraProduct:
     """What an adapter adds to a linear layer's output: `scaling x A' B'`; a (rank, in), b (out,
     rank)."""
 
@@ -39,7 +39,7 @@ class _Product:
 
 
 @dataclass(frozen=True, slots=True)
-class _Rows:
+class _AdapterRows:
     """The rows of a pass by adapter: each part is an adapter's name, its first row and the one
     behind its last, in the rows that `order` picks; without `order`, in all."""
 
@@ -47,7 +47,7 @@ class _Rows:
     parts: Sequence[tuple[str, int, int | None]]
 
 
-class Weights:
+class MultiLoraModel:
     """A model, and the adapters that were added to it, each under a key of its own.
 
     Adapters that only add products to linear layers (LoRA without DoRA, trained embeddings or the
@@ -60,18 +60,18 @@ class Weights:
         self.model = model
         #: Of the adapters, by the names and hashes of their files.
         self.tokenizers: dict[frozenset[tuple[str, str]], PreTrainedTokenizerBase] = {}
-        self._rows: _Rows | None = None
+        self._rows: _AdapterRows | None = None
         self._alone = set(getattr(model, "peft_config", ()))
-        self._products: dict[str, dict[torch.nn.Module, _Product]] = {}
+        self._products: dict[str, dict[torch.nn.Module, _LoraProduct]] = {}
 
     def add(self, folder: Path, dtype: torch.dtype) -> str:
         """Load a LoRA adapter's folder; returns its key."""
         # Names of runs and folders may hold dots, which PEFT cannot have in a module's name.
         key = f"adapter{len(self._alone) + len(self._products)}"
-        if products := _products(self.model, folder, dtype):
+        if products := _load_products(self.model, folder, dtype):
             for layer in products:
                 if "forward" not in vars(layer):
-                    vars(layer)["forward"] = _by_rows(self, layer)
+                    vars(layer)["forward"] = _forward_by_rows(self, layer)
             self._products[key] = products
             return key
         if hasattr(self.model, "peft_config"):
@@ -90,15 +90,15 @@ class Weights:
         held = [*self.model.parameters(), *(part for one in own for part in (one.a, one.b))]
         return sum(part.numel() * part.element_size() for part in held)
 
-    def stands_beside(self, adapter: str | None) -> bool:
+    def can_share(self, adapter: str | None) -> bool:
         """Whether rows of this adapter (None: the base) can be in a pass with others'."""
         return adapter not in self._alone
 
     @contextmanager
-    def only(self, adapter: str | None) -> Iterator[None]:
+    def only_adapter(self, adapter: str | None) -> Iterator[None]:
         """All rows of the passes within see this adapter, or none."""
-        if self.stands_beside(adapter):
-            with self._seen(_Rows(None, [(adapter, 0, None)] if adapter else [])):
+        if self.can_share(adapter):
+            with self._use_rows(_AdapterRows(None, [(adapter, 0, None)] if adapter else [])):
                 yield
         else:
             if self.model.active_adapter != adapter:
@@ -106,7 +106,7 @@ class Weights:
             yield
 
     @contextmanager
-    def beside(self, adapters: Sequence[str | None]) -> Iterator[None]:
+    def rows_with_adapters(self, adapters: Sequence[str | None]) -> Iterator[None]:
         """Row i of the passes within sees `adapters[i]`; each must be one that `stands_beside`."""
         own = sorted((name, row) for row, name in enumerate(adapters) if name is not None)
         parts: list[tuple[str, int, int]] = []
@@ -114,11 +114,11 @@ class Weights:
             begin = parts.pop()[1] if parts and parts[-1][0] == name else place
             parts.append((name, begin, place + 1))
         order = torch.tensor([row for _, row in own], dtype=torch.long, device=self.model.device)
-        with self._seen(_Rows(order, parts)):
+        with self._use_rows(_AdapterRows(order, parts)):
             yield
 
     @contextmanager
-    def _seen(self, rows: _Rows) -> Iterator[None]:
+    def _use_rows(self, rows: _AdapterRows) -> Iterator[None]:
         """What `_by_rows` goes by; layers that don't must show no adapter."""
         before, self._rows = self._rows, rows
         try:
@@ -128,7 +128,9 @@ class Weights:
             self._rows = before
 
 
-def _by_rows(weights: Weights, layer: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def _forward_by_rows(
+    weights: MultiLoraModel, layer: torch.nn.Module
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """The forward pass of a linear layer that adds each adapter's product to its rows."""
     plain = layer.forward
 
@@ -154,20 +156,20 @@ def _by_rows(weights: Weights, layer: torch.nn.Module) -> Callable[[torch.Tensor
     return forward
 
 
-def _products(
+def _load_products(
     model: Any, folder: Path, dtype: torch.dtype
-) -> dict[torch.nn.Module, _Product] | None:
+) -> dict[torch.nn.Module, _LoraProduct] | None:
     """The products that an adapter adds, by layer; None if it does anything else."""
     config: Any = PeftConfig.from_pretrained(str(folder))
     usual = LoraConfig()
     if type(config) is not LoraConfig or any(
         getattr(config, field.name) != getattr(usual, field.name)
         for field in fields(LoraConfig)
-        if field.name not in _PLAIN
+        if field.name not in _PLAIN_LORA_FIELDS
     ):
         return None
     tensors = load_file(folder / "adapter_model.safetensors", device=str(model.device))
-    found: dict[torch.nn.Module, _Product] = {}
+    found: dict[torch.nn.Module, _LoraProduct] = {}
     inner = model.get_base_model() if hasattr(model, "peft_config") else model
     alphas: dict[str, float] = config.alpha_pattern or {}
     for name in [name for name in tensors if name.endswith(".lora_A.weight")]:
@@ -179,5 +181,5 @@ def _products(
         a, b = tensors.pop(name), tensors.pop(name.replace(".lora_A.", ".lora_B."))
         alpha = alphas.get(get_pattern_key(list(alphas), path), config.lora_alpha)
         scaling = alpha / (len(a) ** 0.5 if config.use_rslora else len(a))
-        found[layer] = _Product(a.to(dtype), b.to(dtype), scaling)
+        found[layer] = _LoraProduct(a.to(dtype), b.to(dtype), scaling)
     return None if tensors else found

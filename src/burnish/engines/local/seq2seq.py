@@ -10,19 +10,19 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from burnish.core.errors import PromptTooLong
 from burnish.core.records import Prompt, Row
-from burnish.engines.local.decoding import Batch, Prefix, Request
+from burnish.engines.local.decoding import Batch, GenerationRequest, Prefix
 from burnish.engines.local.engine import LocalEngine
-from burnish.engines.local.multi_lora import Weights
-from burnish.engines.local.seq2seq_batch import RunningPairs, begin_of, read_sources
+from burnish.engines.local.multi_lora import MultiLoraModel
+from burnish.engines.local.seq2seq_batch import Seq2SeqBatch, decoder_prefix, encode_sources
 from burnish.models.artifact import Artifact
 from burnish.models.chat_template import encode_pair, encode_target
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import LocalModel
-from burnish.models.padding import padded
-from burnish.models.seq2seq import load_seq2seq, load_trained, shifted, sides
+from burnish.models.padding import pad_batch
+from burnish.models.seq2seq import load_seq2seq, load_trained_seq2seq, max_lengths, shift_right
 
 #: Texts that are judged in one pass.
-_AT_ONCE = 32
+_BATCH_SIZE = 32
 
 
 class Seq2SeqEngine(LocalEngine):
@@ -32,9 +32,9 @@ class Seq2SeqEngine(LocalEngine):
     def __init__(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, name: str, system: str | None = None
     ) -> None:
-        super().__init__(Weights(model), tokenizer, name, system=system)
-        self.begin = begin_of(model, tokenizer)
-        source, target = sides(model.config)
+        super().__init__(MultiLoraModel(model), tokenizer, name, system=system)
+        self.begin = decoder_prefix(model, tokenizer)
+        source, target = max_lengths(model.config)
         #: The most tokens of a question, and of an answer's own.
         self.sides = source, target - len(self.begin)
 
@@ -43,7 +43,7 @@ class Seq2SeqEngine(LocalEngine):
         """Tokens of both sides together."""
         return sum(self.sides)
 
-    def request_for(self, prompt: Prompt, ids: Sequence[int]) -> Request:
+    def build_request_from_ids(self, prompt: Prompt, ids: Sequence[int]) -> GenerationRequest:
         """A prompt with its tokens; its answer is no longer than the decoder can make it.
 
         Raises PromptTooLong if the encoder can't read it.
@@ -54,48 +54,52 @@ class Seq2SeqEngine(LocalEngine):
                 "Shorten the prompt.",
             )
         most = min(prompt.max_new_tokens, self.sides[1])
-        return Request(replace(prompt, max_new_tokens=most), ids, self.ends, self.tokenizer)
+        return GenerationRequest(
+            replace(prompt, max_new_tokens=most), ids, self.ends, self.tokenizer
+        )
 
-    def running(self) -> Batch:
+    def new_batch(self) -> Batch:
         """An empty batch for its requests."""
-        return RunningPairs(self.model)
+        return Seq2SeqBatch(self.model)
 
     def read_prefix(self, ids: Sequence[int], begin: Prefix | None = None) -> Prefix | None:
         """None: an encoder's beginning depends on what comes behind it."""
         return None
 
-    def choose(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
+    def choose(self, requests: Sequence[GenerationRequest], prefix: Prefix | None = None) -> None:
         """Answer with exactly one of each request's choices: the likeliest."""
         for request in requests:
             choices = request.prompt.choices
             targets = [encode_target(self.tokenizer, choice) for choice in choices]
-            logs = self._logs(request, targets)
+            logs = self._log_probs(request, targets)
             number = max(range(len(choices)), key=lambda place: logs[place])
             request.text, request.finish = choices[number], "stop"
-            request.made = targets[number][:-1]
+            request.token_ids = targets[number][:-1]
 
     def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
         """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
         found = []
         for row in rows:
             source, target = encode_pair(self.tokenizer, row)
-            request = self.request_for(Prompt(row.prompt), source)
-            found.append((self._logs(request, [target])[0], len(target)))
+            request = self.build_request_from_ids(Prompt(row.prompt), source)
+            found.append((self._log_probs(request, [target])[0], len(target)))
         return found
 
     @torch.inference_mode()
-    def _logs(self, request: Request, targets: Sequence[Sequence[int]]) -> list[float]:
+    def _log_probs(
+        self, request: GenerationRequest, targets: Sequence[Sequence[int]]
+    ) -> list[float]:
         """Log-probabilities (nats) of targets as answers to one request, read once."""
-        read, mask = read_sources(self.model, [request])
+        read, mask = encode_sources(self.model, [request])
         found: list[float] = []
-        for begin in range(0, len(targets), _AT_ONCE):
-            some = targets[begin : begin + _AT_ONCE]
-            batch = padded(some, self.tokenizer)
+        for begin in range(0, len(targets), _BATCH_SIZE):
+            some = targets[begin : begin + _BATCH_SIZE]
+            batch = pad_batch(some, self.tokenizer)
             ids, real = (batch[n].to(mask.device) for n in ("input_ids", "attention_mask"))
             logits = self.model(
                 encoder_outputs=BaseModelOutput(last_hidden_state=read.expand(len(some), -1, -1)),
                 attention_mask=mask.expand(len(some), -1),
-                decoder_input_ids=shifted(self.model, ids),
+                decoder_input_ids=shift_right(self.model, ids),
                 use_cache=False,
             ).logits
             logs = logits.float().log_softmax(-1).gather(-1, ids[..., None])[..., 0]
@@ -103,14 +107,14 @@ class Seq2SeqEngine(LocalEngine):
         return found
 
 
-def open_trained(artifact: Artifact, dtype: torch.dtype) -> Seq2SeqEngine:
+def open_trained_seq2seq(artifact: Artifact, dtype: torch.dtype) -> Seq2SeqEngine:
     """A trained encoder-decoder ready to answer. Raises NotFound or BadData without the base of an
     adapter."""
-    model, tokenizer = load_trained(artifact, dtype)
+    model, tokenizer = load_trained_seq2seq(artifact, dtype)
     name = str(artifact.lineage.get("run", artifact.path.name))
     return Seq2SeqEngine(model, tokenizer, name, artifact.system)
 
 
-def open_base(local: LocalModel, dtype: torch.dtype) -> Seq2SeqEngine:
+def open_base_seq2seq(local: LocalModel, dtype: torch.dtype) -> Seq2SeqEngine:
     """A pulled encoder-decoder ready to answer. Raises BadRecipe."""
     return Seq2SeqEngine(load_seq2seq(local, dtype), load_tokenizer(local), local.name)

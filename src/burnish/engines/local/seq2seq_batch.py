@@ -13,9 +13,9 @@ import torch
 from transformers import PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
-from burnish.engines.local.decoding import Batch, Prefix, Request
+from burnish.engines.local.decoding import Batch, GenerationRequest, Prefix
 from burnish.models.chat_template import target_prefix
-from burnish.models.padding import padded
+from burnish.models.padding import pad_batch
 from burnish.models.seq2seq import decoder_start
 
 
@@ -24,14 +24,14 @@ class _Cohort:
     """Requests whose answers have the same length by now; `read` is what the encoder gave (rows,
     tokens, width), with its mask."""
 
-    requests: list[Request]
-    read: torch.Tensor
+    requests: list[GenerationRequest]
+    encoded: torch.Tensor
     mask: torch.Tensor
     cache: Any
     last: list[int]
 
 
-class RunningPairs(Batch):
+class Seq2SeqBatch(Batch):
     """A batch in flight on an encoder-decoder."""
 
     def __init__(self, model: Any) -> None:
@@ -39,31 +39,31 @@ class RunningPairs(Batch):
         self.cohorts: list[_Cohort] = []
 
     @property
-    def requests(self) -> list[Request]:  # type: ignore[override]  # those of all cohorts
+    def requests(self) -> list[GenerationRequest]:  # type: ignore[override]  # those of all cohorts
         """Those that aren't finished."""
         return [request for cohort in self.cohorts for request in cohort.requests]
 
     @torch.inference_mode()
-    def join(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
+    def join(self, requests: Sequence[GenerationRequest], prefix: Prefix | None = None) -> None:
         """Read new requests and take their first tokens. A prefix isn't shared by encoders."""
-        read, mask = read_sources(self.model, requests)
-        begin = begin_of(self.model, requests[0].tokenizer)
+        read, mask = encode_sources(self.model, requests)
+        begin = decoder_prefix(self.model, requests[0].tokenizer)
         given = torch.tensor([begin] * len(requests), device=self.model.device)
         logits, cache = _decode(self.model, (read, mask), given, None)
-        tokens = [r.take(row) for r, row in zip(requests, logits, strict=True)]
+        tokens = [r.sample_token(row) for r, row in zip(requests, logits, strict=True)]
         self.cohorts.append(_Cohort(list(requests), read, mask, cache, tokens))
-        self._leave()
+        self._remove_finished()
 
     @torch.inference_mode()
     def step(self) -> None:
         """One more token for every request: a pass for each cohort."""
         for one in self.cohorts:
             last = torch.tensor(one.last, device=one.mask.device)[:, None]
-            logits, one.cache = _decode(self.model, (one.read, one.mask), last, one.cache)
-            one.last = [r.take(row) for r, row in zip(one.requests, logits, strict=True)]
-        self._leave()
+            logits, one.cache = _decode(self.model, (one.encoded, one.mask), last, one.cache)
+            one.last = [r.sample_token(row) for r, row in zip(one.requests, logits, strict=True)]
+        self._remove_finished()
 
-    def _leave(self) -> None:
+    def _remove_finished(self) -> None:
         """Finished requests leave, and their rows with them."""
         for one in self.cohorts:
             stay = [place for place, request in enumerate(one.requests) if not request.finish]
@@ -73,19 +73,21 @@ class RunningPairs(Batch):
             kept = torch.tensor(stay, device=one.mask.device)
             one.requests = [one.requests[place] for place in stay]
             one.last = [one.last[place] for place in stay]
-            one.read, one.mask = one.read[kept], one.mask[kept]
+            one.encoded, one.mask = one.encoded[kept], one.mask[kept]
             one.cache.reorder_cache(kept)
         self.cohorts = [one for one in self.cohorts if one.requests]
 
 
-def read_sources(model: Any, requests: Sequence[Request]) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_sources(
+    model: Any, requests: Sequence[GenerationRequest]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What the encoder makes of the requests' tokens (requests, tokens, width), and their mask."""
-    batch = padded([request.ids for request in requests], requests[0].tokenizer)
+    batch = pad_batch([request.ids for request in requests], requests[0].tokenizer)
     ids, mask = batch["input_ids"].to(model.device), batch["attention_mask"].to(model.device)
     return model.get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state, mask
 
 
-def begin_of(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def decoder_prefix(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that stand before an answer's own."""
     return [int(decoder_start(model) or 0), *target_prefix(tokenizer)]
 

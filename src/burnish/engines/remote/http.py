@@ -19,30 +19,30 @@ from burnish.core.errors import PromptTooLong
 from burnish.engines.external.process import EngineFailed
 
 #: Seconds to reach the server, and between two looks whether anybody still waits.
-_CONNECT, _LOOK = 10.0, 0.25
+_CONNECT_TIMEOUT, _POLL_INTERVAL = 10.0, 0.25
 #: Letters of what a server says about an error.
-_SAID = 500
+_MAX_ERROR_LENGTH = 500
 
 
-class ElsewhereDown(EngineFailed):
+class UpstreamUnavailable(EngineFailed):
     """The server can't be reached."""
 
     status = 503
 
 
-class ElsewhereSlow(EngineFailed):
+class UpstreamTimeout(EngineFailed):
     """The server said nothing for too long."""
 
     status = 504
 
 
-class ElsewhereBusy(EngineFailed):
+class UpstreamBusy(EngineFailed):
     """The server takes no more requests for now."""
 
     status = 429
 
 
-class ElsewhereRefused(EngineFailed):
+class UpstreamRejected(EngineFailed):
     """The server refused what was asked."""
 
     def __init__(self, what: str, fix: str = "", status: int = 400) -> None:
@@ -50,7 +50,7 @@ class ElsewhereRefused(EngineFailed):
         self.status = status
 
 
-class Elsewhere:
+class UpstreamClient:
     """One model's server. `close` ends the connections."""
 
     #: It has no process of ours that could have ended.
@@ -61,7 +61,7 @@ class Elsewhere:
         self.name, self.url, self._timeout = name, url.rstrip("/"), timeout
         self._client = httpx2.AsyncClient(
             headers={"authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(timeout, connect=min(_CONNECT, timeout), pool=None),
+            timeout=httpx2.Timeout(timeout, connect=min(_CONNECT_TIMEOUT, timeout), pool=None),
             limits=httpx2.Limits(max_connections=None),
         )
         self._loop = asyncio.new_event_loop()
@@ -80,13 +80,13 @@ class Elsewhere:
         before `[DONE]`.
         """
         heard: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        reading = self._read(path, body, heard.put)
+        reading = self._read_events(path, body, heard.put)
         task: Future[None] = asyncio.run_coroutine_threadsafe(reading, self._loop)
         task.add_done_callback(lambda _: heard.put(None))
         try:
             while True:
                 try:
-                    said = heard.get(timeout=_LOOK)
+                    said = heard.get(timeout=_POLL_INTERVAL)
                 except queue.Empty:
                     yield None
                     continue
@@ -111,71 +111,71 @@ class Elsewhere:
         try:
             response = await self._client.request("POST" if body else "GET", url, json=body)
         except httpx2.HTTPError as fault:
-            raise self._failure(fault) from fault
+            raise self._connection_error(fault) from fault
         if response.status_code != 200:
-            raise self._refusal(response)
+            raise self._status_error(response)
         try:
             return response.json()
         except ValueError as fault:
             raise EngineFailed(f"{self.name} answered what is not JSON.") from fault
 
-    async def _read(
+    async def _read_events(
         self, path: str, body: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]
     ) -> None:
         try:
             async with self._client.stream("POST", self.url + path, json=body) as response:
                 if response.status_code != 200:
                     await response.aread()
-                    raise self._refusal(response)
+                    raise self._status_error(response)
                 async for line in response.aiter_lines():
                     kind, _, said = line.partition(":")
                     if kind != "data":  # a comment that keeps the connection open, or nothing
                         continue
                     if said.strip() == "[DONE]":
                         return
-                    tell(self._event(said))
+                    tell(self._parse_event(said))
         except httpx2.HTTPError as fault:
-            raise self._failure(fault) from fault
+            raise self._connection_error(fault) from fault
         raise EngineFailed(f"{self.name} broke off in the middle of an answer.", "Ask again.")
 
-    def _event(self, said: str) -> dict[str, Any]:
+    def _parse_event(self, said: str) -> dict[str, Any]:
         try:
             event = json.loads(said)
         except ValueError as fault:
             raise EngineFailed(f"{self.name} streamed what is not JSON.") from fault
         if not isinstance(event, dict) or event.get("error"):
-            raise EngineFailed(f"{self.name} failed while it answered: {_said(said)}")
+            raise EngineFailed(f"{self.name} failed while it answered: {_error_message(said)}")
         return event
 
-    def _failure(self, fault: httpx2.HTTPError) -> EngineFailed:
+    def _connection_error(self, fault: httpx2.HTTPError) -> EngineFailed:
         why = str(fault) or type(fault).__name__
         if isinstance(fault, httpx2.ConnectError | httpx2.ConnectTimeout):
-            return ElsewhereDown(f"{self.name} can't be reached: {why}", "Ask again later.")
+            return UpstreamUnavailable(f"{self.name} can't be reached: {why}", "Ask again later.")
         if isinstance(fault, httpx2.TimeoutException):
-            return ElsewhereSlow(f"{self.name} said nothing for {self._timeout:g} seconds.")
+            return UpstreamTimeout(f"{self.name} said nothing for {self._timeout:g} seconds.")
         return EngineFailed(f"The connection to {self.name} broke: {why}", "Ask again.")
 
-    def _refusal(self, response: httpx2.Response) -> EngineFailed | PromptTooLong:
+    def _status_error(self, response: httpx2.Response) -> EngineFailed | PromptTooLong:
         """The error for a status that isn't 200. What only the operator can mend is a 502."""
-        status, said = response.status_code, _said(response.text)
+        status, said = response.status_code, _error_message(response.text)
         told = f"{self.name} answers {status}: {said}"
-        if status in _OPERATORS:
-            return EngineFailed(told, _OPERATORS[status])
+        if status in _OPERATOR_FIXES:
+            return EngineFailed(told, _OPERATOR_FIXES[status])
         if status == 429:
-            return ElsewhereBusy(told, "Ask again later.")
+            return UpstreamBusy(told, "Ask again later.")
         if status == 503:
-            return ElsewhereDown(told, "Ask again later.")
+            return UpstreamUnavailable(told, "Ask again later.")
         if status in (408, 504):
-            return ElsewhereSlow(told)
+            return UpstreamTimeout(told)
         if 400 <= status < 500:
             if "context" in said and any(word in said for word in ("exceed", "maximum", "holds")):
                 return PromptTooLong(told, "Shorten the prompt, or ask for a shorter answer.")
-            return ElsewhereRefused(told, status=status)
+            return UpstreamRejected(told, status=status)
         return EngineFailed(told)
 
 
 #: Answers that are about how this server asks, not about what its client asked.
-_OPERATORS = {
+_OPERATOR_FIXES = {
     401: "Whoever runs this server: `key_from` of the upstream names the variable with its key.",
     403: "Whoever runs this server: the key may not use that model there.",
     404: "Whoever runs this server: check `url` (it ends before /completions) and `model` of the "
@@ -183,7 +183,7 @@ _OPERATORS = {
 }
 
 
-def _said(content: str) -> str:
+def _error_message(content: str) -> str:
     """The words of an error's body, where it has the usual form."""
     try:
         body = json.loads(content)
@@ -191,4 +191,4 @@ def _said(content: str) -> str:
         content = str(error.get("message", error) if isinstance(error, dict) else error)
     except (ValueError, AttributeError):
         pass
-    return " ".join(content.split())[:_SAID]
+    return " ".join(content.split())[:_MAX_ERROR_LENGTH]

@@ -16,12 +16,12 @@ from burnish.core.progress import say
 from burnish.core.recipe.serve import Upstream
 from burnish.core.records import Message, TokenLogprob
 from burnish.core.settings import secret
-from burnish.engines.external.base import USUAL, ChildEngine
+from burnish.engines.external.base import DEFAULT_LAUNCH, ExternalEngine
 from burnish.engines.external.process import EngineFailed
-from burnish.engines.local.decoding import Request
-from burnish.engines.registry import HEADED
-from burnish.engines.remote.http import Elsewhere, ElsewhereDown, ElsewhereRefused
-from burnish.models.artifact import ADDED, find_base
+from burnish.engines.local.decoding import GenerationRequest
+from burnish.engines.registry import HEAD_ENGINES
+from burnish.engines.remote.http import UpstreamClient, UpstreamRejected, UpstreamUnavailable
+from burnish.models.artifact import NON_PEFT_ADAPTERS, find_base
 from burnish.models.chat_template import encode_prompt, encode_text
 from burnish.models.find_artifact import find_artifact
 from burnish.models.load import load_tokenizer
@@ -33,11 +33,11 @@ _PROBE = (Message("user", "Straße 12, naïve café? {'a': [1, 2.50]}\n\n  Ж �
 _SERVERS = "Serve the model with vLLM, or another server that takes prompts as tokens."
 
 
-class UpstreamEngine(ChildEngine):
+class UpstreamEngine(ExternalEngine):
     """Answers with a model of a server elsewhere. `close` ends the connections."""
 
-    holds_grammars: ClassVar[bool] = True
-    child: Elsewhere
+    supports_grammars: ClassVar[bool] = True
+    child: UpstreamClient
 
     def __init__(
         self,
@@ -48,7 +48,7 @@ class UpstreamEngine(ChildEngine):
         context_length: int,
     ) -> None:
         """The server need not be there yet. Raises BadRecipe if its key is named and isn't."""
-        super().__init__(name, tokenizer, system, USUAL)
+        super().__init__(name, tokenizer, system, DEFAULT_LAUNCH)
         key = secret(settings.key_from) if settings.key_from else None
         if settings.key_from and not key:
             raise BadRecipe(
@@ -58,7 +58,7 @@ class UpstreamEngine(ChildEngine):
         self.model = settings.model or name
         self.slots, self.vocabulary = settings.slots, len(tokenizer)
         self.context_length = context_length
-        self.child = Elsewhere(f"The upstream of {name}", settings.url, key, settings.timeout)
+        self.child = UpstreamClient(f"The upstream of {name}", settings.url, key, settings.timeout)
         self._proven = False
 
     @property
@@ -66,26 +66,26 @@ class UpstreamEngine(ChildEngine):
         """The weights take nothing here."""
         return 0
 
-    def revive(self) -> None:
+    def ensure_alive(self) -> None:
         """Before the first request, and the first after it was out of reach: prove that the server
         has the model and reads our tokens. Raises EngineFailed."""
         if not self._proven:
-            self._prove_model()
-            self._prove_tokens()
+            self._check_model()
+            self._check_tokens()
             self._proven = True
 
-    def choose(self, request: Request) -> None:
+    def choose(self, request: GenerationRequest) -> None:
         """One of the choices, as the server holds its answer to them.
 
         `guided_choice` is burnish's word and that of vLLM before 0.12, `structured_outputs` of vLLM
         since; a server that knows neither is found out.
         """
-        told = {request.lead + choice: choice for choice in request.prompt.choices}
+        told = {request.answer_prefix + choice: choice for choice in request.prompt.choices}
         made = {text: encode_text(self.tokenizer, text) for text in told}
         said = self.child.ask(
             "/completions",
             {
-                **self._question(request.ids, max(map(len, made.values())) + 1),
+                **self._base_body(request.ids, max(map(len, made.values())) + 1),
                 "guided_choice": [*told],
                 "structured_outputs": {"choice": [*told]},
             },
@@ -96,13 +96,13 @@ class UpstreamEngine(ChildEngine):
                 f"{self.child.name} doesn't hold an answer to given texts: it said {text[:80]!r}.",
                 "Ask without `guided_choice`, or serve the run itself.",
             )
-        request.text, request.made, request.finish = told[text], made[text], "stop"
+        request.text, request.token_ids, request.finish = told[text], made[text], "stop"
 
-    def grow(self, request: Request) -> Generator[None]:
+    def generate(self, request: GenerationRequest) -> Generator[None]:
         """A free answer, as the server streams it; its tokens are counted by the server."""
         ended, pieces = "", 0
         try:
-            with closing(self.child.stream("/completions", self._wanted(request))) as said:
+            with closing(self.child.stream("/completions", self._request_body(request))) as said:
                 for one in said:
                     if one:
                         choice = (one.get("choices") or [{}])[0]
@@ -110,12 +110,12 @@ class UpstreamEngine(ChildEngine):
                         pieces += bool(text)
                         if logprobs:
                             shown = request.prompt.top_logprobs or 0
-                            request.logprobs += _logprobs(logprobs, shown)
+                            request.logprobs += _parse_logprobs(logprobs, shown)
                         counted = (one.get("usage") or {}).get("completion_tokens")
-                        request.hear(text, counted or pieces)
+                        request.feed(text, counted or pieces)
                         ended = choice.get("finish_reason") or ended
                     yield
-        except ElsewhereDown:
+        except UpstreamUnavailable:
             self._proven = False  # what comes back may be another one
             raise
         if not ended and not request.finish:
@@ -128,15 +128,15 @@ class UpstreamEngine(ChildEngine):
             )
         yield
 
-    def _question(self, ids: Sequence[int], longest: int) -> dict[str, Any]:
+    def _base_body(self, ids: Sequence[int], longest: int) -> dict[str, Any]:
         body = {"model": self.model, "prompt": list(ids), "max_tokens": longest, "temperature": 0}
         return {**body, "stop_token_ids": sorted(self.ends)}
 
-    def _wanted(self, request: Request) -> dict[str, Any]:
+    def _request_body(self, request: GenerationRequest) -> dict[str, Any]:
         """A request in the words of the server."""
         prompt = request.prompt
         body = {
-            **self._question(request.ids, prompt.max_new_tokens),
+            **self._base_body(request.ids, prompt.max_new_tokens),
             "temperature": prompt.temperature,
             "top_p": prompt.top_p,
             "stream": True,
@@ -149,11 +149,11 @@ class UpstreamEngine(ChildEngine):
         if prompt.top_logprobs is not None:
             body["logprobs"] = prompt.top_logprobs
         if prompt.grammar:
-            schema = {"name": "answer", "schema": _schema(prompt.grammar)}
+            schema = {"name": "answer", "schema": _schema_from_grammar(prompt.grammar)}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return body
 
-    def _prove_model(self) -> None:
+    def _check_model(self) -> None:
         try:
             cards = {card["id"]: card for card in self.child.ask("/models")["data"]}
         except (KeyError, TypeError) as fault:
@@ -166,12 +166,12 @@ class UpstreamEngine(ChildEngine):
         if told := cards[self.model].get("max_model_len"):
             self.context_length = min(self.context_length, int(told))
 
-    def _prove_tokens(self) -> None:
+    def _check_tokens(self) -> None:
         """It reads as many tokens as it is sent, and they mean the same text, if it tells that."""
         ids = encode_prompt(self.tokenizer, _PROBE)
         try:
-            said = self.child.ask("/completions", self._question(ids, 1))
-        except ElsewhereRefused as fault:
+            said = self.child.ask("/completions", self._base_body(ids, 1))
+        except UpstreamRejected as fault:
             raise EngineFailed(
                 f"{self.child.name} doesn't take a prompt as tokens: {fault.what}", _SERVERS
             ) from fault
@@ -208,7 +208,11 @@ def open_upstream(name: str, settings: Upstream) -> UpstreamEngine:
         if local.kind != "causal":
             raise BadRecipe(f"{source} is no language model.", "Name one as `source`.")
         return UpstreamEngine(name, settings, load_tokenizer(local), None, local.context_length)
-    if artifact.kind in HEADED or artifact.kind in ADDED or artifact.kind in ("embedder", "reward"):
+    if (
+        artifact.kind in HEAD_ENGINES
+        or artifact.kind in NON_PEFT_ADAPTERS
+        or artifact.kind in ("embedder", "reward")
+    ):
         raise BadRecipe(
             f"{source} is of the kind {artifact.kind}, which no other server can answer with.",
             "Serve it here, without an upstream.",
@@ -224,7 +228,7 @@ def open_upstreams(table: Mapping[str, Upstream]) -> dict[str, UpstreamEngine]:
     engines = {name: open_upstream(name, settings) for name, settings in table.items()}
     for name, engine in engines.items():
         try:
-            engine.revive()
+            engine.ensure_alive()
         except BurnishError as fault:
             say(f"{name} at {table[name].url} can't answer yet: {fault}")
         else:
@@ -232,7 +236,7 @@ def open_upstreams(table: Mapping[str, Upstream]) -> dict[str, UpstreamEngine]:
     return engines
 
 
-def _schema(grammar: str) -> dict[str, Any]:
+def _schema_from_grammar(grammar: str) -> dict[str, Any]:
     """The JSON Schema that `engines.grammar` has made a grammar of."""
     schema: dict[str, Any] = json.loads(grammar)["grammars"][0]["json_schema"]
     return {key: value for key, value in schema.items() if key != "x-guidance"}
@@ -246,7 +250,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _logprobs(told: Mapping[str, Any], shown: int) -> list[TokenLogprob]:
+def _parse_logprobs(told: Mapping[str, Any], shown: int) -> list[TokenLogprob]:
     """What the server says of each token; `shown` others beside it, the likeliest first."""
     found = []
     tops = told.get("top_logprobs") or [None] * len(told["tokens"])

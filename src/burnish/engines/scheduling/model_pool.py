@@ -8,13 +8,13 @@ from peft import PeftConfig, PeftType
 from transformers import AutoTokenizer
 
 from burnish.core.errors import BadRecipe, NotFound
-from burnish.engines.external.base import USUAL, ChildEngine, Running
-from burnish.engines.external.onnx import open_switching
-from burnish.engines.local.engine import LocalEngine, answering_dtype
-from burnish.engines.local.multi_lora import Weights
-from burnish.engines.local.open import open_engine
-from burnish.engines.registry import HEADED, IN_CHILDREN
-from burnish.engines.scheduling.served import Served
+from burnish.engines.external.base import DEFAULT_LAUNCH, ExternalEngine, LaunchOptions
+from burnish.engines.external.onnx import open_onnx_adapters
+from burnish.engines.local.engine import LocalEngine, inference_dtype
+from burnish.engines.local.multi_lora import MultiLoraModel
+from burnish.engines.local.open import open_local_engine
+from burnish.engines.registry import EXTERNAL_ENGINES, HEAD_ENGINES
+from burnish.engines.scheduling.served import ServedEngine
 from burnish.models.artifact import Artifact, find_base, open_artifact
 from burnish.models.find_artifact import find_artifact
 from burnish.models.load import load_model, load_tokenizer
@@ -22,17 +22,17 @@ from burnish.models.local_models import LocalModel, find_model
 
 
 @dataclass(frozen=True)
-class Fleet:
+class ModelPool:
     """Engines by every name that they answer to. `parents` names the base of an adapter.
 
     `shared` has the weights that adapters can be added to, by the hash of their base.
     """
 
-    engines: dict[str, Served]
+    engines: dict[str, ServedEngine]
     parents: dict[str, str]
-    shared: dict[str, Weights] = field(default_factory=dict)
+    shared_models: dict[str, MultiLoraModel] = field(default_factory=dict)
 
-    def find(self, name: str) -> Served:
+    def find(self, name: str) -> ServedEngine:
         """The engine of that name. Raises NotFound."""
         if name not in self.engines:
             raise NotFound(
@@ -41,7 +41,7 @@ class Fleet:
             )
         return self.engines[name]
 
-    def add(self, name: str, folder: Path) -> Served:
+    def add(self, name: str, folder: Path) -> ServedEngine:
         """Serve one more adapter under `name`, beside what is served already.
 
         It may change weights in memory: call it in the thread that answers (`Scheduler.do`). Raises
@@ -49,28 +49,30 @@ class Fleet:
         """
         artifact = open_artifact(folder)
         if not _shares_base(artifact):
-            engine = open_engine(folder)
+            engine = open_local_engine(folder)
             engine.name = name
         else:
             local = find_base(artifact)
-            if local.sha256 not in self.shared:
-                self.shared[local.sha256] = Weights(load_model(local, answering_dtype()))
-            engine = _adapted(self.shared[local.sha256], artifact, name)
+            if local.sha256 not in self.shared_models:
+                self.shared_models[local.sha256] = MultiLoraModel(
+                    load_model(local, inference_dtype())
+                )
+            engine = _engine_with_adapter(self.shared_models[local.sha256], artifact, name)
         self.engines[name], self.parents[name] = engine, artifact.base
         return engine
 
     def close(self) -> None:
         """End the processes of engines that have one."""
         for engine in self.engines.values():
-            if isinstance(engine, ChildEngine):
+            if isinstance(engine, ExternalEngine):
                 engine.close()
 
 
-def open_fleet(
+def open_model_pool(
     sources: Sequence[str],
     aliases: Mapping[str, str] | None = None,
-    running: Running = USUAL,
-) -> Fleet:
+    running: LaunchOptions = DEFAULT_LAUNCH,
+) -> ModelPool:
     """Load runs, artifact folders and models; `aliases` maps more names to them.
 
     A run answers to its id and to the name it was given here; what was exported from it, to the id
@@ -85,28 +87,28 @@ def open_fleet(
         raise BadRecipe("Nothing to serve is named.", "Name a run or a model: burnish serve last")
     adapters: dict[str, list[tuple[str, Artifact]]] = {}
     bases: dict[str, tuple[str, LocalModel]] = {}
-    opened: dict[str, Served] = {}
+    opened: dict[str, ServedEngine] = {}
     parents: dict[str, str] = {}
     for source in wanted:
         artifact = find_artifact(source)
         if artifact is None:
             local = find_model(source)
             if local.kind in ("seq2seq", "vision"):
-                opened[source] = open_engine(source)
+                opened[source] = open_local_engine(source)
             else:
                 bases[local.sha256] = (source, local)
-        elif artifact.kind in HEADED:
-            opened[source] = HEADED[artifact.kind](artifact)
-        elif artifact.kind in IN_CHILDREN:
-            for place, engine in enumerate(_exported(artifact, running)):
+        elif artifact.kind in HEAD_ENGINES:
+            opened[source] = HEAD_ENGINES[artifact.kind](artifact)
+        elif artifact.kind in EXTERNAL_ENGINES:
+            for place, engine in enumerate(_open_exported(artifact, running)):
                 # A folder of several adapters answers to its path with the first of them.
                 opened[engine.name if place else source] = engine
                 parents[engine.name] = artifact.base
         elif _shares_base(artifact):
             adapters.setdefault(find_base(artifact).sha256, []).append((source, artifact))
         else:
-            opened[source] = open_engine(source)
-    shared: dict[str, Weights] = {}
+            opened[source] = open_local_engine(source)
+    shared: dict[str, MultiLoraModel] = {}
     for sha256 in {**bases, **adapters}:
         group = _open_group(bases.get(sha256), adapters.get(sha256, []))
         opened |= group
@@ -114,7 +116,7 @@ def open_fleet(
             shared[sha256] = next(iter(group.values())).weights
         for source, artifact in adapters.get(sha256, []):
             parents[group[source].name] = artifact.base
-    return Fleet(_by_name(opened, aliases), parents, shared)
+    return ModelPool(_index_by_name(opened, aliases), parents, shared)
 
 
 def _open_group(
@@ -123,24 +125,24 @@ def _open_group(
     """The engines of one base, by source. One alone is opened as `evaluate` opens it."""
     if base is None and len(adapters) == 1:
         source = adapters[0][0]
-        return {source: open_engine(source)}
+        return {source: open_local_engine(source)}
     local = base[1] if base else find_base(adapters[0][1])
-    weights = Weights(load_model(local, answering_dtype()))
+    weights = MultiLoraModel(load_model(local, inference_dtype()))
     engines: dict[str, LocalEngine] = {}
     for source, artifact in adapters:
         name = str(artifact.lineage.get("run", Path(source).name))
-        engines[source] = _adapted(weights, artifact, name)
+        engines[source] = _engine_with_adapter(weights, artifact, name)
     if base:
         engines[base[0]] = LocalEngine(weights, load_tokenizer(local), local.name)
     return engines
 
 
-def _exported(artifact: Artifact, running: Running) -> Sequence[ChildEngine]:
+def _open_exported(artifact: Artifact, running: LaunchOptions) -> Sequence[ExternalEngine]:
     """An exported folder beside its run, which has the name already; each of its adapters."""
-    engines: Sequence[ChildEngine] = (
-        open_switching(artifact, running)
+    engines: Sequence[ExternalEngine] = (
+        open_onnx_adapters(artifact, running)
         if "adapters" in artifact.lineage["export"]
-        else [IN_CHILDREN[artifact.kind](artifact, running)]
+        else [EXTERNAL_ENGINES[artifact.kind](artifact, running)]
     )
     for engine in engines:
         engine.name = exported_name(engine.name, artifact)
@@ -156,14 +158,14 @@ def exported_name(run: str, artifact: Artifact) -> str:
 def _shares_base(artifact: Artifact) -> bool:
     """Whether its base's weights may serve others too: 4-bit ones are other weights, and PEFT has
     LoRA adapters only beside one another."""
-    if artifact.kind != "adapter" or artifact.quantized or artifact.rounded:
+    if artifact.kind != "adapter" or artifact.quantized or artifact.rounding_format:
         return False
     return bool(PeftConfig.from_pretrained(str(artifact.path)).peft_type == PeftType.LORA)
 
 
-def _adapted(weights: Weights, artifact: Artifact, name: str) -> LocalEngine:
+def _engine_with_adapter(weights: MultiLoraModel, artifact: Artifact, name: str) -> LocalEngine:
     """An engine of the weights with one more adapter."""
-    key = weights.add(artifact.path, answering_dtype())
+    key = weights.add(artifact.path, inference_dtype())
     # A tokenizer takes as much memory as an adapter; most adapters of a base have the same one.
     files = artifact.lineage["files"].items()
     own = frozenset(file for file in files if not file[0].startswith("adapter_"))
@@ -174,8 +176,10 @@ def _adapted(weights: Weights, artifact: Artifact, name: str) -> LocalEngine:
     return LocalEngine(weights, tokenizer, name, adapter=key, system=artifact.system)
 
 
-def _by_name(opened: Mapping[str, Served], aliases: Mapping[str, str]) -> dict[str, Served]:
-    names: dict[str, Served] = {}
+def _index_by_name(
+    opened: Mapping[str, ServedEngine], aliases: Mapping[str, str]
+) -> dict[str, ServedEngine]:
+    names: dict[str, ServedEngine] = {}
     given = [(engine.name, engine) for engine in opened.values()]
     given += list(opened.items())
     given += [(alias, opened[target]) for alias, target in aliases.items()]

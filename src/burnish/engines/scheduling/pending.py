@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 from burnish.core.errors import BurnishError
 from burnish.core.records import Answer, TokenLogprob
-from burnish.engines.local.decoding import Request
+from burnish.engines.local.decoding import GenerationRequest
 
 #: What computing an answer can raise; out of memory is a RuntimeError.
-FAULTS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
+COMPUTE_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
 
 
 class AnswerFailed(BurnishError):
@@ -19,7 +19,7 @@ class AnswerFailed(BurnishError):
 
 
 @dataclass(frozen=True, slots=True)
-class Update:
+class RequestUpdate:
     """What is new about one request: text and its tokens; at last an answer, or an error."""
 
     text: str = ""
@@ -28,36 +28,36 @@ class Update:
     error: BurnishError | None = None
 
 
-Listener = Callable[[Update], None]
+Listener = Callable[[RequestUpdate], None]
 
 
 @dataclass(eq=False, slots=True)
-class Ticket:
+class PendingRequest:
     """A request on its way, and who listens."""
 
-    request: Request
+    request: GenerationRequest
     listener: Listener
     cancelled: bool = False
-    shown: int = 0
-    told: int = 0
+    reported_chars: int = 0
+    reported_logprobs: int = 0
 
     def report(self) -> None:
         """Tell the listener what is new, if anything is."""
         request = self.request
-        ready = request.ready()
-        text = ready[self.shown :]
+        ready = request.visible_text()
+        text = ready[self.reported_chars :]
         answer = request.answer() if request.finish else None
         if not text and answer is None:
             return
-        logprobs = tuple(request.logprobs[self.told :])
-        self.shown, self.told = len(ready), len(request.logprobs)
-        self.listener(Update(text, logprobs, answer))
+        logprobs = tuple(request.logprobs[self.reported_logprobs :])
+        self.reported_chars, self.reported_logprobs = len(ready), len(request.logprobs)
+        self.listener(RequestUpdate(text, logprobs, answer))
 
     def fail(self, error: BurnishError) -> None:
         """Tell the listener that there will be no answer."""
-        self.listener(Update(error=error))
+        self.listener(RequestUpdate(error=error))
 
 
-def failed(fault: Exception) -> AnswerFailed:
+def answer_failed(fault: Exception) -> AnswerFailed:
     """The error for a fault that should not have happened."""
     return AnswerFailed(f"The answer could not be computed: {type(fault).__name__}.")

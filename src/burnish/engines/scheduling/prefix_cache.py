@@ -11,72 +11,72 @@ and memory is bounded.
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from burnish.core.prefix import same_beginning, shared_length
-from burnish.engines.local.decoding import Prefix, Request
-from burnish.engines.protocol import Stepped
+from burnish.core.prefix import common_prefix_length, shared_prefix_length
+from burnish.engines.local.decoding import GenerationRequest, Prefix
+from burnish.engines.protocol import BatchedEngine
 
 #: An engine and who asks it.
-_Whose = tuple[Stepped, str]
+_CacheOwner = tuple[BatchedEngine, str]
 #: A shorter beginning isn't worth a pass of its own.
-_LEAST = 64
+_MIN_TOKENS = 64
 #: Prompts of an engine, the last ones, that a new one is held against.
-_REMEMBERED = 8
+_RECENT_PROMPTS = 8
 
 
-class Prefixes:
+class PrefixCache:
     """What is kept, `most_bytes` of it at most; the beginning that was used last goes last."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
-        self._kept: OrderedDict[tuple[_Whose, tuple[int, ...]], Prefix] = OrderedDict()
-        self._seen: dict[_Whose, deque[Sequence[int]]] = {}
-        self._bytes_a_token: dict[Stepped, float] = {}
+        self._kept: OrderedDict[tuple[_CacheOwner, tuple[int, ...]], Prefix] = OrderedDict()
+        self._seen: dict[_CacheOwner, deque[Sequence[int]]] = {}
+        self._bytes_a_token: dict[BatchedEngine, float] = {}
 
     @property
     def bytes(self) -> int:
         """Memory of what is kept."""
         return sum(prefix.bytes for prefix in self._kept.values())
 
-    def remember(self, engine: Stepped, requests: Sequence[Request]) -> None:
+    def remember(self, engine: BatchedEngine, requests: Sequence[GenerationRequest]) -> None:
         """Prompts that others may begin like: their tokens only."""
         for request in requests:
-            seen = self._seen.setdefault((engine, request.owner), deque(maxlen=_REMEMBERED))
+            seen = self._seen.setdefault((engine, request.owner), deque(maxlen=_RECENT_PROMPTS))
             seen.append(request.ids)
 
-    def find(self, engine: Stepped, request: Request) -> tuple[Prefix | None, int]:
+    def find(self, engine: BatchedEngine, request: GenerationRequest) -> tuple[Prefix | None, int]:
         """A beginning of its prompt, if one is kept or is worth to be read and kept; and how many
         of its tokens were there already. Call it while the engine is `active`."""
         whose, ids = (engine, request.owner), request.ids
-        kept = self._longest(whose, ids)
+        kept = self._find_longest(whose, ids)
         had = len(kept.ids) if kept else 0
         others = [seen for seen in self._seen.get(whose, ()) if seen is not ids]
-        length = max((shared_length([ids, seen]) for seen in others), default=0)
-        shared = list(ids[: min(length, self._room(engine))])
-        if len(shared) < had + _LEAST:
+        length = max((shared_prefix_length([ids, seen]) for seen in others), default=0)
+        shared = list(ids[: min(length, self._token_capacity(engine))])
+        if len(shared) < had + _MIN_TOKENS:
             return kept, had
         longer = engine.read_prefix(shared, kept)
         if longer:
-            self._keep(whose, longer)
+            self._store(whose, longer)
         return longer, had
 
-    def _longest(self, whose: _Whose, ids: Sequence[int]) -> Prefix | None:
-        found: tuple[int, tuple[_Whose, tuple[int, ...]]] | None = None
+    def _find_longest(self, whose: _CacheOwner, ids: Sequence[int]) -> Prefix | None:
+        found: tuple[int, tuple[_CacheOwner, tuple[int, ...]]] | None = None
         for key in self._kept:
             if key[0] == whose:
-                length = min(same_beginning(key[1], ids), len(ids) - 1)
-                if length >= _LEAST and (found is None or length > found[0]):
+                length = min(common_prefix_length(key[1], ids), len(ids) - 1)
+                if length >= _MIN_TOKENS and (found is None or length > found[0]):
                     found = length, key
         if found is None:
             return None
         self._kept.move_to_end(found[1])
-        return self._kept[found[1]].cut(found[0])
+        return self._kept[found[1]].truncate(found[0])
 
-    def _room(self, engine: Stepped) -> int:
+    def _token_capacity(self, engine: BatchedEngine) -> int:
         """Tokens that there is memory for; all that one asks for while their size isn't known."""
         each = self._bytes_a_token.get(engine, 1.0)
         return int(self.most_bytes / each)
 
-    def _keep(self, whose: _Whose, prefix: Prefix) -> None:
+    def _store(self, whose: _CacheOwner, prefix: Prefix) -> None:
         self._bytes_a_token[whose[0]] = prefix.bytes / len(prefix.ids)
         for key in [key for key in self._kept if key[0] == whose]:
             if key[1] == prefix.ids[: len(key[1])]:

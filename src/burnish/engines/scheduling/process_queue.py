@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 from burnish.core.errors import BurnishError
-from burnish.engines.external.base import ChildEngine
+from burnish.engines.external.base import ExternalEngine
 from burnish.engines.external.process import EngineFailed
-from burnish.engines.scheduling.pending import FAULTS, Ticket, failed
+from burnish.engines.scheduling.pending import COMPUTE_ERRORS, PendingRequest, answer_failed
 
 
 class EngineRestarts(BurnishError):
@@ -22,22 +22,22 @@ class EngineRestarts(BurnishError):
     code = 1
 
 
-class Forwarding:
+class ProcessQueue:
     """Requests of one engine in a child."""
 
-    def __init__(self, engine: ChildEngine) -> None:
+    def __init__(self, engine: ExternalEngine) -> None:
         self.engine = engine
-        self._waiting: list[Ticket] = []
-        self._running: list[Ticket] = []
+        self._waiting: list[PendingRequest] = []
+        self._running: list[PendingRequest] = []
         self._change = threading.Lock()
         self._threads = ThreadPoolExecutor(engine.slots, "burnish-forwards")
 
-    def add(self, tickets: Sequence[Ticket]) -> None:
+    def add(self, tickets: Sequence[PendingRequest]) -> None:
         """Queue requests."""
         with self._change:
             self._waiting += tickets
         for ticket in tickets:
-            self._threads.submit(self._take, ticket)
+            self._threads.submit(self._run, ticket)
 
     def close(self) -> None:
         """Finish what has come in, and end the threads."""
@@ -54,7 +54,7 @@ class Forwarding:
         """Requests that are being answered."""
         return len(self._running)
 
-    def _take(self, ticket: Ticket) -> None:
+    def _run(self, ticket: PendingRequest) -> None:
         with self._change:
             self._waiting.remove(ticket)
             if ticket.cancelled:
@@ -66,11 +66,11 @@ class Forwarding:
         if error:
             ticket.fail(error)
 
-    def _answer(self, ticket: Ticket) -> BurnishError | None:
+    def _answer(self, ticket: PendingRequest) -> BurnishError | None:
         """Answer a request for as long as somebody waits; or why there is no answer."""
         try:
-            self.engine.revive()
-            with closing(self.engine.pieces(ticket.request)) as pieces:
+            self.engine.ensure_alive()
+            with closing(self.engine.answer_request(ticket.request)) as pieces:
                 for _ in pieces:
                     ticket.report()
                     if ticket.cancelled:
@@ -79,6 +79,6 @@ class Forwarding:
             return fault if self.engine.child.alive else EngineRestarts(fault.what, "Ask again.")
         except BurnishError as fault:
             return fault
-        except FAULTS as fault:
-            return failed(fault)
+        except COMPUTE_ERRORS as fault:
+            return answer_failed(fault)
         return None

@@ -14,16 +14,21 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from burnish.core.errors import BurnishError
-from burnish.engines.external.base import ChildEngine
-from burnish.engines.local.decoding import Batch, Prefix, Request
-from burnish.engines.protocol import Stepped
-from burnish.engines.scheduling.pending import FAULTS, Listener, Ticket, failed
-from burnish.engines.scheduling.prefix_cache import Prefixes
-from burnish.engines.scheduling.process_queue import Forwarding
-from burnish.engines.scheduling.served import Served
+from burnish.engines.external.base import ExternalEngine
+from burnish.engines.local.decoding import Batch, GenerationRequest, Prefix
+from burnish.engines.protocol import BatchedEngine
+from burnish.engines.scheduling.pending import (
+    COMPUTE_ERRORS,
+    Listener,
+    PendingRequest,
+    answer_failed,
+)
+from burnish.engines.scheduling.prefix_cache import PrefixCache
+from burnish.engines.scheduling.process_queue import ProcessQueue
+from burnish.engines.scheduling.served import ServedEngine
 
 #: Tokens a lane makes for each of its requests before the next lane's turn.
-_TURN = 4
+_STEPS_PER_TURN = 4
 
 
 class Overloaded(BurnishError):
@@ -32,7 +37,7 @@ class Overloaded(BurnishError):
     status = 429
 
 
-class Stopped(BurnishError):
+class SchedulerStopped(BurnishError):
     """The server is shutting down."""
 
     status = 503
@@ -43,10 +48,10 @@ class _Lane:
     """`waiting` have not begun, and know whom they ask; `tickets` are being answered. `empty` makes
     a batch to begin with."""
 
-    empty: Callable[[], Batch]
-    running: Batch
-    waiting: list[tuple[Stepped, Ticket]] = field(default_factory=list)
-    tickets: list[Ticket] = field(default_factory=list)
+    new_batch: Callable[[], Batch]
+    batch: Batch
+    waiting: list[tuple[BatchedEngine, PendingRequest]] = field(default_factory=list)
+    tickets: list[PendingRequest] = field(default_factory=list)
 
 
 class Scheduler:
@@ -59,38 +64,41 @@ class Scheduler:
         self, max_batch: int = 16, max_waiting: int = 512, prefix_bytes: int = 256 * 2**20
     ) -> None:
         self.max_batch, self.max_waiting = max_batch, max_waiting
-        self._prefixes = Prefixes(prefix_bytes)
+        self._prefixes = PrefixCache(prefix_bytes)
         self._lanes: dict[int, _Lane] = {}
-        self._forwarding: dict[int, Forwarding] = {}
-        self._errands: list[tuple[Callable[[], object], Future[object]]] = []
+        self._forwarding: dict[int, ProcessQueue] = {}
+        self._tasks: list[tuple[Callable[[], object], Future[object]]] = []
         self._wake = threading.Condition()
         self._closed = False
-        self._thread = threading.Thread(target=self._work, name="burnish-answers", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="burnish-answers", daemon=True)
         self._thread.start()
 
     def submit(
-        self, engine: Served, requests: Sequence[Request], listeners: Sequence[Listener]
-    ) -> list[Ticket]:
+        self,
+        engine: ServedEngine,
+        requests: Sequence[GenerationRequest],
+        listeners: Sequence[Listener],
+    ) -> list[PendingRequest]:
         """Queue requests. A listener is called from the scheduler's thread and must not block.
 
         Raises Overloaded if too many are waiting, Stopped after `close`.
         """
-        tickets = [Ticket(*pair) for pair in zip(requests, listeners, strict=True)]
+        tickets = [PendingRequest(*pair) for pair in zip(requests, listeners, strict=True)]
         with self._wake:
             if self._closed:
-                raise Stopped("The server is shutting down.", "Ask again when it is back.")
+                raise SchedulerStopped("The server is shutting down.", "Ask again when it is back.")
             if self.waiting + len(tickets) > self.max_waiting:
                 raise Overloaded(f"{self.waiting} requests are waiting.", "Ask again later.")
-            if isinstance(engine, ChildEngine):
-                self._forward(engine).add(tickets)
+            if isinstance(engine, ExternalEngine):
+                self._process_queue(engine).add(tickets)
                 return tickets
-            empty = engine.running
+            empty = engine.new_batch
             lane = self._lanes.setdefault(engine.batch_key, _Lane(empty, empty()))
             lane.waiting += [(engine, ticket) for ticket in tickets]
             self._wake.notify()
         return tickets
 
-    def do(self, work: Callable[[], object]) -> Future[object]:
+    def run_between_steps(self, work: Callable[[], object]) -> Future[object]:
         """Run `work` in the thread that owns the weights, between two turns.
 
         Raises Stopped after `close`; what `work` raises comes out of the future.
@@ -98,12 +106,12 @@ class Scheduler:
         future: Future[object] = Future()
         with self._wake:
             if self._closed:
-                raise Stopped("The server is shutting down.", "Ask again when it is back.")
-            self._errands.append((work, future))
+                raise SchedulerStopped("The server is shutting down.", "Ask again when it is back.")
+            self._tasks.append((work, future))
             self._wake.notify()
         return future
 
-    def cancel(self, tickets: Sequence[Ticket]) -> None:
+    def cancel(self, tickets: Sequence[PendingRequest]) -> None:
         """Nobody waits for these any more; they leave before the next token."""
         for ticket in tickets:
             ticket.cancelled = True
@@ -131,84 +139,84 @@ class Scheduler:
     @property
     def running(self) -> int:
         """Requests that are being answered."""
-        return self._stepped + sum(one.running for one in self._forwarding.values())
+        return self._batched_count + sum(one.running for one in self._forwarding.values())
 
     @property
-    def _stepped(self) -> int:
+    def _batched_count(self) -> int:
         """Those of them that this thread steps."""
         return sum(len(lane.tickets) for lane in self._lanes.values())
 
-    def _forward(self, engine: ChildEngine) -> Forwarding:
+    def _process_queue(self, engine: ExternalEngine) -> ProcessQueue:
         if id(engine) not in self._forwarding:
-            self._forwarding[id(engine)] = Forwarding(engine)
+            self._forwarding[id(engine)] = ProcessQueue(engine)
         return self._forwarding[id(engine)]
 
-    def _work(self) -> None:
+    def _run(self) -> None:
         while True:
             with self._wake:
-                while not (due := self._due()) and not self._errands and not self._closed:
+                while not (due := self._busy_lanes()) and not self._tasks and not self._closed:
                     self._wake.wait()
-                errands, self._errands = self._errands, []
+                errands, self._tasks = self._tasks, []
             for work, future in errands:
-                _run_errand(work, future)
+                _run_task(work, future)
             if not due and not errands:
                 return
             for lane in due:
-                self._turn(lane)
+                self._run_turn(lane)
 
-    def _due(self) -> list[_Lane]:
+    def _busy_lanes(self) -> list[_Lane]:
         return [lane for lane in self._lanes.values() if lane.waiting or lane.tickets]
 
-    def _turn(self, lane: _Lane) -> None:
+    def _run_turn(self, lane: _Lane) -> None:
         with self._wake:
             joining = self._admit(lane)
         self._begin(lane, joining)
         self._report(lane)
         try:
-            for _ in range(_TURN):
+            for _ in range(_STEPS_PER_TURN):
                 self._drop_cancelled(lane)
                 if not lane.tickets:
                     return
-                lane.running.step()
+                lane.batch.step()
                 self._report(lane)
-        except FAULTS as fault:
-            lane.running = lane.empty()
+        except COMPUTE_ERRORS as fault:
+            lane.batch = lane.new_batch()
             lost, lane.tickets = lane.tickets, []
             for ticket in lost:
-                ticket.fail(failed(fault))
+                ticket.fail(answer_failed(fault))
 
-    def _admit(self, lane: _Lane) -> list[tuple[Stepped, Ticket]]:
+    def _admit(self, lane: _Lane) -> list[tuple[BatchedEngine, PendingRequest]]:
         """The waiting requests that may begin; a lane with nothing running always gets one in."""
         lane.waiting = [asked for asked in lane.waiting if not asked[1].cancelled]
-        room = max(self.max_batch - self._stepped, 0 if lane.tickets else 1)
+        room = max(self.max_batch - self._batched_count, 0 if lane.tickets else 1)
         joining, lane.waiting = lane.waiting[:room], lane.waiting[room:]
         return joining
 
-    def _begin(self, lane: _Lane, joining: Sequence[tuple[Stepped, Ticket]]) -> None:
+    def _begin(self, lane: _Lane, joining: Sequence[tuple[BatchedEngine, PendingRequest]]) -> None:
         """Choose among choices, and read prompts: those behind a known beginning by themselves,
         all others together."""
-        others: list[Ticket] = []
-        for engine, tickets in _by_engine(joining):
+        others: list[PendingRequest] = []
+        for engine, tickets in _group_by_engine(joining):
             with engine.active():
-                for prefix, alike in self._by_beginning(engine, tickets):
+                for prefix, alike in self._group_by_prefix(engine, tickets):
                     bound = [ticket for ticket in alike if ticket.request.prompt.choices]
                     free = [ticket for ticket in alike if not ticket.request.prompt.choices]
-                    _enter(lane, bound, partial(engine.choose, prefix=prefix))
+                    _start_requests(lane, bound, partial(engine.choose, prefix=prefix))
                     if prefix:
-                        _enter(lane, free, partial(lane.running.join, prefix=prefix))
+                        _start_requests(lane, free, partial(lane.batch.join, prefix=prefix))
                     else:
                         others += free
-        _enter(lane, others, lane.running.join)
+        _start_requests(lane, others, lane.batch.join)
 
-    def _by_beginning(
-        self, engine: Stepped, tickets: Sequence[Ticket]
-    ) -> Iterable[tuple[Prefix | None, Sequence[Ticket]]]:
+    def _group_by_prefix(
+        self, engine: BatchedEngine, tickets: Sequence[PendingRequest]
+    ) -> Iterable[tuple[Prefix | None, Sequence[PendingRequest]]]:
         """Tickets of one engine by the beginning that they need not read."""
         self._prefixes.remember(engine, [ticket.request for ticket in tickets])
-        found: dict[tuple[int, ...], tuple[Prefix | None, list[Ticket]]] = {}
+        found: dict[tuple[int, ...], tuple[Prefix | None, list[PendingRequest]]] = {}
         for ticket in tickets:
             prefix = None
-            with suppress(*FAULTS):  # then the whole prompt is read
+            with suppress(*COMPUTE_ERRORS):  # then the whole prompt is read
                 prefix, ticket.request.cached = self._prefixes.find(engine, ticket.request)
             found.setdefault(prefix.ids if prefix else (), (prefix, []))[1].append(ticket)
         return found.values()
@@ -220,36 +228,38 @@ class Scheduler:
 
     def _drop_cancelled(self, lane: _Lane) -> None:
         for ticket in [ticket for ticket in lane.tickets if ticket.cancelled]:
-            lane.running.drop(ticket.request)
+            lane.batch.drop(ticket.request)
             lane.tickets.remove(ticket)
 
 
-def _by_engine(
-    asked: Sequence[tuple[Stepped, Ticket]],
-) -> Iterable[tuple[Stepped, Sequence[Ticket]]]:
-    found: dict[Stepped, list[Ticket]] = {}
+def _group_by_engine(
+    asked: Sequence[tuple[BatchedEngine, PendingRequest]],
+) -> Iterable[tuple[BatchedEngine, Sequence[PendingRequest]]]:
+    found: dict[BatchedEngine, list[PendingRequest]] = {}
     for engine, ticket in asked:
         found.setdefault(engine, []).append(ticket)
     return found.items()
 
 
-def _enter(
-    lane: _Lane, tickets: Sequence[Ticket], begin: Callable[[Sequence[Request]], None]
+def _start_requests(
+    lane: _Lane,
+    tickets: Sequence[PendingRequest],
+    begin: Callable[[Sequence[GenerationRequest]], None],
 ) -> None:
     """Let requests begin; a fault in it is theirs, and the running batch goes on."""
     if not tickets:
         return
     try:
         begin([ticket.request for ticket in tickets])
-    except FAULTS as fault:
+    except COMPUTE_ERRORS as fault:
         for ticket in tickets:
-            ticket.fail(failed(fault))
+            ticket.fail(answer_failed(fault))
     else:
         lane.tickets += tickets
 
 
-def _run_errand(work: Callable[[], object], future: Future[object]) -> None:
+def _run_task(work: Callable[[], object], future: Future[object]) -> None:
     try:
         future.set_result(work())
-    except (BurnishError, OSError, *FAULTS) as fault:
+    except (BurnishError, OSError, *COMPUTE_ERRORS) as fault:
         future.set_exception(fault)

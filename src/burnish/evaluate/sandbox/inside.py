@@ -11,10 +11,10 @@ import sys
 import traceback
 from typing import Any
 
-_MOST_OPEN = 64
+_MAX_OPEN_FILES = 64
 
 
-def _begin() -> tuple[Any, Any, dict[str, Any]]:
+def _open_channels() -> tuple[Any, Any, dict[str, Any]]:
     """The channels as the source must not find them by accident, and what it may use."""
     asked, told = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
     nothing = os.open("/dev/null", os.O_RDWR)
@@ -24,14 +24,14 @@ def _begin() -> tuple[Any, Any, dict[str, Any]]:
     for kind, most in (
         (resource.RLIMIT_AS, begun["memory"]),
         (resource.RLIMIT_FSIZE, begun["disk"]),
-        (resource.RLIMIT_NOFILE, _MOST_OPEN),
+        (resource.RLIMIT_NOFILE, _MAX_OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ):
         resource.setrlimit(kind, (most, most))
     return asked, told, begun
 
 
-def _told(error: BaseException) -> str:
+def _format_error(error: BaseException) -> str:
     """An error as its writer wants to read it: with the lines of the source."""
     if isinstance(error, MemoryError):
         return "MemoryError: the grader wanted more memory than it may have"
@@ -40,7 +40,7 @@ def _told(error: BaseException) -> str:
 
 def main() -> None:
     """Answer until stdin ends."""
-    asked, told, begun = _begin()
+    asked, told, begun = _open_channels()
     known: dict[str, Any] = {"__name__": "grader"}
     grade, fault = None, ""
     try:
@@ -49,7 +49,7 @@ def main() -> None:
         if not callable(grade):
             grade, fault = None, "the source defines no function grade(sample, item)"
     except BaseException as error:  # noqa: BLE001
-        fault = _told(error)
+        fault = _format_error(error)
     for line in asked:
         try:
             question = json.loads(line)
@@ -57,7 +57,7 @@ def main() -> None:
             answer = {"reward": grade(sample, item) if grade and question else None}
             text = json.dumps({"error": fault} if fault else answer, default=float)
         except BaseException as error:  # noqa: BLE001
-            text = json.dumps({"error": _told(error)})
+            text = json.dumps({"error": _format_error(error)})
         told.write(text.encode() + b"\n")
         told.flush()
 

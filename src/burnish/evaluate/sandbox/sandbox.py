@@ -23,13 +23,13 @@ from burnish.core.errors import BurnishError
 from burnish.evaluate.sandbox.seccomp import write_filter
 
 #: The hosted API's limit of a source.
-MOST_SOURCE = 256 * 1024
+MAX_SOURCE_BYTES = 256 * 1024
 #: An answer is a number, or an error of at most 4000 letters.
-_MOST_ANSWER = 64 * 1024
+_MAX_ANSWER_BYTES = 64 * 1024
 _NOBODY = "65534"
 #: One thread: others are refused.
-_ALONE = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-_ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", **_ALONE}
+_SINGLE_THREADED = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_ENVIRONMENT = {"HOME": "/tmp", "LANG": "C.UTF-8", **_SINGLE_THREADED}
 _INSIDE = Path(__file__).with_name("inside.py")
 #: How their errors begin.
 _TOOLS = ("bwrap:", "choom:")
@@ -47,12 +47,12 @@ class SandboxUnavailable(BurnishError):
         super().__init__(f"python graders cannot be run safely here: {why}.", _FIX)
 
 
-class Failed(Exception):
+class GraderFailed(Exception):
     """The source could not be loaded, raised, gave no number, or was ended; the text says which."""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SandboxLimits:
     """Seconds of a call by the clock, bytes of memory and of files. (The hosted API's.)"""
 
     seconds: float = 120.0
@@ -68,7 +68,7 @@ class Sandbox:
     """
 
     source: str
-    limits: Limits = field(default_factory=Limits)
+    limits: SandboxLimits = field(default_factory=SandboxLimits)
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False, repr=False)
 
     def load(self) -> None:
@@ -82,11 +82,11 @@ class Sandbox:
         """
         found = self._ask({"sample": sample, "item": item})
         if not isinstance(found, int | float):
-            raise Failed("grade() returned no number")
+            raise GraderFailed("grade() returned no number")
         with suppress(OverflowError):
             if math.isfinite(found):
                 return float(found)
-        raise Failed("grade() returned no finite number")
+        raise GraderFailed("grade() returned no finite number")
 
     def close(self) -> None:
         """End the process, and all that it holds."""
@@ -98,7 +98,7 @@ class Sandbox:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _ask(self, asked: Mapping[str, Any]) -> Any:
+    def _ask(self, request: Mapping[str, Any]) -> Any:
         """A question and its answer, as lines of JSON. The clock kills, which ends the reading."""
         late = threading.Event()
 
@@ -107,7 +107,7 @@ class Sandbox:
             process.kill()
 
         new = self._process is None
-        process = self._process = self._process or start(self.limits)
+        process = self._process = self._process or start_process(self.limits)
         assert process.stdin and process.stdout
         clock = threading.Timer(self.limits.seconds, end, [process])
         clock.start()
@@ -115,24 +115,24 @@ class Sandbox:
             with suppress(BrokenPipeError):
                 if new:
                     most = {"memory": self.limits.memory, "disk": self.limits.disk}
-                    process.stdin.write(_line({"source": self.source, **most}))
-                process.stdin.write(_line(asked))
+                    process.stdin.write(_encode_line({"source": self.source, **most}))
+                process.stdin.write(_encode_line(request))
                 process.stdin.flush()
-            line = process.stdout.readline(_MOST_ANSWER)
+            line = process.stdout.readline(_MAX_ANSWER_BYTES)
         finally:
             clock.cancel()
-        told = _read(line)
+        told = _decode_line(line)
         if told is not None:
             if "error" in told:
                 # Not every text that a source raises can be sent on.
-                raise Failed(str(told["error"])[:4000].encode("utf-8", "replace").decode())
+                raise GraderFailed(str(told["error"])[:4000].encode("utf-8", "replace").decode())
             return told.get("reward")
         said = self._end()
         if said.startswith(_TOOLS):
             raise SandboxUnavailable(said.strip())
         if late.is_set():
-            raise Failed(f"the grader was ended after {self.limits.seconds:g} seconds")
-        raise Failed("the grader's process ended without an answer")
+            raise GraderFailed(f"the grader was ended after {self.limits.seconds:g} seconds")
+        raise GraderFailed("the grader's process ended without an answer")
 
     def _end(self) -> str:
         """Kill the process; what was said before the source ran."""
@@ -145,11 +145,11 @@ class Sandbox:
         return ""
 
 
-def _line(record: Mapping[str, Any]) -> bytes:
+def _encode_line(record: Mapping[str, Any]) -> bytes:
     return json.dumps(record).encode() + b"\n"
 
 
-def _read(line: bytes) -> dict[str, Any] | None:
+def _decode_line(line: bytes) -> dict[str, Any] | None:
     """What was told, by code that nobody trusts; None if it is no answer."""
     try:
         told = json.loads(line)
@@ -158,7 +158,7 @@ def _read(line: bytes) -> dict[str, Any] | None:
     return told if isinstance(told, dict) else None
 
 
-def start(limits: Limits) -> subprocess.Popen[bytes]:
+def start_process(limits: SandboxLimits) -> subprocess.Popen[bytes]:
     """A process inside, which waits for a source on stdin. Raises SandboxUnavailable."""
     tools = [shutil.which(name) for name in ("choom", "bwrap")]
     if sys.platform != "linux" or not all(tools):
@@ -180,7 +180,7 @@ def start(limits: Limits) -> subprocess.Popen[bytes]:
         raise SandboxUnavailable(f"{type(error).__name__}: {error}") from error
 
 
-def _walls(limits: Limits) -> list[str]:
+def _walls(limits: SandboxLimits) -> list[str]:
     """What bubblewrap is to put around the process."""
     own = ["--unshare-user", "--disable-userns", "--unshare-all", "--die-with-parent"]
     own += ["--new-session", "--cap-drop", "ALL", "--uid", _NOBODY, "--gid", _NOBODY]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 #: Each is answered with "operation not permitted".
-REFUSED = (
+DENIED_CALLS = (
     # processes and threads
     "clone", "clone3", "fork", "vfork",
     # namespaces, mounts, roots
@@ -42,7 +42,7 @@ def write_filter() -> Iterator[int]:
     import pyseccomp  # loads libseccomp, which is not on every machine
 
     rules = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
-    for name in REFUSED:
+    for name in DENIED_CALLS:
         if pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name) > 0:
             rules.add_rule(pyseccomp.ERRNO(errno.EPERM), name)
     with os.fdopen(os.memfd_create("calls"), "wb") as file:

@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from burnish.evaluate.sandbox.sandbox import Failed, Limits, Sandbox, SandboxUnavailable
+from burnish.evaluate.sandbox.sandbox import (
+    GraderFailed,
+    Sandbox,
+    SandboxLimits,
+    SandboxUnavailable,
+)
 
 _REACH = """
 import ctypes, os, socket, sys, threading
@@ -45,12 +50,12 @@ _KNOWN = ("HOME", "LANG", "LC_CTYPE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
 _CHANNEL = 4
 
 
-def prove(secrets: Sequence[Path], limits: Limits | None = None) -> None:
+def run_self_test(secrets: Sequence[Path], limits: SandboxLimits | None = None) -> None:
     """Attack a sandbox; `secrets` are paths that must not be there inside.
 
     Raises SandboxUnavailable with what could be reached, or why there is no sandbox at all.
     """
-    limits = limits or Limits()
+    limits = limits or SandboxLimits()
     with socket.create_server(("127.0.0.1", 0)) as listening:
         item = {
             "port": listening.getsockname()[1],
@@ -63,20 +68,20 @@ def prove(secrets: Sequence[Path], limits: Limits | None = None) -> None:
         for what, expression in REACHES.items():
             source = f"{_REACH}    return {expression}"
             try:
-                reached = _run(source, item, Limits(20.0, limits.memory, limits.disk))
-            except Failed as error:
+                reached = _run(source, item, SandboxLimits(20.0, limits.memory, limits.disk))
+            except GraderFailed as error:
                 raise SandboxUnavailable(f"its proof failed at {what}: {error}") from error
             if reached:
                 raise SandboxUnavailable(f"inside the sandbox {what} can be reached")
     for what, source in BOMBS.items():
         try:
-            _run(source, item, Limits(1.0, limits.memory, limits.disk))
-        except Failed:
+            _run(source, item, SandboxLimits(1.0, limits.memory, limits.disk))
+        except GraderFailed:
             continue
         raise SandboxUnavailable(f"a bomb of {what} was not stopped")
 
 
-def _run(source: str, item: Mapping[str, Any], limits: Limits) -> float:
+def _run(source: str, item: Mapping[str, Any], limits: SandboxLimits) -> float:
     with Sandbox(source, limits) as sandbox:
         return sandbox.grade({"output_text": ""}, item)
 

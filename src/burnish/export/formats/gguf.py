@@ -18,8 +18,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.progress import progress
-from burnish.export.formats.gguf_quants import F32, QUANTS, fitting, quantized
-from burnish.export.formats.gguf_tokenizer import CannotExport, add_vocabulary
+from burnish.export.formats.gguf_quants import F32, QUANTS, fallback_kind, quantize_matrix
+from burnish.export.formats.gguf_tokenizer import CannotExport, add_tokenizer
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
 #: Hugging Face's name of a layer's tensor → GGUF's.
@@ -42,7 +42,7 @@ _OUTSIDE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class GgufFile:
     """A GGUF file that was written: how many matrices have which format, and which fell back."""
 
     path: Path
@@ -57,33 +57,33 @@ def write_gguf(
     quant: str,
     name: str,
     importance: Mapping[str, np.ndarray] | None = None,
-) -> Written:
+) -> GgufFile:
     """Write a Llama model in float32 as GGUF. `quant` is a key of QUANTS, `importance` is that of
     `export.importance`.
 
     Raises CannotExport for another architecture, or one that the format can't say.
     """
     config = model.config
-    _refuse_unknown(config)
+    _check_supported(config)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(name)
     writer.add_file_type(QUANTS[quant].file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_hyperparameters(writer, config)
     weights = model.state_dict()
-    add_vocabulary(writer, tokenizer, weights["model.embed_tokens.weight"].shape[0])
+    add_tokenizer(writer, tokenizer, weights["model.embed_tokens.weight"].shape[0])
     kinds: Counter[str] = Counter()
     fallen_back = 0
     if (factors := _rope_factors(config)) is not None:
         writer.add_tensor("rope_freqs.weight", factors)
-    tensors = list(_tensors(weights, config))
+    tensors = list(_map_tensors(weights, config))
     with progress(f"Writing {quant}", total=len(tensors)) as bar:
         for target, layer, weight in tensors:
             array = weight.float().numpy()
             wanted = QUANTS[quant].kind(target, layer, config.num_hidden_layers)
-            kind = fitting(wanted, array.shape[-1]) if array.ndim == 2 else F32
+            kind = fallback_kind(wanted, array.shape[-1]) if array.ndim == 2 else F32
             place = f"blk.{layer}.{target}" if layer >= 0 else target
-            blocks = quantized(array, kind, (importance or {}).get(place))
+            blocks = quantize_matrix(array, kind, (importance or {}).get(place))
             writer.add_tensor(f"{place}.weight", blocks, raw_dtype=kind)
             kinds[kind.name] += array.ndim == 2
             fallen_back += array.ndim == 2 and kind != wanted
@@ -92,10 +92,10 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return Written(path, {kind: n for kind, n in kinds.items() if n}, fallen_back)
+    return GgufFile(path, {kind: n for kind, n in kinds.items() if n}, fallen_back)
 
 
-def _refuse_unknown(config: Any) -> None:
+def _check_supported(config: Any) -> None:
     if config.model_type != "llama" or config.hidden_act != "silu":
         raise CannotExport(
             f"A model of type `{config.model_type}` can't be written as GGUF yet; Llama's can.",
@@ -150,15 +150,19 @@ def _head_width(config: Any) -> int:
     )
 
 
-def _tensors(weights: dict[str, Any], config: Any) -> Iterator[tuple[str, int, torch.Tensor]]:
+def _map_tensors(weights: dict[str, Any], config: Any) -> Iterator[tuple[str, int, torch.Tensor]]:
     """Each tensor's GGUF name, its layer (-1 outside the layers), and its values."""
     for name, weight in weights.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
-        yield (_OUTSIDE[name], -1, weight) if name in _OUTSIDE else in_layer(name, weight, config)
+        yield (
+            (_OUTSIDE[name], -1, weight)
+            if name in _OUTSIDE
+            else map_layer_tensor(name, weight, config)
+        )
 
 
-def in_layer(name: str, weight: torch.Tensor, config: Any) -> tuple[str, int, torch.Tensor]:
+def map_layer_tensor(name: str, weight: torch.Tensor, config: Any) -> tuple[str, int, torch.Tensor]:
     """The GGUF name, the layer and the values (out, in) of a tensor inside the layers.
 
     Raises CannotExport for a name that the Llama family doesn't have.
@@ -172,11 +176,13 @@ def in_layer(name: str, weight: torch.Tensor, config: Any) -> tuple[str, int, to
     target = _TENSORS[found[2]]
     if target in ("attn_q", "attn_k"):
         heads = config.num_attention_heads
-        weight = _paired(weight, heads if target == "attn_q" else config.num_key_value_heads)
+        weight = _interleave_rotary(
+            weight, heads if target == "attn_q" else config.num_key_value_heads
+        )
     return target, int(found[1]), weight
 
 
-def _paired(weight: torch.Tensor, heads: int) -> torch.Tensor:
+def _interleave_rotary(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """Rows (heads * dim, in) so that the two halves of each head's rows alternate."""
     rows, width = weight.shape
     halves = weight.reshape(heads, 2, rows // heads // 2, width)

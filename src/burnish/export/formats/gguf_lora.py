@@ -12,10 +12,10 @@ import torch
 from peft import PeftModel
 
 from burnish.core.errors import BadData
-from burnish.export.formats.gguf import in_layer, write_gguf
+from burnish.export.formats.gguf import map_layer_tensor, write_gguf
 from burnish.export.formats.gguf_tokenizer import CannotExport
 from burnish.models.artifact import Artifact
-from burnish.models.merge import adapted_model, merged_model
+from burnish.models.merge import load_adapted_model, load_merged_model
 
 
 def write_gguf_adapter(path: Path, adapted: PeftModel) -> None:
@@ -35,8 +35,8 @@ def write_gguf_adapter(path: Path, adapted: PeftModel) -> None:
     # scale otherwise.
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 0.0)
     model_config = adapted.get_base_model().config
-    for name, (down, up) in lora_pairs(adapted, "Use --to gguf.").items():
-        target, layer, arranged = in_layer(f"{name}.weight", up, model_config)
+    for name, (down, up) in extract_lora_pairs(adapted, "Use --to gguf.").items():
+        target, layer, arranged = map_layer_tensor(f"{name}.weight", up, model_config)
         place = f"blk.{layer}.{target}.weight"
         writer.add_tensor(f"{place}.lora_a", down.cpu().numpy())
         writer.add_tensor(f"{place}.lora_b", arranged.cpu().numpy())
@@ -46,7 +46,9 @@ def write_gguf_adapter(path: Path, adapted: PeftModel) -> None:
     writer.close()
 
 
-def lora_pairs(adapted: PeftModel, instead: str) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def extract_lora_pairs(
+    adapted: PeftModel, instead: str
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """A LoRA adapter by layer, float32: A (rank, in), and B (out, rank) with the scaling.
 
     Raises CannotExport, with what to do `instead`, if the embedding is adapted too.
@@ -62,17 +64,18 @@ def lora_pairs(adapted: PeftModel, instead: str) -> dict[str, tuple[torch.Tensor
     return found
 
 
-def refuse_rounded(artifact: Artifact) -> None:
+def check_not_rounded(artifact: Artifact) -> None:
     """Raises CannotExport for an adapter that was trained on weights rounded with it inside."""
-    if artifact.rounded:
+    if artifact.rounding_format:
         raise CannotExport(
-            f"This adapter was trained to be rounded as {artifact.rounded} inside its base's "
+            f"This adapter was trained to be rounded as {artifact.rounding_format} "
+            "inside its base's "
             "weights; beside them it is another model.",
-            f"Use --to gguf --quant {artifact.rounded}, which merges it.",
+            f"Use --to gguf --quant {artifact.rounding_format}, which merges it.",
         )
 
 
-def write_several(
+def write_multi_lora_gguf(
     folder: Path, base: Artifact, adapters: Mapping[str, Artifact], quant: str
 ) -> dict[str, Any]:
     """Write `base-QUANT.gguf` and `NAME.gguf` for each adapter into `folder`; returns their names.
@@ -88,9 +91,9 @@ def write_several(
             "Adapters share a base only if they were trained on it.",
         )
     for name, artifact in adapters.items():
-        refuse_rounded(artifact)
-        write_gguf_adapter(folder / f"{name}.gguf", adapted_model(artifact)[0])
-    model, tokenizer = merged_model(base)
+        check_not_rounded(artifact)
+        write_gguf_adapter(folder / f"{name}.gguf", load_adapted_model(artifact)[0])
+    model, tokenizer = load_merged_model(base)
     file = folder / f"base-{quant}.gguf"
     write_gguf(file, model, tokenizer, quant, base.base)
     return {"base": file.name, "adapters": {name: f"{name}.gguf" for name in adapters}}

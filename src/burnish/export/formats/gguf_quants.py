@@ -21,10 +21,10 @@ _BLOCK = 256
 #: K-quant → what llama.cpp takes for a row that isn't a multiple of 256.
 FALLBACKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
 #: Formats with blocks of 32 whose errors ggml can weigh; the K-quants' can be too.
-_WEIGHED = (Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1)
+_IMPORTANCE_KINDS = (Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1)
 
 
-def _every(layer: int, layers: int) -> bool:
+def _all_layers(layer: int, layers: int) -> bool:
     return True
 
 
@@ -35,7 +35,7 @@ def _more_bits(layer: int, layers: int) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Quant:
+class GgufQuant:
     """One choice of `--quant`: the format of most matrices, and of the tensors that differ.
 
     `finer` matrices get `better` in the layers that `where` names, as llama.cpp's mixes do; the
@@ -47,7 +47,7 @@ class Quant:
     output: Kind
     better: Kind | None = None
     finer: tuple[str, ...] = ()
-    where: Callable[[int, int], bool] = field(default=_every)
+    where: Callable[[int, int], bool] = field(default=_all_layers)
 
     def kind(self, name: str, layer: int, layers: int) -> Kind:
         """The format of a matrix of that GGUF name (`attn_v`, `output`, ...)."""
@@ -61,25 +61,25 @@ class Quant:
 _FINER = ("attn_v", "ffn_down")
 _FILE = gguf.LlamaFileType
 QUANTS = {
-    "f32": Quant(Kind.F32, _FILE.ALL_F32, Kind.F32),
-    "f16": Quant(Kind.F16, _FILE.MOSTLY_F16, Kind.F16),
-    "bf16": Quant(Kind.BF16, _FILE.MOSTLY_BF16, Kind.BF16),
-    "q8_0": Quant(Kind.Q8_0, _FILE.MOSTLY_Q8_0, Kind.Q8_0),
-    "q6_k": Quant(Kind.Q6_K, _FILE.MOSTLY_Q6_K, Kind.Q6_K),
-    "q5_k_m": Quant(
+    "f32": GgufQuant(Kind.F32, _FILE.ALL_F32, Kind.F32),
+    "f16": GgufQuant(Kind.F16, _FILE.MOSTLY_F16, Kind.F16),
+    "bf16": GgufQuant(Kind.BF16, _FILE.MOSTLY_BF16, Kind.BF16),
+    "q8_0": GgufQuant(Kind.Q8_0, _FILE.MOSTLY_Q8_0, Kind.Q8_0),
+    "q6_k": GgufQuant(Kind.Q6_K, _FILE.MOSTLY_Q6_K, Kind.Q6_K),
+    "q5_k_m": GgufQuant(
         Kind.Q5_K, _FILE.MOSTLY_Q5_K_M, Kind.Q6_K, Kind.Q6_K, _FINER, _more_bits
     ),
-    "q5_1": Quant(Kind.Q5_1, _FILE.MOSTLY_Q5_1, Kind.Q8_0),
-    "q5_0": Quant(Kind.Q5_0, _FILE.MOSTLY_Q5_0, Kind.Q8_0),
-    "q4_k_m": Quant(
+    "q5_1": GgufQuant(Kind.Q5_1, _FILE.MOSTLY_Q5_1, Kind.Q8_0),
+    "q5_0": GgufQuant(Kind.Q5_0, _FILE.MOSTLY_Q5_0, Kind.Q8_0),
+    "q4_k_m": GgufQuant(
         Kind.Q4_K, _FILE.MOSTLY_Q4_K_M, Kind.Q6_K, Kind.Q6_K, _FINER, _more_bits
     ),
-    "q4_1": Quant(Kind.Q4_1, _FILE.MOSTLY_Q4_1, Kind.Q8_0),
-    "q4_0": Quant(Kind.Q4_0, _FILE.MOSTLY_Q4_0, Kind.Q8_0),
+    "q4_1": GgufQuant(Kind.Q4_1, _FILE.MOSTLY_Q4_1, Kind.Q8_0),
+    "q4_0": GgufQuant(Kind.Q4_0, _FILE.MOSTLY_Q4_0, Kind.Q8_0),
 }  # fmt: skip
 
 
-def fitting(kind: Kind, width: int) -> Kind:
+def fallback_kind(kind: Kind, width: int) -> Kind:
     """`kind`, or what llama.cpp falls back to for rows of this width; F16 if nothing else fits."""
     if kind in FALLBACKS and width % _BLOCK:
         kind = FALLBACKS[kind]
@@ -87,7 +87,9 @@ def fitting(kind: Kind, width: int) -> Kind:
     return kind if width % block == 0 else Kind.F16
 
 
-def quantized(weights: np.ndarray, kind: Kind, importance: np.ndarray | None = None) -> np.ndarray:
+def quantize_matrix(
+    weights: np.ndarray, kind: Kind, importance: np.ndarray | None = None
+) -> np.ndarray:
     """A matrix (rows, width) of float32 as blocks: bytes (rows, bytes a row), or plain floats.
 
     With `importance` (width,) ggml weighs the error of each column by it; formats of 8 bits and
@@ -97,18 +99,20 @@ def quantized(weights: np.ndarray, kind: Kind, importance: np.ndarray | None = N
         return weights.astype(np.float32)
     if kind == Kind.F16:
         return weights.astype(np.float16)
-    if kind in FALLBACKS or (kind in _WEIGHED and importance is not None):
-        return _by_ggml(weights, kind, importance)
+    if kind in FALLBACKS or (kind in _IMPORTANCE_KINDS and importance is not None):
+        return _quantize_with_ggml(weights, kind, importance)
     return gguf.quants.quantize(weights, kind)
 
 
-def _by_ggml(weights: np.ndarray, kind: Kind, importance: np.ndarray | None) -> np.ndarray:
+def _quantize_with_ggml(
+    weights: np.ndarray, kind: Kind, importance: np.ndarray | None
+) -> np.ndarray:
     rows, width = weights.shape
     block, size = gguf.GGML_QUANT_SIZES[kind]
     source = np.ascontiguousarray(weights, dtype=np.float32)
     made = np.empty((rows, width // block * size), dtype=np.uint8)
     by = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
-    _ggml().ggml_quantize_chunk(
+    _load_ggml().ggml_quantize_chunk(
         int(kind), source.ctypes.data, made.ctypes.data, 0, rows, width,
         None if by is None else by.ctypes.data,
     )  # fmt: skip
@@ -116,7 +120,7 @@ def _by_ggml(weights: np.ndarray, kind: Kind, importance: np.ndarray | None) -> 
 
 
 @cache
-def _ggml() -> ctypes.CDLL:
+def _load_ggml() -> ctypes.CDLL:
     try:
         import xllamacpp.xllamacpp as library
     except ImportError as error:

@@ -20,7 +20,7 @@ _LLAMA_3 = (
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 #: llama.cpp's name → how text is cut before merging (src/llama-vocab.cpp).
-CUTS = {
+PRE_TOKENIZER_RULES = {
     **PRE_TOKENIZERS,
     "llama-bpe": pre_tokenizers.Sequence(
         [
@@ -37,7 +37,7 @@ class CannotExport(BurnishError):
     """A model that can't be written in the wanted format without changing what it says."""
 
 
-def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
+def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
     """Write tokens, types, merges, special tokens and the chat template.
 
     `size` is the number of rows of the embedding; rows without a token get a name of their own.
@@ -45,8 +45,8 @@ def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, 
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre(_pre_tokenizer(tokenizer, backend))
-    tokens, types = _tokens(tokenizer, size)
+    writer.add_tokenizer_pre(_pre_tokenizer_name(tokenizer, backend))
+    tokens, types = _token_table(tokenizer, size)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     merges = backend["model"]["merges"]
@@ -55,7 +55,7 @@ def add_vocabulary(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, 
     writer.add_chat_template(str(tokenizer.chat_template))
 
 
-def _pre_tokenizer(tokenizer: PreTrainedTokenizerBase, backend: dict[str, Any]) -> str:
+def _pre_tokenizer_name(tokenizer: PreTrainedTokenizerBase, backend: dict[str, Any]) -> str:
     """llama.cpp's name for how this tokenizer cuts text."""
     if backend["model"]["type"] != "BPE" or backend["model"].get("byte_fallback"):
         raise CannotExport(
@@ -69,16 +69,16 @@ def _pre_tokenizer(tokenizer: PreTrainedTokenizerBase, backend: dict[str, Any]) 
         )
     cut = tokenizer.backend_tokenizer.pre_tokenizer
     whole = bool(backend["model"].get("ignore_merges"))
-    for name, known in CUTS.items():
-        if _spelt(cut) == _spelt(known) and whole == (name in WHOLE_WORDS):
+    for name, known in PRE_TOKENIZER_RULES.items():
+        if _without_offsets(cut) == _without_offsets(known) and whole == (name in WHOLE_WORDS):
             return name
     raise CannotExport(
         "llama.cpp has no name that we know for how this tokenizer cuts text.",
-        f"Known are: {', '.join(CUTS)}. Export with --to merged instead.",
+        f"Known are: {', '.join(PRE_TOKENIZER_RULES)}. Export with --to merged instead.",
     )
 
 
-def _spelt(cut: Any) -> dict[str, Any]:
+def _without_offsets(cut: Any) -> dict[str, Any]:
     """A pre-tokenizer without what only concerns offsets."""
     state = json.loads(cut.__getstate__())
     for part in (state, *state.get("pretokenizers", ())):
@@ -88,7 +88,7 @@ def _spelt(cut: Any) -> dict[str, Any]:
     return dict(state)
 
 
-def _tokens(
+def _token_table(
     tokenizer: PreTrainedTokenizerBase, size: int
 ) -> tuple[list[str], list[gguf.TokenType]]:
     """Each token's text and type; what is added beside the merges is matched before them."""

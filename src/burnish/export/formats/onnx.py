@@ -18,25 +18,25 @@ from burnish.export.formats.gguf_tokenizer import CannotExport
 
 
 @dataclass(frozen=True, slots=True)
-class Precision:
+class OnnxPrecision:
     """What the builder calls a number format, and its extra options."""
 
     name: str
     options: tuple[str, ...] = ()
 
 
-def _blocks(bits: int, size: int, symmetric: bool = True) -> Precision:
+def _blocks(bits: int, size: int, symmetric: bool = True) -> OnnxPrecision:
     """Whole numbers in blocks of `size` weights that share a scale, and a zero point of their own
     unless the rounding is symmetric."""
     options = [f"block_size={size}", f"is_symmetric={str(symmetric).lower()}"]
     if not symmetric:
         # ORT-GenAI 0.18 aborts where it loads an embedding with zero points.
         options.append("shared_embeddings=false")
-    return Precision(f"int{bits}", tuple(options))
+    return OnnxPrecision(f"int{bits}", tuple(options))
 
 
 #: Number format → how the builder makes it. Blocks of 32 fit every common width.
-PRECISIONS: Mapping[str, Precision] = {
+PRECISIONS: Mapping[str, OnnxPrecision] = {
     "int4": _blocks(4, 32),
     "int4_16": _blocks(4, 16),
     "int4_64": _blocks(4, 64),
@@ -46,8 +46,8 @@ PRECISIONS: Mapping[str, Precision] = {
     "uint4_64": _blocks(4, 64, symmetric=False),
     "uint4_128": _blocks(4, 128, symmetric=False),
     "int8": _blocks(8, 32),
-    "fp16": Precision("fp16"),
-    "fp32": Precision("fp32"),
+    "fp16": OnnxPrecision("fp16"),
+    "fp32": OnnxPrecision("fp32"),
 }
 #: Of a prompt only its last place is asked for the next token: all others don't reach the head,
 #: which is a fifth of a small model's products (19 % more tokens read a second, docs/export.md).

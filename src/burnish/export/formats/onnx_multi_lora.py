@@ -14,40 +14,40 @@ import numpy as np
 from peft import LoraConfig, get_peft_model
 
 from burnish.core.errors import BadData
-from burnish.export.formats.gguf_lora import lora_pairs, refuse_rounded
+from burnish.export.formats.gguf_lora import check_not_rounded, extract_lora_pairs
 from burnish.export.formats.gguf_tokenizer import CannotExport
 from burnish.export.formats.onnx import build_onnx
 from burnish.models.artifact import Artifact
 from burnish.models.chat_template import end_of_turn
-from burnish.models.merge import adapted_model
+from burnish.models.merge import load_adapted_model
 
 SUFFIX = ".onnx_adapter"
 _SIDES = ("lora_A", "lora_B")
 #: The name of the one dimension that adapters may have each their own of.
 _RANK = "lora_rank"
-_ALONE = "Use --to onnx without --with, which merges it."
+_EXPORT_ALONE = "Use --to onnx without --with, which merges it."
 
 
-def lora_weights(artifact: Artifact) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+def extract_lora_weights(artifact: Artifact) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """A plain LoRA adapter by layer, float32: A (in, rank), and B (rank, out) with the scaling.
 
     Raises CannotExport for any other method.
     """
     if artifact.kind != "adapter":
         raise CannotExport(f"{artifact.path} is no adapter.", "Name a run of train.method=lora.")
-    refuse_rounded(artifact)
-    adapted = adapted_model(artifact)[0]
+    check_not_rounded(artifact)
+    adapted = load_adapted_model(artifact)[0]
     config: Any = adapted.peft_config["default"]
     if config.peft_type != "LORA" or config.use_dora or config.bias != "none":
-        raise CannotExport("Only a plain LoRA adapter can be switched.", _ALONE)
-    pairs = lora_pairs(adapted, _ALONE)
+        raise CannotExport("Only a plain LoRA adapter can be switched.", _EXPORT_ALONE)
+    pairs = extract_lora_pairs(adapted, _EXPORT_ALONE)
     return {name: (down.T.numpy(), up.T.numpy()) for name, (down, up) in pairs.items()}
 
 
-def in_graph(weights: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
+def graph_inputs(weights: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, np.ndarray]:
     """The same by the names that the model builder gives them."""
     return {
-        _name(layer.replace("self_attn", "attn"), side): np.ascontiguousarray(one)
+        _input_name(layer.replace("self_attn", "attn"), side): np.ascontiguousarray(one)
         for layer, pair in weights.items()
         for side, one in zip(_SIDES, pair, strict=True)
     }
@@ -65,7 +65,7 @@ def write_adapter_file(file: Path, weights: Mapping[str, np.ndarray]) -> None:
     form.export_adapter(str(file.absolute()))
 
 
-def write_switchable(
+def write_multi_adapter(
     folder: Path, adapters: Mapping[str, Artifact], precision: str
 ) -> dict[str, Any]:
     """Write the adapters' base for ORT-GenAI and `NAME.onnx_adapter` for each into `folder`.
@@ -73,9 +73,9 @@ def write_switchable(
     Returns the adapters' files and system prompts by name. Raises BadData for adapters of different
     bases or templates, CannotExport for one that isn't plain LoRA or has no place in the graph.
     """
-    _refuse_apart(adapters)
-    weights = {name: lora_weights(artifact) for name, artifact in adapters.items()}
-    adapted, tokenizer = adapted_model(next(iter(adapters.values())))
+    _check_same_base(adapters)
+    weights = {name: extract_lora_weights(artifact) for name, artifact in adapters.items()}
+    adapted, tokenizer = load_adapted_model(next(iter(adapters.values())))
     base = adapted.unload()
     base.generation_config.eos_token_id = sorted(end_of_turn(tokenizer))
     layers = sorted({layer for one in weights.values() for layer in one})
@@ -87,9 +87,9 @@ def write_switchable(
         get_peft_model(base, shape).save_pretrained(str(branches), save_embedding_layers=False)
         build_onnx(source, folder, precision, branches)
     tokenizer.save_pretrained(folder)
-    named = {name: in_graph(one) for name, one in weights.items()}
+    named = {name: graph_inputs(one) for name, one in weights.items()}
     widths = {
-        key: one.shape[_SIDES.index(_side(key))]
+        key: one.shape[_SIDES.index(_lora_side(key))]
         for some in named.values()
         for key, one in some.items()
     }
@@ -119,13 +119,13 @@ def open_branches(file: Path, widths: Mapping[str, int]) -> np.dtype[Any]:
     known = {item.name: item for item in graph.value_info}
     gone, empties = set(), []
     for node in graph.node:
-        name = _weight_of(node.name)
+        name = _branch_weight(node.name)
         if name is None:
             continue
         if name not in widths:
-            raise CannotExport(f"The ONNX graph has a branch {name} of no adapter.", _ALONE)
+            raise CannotExport(f"The ONNX graph has a branch {name} of no adapter.", _EXPORT_ALONE)
         gone |= set(node.input[1:])
-        is_down, wide = _side(name) == _SIDES[0], widths[name]
+        is_down, wide = _lora_side(name) == _SIDES[0], widths[name]
         told = (wide, _RANK) if is_down else (_RANK, wide)
         graph.input.append(helper.make_tensor_value_info(name, kind, told))
         empty = np.zeros((wide, 0) if is_down else (0, wide), dtype)
@@ -138,7 +138,7 @@ def open_branches(file: Path, widths: Mapping[str, int]) -> np.dtype[Any]:
         del node.input[1:]
         node.input.append(name)
     if missing := set(widths) - {empty.name for empty in empties}:
-        raise CannotExport(f"{min(missing)} has no place in the ONNX graph.", _ALONE)
+        raise CannotExport(f"{min(missing)} has no place in the ONNX graph.", _EXPORT_ALONE)
     kept = [item for item in graph.initializer if item.name not in gone]
     del graph.initializer[:]
     graph.initializer.extend([*kept, *empties])
@@ -146,9 +146,9 @@ def open_branches(file: Path, widths: Mapping[str, int]) -> np.dtype[Any]:
     return dtype
 
 
-def _refuse_apart(adapters: Mapping[str, Artifact]) -> None:
+def _check_same_base(adapters: Mapping[str, Artifact]) -> None:
     """Raises BadData unless all were trained on the same base with the same template."""
-    for what, fact in (("base", lambda one: one["base"]["sha256"]), ("template", _template)):
+    for what, fact in (("base", lambda one: one["base"]["sha256"]), ("template", _template_hash)):
         if len({fact(artifact.lineage) for artifact in adapters.values()}) > 1:
             raise BadData(
                 f"{', '.join(adapters)} were not trained with the same {what}.",
@@ -156,22 +156,22 @@ def _refuse_apart(adapters: Mapping[str, Artifact]) -> None:
             )
 
 
-def _template(lineage: Mapping[str, Any]) -> str:
+def _template_hash(lineage: Mapping[str, Any]) -> str:
     return str(lineage.get("template_sha256"))
 
 
-def _name(layer: str, side: str) -> str:
+def _input_name(layer: str, side: str) -> str:
     return f"{layer}.{side}.MatMul.weight"
 
 
-def _side(name: str) -> str:
+def _lora_side(name: str) -> str:
     return _SIDES[0] if f".{_SIDES[0]}." in name else _SIDES[1]
 
 
-def _weight_of(node: str) -> str | None:
+def _branch_weight(node: str) -> str | None:
     """The weight of a LoRA branch's node `/model/.../q_proj/lora_A/MatMul`; None for another."""
     for side in _SIDES:
         layer, found, _ = node.partition(f"/{side}/MatMul")
         if found:
-            return _name(layer.strip("/").replace("/", "."), side)
+            return _input_name(layer.strip("/").replace("/", "."), side)
     return None

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from burnish.core.progress import progress
 from burnish.core.settings import child_environment
-from burnish.engines.external.openvino import refuse_without_openvino
+from burnish.engines.external.openvino import check_openvino_installed
 from burnish.export.formats.gguf_tokenizer import CannotExport
 
 #: Number format → that of the GGUF file which is read.
@@ -22,7 +22,7 @@ _NEEDED = tuple(
     for end in ("xml", "bin")
 )
 #: Without its telemetry, which tells its makers of each conversion, OpenVINO takes a stub for it.
-_READ = (
+_CONVERT_SCRIPT = (
     "import sys\n"
     "sys.modules['openvino_telemetry'] = None\n"
     "import openvino_genai\n"
@@ -35,10 +35,10 @@ def build_openvino(source: Path, folder: Path) -> None:
 
     Raises Unavailable without OpenVINO, CannotExport if its reader makes no model.
     """
-    refuse_without_openvino()
+    check_openvino_installed()
     with progress("Building for OpenVINO", total=1):
         done = subprocess.run(
-            [sys.executable, "-c", _READ, str(source)],
+            [sys.executable, "-c", _CONVERT_SCRIPT, str(source)],
             capture_output=True, text=True, errors="replace", check=False,
             env=child_environment({}),
         )  # fmt: skip

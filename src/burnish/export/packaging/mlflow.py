@@ -11,8 +11,8 @@ from pathlib import Path
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from burnish.core.atomic import write_whole
-from burnish.core.settings import decline_counting
+from burnish.core.atomic import write_atomic
+from burnish.core.settings import disable_mlflow_telemetry
 from burnish.export.packaging import mlflow_chat
 from burnish.models.artifact import Artifact
 
@@ -22,7 +22,7 @@ _NEEDS = ("mlflow-skinny", "pandas", "safetensors", "torch", "transformers")
 
 def write_mlflow(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """`MLmodel`, `requirements.txt`, `python_env.yaml` and the code that MLflow loads."""
-    decline_counting()
+    disable_mlflow_telemetry()
     from mlflow.models import Model, ModelSignature
     from mlflow.pyfunc import add_to_model
     from mlflow.types.llm import CHAT_MODEL_INPUT_SCHEMA, CHAT_MODEL_OUTPUT_SCHEMA
@@ -31,13 +31,13 @@ def write_mlflow(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: st
     (folder / "code").mkdir(exist_ok=True)
     shutil.copy2(Path(mlflow_chat.__file__), folder / "code" / f"{_LOADER}.py")
     needs = "".join(f"{library}=={version(library).split('+')[0]}\n" for library in _NEEDS)
-    write_whole(folder / "requirements.txt", needs)
+    write_atomic(folder / "requirements.txt", needs)
     environment = {
         "python": platform.python_version(),
         "build_dependencies": ["pip"],
         "dependencies": ["-r requirements.txt"],
     }
-    write_whole(folder / "python_env.yaml", yaml.safe_dump(environment, sort_keys=False))
+    write_atomic(folder / "python_env.yaml", yaml.safe_dump(environment, sort_keys=False))
     model = Model(
         signature=ModelSignature(CHAT_MODEL_INPUT_SCHEMA, CHAT_MODEL_OUTPUT_SCHEMA),
         metadata={"task": "llm/v1/chat", "name": name},

@@ -15,9 +15,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 _MAX_TOKENS = 512
-_ANSWERED = {"messages", "max_tokens", "temperature", "top_p", "stop", "n", "stream"}
+_SUPPORTED_FIELDS = {"messages", "max_tokens", "temperature", "top_p", "stop", "n", "stream"}
 #: What a request may say without asking for anything.
-_NOTHING = {"n": (None, 1), "stream": (None, False)}
+_IGNORED_VALUES = {"n": (None, 1), "stream": (None, False)}
 
 
 class ChatModel:
@@ -37,14 +37,14 @@ class ChatModel:
 
         Raises ValueError for what can't be answered: tools, several answers, a stream.
         """
-        requests = _requests(model_input)
+        requests = _read_requests(model_input)
         answers = [self._answer({**request, **(params or {})}) for request in requests]
         return answers[0] if len(answers) == 1 else answers
 
     @torch.inference_mode()
     def _answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
         _refuse_unanswerable(request)
-        messages = [_said(message) for message in request["messages"]]
+        messages = [_plain_message(message) for message in request["messages"]]
         if self._system and messages[0]["role"] != "system":
             messages.insert(0, {"role": "system", "content": self._system})
         text = self._tokenizer.apply_chat_template(
@@ -66,9 +66,9 @@ class ChatModel:
         ended = int(ids[-1]) in ([ends] if isinstance(ends, int) else ends)
         before = min([answer.find(stop) for stop in stops if stop in answer], default=None)
         counts = (asked["input_ids"].shape[1], len(ids))
-        return self._wire(answer[:before], ended or before is not None, counts)
+        return self._completion_body(answer[:before], ended or before is not None, counts)
 
-    def _wire(self, answer: str, ended: bool, tokens: tuple[int, int]) -> dict[str, Any]:
+    def _completion_body(self, answer: str, ended: bool, tokens: tuple[int, int]) -> dict[str, Any]:
         return {
             "id": f"chatcmpl-{uuid.uuid4().hex}",
             "object": "chat.completion",
@@ -89,24 +89,24 @@ class ChatModel:
         }
 
 
-def _requests(model_input: Any) -> Iterable[dict[str, Any]]:
+def _read_requests(model_input: Any) -> Iterable[dict[str, Any]]:
     """The requests in what MLflow hands over: a table with one a row, or a mapping."""
     rows = [model_input] if isinstance(model_input, Mapping) else model_input.to_dict("records")
-    return [{key: value for key, value in row.items() if _given(value)} for row in rows]
+    return [{key: value for key, value in row.items() if _is_given(value)} for row in rows]
 
 
-def _given(value: Any) -> bool:
+def _is_given(value: Any) -> bool:
     """Whether a table's cell holds anything; an empty one is NaN, which isn't itself."""
     return value is not None and not (isinstance(value, float) and value != value)
 
 
-def _said(message: Mapping[str, Any]) -> dict[str, str]:
+def _plain_message(message: Mapping[str, Any]) -> dict[str, str]:
     return {"role": message["role"], "content": message.get("content") or ""}
 
 
 def _refuse_unanswerable(request: Mapping[str, Any]) -> None:
-    asked = set(request) - _ANSWERED
-    asked |= {name for name, said in _NOTHING.items() if request.get(name) not in said}
+    asked = set(request) - _SUPPORTED_FIELDS
+    asked |= {name for name, said in _IGNORED_VALUES.items() if request.get(name) not in said}
     if asked:
         raise ValueError(f"This model doesn't answer a request with: {', '.join(sorted(asked))}.")
 

@@ -8,18 +8,18 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from burnish.export.packaging.turn_template import turns
+from burnish.export.packaging.turn_template import extract_turn_template
 from burnish.models.chat_template import end_of_turn
 
 
-def modelfile(
+def render_modelfile(
     files: Sequence[str], tokenizer: PreTrainedTokenizerBase, system: str | None
 ) -> str | None:
     """The text of a Modelfile; None if the template can't be said in Ollama's language.
 
     `files` are the model's GGUF file and, where there is one, its adapter's.
     """
-    template = _template(tokenizer)
+    template = _ollama_template(tokenizer)
     if template is None:
         return None
     stops = tokenizer.convert_ids_to_tokens(sorted(end_of_turn(tokenizer)))
@@ -31,12 +31,12 @@ def modelfile(
     return "\n".join([*lines, "PARAMETER temperature 0"]) + "\n"
 
 
-def _template(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def _ollama_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Ollama's template (Go's text/template) for the same rendering."""
-    found = turns(tokenizer)
+    found = extract_turn_template(tokenizer)
     if found is None:
         return None
-    texts = [found.asking, *[text for pair in found.around.values() for text in pair]]
+    texts = [found.generation_prompt, *[text for pair in found.around.values() for text in pair]]
     if any('"""' in text or "{{" in text for text in texts):
         return None
     branches = "".join(
@@ -44,4 +44,4 @@ def _template(tokenizer: PreTrainedTokenizerBase) -> str | None:
         f"{before}{{{{ .Content }}}}{after}"
         for role, (before, after) in found.around.items()
     )
-    return f"{{{{ range .Messages }}}}{branches}{{{{ end }}}}{{{{ end }}}}{found.asking}"
+    return f"{{{{ range .Messages }}}}{branches}{{{{ end }}}}{{{{ end }}}}{found.generation_prompt}"

@@ -15,22 +15,22 @@ from importlib.util import find_spec
 
 from transformers import PreTrainedTokenizerBase
 
-from burnish.core.atomic import write_json, write_whole
+from burnish.core.atomic import write_atomic, write_json
 from burnish.core.errors import Unavailable
 from burnish.export.formats.gguf_tokenizer import CannotExport
 from burnish.export.packaging.mlflow import write_mlflow
-from burnish.export.packaging.turn_template import turns
+from burnish.export.packaging.turn_template import extract_turn_template
 from burnish.models.artifact import Artifact
 
 _CONTENT = "{Content}"
 
 
-def _foundry(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def _write_foundry(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """`inference_model.json`, as Foundry Local reads it beside the ONNX model."""
-    found = turns(tokenizer)
+    found = extract_turn_template(tokenizer)
     assert found is not None
     said = {role: f"{left}{_CONTENT}{right}" for role, (left, right) in found.around.items()}
-    prompt = said["user"] + found.asking
+    prompt = said["user"] + found.generation_prompt
     if written.system:
         prompt = said["system"].replace(_CONTENT, written.system) + prompt
     write_json(
@@ -39,7 +39,7 @@ def _foundry(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -
     )
 
 
-def _lm_studio(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def _write_lm_studio(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """`lmstudio/burnish/NAME/NAME-QUANT.gguf`: publisher, model and file, as LM Studio wants."""
     export = written.lineage["export"]
     place = written.path / "lmstudio" / "burnish" / name
@@ -52,7 +52,7 @@ def _lm_studio(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str)
         shutil.copy2(source, target)
 
 
-def _vllm(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def _write_vllm(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
     """`vllm.sh`: the command that serves the folder, from wherever it lies."""
     words = ["vllm", "serve", '"$here"', "--served-model-name", shlex.quote(name)]
     if written.kind == "adapter":
@@ -65,35 +65,35 @@ def _vllm(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> N
         words += ["--max-loras", "2", "--lora-modules", f'{shlex.quote(name)}="$here"']
     text = '#!/bin/sh\nhere=$(cd "$(dirname "$0")" && pwd)\nexec ' + " ".join(words) + "\n"
     file = written.path / "vllm.sh"
-    write_whole(file, text)
+    write_atomic(file, text)
     file.chmod(0o755)
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class Target:
     """What a program takes: formats of `--to`, how the rest is written, and the library for it."""
 
     formats: tuple[str, ...]
     write: Callable[[Artifact, PreTrainedTokenizerBase, str], None]
-    needs_turns: bool = False
+    needs_turn_template: bool = False
     library: str | None = None
 
 
-READY: Mapping[str, Ready] = {
-    "foundry": Ready(("onnx",), _foundry, needs_turns=True),
-    "lmstudio": Ready(("gguf",), _lm_studio),
-    "mlflow": Ready(("merged",), write_mlflow, library="mlflow"),
-    "vllm": Ready(("merged", "adapter"), _vllm),
+TARGETS: Mapping[str, Target] = {
+    "foundry": Target(("onnx",), _write_foundry, needs_turn_template=True),
+    "lmstudio": Target(("gguf",), _write_lm_studio),
+    "mlflow": Target(("merged",), write_mlflow, library="mlflow"),
+    "vllm": Target(("merged", "adapter"), _write_vllm),
 }
 
 
-def refuse_unready(
+def check_targets(
     programs: Iterable[str], to: str, artifact: Artifact, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Raises CannotExport if one of the programs can't take what would be exported, Unavailable
     without the library that writes what it wants."""
     for program in programs:
-        ready = READY[program]
+        ready = TARGETS[program]
         if ready.library and find_spec(ready.library) is None:
             raise Unavailable(
                 f"{program} needs the library {ready.library}.",
@@ -103,7 +103,7 @@ def refuse_unready(
             raise CannotExport(
                 f"{program} doesn't take --to {to}.", f"Use --to {' or '.join(ready.formats)}."
             )
-        if ready.needs_turns and turns(tokenizer) is None:
+        if ready.needs_turn_template and extract_turn_template(tokenizer) is None:
             raise CannotExport(
                 f"The chat template can't be said in {program}'s words: it does more than put text "
                 "around each message.",
@@ -117,16 +117,16 @@ def refuse_unready(
 
 
 def _is_plain_lora(artifact: Artifact) -> bool:
-    if artifact.kind != "adapter" or artifact.rounded:
+    if artifact.kind != "adapter" or artifact.rounding_format:
         return False
     config = json.loads((artifact.path / "adapter_config.json").read_text(encoding="utf-8"))
     return bool(config["peft_type"] == "LORA" and not config.get("use_dora"))
 
 
-def make_ready(
+def write_targets(
     programs: Iterable[str], written: Artifact, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Write what each program wants into an exported folder."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(written.lineage.get("run", written.base)))
     for program in programs:
-        READY[program].write(written, tokenizer, name)
+        TARGETS[program].write(written, tokenizer, name)

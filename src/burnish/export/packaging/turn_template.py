@@ -12,24 +12,24 @@ from transformers import PreTrainedTokenizerBase
 from burnish.core.records import Message
 from burnish.models.chat_template import render_conversation, render_prompt
 
-_SYSTEM, _USER, _ANSWER, _AGAIN = "Marked1", "Marked2", "Marked3", "Marked4"
+_SYSTEM, _USER, _ANSWER, _SECOND_USER = "Marked1", "Marked2", "Marked3", "Marked4"
 _CONVERSATION = (
     Message("system", _SYSTEM),
     Message("user", _USER),
     Message("assistant", _ANSWER),
-    Message("user", _AGAIN),
+    Message("user", _SECOND_USER),
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
+class TurnTemplate:
     """The text before and behind each role's words, and what asks for an answer."""
 
     around: Mapping[str, tuple[str, str]]
-    asking: str
+    generation_prompt: str
 
 
-def turns(tokenizer: PreTrainedTokenizerBase) -> Turns | None:
+def extract_turn_template(tokenizer: PreTrainedTokenizerBase) -> TurnTemplate | None:
     """The turns of a template, without the first token where engines add that by themselves.
 
     None for a template that depends on more than the role of each message.
@@ -40,7 +40,7 @@ def turns(tokenizer: PreTrainedTokenizerBase) -> Turns | None:
     for alone, (role, word) in enumerate(
         (("system", _SYSTEM), ("user", _USER), ("assistant", _ANSWER)), start=1
     ):
-        before, with_it = _talk(tokenizer, alone - 1), _talk(tokenizer, alone)
+        before, with_it = _render_turns(tokenizer, alone - 1), _render_turns(tokenizer, alone)
         if not with_it.startswith(before) or with_it.count(word) != 1:
             return None
         left, _, right = with_it[len(before) :].partition(word)
@@ -50,10 +50,10 @@ def turns(tokenizer: PreTrainedTokenizerBase) -> Turns | None:
         for message in _CONVERSATION
     )
     asking = whole.removeprefix(talk)
-    return Turns(around, asking) if ours == talk and ours + asking == whole else None
+    return TurnTemplate(around, asking) if ours == talk and ours + asking == whole else None
 
 
-def _talk(tokenizer: PreTrainedTokenizerBase, turns: int) -> str:
+def _render_turns(tokenizer: PreTrainedTokenizerBase, turns: int) -> str:
     """The first turns of the conversation, as rendered; nothing for none of them."""
     if not turns:
         return ""

@@ -9,17 +9,17 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.recipe.export import Export
 from burnish.core.stats import loss_bound
-from burnish.evaluate.metrics import CORPUS, METRICS
-from burnish.export.parity.clients import Reply
-from burnish.export.parity.questions import Questions, Trained
+from burnish.evaluate.metrics import CORPUS_METRICS, METRICS
+from burnish.export.parity.clients import ServedAnswer
+from burnish.export.parity.questions import GateQuestions, TrainedAnswers
 from burnish.models.chat_template import encode_text
 
 #: With fewer questions than this, equal answers prove nothing.
-LEAST_ROWS = 30
+MIN_ROWS = 30
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class MetricChange:
     """The metric before and after, and the loss that is surely not exceeded, with its budget."""
 
     metric: str
@@ -33,21 +33,24 @@ class Change:
     @property
     def ok(self) -> bool:
         """Whether the loss is surely within the budget, or no answer changed at all."""
-        unchanged = not self.changed and self.n >= LEAST_ROWS
+        unchanged = not self.changed and self.n >= MIN_ROWS
         return unchanged or self.loss_at_most <= self.budget
 
 
-def change(
-    asked: Questions, before: Sequence[Reply], after: Sequence[Reply], settings: Export
-) -> Change:
+def compare_metric(
+    asked: GateQuestions,
+    before: Sequence[ServedAnswer],
+    after: Sequence[ServedAnswer],
+    settings: Export,
+) -> MetricChange:
     """The metric of the same questions before and after."""
     score = METRICS[asked.metric]
     old, new = (
-        [score(row.answer, reply.said) for row, reply in zip(asked.rows, side, strict=True)]
+        [score(row.answer, reply.answer_text) for row, reply in zip(asked.rows, side, strict=True)]
         for side in (before, after)
     )
     mean = sum(old) / len(old)
-    return Change(
+    return MetricChange(
         metric=asked.metric,
         trained=mean,
         exported=sum(new) / len(new),
@@ -58,13 +61,16 @@ def change(
     )
 
 
-_ASKED = {"free": "answering freely", "labels_only": "held to the labels"}
+_ANSWER_MODES = {"free": "answering freely", "labels_only": "held to the labels"}
 
 
-def too_much(name: str, change: Change, settings: Export) -> str:
+def explain_excess_loss(name: str, change: MetricChange, settings: Export) -> str:
     """Why a change isn't within the budget: it is too large, or too few questions were asked."""
     loss = change.trained - change.exported
-    what = f"{change.metric} {_ASKED[name]} went from {change.trained:.1%} to {change.exported:.1%}"
+    what = (
+        f"{change.metric} {_ANSWER_MODES[name]} went from {change.trained:.1%} "
+        f"to {change.exported:.1%}"
+    )
     sure = f"with {settings.confidence:.0%} certainty at most {100 * change.loss_at_most:.1f}"
     if loss > change.budget:
         return (
@@ -77,21 +83,21 @@ def too_much(name: str, change: Change, settings: Export) -> str:
     )
 
 
-def broken(
-    asked: Questions,
-    before: Sequence[Reply],
-    after: Sequence[Reply],
+def count_defects(
+    asked: GateQuestions,
+    before: Sequence[ServedAnswer],
+    after: Sequence[ServedAnswer],
     settings: Export,
     against: list[str],
 ) -> dict[str, Any]:
     """Answers that are empty, that don't end, or that lack the task's form; on both sides."""
-    checks = {"empty": lambda reply: not reply.said.strip(), "unfinished": lambda r: not r.complete}
-    if asked.labelled:
+    checks = {"empty": lambda reply: not reply.answer_text.strip(), "unfinished": lambda r: not r.complete}
+    if asked.has_labels:
         labels = set(asked.task.labels)
-        checks["not_a_label"] = lambda reply: reply.said.strip() not in labels
-    elif "json_validity" in CORPUS[asked.task.kind]:
-        valid = CORPUS[asked.task.kind]["json_validity"]
-        checks["not_json"] = lambda reply: not valid([""], [reply.said])
+        checks["not_a_label"] = lambda reply: reply.answer_text.strip() not in labels
+    elif "json_validity" in CORPUS_METRICS[asked.task.kind]:
+        valid = CORPUS_METRICS[asked.task.kind]["json_validity"]
+        checks["not_json"] = lambda reply: not valid([""], [reply.answer_text])
     counts = {
         name: {
             "trained": sum(check(reply) for reply in before),
@@ -110,8 +116,10 @@ def broken(
     return counts
 
 
-def agreement(
-    tokenizer: PreTrainedTokenizerBase, before: Sequence[Reply], after: Sequence[Reply]
+def token_agreement(
+    tokenizer: PreTrainedTokenizerBase,
+    before: Sequence[ServedAnswer],
+    after: Sequence[ServedAnswer],
 ) -> float:
     """Share of the trained model's tokens that come out before the first different one."""
     same = total = 0
@@ -125,9 +133,11 @@ def agreement(
     return same / total
 
 
-def classes(asked: Questions, trained: Trained, replies: Sequence[Reply]) -> list[dict[str, Any]]:
+def changed_labels(
+    asked: GateQuestions, trained: TrainedAnswers, replies: Sequence[ServedAnswer]
+) -> list[dict[str, Any]]:
     """Labels that are answered otherwise than before, the most damaged first."""
-    if not asked.labelled:
+    if not asked.has_labels:
         return []
     score = METRICS[asked.metric]
     n: Counter[str] = Counter()
@@ -135,8 +145,8 @@ def classes(asked: Questions, trained: Trained, replies: Sequence[Reply]) -> lis
     new: Counter[str] = Counter()
     for row, before, after in zip(asked.rows, trained.free, replies, strict=True):
         n[row.answer] += 1
-        old[row.answer] += int(score(row.answer, before.said))
-        new[row.answer] += int(score(row.answer, after.said))
+        old[row.answer] += int(score(row.answer, before.answer_text))
+        new[row.answer] += int(score(row.answer, after.answer_text))
     changed = [label for label in n if old[label] != new[label]]
     return [
         {"label": label, "n": n[label], "trained": old[label], "exported": new[label]}

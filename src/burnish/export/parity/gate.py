@@ -15,13 +15,19 @@ from burnish.core.progress import progress
 from burnish.core.recipe.export import Export
 from burnish.core.records import Prompt
 from burnish.core.stats import quantile
-from burnish.export.parity.clients import Door, Reply, free
-from burnish.export.parity.differences import agreement, broken, change, classes, too_much
-from burnish.export.parity.questions import Questions, Trained
+from burnish.export.parity.clients import ServedAnswer, ServedModel, without_choices
+from burnish.export.parity.differences import (
+    changed_labels,
+    compare_metric,
+    count_defects,
+    explain_excess_loss,
+    token_agreement,
+)
+from burnish.export.parity.questions import GateQuestions, TrainedAnswers
 from burnish.models.chat_template import encode_prompt, encode_text
 
 #: So many are asked alone first.
-_ALONE = 24
+_SEQUENTIAL_PROMPTS = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,52 +47,57 @@ class Parity:
         return {"shippable": self.shippable, "against": list(self.against), **self.facts}
 
 
-def measure(door: Door, asked: Questions, trained: Trained, settings: Export) -> Parity:
+def measure_parity(
+    door: ServedModel, asked: GateQuestions, trained: TrainedAnswers, settings: Export
+) -> Parity:
     """Ask the exported artefact the same and compare."""
     against: list[str] = []
-    prompts = _same_prompts(door, asked, trained, against)
-    replies = _ask_all(door, free(asked.prompts), "Asking the exported model")
+    prompts = _compare_prompts(door, asked, trained, against)
+    replies = _ask_all(door, without_choices(asked.prompts), "Asking the exported model")
     counted = sum(
         reply.tokens_in != before.tokens_in
         for reply, before in zip(replies, trained.free, strict=True)
     )
     if counted:
         against.append(f"The server counts other prompt tokens on {counted} questions.")
-    changes = {"free": change(asked, trained.free, replies, settings)}
-    if asked.bound:
+    changes = {"free": compare_metric(asked, trained.free, replies, settings)}
+    if asked.has_choices:
         held = _ask_all(door, asked.prompts, "Asking it for labels")
-        changes["labels_only"] = change(asked, trained.bound, held, settings)
+        changes["labels_only"] = compare_metric(asked, trained.constrained, held, settings)
     telling = {name: one for name, one in changes.items() if one.trained or one.ok}
-    against += [too_much(*item, settings) for item in telling.items() if not item[1].ok]
+    against += [explain_excess_loss(*item, settings) for item in telling.items() if not item[1].ok]
     if not telling:
         against.append("The trained model itself scores 0 here, so nothing shows what was lost.")
-    defects = broken(asked, trained.free, replies, settings, against)
+    defects = count_defects(asked, trained.free, replies, settings, against)
     facts = {
         "rows": len(asked.rows),
         "prompts": prompts,
         "changes": {name: asdict(one) for name, one in changes.items()},
-        "token_agreement": agreement(trained.tokenizer, trained.free, replies),
+        "token_agreement": token_agreement(trained.tokenizer, trained.free, replies),
         "same_answers": sum(a.text == b.text for a, b in zip(trained.free, replies, strict=True)),
         "broken": defects,
-        "classes": classes(asked, trained, replies),
-        "speed": _speed(replies, door),
+        "classes": changed_labels(asked, trained, replies),
+        "speed": _summarize_speed(replies, door),
     }
     return Parity(tuple(against), facts)
 
 
-def _ask_all(door: Door, prompts: Sequence[Prompt], label: str) -> list[Reply]:
+def _ask_all(door: ServedModel, prompts: Sequence[Prompt], label: str) -> list[ServedAnswer]:
     """The first few alone, which tells how long that takes; the others as the door likes it."""
     replies = []
-    with progress(label, total=len(prompts)) as bar, ThreadPoolExecutor(door.together) as pool:
-        for some, asking in ((prompts[:_ALONE], map), (prompts[_ALONE:], pool.map)):
+    with progress(label, total=len(prompts)) as bar, ThreadPoolExecutor(door.concurrency) as pool:
+        for some, asking in (
+            (prompts[:_SEQUENTIAL_PROMPTS], map),
+            (prompts[_SEQUENTIAL_PROMPTS:], pool.map),
+        ):
             for reply in asking(door.ask, some):
                 replies.append(reply)
                 bar.advance()
     return replies
 
 
-def _same_prompts(
-    door: Door, asked: Questions, trained: Trained, against: list[str]
+def _compare_prompts(
+    door: ServedModel, asked: GateQuestions, trained: TrainedAnswers, against: list[str]
 ) -> dict[str, Any]:
     """Whether the artefact is given the tokens of training, for questions and for answers."""
     ours = [encode_prompt(trained.tokenizer, p.messages, p.tools) for p in asked.prompts]
@@ -117,13 +128,13 @@ def _same_prompts(
     return facts
 
 
-def _speed(replies: Sequence[Reply], door: Door) -> dict[str, float]:
+def _summarize_speed(replies: Sequence[ServedAnswer], door: ServedModel) -> dict[str, float]:
     """Of the free answers that were asked alone; the first warms up."""
-    alone = replies[1:_ALONE]
+    alone = replies[1:_SEQUENTIAL_PROMPTS]
     seconds = [reply.seconds for reply in alone]
     return {
         "p50_s": quantile(seconds, 0.5),
         "p95_s": quantile(seconds, 0.95),
         "tokens_per_s": sum(r.tokens_out for r in alone) / sum(seconds),
-        "memory_bytes": door.child.memory_bytes(),
+        "memory_bytes": door.process.memory_bytes(),
     }

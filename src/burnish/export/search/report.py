@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import psutil
 
 from burnish.core.records import Interval
-from burnish.export.search.limits import LIMITS, amount
-from burnish.report.export_search import FitContents, FormatLine
+from burnish.export.search.limits import LIMITS, format_amount
+from burnish.report.export_search import ExportSearchContents, FormatLine
 
 if TYPE_CHECKING:
-    from burnish.export.search.result import Fitted
+    from burnish.export.search.result import SearchResult
 
 _BEST = {
     "latency": "lowest p95 latency",
@@ -20,11 +20,11 @@ _BEST = {
 }
 
 
-def page_of(result: "Fitted") -> FitContents:
+def search_contents(result: "SearchResult") -> ExportSearchContents:
     """The page of a search's result."""
     fit, pick = result.rules.fit, result.pick
     limits = {
-        limit.words: f"at most {amount(allowed, limit.unit)}"
+        limit.label: f"at most {format_amount(allowed, limit.unit)}"
         for name, limit in LIMITS.items()
         if (allowed := getattr(fit, name)) is not None
     }
@@ -38,18 +38,18 @@ def page_of(result: "Fitted") -> FitContents:
     else:
         headline = "No candidate keeps the limits and answers like the trained model"
         paragraph = f"{len(result.trials)} candidates were tried; {asked}."
-    return FitContents(
+    return ExportSearchContents(
         title="Export for this machine",
         headline=headline,
         paragraph=paragraph,
         metric=result.metric,
-        lines=[_line(result, place) for place in range(len(result.trials))],
+        lines=[_format_line(result, place) for place in range(len(result.trials))],
         reasons=result.against,
         limit_s=fit.latency_p95,
         facts={
             "machine": f"{platform.system()} {platform.machine()}, {psutil.cpu_count()} CPUs",
             "best is": _BEST[fit.best],
-            "questions at most": str(len(result.rules.trained)),
+            "questions at most": str(len(result.rules.trained_scores)),
             **limits,
         },
         reproduce=" ".join(
@@ -63,9 +63,9 @@ def page_of(result: "Fitted") -> FitContents:
     )
 
 
-def _line(result: "Fitted", place: int) -> FormatLine:
+def _format_line(result: "SearchResult", place: int) -> FormatLine:
     trial = result.trials[place]
-    found = result.facts(trial)
+    found = result.trial_facts(trial)
     gain = found["gain"]
     fate = f"{trial.dropped.kind}: {trial.dropped.why}" if trial.dropped else ""
     return FormatLine(

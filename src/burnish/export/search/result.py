@@ -7,26 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from burnish.core.stats import paired_test
-from burnish.engines.registry import IN_CHILDREN
+from burnish.engines.registry import EXTERNAL_ENGINES
 from burnish.export.formats.registry import FORMATS
-from burnish.export.run import Exported
+from burnish.export.run import ExportResult
 from burnish.export.search.limits import LIMITS
 from burnish.export.search.successive_halving import (
-    Rules,
+    SearchRules,
 )
-from burnish.export.search.trial import Trial
+from burnish.export.search.trial import CandidateTrial
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class SearchResult:
     """The search's result: the pick and what the gate found, or why there is none."""
 
     folder: Path
-    trials: Sequence[Trial]
-    rules: Rules
+    trials: Sequence[CandidateTrial]
+    rules: SearchRules
     metric: str
-    pick: Trial | None
-    exported: Exported | None
+    pick: CandidateTrial | None
+    exported: ExportResult | None
     against: Sequence[str]
 
     @property
@@ -35,23 +35,23 @@ class Fitted:
         return 0 if self.pick else 1
 
     @property
-    def serve(self) -> str | None:
+    def serve_command(self) -> str | None:
         """The command that serves the pick as it was measured; None without one."""
         if self.pick is None:
             return None
         line = f"burnish serve {shlex.quote(str(self.folder))}"
-        served = self.served
+        served = self.serve_settings
         if served["torch_threads"]:
             return f"OMP_NUM_THREADS={served['torch_threads']} {line}"
         sets = [f"--set serve.{field}={value}" for field, value in served["serve"].items()]
         return " ".join([line, *sets])
 
     @property
-    def served(self) -> dict[str, Any]:
+    def serve_settings(self) -> dict[str, Any]:
         """How the pick was measured: fields of `serve`, and threads of torch where it answers."""
         assert self.pick is not None
         one = self.pick.candidate
-        if FORMATS[one.to].kind not in IN_CHILDREN:
+        if FORMATS[one.to].kind not in EXTERNAL_ENGINES:
             return {"serve": {}, "torch_threads": one.threads}
         fields: dict[str, Any] = {"engine_threads": one.threads}
         fields |= {"engine_cache": one.cache} if one.cache != "f16" else {}
@@ -64,20 +64,20 @@ class Fitted:
             "folder": str(self.folder),
             "metric": self.metric,
             "pick": str(self.pick.candidate) if self.pick else None,
-            "serve": self.serve,
-            "served": self.served if self.pick else None,
+            "serve": self.serve_command,
+            "served": self.serve_settings if self.pick else None,
             "shippable": self.pick is not None,
             "against": list(self.against),
             "limits": {name: getattr(self.rules.fit, name) for name in LIMITS},
             "best": self.rules.fit.best,
-            "candidates": [self.facts(trial) for trial in self.trials],
+            "candidates": [self.trial_facts(trial) for trial in self.trials],
             "parity": self.exported.parity.as_dict() if self.exported else None,
         }
 
-    def facts(self, trial: Trial) -> dict[str, Any]:
+    def trial_facts(self, trial: CandidateTrial) -> dict[str, Any]:
         """What was measured of one candidate; the gain is over the trained model."""
         one, n = trial.candidate, len(trial.scores)
-        gain = paired_test(trial.scores, self.rules.trained[:n]).gain if n else None
+        gain = paired_test(trial.scores, self.rules.trained_scores[:n]).gain if n else None
         return {
             "format": one.to,
             "quant": one.quant,

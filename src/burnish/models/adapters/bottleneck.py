@@ -20,17 +20,20 @@ from torch.nn.functional import gelu
 from burnish.core.atomic import write_json
 from burnish.core.errors import BadRecipe
 
-After = Literal["both", "mlp"]
+BottleneckPosition = Literal["both", "mlp"]
 
 _FACTS, _WEIGHTS = "bottleneck.json", "bottleneck.safetensors"
 
 #: How model families call the last projection of attention and MLP.
 _ATTENTION = ("self_attn.o_proj", "self_attn.out_proj", "self_attn.dense", "attn.c_proj")
 _MLP = ("mlp.down_proj", "mlp.fc2", "mlp.dense_4h_to_h", "mlp.c_proj")
-_PLACES: dict[After, tuple[tuple[str, ...], ...]] = {"both": (_ATTENTION, _MLP), "mlp": (_MLP,)}
+_PROJECTIONS: dict[BottleneckPosition, tuple[tuple[str, ...], ...]] = {
+    "both": (_ATTENTION, _MLP),
+    "mlp": (_MLP,),
+}
 
 
-class Bottleneck(torch.nn.Module):
+class BottleneckLayer(torch.nn.Module):
     """One adapter: (..., width) → the same shape."""
 
     def __init__(self, width: int, size: int) -> None:
@@ -46,14 +49,14 @@ class Bottleneck(torch.nn.Module):
         return y
 
 
-def add_bottlenecks(model: Any, size: int, after: After) -> None:
+def add_bottlenecks(model: Any, size: int, after: BottleneckPosition) -> None:
     """Freeze the model and hang adapters of `size` on it, in its own number format.
 
     Raises BadRecipe for a model whose projections aren't known.
     """
     model.requires_grad_(False)
     width, layers = int(model.config.hidden_size), int(model.config.num_hidden_layers)
-    for names in _PLACES[after]:
+    for names in _PROJECTIONS[after]:
         found = [part for name, part in model.named_modules() if name.endswith(names)]
         if len(found) != layers:
             raise BadRecipe(
@@ -61,9 +64,9 @@ def add_bottlenecks(model: Any, size: int, after: After) -> None:
                 "Set train.method=lora.",
             )
         for part in found:
-            small = Bottleneck(width, size).to(part.weight.device, part.weight.dtype)
+            small = BottleneckLayer(width, size).to(part.weight.device, part.weight.dtype)
             part.bottleneck = small
-            part.register_forward_hook(_passed_on)
+            part.register_forward_hook(_apply_bottleneck)
     model.bottlenecks = {"size": size, "after": after}
 
 
@@ -76,7 +79,10 @@ def save_bottlenecks(model: Any, folder: Path, base: str) -> None:
     """Write size, places and weights of a model's adapters."""
     write_json(folder / _FACTS, {**model.bottlenecks, "base": base})
     save_file(
-        {name: weight.detach().cpu().contiguous() for name, weight in _weights(model).items()},
+        {
+            name: weight.detach().cpu().contiguous()
+            for name, weight in _bottleneck_weights(model).items()
+        },
         folder / _WEIGHTS,
     )
 
@@ -87,14 +93,14 @@ def load_bottlenecks(model: Any, folder: Path) -> None:
     facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     add_bottlenecks(model, facts["size"], facts["after"])
     saved = load_file(folder / _WEIGHTS)
-    for name, weight in _weights(model).items():
+    for name, weight in _bottleneck_weights(model).items():
         weight.copy_(saved[name])
 
 
-def _weights(model: Any) -> dict[str, torch.Tensor]:
+def _bottleneck_weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: part for name, part in model.named_parameters() if ".bottleneck." in name}
 
 
-def _passed_on(layer: Any, given: Any, y: torch.Tensor) -> torch.Tensor:
+def _apply_bottleneck(layer: Any, given: Any, y: torch.Tensor) -> torch.Tensor:
     through: torch.Tensor = layer.bottleneck(y)
     return through

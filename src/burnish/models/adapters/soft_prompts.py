@@ -23,23 +23,23 @@ from transformers import DynamicCache
 from burnish.core.atomic import write_json
 from burnish.core.errors import BadRecipe
 
-Kind = Literal["prompt", "prefix"]
+SoftPromptKind = Literal["prompt", "prefix"]
 _FACTS, _WEIGHTS = "virtual.json", "virtual.safetensors"
 _KEYS_AND_VALUES = ("self_attn.k_proj", "self_attn.v_proj")
-_PEFT: dict[Kind, Any] = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}
+_PEFT: dict[SoftPromptKind, Any] = {"prompt": PromptTuningConfig, "prefix": PrefixTuningConfig}
 
 
-def virtual_ids(count: int) -> tuple[int, ...]:
+def virtual_token_ids(count: int) -> tuple[int, ...]:
     """The ids of `count` virtual tokens, in their order."""
     return tuple(range(-count, 0))
 
 
-def ids_before(model: Any) -> tuple[int, ...]:
+def required_virtual_ids(model: Any) -> tuple[int, ...]:
     """The virtual tokens that a model wants before every prompt; none for most models."""
-    return virtual_ids(model.virtual["tokens"]) if has_virtual(model) else ()
+    return virtual_token_ids(model.virtual["tokens"]) if has_soft_prompt(model) else ()
 
 
-def add_virtual(model: Any, kind: Kind, count: int) -> None:
+def add_soft_prompt(model: Any, kind: SoftPromptKind, count: int) -> None:
     """Freeze the model and let it know `count` virtual tokens.
 
     Raises BadRecipe for a model whose keys and values aren't known (`prefix` only).
@@ -48,26 +48,30 @@ def add_virtual(model: Any, kind: Kind, count: int) -> None:
     words = model.get_input_embeddings()
     drawn = torch.randint(words.weight.shape[0], (count,), device=words.weight.device)
     owners = [words] if kind == "prompt" else _projections(model)
-    begins = [words(drawn)] if kind == "prompt" else _outputs(model, owners, drawn)
+    begins = [words(drawn)] if kind == "prompt" else _layer_outputs(model, owners, drawn)
     for owner, begin in zip(owners, begins, strict=True):
         owner.virtual = torch.nn.Parameter(begin.detach().clone())
-    words.forward = MethodType(_embedded, words)
+    words.forward = MethodType(_clamp_virtual_ids, words)
     model.virtual = {"kind": kind, "tokens": count}
     if kind == "prefix":
         for owner in owners:
             # Each pass leaves its ids with the embedding; the layers look for them there.
-            owner.register_forward_hook(lambda layer, _, y: _placed(y, words.ids, layer.virtual))
+            owner.register_forward_hook(
+                lambda layer, _, y: _insert_virtual(y, words.ids, layer.virtual)
+            )
 
 
-def has_virtual(model: Any) -> bool:
+def has_soft_prompt(model: Any) -> bool:
     """Whether `add_virtual` was here."""
     return hasattr(model, "virtual")
 
 
-def save_virtual(model: Any, folder: Path, base: str) -> None:
+def save_soft_prompt(model: Any, folder: Path, base: str) -> None:
     """Write the learnt tensors by name, and what PEFT makes the same answers from."""
     write_json(folder / _FACTS, {**model.virtual, "base": base})
-    learnt = {name: part.detach().cpu().contiguous() for name, part in _weights(model).items()}
+    learnt = {
+        name: part.detach().cpu().contiguous() for name, part in _soft_prompt_weights(model).items()
+    }
     save_file(learnt, folder / _WEIGHTS)
     config = model.config
     count, heads = model.virtual["tokens"], config.num_attention_heads
@@ -84,28 +88,28 @@ def save_virtual(model: Any, folder: Path, base: str) -> None:
         base_model_name_or_path=base,
         inference_mode=True,
     ).save_pretrained(folder)
-    table = next(iter(learnt.values())) if learns_prompt else _cached(model, count)
+    table = next(iter(learnt.values())) if learns_prompt else _compute_prefix_cache(model, count)
     save_file({"prompt_embeddings": table}, folder / "adapter_model.safetensors")
 
 
 @torch.no_grad()
-def load_virtual(model: Any, folder: Path) -> None:
+def load_soft_prompt(model: Any, folder: Path) -> None:
     """Teach a base the virtual tokens of a folder."""
     facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     with torch.random.fork_rng():
-        add_virtual(model, facts["kind"], facts["tokens"])
+        add_soft_prompt(model, facts["kind"], facts["tokens"])
     saved = load_file(folder / _WEIGHTS)
-    for name, weight in _weights(model).items():
+    for name, weight in _soft_prompt_weights(model).items():
         weight.copy_(saved[name])
 
 
-def _embedded(words: Any, ids: torch.Tensor) -> torch.Tensor:
+def _clamp_virtual_ids(words: Any, ids: torch.Tensor) -> torch.Tensor:
     words.ids = ids
     real: torch.Tensor = type(words).forward(words, ids.clamp(min=0))
-    return _placed(real, ids, words.virtual) if hasattr(words, "virtual") else real
+    return _insert_virtual(real, ids, words.virtual) if hasattr(words, "virtual") else real
 
 
-def _placed(y: torch.Tensor, ids: torch.Tensor, virtual: torch.Tensor) -> torch.Tensor:
+def _insert_virtual(y: torch.Tensor, ids: torch.Tensor, virtual: torch.Tensor) -> torch.Tensor:
     """y (rows, tokens, width) with the learnt vectors where a virtual token stands."""
     numbers = (ids + len(virtual)).clamp(0, len(virtual) - 1)
     return torch.where(ids[..., None] < 0, embedding(numbers, virtual), y)
@@ -122,7 +126,7 @@ def _projections(model: Any) -> list[Any]:
 
 
 @torch.no_grad()
-def _outputs(model: Any, layers: list[Any], ids: torch.Tensor) -> list[torch.Tensor]:
+def _layer_outputs(model: Any, layers: list[Any], ids: torch.Tensor) -> list[torch.Tensor]:
     """What each layer gives for these tokens: (tokens, width) each."""
     seen: dict[int, torch.Tensor] = {}
     hooks = [
@@ -136,14 +140,14 @@ def _outputs(model: Any, layers: list[Any], ids: torch.Tensor) -> list[torch.Ten
 
 
 @torch.no_grad()
-def _cached(model: Any, count: int) -> torch.Tensor:
+def _compute_prefix_cache(model: Any, count: int) -> torch.Tensor:
     """(tokens, layers x 2 x width): keys, turned to their positions, and values, as PEFT has them.
 
     The layers' own attention is put back: in training it knows flat sequences only.
     """
     cache: Any = DynamicCache()
     before = model.config._attn_implementation
-    ids = torch.tensor([virtual_ids(count)], device=model.device)
+    ids = torch.tensor([virtual_token_ids(count)], device=model.device)
     model.set_attn_implementation("sdpa")
     model.eval()(input_ids=ids, past_key_values=cache, use_cache=True)
     model.set_attn_implementation(before)
@@ -152,5 +156,5 @@ def _cached(model: Any, count: int) -> torch.Tensor:
     return torch.cat(flat, 1).cpu().contiguous()
 
 
-def _weights(model: Any) -> dict[str, torch.Tensor]:
+def _soft_prompt_weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: part for name, part in model.named_parameters() if name.endswith(".virtual")}

@@ -17,12 +17,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
-from burnish.core.atomic import hash_file, whole_folder, write_json, write_whole
+from burnish.core.atomic import atomic_folder, hash_file, write_atomic, write_json
 from burnish.core.errors import BadRecipe
 from burnish.models.artifact import Artifact, find_base, open_artifact
-from burnish.models.load import device
-from burnish.models.local_models import FACTS, LocalModel
-from burnish.models.padding import padded, padding_of
+from burnish.models.load import default_device
+from burnish.models.local_models import ARTIFACT_FILE, LocalModel
+from burnish.models.padding import pad_batch, padding_token_id
 
 _CARD = """# A classifier of {labels} labels, trained on {base}
 
@@ -59,14 +59,14 @@ class SequenceClassifier:
             places = order[begin : begin + batch_size]
             cut = {"truncation": True, "max_length": self.max_tokens}
             ids = self.tokenizer([texts[place] for place in places], **cut)["input_ids"]
-            batch = {k: v.to(self.model.device) for k, v in padded(ids, self.tokenizer).items()}
+            batch = {k: v.to(self.model.device) for k, v in pad_batch(ids, self.tokenizer).items()}
             found[places] = self.model(**batch).logits.float().log_softmax(-1).cpu().numpy()
             if advance:
                 advance(len(places))
         return found
 
 
-def headed_model(
+def build_head_model(
     base: LocalModel,
     labels: Sequence[str],
     tokenizer: Tokenizer,
@@ -96,8 +96,8 @@ def headed_model(
         ) from error
     finally:
         transformers_logging.set_verbosity(level)
-    model.config.pad_token_id = padding_of(tokenizer)
-    return model.to(device())
+    model.config.pad_token_id = padding_token_id(tokenizer)
+    return model.to(default_device())
 
 
 def save_classifier(
@@ -114,21 +114,21 @@ def save_classifier(
         "max_tokens": classifier.max_tokens,
         **lineage,
     }
-    return save_headed(folder, classifier.model, classifier.tokenizer, facts, words)
+    return save_head_model(folder, classifier.model, classifier.tokenizer, facts, words)
 
 
-class Saves(Protocol):
+class SavesPretrained(Protocol):
     """A tokenizer, or what is kept like one."""
 
     def save_pretrained(self, folder: Path, /) -> Any:
         """Its files into a folder."""
 
 
-def save_headed(
-    folder: Path, model: Any, tokenizer: Saves, facts: Mapping[str, Any], card: str
+def save_head_model(
+    folder: Path, model: Any, tokenizer: SavesPretrained, facts: Mapping[str, Any], card: str
 ) -> Artifact:
     """Write a model with a head and what is to be known of it, whole or not at all."""
-    with whole_folder(folder, replace=True) as draft:
+    with atomic_folder(folder, replace=True) as draft:
         for config in getattr(model, "peft_config", {}).values():
             # A path of this machine would be of no use to anybody else.
             config.base_model_name_or_path = facts["base"]["name"]
@@ -136,9 +136,9 @@ def save_headed(
         extra = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
         model.save_pretrained(draft, safe_serialization=True, **extra)
         tokenizer.save_pretrained(draft)
-        write_whole(draft / "README.md", card)
+        write_atomic(draft / "README.md", card)
         files = {file.name: hash_file(file) for file in sorted(draft.iterdir())}
-        write_json(draft / FACTS, {**facts, "files": files})
+        write_json(draft / ARTIFACT_FILE, {**facts, "files": files})
     return open_artifact(folder)
 
 
@@ -148,20 +148,20 @@ def load_classifier(artifact: Artifact) -> SequenceClassifier:
     Raises NotFound or BadData if an adapter's base isn't here, or is another one.
     """
     labels, most = artifact.lineage["labels"], int(artifact.lineage["max_tokens"])
-    model, tokenizer = load_headed(artifact, labels)
+    model, tokenizer = load_head_model(artifact, labels)
     return SequenceClassifier(model, tokenizer, labels, most)
 
 
-def load_headed(
+def load_head_model(
     artifact: Artifact, labels: Sequence[str], head: Any = AutoModelForSequenceClassification
 ) -> tuple[Any, Tokenizer]:
     """Model and tokenizer of what `save_headed` wrote, in float32. Raises NotFound, BadData."""
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     if (artifact.path / "adapter_config.json").exists():
-        model = headed_model(find_base(artifact), labels, tokenizer, torch.float32, head)
+        model = build_head_model(find_base(artifact), labels, tokenizer, torch.float32, head)
         model = PeftModel.from_pretrained(model, artifact.path, autocast_adapter_dtype=False)
         # One adapter and nobody else's: inside the weights it costs no time.
         model = model.to(torch.float32).merge_and_unload()
     else:
         model = head.from_pretrained(artifact.path, dtype=torch.float32, local_files_only=True)
-    return model.to(device()), tokenizer
+    return model.to(default_device()), tokenizer

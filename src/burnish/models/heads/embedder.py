@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from burnish.core.atomic import hash_file, whole_folder, write_json
+from burnish.core.atomic import atomic_folder, hash_file, write_json
 from burnish.core.errors import BadRecipe
 from burnish.models.artifact import Artifact, open_artifact
-from burnish.models.load import device, load_tokenizer
-from burnish.models.local_models import FACTS, LocalModel, write_manifest
+from burnish.models.load import default_device, load_tokenizer
+from burnish.models.local_models import ARTIFACT_FILE, LocalModel, write_manifest
 
 _SETTINGS = "sentence_bert_config.json"
 _MODULES = ["Transformer", "Pooling", "Normalize"]
@@ -29,14 +29,14 @@ class Embedder:
     """Texts to unit vectors, float32 of shape (texts, `width`); their dot product is the cosine."""
 
     def __init__(self, local: LocalModel) -> None:
-        refuse_unknown(local)
+        check_embedder_supported(local)
         self.name, self.sha256 = local.name, local.sha256
-        self.max_tokens = int(_read(local.path / _SETTINGS)["max_seq_length"])
+        self.max_tokens = int(_read_json(local.path / _SETTINGS)["max_seq_length"])
         self.tokenizer: Any = load_tokenizer(local)
         model: Any = AutoModel.from_pretrained(
             local.path, dtype=torch.float32, local_files_only=True
         )
-        self.model = model.to(device()).eval()
+        self.model = model.to(default_device()).eval()
         self.width = int(model.config.hidden_size)
 
     def encode(
@@ -70,11 +70,11 @@ class Embedder:
         tokens = self.tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.model.device)
-        unit: np.ndarray = pooled(self.model, tokens).cpu().numpy()
+        unit: np.ndarray = embed_tokens(self.model, tokens).cpu().numpy()
         return unit
 
 
-def pooled(model: Any, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def embed_tokens(model: Any, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Unit vectors (texts, width), float32, of texts padded side by side (see models/padding.py).
 
     What is learnt from is what is served.
@@ -90,12 +90,12 @@ def save_embedder(
 ) -> Artifact:
     """Write a tuned embedding model as an artifact that is a model folder too: whoever names a
     pulled model may name it. An older one in its place is replaced."""
-    with whole_folder(folder, replace=True) as draft:
+    with atomic_folder(folder, replace=True) as draft:
         model.save_pretrained(draft, safe_serialization=True)
         for name in ("modules.json", "1_Pooling/config.json"):
             (draft / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(base.path / name, draft / name)
-        settings = _read(base.path / _SETTINGS) | {"max_seq_length": max_tokens}
+        settings = _read_json(base.path / _SETTINGS) | {"max_seq_length": max_tokens}
         write_json(draft / _SETTINGS, settings)
         # As the base's files have it: a template or a limit of ours has no place in them.
         AutoTokenizer.from_pretrained(base.path, local_files_only=True).save_pretrained(draft)
@@ -115,19 +115,19 @@ def save_embedder(
             **lineage,
             "files": {str(file.relative_to(draft)): hash_file(file) for file in files},
         }
-        write_json(draft / FACTS, facts)
+        write_json(draft / ARTIFACT_FILE, facts)
     return open_artifact(folder)
 
 
-def refuse_unknown(local: LocalModel) -> None:
+def check_embedder_supported(local: LocalModel) -> None:
     """Raise BadRecipe unless the folder asks for exactly what `Embedder` does."""
     if local.kind != "embedding":
         raise BadRecipe(
             f"{local.name} is a {local.kind} model; it doesn't make vectors of texts.",
             "Name an embedding model: all-minilm-l6-v2",
         )
-    modules = [item["type"].rpartition(".")[2] for item in _read(local.path / "modules.json")]
-    pooling = _read(local.path / "1_Pooling" / "config.json") if modules == _MODULES else {}
+    modules = [item["type"].rpartition(".")[2] for item in _read_json(local.path / "modules.json")]
+    pooling = _read_json(local.path / "1_Pooling" / "config.json") if modules == _MODULES else {}
     used = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True]
     if used != ["pooling_mode_mean_tokens"]:
         raise BadRecipe(
@@ -137,5 +137,5 @@ def refuse_unknown(local: LocalModel) -> None:
         )
 
 
-def _read(file: Path) -> Any:
+def _read_json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))

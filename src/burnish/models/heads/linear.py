@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from burnish.core.atomic import hash_file, whole_folder, write_json
+from burnish.core.atomic import atomic_folder, hash_file, write_json
 from burnish.models.artifact import Artifact, open_artifact
-from burnish.models.local_models import FACTS, LocalModel
+from burnish.models.local_models import ARTIFACT_FILE, LocalModel
 
 _HEAD = "head.safetensors"
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class LinearHead:
     """Labels and their weights: `vectors @ weight.T + bias` are their log-odds."""
 
     labels: tuple[str, ...]
@@ -36,10 +36,10 @@ class Head:
 
 
 def save_linear(
-    folder: Path, head: Head, embedder: LocalModel, lineage: Mapping[str, Any]
+    folder: Path, head: LinearHead, embedder: LocalModel, lineage: Mapping[str, Any]
 ) -> Artifact:
     """Write a classifier, whole or not at all; an older one in its place is replaced."""
-    with whole_folder(folder, replace=True) as draft:
+    with atomic_folder(folder, replace=True) as draft:
         # safetensors writes memory as it lies, and scikit-learn's matrices lie transposed.
         parts = {"weight": head.weight, "bias": head.bias}
         save_file({name: np.ascontiguousarray(p) for name, p in parts.items()}, draft / _HEAD)
@@ -50,11 +50,11 @@ def save_linear(
             **lineage,
             "files": {_HEAD: hash_file(draft / _HEAD)},
         }
-        write_json(draft / FACTS, facts)
+        write_json(draft / ARTIFACT_FILE, facts)
     return open_artifact(folder)
 
 
-def load_head(artifact: Artifact) -> Head:
+def load_linear_head(artifact: Artifact) -> LinearHead:
     """The weights of a classifier that `open_artifact` has checked."""
     tensors = load_file(artifact.path / _HEAD)
-    return Head(tuple(artifact.lineage["labels"]), tensors["weight"], tensors["bias"])
+    return LinearHead(tuple(artifact.lineage["labels"]), tensors["weight"], tensors["bias"])

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from burnish.core.errors import BadRecipe
-from burnish.models.load import device, load_tokenizer
+from burnish.models.load import default_device, load_tokenizer
 from burnish.models.local_models import LocalModel
 
 _BATCH = 16
@@ -39,10 +39,10 @@ class Reranker:
                 "by one number.",
                 "Name a cross-encoder that was trained for ranking.",
             )
-        self.model = model.to(device()).eval()
+        self.model = model.to(default_device()).eval()
         self.max_tokens = min(self.tokenizer.model_max_length, local.context_length)
 
-    def scores(self, question: str, texts: Sequence[str]) -> np.ndarray:
+    def score(self, question: str, texts: Sequence[str]) -> np.ndarray:
         """One number a text, float32; higher is better. A text that is too long loses its end."""
         found = np.zeros(len(texts), dtype=np.float32)
         order = sorted(range(len(texts)), key=lambda place: len(texts[place]))

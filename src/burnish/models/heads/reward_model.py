@@ -14,9 +14,9 @@ from burnish.core.errors import BadRecipe
 from burnish.core.records import Message
 from burnish.models.artifact import Artifact
 from burnish.models.chat_template import encode_text, render_conversation
-from burnish.models.heads.classifier import headed_model, load_headed, save_headed
+from burnish.models.heads.classifier import build_head_model, load_head_model, save_head_model
 from burnish.models.local_models import LocalModel
-from burnish.models.padding import padded
+from burnish.models.padding import pad_batch
 
 _HEAD = ("worth",)
 _CARD = """# A reward model, trained on {base}
@@ -27,7 +27,7 @@ last {most_tokens} tokens of a conversation.
 """
 
 
-class RewardModel:
+class RewardScorer:
     """Conversations to numbers; only their differences mean anything."""
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
@@ -39,14 +39,16 @@ class RewardModel:
         return tuple(encode_text(self.tokenizer, text)[-self.max_tokens :])
 
     @torch.inference_mode()
-    def worth(self, conversations: Sequence[Sequence[Message]], at_once: int = 16) -> list[float]:
+    def score(
+        self, conversations: Sequence[Sequence[Message]], batch_size: int = 16
+    ) -> list[float]:
         """One number each, in their order."""
         ids = [self.encode(messages) for messages in conversations]
         order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
         found = [0.0] * len(ids)
-        for begin in range(0, len(order), at_once):
-            places = order[begin : begin + at_once]
-            batch = padded([ids[place] for place in places], self.tokenizer)
+        for begin in range(0, len(order), batch_size):
+            places = order[begin : begin + batch_size]
+            batch = pad_batch([ids[place] for place in places], self.tokenizer)
             there = {name: part.to(self.model.device) for name, part in batch.items()}
             for place, value in zip(places, self.model(**there).logits.float(), strict=True):
                 found[place] = float(value[0])
@@ -57,11 +59,11 @@ def new_reward_model(
     base: LocalModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
 ) -> Any:
     """The base with a head of one output on its last token. Raises BadRecipe if there is none."""
-    return headed_model(base, _HEAD, tokenizer, dtype)
+    return build_head_model(base, _HEAD, tokenizer, dtype)
 
 
 def save_reward_model(
-    folder: Path, reward: RewardModel, base: LocalModel, lineage: Mapping[str, Any]
+    folder: Path, reward: RewardScorer, base: LocalModel, lineage: Mapping[str, Any]
 ) -> Artifact:
     """Write it, whole or not at all."""
     run = lineage.get("run", folder.name)
@@ -69,15 +71,15 @@ def save_reward_model(
     facts = {
         "kind": "reward", "base": base.identity, "max_tokens": reward.max_tokens, **lineage,
     }  # fmt: skip
-    return save_headed(folder, reward.model, reward.tokenizer, facts, card)
+    return save_head_model(folder, reward.model, reward.tokenizer, facts, card)
 
 
-def load_reward_model(artifact: Artifact) -> RewardModel:
+def load_reward_model(artifact: Artifact) -> RewardScorer:
     """What `save_reward_model` wrote. Raises BadRecipe for another kind of artifact."""
     if artifact.kind != "reward":
         raise BadRecipe(
             f"{artifact.path.parent.name} is no reward model.",
             "Name a run of train.objective=reward.",
         )
-    model, tokenizer = load_headed(artifact, _HEAD)
-    return RewardModel(model, tokenizer, int(artifact.lineage["max_tokens"]))
+    model, tokenizer = load_head_model(artifact, _HEAD)
+    return RewardScorer(model, tokenizer, int(artifact.lineage["max_tokens"]))

@@ -15,11 +15,11 @@ from transformers import AutoModelForTokenClassification
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from burnish.core.errors import BadRecipe
-from burnish.core.spans import Span, spans_of
+from burnish.core.spans import Span, spans_from_tags
 from burnish.models.artifact import Artifact
-from burnish.models.heads.classifier import load_headed, save_headed
+from burnish.models.heads.classifier import load_head_model, save_head_model
 from burnish.models.local_models import LocalModel
-from burnish.models.padding import padded
+from burnish.models.padding import pad_batch
 
 #: Share of a window that the next one reads again.
 _OVERLAP = 4
@@ -68,10 +68,10 @@ class TokenClassifier:
         """Each text's words and their tags' log-probabilities (words, tags), natural, float32."""
         found: list[tuple[list[Word], torch.Tensor]] = []
         for text in texts:
-            windows = windows_of(text, self.tokenizer, self.max_tokens, self.subwords)
+            windows = split_windows(text, self.tokenizer, self.max_tokens, self.subwords)
             parts = [torch.zeros(0, len(self.labels))]
             for window in windows:
-                batch = padded([window.ids], self.tokenizer)
+                batch = pad_batch([window.ids], self.tokenizer)
                 logits = self.model(**{k: v.to(self.model.device) for k, v in batch.items()}).logits
                 places = [word.token for word in window.words]
                 parts.append(logits[0, places].float().log_softmax(-1).cpu())
@@ -81,7 +81,7 @@ class TokenClassifier:
     def spans(self, texts: Sequence[str]) -> list[tuple[Span, ...]]:
         """The labelled spans of each text, in order."""
         return [
-            spans_of(
+            spans_from_tags(
                 [self.labels[place] for place in logs.argmax(-1).tolist()],
                 [(word.start, word.end) for word in words],
             )
@@ -89,7 +89,7 @@ class TokenClassifier:
         ]
 
 
-def tags_of(words: Sequence[Word], spans: Sequence[Span]) -> list[str]:
+def tag_words(words: Sequence[Word], spans: Sequence[Span]) -> list[str]:
     """The BIO tag of each word: that of the span which has one of its characters."""
     found, before = [], None
     for word in words:
@@ -99,7 +99,7 @@ def tags_of(words: Sequence[Word], spans: Sequence[Span]) -> list[str]:
     return found
 
 
-def windows_of(text: str, tokenizer: Tokenizer, most: int, subwords: str) -> list[Window]:
+def split_windows(text: str, tokenizer: Tokenizer, most: int, subwords: str) -> list[Window]:
     """A text as windows of at most `most` tokens; each of its words is judged in one of them."""
     read = tokenizer(
         text,
@@ -109,14 +109,14 @@ def windows_of(text: str, tokenizer: Tokenizer, most: int, subwords: str) -> lis
         return_overflowing_tokens=True,
         return_offsets_mapping=True,
     )
-    gather = _GATHERED[subwords]
+    gather = _TAGGED_TOKENS[subwords]
     parts = [
         (tuple(read["input_ids"][number]), list(gather(text, read, number)))
         for number in range(len(read["input_ids"]))
     ]
     parts = [(ids, words) for ids, words in parts if words]
     # Two windows share their overlap between them, each the part that lies deeper inside of it.
-    borders = [_middle(one, other) for (_, one), (_, other) in pairwise(parts)]
+    borders = [_window_boundary(one, other) for (_, one), (_, other) in pairwise(parts)]
     return [
         Window(ids, tuple(word for word in words if low <= word.start < high))
         for (ids, words), low, high in zip(
@@ -125,13 +125,13 @@ def windows_of(text: str, tokenizer: Tokenizer, most: int, subwords: str) -> lis
     ]
 
 
-def _middle(words: Sequence[Word], behind: Sequence[Word]) -> int:
+def _window_boundary(words: Sequence[Word], behind: Sequence[Word]) -> int:
     """Where the second of two windows begins to judge: in the middle of what both read."""
     shared = [word.start for word in behind if word.start <= words[-1].start]
     return shared[len(shared) // 2] if shared else behind[0].start
 
 
-def _tokens(text: str, read: Any, number: int) -> Iterator[Word]:
+def _every_token(text: str, read: Any, number: int) -> Iterator[Word]:
     """Every token that stands for characters; a space before it isn't one of them."""
     for place, (start, end) in enumerate(read["offset_mapping"][number]):
         own = text[start:end]
@@ -141,11 +141,11 @@ def _tokens(text: str, read: Any, number: int) -> Iterator[Word]:
             yield Word(place, start, end)
 
 
-def _words(text: str, read: Any, number: int) -> Iterator[Word]:
+def _first_tokens(text: str, read: Any, number: int) -> Iterator[Word]:
     """The first token of every word as the tokenizer knows words, with the word's characters."""
     known, before = read.word_ids(number), None
     held: Word | None = None
-    for word in _tokens(text, read, number):
+    for word in _every_token(text, read, number):
         if held and known[word.token] == before:
             held = Word(held.token, held.start, word.end)
             continue
@@ -157,13 +157,13 @@ def _words(text: str, read: Any, number: int) -> Iterator[Word]:
 
 
 #: `subwords` → what bears a tag.
-_GATHERED: dict[str, Callable[[str, Any, int], Iterator[Word]]] = {
-    "first": _words,
-    "all": _tokens,
+_TAGGED_TOKENS: dict[str, Callable[[str, Any, int], Iterator[Word]]] = {
+    "first": _first_tokens,
+    "all": _every_token,
 }
 
 
-def refuse_placeless(tokenizer: Tokenizer, base: LocalModel) -> None:
+def check_has_offsets(tokenizer: Tokenizer, base: LocalModel) -> None:
     """Raise BadRecipe if the tokenizer doesn't say where its tokens stand."""
     if not tokenizer.is_fast:
         raise BadRecipe(
@@ -187,7 +187,7 @@ def save_token_classifier(
     names = ", ".join(dict.fromkeys(tag[2:] for tag in classifier.labels if tag != "O"))
     run = lineage.get("run", folder.name)
     card = _CARD.format(labels=names, base=base.name, run=run, most_tokens=classifier.max_tokens)
-    return save_headed(folder, classifier.model, classifier.tokenizer, facts, card)
+    return save_head_model(folder, classifier.model, classifier.tokenizer, facts, card)
 
 
 def load_token_classifier(artifact: Artifact) -> TokenClassifier:
@@ -196,7 +196,7 @@ def load_token_classifier(artifact: Artifact) -> TokenClassifier:
     Raises NotFound or BadData if an adapter's base isn't here, or is another one.
     """
     facts = artifact.lineage
-    model, tokenizer = load_headed(artifact, facts["labels"], AutoModelForTokenClassification)
+    model, tokenizer = load_head_model(artifact, facts["labels"], AutoModelForTokenClassification)
     return TokenClassifier(
         model, tokenizer, facts["labels"], int(facts["max_tokens"]), facts["subwords"]
     )

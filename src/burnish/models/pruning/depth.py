@@ -9,7 +9,7 @@ import torch
 from burnish.core.errors import BadRecipe
 
 
-def evenly(count: int, total: int) -> list[int]:
+def evenly_spaced(count: int, total: int) -> list[int]:
     """`count` of `total` layers, evenly apart, with the first and the last one; of one the last."""
     if count == 1:
         return [total - 1]
@@ -18,7 +18,7 @@ def evenly(count: int, total: int) -> list[int]:
 
 def layers_of(model: Any) -> torch.nn.ModuleList:
     """The layers of a model, in order. Raises BadRecipe for a model that hides them."""
-    owner, name = _place_of(model)
+    owner, name = _find_layer_list(model)
     found: torch.nn.ModuleList = getattr(owner, name)
     return found
 
@@ -28,7 +28,7 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
 
     Raises BadRecipe for a model that hides its layers.
     """
-    owner, name = _place_of(model)
+    owner, name = _find_layer_list(model)
     layers = getattr(owner, name)
     setattr(owner, name, torch.nn.ModuleList(layers[place] for place in kept))
     config = model.config
@@ -37,14 +37,14 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
         config.layer_types = [config.layer_types[place] for place in kept]
 
 
-def states_of(given: Any) -> torch.Tensor:
+def hidden_states_of(given: Any) -> torch.Tensor:
     """The hidden states that a layer gives, alone or first of several things."""
     states: torch.Tensor = given[0] if isinstance(given, tuple) else given
     return states
 
 
 @contextmanager
-def outputs_of(
+def capture_outputs(
     modules: Sequence[torch.nn.Module], kept: Callable[[Any], torch.Tensor] = lambda given: given
 ) -> Iterator[list[torch.Tensor]]:
     """What each of the modules gives, as a pass goes on; `kept` makes what is kept of it."""
@@ -64,7 +64,7 @@ def outputs_of(
             handle.remove()
 
 
-def _place_of(model: Any) -> tuple[torch.nn.Module, str]:
+def _find_layer_list(model: Any) -> tuple[torch.nn.Module, str]:
     """The module that holds the list of layers, and the list's name."""
     total = model.config.get_text_config().num_hidden_layers
     for owner in model.modules():

@@ -18,7 +18,7 @@ from burnish.core.errors import BadRecipe
 _TOKENIZER, _WORDS = "tokenizer.json", "vocab.txt"
 
 
-def pieces_to_keep(tokenizer: Any, texts: Sequence[Sequence[int]], count: int) -> list[int]:
+def select_pieces(tokenizer: Any, texts: Sequence[Sequence[int]], count: int) -> list[int]:
     """Numbers of the pieces that stay, ascending: special tokens and single characters, then those
     most frequent in `texts` (tokens), then the first of the vocabulary, `count` in all.
 

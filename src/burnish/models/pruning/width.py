@@ -26,7 +26,7 @@ _MLPS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PrunableBlock:
     """The MLP or the attention of one layer, as `count` units (neurons or groups).
 
     Each unit has so many rows of each matrix of `into`, and `columns` of the matrix `out`, which
@@ -39,7 +39,7 @@ class Part:
     size: int
     count: int
 
-    def used(self, given: torch.Tensor) -> torch.Tensor:
+    def usage(self, given: torch.Tensor) -> torch.Tensor:
         """(..., count * columns) of what goes into `out` → (count,): the lengths of a unit's heads,
         summed over all tokens."""
         heads = given.float().flatten(0, -2).unflatten(-1, (self.count, -1, self.size))
@@ -49,36 +49,36 @@ class Part:
     def keep(self, kept: torch.Tensor) -> None:
         """Leave these units (their numbers, in order), in place."""
         for matrix, each in self.into:
-            rows = _places(kept, each)
+            rows = _unit_indices(kept, each)
             matrix.weight = torch.nn.Parameter(matrix.weight.detach()[rows])
             if matrix.bias is not None:
                 matrix.bias = torch.nn.Parameter(matrix.bias.detach()[rows])
             matrix.out_features = len(rows)
-        columns = _places(kept, self.columns)
+        columns = _unit_indices(kept, self.columns)
         self.out.weight = torch.nn.Parameter(self.out.weight.detach()[:, columns])
         self.out.in_features = len(columns)
 
 
-def mlps_of(model: Any) -> list[Part]:
+def mlps_of(model: Any) -> list[PrunableBlock]:
     """The MLP of each layer. Raises BadRecipe for a model whose MLPs burnish doesn't know."""
     inner = getattr(model.config.get_text_config(), "intermediate_size", 0)
     return [_mlp(layer, inner, model.config.model_type) for layer in layers_of(model)]
 
 
-def attentions_of(model: Any) -> list[Part]:
+def attentions_of(model: Any) -> list[PrunableBlock]:
     """The attention of each layer, in groups. Raises BadRecipe for a model whose attention burnish
     doesn't know, or whose config can't say fewer heads."""
     return [_attention(layer, model.config) for layer in layers_of(model)]
 
 
 @torch.no_grad()
-def measured(
-    model: Any, texts: Sequence[Sequence[int]], parts: Sequence[Part]
+def measure_usage(
+    model: Any, texts: Sequence[Sequence[int]], parts: Sequence[PrunableBlock]
 ) -> list[torch.Tensor]:
     """What texts, as tokens, use of each part: (count,) each, the mean over the tokens."""
     sums = [torch.zeros(part.count, device=part.out.weight.device) for part in parts]
     pairs = zip(parts, sums, strict=True)
-    hooks = [part.out.register_forward_pre_hook(_adding(part, total)) for part, total in pairs]
+    hooks = [part.out.register_forward_pre_hook(_usage_hook(part, total)) for part, total in pairs]
     try:
         with progress("Measuring the width", total=len(texts)) as bar:
             for ids in texts:
@@ -92,7 +92,7 @@ def measured(
 
 def keep_neurons(model: Any, count: int, used: Sequence[torch.Tensor]) -> None:
     """Leave each MLP its `count` most used neurons, in place. `used`: see `measured`."""
-    _keep(mlps_of(model), count, used)
+    _keep_most_used(mlps_of(model), count, used)
     model.config.get_text_config().intermediate_size = count
 
 
@@ -103,22 +103,24 @@ def keep_groups(model: Any, count: int, used: Sequence[torch.Tensor]) -> None:
     """
     config = model.config.get_text_config()
     total = config.num_key_value_heads
-    fitting = [some for some in range(1, total + 1) if _narrowed(config, some)]
+    fitting = [some for some in range(1, total + 1) if _supports_groups(config, some)]
     if count not in fitting:
         raise BadRecipe(
             f"This {config.model_type} model has {total} key-value heads; {count} can't be left.",
             f"Set distil.heads to one of {', '.join(map(str, fitting))}.",
         )
-    _keep(attentions_of(model), count, used)
+    _keep_most_used(attentions_of(model), count, used)
     _set_groups(config, count)
 
 
-def _keep(parts: Sequence[Part], count: int, used: Sequence[torch.Tensor]) -> None:
+def _keep_most_used(
+    parts: Sequence[PrunableBlock], count: int, used: Sequence[torch.Tensor]
+) -> None:
     for part, own in zip(parts, used, strict=True):
         part.keep(own.topk(count).indices.sort().values)
 
 
-def _narrowed(config: Any, count: int) -> bool:
+def _supports_groups(config: Any, count: int) -> bool:
     """Whether the config may have so many key-value heads."""
     fewer = deepcopy(config)
     _set_groups(fewer, count)
@@ -140,19 +142,19 @@ def _head_size(config: Any) -> int:
     return int(own or config.hidden_size // config.num_attention_heads)
 
 
-def _mlp(layer: torch.nn.Module, inner: int, kind: str) -> Part:
+def _mlp(layer: torch.nn.Module, inner: int, kind: str) -> PrunableBlock:
     for module in layer.modules():
         for names, last in _MLPS:
             found = [_linear(module, name) for name in (*names, last)]
             if all(found) and found[-1].in_features == inner:
-                return Part([(one, 1) for one in found[:-1]], found[-1], 1, 1, inner)
+                return PrunableBlock([(one, 1) for one in found[:-1]], found[-1], 1, 1, inner)
     raise BadRecipe(
         f"burnish doesn't know where models of the kind {kind} have their neurons.",
         "Leave distil.neurons out, or cut layers: distil.layers.",
     )
 
 
-def _attention(layer: torch.nn.Module, whole: Any) -> Part:
+def _attention(layer: torch.nn.Module, whole: Any) -> PrunableBlock:
     config = whole.get_text_config()
     groups = int(getattr(config, "num_key_value_heads", None) or 0)
     for module in layer.modules() if groups else ():
@@ -166,7 +168,7 @@ def _attention(layer: torch.nn.Module, whole: Any) -> Part:
         is_plain = is_plain and not list(module.parameters(recurse=False))
         if is_plain and q.out_features == out.in_features == heads * size:
             each = heads // groups * size
-            return Part([(q, each), (k, size), (v, size)], out, each, size, groups)
+            return PrunableBlock([(q, each), (k, size), (v, size)], out, each, size, groups)
     raise BadRecipe(
         f"Models of the kind {whole.model_type} can't be left with fewer heads: their config says "
         "the size of a head by the hidden width, or burnish doesn't know where they have them.",
@@ -182,13 +184,13 @@ def _linear(module: torch.nn.Module, name: str) -> Any:
     return found if type(found) is torch.nn.Linear else None
 
 
-def _places(units: torch.Tensor, each: int) -> torch.Tensor:
+def _unit_indices(units: torch.Tensor, each: int) -> torch.Tensor:
     """The places of units of `each` rows: (n,) → (n * each,)."""
     return (units[:, None] * each + torch.arange(each, device=units.device)).flatten()
 
 
-def _adding(part: Part, total: torch.Tensor) -> Callable[[Any, tuple[Any, ...]], None]:
+def _usage_hook(part: PrunableBlock, total: torch.Tensor) -> Callable[[Any, tuple[Any, ...]], None]:
     def add(matrix: Any, given: tuple[Any, ...]) -> None:
-        total.add_(part.used(given[0].detach()))
+        total.add_(part.usage(given[0].detach()))
 
     return add

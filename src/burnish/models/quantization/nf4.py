@@ -15,8 +15,8 @@ from burnish.core.progress import progress
 
 def quantize(model: torch.nn.Module, double_quant: bool) -> None:
     """Hold the linear layers' weights as NF4, all but the head's. Raises Unavailable."""
-    nn = bitsandbytes().nn
-    for parent, name, layer in _layers(model):
+    nn = import_bitsandbytes().nn
+    for parent, name, layer in _quantizable_layers(model):
         packed = nn.Linear4bit(
             layer.in_features,
             layer.out_features,
@@ -40,24 +40,26 @@ def quantize(model: torch.nn.Module, double_quant: bool) -> None:
 @torch.no_grad()
 def round_trip(model: torch.nn.Module, double_quant: bool) -> None:
     """Give every weight that `quantize` would touch the value that it would have then."""
-    functional = bitsandbytes().functional
-    for _, _, layer in _layers(model):
+    functional = import_bitsandbytes().functional
+    for _, _, layer in _quantizable_layers(model):
         packed, state = functional.quantize_4bit(
             layer.weight.data, compress_statistics=double_quant, quant_type="nf4"
         )
         layer.weight.copy_(functional.dequantize_4bit(packed, state))
 
 
-def plain(weight: torch.Tensor) -> torch.Tensor:
+def dequantize(weight: torch.Tensor) -> torch.Tensor:
     """A weight as (out, in) numbers, whether it is quantised or not."""
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight
-    given: torch.Tensor = bitsandbytes().functional.dequantize_4bit(weight.data, state)
+    given: torch.Tensor = import_bitsandbytes().functional.dequantize_4bit(weight.data, state)
     return given
 
 
-def _layers(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
+def _quantizable_layers(
+    model: torch.nn.Module,
+) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
     head = getattr(model, "lm_head", None)
     found = [
         (parent, name, layer)
@@ -71,7 +73,7 @@ def _layers(model: torch.nn.Module) -> Iterator[tuple[torch.nn.Module, str, torc
             yield item
 
 
-def bitsandbytes(what: str = "Weights of 4 bits need") -> Any:
+def import_bitsandbytes(what: str = "Weights of 4 bits need") -> Any:
     """The library; `what` needs it. Raises Unavailable if it isn't here."""
     try:
         import bitsandbytes as library

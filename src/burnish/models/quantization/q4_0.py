@@ -13,7 +13,7 @@ import torch
 _BLOCK = 32
 
 
-def on_grid(weight: torch.Tensor) -> torch.Tensor:
+def round_to_q4_0(weight: torch.Tensor) -> torch.Tensor:
     """The weight (out, in) as Q4_0 gives it back, in float32. `in` is a multiple of 32."""
     blocks = weight.float().reshape(-1, _BLOCK)
     largest = blocks.gather(1, blocks.abs().argmax(1, keepdim=True))
@@ -24,20 +24,24 @@ def on_grid(weight: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def put_on_grid(model: torch.nn.Module) -> None:
+def round_model_to_q4_0(model: torch.nn.Module) -> None:
     """Round every weight that an export as Q4_0 rounds, in place."""
     for layer in rounded_layers(model):
-        layer.weight.copy_(on_grid(layer.weight))
+        layer.weight.copy_(round_to_q4_0(layer.weight))
 
 
 def rounded_layers(model: torch.nn.Module) -> Iterator[torch.nn.Linear]:
     """The layers that an export as Q4_0 holds in 4 bits; the head gets 8."""
     head = getattr(model, "lm_head", None)
     for layer in model.modules():
-        if isinstance(layer, torch.nn.Linear) and layer is not head and not _ragged(layer):
+        if (
+            isinstance(layer, torch.nn.Linear)
+            and layer is not head
+            and not _has_partial_blocks(layer)
+        ):
             yield layer
 
 
-def _ragged(layer: torch.nn.Linear) -> bool:
+def _has_partial_blocks(layer: torch.nn.Linear) -> bool:
     """Whether blocks don't fill its rows; an export keeps such a matrix in 16 bits."""
     return layer.in_features % _BLOCK != 0

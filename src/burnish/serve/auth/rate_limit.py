@@ -6,18 +6,18 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from burnish.serve.auth.keys import Key
+from burnish.serve.auth.keys import ApiKey
 
 
 @dataclass(slots=True)
-class Rates:
+class RateLimiter:
     """What is left to each key, in this process. A key without a limit is not counted."""
 
-    left: dict[str, float] = field(default_factory=dict)
-    seen: dict[str, float] = field(default_factory=dict)
+    remaining: dict[str, float] = field(default_factory=dict)
+    updated_at: dict[str, float] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def take(self, key: Key, now: float | None = None) -> Mapping[str, str]:
+    def take(self, key: ApiKey, now: float | None = None) -> Mapping[str, str]:
         """Count a request at `now` (seconds). Returns the headers that tell its client.
 
         With `retry-after` among them, the request is one too many.
@@ -26,13 +26,16 @@ class Rates:
             return {}
         now = time.monotonic() if now is None else now
         with self.lock:
-            gone = now - self.seen.get(key.name, now)
-            filled = self.left.get(key.name, key.per_minute) + gone * key.per_minute / 60
+            gone = now - self.updated_at.get(key.name, now)
+            filled = self.remaining.get(key.name, key.per_minute) + gone * key.per_minute / 60
             left = min(filled, float(key.per_minute))
-            self.seen[key.name], self.left[key.name] = now, left - 1 if left >= 1 else left
+            self.updated_at[key.name], self.remaining[key.name] = (
+                now,
+                left - 1 if left >= 1 else left,
+            )
         headers = {
             "x-ratelimit-limit-requests": str(key.per_minute),
-            "x-ratelimit-remaining-requests": str(int(self.left[key.name])),
+            "x-ratelimit-remaining-requests": str(int(self.remaining[key.name])),
         }
         if left < 1:
             headers["retry-after"] = str(math.ceil((1 - left) * 60 / key.per_minute))

@@ -8,22 +8,22 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 #: The organisation of whoever names none, and of all that was made before there were several.
-DEFAULT = "burnish"
+DEFAULT_ORGANIZATION = "burnish"
 
 #: For whom the work at hand is done; None is the server itself, which sees all.
-OWNER: ContextVar[str | None] = ContextVar("owner", default=None)
+ORGANIZATION: ContextVar[str | None] = ContextVar("owner", default=None)
 
 
-def owner() -> str:
+def current_organization() -> str:
     """To whom a new row belongs."""
-    return OWNER.get() or DEFAULT
+    return ORGANIZATION.get() or DEFAULT_ORGANIZATION
 
 
 @contextmanager
-def acting_for(organization: str | None) -> Iterator[None]:
+def as_organization(organization: str | None) -> Iterator[None]:
     """Work that sees and makes only what is this organisation's."""
-    before = OWNER.set(organization)
+    before = ORGANIZATION.set(organization)
     try:
         yield
     finally:
-        OWNER.reset(before)
+        ORGANIZATION.reset(before)

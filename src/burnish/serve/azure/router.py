@@ -7,13 +7,13 @@ from fastapi import APIRouter, Depends
 from fastapi.responses import JSONResponse, Response
 
 from burnish.serve.store.deployments import (
-    _PLACE,
+    _DEPLOYMENTS_PATH,
     KIND,
+    AzureLocation,
     CreateDeployment,
+    DeploymentName,
     Deployments,
-    Name,
-    Place,
-    _body,
+    _deployment_body,
 )
 
 
@@ -22,25 +22,27 @@ def management_routes(deployments: Deployments, check_model: Callable[[str], obj
 
     `check_model` raises for a model that isn't here.
     """
-    router = APIRouter(prefix=_PLACE)
-    At = Annotated[Place, Depends()]
+    router = APIRouter(prefix=_DEPLOYMENTS_PATH)
+    At = Annotated[AzureLocation, Depends()]
 
     @router.put("/{name}", summary="Let a model answer to a name")
-    def put(name: Name, asked: CreateDeployment, place: At) -> Response:
-        check_model(deployments.checkpoint(asked.properties.model.name))
-        record, is_new = deployments.put(name, asked)
-        return JSONResponse(_body(record, place), 201 if is_new else 200)
+    def put_deployment(name: DeploymentName, request: CreateDeployment, place: At) -> Response:
+        check_model(deployments.resolve_checkpoint(request.properties.model.name))
+        record, is_new = deployments.put(name, request)
+        return JSONResponse(_deployment_body(record, place), 201 if is_new else 200)
 
     @router.get("", summary="The deployments")
-    def some(place: At) -> dict[str, Any]:
-        return {"value": [_body(record, place) for record in deployments.records.all(KIND)]}
+    def list_deployments(place: At) -> dict[str, Any]:
+        return {
+            "value": [_deployment_body(record, place) for record in deployments.objects.all(KIND)]
+        }
 
     @router.get("/{name}", summary="One deployment")
-    def one(name: Name, place: At) -> dict[str, Any]:
-        return _body(deployments.find(name), place)
+    def get_deployment(name: DeploymentName, place: At) -> dict[str, Any]:
+        return _deployment_body(deployments.find(name), place)
 
     @router.delete("/{name}", summary="Forget a deployment; its model stays")
-    def delete(name: Name, place: At) -> Response:
+    def delete_deployment(name: DeploymentName, place: At) -> Response:
         return Response(status_code=200 if deployments.delete(name) else 204)
 
     return router

@@ -17,7 +17,7 @@ _PAUSE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Loop:
+class PeriodicThread:
     """Work that is done again `pause` seconds after it was done; `name` is how its faults begin."""
 
     name: str
@@ -25,14 +25,14 @@ class Loop:
     pause: float
 
 
-class Loops:
+class PeriodicThreads:
     """A thread for each loop."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def start(self, *loops: Loop) -> None:
+    def start(self, *loops: PeriodicThread) -> None:
         """Begin, in threads that show progress to whoever listens here."""
         for loop in loops:
             context = contextvars.copy_context()
@@ -46,7 +46,7 @@ class Loops:
         for thread in self._threads:
             thread.join()
 
-    def _run(self, loop: Loop) -> None:
+    def _run(self, loop: PeriodicThread) -> None:
         """Until stopped; a fault is told, and what it stopped is tried again."""
         while not self.stopped.is_set():
             try:

@@ -12,13 +12,13 @@ from secrets import token_hex
 
 from sqlalchemy import select, update
 
-from burnish.serve.auth.tenant import acting_for
-from burnish.serve.background.periodic import Loop, Loops
-from burnish.serve.store.schema import Record, Store, unheld
+from burnish.serve.auth.tenant import as_organization
+from burnish.serve.background.periodic import PeriodicThread, PeriodicThreads
+from burnish.serve.store.schema import Database, StoredObject, not_leased
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class BackgroundTask:
     """One kind of work: the records it is about, and what leads one on until it has ended.
 
     `work` (record, whether it is to stop) may be called again for the same record.
@@ -26,56 +26,61 @@ class Errand:
 
     kind: str
     states: tuple[str, ...]
-    work: Callable[[Record, Callable[[], bool]], None]
+    run: Callable[[StoredObject, Callable[[], bool]], None]
 
 
 @dataclass
-class Errands:
+class BackgroundTasks:
     """A thread for each kind of errand. Seconds: `lease` of a record, `tick` of a look."""
 
-    store: Store
-    errands: Mapping[str, Errand]
+    store: Database
+    tasks: Mapping[str, BackgroundTask]
     lease: float = 15.0
     tick: float = 0.25
     name: str = field(default_factory=lambda: f"errands-{token_hex(8)}")
 
     def __post_init__(self) -> None:
-        self._loops = Loops()
+        self._loops = PeriodicThreads()
 
     def start(self) -> None:
         """Begin, in threads that show progress to whoever listens here."""
         self._loops.start(
-            Loop("Leases", self._renew, self.lease / 4),
-            *(Loop(one.kind, partial(self._next, one), self.tick) for one in self.errands.values()),
+            PeriodicThread("Leases", self._renew_leases, self.lease / 4),
+            *(
+                PeriodicThread(one.kind, partial(self._run_next, one), self.tick)
+                for one in self.tasks.values()
+            ),
         )
 
     def stop(self) -> None:
         """Let go of what isn't done; it goes on when a server is there again."""
         self._loops.stop()
 
-    def _next(self, errand: Errand) -> None:
-        holder = f"{self.name}-{errand.kind}"
-        record = self._claim(errand, holder)
+    def _run_next(self, task: BackgroundTask) -> None:
+        holder = f"{self.name}-{task.kind}"
+        record = self._claim(task, holder)
         if record is None:
             return
         try:
-            with acting_for(record.organization):
-                errand.work(
+            with as_organization(record.organization):
+                task.run(
                     record, lambda: self._loops.stopped.is_set() or not self._holds(record, holder)
                 )
         finally:
-            mine = update(Record).where(Record.id == record.id, Record.worker == holder)
+            mine = update(StoredObject).where(
+                StoredObject.id == record.id, StoredObject.worker == holder
+            )
             with self.store.writing() as session:
                 session.execute(mine.values(worker=None, lease_until=None))
 
-    def _claim(self, errand: Errand, holder: str) -> Record | None:
+    def _claim(self, task: BackgroundTask, holder: str) -> StoredObject | None:
         now = time.time()
         with self.store.writing() as session:
             record = session.scalar(
-                select(Record)
-                .where(Record.kind == errand.kind, Record.status.in_(errand.states))
-                .where(unheld(Record, now, self.lease))
-                .order_by(Record.seq)
+                select(StoredObject)
+                .where(StoredObject.kind == task.kind, StoredObject.status.in_(task.states))
+                .where(not_leased(StoredObject, now, self.lease))
+                .order_by(StoredObject.seq)
                 .limit(1)
                 .with_for_update(skip_locked=True)
             )
@@ -83,11 +88,14 @@ class Errands:
                 record.worker, record.lease_until = holder, now + self.lease
         return record
 
-    def _holds(self, record: Record, holder: str) -> bool:
+    def _holds(self, record: StoredObject, holder: str) -> bool:
         with self.store.reading() as session:
-            return session.scalar(select(Record.worker).where(Record.id == record.id)) == holder
+            return (
+                session.scalar(select(StoredObject.worker).where(StoredObject.id == record.id))
+                == holder
+            )
 
-    def _renew(self) -> None:
-        held = update(Record).where(Record.worker.like(f"{self.name}-%"))
+    def _renew_leases(self) -> None:
+        held = update(StoredObject).where(StoredObject.worker.like(f"{self.name}-%"))
         with self.store.writing() as session:
             session.execute(held.values(lease_until=time.time() + self.lease))

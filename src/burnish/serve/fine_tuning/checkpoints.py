@@ -7,9 +7,9 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from burnish.core.atomic import hash_file, whole_folder, write_json
+from burnish.core.atomic import atomic_folder, hash_file, write_json
 from burnish.core.runs import Run
-from burnish.models.local_models import FACTS
+from burnish.models.local_models import ARTIFACT_FILE
 from burnish.train.loop.checkpoint import LANDMARKS, load_weights, step_of
 
 _WEIGHTS = "adapter_model.safetensors"
@@ -25,30 +25,30 @@ def export_steps(run: Run, every: int) -> None:
     chosen = [path for path in whole if step_of(path) % every == 0 or path == whole[-1]]
     for path in chosen[-LANDMARKS:]:
         if not (run.path / "steps" / path.name).exists():
-            _export(run, step_of(path))
+            _export_step(run, step_of(path))
 
 
-def exported(run: Run) -> dict[int, Path]:
+def list_exported_steps(run: Run) -> dict[int, Path]:
     """Step → artifact folder."""
     return {step_of(path): path for path in sorted((run.path / "steps").glob("step-*"))}
 
 
-def _export(run: Run, step: int) -> None:
+def _export_step(run: Run, step: int) -> None:
     exact = load_weights(run.path / "checkpoints", step)
     rounded = {
-        name: exact[_with_adapter(name, exact)].to(tensor.dtype).contiguous()
+        name: exact[_parameter_name(name, exact)].to(tensor.dtype).contiguous()
         for name, tensor in load_file(run.artifact / _WEIGHTS).items()
     }
-    with whole_folder(run.path / "steps" / f"step-{step:06}") as draft:
+    with atomic_folder(run.path / "steps" / f"step-{step:06}") as draft:
         for file in run.artifact.iterdir():
-            if file.name not in (_WEIGHTS, FACTS):
+            if file.name not in (_WEIGHTS, ARTIFACT_FILE):
                 shutil.copy2(file, draft)
         save_file(rounded, draft / _WEIGHTS, metadata={"format": "pt"})
-        facts = json.loads((run.artifact / FACTS).read_text(encoding="utf-8"))
+        facts = json.loads((run.artifact / ARTIFACT_FILE).read_text(encoding="utf-8"))
         files = {file.name: hash_file(file) for file in sorted(draft.iterdir())}
-        write_json(draft / FACTS, {**facts, "step": step, "files": files})
+        write_json(draft / ARTIFACT_FILE, {**facts, "step": step, "files": files})
 
 
-def _with_adapter(name: str, exact: Mapping[str, object]) -> str:
+def _parameter_name(name: str, exact: Mapping[str, object]) -> str:
     """A parameter's name in the model, where the adapter's own name stands before `weight`."""
     return name if name in exact else name.replace(".weight", ".default.weight")

@@ -5,13 +5,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from burnish.serve.graders.protocol import RewardGrader
-from burnish.serve.protocol import Closed, Id, Labels, storable_text
-from burnish.serve.store.schema import Checkpoint, Event, Job
+from burnish.serve.protocol import Id, Labels, StrictApiModel, storable_text
+from burnish.serve.store.schema import Job, JobCheckpoint, JobEventRow
 
 _AUTO = BeforeValidator(lambda value: None if value in ("auto", -1) else value)
 
 
-class Hyperparameters(Closed):
+class Hyperparameters(StrictApiModel):
     """How to train; `auto` (for Azure's clients -1, or nothing) leaves a number to us."""
 
     n_epochs: Annotated[int | None, _AUTO] = Field(None, ge=1, le=50)
@@ -37,36 +37,36 @@ class ReinforcementHyperparameters(Hyperparameters):
     )
 
 
-class Supervised(Closed):
+class SupervisedMethod(StrictApiModel):
     """Learning from whole answers."""
 
     hyperparameters: Hyperparameters | None = None
 
 
-class Dpo(Closed):
+class DpoMethod(StrictApiModel):
     """Learning from pairs of answers (direct preference optimisation)."""
 
     hyperparameters: DpoHyperparameters | None = None
 
 
-class Reinforcement(Closed):
+class ReinforcementMethod(StrictApiModel):
     """Learning from what the model's own answers are worth (GRPO)."""
 
     grader: RewardGrader
     hyperparameters: ReinforcementHyperparameters | None = None
 
 
-class Method(Closed):
+class JobMethod(StrictApiModel):
     """What is learnt from a row."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: Supervised | None = None
-    dpo: Dpo | None = None
-    reinforcement: Reinforcement | None = None
+    supervised: SupervisedMethod | None = None
+    dpo: DpoMethod | None = None
+    reinforcement: ReinforcementMethod | None = None
 
     @model_validator(mode="after")
-    def _says_only_what_it_does(self) -> "Method":
-        if any(getattr(self, name) for name in _NUMBERS if name != self.type):
+    def _check_settings(self) -> "JobMethod":
+        if any(getattr(self, name) for name in _HYPERPARAMETERS if name != self.type):
             raise ValueError(f"the settings of another method than `{self.type}` are given")
         if self.type == "reinforcement" and self.reinforcement is None:
             raise ValueError("the method `reinforcement` needs a `grader`")
@@ -76,7 +76,7 @@ class Method(Closed):
     def hyperparameters(self) -> Hyperparameters:
         """Those of the method that is meant."""
         own = getattr(self, self.type)
-        return (own and own.hyperparameters) or _NUMBERS[self.type]()
+        return (own and own.hyperparameters) or _HYPERPARAMETERS[self.type]()
 
     @property
     def grader(self) -> dict[str, Any] | None:
@@ -86,14 +86,14 @@ class Method(Closed):
 
 
 #: The methods, and which numbers each has.
-_NUMBERS: dict[str, type[Hyperparameters]] = {
+_HYPERPARAMETERS: dict[str, type[Hyperparameters]] = {
     "supervised": Hyperparameters,
     "dpo": DpoHyperparameters,
     "reinforcement": ReinforcementHyperparameters,
 }
 
 
-class CreateJob(Closed):
+class CreateJob(StrictApiModel):
     """POST /fine_tuning/jobs."""
 
     model: Annotated[str, Field(min_length=1, max_length=256), AfterValidator(storable_text)]
@@ -102,7 +102,7 @@ class CreateJob(Closed):
     suffix: Annotated[str, Field(max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")] | None = None
     seed: int | None = Field(None, ge=0, lt=2**31)
     metadata: Labels = None
-    method: Method | None = None
+    method: JobMethod | None = None
     hyperparameters: Hyperparameters | None = Field(
         None, description="The older place of `method.supervised.hyperparameters`."
     )
@@ -110,12 +110,12 @@ class CreateJob(Closed):
     trainingType: str | int | None = Field(None, description="Azure's; there is one kind here.")
 
     @property
-    def kind(self) -> str:
+    def method_name(self) -> str:
         """The method by its name."""
         return self.method.type if self.method else "supervised"
 
     @property
-    def numbers(self) -> dict[str, Any]:
+    def requested_hyperparameters(self) -> dict[str, Any]:
         """The hyperparameters, wherever they were written; the method's own go first."""
         older = self.hyperparameters.model_dump() if self.hyperparameters else {}
         chosen = self.method.hyperparameters.model_dump() if self.method else older
@@ -123,10 +123,14 @@ class CreateJob(Closed):
         return {name: chosen.get(name) or older.get(name) or "auto" for name in names}
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def requested(self) -> dict[str, Any]:
         """The hyperparameters, and the grader where there is one."""
         grader = self.method.grader if self.method else None
-        return {**self.numbers, "grader": grader} if grader else self.numbers
+        return (
+            {**self.requested_hyperparameters, "grader": grader}
+            if grader
+            else self.requested_hyperparameters
+        )
 
 
 def model_name(job: Job) -> str:
@@ -166,7 +170,7 @@ def _method_body(job: Job) -> dict[str, Any]:
     return {**grader, "hyperparameters": job.hyperparameters}
 
 
-def event_body(event: Event) -> dict[str, Any]:
+def event_body(event: JobEventRow) -> dict[str, Any]:
     """An event as clients read it."""
     return {
         "id": event.id,
@@ -179,7 +183,7 @@ def event_body(event: Event) -> dict[str, Any]:
     }
 
 
-def checkpoint_body(checkpoint: Checkpoint) -> dict[str, Any]:
+def checkpoint_body(checkpoint: JobCheckpoint) -> dict[str, Any]:
     """A checkpoint as clients read it."""
     return {
         "id": checkpoint.id,

@@ -10,9 +10,9 @@ from burnish.serve.fine_tuning.checkpoints import export_steps
 from burnish.train.search.worker import main
 
 
-def _export(run: Run, recipe: Recipe) -> None:
+def _export_checkpoints(run: Run, recipe: Recipe) -> None:
     export_steps(run, recipe.train.keep_every)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:4], _export))
+    sys.exit(main(sys.argv[1:4], _export_checkpoints))

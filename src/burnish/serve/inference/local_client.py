@@ -10,46 +10,48 @@ from pydantic import ValidationError
 from starlette.types import Message
 
 from burnish.core.errors import BurnishError
-from burnish.serve.auth.keys import CALLER
-from burnish.serve.errors import body_of, error_body
+from burnish.serve.auth.keys import CURRENT_KEY
+from burnish.serve.errors import burnish_error_body, error_body
 from burnish.serve.inference.embeddings import EmbeddingRequest
 from burnish.serve.inference.protocol import ChatRequest, CompletionRequest
-from burnish.serve.inference.service import House
+from burnish.serve.inference.service import InferenceService
 
-Ask = Callable[[House, Mapping[str, Any]], Awaitable[Any]]
+EndpointCall = Callable[[InferenceService, Mapping[str, Any]], Awaitable[Any]]
 
 
-async def _chat(house: House, body: Mapping[str, Any]) -> Any:
+async def _chat(service: InferenceService, body: Mapping[str, Any]) -> Any:
     asked = ChatRequest.model_validate({**body, "stream": None})
-    return json.loads(bytes((await house.chat(asked, _nobody())).body))
+    return json.loads(bytes((await service.chat(asked, _undisconnected_request())).body))
 
 
-async def _complete(house: House, body: Mapping[str, Any]) -> Any:
+async def _complete(service: InferenceService, body: Mapping[str, Any]) -> Any:
     asked = CompletionRequest.model_validate({**body, "stream": None})
-    return json.loads(bytes((await house.complete(asked, _nobody())).body))
+    return json.loads(bytes((await service.complete(asked, _undisconnected_request())).body))
 
 
-async def _embed(house: House, body: Mapping[str, Any]) -> Any:
-    return await house.embed(EmbeddingRequest.model_validate(dict(body)))
+async def _embed(service: InferenceService, body: Mapping[str, Any]) -> Any:
+    return await service.embed(EmbeddingRequest.model_validate(dict(body)))
 
 
 #: Path → how it is asked.
-ENDPOINTS: dict[str, Ask] = {
+ENDPOINTS: dict[str, EndpointCall] = {
     "/v1/chat/completions": _chat,
     "/v1/completions": _complete,
     "/v1/embeddings": _embed,
 }
 
 
-async def ask(house: House, endpoint: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+async def call_endpoint(
+    service: InferenceService, endpoint: str, body: Mapping[str, Any]
+) -> tuple[int, Any]:
     """The status and the body that a client would get, with the key that it asks with."""
     word = endpoint.removeprefix("/v1/").partition("/")[0]
-    if not CALLER.get().allows_route(word):
+    if not CURRENT_KEY.get().allows_route(word):
         return 403, error_body(403, f"This key may not use `{word}`.", None, "route_not_allowed")
     try:
-        return 200, await ENDPOINTS[endpoint](house, body)
+        return 200, await ENDPOINTS[endpoint](service, body)
     except BurnishError as error:
-        return error.status, body_of(error)
+        return error.status, burnish_error_body(error)
     except ValidationError as error:
         fault = error.errors()[0]
         param = ".".join(str(part) for part in fault["loc"])
@@ -57,7 +59,7 @@ async def ask(house: House, endpoint: str, body: Mapping[str, Any]) -> tuple[int
         return 400, error_body(400, said, param, fault["type"])
 
 
-def _nobody() -> Request:
+def _undisconnected_request() -> Request:
     """A request whose client never leaves."""
 
     async def receive() -> Message:

@@ -10,66 +10,70 @@ from dataclasses import dataclass, field, replace
 from secrets import token_hex
 from typing import Any
 
-from burnish.core.reasoning import ThoughtWatch, apart, begins_with_thought
+from burnish.core.reasoning import ReasoningParser, begins_with_reasoning, split_reasoning
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class ParsedAnswer:
     """An answer taken apart: a thought, words, and calls as clients read them."""
 
     text: str
     calls: Sequence[dict[str, Any]] = ()
-    thought: str = ""
+    reasoning: str = ""
 
 
-def take_apart(answer: str, names: Collection[str]) -> Said:
+def parse_answer(answer: str, names: Collection[str]) -> ParsedAnswer:
     """The thought that an answer begins with, if it does; and its calls, if all that looks like a
     call is one of a known function."""
-    thought, text = apart(answer) if begins_with_thought(answer) else ("", answer)
-    return replace(_with_calls(text, names) if names else Said(text), thought=thought)
+    thought, text = split_reasoning(answer) if begins_with_reasoning(answer) else ("", answer)
+    return replace(
+        _parse_tool_calls(text, names) if names else ParsedAnswer(text), reasoning=thought
+    )
 
 
-def _with_calls(answer: str, names: Collection[str]) -> Said:
+def _parse_tool_calls(answer: str, names: Collection[str]) -> ParsedAnswer:
     before, mark, rest = answer.partition(_OPEN)
     if mark:
         blocks = [block.partition(_CLOSE)[0] for block in rest.split(_OPEN)]
     else:
         before, blocks = "", [answer]
-    found = [call for block in blocks for call in _calls(block)]
+    found = [call for block in blocks for call in _parse_call_block(block)]
     if not found or any(call is None or call[0] not in names for call in found):
-        return Said(answer)
-    return Said(before.strip(), [_body(*call) for call in found if call])
+        return ParsedAnswer(answer)
+    return ParsedAnswer(before.strip(), [_call_body(*call) for call in found if call])
 
 
 @dataclass(slots=True)
-class AnswerWatch:
+class AnswerParser:
     """Takes a stream apart as it comes: tells thought from words, and where there are functions
     holds words back as soon as they may be a call."""
 
     with_calls: bool = False
-    thinking: ThoughtWatch = field(default_factory=ThoughtWatch)
+    reasoning: ReasoningParser = field(default_factory=ReasoningParser)
     text: str = ""
-    shown: int = 0
-    held: list[Any] = field(default_factory=list)
+    shown_length: int = 0
+    held_logprobs: list[Any] = field(default_factory=list)
 
     def feed(self, piece: str) -> tuple[str, str]:
         """The thought and the words that can be shown now."""
-        thought, said = self.thinking.feed(piece)
+        thought, said = self.reasoning.feed(piece)
         self.text += said
-        begin = self.shown
-        self.shown = max(begin, _safe(self.text) if self.with_calls else len(self.text))
-        return thought, self.text[begin : self.shown]
+        begin = self.shown_length
+        self.shown_length = max(
+            begin, _safe_length(self.text) if self.with_calls else len(self.text)
+        )
+        return thought, self.text[begin : self.shown_length]
 
     def end(self) -> tuple[str, str]:
         """What was held back of both, once it is known that there is no call."""
-        thought, said = self.thinking.feed("", ended=True)
+        thought, said = self.reasoning.feed("", ended=True)
         self.text += said
-        return thought, self.text[self.shown :]
+        return thought, self.text[self.shown_length :]
 
 
-def _safe(text: str) -> int:
+def _safe_length(text: str) -> int:
     """How many letters of a text cannot belong to a call."""
     if text.lstrip()[:1] in ("{", "["):
         return 0
@@ -81,22 +85,22 @@ def _safe(text: str) -> int:
     return len(text)
 
 
-def _calls(block: str) -> list[tuple[str, Mapping[str, Any]] | None]:
+def _parse_call_block(block: str) -> list[tuple[str, Mapping[str, Any]] | None]:
     """The calls in a piece of JSON; None for each thing that is no call."""
     try:
         content = json.loads(block)
     except (ValueError, RecursionError):
         return [None]
-    return [_call(one) for one in (content if isinstance(content, list) else [content])]
+    return [_as_call(one) for one in (content if isinstance(content, list) else [content])]
 
 
-def _call(one: Any) -> tuple[str, Mapping[str, Any]] | None:
+def _as_call(one: Any) -> tuple[str, Mapping[str, Any]] | None:
     if not isinstance(one, dict) or not isinstance(one.get("name"), str):
         return None
     given = one.get("arguments", one.get("parameters", {}))
     return (one["name"], given) if isinstance(given, dict) else None
 
 
-def _body(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _call_body(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
     return {"id": f"call_{token_hex(12)}", "type": "function", "function": function}

@@ -18,16 +18,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from burnish.core.journal import Journal
 from burnish.core.progress import say
-from burnish.serve.middleware.metrics import Figures
+from burnish.serve.middleware.metrics import Metrics
 
-_READING = ("GET", "HEAD", "OPTIONS")
+_READ_METHODS = ("GET", "HEAD", "OPTIONS")
 #: Others are counted as one: a client must not make figures up.
-_METHODS = (*_READING, "POST", "PUT", "PATCH", "DELETE")
+_METHODS = (*_READ_METHODS, "POST", "PUT", "PATCH", "DELETE")
 #: Letters of a path in the journal, which anybody may fill.
-_MOST_PATH = 500
+_MAX_PATH = 500
 
 
-class Audit:
+class AuditLog:
     """`audit.jsonl`, written by one thread: in order, and the event loop waits for no disk."""
 
     def __init__(self, path: Path) -> None:
@@ -52,12 +52,12 @@ class Audit:
 
 
 @dataclass(frozen=True)
-class Watch:
+class AuditMiddleware:
     """ASGI middleware around everything else."""
 
     app: ASGIApp
-    figures: Figures
-    audit: Audit | None = None
+    metrics: Metrics
+    audit: AuditLog | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, and note how it went."""
@@ -66,35 +66,35 @@ class Watch:
             return
         begun, seen = time.perf_counter(), dict[str, Any](status=499, id="", noted=False)
 
-        async def noted(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = dict(message["headers"])
                 seen.update(status=message["status"])
                 seen.update(id=headers.get(b"x-request-id", b"").decode("latin-1"))
             elif not message.get("more_body"):  # who has the whole answer finds it noted
-                await self._note(scope, seen, time.perf_counter() - begun)
+                await self._record(scope, seen, time.perf_counter() - begun)
             await send(message)
 
         try:
-            await self.app(scope, receive, noted)
+            await self.app(scope, receive, send_and_record)
         finally:
-            await self._note(scope, seen, time.perf_counter() - begun)
+            await self._record(scope, seen, time.perf_counter() - begun)
 
-    async def _note(self, scope: Scope, seen: dict[str, Any], seconds: float) -> None:
+    async def _record(self, scope: Scope, seen: dict[str, Any], seconds: float) -> None:
         if seen["noted"]:
             return
         seen["noted"] = True
         route = getattr(scope.get("route"), "path", "unknown")
         method = scope["method"] if scope["method"] in _METHODS else "?"
-        self.figures.requests.labels(method, route, str(seen["status"])).inc()
-        self.figures.seconds.labels(route).observe(seconds)
-        if self.audit and (method not in _READING or seen["status"] >= 400):
+        self.metrics.requests.labels(method, route, str(seen["status"])).inc()
+        self.metrics.seconds.labels(route).observe(seconds)
+        if self.audit and (method not in _READ_METHODS or seen["status"] >= 400):
             client = scope.get("client")
             await self.audit.write(
                 key=scope.get("burnish.key"),
                 organization=scope.get("burnish.organization"),
                 method=method,
-                path=scope["path"][:_MOST_PATH].encode("utf-8", "replace").decode(),
+                path=scope["path"][:_MAX_PATH].encode("utf-8", "replace").decode(),
                 status=seen["status"],
                 request=seen["id"],
                 client=client[0] if client else None,

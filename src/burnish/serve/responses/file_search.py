@@ -11,19 +11,19 @@ from secrets import token_hex
 from typing import Any
 
 from burnish.rag.store import Passage
-from burnish.serve.responses.protocol import FileSearch
-from burnish.serve.vector_stores.protocol import Search
-from burnish.serve.vector_stores.service import STORE, Hit, Vectors
+from burnish.serve.responses.protocol import FileSearchTool
+from burnish.serve.vector_stores.protocol import SearchVectorStore
+from burnish.serve.vector_stores.service import STORE, VectorStoreHit, VectorStores
 
 _MARK = re.compile(r"\[(\d{1,3})\]")
 
 
 @dataclass(frozen=True, slots=True)
-class Searched:
+class FileSearchCall:
     """What was looked for, and what was found, best first."""
 
     query: str
-    hits: Sequence[Hit]
+    hits: Sequence[VectorStoreHit]
     id: str = field(default_factory=lambda: f"fs_{token_hex(24)}")
 
     @property
@@ -68,31 +68,31 @@ class Searched:
         ]
 
 
-def look_up(
-    vectors: Vectors, wanted: Sequence[FileSearch], items: Sequence[Mapping[str, Any]]
-) -> Searched | None:
+def search_stores(
+    vectors: VectorStores, wanted: Sequence[FileSearchTool], items: Sequence[Mapping[str, Any]]
+) -> FileSearchCall | None:
     """Search for the user's last words; None if nothing is to be searched.
 
     Raises NoSuchRecord for a store that isn't here.
     """
-    query = _last_words(items)
+    query = _last_user_text(items)
     if not wanted or not query:
         return None
-    hits: list[Hit] = []
+    hits: list[VectorStoreHit] = []
     for tool in wanted:
-        asked = Search(
+        asked = SearchVectorStore(
             query=query,
             max_num_results=tool.max_num_results,
             filters=tool.filters,
             ranking_options=tool.ranking_options,
         )
-        stores = [vectors.desk.records.find(STORE, own) for own in tool.vector_store_ids]
+        stores = [vectors.workspace.objects.find(STORE, own) for own in tool.vector_store_ids]
         found = [hit for store in stores for hit in vectors.search(store, asked)]
         hits += sorted(found, key=lambda hit: -hit.score)[: tool.max_num_results]
-    return Searched(query, hits)
+    return FileSearchCall(query, hits)
 
 
-def _last_words(items: Sequence[Mapping[str, Any]]) -> str:
+def _last_user_text(items: Sequence[Mapping[str, Any]]) -> str:
     for item in reversed(items):
         if item.get("role") == "user":
             content = item.get("content") or ""

@@ -15,41 +15,41 @@ from pydantic import ValidationError
 
 from burnish.core.errors import BurnishError
 from burnish.core.records import Answer
-from burnish.serve.errors import body_of as error_of
+from burnish.serve.errors import burnish_error_body as error_of
 from burnish.serve.inference.protocol import ChatRequest
-from burnish.serve.inference.service import CLIENT_GONE, House
-from burnish.serve.inference.stream import Exchange
-from burnish.serve.inference.tool_calls import AnswerWatch, Said, take_apart
-from burnish.serve.responses.file_search import Searched, look_up
+from burnish.serve.inference.service import CLIENT_GONE, InferenceService
+from burnish.serve.inference.stream import ResponseStream
+from burnish.serve.inference.tool_calls import AnswerParser, ParsedAnswer, parse_answer
+from burnish.serve.responses.file_search import FileSearchCall, search_stores
 from burnish.serve.responses.protocol import CreateResponse
-from burnish.serve.store.schema import Record
-from burnish.serve.store.workspace import Desk
-from burnish.serve.vector_stores.service import Vectors
+from burnish.serve.store.schema import StoredObject
+from burnish.serve.store.workspace import Workspace
+from burnish.serve.vector_stores.service import VectorStores
 
 _KIND = "response"
-_UNSHOWN = {"input", "stream", "include"}
+_HIDDEN_FIELDS = {"input", "stream", "include"}
 
 
 @dataclass(slots=True)
-class Responding:
+class ResponseBuilder:
     """One response in the making: `items` are all that was said before it.
 
     `searched` is what was looked for in vector stores, if the client wants that.
     """
 
-    asked: CreateResponse
+    request: CreateResponse
     items: Sequence[dict[str, Any]]
-    searched: Searched | None = None
+    search: FileSearchCall | None = None
     id: str = field(default_factory=lambda: f"resp_{token_hex(24)}")
-    message: str = field(default_factory=lambda: f"msg_{token_hex(24)}")
-    reasoning: str = field(default_factory=lambda: f"rs_{token_hex(24)}")
+    message_id: str = field(default_factory=lambda: f"msg_{token_hex(24)}")
+    reasoning_id: str = field(default_factory=lambda: f"rs_{token_hex(24)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
     def body(self, status: str, answer: Answer | None = None, output: Any = ()) -> dict[str, Any]:
         """The response as clients read it; `status` without an answer is where it stands."""
-        asked = self.asked
+        asked = self.request
         cut = {"reason": "max_output_tokens"} if status == "incomplete" else None
-        shown = asked.model_dump(by_alias=True, exclude_unset=True, exclude=_UNSHOWN)
+        shown = asked.model_dump(by_alias=True, exclude_unset=True, exclude=_HIDDEN_FIELDS)
         return {
             "error": None,
             "instructions": None,
@@ -74,107 +74,113 @@ class Responding:
             "usage": _usage(answer) if answer else None,
         }
 
-    def said(self, answer: Answer) -> Said:
+    def parse(self, answer: Answer) -> ParsedAnswer:
         """Words and calls of an answer."""
-        asked = self.asked
+        asked = self.request
         tools = () if asked.tool_choice == "none" else asked.functions
-        return take_apart(answer.text, {tool.name for tool in tools})
+        return parse_answer(answer.text, {tool.name for tool in tools})
 
-    def output(self, said: Said, status: str) -> list[dict[str, Any]]:
+    def output(self, said: ParsedAnswer, status: str) -> list[dict[str, Any]]:
         """The items of an answer, behind the search that was made for it."""
-        thoughts = [self.thoughts(said.thought, status)] if said.thought else []
-        words = [self.words(said.text, status)] if said.text or not said.calls else []
-        return [*self.before, *thoughts, *words] + [
+        thoughts = [self.reasoning_item(said.reasoning, status)] if said.reasoning else []
+        words = [self.message_item(said.text, status)] if said.text or not said.calls else []
+        return [*self.search_items, *thoughts, *words] + [
             {"id": f"fc_{token_hex(24)}", "type": "function_call", "call_id": call["id"],
              "status": status, **call["function"]}
             for call in said.calls
         ]  # fmt: skip
 
     @property
-    def before(self) -> list[dict[str, Any]]:
+    def search_items(self) -> list[dict[str, Any]]:
         """The item of the search, if there was one."""
-        wants_results = "file_search_call.results" in (self.asked.include or ())
-        return [self.searched.item(wants_results)] if self.searched else []
+        wants_results = "file_search_call.results" in (self.request.include or ())
+        return [self.search.item(wants_results)] if self.search else []
 
-    def thoughts(self, text: str, status: str) -> dict[str, Any]:
+    def reasoning_item(self, text: str, status: str) -> dict[str, Any]:
         """The item of what was thought before the answer."""
         content = [{"type": "reasoning_text", "text": text}] if text else []
-        return {"id": self.reasoning, "type": "reasoning", "status": status, "summary": [],
+        return {"id": self.reasoning_id, "type": "reasoning", "status": status, "summary": [],
                 "content": content}  # fmt: skip
 
-    def words(self, text: str | None, status: str) -> dict[str, Any]:
+    def message_item(self, text: str | None, status: str) -> dict[str, Any]:
         """The item of a message; None is one that has no text yet."""
-        cited = self.searched.citations(text or "") if self.searched else []
-        content = [] if text is None else [_part(text, cited)]
-        return {"id": self.message, "type": "message", "status": status, "role": "assistant",
+        cited = self.search.citations(text or "") if self.search else []
+        content = [] if text is None else [_output_text(text, cited)]
+        return {"id": self.message_id, "type": "message", "status": status, "role": "assistant",
                 "content": content}  # fmt: skip
 
 
-def response_routes(house: House, vectors: Vectors) -> APIRouter:
+def response_routes(service: InferenceService, vectors: VectorStores) -> APIRouter:
     """Ask, and look up or delete what was answered."""
-    router, desk = APIRouter(prefix="/responses"), vectors.desk
-    keeper = _Keeper(house, desk, vectors)
+    router, desk = APIRouter(prefix="/responses"), vectors.workspace
+    keeper = _ResponseService(service, desk, vectors)
 
     @router.post("", summary="Answer, streamed or not, and keep the answer")
-    async def create(asked: CreateResponse, http: Request) -> Response:
-        return await keeper.create(asked, http)
+    async def create_response(request: CreateResponse, http: Request) -> Response:
+        return await keeper.create(request, http)
 
     @router.get("/{name}", summary="An answer that was kept")
-    def one(name: str) -> dict[str, Any]:
-        return dict(desk.records.find(_KIND, name).body["response"])
+    def get_response(name: str) -> dict[str, Any]:
+        return dict(desk.objects.find(_KIND, name).body["response"])
 
     @router.delete("/{name}", summary="Forget an answer")
-    def delete(name: str) -> dict[str, Any]:
-        desk.records.delete(_KIND, name)
+    def delete_response(name: str) -> dict[str, Any]:
+        desk.objects.delete(_KIND, name)
         return {"id": name, "object": "response.deleted", "deleted": True}
 
     return router
 
 
 @dataclass(frozen=True, slots=True)
-class _Keeper:
-    house: House
-    desk: Desk
-    vectors: Vectors
+class _ResponseService:
+    service: InferenceService
+    workspace: Workspace
+    stores: VectorStores
 
-    async def create(self, asked: CreateResponse, http: Request) -> Response:
-        before = await run_in_threadpool(self._before, asked)
-        making = Responding(asked, [*before, *asked.items])
-        chat = _chat(making)
-        making.searched = await run_in_threadpool(
-            look_up, self.vectors, asked.searches, making.items
+    async def create(self, request: CreateResponse, http: Request) -> Response:
+        before = await run_in_threadpool(self._load_history, request)
+        making = ResponseBuilder(request, [*before, *request.items])
+        chat = _as_chat_request(making)
+        making.search = await run_in_threadpool(
+            search_stores, self.stores, request.searches, making.items
         )
-        passages = making.searched.passages if making.searched else ()
-        exchange = await self.house.exchange_of(chat, passages)
-        if asked.stream:
+        passages = making.search.passages if making.search else ()
+        exchange = await self.service.start(chat, passages)
+        if request.stream:
             headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
-            events = _until_left(self._events(making, exchange), exchange)
+            events = _cancel_on_exit(self._stream_events(making, exchange), exchange)
             return StreamingResponse(events, media_type="text/event-stream", headers=headers)
         answers = await exchange.answers(http)
         if answers is None:
             return Response(status_code=CLIENT_GONE)
-        said, status = making.said(answers[0]), _status(answers[0])
-        return JSONResponse(await self._kept(making, answers[0], making.output(said, status)))
+        said, status = making.parse(answers[0]), _status(answers[0])
+        return JSONResponse(
+            await self._store_response(making, answers[0], making.output(said, status))
+        )
 
-    def _before(self, asked: CreateResponse) -> list[dict[str, Any]]:
+    def _load_history(self, request: CreateResponse) -> list[dict[str, Any]]:
         """All that was said up to the response that this one follows."""
-        if asked.previous_response_id is None:
+        if request.previous_response_id is None:
             return []
-        return list(self.desk.records.find(_KIND, asked.previous_response_id).body["items"])
+        return list(self.workspace.objects.find(_KIND, request.previous_response_id).body["items"])
 
-    async def _kept(
-        self, making: Responding, answer: Answer, output: list[dict[str, Any]]
+    async def _store_response(
+        self, builder: ResponseBuilder, answer: Answer, output: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """The finished body; in the store too, unless the client wants otherwise."""
-        body = making.body(_status(answer), answer, output)
-        if making.asked.store is not False:
-            record = Record(id=making.id, kind=_KIND, created_at=making.created, status="kept",
-                            body={"response": body, "items": [*making.items, *output]})  # fmt: skip
+        body = builder.body(_status(answer), answer, output)
+        if builder.request.store is not False:
+            kept = {"response": body, "items": [*builder.items, *output]}
+            record = StoredObject(
+                id=builder.id, kind=_KIND, created_at=builder.created, status="kept", body=kept
+            )
             size = len(json.dumps(record.body))
-            await run_in_threadpool(self.desk.records.add, record, size)
+            await run_in_threadpool(self.workspace.objects.add, record, size)
         return body
 
-    async def _events(self, making: Responding, exchange: Exchange) -> AsyncIterator[str]:
+    async def _stream_events(
+        self, builder: ResponseBuilder, exchange: ResponseStream
+    ) -> AsyncIterator[str]:
         """What happens to a response, from `response.created` to its end."""
         number = 0
 
@@ -184,72 +190,80 @@ class _Keeper:
             number += 1
             return f"event: {kind}\ndata: {json.dumps(body)}\n\n"
 
-        yield event("response.created", response=making.body("in_progress"))
-        yield event("response.in_progress", response=making.body("in_progress"))
-        for kind, fields in _search_events(making.before):
+        yield event("response.created", response=builder.body("in_progress"))
+        yield event("response.in_progress", response=builder.body("in_progress"))
+        for kind, fields in _search_events(builder.search_items):
             yield event(kind, **fields)
-        telling = _Telling(making)
-        async for _, news in exchange.news():
+        telling = _EventWriter(builder)
+        async for _, news in exchange.updates():
             if news.error:
                 yield event("error", **error_of(news.error)["error"])
                 return
-            said = making.said(news.answer) if news.answer else None
-            for kind, fields in telling.news(news.text, said):
+            said = builder.parse(news.answer) if news.answer else None
+            for kind, fields in telling.events_for(news.text, said):
                 yield event(kind, **fields)
             if not (news.answer and said):
                 continue
-            output = making.output(said, _status(news.answer))
-            for kind, fields in _ends(output):
+            output = builder.output(said, _status(news.answer))
+            for kind, fields in _closing_events(output):
                 yield event(kind, **fields)
             try:
-                body = await self._kept(making, news.answer, output)
+                body = await self._store_response(builder, news.answer, output)
             except BurnishError as error:  # no room to keep it: the stream has begun long since
                 yield event("error", **error_of(error)["error"])
                 return
             yield event(f"response.{body['status']}", response=body)
 
 
-class _Telling:
+class _EventWriter:
     """The events of an answer as it is made: first of its thought, if it has one, then of its
     words."""
 
-    def __init__(self, making: Responding) -> None:
-        self.making, self.watch = making, AnswerWatch(bool(making.asked.functions))
-        self.index = len(making.before)
-        self.thinks = self.speaks = False
+    def __init__(self, making: ResponseBuilder) -> None:
+        self.builder, self.parser = making, AnswerParser(bool(making.request.functions))
+        self.index = len(making.search_items)
+        self.has_reasoning = self.has_text = False
 
-    def news(self, piece: str, said: Said | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    def events_for(
+        self, piece: str, said: ParsedAnswer | None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
         """What one more piece brings; with `said`, the last one."""
-        thought, words = self.watch.feed(piece)
+        thought, words = self.parser.feed(piece)
         if said:
-            more, rest = self.watch.end()
+            more, rest = self.parser.end()
             thought, words = thought + more, words + ("" if said.calls else rest)
         if thought:
-            yield from self._thought(thought)
+            yield from self._reasoning_events(thought)
         if words or (said and not said.calls):
-            yield from self._words(words)
+            yield from self._text_events(words)
 
-    def _thought(self, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        if not self.thinks:
-            self.thinks = True
-            item = self.making.thoughts("", "in_progress")
+    def _reasoning_events(self, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        if not self.has_reasoning:
+            self.has_reasoning = True
+            item = self.builder.reasoning_item("", "in_progress")
             yield "response.output_item.added", {"output_index": self.index, "item": item}
-        place = {"item_id": self.making.reasoning, "output_index": self.index, "content_index": 0}
+        place = {
+            "item_id": self.builder.reasoning_id,
+            "output_index": self.index,
+            "content_index": 0,
+        }
         yield "response.reasoning_text.delta", {**place, "delta": text}
 
-    def _words(self, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        index = self.index + self.thinks
-        place = {"item_id": self.making.message, "output_index": index, "content_index": 0}
-        if not self.speaks:
-            self.speaks = True
-            item = self.making.words(None, "in_progress")
+    def _text_events(self, text: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        index = self.index + self.has_reasoning
+        place = {"item_id": self.builder.message_id, "output_index": index, "content_index": 0}
+        if not self.has_text:
+            self.has_text = True
+            item = self.builder.message_item(None, "in_progress")
             yield "response.output_item.added", {"output_index": index, "item": item}
-            yield "response.content_part.added", {**place, "part": _part("")}
+            yield "response.content_part.added", {**place, "part": _output_text("")}
         if text:
             yield "response.output_text.delta", {**place, "delta": text, "logprobs": []}
 
 
-async def _until_left(events: AsyncIterator[str], exchange: Exchange) -> AsyncIterator[str]:
+async def _cancel_on_exit(
+    events: AsyncIterator[str], exchange: ResponseStream
+) -> AsyncIterator[str]:
     """The events; when their reader leaves, the answer is given up."""
     try:
         async for event in events:
@@ -273,7 +287,7 @@ def _search_events(items: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str,
     return events
 
 
-def _ends(output: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+def _closing_events(output: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     """The events that close the message and bring the calls."""
     events: list[tuple[str, dict[str, Any]]] = []
     for index, item in enumerate(output):
@@ -310,16 +324,16 @@ def _ends(output: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     return events
 
 
-def _chat(making: Responding) -> ChatRequest:
+def _as_chat_request(builder: ResponseBuilder) -> ChatRequest:
     """The chat that is meant; its faults are faults of the request."""
     try:
-        return making.asked.as_chat(making.items)
+        return builder.request.as_chat(builder.items)
     except ValidationError as error:
         faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
         raise RequestValidationError(faults) from error
 
 
-def _part(text: str, annotations: Sequence[Any] = ()) -> dict[str, Any]:
+def _output_text(text: str, annotations: Sequence[Any] = ()) -> dict[str, Any]:
     return {
         "type": "output_text",
         "text": text,

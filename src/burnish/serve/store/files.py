@@ -9,11 +9,11 @@ from typing import Any, BinaryIO
 
 from sqlalchemy import or_, select
 
-from burnish.core.atomic import whole_file
-from burnish.serve.errors import Refused
-from burnish.serve.store.pagination import Order, find, page
-from burnish.serve.store.quota import QuotaExceeded, make_room_for_bytes
-from burnish.serve.store.schema import UNFINISHED, File, Job, Store
+from burnish.core.atomic import atomic_file
+from burnish.serve.errors import RequestError
+from burnish.serve.store.pagination import Order, fetch_page, find_by_id
+from burnish.serve.store.quota import QuotaExceeded, check_storage_quota
+from burnish.serve.store.schema import UNFINISHED, Database, File, Job
 
 #: What a file may be for, and the ending under which its bytes are kept.
 PURPOSES = {
@@ -28,7 +28,7 @@ PURPOSES = {
 }
 
 
-class NoSuchFile(Refused):
+class StoredFileNotFound(RequestError):
     """No file of that id is here."""
 
     status = 404
@@ -38,10 +38,10 @@ class NoSuchFile(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class FileStore:
     """The files of a workspace."""
 
-    store: Store
+    store: Database
     folder: Path
 
     def path(self, file: File) -> Path:
@@ -54,13 +54,13 @@ class Files:
         A file that has a `name` was allowed when it was announced. Raises QuotaExceeded.
         """
         file = File(id=name or f"file-{token_hex(12)}", filename=filename, purpose=purpose)
-        with whole_file(self.path(file)) as draft:
+        with atomic_file(self.path(file)) as draft:
             shutil.copyfileobj(source, draft, 2**20)
             file.bytes = draft.tell()
         try:
             with self.store.writing() as session:
                 if name is None:
-                    make_room_for_bytes(session, file.bytes)
+                    check_storage_quota(session, file.bytes)
                 before = session.scalar(select(File).where(File.id == file.id))
                 if before is None:
                     session.add(file)
@@ -72,9 +72,9 @@ class Files:
     def find(self, name: str) -> File:
         """The file of that id. Raises NoSuchFile."""
         with self.store.reading() as session:
-            file: File | None = find(session, File, name)
+            file: File | None = find_by_id(session, File, name)
         if file is None:
-            raise NoSuchFile(name)
+            raise StoredFileNotFound(name)
         return file
 
     def page(
@@ -85,18 +85,18 @@ class Files:
         if purpose:
             query = query.where(File.purpose == purpose)
         with self.store.reading() as session:
-            return page(session, query, after, limit, order)
+            return fetch_page(session, query, after, limit, order)
 
     def delete(self, name: str) -> None:
         """Forget a file. Raises NoSuchFile; Refused while an unfinished job needs it."""
         with self.store.writing() as session:
-            file: File | None = find(session, File, name)
+            file: File | None = find_by_id(session, File, name)
             if file is None:
-                raise NoSuchFile(name)
+                raise StoredFileNotFound(name)
             needs = or_(Job.training_file == name, Job.validation_file == name)
             job = session.scalar(select(Job.id).where(needs, Job.status.in_(UNFINISHED)).limit(1))
             if job:
-                raise Refused(f"{name} is needed by {job}: cancel the job first.", "id")
+                raise RequestError(f"{name} is needed by {job}: cancel the job first.", "id")
             session.delete(file)
         self.path(file).unlink(missing_ok=True)
 

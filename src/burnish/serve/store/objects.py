@@ -8,13 +8,13 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from burnish.serve.errors import Refused
-from burnish.serve.store.pagination import Order, page
-from burnish.serve.store.quota import make_room_for_bytes
-from burnish.serve.store.schema import Record, Store
+from burnish.serve.errors import RequestError
+from burnish.serve.store.pagination import Order, fetch_page
+from burnish.serve.store.quota import check_storage_quota
+from burnish.serve.store.schema import Database, StoredObject
 
 
-class NoSuchRecord(Refused):
+class ObjectNotFound(RequestError):
     """Nothing of that kind and id is here."""
 
     status = 404
@@ -24,44 +24,44 @@ class NoSuchRecord(Refused):
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
+class StoredObjects:
     """The records of a store. `parent` is the id of what a record belongs to."""
 
-    store: Store
+    store: Database
 
-    def add(self, record: Record, more: int = 0) -> Record:
+    def add(self, record: StoredObject, more: int = 0) -> StoredObject:
         """Write a new one, for which the organisation keeps `more` bytes. Raises QuotaExceeded."""
         with self.store.writing() as session:
             if more:
-                make_room_for_bytes(session, more)
+                check_storage_quota(session, more)
             session.add(record)
         return record
 
-    def find(self, kind: str, name: str, parent: str | None = None) -> Record:
+    def find(self, kind: str, name: str, parent: str | None = None) -> StoredObject:
         """The record of that kind and id. Raises NoSuchRecord."""
         with self.store.reading() as session:
             return _find(session, kind, name, parent)
 
-    def all(self, kind: str, parent: str | None = None) -> Sequence[Record]:
+    def all(self, kind: str, parent: str | None = None) -> Sequence[StoredObject]:
         """All of a kind that belong to `parent` (or all), oldest first."""
-        query = select(Record).where(Record.kind == kind).order_by(Record.seq)
+        query = select(StoredObject).where(StoredObject.kind == kind).order_by(StoredObject.seq)
         if parent is not None:
-            query = query.where(Record.parent == parent)
+            query = query.where(StoredObject.parent == parent)
         with self.store.reading() as session:
             return session.scalars(query).all()
 
     def page(
         self, kind: str, parent: str | None, after: str | None, limit: int, order: Order = "desc"
-    ) -> tuple[Sequence[Record], bool]:
+    ) -> tuple[Sequence[StoredObject], bool]:
         """Some of a kind, and whether there are more."""
-        query = select(Record).where(Record.kind == kind)
+        query = select(StoredObject).where(StoredObject.kind == kind)
         if parent is not None:
-            query = query.where(Record.parent == parent)
+            query = query.where(StoredObject.parent == parent)
         with self.store.reading() as session:
-            return page(session, query, after, limit, order)
+            return fetch_page(session, query, after, limit, order)
 
     @contextmanager
-    def changing(self, kind: str, name: str) -> Iterator[Record]:
+    def editing(self, kind: str, name: str) -> Iterator[StoredObject]:
         """A record to change; committed at the end of the block. Raises NoSuchRecord."""
         with self.store.writing() as session:
             yield _find(session, kind, name, locked=True)
@@ -70,24 +70,24 @@ class Records:
         """Forget a record and what belongs to it. Raises NoSuchRecord."""
         with self.store.writing() as session:
             session.delete(_find(session, kind, name))
-            for part in session.scalars(select(Record).where(Record.parent == name)):
+            for part in session.scalars(select(StoredObject).where(StoredObject.parent == name)):
                 session.delete(part)
 
 
 def _find(
     session: Session, kind: str, name: str, parent: str | None = None, locked: bool = False
-) -> Record:
+) -> StoredObject:
     if "\0" in name or not name.isascii():
-        raise NoSuchRecord(kind, "?")
-    query = select(Record).where(Record.id == name, Record.kind == kind)
+        raise ObjectNotFound(kind, "?")
+    query = select(StoredObject).where(StoredObject.id == name, StoredObject.kind == kind)
     if parent is not None:
-        query = query.where(Record.parent == parent)
+        query = query.where(StoredObject.parent == parent)
     record = session.scalar(query.with_for_update() if locked else query)
     if record is None:
-        raise NoSuchRecord(kind, name)
+        raise ObjectNotFound(kind, name)
     return record
 
 
-def body_of(record: Record, kind: str) -> dict[str, Any]:
+def object_body(record: StoredObject, kind: str) -> dict[str, Any]:
     """A record as clients read it: id, kind and time, then its body."""
     return {"id": record.id, "object": kind, "created_at": record.created_at, **record.body}

@@ -6,19 +6,19 @@ from typing import Any, Literal, TypeVar
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from burnish.serve.errors import Refused
+from burnish.serve.errors import RequestError
 
 Order = Literal["asc", "desc"]
-Record = TypeVar("Record")
+RowT = TypeVar("RowT")
 
 
-def page(
+def fetch_page(
     session: Session,
-    query: Select[Record],
+    query: Select[RowT],
     after: str | None,
     limit: int,
     order: Order = "desc",
-) -> tuple[Sequence[Record], bool]:
+) -> tuple[Sequence[RowT], bool]:
     """The records of `query` that follow `after` in the order of creation; and whether more do.
 
     Raises Refused for an `after` that isn't in the list: page one again would never end.
@@ -30,7 +30,7 @@ def page(
         if "\0" not in after and after.isascii():
             place = session.scalar(query.where(table.id == after).with_only_columns(table.seq))
         if place is None:
-            raise Refused(f"No such object in this list: {after}.", "after", "invalid_cursor")
+            raise RequestError(f"No such object in this list: {after}.", "after", "invalid_cursor")
         query = query.where(table.seq < place if order == "desc" else table.seq > place)
     ordered = query.order_by(table.seq.desc() if order == "desc" else table.seq).limit(limit + 1)
     found = list(session.scalars(ordered))
@@ -38,7 +38,7 @@ def page(
 
 
 def page_body(
-    records: Sequence[Record], more: bool, shape: Callable[[Record], dict[str, Any]]
+    records: Sequence[RowT], more: bool, shape: Callable[[RowT], dict[str, Any]]
 ) -> dict[str, Any]:
     """The body of a list."""
     data = [shape(record) for record in records]
@@ -51,7 +51,7 @@ def page_body(
     }
 
 
-def find(session: Session, table: Any, name: str) -> Any:
+def find_by_id(session: Session, table: Any, name: str) -> Any:
     """The record of that id, or None."""
     if "\0" in name or not name.isascii():
         return None

@@ -39,17 +39,17 @@ from sqlalchemy.orm import (
 )
 
 from burnish.core.errors import BurnishError
-from burnish.serve.auth.tenant import DEFAULT, OWNER, owner
+from burnish.serve.auth.tenant import DEFAULT_ORGANIZATION, ORGANIZATION, current_organization
 
 #: Raised by one whenever a table or a column is added. An older store gets what it lacks, a newer
 #: one is not opened; a column that is there never changes.
-SCHEMA = 3
+SCHEMA_VERSION = 3
 #: States of a job that goes on, or may go on.
 UNFINISHED = ("validating_files", "queued", "running", "paused")
 #: Any number that only burnish uses: two servers must not make the tables at once.
-_MAKING = 7_203_991
+_CREATE_LOCK_ID = 7_203_991
 #: SQLite counts only an INTEGER up by itself.
-_Count = BigInteger().with_variant(Integer, "sqlite")
+_AutoIncrement = BigInteger().with_variant(Integer, "sqlite")
 
 
 class StoreUnavailable(BurnishError):
@@ -58,7 +58,7 @@ class StoreUnavailable(BurnishError):
     status = 503
 
 
-class Table(DeclarativeBase):
+class TableBase(DeclarativeBase):
     """The base of all tables."""
 
     type_annotation_map = {  # noqa: RUF012 SQLAlchemy's way
@@ -67,26 +67,26 @@ class Table(DeclarativeBase):
     }
 
 
-class Version(Table):
+class SchemaVersion(TableBase):
     """One row: the number of the schema."""
 
     __tablename__ = "schema_version"
     version: Mapped[int] = mapped_column(primary_key=True)
 
 
-class Owned:
+class OrganizationMixin:
     """What belongs to an organisation, and is not there for any other."""
 
     organization: Mapped[str] = mapped_column(
-        String(64), default=owner, server_default=DEFAULT, index=True
+        String(64), default=current_organization, server_default=DEFAULT_ORGANIZATION, index=True
     )
 
 
-class File(Owned, Table):
+class File(OrganizationMixin, TableBase):
     """An uploaded or a result file. `seq` is the order of creation; times are Unix seconds."""
 
     __tablename__ = "files"
-    seq: Mapped[int] = mapped_column(_Count, primary_key=True, autoincrement=True)
+    seq: Mapped[int] = mapped_column(_AutoIncrement, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     filename: Mapped[str] = mapped_column(Text)
     purpose: Mapped[str] = mapped_column(String(32))
@@ -94,11 +94,11 @@ class File(Owned, Table):
     created_at: Mapped[int] = mapped_column(BigInteger, default=lambda: int(time.time()))
 
 
-class Job(Owned, Table):
+class Job(OrganizationMixin, TableBase):
     """A fine-tuning job: what was asked, where it stands, and who holds it until when."""
 
     __tablename__ = "jobs"
-    seq: Mapped[int] = mapped_column(_Count, primary_key=True, autoincrement=True)
+    seq: Mapped[int] = mapped_column(_AutoIncrement, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     created_at: Mapped[int] = mapped_column(BigInteger, default=lambda: int(time.time()))
     finished_at: Mapped[int | None] = mapped_column(BigInteger)
@@ -127,12 +127,12 @@ class Job(Owned, Table):
     died_at_step: Mapped[int] = mapped_column(default=-1)
 
 
-class Event(Table):
+class JobEventRow(TableBase):
     """What happened to a job. `key` names the happening, so that none is told twice."""
 
     __tablename__ = "job_events"
     __table_args__ = (UniqueConstraint("job", "key"),)
-    seq: Mapped[int] = mapped_column(_Count, primary_key=True, autoincrement=True)
+    seq: Mapped[int] = mapped_column(_AutoIncrement, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     key: Mapped[str] = mapped_column(String(64))
@@ -143,12 +143,12 @@ class Event(Table):
     data: Mapped[dict[str, Any]]
 
 
-class Checkpoint(Table):
+class JobCheckpoint(TableBase):
     """A model saved on the way, by the name that it answers to."""
 
     __tablename__ = "job_checkpoints"
     __table_args__ = (UniqueConstraint("job", "step"),)
-    seq: Mapped[int] = mapped_column(_Count, primary_key=True, autoincrement=True)
+    seq: Mapped[int] = mapped_column(_AutoIncrement, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     job: Mapped[str] = mapped_column(ForeignKey("jobs.id"), index=True)
     step: Mapped[int]
@@ -158,14 +158,14 @@ class Checkpoint(Table):
     metrics: Mapped[dict[str, Any]]
 
 
-class Record(Owned, Table):
+class StoredObject(OrganizationMixin, TableBase):
     """Anything else that clients make: uploads, batches, vector stores, responses.
 
     `kind` says which of these, `parent` whose it is, and `body` is what it consists of.
     """
 
     __tablename__ = "records"
-    seq: Mapped[int] = mapped_column(_Count, primary_key=True, autoincrement=True)
+    seq: Mapped[int] = mapped_column(_AutoIncrement, primary_key=True, autoincrement=True)
     id: Mapped[str] = mapped_column(String(64), unique=True)
     kind: Mapped[str] = mapped_column(String(32), index=True)
     parent: Mapped[str | None] = mapped_column(String(64), index=True)
@@ -176,14 +176,16 @@ class Record(Owned, Table):
     lease_until: Mapped[float | None]
 
 
-class Deleted(Table):
+class DeletedModel(TableBase):
     """A model that was deleted; the run that made it stays."""
 
     __tablename__ = "deleted_models"
     name: Mapped[str] = mapped_column(String(255), primary_key=True)
 
 
-def unheld(table: type[Job] | type[Record], now: float, lease: float) -> ColumnElement[bool]:
+def not_leased(
+    table: type[Job] | type[StoredObject], now: float, lease: float
+) -> ColumnElement[bool]:
     """Whether nobody holds a row (any more), for one who would hold it for `lease` seconds.
 
     A lease of far longer was given by a clock that has been set back since: a worker that lives has
@@ -193,7 +195,7 @@ def unheld(table: type[Job] | type[Record], now: float, lease: float) -> ColumnE
     return or_(table.worker.is_(None), ends < now, ends > now + 4 * lease)
 
 
-class Store:
+class Database:
     """Sessions on one database. What `writing` has left is on disk."""
 
     def __init__(self, url: str) -> None:
@@ -213,7 +215,7 @@ class Store:
         self._writer = self._engine.execution_options(burnish_writes=True)
         try:
             with self._writer.begin() as connection:
-                _make_tables(connection)
+                _create_tables(connection)
         except SQLAlchemyError as error:
             self._engine.dispose()
             cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
@@ -244,11 +246,11 @@ class _Session(Session):
 
 
 @event.listens_for(_Session, "do_orm_execute")
-def _see_only_ones_own(state: ORMExecuteState) -> None:
-    mine = OWNER.get()
+def _filter_by_organization(state: ORMExecuteState) -> None:
+    mine = ORGANIZATION.get()
     if mine is not None:
         only = with_loader_criteria(
-            Owned, lambda table: table.organization == mine, include_aliases=True
+            OrganizationMixin, lambda table: table.organization == mine, include_aliases=True
         )
         state.statement = state.statement.options(only)  # type: ignore[attr-defined]
 
@@ -259,34 +261,34 @@ def sqlite_url(workspace: Path) -> str:
     return f"sqlite:///{workspace / 'burnish.db'}"
 
 
-def _make_tables(connection: Connection) -> None:
+def _create_tables(connection: Connection) -> None:
     """Make what is missing. Raises StoreUnavailable for tables of a later version."""
     if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _MAKING})
-    if not inspect(connection).has_table(Version.__tablename__):
-        Table.metadata.create_all(connection)
-        connection.execute(Version.__table__.insert(), {"version": SCHEMA})  # type: ignore[attr-defined]
-    found = connection.execute(Version.__table__.select()).scalar_one()
-    if found < SCHEMA:
-        Table.metadata.create_all(connection)
-        _add_owners(connection)
-        connection.execute(Version.__table__.update(), {"version": SCHEMA})  # type: ignore[attr-defined]
-    if found > SCHEMA:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATE_LOCK_ID})
+    if not inspect(connection).has_table(SchemaVersion.__tablename__):
+        TableBase.metadata.create_all(connection)
+        connection.execute(SchemaVersion.__table__.insert(), {"version": SCHEMA_VERSION})  # type: ignore[attr-defined]
+    found = connection.execute(SchemaVersion.__table__.select()).scalar_one()
+    if found < SCHEMA_VERSION:
+        TableBase.metadata.create_all(connection)
+        _add_organization_columns(connection)
+        connection.execute(SchemaVersion.__table__.update(), {"version": SCHEMA_VERSION})  # type: ignore[attr-defined]
+    if found > SCHEMA_VERSION:
         raise StoreUnavailable(
-            f"The store has schema {found}, and this version of burnish needs {SCHEMA}.",
+            f"The store has schema {found}, and this version of burnish needs {SCHEMA_VERSION}.",
             "Use the version that made it, or name another store.",
         )
 
 
-def _add_owners(connection: Connection) -> None:
+def _add_organization_columns(connection: Connection) -> None:
     """What was made before there were organisations belongs to the default one."""
-    for table in Table.metadata.sorted_tables:
+    for table in TableBase.metadata.sorted_tables:
         known = {column["name"] for column in inspect(connection).get_columns(table.name)}
         if "organization" in table.columns and "organization" not in known:
             connection.execute(
                 text(
                     f"ALTER TABLE {table.name} ADD COLUMN organization VARCHAR(64) "
-                    f"DEFAULT '{DEFAULT}' NOT NULL"
+                    f"DEFAULT '{DEFAULT_ORGANIZATION}' NOT NULL"
                 )
             )
             for index in table.indexes:

@@ -11,14 +11,14 @@ from sqlalchemy import select
 
 from burnish.core.settings import workspace
 from burnish.serve.store.deployments import Deployments
-from burnish.serve.store.files import Files
+from burnish.serve.store.files import FileStore
 from burnish.serve.store.jobs import Jobs
-from burnish.serve.store.objects import Records
-from burnish.serve.store.schema import Checkpoint, Deleted, File, Job, Store, sqlite_url
+from burnish.serve.store.objects import StoredObjects
+from burnish.serve.store.schema import Database, DeletedModel, File, Job, JobCheckpoint, sqlite_url
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
+class FineTunedModel:
     """A model that a job has made: its name, the base's, the artifact's folder, since when, and
     the organisation whose it is."""
 
@@ -26,21 +26,21 @@ class Tuned:
     base: str
     folder: Path
     created: int
-    owner: str
+    organization: str
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class Workspace:
     """The state of the fine-tuning API. `aliases` are more names of base models."""
 
-    store: Store
+    store: Database
     home: Path
     aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def files(self) -> Files:
+    def files(self) -> FileStore:
         """Uploaded and result files."""
-        return Files(self.store, self.home / "files")
+        return FileStore(self.store, self.home / "files")
 
     @property
     def jobs(self) -> Jobs:
@@ -48,14 +48,14 @@ class Desk:
         return Jobs(self.store)
 
     @property
-    def records(self) -> Records:
+    def objects(self) -> StoredObjects:
         """All else that clients have made."""
-        return Records(self.store)
+        return StoredObjects(self.store)
 
     @property
     def deployments(self) -> Deployments:
         """Names that clients have given to models."""
-        return Deployments(self.records)
+        return Deployments(self.objects)
 
     def run_folder(self, job: Job) -> Path:
         """The one run of a job: by its name it stands among the others in the order of time."""
@@ -67,37 +67,37 @@ class Desk:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def add_results(self, job: Job, table: str) -> File:
+    def add_result_file(self, job: Job, table: str) -> File:
         """Keep a job's table of steps as a file; the same file however often."""
         own = f"file-{sha256(f'{job.id}/results'.encode()).hexdigest()[:24]}"
         source = io.BytesIO(table.encode())
         return self.files.add(source, "step_metrics.csv", "fine-tune-results", own)
 
-    def tuned(self) -> Sequence[Tuned]:
+    def list_fine_tuned(self) -> Sequence[FineTunedModel]:
         """All models that jobs have made, those of steps on the way too, oldest first."""
         with self.store.reading() as session:
-            deleted = set(session.scalars(select(Deleted.name)))
+            deleted = set(session.scalars(select(DeletedModel.name)))
             done = session.scalars(
                 select(Job).where(Job.fine_tuned_model.is_not(None)).order_by(Job.seq)
             ).all()
             steps = session.execute(
-                select(Checkpoint, Job)
-                .join(Job, Job.id == Checkpoint.job)
-                .where(Checkpoint.name != Job.fine_tuned_model)
-                .order_by(Checkpoint.seq)
+                select(JobCheckpoint, Job)
+                .join(Job, Job.id == JobCheckpoint.job)
+                .where(JobCheckpoint.name != Job.fine_tuned_model)
+                .order_by(JobCheckpoint.seq)
             ).all()
         models = [
-            Tuned(
+            FineTunedModel(
                 str(job.fine_tuned_model),
                 job.base,
-                self._artifact(job),
+                self._artifact_folder(job),
                 job.created_at,
                 job.organization,
             )
             for job in done
         ]
         models += [
-            Tuned(
+            FineTunedModel(
                 step.name,
                 job.base,
                 self.run_folder(job) / step.folder,
@@ -108,21 +108,21 @@ class Desk:
         ]
         return [model for model in models if model.name not in deleted]
 
-    def find_tuned(self, name: str) -> Tuned | None:
+    def find_fine_tuned(self, name: str) -> FineTunedModel | None:
         """The model of that name, if a job has made it."""
-        return next((model for model in self.tuned() if model.name == name), None)
+        return next((model for model in self.list_fine_tuned() if model.name == name), None)
 
-    def forget(self, name: str) -> None:
+    def delete_model(self, name: str) -> None:
         """Delete a model from all lists; its run stays. Raises Deployed while it is deployed."""
-        self.deployments.forget_model(name)
+        self.deployments.delete_model(name)
 
-    def _artifact(self, job: Job) -> Path:
+    def _artifact_folder(self, job: Job) -> Path:
         return self.run_folder(job) / "artifact"
 
 
-def open_desk(url: str = "", aliases: Mapping[str, str] | None = None) -> Desk:
+def open_workspace(url: str = "", aliases: Mapping[str, str] | None = None) -> Workspace:
     """The desk of this workspace, its store at `url`. Raises StoreUnavailable."""
-    return Desk(Store(url or sqlite_url(workspace())), workspace(), aliases or {})
+    return Workspace(Database(url or sqlite_url(workspace())), workspace(), aliases or {})
 
 
 def run_name(job_id: str, created_at: int) -> str:

@@ -6,35 +6,36 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
-from burnish.serve.protocol import Closed, Id, Labels, Text, storable_text
-from burnish.serve.store.schema import Record
+from burnish.serve.protocol import Id, Labels, StrictApiModel, Text, storable_text
+from burnish.serve.store.schema import StoredObject
 
-Value = Annotated[str, Field(max_length=512), AfterValidator(storable_text)] | bool | float
+AttributeValue = Annotated[str, Field(max_length=512), AfterValidator(storable_text)] | bool | float
 Attributes = Annotated[
-    dict[Annotated[str, Field(max_length=64), AfterValidator(storable_text)], Value] | None,
+    dict[Annotated[str, Field(max_length=64), AfterValidator(storable_text)], AttributeValue]
+    | None,
     Field(max_length=16),
 ]
 Title = Annotated[str, Field(max_length=256), AfterValidator(storable_text)]
 
 
-class Auto(Closed):
+class AutoChunking(StrictApiModel):
     """We choose how files are cut."""
 
     type: Literal["auto"]
 
 
-class CreateStore(Closed):
+class CreateVectorStore(StrictApiModel):
     """POST /vector_stores."""
 
     name: Title | None = None
     description: Title | None = None
     file_ids: list[Id] = Field([], max_length=500)
-    chunking_strategy: Auto | None = None
+    chunking_strategy: AutoChunking | None = None
     metadata: Labels = None
     expires_after: None = Field(None, description="Vector stores do not expire here.")
 
 
-class UpdateStore(Closed):
+class UpdateVectorStore(StrictApiModel):
     """POST /vector_stores/{id}."""
 
     name: Title | None = None
@@ -42,69 +43,69 @@ class UpdateStore(Closed):
     expires_after: None = None
 
 
-class AttachFile(Closed):
+class AttachFile(StrictApiModel):
     """POST /vector_stores/{id}/files."""
 
     file_id: Id
     attributes: Attributes = None
-    chunking_strategy: Auto | None = None
+    chunking_strategy: AutoChunking | None = None
 
 
-class AttachFiles(Closed):
+class AttachFiles(StrictApiModel):
     """POST /vector_stores/{id}/file_batches."""
 
     file_ids: list[Id] = Field(min_length=1, max_length=500)
     attributes: Attributes = None
-    chunking_strategy: Auto | None = None
+    chunking_strategy: AutoChunking | None = None
 
 
-class UpdateFile(Closed):
+class UpdateFile(StrictApiModel):
     """POST /vector_stores/{id}/files/{file_id}."""
 
     attributes: Attributes = None
 
 
-class Compared(Closed):
+class ComparisonFilter(StrictApiModel):
     """A comparison of one attribute."""
 
     type: Literal["eq", "ne", "gt", "gte", "lt", "lte", "in", "nin"]
     key: Text
-    value: Value | list[Value]
+    value: AttributeValue | list[AttributeValue]
 
-    def fits(self, attributes: Mapping[str, Any]) -> bool:
+    def matches(self, attributes: Mapping[str, Any]) -> bool:
         """Whether a file with these attributes is meant; one without the attribute never is."""
         try:
             own = attributes[self.key]
-            return bool(_COMPARED[self.type](own, self.value))
+            return bool(_OPERATORS[self.type](own, self.value))
         except (KeyError, TypeError):
             return False
 
 
-class Several(Closed):
+class CompoundFilter(StrictApiModel):
     """Comparisons that must all hold, or of which one must."""
 
     type: Literal["and", "or"]
-    filters: list["Compared | Several"] = Field(min_length=1, max_length=32)
+    filters: list["ComparisonFilter | CompoundFilter"] = Field(min_length=1, max_length=32)
 
-    def fits(self, attributes: Mapping[str, Any]) -> bool:
+    def matches(self, attributes: Mapping[str, Any]) -> bool:
         """Whether a file with these attributes is meant."""
         joined = all if self.type == "and" else any
-        return joined(one.fits(attributes) for one in self.filters)
+        return joined(one.matches(attributes) for one in self.filters)
 
 
-class RankingOptions(Closed):
+class RankingOptions(StrictApiModel):
     """From which score on a passage is shown."""
 
     ranker: Literal["auto", "none", "default-2024-11-15"] | None = None
     score_threshold: float | None = Field(None, ge=0, le=1)
 
 
-class Search(Closed):
+class SearchVectorStore(StrictApiModel):
     """POST /vector_stores/{id}/search."""
 
     query: Text | Annotated[list[Text], Field(min_length=1, max_length=16)]
     max_num_results: int = Field(10, ge=1, le=50)
-    filters: Compared | Several | None = None
+    filters: ComparisonFilter | CompoundFilter | None = None
     ranking_options: RankingOptions | None = None
     rewrite_query: Literal[False] | None = None
 
@@ -114,7 +115,7 @@ class Search(Closed):
         return [self.query] if isinstance(self.query, str) else self.query
 
 
-_COMPARED: Mapping[str, Callable[[Any, Any], bool]] = {
+_OPERATORS: Mapping[str, Callable[[Any, Any], bool]] = {
     "eq": operator.eq,
     "ne": operator.ne,
     "gt": operator.gt,
@@ -127,15 +128,17 @@ _COMPARED: Mapping[str, Callable[[Any, Any], bool]] = {
 _STATES = ("in_progress", "completed", "failed", "cancelled")
 
 
-def counts(files: Sequence[Record]) -> dict[str, int]:
+def count_by_status(files: Sequence[StoredObject]) -> dict[str, int]:
     """How many files are in which state."""
     each = {state: sum(file.status == state for file in files) for state in _STATES}
     return {**each, "total": len(files)}
 
 
-def store_body(store: Record, files: Sequence[Record], size: int) -> dict[str, Any]:
+def vector_store_body(
+    store: StoredObject, files: Sequence[StoredObject], size: int
+) -> dict[str, Any]:
     """A vector store as clients read it."""
-    counted = counts(files)
+    counted = count_by_status(files)
     return {
         "id": store.id,
         "object": "vector_store",
@@ -151,7 +154,7 @@ def store_body(store: Record, files: Sequence[Record], size: int) -> dict[str, A
     }
 
 
-def file_of_store(file: Record) -> dict[str, Any]:
+def store_file_body(file: StoredObject) -> dict[str, Any]:
     """A file of a vector store as clients read it."""
     return {
         "id": file.body["file_id"],
@@ -166,9 +169,9 @@ def file_of_store(file: Record) -> dict[str, Any]:
     }
 
 
-def batch_of_store(batch: Record, files: Sequence[Record]) -> dict[str, Any]:
+def file_batch_body(batch: StoredObject, files: Sequence[StoredObject]) -> dict[str, Any]:
     """A batch of files as clients read it."""
-    counted = counts(files)
+    counted = count_by_status(files)
     ended = "cancelled" if counted["cancelled"] else "completed"
     return {
         "id": batch.id,

@@ -22,7 +22,7 @@ from burnish.models.find_artifact import find_artifact
 from burnish.models.load import load_model, load_tokenizer
 
 #: `how` → PEFT's name of it.
-HOW = {
+COMBINATION_TYPES = {
     "linear": "cat",
     "svd": "svd",
     "ties": "ties_svd",
@@ -30,11 +30,11 @@ HOW = {
 }
 
 #: What PEFT calls the adapter of a model that has one.
-_ALONE = "default"
+_DEFAULT_ADAPTER = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Merging:
+class MergeOptions:
     """How updates are merged, by their weights.
 
     `linear`: their weighted sum, exactly; the ranks add up. `svd`: the same, as well as `rank` (the
@@ -50,24 +50,24 @@ class Merging:
 
 
 def merge(
-    sources: Sequence[str], weights: Sequence[float], merging: Merging, out: Path | None = None
+    sources: Sequence[str], weights: Sequence[float], merging: MergeOptions, out: Path | None = None
 ) -> Run:
     """Merge the adapters of runs into a new run.
 
     Raises NotFound for an unknown run; BadRecipe for what can't be merged: other kinds of models,
     other bases, another number of weights.
     """
-    if merging.how not in HOW or not 0 < merging.density <= 1:
+    if merging.how not in COMBINATION_TYPES or not 0 < merging.density <= 1:
         raise BadRecipe(
             f"There is no way to merge called {merging.how} with density {merging.density}.",
-            f"Ways: {', '.join(HOW)}; a density lies between 0 and 1.",
+            f"Ways: {', '.join(COMBINATION_TYPES)}; a density lies between 0 and 1.",
         )
     if len(sources) < 2 or len(weights) != len(sources):
         raise BadRecipe(
             f"{len(sources)} adapters and {len(weights)} weights are named.",
             "Name two or more runs, and --weight once for each.",
         )
-    artifacts = [_adapter(source) for source in sources]
+    artifacts = [_open_lora(source) for source in sources]
     first = artifacts[0]
     for source, other in zip(sources, artifacts, strict=True):
         for fact in ("base", "template_sha256"):
@@ -78,7 +78,7 @@ def merge(
                 )
         if other.system != first.system:
             say(f"{source} was trained with another system prompt; that of {sources[0]} is kept.")
-    model = merged(artifacts, weights, merging)
+    model = merge_adapters(artifacts, weights, merging)
     facts = {
         "merged": [
             {"run": str(one.lineage["run"]), "weight": weight, "files": one.lineage["files"]}
@@ -92,7 +92,7 @@ def merge(
     base = find_base(first)
     lineage = {
         **{name: first.lineage[name] for name in ("system", "task", "recipe", "quantized")},
-        "thoughts": max(one.thoughts for one in artifacts),
+        "thoughts": max(one.reasoning_tokens for one in artifacts),
         "data": data,
         "versions": run.read("inputs.json")["versions"],
         "run": run.id,
@@ -104,16 +104,18 @@ def merge(
     return run
 
 
-def merged(artifacts: Sequence[Artifact], weights: Sequence[float], merging: Merging) -> Any:
+def merge_adapters(
+    artifacts: Sequence[Artifact], weights: Sequence[float], merging: MergeOptions
+) -> Any:
     """The base in float32 with one adapter, the artifacts' by their weights."""
     model: Any = load_model(find_base(artifacts[0]), torch.float32, torch.device("cpu"))
     names = [f"part{number}" for number in range(len(artifacts))]
     for name, artifact in zip(names, artifacts, strict=True):
-        model = _with(model, artifact.path, name)
+        model = _add_adapter(model, artifact.path, name)
     for config in model.peft_config.values():
         # The factors go into the matrices; PEFT would apply those of the first one's kind again.
         config.use_rslora = False
-    _refuse_wide(model, merging.rank)
+    _check_rank(model, merging.rank)
     torch.manual_seed(merging.seed)
     settings: dict[str, Any] = {}
     if merging.how != "linear":
@@ -121,13 +123,15 @@ def merged(artifacts: Sequence[Artifact], weights: Sequence[float], merging: Mer
     if "ties" in merging.how:
         settings["density"] = merging.density
     with torch.no_grad():
-        model.add_weighted_adapter(names, list(weights), _ALONE, HOW[merging.how], **settings)
+        model.add_weighted_adapter(
+            names, list(weights), _DEFAULT_ADAPTER, COMBINATION_TYPES[merging.how], **settings
+        )
     for name in names:
         model.delete_adapter(name)
     return model
 
 
-def _refuse_wide(model: Any, rank: int) -> None:
+def _check_rank(model: Any, rank: int) -> None:
     narrowest = min(
         min(layer.base_layer.weight.shape) for layer in model.modules() if hasattr(layer, "lora_A")
     )
@@ -138,14 +142,14 @@ def _refuse_wide(model: Any, rank: int) -> None:
         )
 
 
-def _with(model: Any, folder: Path, name: str) -> Any:
+def _add_adapter(model: Any, folder: Path, name: str) -> Any:
     if hasattr(model, "peft_config"):
         model.load_adapter(str(folder), name, autocast_adapter_dtype=False)
         return model
     return PeftModel.from_pretrained(model, str(folder), name, autocast_adapter_dtype=False)
 
 
-def _adapter(source: str) -> Artifact:
+def _open_lora(source: str) -> Artifact:
     """The LoRA adapter of a run. Raises NotFound, and BadRecipe if it holds something else."""
     artifact = find_artifact(source) or open_artifact(find_run(source).artifact)
     kind = _method(artifact) if artifact.kind == "adapter" else "no adapter"

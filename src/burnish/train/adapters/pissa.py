@@ -19,7 +19,7 @@ _ITERATIONS = 16
 
 
 @torch.no_grad()
-def begin_as_principal(adapted: Any) -> None:
+def init_pissa(adapted: Any) -> None:
     """Give each adapter of a fresh PEFT model its layer's largest singular parts.
 
     The model computes what the base does, but for rounding. Raises BadRecipe for a rank above a
@@ -43,7 +43,7 @@ def begin_as_principal(adapted: Any) -> None:
 
 
 @torch.no_grad()
-def become_lora(adapted: Any) -> None:
+def to_lora(adapted: Any) -> None:
     """Turn a trained model of `begin_as_principal` into an ordinary LoRA of twice the rank."""
     for name, layer in _layers(adapted):
         first_a, first_b = adapted.principal[name]

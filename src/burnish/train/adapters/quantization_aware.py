@@ -13,18 +13,18 @@ import torch
 from peft.tuners.lora.layer import Linear as LoraLayer
 from torch.autograd.function import once_differentiable
 
-from burnish.models.quantization.q4_0 import on_grid, rounded_layers
+from burnish.models.quantization.q4_0 import round_to_q4_0, rounded_layers
 from burnish.train.adapters.registry import language_model
 from burnish.train.kernels.fused_layers import lora_forward
 
 
-class _Rounded(torch.autograd.Function):
+class _RoundWeight(torch.autograd.Function):
     """A weight on the grid, whose gradient is the exact weight's."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
         """weight (out, in)."""
-        return on_grid(weight).to(weight.dtype)
+        return round_to_q4_0(weight).to(weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
@@ -46,7 +46,7 @@ class _RoundedLora(torch.autograd.Function):
     ) -> torch.Tensor:
         """x (tokens, in), base: weight (out, in) and bias (out,), a (rank, in), b (out, rank)."""
         merged = base[0].float().addmm(b.float(), a.float(), alpha=scaling)
-        weight = on_grid(merged).to(x.dtype)
+        weight = round_to_q4_0(merged).to(x.dtype)
         ctx.save_for_backward(x, weight, a, b)
         ctx.scaling = scaling
         return torch.nn.functional.linear(x, weight, base[1])
@@ -62,13 +62,13 @@ class _RoundedLora(torch.autograd.Function):
 
 
 def _linear(self: torch.nn.Linear, x: torch.Tensor) -> torch.Tensor:
-    return torch.nn.functional.linear(x, _Rounded.apply(self.weight), self.bias)
+    return torch.nn.functional.linear(x, _RoundWeight.apply(self.weight), self.bias)
 
 
 _lora = lora_forward(_RoundedLora)
 
 
-def compute_rounded(model: torch.nn.Module) -> None:
+def use_rounded_weights(model: torch.nn.Module) -> None:
     """Let every layer that will be rounded compute with its rounded weight; call it after `fuse`.
 
     LoRA's own matrices stay exact: they are merged before anything is rounded.

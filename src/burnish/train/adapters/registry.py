@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.methods import (
-    Bottleneck,
+    BottleneckMethod,
     Dora,
     Full,
     Ia3,
@@ -22,11 +22,11 @@ from burnish.core.recipe.methods import (
 )
 from burnish.core.runs import find_run
 from burnish.models.adapters.bottleneck import add_bottlenecks
-from burnish.models.adapters.soft_prompts import add_virtual, virtual_ids
+from burnish.models.adapters.soft_prompts import add_soft_prompt, virtual_token_ids
 from burnish.models.artifact import find_base, open_artifact
 from burnish.models.quantization.nf4 import quantize
-from burnish.train.adapters.pissa import become_lora, begin_as_principal
-from burnish.train.adapters.stacked import adapter_on, become_both, put_in
+from burnish.train.adapters.pissa import init_pissa, to_lora
+from burnish.train.adapters.stacked import adapter_below, combine_with_base_adapter, merge_below
 
 
 def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
@@ -35,19 +35,19 @@ def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
     Adapters in another format than the model would cost a copy of every activation; the optimizer
     keeps their exact values in float32 (see train.optimizer).
     """
-    below = adapter_on(model, method.on) if isinstance(method, Lora) and method.on else None
+    below = adapter_below(model, method.on) if isinstance(method, Lora) and method.on else None
     if below:
-        model = put_in(model, below)
-    adapted = adapted_by(model, method, lora_config(method))
+        model = merge_below(model, below)
+    adapted = add_peft_adapter(model, method, lora_config(method))
     if isinstance(method, Lora) and method.init == "pissa":
-        begin_as_principal(adapted)
+        init_pissa(adapted)
     if method.start:
-        _go_on_from(method.start, adapted)
+        _load_initial_adapter(method.start, adapted)
     adapted.below = below
     return adapted
 
 
-def adapted_by(model: Any, method: Lora | Dora, config: LoraConfig) -> Any:
+def add_peft_adapter(model: Any, method: Lora | Dora, config: LoraConfig) -> Any:
     """The model with new adapters, as PEFT makes them. Raises BadRecipe for layers it lacks."""
     try:
         return get_peft_model(model, config, autocast_adapter_dtype=False)
@@ -59,7 +59,7 @@ def adapted_by(model: Any, method: Lora | Dora, config: LoraConfig) -> Any:
 
 
 def lora_config(
-    method: Lora | Dora, task: str = "CAUSAL_LM", spared: list[str] | None = None
+    method: Lora | Dora, task: str = "CAUSAL_LM", excluded: list[str] | None = None
 ) -> LoraConfig:
     """The method as PEFT calls it; `task` is its name of what the model is for, `spared` are
     modules that get no adapter."""
@@ -73,7 +73,7 @@ def lora_config(
         use_rslora=method.rslora,
         use_dora=method.kind == "dora",
         task_type=task,
-        exclude_modules=spared,
+        exclude_modules=excluded,
     )
 
 
@@ -94,7 +94,7 @@ def add_ia3(model: PreTrainedModel, method: Ia3) -> Any:
         ) from error
 
 
-def add_bottleneck(model: PreTrainedModel, method: Bottleneck) -> Any:
+def add_bottleneck(model: PreTrainedModel, method: BottleneckMethod) -> Any:
     """Freeze the model and hang small networks behind its layers."""
     add_bottlenecks(model, method.size, method.after)
     return model
@@ -102,25 +102,25 @@ def add_bottleneck(model: PreTrainedModel, method: Bottleneck) -> Any:
 
 def add_virtual_tokens(model: PreTrainedModel, method: PromptTuning | PrefixTuning) -> Any:
     """Freeze the model and put learnt tokens before every row (see `tokens_before`)."""
-    add_virtual(model, method.kind, method.tokens)
+    add_soft_prompt(model, method.kind, method.tokens)
     return model
 
 
-def tokens_before(method: Any) -> tuple[int, ...]:
+def soft_prompt_ids(method: Any) -> tuple[int, ...]:
     """The ids of the virtual tokens that a method puts before every row; none for most."""
     prompts = PromptTuning | PrefixTuning
-    return virtual_ids(method.tokens) if isinstance(method, prompts) else ()
+    return virtual_token_ids(method.tokens) if isinstance(method, prompts) else ()
 
 
-def settle(model: Any) -> None:
+def finalize_adapter(model: Any) -> None:
     """Bring a trained model into the form in which it is kept and served."""
     if hasattr(model, "principal"):
-        become_lora(model)
+        to_lora(model)
     if getattr(model, "below", None):
-        become_both(model, model.below)
+        combine_with_base_adapter(model, model.below)
 
 
-def train_everything(model: PreTrainedModel, method: Full) -> Any:
+def unfreeze_all(model: PreTrainedModel, method: Full) -> Any:
     """All weights move."""
     model.requires_grad_(True)
     return model
@@ -135,7 +135,7 @@ METHODS: dict[str, Callable[[PreTrainedModel, Any], Any]] = {
     "bottleneck": add_bottleneck,
     "prompt": add_virtual_tokens,
     "prefix": add_virtual_tokens,
-    "full": train_everything,
+    "full": unfreeze_all,
 }
 
 
@@ -152,12 +152,12 @@ def language_model(model: Any) -> PreTrainedModel:
     return inner
 
 
-def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+def trainable_weights(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
     """The weights that move, by name, in a fixed order."""
     return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
 
 
-def _go_on_from(name: str, adapted: Any) -> None:
+def _load_initial_adapter(name: str, adapted: Any) -> None:
     """Begin with the adapter of an earlier run. Raises BadRecipe if its shape or base differs."""
     artifact = open_artifact(find_run(name).artifact)
     if artifact.kind != "adapter" or find_base(artifact).path != Path(adapted.name_or_path):

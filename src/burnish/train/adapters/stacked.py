@@ -17,7 +17,7 @@ from burnish.models.artifact import find_base, open_artifact
 _TOP, _BELOW, _BOTH = "default", "below", "both"
 
 
-def adapter_on(model: Any, name: str) -> Path:
+def adapter_below(model: Any, name: str) -> Path:
     """The folder of a run's adapter. Raises NotFound; BadRecipe if it is no LoRA on this base."""
     artifact = open_artifact(find_run(name).artifact)
     method = artifact.lineage.get("recipe", {}).get("train", {}).get("method", {})
@@ -30,13 +30,13 @@ def adapter_on(model: Any, name: str) -> Path:
     return artifact.path
 
 
-def put_in(model: Any, below: Path) -> Any:
+def merge_below(model: Any, below: Path) -> Any:
     """The model with an adapter's update in its own weights, rounded to their number format."""
     adapted: Any = PeftModel.from_pretrained(model, str(below), autocast_adapter_dtype=False)
     return adapted.to(model.dtype).merge_and_unload()
 
 
-def become_both(model: Any, below: Path) -> None:
+def combine_with_base_adapter(model: Any, below: Path) -> None:
     """Turn the trained adapter into one of the untouched base: both updates, their ranks added.
 
     The model in memory has the lower one in its weights still, and is not to be asked again.

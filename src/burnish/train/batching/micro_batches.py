@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from burnish.models.chat_template import Encoded
-from burnish.train.batching.examples import Example, answers_of
-from burnish.train.batching.packed import known_lengths, shared_prefix
+from burnish.models.chat_template import TokenizedRow
+from burnish.train.batching.examples import Example, all_answers
+from burnish.train.batching.packed import count_known_tokens, count_shared_prefix
 
 #: Rows that begin alike go together where that leaves less than this share to compute; rows of like
 #: length leave attention fewer places to pad.
@@ -13,10 +13,10 @@ _WORTH_IT = 0.9
 _PADDED = 8
 
 
-def trimmed(row: Encoded) -> Encoded:
+def trim_to_target(row: TokenizedRow) -> TokenizedRow:
     """The row up to its last learnt token: what comes behind it teaches nothing."""
     last = max((place for place, weight in enumerate(row.weights) if weight > 0), default=-1)
-    return Encoded(row.ids[: last + 1], row.weights[: last + 1])
+    return TokenizedRow(row.ids[: last + 1], row.weights[: last + 1])
 
 
 def micro_batches(rows: Sequence[Example], most_tokens: int) -> list[list[Example]]:
@@ -24,19 +24,22 @@ def micro_batches(rows: Sequence[Example], most_tokens: int) -> list[list[Exampl
     compute; at most `most_tokens` computed tokens each, and no row is cut."""
     if not rows:
         return []
-    alike = sorted(rows, key=_beginning)
-    prefix = shared_prefix(answers_of(rows))
-    by_length = sorted(alike, key=lambda row: computed_tokens([row]))
-    batches = [sorted(some, key=_beginning) for some in _filled(by_length, prefix, most_tokens)]
-    least = sum(map(computed_tokens, batches))
-    if computed_tokens(alike) < _WORTH_IT * least:
-        others = _filled(alike, prefix, most_tokens, in_order=True)
-        if sum(map(computed_tokens, others)) < _WORTH_IT * least:
+    alike = sorted(rows, key=_first_answer_ids)
+    prefix = count_shared_prefix(all_answers(rows))
+    by_length = sorted(alike, key=lambda row: count_computed_tokens([row]))
+    batches = [
+        sorted(some, key=_first_answer_ids)
+        for some in _fill_batches(by_length, prefix, most_tokens)
+    ]
+    least = sum(map(count_computed_tokens, batches))
+    if count_computed_tokens(alike) < _WORTH_IT * least:
+        others = _fill_batches(alike, prefix, most_tokens, in_order=True)
+        if sum(map(count_computed_tokens, others)) < _WORTH_IT * least:
             return others
     return batches
 
 
-def _filled(
+def _fill_batches(
     rows: Sequence[Example], prefix: int, most_tokens: int, in_order: bool = False
 ) -> list[list[Example]]:
     """Rows in this order, as many at a time as fit; `in_order`: each shares what it has in common
@@ -45,7 +48,9 @@ def _filled(
     used = places = longest = 0
     for row in rows:
         before = batches[-1][-1:] if in_order and batches else []
-        own = computed_tokens([*before, row]) - (computed_tokens(before) if before else prefix)
+        own = count_computed_tokens([*before, row]) - (
+            count_computed_tokens(before) if before else prefix
+        )
         count, length = len(row.answers), max(len(answer.ids) for answer in row.answers) - prefix
         padded = (places + count) * max(longest, length)
         if batches and used + own <= most_tokens and padded <= _PADDED * most_tokens:
@@ -53,21 +58,21 @@ def _filled(
             used, places, longest = used + own, places + count, max(longest, length)
         else:
             batches.append([row])
-            used, places, longest = computed_tokens([row]), count, length
+            used, places, longest = count_computed_tokens([row]), count, length
     return batches
 
 
-def computed_tokens(rows: Sequence[Example]) -> int:
+def count_computed_tokens(rows: Sequence[Example]) -> int:
     """Tokens that the layers see when these rows are one micro-batch: what is shared, once."""
-    answers = answers_of(rows)
-    known = known_lengths(answers)
+    answers = all_answers(rows)
+    known = count_known_tokens(answers)
     return known[0] + sum(len(row.ids) - own for row, own in zip(answers, known, strict=True))
 
 
-def all_tokens(rows: Sequence[Example]) -> int:
+def count_all_tokens(rows: Sequence[Example]) -> int:
     """Tokens of all answers with their questions, whatever of it is shared."""
-    return sum(len(answer.ids) for answer in answers_of(rows))
+    return sum(len(answer.ids) for answer in all_answers(rows))
 
 
-def _beginning(row: Example) -> tuple[int, ...]:
+def _first_answer_ids(row: Example) -> tuple[int, ...]:
     return row.answers[0].ids

@@ -17,9 +17,9 @@ from itertools import pairwise
 
 import torch
 
-from burnish.core.prefix import shared_length
-from burnish.models.chat_template import Encoded
-from burnish.train.batching.examples import Example, answers_of
+from burnish.core.prefix import shared_prefix_length
+from burnish.models.chat_template import TokenizedRow
+from burnish.train.batching.examples import Example, all_answers
 
 #: Rows look back together that share as many tokens with those before them, rounded down to this
 #: (a few of them look once more, and there are few shapes), and whose own tokens are as many, to a
@@ -28,35 +28,41 @@ _LEVEL, _SHORT = 16, 64
 
 
 @dataclass(frozen=True)
-class Part:
+class PackedPart:
     """Rows that have about as much in common with those before them, and look back together.
 
     `before` (rows, known) are their flat positions between the prefix and what is their own, and
     `own` (rows, longest) those of the rest, padded with the row's last one.
     """
 
-    before: torch.Tensor
-    own: torch.Tensor
+    context_positions: torch.Tensor
+    row_positions: torch.Tensor
     prefix: int
 
     @cached_property
-    def seen(self) -> torch.Tensor:
+    def visible_positions(self) -> torch.Tensor:
         """(rows, known + longest): the flat positions behind the prefix of all that a row sees."""
-        return torch.cat([self.before, self.own], 1)
+        return torch.cat([self.context_positions, self.row_positions], 1)
 
     @cached_property
     def bias(self) -> torch.Tensor:
         """(1, longest, prefix + known + longest): 0 where a token may look and -inf behind it.
         Padding lies behind its row, so no real token ever looks at it and one bias serves all."""
-        return causal(self.own.shape[1], self.prefix + self.before.shape[1], self.own.device)
+        return make_causal_bias(
+            self.row_positions.shape[1],
+            self.prefix + self.context_positions.shape[1],
+            self.row_positions.device,
+        )
 
-    def to(self, device: torch.device | str) -> "Part":
+    def to(self, device: torch.device | str) -> "PackedPart":
         """The same on another device."""
-        return Part(self.before.to(device), self.own.to(device), self.prefix)
+        return PackedPart(
+            self.context_positions.to(device), self.row_positions.to(device), self.prefix
+        )
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class PackedLayout:
     """Where rows lie in a flat sequence: the shared prefix, then what each has of its own.
 
     `gather` (rows, longest) holds each row's flat positions behind the prefix, padded with the
@@ -67,7 +73,7 @@ class Layout:
 
     prefix: int
     gather: torch.Tensor
-    parts: tuple[Part, ...]
+    parts: tuple[PackedPart, ...]
     scatter: torch.Tensor
 
     @property
@@ -75,7 +81,7 @@ class Layout:
         """Length of the flat sequence."""
         return self.prefix + len(self.scatter)
 
-    def to(self, device: torch.device | str) -> "Layout":
+    def to(self, device: torch.device | str) -> "PackedLayout":
         """The same on another device."""
         return replace(
             self,
@@ -86,7 +92,7 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class PackedBatch:
     """One micro-batch: flat tokens, positions, and what is learnt where.
 
     `ids` and `positions` have shape (1, tokens). `predicts` are the flat positions whose next token
@@ -96,11 +102,11 @@ class Batch:
 
     ids: torch.Tensor
     positions: torch.Tensor
-    predicts: torch.Tensor
+    predict_positions: torch.Tensor
     targets: torch.Tensor
     weights: torch.Tensor
-    owners: torch.Tensor
-    layout: Layout
+    answer_index: torch.Tensor
+    layout: PackedLayout
     examples: Sequence[Example]
 
     @property
@@ -109,20 +115,20 @@ class Batch:
         return int(self.ids.shape[1])
 
 
-def shared_prefix(rows: Sequence[Encoded]) -> int:
+def count_shared_prefix(rows: Sequence[TokenizedRow]) -> int:
     """Length of the longest beginning that all rows share, whether they learn it or not.
 
     At least one token is left to each row, so that every row has a place to predict from.
     """
     if len(rows) < 2:
         return 0
-    return shared_length([row.ids for row in rows])
+    return shared_prefix_length([row.ids for row in rows])
 
 
-def flatten(examples: Sequence[Example], device: torch.device | str = "cpu") -> Batch:
+def pack(examples: Sequence[Example], device: torch.device | str = "cpu") -> PackedBatch:
     """Lay rows out behind their shared prefix, each behind what the row before it has of it."""
-    rows = answers_of(examples)
-    known = known_lengths(rows)
+    rows = all_answers(examples)
+    known = count_known_tokens(rows)
     prefix = known[0]
     ids, positions = list(rows[0].ids[:prefix]), list(range(prefix))
     paths: list[list[int]] = []
@@ -139,29 +145,32 @@ def flatten(examples: Sequence[Example], device: torch.device | str = "cpu") -> 
             if row.weights[place] > 0
         ]
         paths.append(path)
-    spare, unlearnt = rounded(len(ids)) - len(ids), rounded(len(learnt)) - len(learnt)
+    spare, unlearnt = (
+        round_up_length(len(ids)) - len(ids),
+        round_up_length(len(learnt)) - len(learnt),
+    )
     learnt += unlearnt * [(0, 0, 0.0, 0)]
     predicts, targets, weights, owners = (list(part) for part in zip(*learnt, strict=True))
-    return Batch(
+    return PackedBatch(
         ids=torch.tensor([ids + spare * ids[-1:]], device=device),
         positions=torch.tensor([positions + spare * [0]], device=device),
-        predicts=torch.tensor(predicts, device=device),
+        predict_positions=torch.tensor(predicts, device=device),
         targets=torch.tensor(targets, device=device),
         weights=torch.tensor(weights, device=device),
-        owners=torch.tensor(owners, device=device),
-        layout=_layout(paths, known, spare).to(device),
+        answer_index=torch.tensor(owners, device=device),
+        layout=_make_layout(paths, known, spare).to(device),
         examples=examples,
     )
 
 
-def known_lengths(rows: Sequence[Encoded]) -> list[int]:
+def count_known_tokens(rows: Sequence[TokenizedRow]) -> list[int]:
     """Of each row, how many tokens stand in the batch before it: of the first the prefix that all
     share, of another what the row before it has too."""
-    prefix = shared_prefix(rows)
-    return [prefix, *(max(prefix, shared_prefix(pair)) for pair in pairwise(rows))]
+    prefix = count_shared_prefix(rows)
+    return [prefix, *(max(prefix, count_shared_prefix(pair)) for pair in pairwise(rows))]
 
 
-def rounded(count: int) -> int:
+def round_up_length(count: int) -> int:
     """The next length of which there are few: 16 in each doubling, and multiples of 16.
 
     oneDNN makes and keeps code for every shape that it meets, about 1 MB each time; rows of any
@@ -171,38 +180,38 @@ def rounded(count: int) -> int:
     return -(-count // unit) * unit
 
 
-def causal(longest: int, before: int, device: torch.device | str = "cpu") -> torch.Tensor:
+def make_causal_bias(longest: int, before: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """(1, longest, before + longest): 0 where one of the last tokens may look, -inf behind it."""
     whole = torch.full((1, longest, before + longest), -torch.inf, device=device)
     return whole.triu(before + 1)
 
 
-def _layout(paths: list[list[int]], known: list[int], spare: int) -> Layout:
+def _make_layout(paths: list[list[int]], known: list[int], spare: int) -> PackedLayout:
     """Of each path its flat positions, and how many of them stand there before it."""
     prefix = known[0]
     alike: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, (path, own) in enumerate(zip(paths, known, strict=True)):
         level = prefix + (own - prefix) // _LEVEL * _LEVEL
         alike[level, max(len(path) - level, _SHORT).bit_length()].append(number)
-    parts: list[Part] = []
+    parts: list[PackedPart] = []
     scatter: dict[int, int] = {}
     begin = 0
     for (level, _), rows in sorted(alike.items()):
         before = torch.tensor([paths[number][prefix:level] for number in rows], dtype=torch.long)
-        rest = _padded([paths[number][level:] for number in rows])
-        parts.append(Part(before, rest, prefix))
+        rest = _pad_positions([paths[number][level:] for number in rows])
+        parts.append(PackedPart(before, rest, prefix))
         for place, number in enumerate(rows):
             first = begin + place * rest.shape[1] - level
             for token in range(known[number], len(paths[number])):
                 scatter[paths[number][token]] = first + token
         begin += rest.numel()
     back = [scatter[place] for place in sorted(scatter)] + spare * [0]
-    return Layout(
-        prefix, _padded([path[prefix:] for path in paths]), tuple(parts), torch.tensor(back)
+    return PackedLayout(
+        prefix, _pad_positions([path[prefix:] for path in paths]), tuple(parts), torch.tensor(back)
     )
 
 
-def _padded(paths: list[list[int]]) -> torch.Tensor:
+def _pad_positions(paths: list[list[int]]) -> torch.Tensor:
     """(rows, longest): each with its last position again, up to a round length."""
-    longest = rounded(max(len(path) for path in paths))
+    longest = round_up_length(max(len(path) for path in paths))
     return torch.tensor([path + (longest - len(path)) * path[-1:] for path in paths])

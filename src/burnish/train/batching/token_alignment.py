@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from burnish.models.chat_template import Encoded, end_of_turn
+from burnish.models.chat_template import TokenizedRow, end_of_turn
 
 #: What stands for a letter of which a token holds only some bytes.
 _TORN = "\ufffd"
@@ -23,17 +23,17 @@ _END = "\ufdd0"
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class AlignedSpan:
     """The learnt tokens of the student and of the teacher that are the same text: `ours` and
     `theirs` are (first, behind the last), counted through the learnt places of a row. `leads` are
     the spaces with which each side begins a turn, which templates put there."""
 
-    ours: tuple[int, int]
-    theirs: tuple[int, int]
-    leads: tuple[str, str] = ("", "")
+    student: tuple[int, int]
+    teacher: tuple[int, int]
+    leading_spaces: tuple[str, str] = ("", "")
 
 
-class Reader:
+class TokenTexts:
     """Reads tokens as text, each by itself."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -77,11 +77,11 @@ class Reader:
         return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
-class Pairing:
+class TokenAligner:
     """What a student and its teacher have in common as readers."""
 
     def __init__(self, ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase) -> None:
-        self.ours, self.theirs = Reader(ours), Reader(theirs)
+        self.ours, self.theirs = TokenTexts(ours), TokenTexts(theirs)
         self._words: dict[str, int] = {}
         for token, text in enumerate(self.ours.texts()):
             if text and _TORN not in text:
@@ -89,18 +89,22 @@ class Pairing:
         self._texts = self.theirs.texts()
         self._maps: dict[tuple[str, str], np.ndarray] = {}
 
-    def spans(self, ours: Encoded, theirs: Encoded) -> list[Span]:
+    def align(self, ours: TokenizedRow, theirs: TokenizedRow) -> list[AlignedSpan]:
         """The spans of one row as both have it, turn by turn; what has no common boundary, or isn't
         the same text, is in none."""
-        found: list[Span] = []
-        for (begin, ids), (other, other_ids) in zip(_runs(ours), _runs(theirs), strict=False):
+        found: list[AlignedSpan] = []
+        for (begin, ids), (other, other_ids) in zip(
+            _target_runs(ours), _target_runs(theirs), strict=False
+        ):
             sides = self.ours.pieces(ids), self.theirs.pieces(other_ids)
-            same = _common([_bare("".join(piece or "" for piece in side)) for side in sides])
-            mine, their = (_cuts(side, same) for side in sides)
+            same = _common_length(
+                [_strip_spaces("".join(piece or "" for piece in side)) for side in sides]
+            )
+            mine, their = (_boundaries(side, same) for side in sides)
             leads = _lead(sides[0]), _lead(sides[1])
             for low, high in pairwise([0, *sorted(mine.keys() & their.keys())]):
                 found.append(
-                    Span(
+                    AlignedSpan(
                         (begin + mine.get(low, 0), begin + mine[high]),
                         (other + their.get(low, 0), other + their[high]),
                         ("", "") if low else leads,
@@ -108,16 +112,18 @@ class Pairing:
                 )
         return found
 
-    def words(self, leads: tuple[str, str] = ("", "")) -> np.ndarray:
+    def token_map(self, leads: tuple[str, str] = ("", "")) -> np.ndarray:
         """(teacher's vocabulary,): the student's token that is the same text, or -1; where the two
         begin with other `leads`, the text behind them is the same."""
         if leads not in self._maps:
-            found = [self._words.get(_changed(text, *leads), -1) for text in self._texts]
+            found = [
+                self._words.get(_replace_leading_space(text, *leads), -1) for text in self._texts
+            ]
             self._maps[leads] = np.array(found, dtype=np.int32)
         return self._maps[leads]
 
 
-def _changed(text: str, lead: str, other: str) -> str:
+def _replace_leading_space(text: str, lead: str, other: str) -> str:
     """The teacher's text as the student would begin with it; empty if it begins otherwise."""
     if text == _END or lead == other:
         return text
@@ -129,12 +135,12 @@ def _lead(pieces: Sequence[str | None]) -> str:
     return text[: len(text) - len(text.lstrip())]
 
 
-def learnt_tokens(row: Encoded) -> list[int]:
+def target_tokens(row: TokenizedRow) -> list[int]:
     """The tokens of a row that are learnt, in the order of its places."""
-    return [token for _, ids in _runs(row) for token in ids]
+    return [token for _, ids in _target_runs(row) for token in ids]
 
 
-def _runs(row: Encoded) -> list[tuple[int, list[int]]]:
+def _target_runs(row: TokenizedRow) -> list[tuple[int, list[int]]]:
     """The learnt turns of a row: the number of the first learnt token, and the tokens."""
     runs: list[tuple[int, list[int]]] = []
     count, last = 0, -1
@@ -147,7 +153,7 @@ def _runs(row: Encoded) -> list[tuple[int, list[int]]]:
     return runs
 
 
-def _cuts(pieces: Sequence[str | None], same: int) -> dict[int, int]:
+def _boundaries(pieces: Sequence[str | None], same: int) -> dict[int, int]:
     """Letters before each boundary (up to `same`) → tokens before it; of boundaries with nothing
     but space between them the first one."""
     cuts: dict[int, int] = {}
@@ -155,17 +161,17 @@ def _cuts(pieces: Sequence[str | None], same: int) -> dict[int, int]:
     for number, piece in enumerate(pieces, start=1):
         if piece is None:
             continue
-        letters += len(_bare(piece))
+        letters += len(_strip_spaces(piece))
         if 0 < letters <= same:
             cuts.setdefault(letters, number)
     return cuts
 
 
-def _common(texts: Sequence[str]) -> int:
+def _common_length(texts: Sequence[str]) -> int:
     """How long the beginning is that both texts share."""
     pairs = enumerate(zip(*texts, strict=False))
     return next((place for place, (one, other) in pairs if one != other), min(map(len, texts)))
 
 
-def _bare(text: str) -> str:
+def _strip_spaces(text: str) -> str:
     return "".join(text.split())

@@ -17,10 +17,10 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from burnish.core.errors import BadRecipe
-from burnish.core.recipe.objectives import Relations
-from burnish.models.pruning.depth import layers_of, outputs_of
-from burnish.train.batching.examples import answers_of
-from burnish.train.batching.packed import Batch, causal
+from burnish.core.recipe.objectives import AttentionRelations
+from burnish.models.pruning.depth import capture_outputs, layers_of
+from burnish.train.batching.examples import all_answers
+from burnish.train.batching.packed import PackedBatch, make_causal_bias
 
 #: What a layer calls the matrices that make queries, keys and values.
 _NAMES = (
@@ -48,22 +48,24 @@ class Projections:
         """Of queries, keys and values."""
         return [int(matrix.out_features) for matrix in self.matrices]
 
-    def kept(self) -> AbstractContextManager[list[torch.Tensor]]:
+    def capture(self) -> AbstractContextManager[list[torch.Tensor]]:
         """What the matrices give, as a pass goes on."""
-        return outputs_of(self.matrices)
+        return capture_outputs(self.matrices)
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class RelationPair:
     """A student's last layer, the teacher's layer that it is held to, and how strongly."""
 
-    ours: Projections
-    theirs: Projections
+    student: Projections
+    teacher: Projections
     heads: int
     weight: float
 
 
-def held(student: Any, teacher: Any, settings: Relations, name: str) -> Held:
+def relation_pair(
+    student: Any, teacher: Any, settings: AttentionRelations, name: str
+) -> RelationPair:
     """What is compared of two models; `name` is the teacher's.
 
     Raises BadRecipe for a layer that isn't there, matrices that burnish doesn't know, models that
@@ -76,8 +78,8 @@ def held(student: Any, teacher: Any, settings: Relations, name: str) -> Held:
             f"{name} has {len(layers)} layers; there is no layer {number}.",
             f"Set train.objective.attention.layer to {len(layers)} at most.",
         )
-    ours = _projections(layers_of(student)[-1], "the student")
-    theirs = _projections(layers[number - 1], name)
+    ours = _find_projections(layers_of(student)[-1], "the student")
+    theirs = _find_projections(layers[number - 1], name)
     if ours.causal != theirs.causal:
         raise BadRecipe(
             f"The student and {name} don't see the same: one reads backwards only, the other both "
@@ -94,21 +96,23 @@ def held(student: Any, teacher: Any, settings: Relations, name: str) -> Held:
             f"student's are {ours.widths}, those of {name} {theirs.widths}.",
             f"Set train.objective.attention.heads to one of {', '.join(map(str, fitting))}.",
         )
-    return Held(ours, theirs, heads, settings.weight)
+    return RelationPair(ours, theirs, heads, settings.weight)
 
 
-def flat_divergence(pair: Held, ours: States, theirs: States, batch: Batch) -> torch.Tensor:
+def packed_divergence(
+    pair: RelationPair, ours: States, theirs: States, batch: PackedBatch
+) -> torch.Tensor:
     """(rows,): how far the relations of each row of a flat batch are apart.
 
     A row is what it would be alone: its tokens behind the shared prefix see the prefix and the row
     up to themselves. The prefix's own relations are computed once and count in every row.
     """
     layout = batch.layout
-    answers = answers_of(batch.examples)
+    answers = all_answers(batch.examples)
     lengths = torch.tensor([len(answer.ids) for answer in answers], device=batch.ids.device)
     places = torch.arange(layout.gather.shape[1], device=lengths.device)
     own = places < lengths[:, None] - layout.prefix
-    seen = (causal(len(places), layout.prefix, lengths.device) == 0)[:, None]
+    seen = (make_causal_bias(len(places), layout.prefix, lengths.device) == 0)[:, None]
     before = torch.ones(layout.prefix, layout.prefix, dtype=torch.bool, device=seen.device).tril()
 
     def cut(states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -121,25 +125,30 @@ def flat_divergence(pair: Held, ours: States, theirs: States, batch: Batch) -> t
     total = torch.zeros(len(lengths), device=lengths.device)
     for mine, yours in zip(ours, theirs, strict=True):
         (first, *rows), (their_first, *their_rows) = cut(mine), cut(yours)
-        total = total + (_apart(rows, their_rows, pair.heads, seen) * own).sum(1)
+        total = total + (_relation_divergence(rows, their_rows, pair.heads, seen) * own).sum(1)
         if layout.prefix:
             prefixes = ([first, first], [their_first, their_first])
-            total = total + _apart(*prefixes, pair.heads, before).sum()
+            total = total + _relation_divergence(*prefixes, pair.heads, before).sum()
     return total / lengths
 
 
-def padded_divergence(pair: Held, ours: States, theirs: States, mask: torch.Tensor) -> torch.Tensor:
+def padded_divergence(
+    pair: RelationPair, ours: States, theirs: States, mask: torch.Tensor
+) -> torch.Tensor:
     """(rows,): the same of rows side by side, padded behind their ends; mask (rows, tokens)."""
     real = mask.bool()
     seen = real[:, None, None]
-    if pair.ours.causal:
+    if pair.student.causal:
         seen = seen & torch.ones(2 * mask.shape[1:], dtype=torch.bool, device=mask.device).tril()
     pairs = zip(ours, theirs, strict=True)
-    parts = [_apart([mine, mine], [yours, yours], pair.heads, seen) for mine, yours in pairs]
+    parts = [
+        _relation_divergence([mine, mine], [yours, yours], pair.heads, seen)
+        for mine, yours in pairs
+    ]
     return (torch.stack(parts).sum(0) * real).sum(1) / real.sum(1)
 
 
-def _apart(
+def _relation_divergence(
     ours: Sequence[torch.Tensor],
     theirs: Sequence[torch.Tensor],
     heads: int,
@@ -152,8 +161,8 @@ def _apart(
     """
 
     def compare(*states: torch.Tensor) -> torch.Tensor:
-        student = _relations(states[0], states[1], heads, seen)
-        teacher = _relations(states[2], states[3], heads, seen)
+        student = _log_relations(states[0], states[1], heads, seen)
+        teacher = _log_relations(states[2], states[3], heads, seen)
         return (teacher.exp() * (teacher - student)).sum(-1).mean(1)
 
     found: torch.Tensor = checkpoint(
@@ -162,7 +171,7 @@ def _apart(
     return found
 
 
-def _relations(
+def _log_relations(
     queries: torch.Tensor, keys: torch.Tensor, heads: int, seen: torch.Tensor
 ) -> torch.Tensor:
     """(rows, heads, tokens, all): logarithms of the relations, float32."""
@@ -174,7 +183,7 @@ def _relations(
     return found
 
 
-def _projections(layer: torch.nn.Module, whose: str) -> Projections:
+def _find_projections(layer: torch.nn.Module, whose: str) -> Projections:
     for module in layer.modules():
         for names in _NAMES:
             q, k, v = (getattr(module, name, None) for name in names)

@@ -22,122 +22,136 @@ from burnish.core.recipe.train import Train
 from burnish.models.artifact import find_base
 from burnish.models.find_artifact import find_artifact
 from burnish.models.local_models import find_model
-from burnish.models.pruning.depth import evenly, layers_of, outputs_of, states_of
+from burnish.models.pruning.depth import capture_outputs, evenly_spaced, hidden_states_of, layers_of
 from burnish.train.adapters.registry import language_model
 from burnish.train.batching.examples import Example
-from burnish.train.batching.packed import Batch
-from burnish.train.distillation.attention_relations import Held, Projections, flat_divergence, held
-from burnish.train.distillation.teacher_logits import (
-    same_tokens,
-    teacher_beside,
-    teachers_tokenizer,
+from burnish.train.batching.packed import PackedBatch
+from burnish.train.distillation.attention_relations import (
+    Projections,
+    RelationPair,
+    packed_divergence,
+    relation_pair,
 )
-from burnish.train.loop.language_model import Fit
-from burnish.train.objectives.registry import Judge, Judgement, predicting
+from burnish.train.distillation.teacher_logits import (
+    have_same_tokens,
+    load_teacher_tokenizer,
+    teacher_on_device,
+)
+from burnish.train.loop.language_model import LanguageModelModule
+from burnish.train.objectives.registry import BatchLoss, LossFn, target_states
 
 #: What the matrix is called among the student's weights while it learns.
-_MATRIX = "into_teacher"
+_PROJECTION = "into_teacher"
 
 
-def add_matrix(model: Any, settings: Train) -> None:
+def add_projection(model: Any, settings: Train) -> None:
     """Give a student of another width the matrix that leads into its teacher's space."""
     objective = settings.objective
     if not isinstance(objective, Distillation) or not objective.hidden or not objective.teacher:
         return
-    theirs = _width(_config_of(objective.teacher))
-    lead_into(model, theirs, settings.seed)
+    theirs = _hidden_size(_load_config(objective.teacher))
+    project_to(model, theirs, settings.seed)
 
 
-def lead_into(model: Any, theirs: int, seed: int) -> None:
+def project_to(model: Any, theirs: int, seed: int) -> None:
     """Give a student whose width isn't `theirs` a matrix that leads there, drawn by `seed`."""
     language = language_model(model)
-    ours = _width(language.config)
+    ours = _hidden_size(language.config)
     if ours != theirs:
         weight = next(language.parameters())
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             matrix = torch.nn.Linear(ours, theirs, bias=False)
-        language.add_module(_MATRIX, matrix.to(weight.device, weight.dtype))
+        language.add_module(_PROJECTION, matrix.to(weight.device, weight.dtype))
 
 
-def drop_matrix(model: Any) -> None:
+def drop_projection(model: Any) -> None:
     """Take the matrix away again."""
     language = language_model(model)
-    if hasattr(language, _MATRIX):
-        delattr(language, _MATRIX)
+    if hasattr(language, _PROJECTION):
+        delattr(language, _PROJECTION)
 
 
 @dataclass(frozen=True, slots=True)
-class Imitation:
+class HiddenStateMatching:
     """A student and its teacher in memory, with the layers that are compared: `ours` and `theirs`
     as many as one another, none where hidden states aren't; `held` is None where attention
     isn't."""
 
     student: Any
     teacher: Any
-    ours: Sequence[torch.nn.Module]
-    theirs: Sequence[torch.nn.Module]
+    student_layers: Sequence[torch.nn.Module]
+    teacher_layers: Sequence[torch.nn.Module]
     weight: float
-    held: Held | None
+    relations: RelationPair | None
 
     @property
     def projections(self) -> tuple[Projections | None, Projections | None]:
         """Of the student and of the teacher, where attention is compared."""
-        return (self.held.ours, self.held.theirs) if self.held else (None, None)
+        return (self.relations.student, self.relations.teacher) if self.relations else (None, None)
 
-    def judged(self, judge: Judge, batch: Batch) -> Judgement:
+    def compute_loss(self, judge: LossFn, batch: PackedBatch) -> BatchLoss:
         """What the objective says, and each distance times its weight."""
         students, teachers = self.projections
-        with _states(self.ours, batch) as ours, _kept(students) as mine:
+        with (
+            _capture_states(self.student_layers, batch) as ours,
+            _capture_projections(students) as mine,
+        ):
             said = judge(self.student, batch)
-        with torch.no_grad(), _states(self.theirs, batch) as theirs, _kept(teachers) as yours:
-            predicting(self.teacher, batch)
-        loss, measured = said.loss, dict(said.measured)
+        with (
+            torch.no_grad(),
+            _capture_states(self.teacher_layers, batch) as theirs,
+            _capture_projections(teachers) as yours,
+        ):
+            target_states(self.teacher, batch)
+        loss, measured = said.loss, dict(said.metrics)
         learnt = batch.weights > 0
-        if self.ours:
-            places = distances(self.student, ours, theirs)
+        if self.student_layers:
+            places = relative_distances(self.student, ours, theirs)
             loss = loss + self.weight * (places @ batch.weights)
             measured["hidden"] = places.detach()[learnt]
-        if self.held:
+        if self.relations:
             # A row weighs as much as its learnt places do, as in all else that is summed here.
-            places = flat_divergence(self.held, mine, yours, batch)[batch.owners]
-            loss = loss + self.held.weight * (places @ batch.weights)
+            places = packed_divergence(self.relations, mine, yours, batch)[batch.answer_index]
+            loss = loss + self.relations.weight * (places @ batch.weights)
             measured["attention"] = places.detach()[learnt]
-        return Judgement(loss, measured)
+        return BatchLoss(loss, measured)
 
 
-def with_imitation(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
+def add_hidden_state_matching(
+    plan: LanguageModelModule, tokenizer: PreTrainedTokenizerBase
+) -> LanguageModelModule:
     """The plan whose student is held to its teacher's layers; as it is if the recipe doesn't say
     so. Raises BadRecipe where places or layers can't be compared."""
     settings = plan.settings.objective
-    if not isinstance(settings, Distillation) or not settings.imitates:
+    if not isinstance(settings, Distillation) or not settings.matches_internals:
         return plan
-    if not same_tokens(teachers_tokenizer(settings.teacher), tokenizer):
+    if not have_same_tokens(load_teacher_tokenizer(settings.teacher), tokenizer):
         raise BadRecipe(
             f"{settings.teacher} has another tokenizer than the student, so their hidden states "
             "stand at other places.",
             "Set train.objective.hidden=0 and train.objective.attention.weight=0: the "
             "distributions are matched by the text.",
         )
-    imitation = _imitation(plan.language, teacher_beside(plan, settings.teacher), settings)
-    plain = plan.objective.judge_of
+    imitation = _make_matching(plan.language, teacher_on_device(plan, settings.teacher), settings)
+    plain = plan.objective.make_loss
 
-    def judge_of(model: PreTrainedModel, rows: Sequence[Example], most: int) -> Judge:
+    def judge_of(model: PreTrainedModel, rows: Sequence[Example], most: int) -> LossFn:
         judge = plain(model, rows, most)
-        return lambda model, batch: imitation.judged(judge, batch)
+        return lambda model, batch: imitation.compute_loss(judge, batch)
 
-    return replace(plan, objective=replace(plan.objective, judge_of=judge_of))
+    return replace(plan, objective=replace(plan.objective, make_loss=judge_of))
 
 
-def _imitation(student: Any, teacher: Any, settings: Distillation) -> Imitation:
+def _make_matching(student: Any, teacher: Any, settings: Distillation) -> HiddenStateMatching:
     """The layers of both are found here, once."""
     name, relations = settings.teacher, settings.attention
-    ours, theirs = matched_layers(student, teacher, name) if settings.hidden else ((), ())
-    pair = held(student, teacher, relations, name) if relations.weight else None
-    return Imitation(student, teacher, ours, theirs, settings.hidden, pair)
+    ours, theirs = match_layers(student, teacher, name) if settings.hidden else ((), ())
+    pair = relation_pair(student, teacher, relations, name) if relations.weight else None
+    return HiddenStateMatching(student, teacher, ours, theirs, settings.hidden, pair)
 
 
-def matched_layers(
+def match_layers(
     student: Any, teacher: Any, name: str
 ) -> tuple[Sequence[torch.nn.Module], Sequence[torch.nn.Module]]:
     """All layers of a student, and as many of its teacher's, evenly apart with the first and the
@@ -149,41 +163,43 @@ def matched_layers(
             "them to.",
             "Set train.objective.hidden=0, or name a deeper teacher.",
         )
-    return ours, [layers_of(teacher)[number] for number in evenly(len(ours), total)]
+    return ours, [layers_of(teacher)[number] for number in evenly_spaced(len(ours), total)]
 
 
-def distances(
+def relative_distances(
     student: Any, ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]
 ) -> torch.Tensor:
     """(layers, ..., width) of both → (...): how far a student's states are from its teacher's, the
     mean over the layers, through the matrix where it has one."""
-    matrix = getattr(student, _MATRIX, torch.nn.Identity())
+    matrix = getattr(student, _PROJECTION, torch.nn.Identity())
     pairs = zip(ours, theirs, strict=True)
-    return torch.stack([distance(matrix(one), other) for one, other in pairs]).mean(0)
+    return torch.stack([relative_distance(matrix(one), other) for one, other in pairs]).mean(0)
 
 
-def distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
+def relative_distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
     """(..., width) of both → (...): the squared distance in squared lengths of `theirs`."""
     ours, theirs = ours.float(), theirs.float()
     return (ours - theirs).square().sum(-1) / theirs.square().sum(-1).clamp_min(1e-6)
 
 
-def _states(
-    layers: Sequence[torch.nn.Module], batch: Batch
+def _capture_states(
+    layers: Sequence[torch.nn.Module], batch: PackedBatch
 ) -> AbstractContextManager[list[torch.Tensor]]:
     """What layers give (places, width) at the batch's learnt places, as a pass goes on."""
 
     def at_places(states: Any) -> torch.Tensor:
-        return states_of(states)[0].index_select(0, batch.predicts)
+        return hidden_states_of(states)[0].index_select(0, batch.predict_positions)
 
-    return outputs_of(layers, at_places)
-
-
-def _kept(projections: Projections | None) -> AbstractContextManager[list[torch.Tensor]]:
-    return projections.kept() if projections else nullcontext([])
+    return capture_outputs(layers, at_places)
 
 
-def _config_of(source: str) -> Any:
+def _capture_projections(
+    projections: Projections | None,
+) -> AbstractContextManager[list[torch.Tensor]]:
+    return projections.capture() if projections else nullcontext([])
+
+
+def _load_config(source: str) -> Any:
     artifact = find_artifact(source)
     if artifact is None:
         folder = find_model(source).path
@@ -192,5 +208,5 @@ def _config_of(source: str) -> Any:
     return AutoConfig.from_pretrained(folder, local_files_only=True)
 
 
-def _width(config: Any) -> int:
+def _hidden_size(config: Any) -> int:
     return int(config.get_text_config().hidden_size)

@@ -20,71 +20,79 @@ from transformers import PreTrainedTokenizerBase
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.recipe.objectives import Distillation
 from burnish.core.records import Prompt
-from burnish.engines.local.decoding import Request
-from burnish.models.chat_template import Encoded
+from burnish.engines.local.decoding import GenerationRequest
+from burnish.models.chat_template import TokenizedRow
 from burnish.train.batching.examples import Example
 from burnish.train.distillation.teacher_logits import (
-    same_tokens,
-    taught,
-    teacher_beside,
-    teachers_tokenizer,
+    have_same_tokens,
+    load_teacher_tokenizer,
+    score_with_teacher,
+    teacher_on_device,
 )
-from burnish.train.loop.language_model import Fit, validation_means
-from burnish.train.rlhf.generation import Answering, seed_of
+from burnish.train.loop.language_model import LanguageModelModule, compute_validation_metrics
+from burnish.train.rlhf.generation import PolicyEngine, answer_seed
 
 
-class OnPolicy:
+class OnPolicySampler:
     """Puts the student's answers in the place of given ones. See the protocol `Draws`."""
 
-    def __init__(self, plan: Fit, tokenizer: PreTrainedTokenizerBase, teacher: Any) -> None:
+    def __init__(
+        self, plan: LanguageModelModule, tokenizer: PreTrainedTokenizerBase, teacher: Any
+    ) -> None:
         settings = plan.settings.objective
         assert isinstance(settings, Distillation)
         self.plan, self.teacher, self.share = plan, teacher, settings.on_policy
-        self.answering = Answering(plan, tokenizer, "student")
+        self.engine = PolicyEngine(plan, tokenizer, "student")
         spans = [_last_answer(row) for row in (*plan.rows, *plan.validation)]
         self.longest = max(end - begin for begin, end in spans)
         for row in plan.rows:
             self._request(row, 0)
 
-    def learn(self, rows: Sequence[Example], step: int) -> tuple[list[Example], dict[str, float]]:
+    def examples_for_step(
+        self, rows: Sequence[Example], step: int
+    ) -> tuple[list[Example], dict[str, float]]:
         """The rows of step `step` (from 0), some with the student's answers."""
         chosen = {}
         for place, row in enumerate(rows):
-            seed = seed_of(self.plan.settings.seed, step, place)
+            seed = answer_seed(self.plan.settings.seed, step, place)
             if random.Random(seed).random() < self.share:
                 chosen[place] = self._request(row, seed)
         learnt = list(rows)
         if not chosen:
             return learnt, {"on_policy": 0.0}
-        self.answering.answer(list(chosen.values()))
-        drawn = [_encoded(rows[place], request) for place, request in chosen.items()]
-        for place, row in zip(chosen, taught(self.teacher, drawn, self.plan), strict=True):
+        self.engine.generate(list(chosen.values()))
+        drawn = [_with_student_answer(rows[place], request) for place, request in chosen.items()]
+        for place, row in zip(
+            chosen, score_with_teacher(self.teacher, drawn, self.plan), strict=True
+        ):
             learnt[place] = row
         requests = list(chosen.values())
         return learnt, {
             "on_policy": len(chosen) / len(rows),
-            "answer_tokens": statistics.fmean(len(request.made) for request in requests),
-            "cut": sum(request.end is None for request in requests) / len(requests),
+            "answer_tokens": statistics.fmean(len(request.token_ids) for request in requests),
+            "cut": sum(request.end_id is None for request in requests) / len(requests),
         }
 
-    def rehearse(self, rows: Sequence[Example]) -> None:
+    def dry_run(self, rows: Sequence[Example]) -> None:
         """All that `learn` computes; it leaves no trace in any case."""
-        self.learn(rows, 0)
+        self.examples_for_step(rows, 0)
 
-    def resume(self, step: int) -> None:
+    def roll_back(self, step: int) -> None:
         """Nothing is kept of what was drawn."""
 
-    def judge(self, rows: Sequence[Example]) -> dict[str, float]:
+    def validate(self, rows: Sequence[Example]) -> dict[str, float]:
         """The divergence on the given answers: the same ones at every validation."""
-        return validation_means(replace(self.plan, drawing=None), rows)
+        return compute_validation_metrics(replace(self.plan, example_source=None), rows)
 
-    def _request(self, row: Example, seed: int) -> Request:
+    def _request(self, row: Example, seed: int) -> GenerationRequest:
         """A row's last question. Raises PromptTooLong."""
         prompt = Prompt((), self.longest, temperature=1.0, seed=seed)
-        return self.answering.request(prompt, row.answers[0].ids[: _last_answer(row)[0]])
+        return self.engine.request(prompt, row.answers[0].ids[: _last_answer(row)[0]])
 
 
-def with_own_answers(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
+def add_on_policy_answers(
+    plan: LanguageModelModule, tokenizer: PreTrainedTokenizerBase
+) -> LanguageModelModule:
     """The plan whose student answers a share of the rows itself; as it is without such a share.
 
     Raises BadRecipe for a teacher with other tokens, BadData for rows without a question,
@@ -93,14 +101,14 @@ def with_own_answers(plan: Fit, tokenizer: PreTrainedTokenizerBase) -> Fit:
     settings = plan.settings.objective
     if not isinstance(settings, Distillation) or not settings.on_policy:
         return plan
-    if not same_tokens(teachers_tokenizer(settings.teacher), tokenizer):
+    if not have_same_tokens(load_teacher_tokenizer(settings.teacher), tokenizer):
         raise BadRecipe(
             f"{settings.teacher} has another tokenizer than the student, so it can't judge the "
             "student's own answers token by token.",
             "Set train.objective.on_policy=0: given answers are matched by their text.",
         )
-    teacher = teacher_beside(plan, settings.teacher)
-    return replace(plan, drawing=OnPolicy(plan, tokenizer, teacher))
+    teacher = teacher_on_device(plan, settings.teacher)
+    return replace(plan, example_source=OnPolicySampler(plan, tokenizer, teacher))
 
 
 def _last_answer(row: Example) -> tuple[int, int]:
@@ -118,8 +126,8 @@ def _last_answer(row: Example) -> tuple[int, int]:
     return begin, end
 
 
-def _encoded(row: Example, request: Request) -> Encoded:
+def _with_student_answer(row: Example, request: GenerationRequest) -> TokenizedRow:
     """The row with the student's answer, with the token that ended it."""
     prompt = row.answers[0].ids[: _last_answer(row)[0]]
-    said = [*request.made, *(() if request.end is None else (request.end,))]
-    return Encoded((*prompt, *said), (*[0.0] * len(prompt), *[1.0] * len(said)))
+    said = [*request.token_ids, *(() if request.end_id is None else (request.end_id,))]
+    return TokenizedRow((*prompt, *said), (*[0.0] * len(prompt), *[1.0] * len(said)))

@@ -16,15 +16,15 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from burnish.core.recipe.train import Train
-from burnish.models.load import device
-from burnish.train.distributed.process_group import Team
+from burnish.models.load import default_device
+from burnish.train.distributed.process_group import ProcessGroup
 from burnish.train.optim.adamw import MasterAdamW
 from burnish.train.optim.adamw_8bit import MOMENTS
 
 
-def divide(language: Any, team: Team) -> None:
+def shard(language: Any, team: ProcessGroup) -> None:
     """Leave each process its rows of every weight of a language model, on its own device."""
-    mesh = init_device_mesh(device().type, (team.size,))
+    mesh = init_device_mesh(default_device().type, (team.size,))
     for layer in language.base_model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(language, mesh=mesh)
@@ -37,26 +37,30 @@ def _body(self: Any, **inputs: Any) -> Any:
     return self.base_model(**inputs)
 
 
-class DividedAdamW(MasterAdamW):
+class FsdpAdamW(MasterAdamW):
     """`MasterAdamW` on this process's rows of weights that `divide` has divided."""
 
     def __init__(
-        self, weights: Mapping[str, torch.nn.Parameter], settings: Train, steps: int, team: Team
+        self,
+        weights: Mapping[str, torch.nn.Parameter],
+        settings: Train,
+        steps: int,
+        team: ProcessGroup,
     ) -> None:
-        self.divided: dict[str, Any] = dict(weights)
+        self.sharded: dict[str, Any] = dict(weights)
         self.team = team
         super().__init__(
             {name: _local(weight) for name, weight in weights.items()}, settings, steps
         )
 
     @property
-    def trained(self) -> int:
+    def parameter_count(self) -> int:
         """Numbers that move, in all processes together."""
-        return sum(weight.numel() for weight in self.divided.values())
+        return sum(weight.numel() for weight in self.sharded.values())
 
-    def collect(self) -> None:
+    def accumulate(self) -> None:
         """Add this process's rows of the gradients, which FSDP has averaged over processes."""
-        for name, weight in self.divided.items():
+        for name, weight in self.sharded.items():
             if weight.grad is not None:
                 grad = self.masters[name].grad
                 assert grad is not None
@@ -73,45 +77,47 @@ class DividedAdamW(MasterAdamW):
             grad.mul_((self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         return float(norm)
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def state_tensors(self) -> dict[str, torch.Tensor]:
         """Everything that an update depends on, by name and whole, at the leader; the others, who
         must call this too, get nothing."""
         saved = {}
-        for key, own in super().tensors().items():
+        for key, own in super().state_tensors().items():
             kind, _, name = key.partition(".")
-            whole = own if kind == "step" else self._whole(name, own)
-            if self.team.leads:
+            whole = own if kind == "step" else self._gather_weight(name, own)
+            if self.team.is_main:
                 saved[key] = whole.cpu()
         return saved
 
     @torch.no_grad()
-    def take(self, exact: Mapping[str, torch.Tensor]) -> None:
+    def set_weights(self, exact: Mapping[str, torch.Tensor]) -> None:
         """Go to the exact weights that the leader has."""
-        super().take({name: self._own(name, exact.get(name)) for name in self.divided})
+        super().set_weights(
+            {name: self._scatter_weight(name, exact.get(name)) for name in self.sharded}
+        )
 
     @torch.no_grad()
     def restore(self, saved: Mapping[str, torch.Tensor]) -> None:
         """Go back to what the leader's `tensors` gave, to however many processes."""
-        steps = self.team.share({key: saved[key] for key in saved if key.startswith("step.")})
+        steps = self.team.broadcast({key: saved[key] for key in saved if key.startswith("step.")})
         kinds = ("master", *(MOMENTS if steps else ()))
         own = {
-            f"{kind}.{name}": self._own(name, saved.get(f"{kind}.{name}"))
-            for name in self.divided
+            f"{kind}.{name}": self._scatter_weight(name, saved.get(f"{kind}.{name}"))
+            for name in self.sharded
             for kind in kinds
         }
         super().restore({**own, **steps})
 
-    def _whole(self, name: str, own: torch.Tensor) -> torch.Tensor:
-        like = self.divided[name]
+    def _gather_weight(self, name: str, own: torch.Tensor) -> torch.Tensor:
+        like = self.sharded[name]
         rows = DTensor.from_local(
             own, like.device_mesh, like.placements, shape=like.shape, stride=like.stride()
         )
         whole: torch.Tensor = rows.full_tensor()
         return whole
 
-    def _own(self, name: str, whole: torch.Tensor | None) -> torch.Tensor:
+    def _scatter_weight(self, name: str, whole: torch.Tensor | None) -> torch.Tensor:
         """This process's rows of what the leader has."""
-        like = self.divided[name]
+        like = self.sharded[name]
         mesh: DeviceMesh = like.device_mesh
         if whole is None:
             whole = torch.empty(like.shape, dtype=torch.float32)

@@ -21,7 +21,7 @@ PATIENCE = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Team:
+class ProcessGroup:
     """Process `rank` (from 0) of `size`; `mode` is `train.parallel`, what they divide."""
 
     rank: int = 0
@@ -29,15 +29,15 @@ class Team:
     mode: str = "none"
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this process writes files, prints, and is asked."""
         return self.rank == 0
 
-    def share(self, thing: T) -> T:
+    def broadcast(self, thing: T) -> T:
         """What the leader has; the others' `thing` is not looked at."""
         if self.size == 1:
             return thing
-        held = [thing if self.leads else None]
+        held = [thing if self.is_main else None]
         dist.broadcast_object_list(held, src=0)
         return held[0]  # type: ignore[return-value]
 
@@ -57,10 +57,10 @@ class Team:
 
 
 #: A process that trains by itself.
-ALONE = Team()
+SINGLE = ProcessGroup()
 
 
-def parts_of(rows: Sequence[Example], count: int) -> list[list[Example]]:
+def split_by_tokens(rows: Sequence[Example], count: int) -> list[list[Example]]:
     """Rows dealt out in `count` parts: the longest first, each to whoever has the least so far."""
     if count == 1:
         return [list(rows)]

@@ -10,32 +10,32 @@ from collections.abc import Iterator
 
 from burnish.core.errors import DoesNotFit
 from burnish.core.progress import say
-from burnish.core.recipe.methods import Auto, Lora, Qlora
+from burnish.core.recipe.methods import AutoMethod, Lora, Qlora
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.recipe.train import Train
 from burnish.models.load import available_memory
 from burnish.models.local_models import find_model
-from burnish.train.forecast.estimate import needed, shape_of
+from burnish.train.forecast.estimate import estimate_memory, model_shape
 
 #: The share of the free memory that a choice may need: the reckoning is rough.
 _SHARE = 0.85
 
 
-def settled(recipe: Recipe, begun: Recipe | None = None) -> Recipe:
+def resolve_auto_method(recipe: Recipe, begun: Recipe | None = None) -> Recipe:
     """The recipe with a method in place of `auto`, and why on the terminal. Raises DoesNotFit.
 
     A run that was begun keeps what it began with.
     """
     asked = recipe.train.method
-    if not isinstance(asked, Auto) or recipe.train.is_encoding:
+    if not isinstance(asked, AutoMethod) or recipe.train.is_encoding:
         return recipe
     if begun:
         return recipe.model_copy(update={"train": begun.train})
     free = available_memory()
-    shape = shape_of(find_model(recipe.model.name), asked)
+    shape = model_shape(find_model(recipe.model.name), asked)
     least = float("inf")
-    for number, settings in enumerate(_ways(recipe.train, asked)):
-        need = needed(shape, settings, recipe.model.dtype).total
+    for number, settings in enumerate(_candidates(recipe.train, asked)):
+        need = estimate_memory(shape, settings, recipe.model.dtype).total
         if need <= _SHARE * free:
             say(_reason(settings, need, free, usual=number == 0))
             return recipe.model_copy(update={"train": settings})
@@ -47,7 +47,7 @@ def settled(recipe: Recipe, begun: Recipe | None = None) -> Recipe:
     )
 
 
-def _ways(train: Train, asked: Auto) -> Iterator[Train]:
+def _candidates(train: Train, asked: AutoMethod) -> Iterator[Train]:
     """What is tried, in order."""
     numbers = asked.model_dump(exclude={"kind"})
     kinds: list[Lora | Qlora] = [Lora(**numbers)]

@@ -49,26 +49,26 @@ _SHARED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class ModelShape:
     """The sizes that memory depends on, in numbers; `linear` are those in the frozen layers'
     matrices, which 4 bits can hold."""
 
     layers: int
     hidden: int
-    inner: int
-    keys: int
+    intermediate: int
+    key_value_width: int
     frozen: int
     linear: int
-    moving: int
+    trainable: int
 
 
-def shape_of(base: LocalModel, method: LowRank | Full) -> Shape:
+def model_shape(base: LocalModel, method: LowRank | Full) -> ModelShape:
     """Sizes of a base with what a method moves; no weight is read."""
     config = AutoConfig.from_pretrained(base.path, local_files_only=True)
-    return shape_from(config, method)
+    return shape_from_config(config, method)
 
 
-def shape_from(config: Any, method: LowRank | Full) -> Shape:
+def shape_from_config(config: Any, method: LowRank | Full) -> ModelShape:
     """The same, of a model with that configuration of `transformers`."""
     with torch.device("meta"):
         model: Any = AutoModelForCausalLM.from_config(config)
@@ -84,19 +84,20 @@ def shape_from(config: Any, method: LowRank | Full) -> Shape:
     )
     text = config.get_text_config()
     width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return Shape(
+    return ModelShape(
         layers=text.num_hidden_layers,
         hidden=text.hidden_size,
-        inner=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
-        keys=width * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
+        intermediate=getattr(text, "intermediate_size", None) or 4 * text.hidden_size,
+        key_value_width=width
+        * (getattr(text, "num_key_value_heads", None) or text.num_attention_heads),
         frozen=sum(w.numel() for w in model.parameters() if not w.requires_grad),
         linear=linear,
-        moving=sum(w.numel() for w in model.parameters() if w.requires_grad),
+        trainable=sum(w.numel() for w in model.parameters() if w.requires_grad),
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
+class MemoryEstimate:
     """Bytes at the peak of a training on each of its devices, by what holds them. `process` is main
     memory that Python and torch take."""
 
@@ -117,7 +118,7 @@ class Need:
         return self.on_device + (0 if torch.cuda.is_available() else self.process)
 
 
-def needed(shape: Shape, settings: Train, dtype: Any) -> Need:
+def estimate_memory(shape: ModelShape, settings: Train, dtype: Any) -> MemoryEstimate:
     """What a training with LoRA, QLoRA or all weights takes; rather too much than too little.
 
     Of weights that are divided, those of one layer, and those outside of the layers, come together
@@ -127,31 +128,31 @@ def needed(shape: Shape, settings: Train, dtype: Any) -> Need:
     size = training_dtype(dtype).itemsize
     four_bits = isinstance(settings.method, Qlora)
     packed = shape.linear if four_bits else 0
-    weights: float = (shape.frozen - packed + shape.moving) * size
+    weights: float = (shape.frozen - packed + shape.trainable) * size
     if isinstance(settings.method, Qlora):
         weights += packed * _FOUR_BITS[settings.method.double_quant]
-    passing: float = shape.moving * size
+    passing: float = shape.trainable * size
     shared, count = _SHARED[settings.parallel], max(settings.devices, 1)
     if "weights" in shared:
-        whole = shape.frozen + shape.moving
+        whole = shape.frozen + shape.trainable
         together = 2 * size * (max(whole - shape.linear, 0) + shape.linear / shape.layers)
         weights = weights / count + together
-        passing = passing / count + together * shape.moving / whole
+        passing = passing / count + together * shape.trainable / whole
     moments = _ROUNDED_MOMENTS if settings.optimizer == "adamw_8bit" else _MOMENTS
-    summed = shape.moving * _GRADIENT / (count if "gradient" in shared else 1)
-    return Need(
+    summed = shape.trainable * _GRADIENT / (count if "gradient" in shared else 1)
+    return MemoryEstimate(
         process=_PROCESS + _FOUR_BIT_PROCESS * four_bits,
         parameters=weights,
         gradients=passing + summed,
-        optimizer=shape.moving * (_COPY + moments) / (count if "copy" in shared else 1),
-        activations=settings.micro_batch_tokens * _a_token(shape, settings, size),
+        optimizer=shape.trainable * (_COPY + moments) / (count if "copy" in shared else 1),
+        activations=settings.micro_batch_tokens * _bytes_per_token(shape, settings, size),
     )
 
 
-def _a_token(shape: Shape, settings: Train, size: int) -> float:
+def _bytes_per_token(shape: ModelShape, settings: Train, size: int) -> float:
     """Bytes that a token keeps for the way back: a layer, some times what goes in and out of its
     products; with gradient checkpointing what goes into each layer, and a few layers' insides."""
-    inside = _KEPT * size * (6 * shape.hidden + 3 * shape.inner + 2 * shape.keys)
+    inside = _KEPT * size * (6 * shape.hidden + 3 * shape.intermediate + 2 * shape.key_value_width)
     if settings.gradient_checkpointing:
         return 2 * size * shape.layers * shape.hidden + 3 * inside
     return shape.layers * inside

@@ -20,22 +20,31 @@ import torch
 from burnish.core.errors import DoesNotFit
 from burnish.core.progress import Bar, progress
 from burnish.train.batching.examples import Example
-from burnish.train.batching.micro_batches import computed_tokens, micro_batches
-from burnish.train.batching.packed import rounded
-from burnish.train.batching.sampler import updates_of
-from burnish.train.distributed.process_group import parts_of
-from burnish.train.forecast.memory_claims import Claim, Quantity, claimed, crowded
-from burnish.train.loop.checkpoint import LANDMARKS, State, save_checkpoint
-from burnish.train.loop.language_model import Fit, train_step, validation_means
-from burnish.train.loop.peak_memory import current_memory, give_back, peak_memory, reset_peak
-from burnish.train.loop.resource_errors import explained
-from burnish.train.rlhf.reference import unmeasured
+from burnish.train.batching.micro_batches import count_computed_tokens, micro_batches
+from burnish.train.batching.packed import round_up_length
+from burnish.train.batching.sampler import count_updates
+from burnish.train.distributed.process_group import split_by_tokens
+from burnish.train.forecast.memory_claims import (
+    MemoryClaim,
+    Quantity,
+    first_shortage,
+    gather_claims,
+)
+from burnish.train.loop.checkpoint import LANDMARKS, TrainState, save_checkpoint
+from burnish.train.loop.language_model import (
+    LanguageModelModule,
+    compute_validation_metrics,
+    train_step,
+)
+from burnish.train.loop.peak_memory import current_memory, peak_memory, release_memory, reset_peak
+from burnish.train.loop.resource_errors import resource_errors
+from burnish.train.rlhf.reference import with_zero_reference
 
 #: Steps whose micro-batches are looked at; longer runs are scaled up from them.
 _LOOKED_AT = 200
 
 #: What the peaks of all processes of a run sum up to is called.
-TOGETHER = "peak memory of all processes"
+TOTAL_PEAK_MEMORY = "peak memory of all processes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +55,7 @@ class Forecast:
     memory: Quantity
     time: Quantity
     disk: Quantity
-    claims: Sequence[Claim]
+    claims: Sequence[MemoryClaim]
 
     def as_list(self) -> list[dict[str, Any]]:
         """The shape in which reports carry it."""
@@ -56,7 +65,7 @@ class Forecast:
                 sum(getattr(claim, bound) for claim in self.claims)
                 for bound in ("low", "expected", "high")
             )
-            all_of_it.insert(1, Quantity(TOGETHER, "bytes", low, expected, high))
+            all_of_it.insert(1, Quantity(TOTAL_PEAK_MEMORY, "bytes", low, expected, high))
         return [asdict(quantity) for quantity in all_of_it]
 
 
@@ -71,7 +80,7 @@ class Probe:
     tokens of all `answers` of a row together.
     """
 
-    resting: int
+    baseline: int
     peak: int
     tokens: int
     half_peak: int
@@ -85,7 +94,7 @@ class Probe:
     update_seconds: float
     validation_seconds: float
     reference_seconds: float
-    draw_seconds: float
+    rollout_seconds: float
     checkpoint_seconds: float
     checkpoint_bytes: int
     run_tokens: float
@@ -96,77 +105,77 @@ class Probe:
         return self.peak + self.shape_bytes * max(self.shapes - 2, 0)
 
     @property
-    def line(self) -> tuple[float, float]:
+    def memory_line(self) -> tuple[float, float]:
         """(bytes whatever the batch, bytes a token more), through the two peaks."""
         if self.half_tokens >= self.tokens or self.half_peak >= self.peak:
-            return self.resting, max(self.peak - self.resting, 1) / self.tokens
+            return self.baseline, max(self.peak - self.baseline, 1) / self.tokens
         a_token = (self.peak - self.half_peak) / (self.tokens - self.half_tokens)
-        return max(self.peak - a_token * self.tokens, self.resting), a_token
+        return max(self.peak - a_token * self.tokens, self.baseline), a_token
 
 
-def probe(plan: Fit, folder: Path) -> Probe:
+def probe(plan: LanguageModelModule, folder: Path) -> Probe:
     """Rehearse. Raises DoesNotFit when even that finds no memory or no disk."""
-    plan = unmeasured(plan)
+    plan = with_zero_reference(plan)
     random = torch.get_rng_state()
     looked = min(plan.steps, _LOOKED_AT)
     batches = first_batches(plan)
     longest = batches[-1]
     half = longest[: max(1, len(longest) // 2)]
     # What loading has freed (weights that are packed now) is no part of the run's peak.
-    give_back()
+    release_memory()
     reset_peak()
     then = "the run has not begun"
     try:
-        with progress("Forecasting", total=6) as bar, explained(then, DoesNotFit):
-            _step(plan, longest)
+        with progress("Forecasting", total=6) as bar, resource_errors(then, DoesNotFit):
+            _run_backward(plan, longest)
             peak = peak_memory()
             bar.advance()
-            update = _timed(lambda: _update(plan))
+            update = _measure_seconds(lambda: _update(plan))
             # The first micro-batch was computed before the optimizer had its moments.
             peak = max(peak + plan.optimizer.moment_bytes, peak_memory())
-            give_back()
+            release_memory()
             resting = current_memory()
             reset_peak()
-            _step(plan, half)
+            _run_backward(plan, half)
             half_peak = peak_memory()
-            give_back()
+            release_memory()
             shape = max(current_memory() - resting, 0)
             bar.advance()
             typical = (batches[int(share * len(batches))] for share in (0.25, 0.75))
             speeds = [_seconds_per_token(plan, some, bar) for some in typical]
             validation = _pass_seconds(plan, plan.validation) / plan.team.size
-            measured = [*plan.rows, *plan.validation] if plan.objective.has_reference else []
+            measured = [*plan.rows, *plan.validation] if plan.objective.needs_reference else []
             reference = _pass_seconds(plan, measured)
-            drawing = _draw_seconds(plan)
+            drawing = _rollout_seconds(plan)
             bar.advance()
-            checkpoint, size = _checkpoint(plan, folder)
+            checkpoint, size = _time_checkpoint(plan, folder)
             bar.advance()
     finally:
-        plan.optimizer.forget()
+        plan.optimizer.reset()
         torch.set_rng_state(random)
     return Probe(
-        resting=resting,
-        peak=max(peak, peak_memory(), resting + int(_closing_bytes(plan))),
-        tokens=computed_tokens(longest),
+        baseline=resting,
+        peak=max(peak, peak_memory(), resting + int(_final_weights_bytes(plan))),
+        tokens=count_computed_tokens(longest),
         half_peak=half_peak,
-        half_tokens=computed_tokens(half),
+        half_tokens=count_computed_tokens(half),
         shape_bytes=shape,
-        shapes=len({rounded(computed_tokens(some)) for some in batches}),
-        longest_row=max(computed_tokens([row]) for row in plan.rows),
+        shapes=len({round_up_length(count_computed_tokens(some)) for some in batches}),
+        longest_row=max(count_computed_tokens([row]) for row in plan.rows),
         answers=max(len(row.answers) for row in plan.rows),
         layers=int(plan.language.config.num_hidden_layers),
         seconds_per_token=speeds,
         update_seconds=update,
         validation_seconds=validation,
         reference_seconds=reference,
-        draw_seconds=drawing,
+        rollout_seconds=drawing,
         checkpoint_seconds=checkpoint,
         checkpoint_bytes=size,
-        run_tokens=sum(map(computed_tokens, batches)) / looked * plan.steps / plan.team.size,
+        run_tokens=sum(map(count_computed_tokens, batches)) / looked * plan.steps / plan.team.size,
     )
 
 
-def forecast(plan: Fit, seen: Probe) -> Forecast:
+def forecast(plan: LanguageModelModule, seen: Probe) -> Forecast:
     """From what the rehearsal saw to the whole run.
 
     The time's interval is wide because a machine's speed isn't constant; early stopping may end a
@@ -181,7 +190,7 @@ def forecast(plan: Fit, seen: Probe) -> Forecast:
         + validations * seen.validation_seconds
         + checkpoints * seen.checkpoint_seconds
         + plan.steps * seen.update_seconds
-        + plan.steps * seen.draw_seconds
+        + plan.steps * seen.rollout_seconds
     )
     speeds = seen.seconds_per_token
     typical = sum(speeds) / len(speeds) * seen.run_tokens + extra
@@ -205,19 +214,19 @@ def forecast(plan: Fit, seen: Probe) -> Forecast:
             kept + plan.artifact_bytes,
             1.05 * (kept + 2 * seen.checkpoint_bytes + plan.artifact_bytes),
         ),
-        claimed(plan.team, memory),
+        gather_claims(plan.team, memory),
     )
 
 
-def refuse_what_does_not_fit(seen: Probe, expected: Forecast, folder: Path) -> None:
+def check_fits(seen: Probe, expected: Forecast, folder: Path) -> None:
     """Raises DoesNotFit, with the setting that fits, if memory or disk won't do."""
-    if short := crowded(expected.claims):
+    if short := first_shortage(expected.claims):
         need, free = short
         raise DoesNotFit(
             f"The run would need up to {need / 1e9:.1f} GB of memory and "
             f"{free / 1e9:.1f} GB are there.",
             # What this process may have of what all who share that memory have.
-            fitting_setting(seen, free * expected.memory.high / need),
+            suggest_setting(seen, free * expected.memory.high / need),
         )
     room = shutil.disk_usage(folder).free
     if expected.disk.high > room:
@@ -228,12 +237,12 @@ def refuse_what_does_not_fit(seen: Probe, expected: Forecast, folder: Path) -> N
         )
 
 
-def fitting_setting(seen: Probe, free: float) -> str:
+def suggest_setting(seen: Probe, free: float) -> str:
     """The setting that fits into `free` bytes, by the bytes a token that the rehearsal saw.
 
     With gradient checkpointing the activations of one layer exist at a time.
     """
-    fixed, a_token = seen.line
+    fixed, a_token = seen.memory_line
     room = free / 1.10 - fixed
     if (tokens := int(room / a_token)) >= seen.longest_row:
         return f"Set train.micro_batch_tokens={tokens}: that fits."
@@ -250,88 +259,90 @@ def fitting_setting(seen: Probe, free: float) -> str:
     return "Take a smaller model, or train.method=lora: the weights alone fill the memory."
 
 
-def first_batches(plan: Fit) -> list[list[Example]]:
+def first_batches(plan: LanguageModelModule) -> list[list[Example]]:
     """The micro-batches of the first steps, of all processes, short ones first."""
     budget = plan.settings.micro_batch_tokens
-    rows = (plan.rows_of(number) for number in range(min(plan.steps, _LOOKED_AT)))
-    parts = (part for step in rows for part in parts_of(step, plan.team.size))
+    rows = (plan.rows_for_step(number) for number in range(min(plan.steps, _LOOKED_AT)))
+    parts = (part for step in rows for part in split_by_tokens(step, plan.team.size))
     return sorted(
-        (some for part in parts for some in micro_batches(part, budget)), key=computed_tokens
+        (some for part in parts for some in micro_batches(part, budget)), key=count_computed_tokens
     )
 
 
-def _dealt(plan: Fit, rows: Sequence[Example]) -> list[Example]:
+def _repeat_for_processes(plan: LanguageModelModule, rows: Sequence[Example]) -> list[Example]:
     """Rows of which each process gets every one, when they are dealt out."""
     return [row for row in rows for _ in range(plan.team.size)]
 
 
-def _step(plan: Fit, rows: Sequence[Example]) -> None:
+def _run_backward(plan: LanguageModelModule, rows: Sequence[Example]) -> None:
     """Gradients of one micro-batch, which each process computes whole."""
-    train_step(plan, _dealt(plan, rows))
+    train_step(plan, _repeat_for_processes(plan, rows))
 
 
-def _update(plan: Fit) -> None:
+def _update(plan: LanguageModelModule) -> None:
     """All that an update sends and computes, at a rate of 0."""
     plan.optimizer.clip()
     plan.optimizer.step(0, rate=0.0)
 
 
-def _seconds_per_token(plan: Fit, rows: Sequence[Example], bar: Bar) -> float:
+def _seconds_per_token(plan: LanguageModelModule, rows: Sequence[Example], bar: Bar) -> float:
     """Of one micro-batch, forth and back."""
-    spent = _timed(lambda: _step(plan, rows))
+    spent = _measure_seconds(lambda: _run_backward(plan, rows))
     bar.advance()
-    return spent / computed_tokens(rows)
+    return spent / count_computed_tokens(rows)
 
 
-def _timed(work: Callable[[], object]) -> float:
+def _measure_seconds(work: Callable[[], object]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun
 
 
-def _pass_seconds(plan: Fit, rows: Sequence[Example]) -> float:
+def _pass_seconds(plan: LanguageModelModule, rows: Sequence[Example]) -> float:
     """Seconds of a whole pass over rows without learning, from its longest micro-batch."""
     if not rows:
         return 0.0
     batches = micro_batches(rows, plan.settings.micro_batch_tokens)
     if plan.settings.compile:
         # Without gradients layers are compiled once more, which no later pass does again.
-        validation_means(plan, _dealt(plan, batches[-1]))
-    spent = _timed(lambda: validation_means(plan, _dealt(plan, batches[-1])))
-    return spent / computed_tokens(batches[-1]) * sum(map(computed_tokens, batches))
+        compute_validation_metrics(plan, _repeat_for_processes(plan, batches[-1]))
+    spent = _measure_seconds(
+        lambda: compute_validation_metrics(plan, _repeat_for_processes(plan, batches[-1]))
+    )
+    return spent / count_computed_tokens(batches[-1]) * sum(map(count_computed_tokens, batches))
 
 
-def _draw_seconds(plan: Fit) -> float:
+def _rollout_seconds(plan: LanguageModelModule) -> float:
     """Seconds a step for making the answers that it learns from."""
-    drawing = plan.drawing
+    drawing = plan.example_source
     if drawing is None:
         return 0.0
-    rows = plan.rows_of(0)
-    return _timed(lambda: drawing.rehearse(rows)) / updates_of(plan.settings)
+    rows = plan.rows_for_step(0)
+    return _measure_seconds(lambda: drawing.dry_run(rows)) / count_updates(plan.settings)
 
 
-def _checkpoint(plan: Fit, folder: Path) -> tuple[float, int]:
+def _time_checkpoint(plan: LanguageModelModule, folder: Path) -> tuple[float, int]:
     """Seconds and bytes of one checkpoint, to which all processes bring their parts."""
     begun = time.perf_counter()
-    tensors = plan.optimizer.tensors()
-    if not plan.team.leads:
+    tensors = plan.optimizer.state_tensors()
+    if not plan.team.is_main:
         return time.perf_counter() - begun, 0
     with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as place:
-        save_checkpoint(Path(place), State(), tensors)
+        save_checkpoint(Path(place), TrainState(), tensors)
         size = sum(file.stat().st_size for file in Path(place).rglob("*") if file.is_file())
     return time.perf_counter() - begun, size
 
 
-def _closing_bytes(plan: Fit) -> float:
+def _final_weights_bytes(plan: LanguageModelModule) -> float:
     """Bytes beside what rests when the leader has read the best weights, which `take` deals out;
     then it writes a whole model, of a divided one too. What is read stays in main memory."""
-    if not plan.team.leads:
+    if not plan.team.is_main:
         return 0
-    exact = torch.float32.itemsize * plan.optimizer.trained
+    exact = torch.float32.itemsize * plan.optimizer.parameter_count
     dealt = exact * {"none": 0.0, "ddp": 1.0}.get(plan.team.mode, 2 / plan.team.size)
     if torch.cuda.is_available():
         return dealt
     whole = 0
-    if plan.settings.divides_weights:
+    if plan.settings.shards_weights:
         whole = sum(weight.numel() * weight.element_size() for weight in plan.model.parameters())
     return exact + max(dealt, whole)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from burnish.core.recipe.methods import Full, LowRank
-from burnish.train.forecast.estimate import Shape
+from burnish.train.forecast.estimate import ModelShape
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,51 +18,51 @@ class PublicModel:
 
     layers: int
     hidden: int
-    inner: int
+    intermediate: int
     heads: int
-    keys: int
-    width: int
+    key_value_heads: int
+    head_dim: int
     vocabulary: int
     tied: bool = False
     biased: bool = False
 
     @property
-    def products(self) -> tuple[tuple[int, int], ...]:
+    def matrix_shapes(self) -> tuple[tuple[int, int], ...]:
         """(in, out) of each matrix of a layer: queries, keys, values, output; gate, up, down."""
-        asked, known = self.heads * self.width, self.keys * self.width
+        asked, known = self.heads * self.head_dim, self.key_value_heads * self.head_dim
         attention = ((self.hidden, asked), *[(self.hidden, known)] * 2, (asked, self.hidden))
-        return *attention, *[(self.hidden, self.inner)] * 2, (self.inner, self.hidden)
+        return *attention, *[(self.hidden, self.intermediate)] * 2, (self.intermediate, self.hidden)
 
     @property
     def linear(self) -> int:
         """Numbers in the matrices of all layers."""
-        return self.layers * sum(inside * outside for inside, outside in self.products)
+        return self.layers * sum(inside * outside for inside, outside in self.matrix_shapes)
 
     @property
     def weights(self) -> int:
         """All numbers: matrices, biases, two norms a layer and one at the end, embedding, head."""
-        biases = (self.heads + 2 * self.keys) * self.width if self.biased else 0
+        biases = (self.heads + 2 * self.key_value_heads) * self.head_dim if self.biased else 0
         rest = self.layers * (2 * self.hidden + biases) + self.hidden
         return self.linear + rest + (1 if self.tied else 2) * self.vocabulary * self.hidden
 
-    def shape(self, method: LowRank | Full) -> Shape:
+    def shape(self, method: LowRank | Full) -> ModelShape:
         """The sizes that memory depends on, with a low-rank method on all linear layers."""
         moving = self.weights
         if isinstance(method, LowRank):
-            ends = sum(inside + outside for inside, outside in self.products)
+            ends = sum(inside + outside for inside, outside in self.matrix_shapes)
             moving = self.layers * method.rank * ends
-        return Shape(
+        return ModelShape(
             layers=self.layers,
             hidden=self.hidden,
-            inner=self.inner,
-            keys=self.keys * self.width,
+            intermediate=self.intermediate,
+            key_value_width=self.key_value_heads * self.head_dim,
             frozen=self.weights if isinstance(method, LowRank) else 0,
             linear=self.linear,
-            moving=moving,
+            trainable=moving,
         )
 
 
-PUBLIC: Mapping[str, PublicModel] = {
+KNOWN_MODELS: Mapping[str, PublicModel] = {
     "Llama 3.2 1B": PublicModel(16, 2048, 8192, 32, 8, 64, 128256, tied=True),
     "Llama 3.2 3B": PublicModel(28, 3072, 8192, 24, 8, 128, 128256, tied=True),
     "Qwen 2.5 7B": PublicModel(28, 3584, 18944, 28, 4, 128, 152064, biased=True),

@@ -11,8 +11,8 @@ from typing import Any
 from burnish.core.recipe.methods import Full, Lora, LowRank, Qlora
 from burnish.core.recipe.train import Train
 from burnish.models.local_models import find_model
-from burnish.train.forecast.estimate import Need, Shape, needed, shape_of
-from burnish.train.forecast.known_models import PUBLIC
+from burnish.train.forecast.estimate import MemoryEstimate, ModelShape, estimate_memory, model_shape
+from burnish.train.forecast.known_models import KNOWN_MODELS
 
 #: GPUs that are reckoned with.
 COUNTS = (1, 2, 4, 8)
@@ -27,11 +27,11 @@ WAYS: Mapping[str, tuple[str, ...]] = {
 #: The share of a GPU that a training may fill: the rest is the driver's and the allocator's.
 SHARE = 0.9
 
-Shaped = Callable[[LowRank | Full], Shape]
+ShapeFn = Callable[[LowRank | Full], ModelShape]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Assumptions:
     """What is assumed of every training: bytes of a GPU, tokens of a pass, rank of the adapters,
     and whether activations are computed twice."""
 
@@ -42,14 +42,14 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
+class TableCell:
     """One training: `gpus` devices that divide it as `parallel` says. Bytes of each GPU."""
 
     model: str
     method: str
     parallel: str
     gpus: int
-    need: Need
+    need: MemoryEstimate
     fits: bool
 
     def as_dict(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Cell:
         }
 
 
-def memory_table(terms: Terms, model: str = "") -> list[Cell]:
+def memory_table(terms: Assumptions, model: str = "") -> list[TableCell]:
     """Every method and way for the well-known models, or for one: theirs, or one of this machine.
 
     Raises NotFound for a model that is neither.
@@ -75,18 +75,18 @@ def memory_table(terms: Terms, model: str = "") -> list[Cell]:
     return [cell for name, shaped in _models(model).items() for cell in _cells(name, shaped, terms)]
 
 
-def _models(asked: str) -> dict[str, Shaped]:
-    public: dict[str, Shaped] = {name: model.shape for name, model in PUBLIC.items()}
+def _models(asked: str) -> dict[str, ShapeFn]:
+    public: dict[str, ShapeFn] = {name: model.shape for name, model in KNOWN_MODELS.items()}
     if not asked:
         return public
     for name, shape in public.items():
         if name.lower() == asked.lower():
             return {name: shape}
     base = find_model(asked)
-    return {base.name: lambda method: shape_of(base, method)}
+    return {base.name: lambda method: model_shape(base, method)}
 
 
-def _cells(name: str, shaped: Shaped, terms: Terms) -> Iterator[Cell]:
+def _cells(name: str, shaped: ShapeFn, terms: Assumptions) -> Iterator[TableCell]:
     methods = (Qlora(rank=terms.rank), Lora(rank=terms.rank), Full())
     # 4 bits are a way to hold the weights; the adapters are those of LoRA.
     adapted, whole = shaped(methods[1]), shaped(methods[2])
@@ -101,6 +101,6 @@ def _cells(name: str, shaped: Shaped, terms: Terms) -> Iterator[Cell]:
                     micro_batch_tokens=terms.tokens,
                     gradient_checkpointing=terms.checkpointing,
                 )
-                need = needed(shape, settings, "bfloat16")
+                need = estimate_memory(shape, settings, "bfloat16")
                 fits = need.on_device <= SHARE * terms.memory
-                yield Cell(name, method.kind, parallel, count, need, fits)
+                yield TableCell(name, method.kind, parallel, count, need, fits)

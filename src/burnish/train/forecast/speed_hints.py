@@ -3,10 +3,10 @@
 import shutil
 from dataclasses import replace
 
-from burnish.train.batching.micro_batches import computed_tokens
-from burnish.train.batching.sampler import units_of
+from burnish.train.batching.micro_batches import count_computed_tokens
+from burnish.train.batching.sampler import group_rows
 from burnish.train.forecast.forecast import Forecast, first_batches
-from burnish.train.loop.language_model import Fit
+from burnish.train.loop.language_model import LanguageModelModule
 
 #: Less than this share of the tokens is not worth an order that is less shuffled.
 _WORTH_IT = 0.2
@@ -14,12 +14,15 @@ _WORTH_IT = 0.2
 _LONG = 900
 
 
-def ways_to_be_faster(plan: Fit, expected: Forecast) -> list[str]:
+def speed_hints(plan: LanguageModelModule, expected: Forecast) -> list[str]:
     """Settings that the recipe doesn't have yet, and what they would save."""
     if plan.settings.parallel != "none":
         return []
     found = []
-    if not plan.settings.group_by_prefix and (saved := _saved_by_grouping(plan)) >= _WORTH_IT:
+    if (
+        not plan.settings.group_by_prefix
+        and (saved := _estimate_grouping_savings(plan)) >= _WORTH_IT
+    ):
         found.append(
             f"train.group_by_prefix=true would compute {saved:.0%} fewer tokens: many rows begin "
             "alike, and those would be learnt in one step."
@@ -34,11 +37,11 @@ def ways_to_be_faster(plan: Fit, expected: Forecast) -> list[str]:
     return found
 
 
-def _saved_by_grouping(plan: Fit) -> float:
+def _estimate_grouping_savings(plan: LanguageModelModule) -> float:
     """The share of the tokens of the first steps that `group_by_prefix` would spare."""
     settings = plan.settings.model_copy(update={"group_by_prefix": True})
-    grouped = replace(plan, units=units_of(plan.rows, settings))
-    if grouped.units == plan.units:
+    grouped = replace(plan, row_groups=group_rows(plan.rows, settings))
+    if grouped.row_groups == plan.row_groups:
         return 0.0
-    before, after = (sum(map(computed_tokens, first_batches(one))) for one in (plan, grouped))
+    before, after = (sum(map(count_computed_tokens, first_batches(one))) for one in (plan, grouped))
     return 1 - after / before

@@ -8,7 +8,7 @@ import torch
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from burnish.core.progress import say
-from burnish.core.settings import keep_compiled
+from burnish.core.settings import cache_compiled_kernels
 
 
 def compile_layers(model: torch.nn.Module) -> None:
@@ -16,7 +16,7 @@ def compile_layers(model: torch.nn.Module) -> None:
 
     A layer that can't be compiled, or a machine without a C++ compiler, computes as it did.
     """
-    keep_compiled()
+    cache_compiled_kernels()
     try:
         torch.compile(torch.nn.functional.silu, dynamic=True)(torch.ones(8))
     except (RuntimeError, OSError) as error:

@@ -13,7 +13,7 @@ from peft.tuners.lora.layer import Linear as LoraLayer
 from torch.autograd.function import once_differentiable
 from transformers.activations import SiLUActivation
 
-from burnish.models.quantization.nf4 import plain
+from burnish.models.quantization.nf4 import dequantize
 
 
 class LoraProduct(torch.autograd.Function):
@@ -29,7 +29,7 @@ class LoraProduct(torch.autograd.Function):
         scaling: float,
     ) -> torch.Tensor:
         """x (tokens, in), base: weight (out, in) and bias (out,), a (rank, in), b (out, rank)."""
-        weight, bias = plain(base[0]), base[1]
+        weight, bias = dequantize(base[0]), base[1]
         inner = x @ a.T
         y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
         y.addmm_(inner, b.T, alpha=scaling)
@@ -46,7 +46,7 @@ class LoraProduct(torch.autograd.Function):
         back = (grad @ b).mul_(ctx.scaling)
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = grad @ plain(ctx.weight)
+            grad_x = grad @ dequantize(ctx.weight)
             grad_x.addmm_(back, a)
         return grad_x, None, back.T @ x, (grad.T @ inner).mul_(ctx.scaling), None
 
@@ -114,12 +114,12 @@ def lora_forward(product: type[torch.autograd.Function]) -> Callable[..., torch.
     return forward
 
 
-def _norm(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+def _norm_forward(self: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     normed: torch.Tensor = RmsNorm.apply(hidden_states, self.weight, self.variance_epsilon)
     return normed
 
 
-def _gated(self: Any, x: torch.Tensor) -> torch.Tensor:
+def _gated_forward(self: Any, x: torch.Tensor) -> torch.Tensor:
     down: torch.Tensor = self.down_proj(GatedSilu.apply(self.gate_proj(x), self.up_proj(x)))
     return down
 
@@ -164,8 +164,8 @@ _FAMILIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "SmolLM3")
 #: Which layers are known, and what they compute instead.
 FUSED: tuple[tuple[Callable[[torch.nn.Module], bool], Callable[..., torch.Tensor]], ...] = (
     (is_plain_lora, lora_forward(LoraProduct)),
-    (_is_norm, _norm),
-    (_is_gated, _gated),
+    (_is_norm, _norm_forward),
+    (_is_gated, _gated_forward),
 )
 
 

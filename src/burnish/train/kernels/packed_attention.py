@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from burnish.train.batching.packed import Layout, Part
+from burnish.train.batching.packed import PackedLayout, PackedPart
 
 ATTENTION = "burnish_flat"
 
@@ -41,7 +41,7 @@ class GroupedAttention(torch.autograd.Function):
         found = torch.empty_like(query)
         for rows, own, seen in _tiles(query, key):
             asked = (query[rows, ..., own, :] * scaling).flatten(2, 3)
-            chances = _chances(asked, key[rows, :, seen], own)
+            chances = _attention_probabilities(asked, key[rows, :, seen], own)
             tile = (chances @ value[rows, :, seen]).view_as(found[rows, ..., own, :])
             found[rows, ..., own, :] = tile
         ctx.save_for_backward(query, key, value)
@@ -58,7 +58,7 @@ class GroupedAttention(torch.autograd.Function):
         grad_key, grad_value = (torch.zeros_like(part, dtype=exact) for part in (key, value))
         for rows, own, seen in _tiles(query, key):
             asked = (query[rows, ..., own, :] * ctx.scaling).flatten(2, 3)
-            chances = _chances(asked, key[rows, :, seen], own)
+            chances = _attention_probabilities(asked, key[rows, :, seen], own)
             outward = grad[rows, ..., own, :].flatten(2, 3)
             grad_value[rows, :, seen] += chances.transpose(2, 3) @ outward
             scores = torch.ops.aten._softmax_backward_data(
@@ -84,7 +84,7 @@ def _tiles(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, slic
             yield slice(first, first + some), slice(begin, end), slice(before + end)
 
 
-def _chances(asked: torch.Tensor, key: torch.Tensor, own: slice) -> torch.Tensor:
+def _attention_probabilities(asked: torch.Tensor, key: torch.Tensor, own: slice) -> torch.Tensor:
     """(rows, key heads, groups × tile, seen): how much each token looks at each; those of the tile
     are the last that are seen."""
     size = own.stop - own.start
@@ -94,7 +94,7 @@ def _chances(asked: torch.Tensor, key: torch.Tensor, own: slice) -> torch.Tensor
     return torch.softmax(scores, dim=-1)
 
 
-def flat_attention(
+def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -108,26 +108,32 @@ def flat_attention(
     query (1, heads, tokens, dim), key and value (1, key heads, tokens, dim) → (1, tokens, heads,
     dim). `settings` holds the `layout` or their tuple, and `scaling` where it isn't 1 / sqrt(dim).
     """
-    layouts: Layout | tuple[Layout, ...] = settings["layout"]
+    layouts: PackedLayout | tuple[PackedLayout, ...] = settings["layout"]
     scaling = settings.get("scaling") or query.shape[-1] ** -0.5
-    if isinstance(layouts, Layout):
-        return _attended(query, key, value, layouts, scaling), None
+    if isinstance(layouts, PackedLayout):
+        return _attend(query, key, value, layouts, scaling), None
     lengths = [layout.tokens for layout in layouts]
     split = (part.split(lengths, 2) for part in (query, key, value))
-    found = [_attended(q, k, v, own, scaling) for q, k, v, own in zip(*split, layouts, strict=True)]
+    found = [_attend(q, k, v, own, scaling) for q, k, v, own in zip(*split, layouts, strict=True)]
     return torch.cat(found, 1), None
 
 
-def _attended(
+def _attend(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    layout: Layout,
+    layout: PackedLayout,
     scaling: float,
 ) -> torch.Tensor:
     attend = _ATTEND.get(query.device.type, _attend_fused)
     found = [
-        attend(_rows(query[0], part.own), _seen(key[0], part), _seen(value[0], part), part, scaling)
+        attend(
+            _gather_rows(query[0], part.row_positions),
+            _gather_visible(key[0], part),
+            _gather_visible(value[0], part),
+            part,
+            scaling,
+        )
         .transpose(1, 2)
         .flatten(0, 1)
         for part in layout.parts
@@ -144,7 +150,7 @@ def _attend_products(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    _: Part | None,
+    _: PackedPart | None,
     scaling: float,
 ) -> torch.Tensor:
     grouped = query.unflatten(1, (key.shape[1], -1))
@@ -156,7 +162,7 @@ def _attend_fused(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    part: Part | None,
+    part: PackedPart | None,
     scaling: float,
 ) -> torch.Tensor:
     mask = None if part is None else part.bias[:, None].to(query.dtype)
@@ -170,15 +176,15 @@ def _attend_fused(
 _ATTEND = {"cpu": _attend_products}
 
 
-def _rows(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def _gather_rows(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """(heads, tokens, dim) at (rows, longest) → (rows, heads, longest, dim)."""
     chosen = states.index_select(1, places.flatten())
     return chosen.view(states.shape[0], *places.shape, states.shape[2]).transpose(0, 1)
 
 
-def _seen(states: torch.Tensor, part: Part) -> torch.Tensor:
+def _gather_visible(states: torch.Tensor, part: PackedPart) -> torch.Tensor:
     """(key heads, tokens, dim) → (rows, key heads, prefix + known + longest, dim)."""
-    rows = _rows(states, part.seen)
+    rows = _gather_rows(states, part.visible_positions)
     if not part.prefix:
         return rows.contiguous()
     before = states[None, :, : part.prefix].expand(len(rows), -1, -1, -1)
@@ -186,4 +192,4 @@ def _seen(states: torch.Tensor, part: Part) -> torch.Tensor:
 
 
 # Tiles are counted in Python: compiled, every length of a batch would be another program.
-AttentionInterface.register(ATTENTION, torch.compiler.disable(flat_attention))
+AttentionInterface.register(ATTENTION, torch.compiler.disable(packed_attention))

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from burnish.core.atomic import hash_file, whole_folder, write_json
+from burnish.core.atomic import atomic_folder, hash_file, write_json
 from burnish.core.progress import say
 
 #: Checkpoints at multiples of `train.keep_every` that stay.
@@ -27,7 +27,7 @@ LANDMARKS = 3
 
 
 @dataclass(slots=True)
-class State:
+class TrainState:
     """Where a run stands. `step` counts finished optimizer steps, which took `seconds`;
     `other_seconds` went into validations and checkpoints."""
 
@@ -41,10 +41,10 @@ class State:
     stopped: str = ""
 
 
-def save_checkpoint(folder: Path, state: State, tensors: Mapping[str, torch.Tensor]) -> Path:
+def save_checkpoint(folder: Path, state: TrainState, tensors: Mapping[str, torch.Tensor]) -> Path:
     """Write `folder/step-N`, whole or not at all. Raises OSError when the disk is full."""
     path = folder / f"step-{state.step:06}"
-    with whole_folder(path, replace=True) as draft:
+    with atomic_folder(path, replace=True) as draft:
         everything = {**tensors, **_random_states()}
         save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in everything.items()},
@@ -56,7 +56,7 @@ def save_checkpoint(folder: Path, state: State, tensors: Mapping[str, torch.Tens
     return path
 
 
-def last_checkpoint(folder: Path) -> tuple[State, dict[str, torch.Tensor]] | None:
+def last_checkpoint(folder: Path) -> tuple[TrainState, dict[str, torch.Tensor]] | None:
     """The newest checkpoint that is undamaged, with the random states restored; or None."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
@@ -70,7 +70,7 @@ def last_checkpoint(folder: Path) -> tuple[State, dict[str, torch.Tensor]] | Non
             shutil.rmtree(path)
             continue
         _restore_random(tensors, facts.pop("python_random"))
-        return State(**facts), tensors
+        return TrainState(**facts), tensors
     return None
 
 

@@ -11,28 +11,28 @@ from burnish.core.errors import TrainingStopped
 from burnish.core.progress import Bar, progress
 from burnish.core.recipe.train import Train
 from burnish.core.runs import Run
-from burnish.train.batching.sampler import Units, count_steps, rows_of_step
-from burnish.train.distributed.process_group import ALONE, Team
-from burnish.train.loop.checkpoint import State, prune, save_checkpoint
-from burnish.train.loop.peak_memory import give_back
-from burnish.train.loop.trackers import Log
+from burnish.train.batching.sampler import RowGroups, count_steps, rows_of_step
+from burnish.train.distributed.process_group import SINGLE, ProcessGroup
+from burnish.train.loop.checkpoint import TrainState, prune, save_checkpoint
+from burnish.train.loop.peak_memory import release_memory
+from burnish.train.loop.trackers import MetricLogger
 from burnish.train.optim.adamw import MasterAdamW
 
 #: Hears of each validation (step, loss), and may end the run by raising an error.
-Watch = Callable[[int, float], None]
+OnValidation = Callable[[int, float], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Learnt:
+class StepResult:
     """What a step measured (its `loss` and more), and of how many tokens; 0 if it taught nothing,
     and then weights and moments must not move."""
 
-    means: Mapping[str, float]
+    metrics: Mapping[str, float]
     tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan(ABC):
+class TrainingModule(ABC):
     """What the loop needs of a training, whatever it learns."""
 
     model: Any
@@ -40,22 +40,22 @@ class Plan(ABC):
     rows: Sequence[Any]
     validation: Sequence[Any]
     settings: Train
-    units: Units = ()
-    team: Team = ALONE
-    watch: Watch | None = None
-    log: Log | None = None
+    row_groups: RowGroups = ()
+    team: ProcessGroup = SINGLE
+    on_validation: OnValidation | None = None
+    log_metrics: MetricLogger | None = None
 
     @abstractmethod
-    def learn(self, rows: Sequence[Any], step: int) -> Learnt:
+    def training_step(self, rows: Sequence[Any], step: int) -> StepResult:
         """Gradients of optimizer step `step` (from 0)."""
 
     @abstractmethod
-    def measure(self, rows: Sequence[Any]) -> dict[str, float]:
+    def validation_step(self, rows: Sequence[Any]) -> dict[str, float]:
         """The same means over rows from which nothing is learnt."""
 
-    def rows_of(self, step: int) -> list[Any]:
+    def rows_for_step(self, step: int) -> list[Any]:
         """What optimizer step `step` (from 0) learns from."""
-        return rows_of_step(self.rows, step, self.settings, self.units)
+        return rows_of_step(self.rows, step, self.settings, self.row_groups)
 
     @property
     def steps(self) -> int:
@@ -69,7 +69,7 @@ class Plan(ABC):
         return self.settings.evaluate_every or max(min(twice, self.steps), 1)
 
 
-def fit(plan: Plan, run: Run, state: State) -> State:
+def fit(plan: TrainingModule, run: Run, state: TrainState) -> TrainState:
     """Train from `state` to the end, or until validation no longer falls.
 
     Leaves metrics and checkpoints in the run. Raises TrainingStopped when a loss isn't a number.
@@ -77,72 +77,74 @@ def fit(plan: Plan, run: Run, state: State) -> State:
     with progress("Fine-tuning", total=plan.steps) as bar:
         bar.advance(state.step)
         while state.step < plan.steps and not state.stopped:
-            _advance(plan, run, state, bar)
+            _run_step(plan, run, state, bar)
         if not state.stopped:
             state.stopped = "all steps done"
     return state
 
 
-def _advance(plan: Plan, run: Run, state: State, bar: Bar) -> None:
+def _run_step(plan: TrainingModule, run: Run, state: TrainState, bar: Bar) -> None:
     """One optimizer step, with the validation and the checkpoint that fall due after it."""
     begun = time.perf_counter()
     plan.team.reseed(plan.settings.seed, state.step)
-    rows = plan.rows_of(state.step)
-    move(plan, run, state, plan.learn(rows, state.step), begun, bar)
+    rows = plan.rows_for_step(state.step)
+    apply_step(plan, run, state, plan.training_step(rows, state.step), begun, bar)
 
 
-def move(plan: Plan, run: Run, state: State, learnt: Learnt, begun: float, bar: Bar) -> bool:
+def apply_step(
+    plan: TrainingModule, run: Run, state: TrainState, learnt: StepResult, begun: float, bar: Bar
+) -> bool:
     """Update the weights by what a step has learnt since `begun` (seconds), validate, and keep a
     checkpoint, as far as that falls due. Returns whether one was kept.
 
     Raises TrainingStopped when a loss isn't a number.
     """
-    means, tokens = learnt.means, learnt.tokens
+    means, tokens = learnt.metrics, learnt.tokens
     norm = plan.optimizer.clip()
-    _refuse_runaway(state.step + 1, means["loss"], norm)
-    rate = plan.optimizer.step(state.step) if tokens else plan.optimizer.rate(state.step)
+    _check_finite(state.step + 1, means["loss"], norm)
+    rate = plan.optimizer.step(state.step) if tokens else plan.optimizer.learning_rate(state.step)
     seconds = time.perf_counter() - begun
     state.step, state.tokens = state.step + 1, state.tokens + tokens
     state.seconds += seconds
     measured = {**means, "learning_rate": rate, "grad_norm": norm, "tokens": tokens}
-    _note(plan, run, state.step, {**measured, "seconds": round(seconds, 4)})
-    bar.advance(note=f"{_shown(means)}, {tokens / seconds:.0f} tokens/s")
+    _log(plan, run, state.step, {**measured, "seconds": round(seconds, 4)})
+    bar.advance(note=f"{_format_metrics(means)}, {tokens / seconds:.0f} tokens/s")
     done = time.perf_counter()
     last = state.step == plan.steps
     validates = bool(plan.validation) and (last or state.step % plan.validate_every == 0)
     if validates:
-        _judge(plan, run, state, bar)
+        _validate(plan, run, state, bar)
     due = bool(validates or last or state.stopped or _checkpoint_is_due(state.step, plan.settings))
     if due:
-        keep(plan, run, state)
+        save_and_prune(plan, run, state)
     state.other_seconds += time.perf_counter() - done
     return due
 
 
-def keep(plan: Plan, run: Run, state: State) -> None:
+def save_and_prune(plan: TrainingModule, run: Run, state: TrainState) -> None:
     """A checkpoint, and those that are too old removed; all processes bring their parts."""
     if not plan.validation:
         state.best_step = state.step
     # What the step has freed would stand beside the copy that is written.
-    give_back()
-    tensors = plan.optimizer.tensors()
-    if plan.team.leads:
+    release_memory()
+    tensors = plan.optimizer.state_tensors()
+    if plan.team.is_main:
         save_checkpoint(run.path / "checkpoints", state, tensors)
         kept = plan.settings
         prune(run.path / "checkpoints", kept.keep_checkpoints, kept.keep_every)
 
 
-def _shown(means: Mapping[str, float]) -> str:
+def _format_metrics(means: Mapping[str, float]) -> str:
     """What a person watches fall, or rise."""
     return f"reward {means['reward']:.3f}" if "reward" in means else f"loss {means['loss']:.3f}"
 
 
-def _note(plan: Plan, run: Run, step: int, numbers: Mapping[str, float]) -> None:
-    if not plan.team.leads:
+def _log(plan: TrainingModule, run: Run, step: int, numbers: Mapping[str, float]) -> None:
+    if not plan.team.is_main:
         return
     run.metrics.write(step=step, **numbers)
-    if plan.log:
-        plan.log(step, numbers)
+    if plan.log_metrics:
+        plan.log_metrics(step, numbers)
 
 
 def _checkpoint_is_due(step: int, settings: Train) -> bool:
@@ -150,16 +152,16 @@ def _checkpoint_is_due(step: int, settings: Train) -> bool:
     return any(every and step % every == 0 for every in rhythms)
 
 
-def _judge(plan: Plan, run: Run, state: State, bar: Bar) -> None:
+def _validate(plan: TrainingModule, run: Run, state: TrainState, bar: Bar) -> None:
     """Validate; remember the best; stop when it hasn't come back for `patience` validations."""
-    means = plan.measure(plan.validation)
+    means = plan.validation_step(plan.validation)
     loss = means["loss"]
-    _refuse_runaway(state.step, loss)
+    _check_finite(state.step, loss)
     named = {f"validation_{name}": mean for name, mean in means.items()}
-    _note(plan, run, state.step, named)
-    bar.advance(0, note=f"validation {_shown(means)}")
-    if plan.watch:
-        plan.watch(state.step, loss)
+    _log(plan, run, state.step, named)
+    bar.advance(0, note=f"validation {_format_metrics(means)}")
+    if plan.on_validation:
+        plan.on_validation(state.step, loss)
     if loss < state.best_loss:
         state.best_loss, state.best_step, state.waited = loss, state.step, 0
         return
@@ -168,7 +170,7 @@ def _judge(plan: Plan, run: Run, state: State, bar: Bar) -> None:
         state.stopped = f"validation loss rose {state.waited} times; step {state.best_step} is best"
 
 
-def _refuse_runaway(step: int, *numbers: float) -> None:
+def _check_finite(step: int, *numbers: float) -> None:
     """Raises TrainingStopped if a loss or a gradient's norm isn't a number any more."""
     if not all(math.isfinite(number) for number in numbers):
         raise TrainingStopped(

@@ -35,7 +35,7 @@ def current_memory() -> int:
     return _status("VmRSS") if _STATUS.exists() else peak_memory()
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Return freed memory to the system, so that `current_memory` counts what is in use (glibc)."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

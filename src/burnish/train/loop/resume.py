@@ -11,17 +11,17 @@ from burnish.core.journal import read_journal, rewrite_journal
 from burnish.core.progress import say
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.runs import Run
-from burnish.train.loop.checkpoint import State, last_checkpoint
-from burnish.train.loop.language_model import Fit
-from burnish.train.loop.loop import Plan
+from burnish.train.loop.checkpoint import TrainState, last_checkpoint
+from burnish.train.loop.language_model import LanguageModelModule
+from burnish.train.loop.loop import TrainingModule
 
 
-def same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
+def reopen_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
     """The run to go on with. Raises BadData if what went into it has changed since it began."""
     run = Run(folder.absolute())
     before = run.read("inputs.json")
     same = {name: before.get(name) == given for name, given in inputs.items()}
-    same["recipe"] = _alike(run.recipe) == _alike(recipe)
+    same["recipe"] = _fixed_settings(run.recipe) == _fixed_settings(recipe)
     for name, is_same in same.items():
         if not is_same:
             raise BadData(
@@ -31,16 +31,16 @@ def same_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
     return run
 
 
-def _alike(recipe: Recipe) -> tuple[Any, Any]:
+def _fixed_settings(recipe: Recipe) -> tuple[Any, Any]:
     """What must stay as it was; how many processes share the work may change."""
     train = recipe.train.model_dump(exclude={"parallel", "devices", "threads"})
     return train, recipe.model
 
 
-def resumed(run: Run, plan: Plan) -> State | None:
+def resume(run: Run, plan: TrainingModule) -> TrainState | None:
     """Go back to the last whole checkpoint; forget what was half-written or measured after it."""
-    state, tensors = (cleared(run, plan) if plan.team.leads else None) or (None, {})
-    state = plan.team.share(state)
+    state, tensors = (roll_back(run, plan) if plan.team.is_main else None) or (None, {})
+    state = plan.team.broadcast(state)
     if state is None:
         return None
     plan.optimizer.restore(tensors)
@@ -48,7 +48,7 @@ def resumed(run: Run, plan: Plan) -> State | None:
     return state
 
 
-def cleared(run: Run, plan: Plan) -> tuple[State, dict[str, torch.Tensor]] | None:
+def roll_back(run: Run, plan: TrainingModule) -> tuple[TrainState, dict[str, torch.Tensor]] | None:
     """The run's last whole checkpoint, with all that came after it removed."""
     for draft in [*run.path.glob(".*"), *run.path.glob("checkpoints/.*")]:
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
@@ -57,6 +57,6 @@ def cleared(run: Run, plan: Plan) -> tuple[State, dict[str, torch.Tensor]] | Non
     metrics = run.path / "metrics.jsonl"
     kept = [entry for entry in read_journal(metrics) if entry["step"] <= step]
     rewrite_journal(metrics, kept)
-    if isinstance(plan, Fit) and plan.drawing:
-        plan.drawing.resume(step)
+    if isinstance(plan, LanguageModelModule) and plan.example_source:
+        plan.example_source.roll_back(step)
     return found

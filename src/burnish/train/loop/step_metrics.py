@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 
-from burnish.train.distributed.process_group import Team
-from burnish.train.objectives.registry import Judgement
+from burnish.train.distributed.process_group import ProcessGroup
+from burnish.train.objectives.registry import BatchLoss
 
 
-class Means:
+class MetricMeans:
     """Sums over micro-batches, divided once at the end."""
 
     def __init__(self, weight: float) -> None:
@@ -14,18 +14,18 @@ class Means:
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
 
-    def add(self, judgement: Judgement) -> None:
+    def add(self, judgement: BatchLoss) -> None:
         """Add one micro-batch."""
         self.loss += float(judgement.loss.detach())
-        for name, values in judgement.measured.items():
+        for name, values in judgement.metrics.items():
             self.sums[name] += float(values.sum())
             self.counts[name] += len(values)
 
-    def together(self, team: Team) -> "Means":
+    def reduce(self, team: ProcessGroup) -> "MetricMeans":
         """The sums of all processes."""
         if team.size == 1:
             return self
-        whole = Means(self.weight)
+        whole = MetricMeans(self.weight)
         for loss, sums, counts in team.gather((self.loss, dict(self.sums), dict(self.counts))):
             whole.loss += loss
             for name, count in counts.items():

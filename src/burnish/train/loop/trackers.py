@@ -14,10 +14,10 @@ from burnish.core.runs import Run
 
 _PROJECT = "burnish"
 #: Hears of each step and each validation: (step, numbers by name).
-Log = Callable[[int, Mapping[str, float]], None]
+MetricLogger = Callable[[int, Mapping[str, float]], None]
 
 
-def open_tracker(name: str, run: Run, step: int) -> tuple[Log, Callable[[], None]]:
+def open_tracker(name: str, run: Run, step: int) -> tuple[MetricLogger, Callable[[], None]]:
     """The tracker's ear, and how it is closed. `step` is the last one that it knows already.
 
     TensorBoard's files lie in the run, under `tensorboard/`; the others keep them where their own
@@ -39,12 +39,12 @@ def open_tracker(name: str, run: Run, step: int) -> tuple[Log, Callable[[], None
     return log, tracker.finish
 
 
-def _of_tensorboard(run: Run, step: int) -> dict[str, Any]:
+def _tensorboard_settings(run: Run, step: int) -> dict[str, Any]:
     # What was drawn after the checkpoint that the run goes on from is drawn anew.
     return {"logging_dir": str(run.path), "purge_step": step + 1}
 
 
-def _of_mlflow(run: Run, step: int) -> dict[str, Any]:
+def _mlflow_settings(run: Run, step: int) -> dict[str, Any]:
     import mlflow
 
     # MLflow gives its runs ids of its own, so ours is the name.
@@ -57,8 +57,8 @@ def _of_mlflow(run: Run, step: int) -> dict[str, Any]:
 
 
 _SETTINGS: Mapping[str, Callable[[Run, int], dict[str, Any]]] = {
-    "tensorboard": _of_tensorboard,
-    "mlflow": _of_mlflow,
+    "tensorboard": _tensorboard_settings,
+    "mlflow": _mlflow_settings,
     "wandb": lambda run, step: {"id": run.id, "name": run.id, "resume": "allow"},
     "trackio": lambda run, step: {"name": run.id, "resume": "allow"},
 }

@@ -9,46 +9,48 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.progress import say
 from burnish.core.recipe.recipe import Recipe
-from burnish.core.records import Row, have_thoughts
+from burnish.core.records import Row, have_reasoning
 from burnish.core.runs import Run
 from burnish.data.load import Dataset
 from burnish.models.artifact import Artifact
-from burnish.models.chat_template import as_served, switched
+from burnish.models.chat_template import set_thinking, split_as_served
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import LocalModel
-from burnish.train.distributed.process_group import ALONE, Team
-from burnish.train.loop.checkpoint import State
-from burnish.train.loop.loop import Plan
+from burnish.train.distributed.process_group import SINGLE, ProcessGroup
+from burnish.train.loop.checkpoint import TrainState
+from burnish.train.loop.loop import TrainingModule
 
 #: Objectives that learn each answer of a conversation.
-_ANSWERS = ("sft", "distil", "custom")
+_CONVERSATION_OBJECTIVES = ("sft", "distil", "custom")
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class TrainContext:
     """What a training begins with."""
 
     recipe: Recipe
     dataset: Dataset
     base: LocalModel
     tokenizer: PreTrainedTokenizerBase
-    team: Team = ALONE
+    team: ProcessGroup = SINGLE
 
     @classmethod
-    def of(cls, recipe: Recipe, dataset: Dataset, base: LocalModel, team: Team = ALONE) -> Self:
+    def create(
+        cls, recipe: Recipe, dataset: Dataset, base: LocalModel, team: ProcessGroup = SINGLE
+    ) -> Self:
         """With the base's tokenizer; one whose template can ask for thoughts does so if the rows to
         learn from have any. Conversations are rows as they will be served (see `as_served`)."""
-        tokenizer = switched(load_tokenizer(base), have_thoughts(dataset.split.train))
-        if recipe.train.objective.kind in _ANSWERS:
+        tokenizer = set_thinking(load_tokenizer(base), have_reasoning(dataset.split.train))
+        if recipe.train.objective.kind in _CONVERSATION_OBJECTIVES:
             split = dataset.split
-            parts = [_served(tokenizer, rows) for rows in (split.train, split.validation)]
+            parts = [_rows_as_served(tokenizer, rows) for rows in (split.train, split.validation)]
             split = replace(split, train=parts[0], validation=parts[1])
             dataset = replace(dataset, split=split)
         return cls(recipe, dataset, base, tokenizer, team)
 
 
-def _served(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> tuple[Row, ...]:
-    parts = [as_served(tokenizer, row) for row in rows]
+def _rows_as_served(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> tuple[Row, ...]:
+    parts = [split_as_served(tokenizer, row) for row in rows]
     if several := sum(len(some) > 1 for some in parts):
         say(
             f"{several} conversations are learnt answer by answer: the model's template shows "
@@ -57,13 +59,15 @@ def _served(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> tuple[Ro
     return tuple(row for some in parts for row in some)
 
 
-def at_once(plan: Plan, given: Given, run: Run, state: State) -> Plan:
+def start_immediately(
+    plan: TrainingModule, given: TrainContext, run: Run, state: TrainState
+) -> TrainingModule:
     """Nothing needs to be done before the first step."""
     return plan
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Trainer:
     """The parts of a training that depend on what is trained.
 
     `examples` gives the rows to learn from and those to validate, and refuses what can't be
@@ -71,7 +75,9 @@ class Course:
     `save` (folder, plan, given, lineage) writes the artifact.
     """
 
-    examples: Callable[[Given], tuple[Sequence[Any], Sequence[Any]]]
-    prepare: Callable[[Given, Run, Sequence[Any], Sequence[Any]], Plan]
-    save: Callable[[Path, Any, Given, Mapping[str, Any]], Artifact]
-    ready: Callable[[Any, Given, Run, State], Plan] = at_once
+    tokenize: Callable[[TrainContext], tuple[Sequence[Any], Sequence[Any]]]
+    build: Callable[[TrainContext, Run, Sequence[Any], Sequence[Any]], TrainingModule]
+    save: Callable[[Path, Any, TrainContext, Mapping[str, Any]], Artifact]
+    before_first_step: Callable[[Any, TrainContext, Run, TrainState], TrainingModule] = (
+        start_immediately
+    )

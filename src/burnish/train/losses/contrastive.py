@@ -14,7 +14,7 @@ from torch.nn import functional
 from burnish.core.recipe.objectives import Embed
 
 
-def ranking(anchors: Tensor, others: Tensor, wrong: Tensor, settings: Embed) -> Tensor:
+def ranking_loss(anchors: Tensor, others: Tensor, wrong: Tensor, settings: Embed) -> Tensor:
     """Cross-entropy of the right one among all: InfoNCE (van den Oord et al. 2018,
     arXiv:1807.03748) with in-batch negatives (Henderson et al. 2017, arXiv:1705.00652)."""
     scores = settings.scale * anchors @ others.T
@@ -25,7 +25,7 @@ def ranking(anchors: Tensor, others: Tensor, wrong: Tensor, settings: Embed) -> 
     )
 
 
-def triplet(anchors: Tensor, others: Tensor, wrong: Tensor, settings: Embed) -> Tensor:
+def triplet_loss(anchors: Tensor, others: Tensor, wrong: Tensor, settings: Embed) -> Tensor:
     """max(0, d(anchor, right) - d(anchor, nearest wrong) + margin), d the Euclidean distance
     (Schroff et al. 2015, arXiv:1503.03832; the hardest of the batch: Hermans et al. 2017,
     arXiv:1703.07737)."""
@@ -34,7 +34,7 @@ def triplet(anchors: Tensor, others: Tensor, wrong: Tensor, settings: Embed) -> 
     return (away.diagonal() - nearest + settings.margin).clamp(min=0)
 
 
-def contrastive(anchors: Tensor, others: Tensor, wrong: Tensor, settings: Embed) -> Tensor:
+def contrastive_loss(anchors: Tensor, others: Tensor, wrong: Tensor, settings: Embed) -> Tensor:
     """d² of the right one, and max(0, margin - d)² of the wrong ones, their mean (Hadsell, Chopra
     & LeCun 2006)."""
     away = _distances(anchors, others)
@@ -49,7 +49,7 @@ def _distances(anchors: Tensor, others: Tensor) -> Tensor:
 
 #: `train.objective.loss` → the loss.
 LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor, Embed], Tensor]] = {
-    "ranking": ranking,
-    "triplet": triplet,
-    "contrastive": contrastive,
+    "ranking": ranking_loss,
+    "triplet": triplet_loss,
+    "contrastive": contrastive_loss,
 }

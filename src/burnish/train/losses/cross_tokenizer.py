@@ -23,10 +23,10 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from burnish.core.recipe.objectives import Distillation
-from burnish.models.chat_template import Encoded
-from burnish.train.batching.examples import Example, Matched
-from burnish.train.batching.token_alignment import Pairing, learnt_tokens
-from burnish.train.losses.divergence import DIVERGENCES, Lesson
+from burnish.models.chat_template import TokenizedRow
+from burnish.train.batching.examples import CrossTokenizerExample, Example
+from burnish.train.batching.token_alignment import TokenAligner, target_tokens
+from burnish.train.losses.divergence import DIVERGENCES, TeacherDistribution
 from burnish.train.losses.linear import LinearCrossEntropy, LinearLogProbs
 
 #: The rest of a distribution is known no better than this, in float32.
@@ -35,8 +35,11 @@ _LEAST = 1e-7
 _ABSENT = -46.0
 
 
-def matched(
-    ours: Encoded, theirs: Encoded, said: tuple[np.ndarray, np.ndarray], pairing: Pairing
+def align_teacher_logprobs(
+    ours: TokenizedRow,
+    theirs: TokenizedRow,
+    said: tuple[np.ndarray, np.ndarray],
+    pairing: TokenAligner,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What a teacher has `said` at the learnt places of `theirs`, as `Matched` keeps it of `ours`.
 
@@ -44,14 +47,14 @@ def matched(
     learnt token and of those.
     """
     tokens, logprobs = said
-    mine, their = learnt_tokens(ours), learnt_tokens(theirs)
+    mine, their = target_tokens(ours), target_tokens(theirs)
     kept = tokens.shape[1]
     found = np.full((len(mine), 1 + kept), -1, dtype=np.int32)
     found[:, 0] = 0
     logs = np.full((len(mine), kept + 2), _ABSENT, dtype=np.float32)
-    for span in pairing.spans(ours, theirs):
-        (begin, end), (first, last) = span.ours, span.theirs
-        words = pairing.words(span.leads)[tokens[first]]
+    for span in pairing.align(ours, theirs):
+        (begin, end), (first, last) = span.student, span.teacher
+        words = pairing.token_map(span.leading_spaces)[tokens[first]]
         known = (words >= 0) & (words != mine[begin]) & (tokens[first] != their[first])
         _, unlike = np.unique(words, return_index=True)
         places = np.array([place for place in sorted(unlike) if known[place]], dtype=np.int64)
@@ -64,23 +67,25 @@ def matched(
     return found, logs
 
 
-def matches_of(rows: Sequence[Example], length: int, device: torch.device) -> Lesson:
+def cross_tokenizer_distribution(
+    rows: Sequence[Example], length: int, device: torch.device
+) -> TeacherDistribution:
     """What the teacher says at the `length` learnt places of a batch; at the spare ones nothing."""
-    some = [row for row in rows if isinstance(row, Matched)]
+    some = [row for row in rows if isinstance(row, CrossTokenizerExample)]
     tokens = np.concatenate([row.tokens for row in some]).astype(np.int64)
     logprobs = np.concatenate([row.logprobs for row in some])
     spare = ((0, length - len(tokens)), (0, 0))
-    return Lesson(
+    return TeacherDistribution(
         torch.from_numpy(np.pad(tokens, spare)).to(device),
         torch.from_numpy(np.pad(logprobs, spare)).to(device),
     )
 
 
-def matching(
+def cross_tokenizer_loss(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     learnt: tuple[torch.Tensor, torch.Tensor],
-    lesson: Lesson,
+    lesson: TeacherDistribution,
     settings: Distillation,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """hidden (n, d), weight (vocabulary, d), learnt: targets and their weights, each (n,) → the
@@ -90,11 +95,11 @@ def matching(
     lengths, words = lesson.tokens[:, 0], lesson.tokens[:, 1:]
     begins = lengths.nonzero().squeeze(1)
     wanted = torch.cat([targets[:, None], words.clamp_min(0)], 1)
-    found = LinearChosen.apply(hidden / heat, weight, wanted)
+    found = LinearTokenLogProbs.apply(hidden / heat, weight, wanted)
     own = found[:, 0]
     entropies = -own if heat == 1 else -LinearLogProbs.apply(hidden, weight, targets)
     here = torch.where(words[begins] < 0, _ABSENT, found[begins, 1:])
-    text = _summed(own, begins, lengths[begins])
+    text = _sum_spans(own, begins, lengths[begins])
     rest = (1 - text.exp() - here.exp().sum(-1)).clamp_min(_LEAST).log()
     ours = torch.cat([text[:, None], here, rest[:, None]], 1)
     divergence = DIVERGENCES[settings.divergence]
@@ -103,14 +108,14 @@ def matching(
     return loss, entropies.detach(), apart.detach()
 
 
-def _summed(own: torch.Tensor, begins: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+def _sum_spans(own: torch.Tensor, begins: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """The log-probabilities (n,) of the tokens of each span, summed: (spans,)."""
     steps = torch.arange(int(lengths.max()) if len(lengths) else 0, device=own.device)
     places = (begins[:, None] + steps).clamp_max(len(own) - 1)
     return (own[places] * (steps < lengths[:, None])).sum(-1)
 
 
-class LinearChosen(torch.autograd.Function):
+class LinearTokenLogProbs(torch.autograd.Function):
     """The log-probabilities (natural) of some tokens under `softmax(hidden @ weight.T)`.
 
     Chunk by chunk as `LinearLogProbs`; the backward pass computes the logits again.

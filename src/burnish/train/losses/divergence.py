@@ -15,7 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from burnish.core.recipe.objectives import Distillation
-from burnish.train.batching.examples import Example, Taught
+from burnish.train.batching.examples import DistillationExample, Example
 from burnish.train.losses.linear import LinearCrossEntropy
 
 #: Chances below this are taken to be this: a logarithm must exist.
@@ -23,7 +23,7 @@ _LEAST = 1e-20
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TeacherDistribution:
     """What a teacher says at `n` places: `tokens` (n, k), likeliest first; `logprobs` (n, k + 1),
     natural, at the temperature; the last column is that of all other tokens together."""
 
@@ -31,16 +31,18 @@ class Lesson:
     logprobs: torch.Tensor
 
 
-def lesson_of(rows: Sequence[Example], length: int, device: torch.device) -> Lesson:
+def teacher_distribution(
+    rows: Sequence[Example], length: int, device: torch.device
+) -> TeacherDistribution:
     """What the teacher says at the `length` learnt places of a batch; the spare ones at its end,
     which weigh nothing, hold an even distribution."""
-    taught = [row for row in rows if isinstance(row, Taught)]
+    taught = [row for row in rows if isinstance(row, DistillationExample)]
     tokens = np.concatenate([row.tokens for row in taught])
     logprobs = np.concatenate([row.logprobs for row in taught])
     spare, kept_tokens = length - len(tokens), tokens.shape[1]
     tokens = np.concatenate([tokens, np.tile(np.arange(kept_tokens), (spare, 1))])
     even = np.full((spare, kept_tokens + 1), -np.log(kept_tokens + 1), dtype=np.float32)
-    return Lesson(
+    return TeacherDistribution(
         torch.from_numpy(tokens.astype(np.int64)).to(device),
         torch.from_numpy(np.concatenate([logprobs, even])).to(device),
     )
@@ -73,14 +75,14 @@ DIVERGENCES: dict[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tenso
 }
 
 
-def kept(logits: torch.Tensor, temperature: float, top_k: int) -> Lesson:
+def top_k_logprobs(logits: torch.Tensor, temperature: float, top_k: int) -> TeacherDistribution:
     """The lesson in a teacher's logits (n, vocabulary), float32; they are overwritten."""
     logits = logits.div_(temperature)
     norm = logits.logsumexp(-1, keepdim=True)
     found = logits.topk(min(top_k, logits.shape[-1]), -1)
     others = torch.softmax(logits, -1, out=logits).scatter_(1, found.indices, 0.0).sum(-1)
     logprobs = torch.cat([found.values - norm, others.clamp_min(_LEAST).log()[:, None]], -1)
-    return Lesson(found.indices, logprobs)
+    return TeacherDistribution(found.indices, logprobs)
 
 
 class LinearDivergence(torch.autograd.Function):
@@ -103,7 +105,7 @@ class LinearDivergence(torch.autograd.Function):
         hidden: torch.Tensor,
         weight: torch.Tensor,
         learnt: tuple[torch.Tensor, torch.Tensor],
-        lesson: Lesson,
+        lesson: TeacherDistribution,
         settings: Distillation,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """hidden (n, d), weight (vocabulary, d), learnt: targets and their weights, each (n,) →
@@ -117,8 +119,8 @@ class LinearDivergence(torch.autograd.Function):
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
             logits = (hidden[part] @ weight.T).float()
-            here = Lesson(lesson.tokens[part], lesson.logprobs[part])
-            entropies[part], apart[part], grad = _mixed(logits, targets[part], here, settings)
+            here = TeacherDistribution(lesson.tokens[part], lesson.logprobs[part])
+            entropies[part], apart[part], grad = _mix_losses(logits, targets[part], here, settings)
             scale = weights[part, None].to(hidden.dtype)
             grad = grad.to(hidden.dtype)
             grad_hidden[part] = (grad @ weight).mul_(scale)
@@ -139,8 +141,8 @@ class LinearDivergence(torch.autograd.Function):
         return hidden * scale, None if weight is None else weight * scale, None, None, None
 
 
-def _mixed(
-    logits: torch.Tensor, targets: torch.Tensor, lesson: Lesson, settings: Distillation
+def _mix_losses(
+    logits: torch.Tensor, targets: torch.Tensor, lesson: TeacherDistribution, settings: Distillation
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Cross-entropies, divergences times T squared, and the mixed loss's derivative by the logits,
     which are overwritten."""
@@ -154,7 +156,7 @@ def _mixed(
     chances = torch.softmax(logits, -1, out=logits)
     others = chances.scatter_(1, lesson.tokens, 0.0).sum(-1).clamp_min_(_LEAST)
     student = torch.cat([top, others.log()[:, None]], -1)
-    apart, slopes = _slopes(lesson.logprobs, student, settings)
+    apart, slopes = _divergence_and_gradient(lesson.logprobs, student, settings)
     together = slopes.sum(-1)
     # T squared times 1 / T.
     for_others = share * heat * (slopes[:, -1] / others - together)
@@ -169,7 +171,7 @@ def _mixed(
     return entropies, heat**2 * apart, grad.scatter_add_(1, targets[:, None], ones[:, None])
 
 
-def _slopes(
+def _divergence_and_gradient(
     teacher: torch.Tensor, student: torch.Tensor, settings: Distillation
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Divergences (n,), and their derivatives by the student's log-probabilities (n, k + 1)."""

@@ -9,7 +9,7 @@ import torch
 _LEAST = 1e-4
 
 
-def advantages(rewards: torch.Tensor, scale: bool) -> torch.Tensor:
+def group_advantages(rewards: torch.Tensor, scale: bool) -> torch.Tensor:
     """(groups, answers) of rewards → how far each is above its group's mean, in the group's
     standard deviations with `scale` (Shao et al. 2024, arXiv:2402.03300, section 4.1.2); without,
     in rewards (Liu et al. 2025, arXiv:2503.20783)."""
@@ -17,7 +17,7 @@ def advantages(rewards: torch.Tensor, scale: bool) -> torch.Tensor:
     return above / (rewards.std(1, keepdim=True) + _LEAST) if scale else above
 
 
-def clipped(
+def clipped_surrogate(
     logprobs: torch.Tensor,
     old: torch.Tensor,
     advantages: torch.Tensor,
@@ -31,7 +31,7 @@ def clipped(
     return -torch.min(ratio * advantages, held * advantages)
 
 
-def divergence(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+def estimate_kl(logprobs: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """An unbiased, positive estimate of KL(model, reference) at a drawn token (Schulman 2020,
     `k3`; Shao et al. 2024, equation 4)."""
     behind = reference - logprobs

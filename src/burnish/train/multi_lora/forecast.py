@@ -5,27 +5,27 @@ from dataclasses import replace
 from pathlib import Path
 
 from burnish.core.atomic import write_json
-from burnish.train.distributed.process_group import ALONE
-from burnish.train.forecast.forecast import Forecast, forecast, probe, refuse_what_does_not_fit
-from burnish.train.forecast.memory_claims import Quantity, claimed
-from burnish.train.multi_lora.member import Member
+from burnish.train.distributed.process_group import SINGLE
+from burnish.train.forecast.forecast import Forecast, check_fits, forecast, probe
+from burnish.train.forecast.memory_claims import Quantity, gather_claims
+from burnish.train.multi_lora.member import LoraMember
 
 #: A pass over all is at best this much quicker than theirs one after another.
 _QUICKEST = 0.4
 
 
-def foreseen_together(members: Sequence[tuple[Member, Path]]) -> None:
+def forecast_together(members: Sequence[tuple[LoraMember, Path]]) -> None:
     """Rehearse every member, by its plan and its run's folder, and write each one's forecast.
 
     Raises DoesNotFit if all together find no memory or no disk.
     """
     seen, alone = [], []
     for plan, folder in members:
-        plan.parts.only(plan.name)
+        plan.segments.use_only(plan.name)
         seen.append(probe(plan, folder))
         alone.append(forecast(plan, seen[-1]))
-    resting = max(one.resting for one in seen)
-    peak = resting + sum(one.run_peak - one.resting for one in seen)
+    resting = max(one.baseline for one in seen)
+    peak = resting + sum(one.run_peak - one.baseline for one in seen)
     memory = Quantity("peak memory", "bytes", 0.92 * resting, peak, 1.1 * peak)
     for (plan, folder), own in zip(members, alone, strict=True):
         # Until it ends, the others learn beside it, or have ended before.
@@ -36,6 +36,6 @@ def foreseen_together(members: Sequence[tuple[Member, Path]]) -> None:
         )
         time = Quantity("training time", "seconds", _QUICKEST * low, expected, high)
         disk = replace(own.disk, high=own.disk.high + plan.settings.keep_checkpoints * own.disk.low)
-        whole = Forecast(memory, time, disk, claimed(ALONE, memory))
+        whole = Forecast(memory, time, disk, gather_claims(SINGLE, memory))
         write_json(folder / "forecast.json", whole.as_list())
-    refuse_what_does_not_fit(max(seen, key=lambda one: one.run_peak), whole, folder)
+    check_fits(max(seen, key=lambda one: one.run_peak), whole, folder)

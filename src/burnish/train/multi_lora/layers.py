@@ -15,13 +15,13 @@ from torch.autograd.function import once_differentiable
 from transformers import PreTrainedModel
 
 from burnish.core.errors import BadRecipe
-from burnish.models.quantization.nf4 import plain
-from burnish.train.batching.packed import Batch
+from burnish.models.quantization.nf4 import dequantize
+from burnish.train.batching.packed import PackedBatch
 from burnish.train.kernels.fused_layers import is_plain_lora
 
 
 @dataclass
-class Parts:
+class AdapterSegments:
     """Which adapter the tokens of a pass belong to: names, and how many tokens each has in turn.
 
     Every adapted layer looks here; it is set before each pass.
@@ -30,11 +30,11 @@ class Parts:
     names: Sequence[str] = ()
     lengths: Sequence[int] = field(default=())
 
-    def only(self, name: str) -> None:
+    def use_only(self, name: str) -> None:
         """All tokens of the passes to come belong to one adapter."""
         self.names, self.lengths = (name,), ()
 
-    def ends(self, tokens: int) -> list[tuple[str, int, int]]:
+    def bounds(self, tokens: int) -> list[tuple[str, int, int]]:
         """Name, begin and end of each part of so many tokens."""
         found, begin = [], 0
         for name, length in zip(self.names, self.lengths or (tokens,), strict=True):
@@ -56,7 +56,7 @@ class JointLoraProduct(torch.autograd.Function):
     ) -> torch.Tensor:
         """x (tokens, in), base: weight (out, in) and bias (out,); of each part begin, end and
         scaling, and among `matrices` its A (rank, in) and B (out, rank)."""
-        weight, bias = plain(base[0]), base[1]
+        weight, bias = dequantize(base[0]), base[1]
         y = x @ weight.T if bias is None else torch.addmm(bias, x, weight.T)
         inners = []
         for number, (begin, end, scaling) in enumerate(parts):
@@ -73,7 +73,7 @@ class JointLoraProduct(torch.autograd.Function):
         """Gradients of x and of every A and B; the base is frozen."""
         x, *saved = ctx.saved_tensors
         inners, matrices = saved[: len(ctx.parts)], saved[len(ctx.parts) :]
-        grad_x = grad @ plain(ctx.weight) if ctx.needs_input_grad[0] else None
+        grad_x = grad @ dequantize(ctx.weight) if ctx.needs_input_grad[0] else None
         found = []
         for number, (begin, end, scaling) in enumerate(ctx.parts):
             a, b = matrices[2 * number : 2 * number + 2]
@@ -85,10 +85,10 @@ class JointLoraProduct(torch.autograd.Function):
         return grad_x, None, None, *found
 
 
-def join(model: torch.nn.Module) -> Parts:
+def install_joint_layers(model: torch.nn.Module) -> AdapterSegments:
     """Let every adapted layer of a PEFT model multiply by parts. Raises BadRecipe for layers that
     burnish doesn't know."""
-    parts = Parts()
+    parts = AdapterSegments()
     for name, layer in model.named_modules():
         if not hasattr(layer, "lora_A"):
             continue
@@ -97,15 +97,15 @@ def join(model: torch.nn.Module) -> Parts:
                 f"The layer {name} is none that several adapters can be trained on together.",
                 "Train them one after another, or name linear layers in train.method.targets.",
             )
-        layer.forward = MethodType(_by_parts(parts), layer)
+        layer.forward = MethodType(_forward_by_segment(parts), layer)
     return parts
 
 
-def _by_parts(parts: Parts) -> Any:
+def _forward_by_segment(parts: AdapterSegments) -> Any:
     def forward(self: Any, x: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         flat = x.flatten(0, -2)
         # An adapter may leave this layer alone.
-        own = [part for part in parts.ends(len(flat)) if part[0] in self.lora_A]
+        own = [part for part in parts.bounds(len(flat)) if part[0] in self.lora_A]
         weights = [side[name].weight for name, _, _ in own for side in (self.lora_A, self.lora_B)]
         y: torch.Tensor = JointLoraProduct.apply(
             flat,
@@ -119,11 +119,11 @@ def _by_parts(parts: Parts) -> Any:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _PrecomputedModel:
     """A language model whose body has read a batch already."""
 
     hidden: torch.Tensor
-    whole: PreTrainedModel
+    model: PreTrainedModel
 
     @property
     def base_model(self) -> Any:
@@ -140,11 +140,11 @@ class _Part:
 
     def get_output_embeddings(self) -> Any:
         """The head."""
-        return self.whole.get_output_embeddings()
+        return self.model.get_output_embeddings()
 
 
-def read_jointly(
-    model: PreTrainedModel, parts: Parts, batches: Sequence[tuple[str, Batch]]
+def forward_jointly(
+    model: PreTrainedModel, parts: AdapterSegments, batches: Sequence[tuple[str, PackedBatch]]
 ) -> list[Any]:
     """One pass over the batches of several adapters, by name. Returns for each a model that has
     read it, as an objective's judge takes it."""
@@ -158,4 +158,4 @@ def read_jointly(
         use_cache=False,
         layout=tuple(batch.layout for batch in own),
     ).last_hidden_state[0]
-    return [_Part(part, model) for part in hidden.split(list(parts.lengths))]
+    return [_PrecomputedModel(part, model) for part in hidden.split(list(parts.lengths))]

@@ -22,29 +22,34 @@ from burnish.core.runs import Run, new_run
 from burnish.data.load import load
 from burnish.models.artifact import save_artifact
 from burnish.models.local_models import find_model
-from burnish.train.loop.checkpoint import State, load_weights, step_of
-from burnish.train.loop.loop import keep, move
+from burnish.train.loop.checkpoint import TrainState, load_weights, step_of
+from burnish.train.loop.loop import apply_step, save_and_prune
 from burnish.train.loop.peak_memory import reset_peak
-from burnish.train.loop.resume import cleared, same_run
-from burnish.train.loop.trainer import Given
-from burnish.train.multi_lora.forecast import foreseen_together
-from burnish.train.multi_lora.member import Alone, Member, learn_together, members_of
-from burnish.train.report import TrainReport, report_of
-from burnish.train.run import lineage_of
-from burnish.train.trainers.causal_lm import encoded_splits
+from burnish.train.loop.resume import reopen_run, roll_back
+from burnish.train.loop.trainer import TrainContext
+from burnish.train.multi_lora.forecast import forecast_together
+from burnish.train.multi_lora.member import (
+    LoraMember,
+    SingleAdapter,
+    build_members,
+    joint_training_step,
+)
+from burnish.train.report import TrainReport, make_report
+from burnish.train.run import make_lineage
+from burnish.train.trainers.causal_lm import tokenize_splits
 
 #: Objectives whose steps need nothing but their rows: no reference, no teacher, no drawing.
-OBJECTIVES = ("sft", "orpo", "simpo")
+SUPPORTED_OBJECTIVES = ("sft", "orpo", "simpo")
 
 
 @dataclass(slots=True)
-class _Going:
+class _RunningMember:
     """A member with its run and where it stands."""
 
-    plan: Member
-    given: Given
+    plan: LoraMember
+    given: TrainContext
     run: Run
-    state: State
+    state: TrainState
 
 
 def train_together(recipes: dict[str, Recipe], out: Path) -> list[TrainReport]:
@@ -53,20 +58,20 @@ def train_together(recipes: dict[str, Recipe], out: Path) -> list[TrainReport]:
 
     Raises BadRecipe if the recipes can't be trained together, and what `train` raises.
     """
-    refuse_apart(recipes)
+    check_trainable_together(recipes)
     with ExitStack() as held:
-        going = _begun(recipes, out, held)
+        going = _start_members(recipes, out, held)
         _resume(going)
         for one in going:
             one.run.events.write(event="training", from_step=one.state.step, steps=one.plan.steps)
         if not any(one.state.step for one in going):
             reset_peak()
-            foreseen_together([(one.plan, one.run.path) for one in going])
+            forecast_together([(one.plan, one.run.path) for one in going])
         _fit(going)
-        return [_ended(one) for one in going]
+        return [_finish(one) for one in going]
 
 
-def refuse_apart(recipes: dict[str, Recipe]) -> None:
+def check_trainable_together(recipes: dict[str, Recipe]) -> None:
     """Raise BadRecipe unless all are adapters on the same base that one pass can train."""
     first = next(iter(recipes.values()))
     for name, recipe in recipes.items():
@@ -76,7 +81,10 @@ def refuse_apart(recipes: dict[str, Recipe]) -> None:
             for what, holds in (
                 ("another model", recipe.model != first.model),
                 (f"train.method={train.method.kind}", not isinstance(train.method, Lora)),
-                (f"train.objective={train.objective.kind}", train.objective.kind not in OBJECTIVES),
+                (
+                    f"train.objective={train.objective.kind}",
+                    train.objective.kind not in SUPPORTED_OBJECTIVES,
+                ),
                 ("dropout", getattr(train.method, "dropout", 0) > 0),
                 ("init=pissa, start or on", not _begins_at_zero(train.method)),
                 ("train.parallel", train.parallel != "none"),
@@ -95,7 +103,8 @@ def refuse_apart(recipes: dict[str, Recipe]) -> None:
             raise BadRecipe(
                 f"{name} has {', '.join(wrong)} and can't be trained together with the others.",
                 "Together go adapters on one model: train.method=lora without dropout, and "
-                f"train.objective {', '.join(OBJECTIVES)}. Train it by itself: burnish train.",
+                f"train.objective {', '.join(SUPPORTED_OBJECTIVES)}. "
+                "Train it by itself: burnish train.",
             )
 
 
@@ -105,34 +114,34 @@ def _begins_at_zero(method: Any) -> bool:
     )
 
 
-def _begun(recipes: dict[str, Recipe], out: Path, held: ExitStack) -> list[_Going]:
+def _start_members(recipes: dict[str, Recipe], out: Path, held: ExitStack) -> list[_RunningMember]:
     """All members, their rows read and their runs made or found again."""
     base = find_model(next(iter(recipes.values())).model.name)
     read = {}
     for name, recipe in recipes.items():
-        given = Given.of(recipe, load(recipe), base)
-        read[name] = (given, *encoded_splits(given))
-    runs = {name: _run(out / name, given) for name, (given, _, _) in read.items()}
+        given = TrainContext.create(recipe, load(recipe), base)
+        read[name] = (given, *tokenize_splits(given))
+    runs = {name: _open_run(out / name, given) for name, (given, _, _) in read.items()}
     for run in runs.values():
-        held.enter_context(run.held())
-    members = members_of(list(read.values()))
+        held.enter_context(run.lock())
+    members = build_members(list(read.values()))
     return [
-        _Going(plan, given, run, State())
+        _RunningMember(plan, given, run, TrainState())
         for plan, (given, _, _), run in zip(members, read.values(), runs.values(), strict=True)
     ]
 
 
-def _run(folder: Path, given: Given) -> Run:
+def _open_run(folder: Path, given: TrainContext) -> Run:
     inputs: dict[str, Any] = {"data": dict(given.dataset.hashes), "base": given.base.identity}
     if (folder / "inputs.json").exists():
-        return same_run(folder, given.recipe, inputs)
+        return reopen_run(folder, given.recipe, inputs)
     return new_run("train", given.recipe, inputs, folder)
 
 
-def _resume(going: Sequence[_Going]) -> None:
+def _resume(going: Sequence[_RunningMember]) -> None:
     """Go back to the last step of which all members have a whole checkpoint."""
     while True:
-        found = [cleared(one.run, one.plan) for one in going]
+        found = [roll_back(one.run, one.plan) for one in going]
         steps = [each[0].step if each else 0 for each in found]
         # A member that has ended has no later checkpoint to go on from.
         learning = [
@@ -160,46 +169,50 @@ def _resume(going: Sequence[_Going]) -> None:
         say(f"Going on after step {least}")
 
 
-def _fit(going: Sequence[_Going]) -> None:
+def _fit(going: Sequence[_RunningMember]) -> None:
     """Train all to their ends."""
     with progress("Fine-tuning together", total=max(one.plan.steps for one in going)) as bar:
         bar.advance(max(one.state.step for one in going))
         while learning := [one for one in going if not _is_done(one)]:
-            _advance(learning, bar)
+            _run_step(learning, bar)
 
 
-def _has_ended(plan: Member, state: State) -> bool:
+def _has_ended(plan: LoraMember, state: TrainState) -> bool:
     return bool(state.stopped) or state.step >= plan.steps
 
 
-def _is_done(one: _Going) -> bool:
+def _is_done(one: _RunningMember) -> bool:
     if one.state.step >= one.plan.steps and not one.state.stopped:
         one.state.stopped = "all steps done"
     return bool(one.state.stopped)
 
 
-def _advance(learning: Sequence[_Going], bar: Bar) -> None:
+def _run_step(learning: Sequence[_RunningMember], bar: Bar) -> None:
     """One step of every member that isn't done, and their checkpoints all or none."""
     begun = time.perf_counter()
-    learnt = learn_together([(one.plan, one.state.step) for one in learning])
+    learnt = joint_training_step([(one.plan, one.state.step) for one in learning])
     kept = [
-        move(one.plan, one.run, one.state, found, begun, bar)
+        apply_step(one.plan, one.run, one.state, found, begun, bar)
         for one, found in zip(learning, learnt, strict=True)
     ]
     for one, has in zip(learning, kept, strict=True):
         if any(kept) and not has:
-            keep(one.plan, one.run, one.state)
+            save_and_prune(one.plan, one.run, one.state)
 
 
-def _ended(one: _Going) -> TrainReport:
+def _finish(one: _RunningMember) -> TrainReport:
     """The artifact and the report of a member that is done."""
     plan, run = one.plan, one.run
-    plan.optimizer.take(load_weights(run.path / "checkpoints", one.state.best_step))
-    lineage = lineage_of(run, one.given, one.state)
+    plan.optimizer.set_weights(load_weights(run.path / "checkpoints", one.state.best_step))
+    lineage = make_lineage(run, one.given, one.state)
     save_artifact(
-        run.artifact, Alone(plan.model, plan.name), one.given.tokenizer, one.given.base, lineage
+        run.artifact,
+        SingleAdapter(plan.model, plan.name),
+        one.given.tokenizer,
+        one.given.base,
+        lineage,
     )
-    report = report_of(run, plan, one.state)
+    report = make_report(run, plan, one.state)
     write_json(run.path / "report.json", report.as_dict())
     run.events.write(event="trained", steps=one.state.step, stopped=one.state.stopped)
     return report

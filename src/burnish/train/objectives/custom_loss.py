@@ -11,15 +11,15 @@ from dataclasses import dataclass
 import torch
 
 from burnish.core.errors import BadRecipe
-from burnish.core.recipe.objectives import Custom
+from burnish.core.recipe.objectives import CustomLoss
 from burnish.core.records import Row
-from burnish.train.batching.examples import Told
-from burnish.train.batching.packed import Batch
+from burnish.train.batching.examples import RowExample
+from burnish.train.batching.packed import PackedBatch
 from burnish.train.losses.linear import LinearLogProbs
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Scored:
+class ScoredAnswer:
     """An answer as the model sees it now: n learnt tokens.
 
     `tokens` (n,) are their ids, `weights` (n,) their loss weights, `logprobs` (n,) their
@@ -44,10 +44,10 @@ _FAULTS = (
     RuntimeError, SyntaxError, TypeError, ValueError,
 )  # fmt: skip
 
-Loss = Callable[[Sequence[Scored], Row], torch.Tensor]
+CustomLossFn = Callable[[Sequence[ScoredAnswer], Row], torch.Tensor]
 
 
-def load_loss(settings: Custom) -> Loss:
+def load_loss(settings: CustomLoss) -> CustomLossFn:
     """The function that the recipe names. Raises BadRecipe if it isn't there or doesn't load."""
     named = f"`{settings.function}` of {settings.file}"
     if not settings.file.is_file():
@@ -66,7 +66,7 @@ def load_loss(settings: Custom) -> Loss:
     if not callable(function):
         raise BadRecipe(f"There is no function {named}.", "Correct train.objective.function.")
 
-    def loss(answers: Sequence[Scored], row: Row) -> torch.Tensor:
+    def loss(answers: Sequence[ScoredAnswer], row: Row) -> torch.Tensor:
         try:
             found = function(answers, row, **settings.settings)
         except _FAULTS as error:
@@ -74,13 +74,13 @@ def load_loss(settings: Custom) -> Loss:
                 f"{named} failed on {row.file}, row {row.line}: {type(error).__name__}: {error}",
                 "Correct it, then start a new run.",
             ) from error
-        return _checked(found, named)
+        return _check_loss(found, named)
 
     return loss
 
 
-def losses_of(
-    loss: Loss, batch: Batch, hidden: torch.Tensor, head: torch.Tensor
+def compute_losses(
+    loss: CustomLossFn, batch: PackedBatch, hidden: torch.Tensor, head: torch.Tensor
 ) -> list[torch.Tensor]:
     """The loss of each row of a batch. hidden (places, width), head (vocabulary, width)."""
     logprobs: torch.Tensor = LinearLogProbs.apply(hidden, head, batch.targets)
@@ -88,20 +88,20 @@ def losses_of(
     for example in batch.examples:
         end = begin + len(example.answers)
         places = [
-            ((batch.owners == number) & (batch.weights > 0)).nonzero()[:, 0]
+            ((batch.answer_index == number) & (batch.weights > 0)).nonzero()[:, 0]
             for number in range(begin, end)
         ]
         begin = end
         answers = [
-            Scored(batch.targets[own], batch.weights[own], logprobs[own], hidden[own], head)
+            ScoredAnswer(batch.targets[own], batch.weights[own], logprobs[own], hidden[own], head)
             for own in places
         ]
-        if isinstance(example, Told):
+        if isinstance(example, RowExample):
             found.append(loss(answers, example.row))
     return found
 
 
-def _checked(found: object, named: str) -> torch.Tensor:
+def _check_loss(found: object, named: str) -> torch.Tensor:
     if not isinstance(found, torch.Tensor) or found.numel() != 1:
         raise BadRecipe(
             f"{named} gave {type(found).__name__}, not a tensor of one number.",

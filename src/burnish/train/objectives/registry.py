@@ -11,44 +11,53 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from burnish.core.recipe.objectives import Custom, Distillation, Dpo, Grpo, Kto, Orpo, Sft, Simpo
+from burnish.core.recipe.objectives import (
+    CustomLoss,
+    Distillation,
+    Dpo,
+    Grpo,
+    Kto,
+    Orpo,
+    Sft,
+    Simpo,
+)
 from burnish.core.records import Row
 from burnish.train.batching.examples import (
-    Contrast,
+    CrossTokenizerExample,
     Encode,
     Example,
-    Group,
-    Matched,
-    answers_of,
-    asked,
-    judged,
-    learnt,
-    pairs,
-    questioned,
-    told,
+    PreferenceExample,
+    RolloutGroup,
+    all_answers,
+    kto_examples,
+    preference_pairs,
+    rollout_groups,
+    row_examples,
+    sft_examples,
+    without_answer,
 )
 from burnish.train.batching.micro_batches import micro_batches
-from burnish.train.batching.packed import Batch, flatten
+from burnish.train.batching.packed import PackedBatch, pack
 from burnish.train.losses import policy_gradient as reinforcement
 from burnish.train.losses import preference as preferences
-from burnish.train.losses.cross_tokenizer import matches_of, matching
-from burnish.train.losses.divergence import LinearDivergence, lesson_of
+from burnish.train.losses.cross_tokenizer import cross_tokenizer_distribution, cross_tokenizer_loss
+from burnish.train.losses.divergence import LinearDivergence, teacher_distribution
 from burnish.train.losses.linear import LinearCrossEntropy, LinearLogProbs
-from burnish.train.objectives.custom_loss import load_loss, losses_of
+from burnish.train.objectives.custom_loss import compute_losses, load_loss
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class BatchLoss:
     """A batch as an objective sees it: its loss, summed, and what is measured beside it.
 
     `measured` has a value for each row that a name is about; a step shows their mean.
     """
 
     loss: torch.Tensor
-    measured: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
-Judge = Callable[[PreTrainedModel, Batch], Judgement]
+LossFn = Callable[[PreTrainedModel, PackedBatch], BatchLoss]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +72,29 @@ class Objective:
 
     examples: Callable[[Sequence[Row], Encode], list[Example]]
     weight: Callable[[Sequence[Example]], float]
-    judge_of: Callable[[PreTrainedModel, Sequence[Example], int], Judge]
-    has_reference: bool = False
-    audited: Callable[[Row], Row] = lambda row: row
+    make_loss: Callable[[PreTrainedModel, Sequence[Example], int], LossFn]
+    needs_reference: bool = False
+    audit_row: Callable[[Row], Row] = lambda row: row
 
 
-def sft_loss(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+def sft_loss(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     """Supervised fine-tuning: cross-entropy summed over the learnt tokens, times their weights."""
-    chosen, head = predicting(model, batch)
+    chosen, head = target_states(model, batch)
     loss: torch.Tensor = LinearCrossEntropy.apply(chosen, head, batch.targets, batch.weights)
     return loss
 
 
-def answer_logprobs(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
+def answer_logprobs(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     """(answers,): the log-probability of each answer in a batch, summed over its tokens."""
-    chosen, head = predicting(model, batch)
+    chosen, head = target_states(model, batch)
     tokens = LinearLogProbs.apply(chosen, head, batch.targets) * batch.weights
     answers = torch.arange(len(batch.layout.gather), device=tokens.device)
     # A product and not index_add: its order of additions is the same on every device.
-    own: torch.Tensor = (batch.owners[None] == answers[:, None]).to(tokens.dtype) @ tokens
+    own: torch.Tensor = (batch.answer_index[None] == answers[:, None]).to(tokens.dtype) @ tokens
     return own
 
 
-def predicting(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+def target_states(model: PreTrainedModel, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Hidden states of the positions that predict a learnt token, and the head's weight.
 
     Only these positions reach the vocabulary.
@@ -97,22 +106,22 @@ def predicting(model: PreTrainedModel, batch: Batch) -> tuple[torch.Tensor, torc
         use_cache=False,
         layout=batch.layout,
     ).last_hidden_state[0]
-    return hidden.index_select(0, batch.predicts), model.get_output_embeddings().weight
+    return hidden.index_select(0, batch.predict_positions), model.get_output_embeddings().weight
 
 
 def _sft(settings: Sft) -> Objective:
-    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
-        return Judgement(sft_loss(model, batch))
+    def judge(model: PreTrainedModel, batch: PackedBatch) -> BatchLoss:
+        return BatchLoss(sft_loss(model, batch))
 
-    return Objective(learnt, _learnt_tokens, _always(judge))
+    return Objective(sft_examples, _learnt_tokens, _batch_only(judge))
 
 
 def _dpo(settings: Dpo) -> Objective:
-    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
-        gains = answer_logprobs(model, batch) - _references(batch)
-        chosen, rejected = _sides(gains)
+    def judge(model: PreTrainedModel, batch: PackedBatch) -> BatchLoss:
+        gains = answer_logprobs(model, batch) - _reference_logprobs(batch)
+        chosen, rejected = _split_pairs(gains)
         if settings.loss == "ipo":
-            margin = torch.sub(*_sides(gains / _lengths(batch)))
+            margin = torch.sub(*_split_pairs(gains / _lengths(batch)))
             losses = preferences.ipo(margin, settings.beta)
         elif settings.loss == "hinge":
             losses = preferences.dpo_hinge(chosen - rejected, settings.beta)
@@ -120,37 +129,45 @@ def _dpo(settings: Dpo) -> Objective:
             losses = preferences.dpo_sigmoid(
                 chosen - rejected, settings.beta, settings.label_smoothing
             )
-        return Judgement(losses.sum(), _rewards(settings.beta * chosen, settings.beta * rejected))
+        return BatchLoss(
+            losses.sum(), _pair_metrics(settings.beta * chosen, settings.beta * rejected)
+        )
 
-    return Objective(pairs, _count, _always(judge), has_reference=True)
+    return Objective(preference_pairs, _row_count, _batch_only(judge), needs_reference=True)
 
 
 def _orpo(settings: Orpo) -> Objective:
-    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
-        chosen, rejected = _sides(answer_logprobs(model, batch) / _lengths(batch))
+    def judge(model: PreTrainedModel, batch: PackedBatch) -> BatchLoss:
+        chosen, rejected = _split_pairs(answer_logprobs(model, batch) / _lengths(batch))
         losses = preferences.orpo(chosen, rejected, settings.beta)
-        return Judgement(losses.sum(), _rewards(settings.beta * chosen, settings.beta * rejected))
+        return BatchLoss(
+            losses.sum(), _pair_metrics(settings.beta * chosen, settings.beta * rejected)
+        )
 
-    return Objective(pairs, _count, _always(judge))
+    return Objective(preference_pairs, _row_count, _batch_only(judge))
 
 
 def _simpo(settings: Simpo) -> Objective:
-    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
-        chosen, rejected = _sides(answer_logprobs(model, batch) / _lengths(batch))
+    def judge(model: PreTrainedModel, batch: PackedBatch) -> BatchLoss:
+        chosen, rejected = _split_pairs(answer_logprobs(model, batch) / _lengths(batch))
         losses = preferences.simpo(chosen, rejected, settings.beta, settings.gamma)
-        return Judgement(losses.sum(), _rewards(settings.beta * chosen, settings.beta * rejected))
+        return BatchLoss(
+            losses.sum(), _pair_metrics(settings.beta * chosen, settings.beta * rejected)
+        )
 
-    return Objective(pairs, _count, _always(judge))
+    return Objective(preference_pairs, _row_count, _batch_only(judge))
 
 
 def _kto(settings: Kto) -> Objective:
-    def judge_of(model: PreTrainedModel, rows: Sequence[Example], most_tokens: int) -> Judge:
-        drift = _drift(model, rows, most_tokens)
+    def judge_of(model: PreTrainedModel, rows: Sequence[Example], most_tokens: int) -> LossFn:
+        drift = _estimate_kl(model, rows, most_tokens)
         return lambda model, batch: judge(model, batch, drift)
 
-    def judge(model: PreTrainedModel, batch: Batch, drift: float) -> Judgement:
-        gains = answer_logprobs(model, batch) - _references(batch)
-        desirable = torch.tensor([row.desirable for row in _contrasts(batch)], device=gains.device)
+    def judge(model: PreTrainedModel, batch: PackedBatch, drift: float) -> BatchLoss:
+        gains = answer_logprobs(model, batch) - _reference_logprobs(batch)
+        desirable = torch.tensor(
+            [row.desirable for row in _preference_examples(batch)], device=gains.device
+        )
         losses = preferences.kto(gains, desirable, gains.new_tensor(drift), settings.beta)
         weights = torch.where(desirable, settings.desirable_weight, settings.undesirable_weight)
         rewards = settings.beta * gains.detach()
@@ -160,70 +177,76 @@ def _kto(settings: Kto) -> Objective:
             "rewards/accuracy": ((rewards > settings.beta * drift) == desirable).float(),
             "kl": torch.full_like(rewards, drift),
         }
-        return Judgement((weights * losses).sum(), measured)
+        return BatchLoss((weights * losses).sum(), measured)
 
-    return Objective(judged, _count, judge_of, has_reference=True)
+    return Objective(kto_examples, _row_count, judge_of, needs_reference=True)
 
 
-def _distil(settings: Distillation) -> Objective:
-    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
-        hidden, head = predicting(model, batch)
+def _distill(settings: Distillation) -> Objective:
+    def judge(model: PreTrainedModel, batch: PackedBatch) -> BatchLoss:
+        hidden, head = target_states(model, batch)
         learnt, counted = (batch.targets, batch.weights), batch.weights > 0
         place = (batch.examples, len(batch.targets), batch.ids.device)
-        if isinstance(batch.examples[0], Matched):
-            found = matching(hidden, head, learnt, matches_of(*place), settings)
+        if isinstance(batch.examples[0], CrossTokenizerExample):
+            found = cross_tokenizer_loss(
+                hidden, head, learnt, cross_tokenizer_distribution(*place), settings
+            )
             named = {"cross_entropy": found[1][counted], "divergence": found[2]}
-            return Judgement(found[0], named)
-        lesson = lesson_of(*place)
+            return BatchLoss(found[0], named)
+        lesson = teacher_distribution(*place)
         loss, entropies, apart = LinearDivergence.apply(hidden, head, learnt, lesson, settings)
-        return Judgement(loss, {"cross_entropy": entropies[counted], "divergence": apart[counted]})
+        return BatchLoss(loss, {"cross_entropy": entropies[counted], "divergence": apart[counted]})
 
-    return Objective(learnt, _learnt_tokens, _always(judge))
+    return Objective(sft_examples, _learnt_tokens, _batch_only(judge))
 
 
-def _custom(settings: Custom) -> Objective:
+def _custom(settings: CustomLoss) -> Objective:
     loss = load_loss(settings)
 
-    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
-        return Judgement(torch.stack(losses_of(loss, batch, *predicting(model, batch))).sum())
+    def judge(model: PreTrainedModel, batch: PackedBatch) -> BatchLoss:
+        return BatchLoss(
+            torch.stack(compute_losses(loss, batch, *target_states(model, batch))).sum()
+        )
 
-    return Objective(told, _count, _always(judge))
+    return Objective(row_examples, _row_count, _batch_only(judge))
 
 
 def _grpo(settings: Grpo) -> Objective:
-    def judge(model: PreTrainedModel, batch: Batch) -> Judgement:
-        groups = [row for row in batch.examples if isinstance(row, Group)]
-        logprobs = tempered_logprobs(model, batch, settings.temperature)
+    def judge(model: PreTrainedModel, batch: PackedBatch) -> BatchLoss:
+        groups = [row for row in batch.examples if isinstance(row, RolloutGroup)]
+        logprobs = logprobs_at_temperature(model, batch, settings.temperature)
         now = logprobs.detach()
         old = _tokens([row.old for row in groups], now)
         held = _tokens([row.reference for row in groups], now)
         each = [advantage for row in groups for advantage in row.advantages]
         lengths = _lengths(batch)
-        gains = torch.tensor(each, device=now.device)[batch.owners]
+        gains = torch.tensor(each, device=now.device)[batch.answer_index]
         high = settings.clip if settings.clip_high is None else settings.clip_high
-        losses = reinforcement.clipped(logprobs, old, gains, (settings.clip, high))
+        losses = reinforcement.clipped_surrogate(logprobs, old, gains, (settings.clip, high))
         # The ratio makes the gradient that of the reverse KL divergence itself, without bias
         # (DeepSeek-V3.2, 2025, arXiv:2512.02556).
-        apart = reinforcement.divergence(logprobs, held) * (logprobs - old).exp()
+        apart = reinforcement.estimate_kl(logprobs, held) * (logprobs - old).exp()
         weights = batch.weights
         if settings.loss == "grpo":
-            weights = weights / lengths[batch.owners]
+            weights = weights / lengths[batch.answer_index]
         learnt = batch.weights > 0
         ratio = (now - old).exp()
         cut = (ratio < 1 - settings.clip) | (ratio > 1 + high)
         measured = {"kl": apart.detach()[learnt], "clipped": cut.float()[learnt]}
-        return Judgement(((losses + settings.beta * apart) * weights).sum(), measured)
+        return BatchLoss(((losses + settings.beta * apart) * weights).sum(), measured)
 
     def examples(rows: Sequence[Row], encode: Encode) -> list[Example]:
-        return asked(rows, encode, settings.answers, settings.max_new_tokens)
+        return rollout_groups(rows, encode, settings.answers, settings.max_new_tokens)
 
     weight = _GRPO_WEIGHTS[settings.loss]
-    return Objective(examples, weight, _always(judge), audited=questioned)
+    return Objective(examples, weight, _batch_only(judge), audit_row=without_answer)
 
 
-def tempered_logprobs(model: PreTrainedModel, batch: Batch, temperature: float) -> torch.Tensor:
+def logprobs_at_temperature(
+    model: PreTrainedModel, batch: PackedBatch, temperature: float
+) -> torch.Tensor:
     """(places,): the log-probability of each learnt token, as it is drawn at that temperature."""
-    hidden, head = predicting(model, batch)
+    hidden, head = target_states(model, batch)
     found: torch.Tensor = LinearLogProbs.apply(hidden / temperature, head, batch.targets)
     return found
 
@@ -244,22 +267,22 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "orpo": _orpo,
     "simpo": _simpo,
     "kto": _kto,
-    "distil": _distil,
+    "distil": _distill,
     "grpo": _grpo,
     "custom": _custom,
 }
 
 
-def _always(judge: Judge) -> Callable[[PreTrainedModel, Sequence[Example], int], Judge]:
+def _batch_only(judge: LossFn) -> Callable[[PreTrainedModel, Sequence[Example], int], LossFn]:
     """A judge that looks at nothing but its batch."""
     return lambda model, rows, most_tokens: judge
 
 
 def _learnt_tokens(rows: Sequence[Example]) -> float:
-    return sum(sum(answer.weights) for answer in answers_of(rows))
+    return sum(sum(answer.weights) for answer in all_answers(rows))
 
 
-def _count(rows: Sequence[Example]) -> float:
+def _row_count(rows: Sequence[Example]) -> float:
     return len(rows)
 
 
@@ -267,40 +290,46 @@ def _answers(rows: Sequence[Example]) -> float:
     return sum(len(row.answers) for row in rows)
 
 
-def _longest_answers(rows: Sequence[Example]) -> float:
-    return sum(len(row.answers) * row.longest for row in rows if isinstance(row, Group))
+def _max_answer_tokens(rows: Sequence[Example]) -> float:
+    return sum(
+        len(row.answers) * row.max_new_tokens for row in rows if isinstance(row, RolloutGroup)
+    )
 
 
 #: `train.objective.loss` of GRPO → what a step's summed loss is divided by.
 _GRPO_WEIGHTS: dict[str, Callable[[Sequence[Example]], float]] = {
     "dapo": _learnt_tokens,
     "grpo": _answers,
-    "dr_grpo": _longest_answers,
+    "dr_grpo": _max_answer_tokens,
 }
 
 
-def _contrasts(batch: Batch) -> list[Contrast]:
-    return [row for row in batch.examples if isinstance(row, Contrast)]
+def _preference_examples(batch: PackedBatch) -> list[PreferenceExample]:
+    return [row for row in batch.examples if isinstance(row, PreferenceExample)]
 
 
-def _references(batch: Batch) -> torch.Tensor:
+def _reference_logprobs(batch: PackedBatch) -> torch.Tensor:
     """(answers,): log-probabilities of a batch's answers before training."""
-    known = [chance for row in _contrasts(batch) for chance in row.reference[: len(row.answers)]]
+    known = [
+        chance
+        for row in _preference_examples(batch)
+        for chance in row.reference[: len(row.answers)]
+    ]
     return torch.tensor(known, device=batch.ids.device)
 
 
-def _lengths(batch: Batch) -> torch.Tensor:
+def _lengths(batch: PackedBatch) -> torch.Tensor:
     """(answers,): how many tokens of each answer are learnt."""
-    lengths = [float(answer.trained) for answer in answers_of(batch.examples)]
+    lengths = [float(answer.target_count) for answer in all_answers(batch.examples)]
     return torch.tensor(lengths, device=batch.ids.device)
 
 
-def _sides(answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _split_pairs(answers: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(2 x pairs,) → those of the chosen answers, those of the rejected ones."""
     return answers[::2], answers[1::2]
 
 
-def _rewards(chosen: torch.Tensor, rejected: torch.Tensor) -> dict[str, torch.Tensor]:
+def _pair_metrics(chosen: torch.Tensor, rejected: torch.Tensor) -> dict[str, torch.Tensor]:
     """What a step of pairs measures beside its loss."""
     return {
         "rewards/chosen": chosen.detach(),
@@ -310,15 +339,15 @@ def _rewards(chosen: torch.Tensor, rejected: torch.Tensor) -> dict[str, torch.Te
 
 
 @torch.no_grad()
-def _drift(model: PreTrainedModel, rows: Sequence[Example], most_tokens: int) -> float:
+def _estimate_kl(model: PreTrainedModel, rows: Sequence[Example], most_tokens: int) -> float:
     """Mean gain of a step's mismatched answers, at least 0: what KTO takes for the divergence."""
     apart = [
-        Contrast((row.mismatched,), reference=row.reference[-1:])
+        PreferenceExample((row.mismatched,), reference=row.reference[-1:])
         for row in rows
-        if isinstance(row, Contrast) and row.mismatched
+        if isinstance(row, PreferenceExample) and row.mismatched
     ]
     total = 0.0
     for some in micro_batches(apart, most_tokens):
-        batch = flatten(some, model.device)
-        total += float((answer_logprobs(model, batch) - _references(batch)).sum())
+        batch = pack(some, model.device)
+        total += float((answer_logprobs(model, batch) - _reference_logprobs(batch)).sum())
     return max(total / len(apart), 0.0) if apart else 0.0

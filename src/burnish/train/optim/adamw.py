@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from burnish.core.recipe.train import Train
-from burnish.train.optim.adamw_8bit import MOMENTS, EightBitAdamW
+from burnish.train.optim.adamw_8bit import MOMENTS, AdamW8bit
 
 #: What an update leaves for the next one, of each weight; scales where moments are rounded.
 _STATE = ("step", *MOMENTS, *(f"{name}_scale" for name in MOMENTS))
@@ -30,14 +30,14 @@ class MasterAdamW:
         for master in self.masters.values():
             master.grad = torch.zeros_like(master)
         self.settings, self.steps = settings, steps
-        self.adamw = adamw_of(list(self.masters.values()), settings)
+        self.adamw = make_adamw(list(self.masters.values()), settings)
 
     @property
-    def trained(self) -> int:
+    def parameter_count(self) -> int:
         """Numbers that move."""
         return sum(master.numel() for master in self.masters.values())
 
-    def collect(self) -> None:
+    def accumulate(self) -> None:
         """Add the gradients of one backward pass to the step's, in float32."""
         for name, weight in self.weights.items():
             if weight.grad is not None:
@@ -56,12 +56,12 @@ class MasterAdamW:
 
         At a rate of 0 the weights stay what they are, to the last bit: such a step is a rehearsal.
         """
-        rate = self.rate(number) if rate is None else rate
+        rate = self.learning_rate(number) if rate is None else rate
         for group in self.adamw.param_groups:
             group["lr"] = rate
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=False)
-        self.publish()
+        self.copy_to_model()
         return rate
 
     @property
@@ -70,18 +70,18 @@ class MasterAdamW:
         states = self.adamw.state.values()
         return sum(int(part.nbytes) for state in states for part in state.values())
 
-    def forget(self) -> None:
+    def reset(self) -> None:
         """Drop gradients and moments, as if no step had been made."""
         self.adamw.state.clear()
         self.adamw.zero_grad(set_to_none=False)
 
     @torch.no_grad()
-    def publish(self) -> None:
+    def copy_to_model(self) -> None:
         """Give the model the rounded copies of the exact values."""
         for name, weight in self.weights.items():
             weight.copy_(self.masters[name])
 
-    def rate(self, number: int) -> float:
+    def learning_rate(self, number: int) -> float:
         """The learning rate of step `number` (from 0): linear warm-up, then the schedule."""
         settings = self.settings
         warm = math.ceil(settings.warmup_share * self.steps)
@@ -95,7 +95,7 @@ class MasterAdamW:
         }[settings.schedule]
         return settings.learning_rate * left
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def state_tensors(self) -> dict[str, torch.Tensor]:
         """Everything that an update depends on, for a checkpoint."""
         saved = {f"master.{name}": master for name, master in self.masters.items()}
         for name, master in self.masters.items():
@@ -104,11 +104,11 @@ class MasterAdamW:
         return saved
 
     @torch.no_grad()
-    def take(self, exact: Mapping[str, torch.Tensor]) -> None:
+    def set_weights(self, exact: Mapping[str, torch.Tensor]) -> None:
         """Go to these exact weights."""
         for name, master in self.masters.items():
             master.copy_(exact[name])
-        self.publish()
+        self.copy_to_model()
 
     @torch.no_grad()
     def restore(self, saved: Mapping[str, torch.Tensor]) -> None:
@@ -124,13 +124,13 @@ class MasterAdamW:
             else:
                 self.adamw.state.pop(master, None)
         self.adamw.zero_grad(set_to_none=False)
-        self.publish()
+        self.copy_to_model()
 
 
-def adamw_of(masters: Sequence[torch.Tensor], settings: Train) -> torch.optim.Optimizer:
+def make_adamw(masters: Sequence[torch.Tensor], settings: Train) -> torch.optim.Optimizer:
     """AdamW as the recipe has it: PyTorch's, or with moments of 8 bits."""
     if settings.optimizer == "adamw_8bit":
-        return EightBitAdamW(masters, settings.learning_rate, settings.weight_decay)
+        return AdamW8bit(masters, settings.learning_rate, settings.weight_decay)
     return torch.optim.AdamW(
         list(masters),
         lr=settings.learning_rate,

@@ -10,7 +10,7 @@ from typing import Any, overload
 
 import torch
 
-from burnish.models.quantization.nf4 import bitsandbytes
+from burnish.models.quantization.nf4 import import_bitsandbytes
 
 #: Numbers that share a scale, as the paper has it.
 _BLOCK = 256
@@ -22,7 +22,7 @@ _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-class EightBitAdamW(torch.optim.Optimizer):
+class AdamW8bit(torch.optim.Optimizer):
     """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with moments of about one byte a number.
 
     The state of a tensor is `step`, and of each moment its bytes and `<moment>_scale`, one a block;
@@ -31,7 +31,7 @@ class EightBitAdamW(torch.optim.Optimizer):
 
     def __init__(self, masters: Sequence[torch.Tensor], rate: float, decay: float) -> None:
         super().__init__(list(masters), {"lr": rate, "weight_decay": decay})
-        functional = bitsandbytes("Moments of 8 bits need").functional
+        functional = import_bitsandbytes("Moments of 8 bits need").functional
         self.rounding = functional
         self.codes = {
             name: functional.create_dynamic_map(signed=name == "exp_avg") for name in MOMENTS
@@ -55,13 +55,13 @@ class EightBitAdamW(torch.optim.Optimizer):
         state, grad = self.state[master], master.grad
         assert grad is not None
         if not state:
-            self._begin(master, state)
+            self._init_state(master, state)
         state["step"] += 1
         number = int(state["step"])
         flat, gradient = master.view(-1), grad.view(-1)
         for begin in range(0, len(flat), _AT_ONCE):
             part = slice(begin, begin + _AT_ONCE)
-            first, second = (self._plain(state, name, part) for name in MOMENTS)
+            first, second = (self._dequantize(state, name, part) for name in MOMENTS)
             own = gradient[part]
             first.lerp_(own, 1 - _BETAS[0])
             second.mul_(_BETAS[1]).addcmul_(own, own, value=1 - _BETAS[1])
@@ -69,9 +69,9 @@ class EightBitAdamW(torch.optim.Optimizer):
             flat[part].mul_(1 - rate * decay)
             flat[part].addcdiv_(first, size, value=-rate / (1 - _BETAS[0] ** number))
             for name, moment in zip(MOMENTS, (first, second), strict=True):
-                self._keep(state, name, part, moment)
+                self._quantize(state, name, part, moment)
 
-    def _begin(self, master: torch.Tensor, state: dict[str, Any]) -> None:
+    def _init_state(self, master: torch.Tensor, state: dict[str, Any]) -> None:
         state["step"] = torch.zeros(())
         numbers, place = master.numel(), master.device
         for name in MOMENTS:
@@ -82,27 +82,29 @@ class EightBitAdamW(torch.optim.Optimizer):
             state[name] = torch.full((numbers,), zero, dtype=torch.uint8, device=place)
             state[f"{name}_scale"] = torch.zeros(-(-numbers // _BLOCK), device=place)
 
-    def _plain(self, state: dict[str, Any], name: str, part: slice) -> torch.Tensor:
+    def _dequantize(self, state: dict[str, Any], name: str, part: slice) -> torch.Tensor:
         """A stretch of a moment, float32, a copy where it is kept in bytes."""
         kept: torch.Tensor = state[name][part]
         if kept.dtype != torch.uint8:
             return kept
         found: torch.Tensor = self.rounding.dequantize_blockwise(
-            kept, absmax=state[f"{name}_scale"][_blocks(part)], code=self._code(name, kept),
+            kept, absmax=state[f"{name}_scale"][_blocks(part)], code=self._code_values(name, kept),
             blocksize=_BLOCK,
         )  # fmt: skip
         return found
 
-    def _keep(self, state: dict[str, Any], name: str, part: slice, moment: torch.Tensor) -> None:
+    def _quantize(
+        self, state: dict[str, Any], name: str, part: slice, moment: torch.Tensor
+    ) -> None:
         if state[name].dtype != torch.uint8:
             return  # it was changed where it is
         rounded, how = self.rounding.quantize_blockwise(
-            moment, code=self._code(name, moment), blocksize=_BLOCK
+            moment, code=self._code_values(name, moment), blocksize=_BLOCK
         )
         state[name][part] = rounded
         state[f"{name}_scale"][_blocks(part)] = how.absmax
 
-    def _code(self, name: str, beside: torch.Tensor) -> torch.Tensor:
+    def _code_values(self, name: str, beside: torch.Tensor) -> torch.Tensor:
         """The 256 values of a moment, on the device of the tensor that they are for."""
         code: torch.Tensor = self.codes[name].to(beside.device)
         self.codes[name] = code

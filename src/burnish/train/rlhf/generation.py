@@ -8,43 +8,45 @@ from contextlib import contextmanager
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.records import Prompt
-from burnish.engines.local.decoding import Request, Running
+from burnish.engines.local.decoding import DecodingBatch, GenerationRequest
 from burnish.engines.local.engine import LocalEngine
 from burnish.engines.local.kv_cache import ATTENTION as ENGINE_ATTENTION
-from burnish.engines.local.multi_lora import Weights
-from burnish.models.adapters.soft_prompts import ids_before
+from burnish.engines.local.multi_lora import MultiLoraModel
+from burnish.models.adapters.soft_prompts import required_virtual_ids
 from burnish.train.kernels.packed_attention import ATTENTION
-from burnish.train.loop.language_model import Fit
+from burnish.train.loop.language_model import LanguageModelModule
 
 #: Answers made at once: bounds the memory of their keys and values.
 _AT_ONCE = 64
 
 
-class Answering:
+class PolicyEngine:
     """A plan's model as an engine."""
 
-    def __init__(self, plan: Fit, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    def __init__(
+        self, plan: LanguageModelModule, tokenizer: PreTrainedTokenizerBase, name: str
+    ) -> None:
         self.plan = plan
-        self.engine = LocalEngine(Weights(plan.language), tokenizer, name)
-        self.before = len(ids_before(plan.language))
+        self.engine = LocalEngine(MultiLoraModel(plan.language), tokenizer, name)
+        self.before = len(required_virtual_ids(plan.language))
 
-    def request(self, prompt: Prompt, ids: Sequence[int]) -> Request:
+    def request(self, prompt: Prompt, ids: Sequence[int]) -> GenerationRequest:
         """A question, by the tokens that a row has for it. Raises PromptTooLong."""
-        return self.engine.request_for(prompt, ids[self.before :])
+        return self.engine.build_request_from_ids(prompt, ids[self.before :])
 
-    def answer(self, requests: Sequence[Request]) -> None:
+    def generate(self, requests: Sequence[GenerationRequest]) -> None:
         """Make the answers, which the requests then hold."""
         order = sorted(requests, key=lambda one: len(one.ids))
-        with self._as_engine():
+        with self._engine_mode():
             prefix = self.engine.shared_prefix(order)
             for begin in range(0, len(order), _AT_ONCE):
-                running = Running(self.plan.language)
+                running = DecodingBatch(self.plan.language)
                 running.join(order[begin : begin + _AT_ONCE], prefix)
                 while running.requests:
                     running.step()
 
     @contextmanager
-    def _as_engine(self) -> Iterator[None]:
+    def _engine_mode(self) -> Iterator[None]:
         """The model as an engine has it: without dropout, with keys and values kept."""
         self.plan.model.eval()
         self.plan.language.set_attn_implementation(ENGINE_ATTENTION)
@@ -54,6 +56,6 @@ class Answering:
             self.plan.language.set_attn_implementation(ATTENTION)
 
 
-def seed_of(*place: int) -> int:
+def answer_seed(*place: int) -> int:
     """The seed of the random generator of one answer, by where it stands in the run."""
     return int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7], "big")

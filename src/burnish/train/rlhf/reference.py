@@ -16,49 +16,52 @@ from burnish.core.errors import BadData
 from burnish.core.journal import Journal, read_journal
 from burnish.core.progress import progress
 from burnish.core.runs import Run
-from burnish.train.batching.examples import Contrast, Example
+from burnish.train.batching.examples import Example, PreferenceExample
 from burnish.train.batching.micro_batches import micro_batches
-from burnish.train.batching.packed import flatten
-from burnish.train.loop.checkpoint import State
-from burnish.train.loop.language_model import Fit
+from burnish.train.batching.packed import pack
+from burnish.train.loop.checkpoint import TrainState
+from burnish.train.loop.language_model import LanguageModelModule
 from burnish.train.objectives.registry import answer_logprobs
 
-Known = dict[Contrast, tuple[float, ...]]
+ReferenceLogprobs = dict[PreferenceExample, tuple[float, ...]]
 
 
-def with_reference(plan: Fit, run: Run, state: State) -> Fit:
+def add_reference_logprobs(
+    plan: LanguageModelModule, run: Run, state: TrainState
+) -> LanguageModelModule:
     """The plan whose rows know their reference; as it is for objectives without one.
 
     The time is added to `state`. Raises BadData if a run that has begun lost its references.
     """
-    if not plan.objective.has_reference:
+    if not plan.objective.needs_reference:
         return plan
     begun = time.perf_counter()
-    leads = plan.team.leads
-    known = plan.team.share(_measure(plan, run, may_begin=state.step == 0) if leads else {})
+    leads = plan.team.is_main
+    known = plan.team.broadcast(_measure(plan, run, may_begin=state.step == 0) if leads else {})
     state.other_seconds += time.perf_counter() - begun
-    return _referring(plan, known)
+    return _with_reference(plan, known)
 
 
-def unmeasured(plan: Fit) -> Fit:
+def with_zero_reference(plan: LanguageModelModule) -> LanguageModelModule:
     """The plan with a reference of 0 in every row: for rehearsals, whose loss means nothing."""
-    rows = [row for row in (*plan.rows, *plan.validation) if isinstance(row, Contrast)]
-    return _referring(plan, {row: (0.0,) * len(row.measured) for row in rows})
+    rows = [row for row in (*plan.rows, *plan.validation) if isinstance(row, PreferenceExample)]
+    return _with_reference(plan, {row: (0.0,) * len(row.answers_with_reference) for row in rows})
 
 
-def _referring(plan: Fit, known: Known) -> Fit:
+def _with_reference(plan: LanguageModelModule, known: ReferenceLogprobs) -> LanguageModelModule:
     def known_rows(rows: Sequence[Example]) -> list[Example]:
         return [
-            replace(row, reference=known[row]) if isinstance(row, Contrast) else row for row in rows
+            replace(row, reference=known[row]) if isinstance(row, PreferenceExample) else row
+            for row in rows
         ]
 
     return replace(plan, rows=known_rows(plan.rows), validation=known_rows(plan.validation))
 
 
 @torch.no_grad()
-def _measure(plan: Fit, run: Run, may_begin: bool) -> Known:
-    rows = [row for row in (*plan.rows, *plan.validation) if isinstance(row, Contrast)]
-    shown = {replace(row, answers=row.measured, mismatched=None): row for row in rows}
+def _measure(plan: LanguageModelModule, run: Run, may_begin: bool) -> ReferenceLogprobs:
+    rows = [row for row in (*plan.rows, *plan.validation) if isinstance(row, PreferenceExample)]
+    shown = {replace(row, answers=row.answers_with_reference, mismatched=None): row for row in rows}
     batches = micro_batches(list[Example](shown), plan.settings.micro_batch_tokens)
     lines = read_journal(run.path / "reference.jsonl")
     if len(lines) < len(batches) and not may_begin:
@@ -66,7 +69,7 @@ def _measure(plan: Fit, run: Run, may_begin: bool) -> Known:
             f"{run.id} has begun and its reference.jsonl isn't whole.",
             "Put the file back, or start a new run.",
         )
-    known: Known = {}
+    known: ReferenceLogprobs = {}
     journal = Journal(run.path / "reference.jsonl")
     plan.model.eval()
     with progress("Measuring the reference", total=len(batches)) as bar:
@@ -74,12 +77,12 @@ def _measure(plan: Fit, run: Run, may_begin: bool) -> Known:
             if number < len(lines):
                 chances = lines[number]["logprobs"]
             else:
-                batch = flatten(some, plan.accelerator.device)
+                batch = pack(some, plan.accelerator.device)
                 chances = answer_logprobs(plan.language, batch).tolist()
                 journal.write(batch=number, logprobs=chances)
             left = iter(chances)
             for row in some:
-                if isinstance(row, Contrast):
+                if isinstance(row, PreferenceExample):
                     known[shown[row]] = tuple(next(left) for _ in row.answers)
             bar.advance()
     return known

@@ -16,17 +16,23 @@ from typing import Any
 
 import torch
 
-from burnish.core.atomic import hash_json, whole_folder, write_json
+from burnish.core.atomic import atomic_folder, hash_json, write_json
 from burnish.core.errors import BadRecipe
-from burnish.core.executors.executor import ThisMachine, open_executor
+from burnish.core.executors.executor import LocalExecutor, open_executor
 from burnish.core.progress import progress, say
 from burnish.core.recipe.recipe import Recipe, make_recipe
 from burnish.core.recipe.search import Search
-from burnish.core.runs import Run, begun_or_new_run
+from burnish.core.runs import Run, reopen_or_new_run
 from burnish.data.load import Dataset, load
 from burnish.models.local_models import find_model
-from burnish.train.search.executors import Abreast, Ended, InTurn, Trainer, Training
-from burnish.train.search.study import Attempt, Settings, Study
+from burnish.train.search.executors import (
+    ParallelTrials,
+    SerialTrials,
+    TrialResult,
+    TrialRunner,
+    TrialTask,
+)
+from burnish.train.search.study import Settings, Study, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +66,7 @@ def search(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = No
     Raises BadRecipe before the first trial if the space names no field of a recipe, or if there are
     no validation rows to judge by; Unavailable without Optuna.
     """
-    _refuse_bad_space(recipe)
+    _check_space(recipe)
     dataset = dataset or load(recipe)
     if not dataset.split.validation:
         raise BadRecipe(
@@ -69,23 +75,23 @@ def search(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = No
         )
     base = find_model(recipe.model.name)
     inputs = {"data": dict(dataset.hashes), "base": base.identity}
-    run = begun_or_new_run("search", recipe, inputs, out)
+    run = reopen_or_new_run("search", recipe, inputs, out)
     chosen = recipe.search
-    with run.held(), progress("Search", chosen.trials + chosen.seeds) as bar:
+    with run.lock(), progress("Search", chosen.trials + chosen.seeds) as bar:
         study = Study(run.id, run.path / "study.jsonl", chosen)
-        train_all = _trainer(chosen, dataset, run)
-        for ended in train_all(_trials(run, recipe, study)):
-            _judge(study, ended)
+        train_all = _make_runner(chosen, dataset, run)
+        for ended in train_all(_propose_trials(run, recipe, study)):
+            _record_result(study, ended)
             bar.advance()
         best = study.best
-        say(f"Best: {_told(best)}")
+        say(f"Best: {_format_settings(best)}")
         losses: dict[int, float] = {}
-        for ended in train_all(_repeated(run, recipe, best)):
+        for ended in train_all(_repeat_with_seeds(run, recipe, best)):
             if ended.fault:
                 raise ended.fault
-            losses[ended.training.recipe.train.seed] = ended.loss or 0.0
-            if ended.training.recipe.train.seed == recipe.train.seed:
-                _keep(run, ended.training)
+            losses[ended.task.recipe.train.seed] = ended.loss or 0.0
+            if ended.task.recipe.train.seed == recipe.train.seed:
+                _copy_artifact(run, ended.task)
             bar.advance()
         losses = dict(sorted(losses.items()))
         report = SearchReport(run.id, str(run.artifact), best, losses, study.trials)
@@ -99,57 +105,60 @@ def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
     return make_recipe(recipe.model_dump(mode="json"), changes)
 
 
-def _trainer(chosen: Search, dataset: Dataset, run: Run) -> Trainer:
+def _make_runner(chosen: Search, dataset: Dataset, run: Run) -> TrialRunner:
     """Who trains. Raises Unavailable if it can't be reached."""
     if chosen.parallel == 1 and not chosen.executor:
-        return InTurn(dataset)
+        return SerialTrials(dataset)
     # Several processes on one machine share its cores.
-    here = ThisMachine(threads=max(1, torch.get_num_threads() // chosen.parallel))
+    here = LocalExecutor(threads=max(1, torch.get_num_threads() // chosen.parallel))
     away = chosen.executor and open_executor(chosen.executor, chosen.executor_cpus)
     executor = away or here
     executor.check()
-    return Abreast(executor, chosen.parallel, run.path / "processes")
+    return ParallelTrials(executor, chosen.parallel, run.path / "processes")
 
 
-def _trials(run: Run, recipe: Recipe, study: Study) -> Iterator[Training]:
+def _propose_trials(run: Run, recipe: Recipe, study: Study) -> Iterator[TrialTask]:
     """Each trial, chosen when it is asked for."""
-    while attempt := study.begin():
-        say(f"Trial {attempt.number} of {recipe.search.trials}: {_told(attempt.settings)}")
-        yield _training(run, recipe, attempt.settings, attempt)
+    while attempt := study.ask():
+        say(
+            f"Trial {attempt.number} of {recipe.search.trials}: "
+            f"{_format_settings(attempt.settings)}"
+        )
+        yield _make_task(run, recipe, attempt.settings, attempt)
 
 
-def _repeated(run: Run, recipe: Recipe, best: Settings) -> Iterator[Training]:
+def _repeat_with_seeds(run: Run, recipe: Recipe, best: Settings) -> Iterator[TrialTask]:
     """The best settings with each seed."""
     for seed in range(recipe.train.seed, recipe.train.seed + recipe.search.seeds):
-        yield _training(run, recipe, {**best, "train.seed": seed})
+        yield _make_task(run, recipe, {**best, "train.seed": seed})
 
 
-def _training(
-    run: Run, recipe: Recipe, settings: Settings, attempt: Attempt | None = None
-) -> Training:
+def _make_task(
+    run: Run, recipe: Recipe, settings: Settings, attempt: Trial | None = None
+) -> TrialTask:
     """One training with these settings; the folder's name follows from them."""
     changed = with_settings(recipe, settings)
     own = hash_json(changed.train.model_dump(mode="json"))[:12]
-    return Training(changed, run.path / "trials" / own, attempt)
+    return TrialTask(changed, run.path / "trials" / own, attempt)
 
 
-def _judge(study: Study, ended: Ended) -> None:
+def _record_result(study: Study, ended: TrialResult) -> None:
     """Tell the study of a trial; one that was given up has no loss."""
-    attempt = ended.training.attempt
+    attempt = ended.task.trial
     assert attempt
     if ended.fault:
         say(f"Trial {attempt.number}: {ended.fault.what}")
     study.tell(attempt, ended.loss)
 
 
-def _keep(run: Run, training: Training) -> None:
+def _copy_artifact(run: Run, training: TrialTask) -> None:
     """Copy the model of the recipe's own seed to where the search's is looked for."""
     if not run.artifact.exists():
-        with whole_folder(run.artifact) as draft:
+        with atomic_folder(run.artifact) as draft:
             shutil.copytree(Run(training.folder).artifact, draft, dirs_exist_ok=True)
 
 
-def _refuse_bad_space(recipe: Recipe) -> None:
+def _check_space(recipe: Recipe) -> None:
     for field, room in recipe.search.space.items():
         if not isinstance(room, tuple) and (room.low > room.high or (room.log and room.low <= 0)):
             raise BadRecipe(
@@ -160,7 +169,7 @@ def _refuse_bad_space(recipe: Recipe) -> None:
             with_settings(recipe, {field: value})
 
 
-def _told(settings: Settings) -> str:
+def _format_settings(settings: Settings) -> str:
     return ", ".join(
         f"{field.rpartition('.')[2]} {value:.3g}" if isinstance(value, float)
         else f"{field.rpartition('.')[2]} {value}"

@@ -19,17 +19,17 @@ class Pruned(BurnishError):
 
 
 @dataclass(frozen=True, slots=True)
-class Attempt:
+class Trial:
     """One trial: the settings to try, and what has become of them so far."""
 
     number: int
-    trial: Any
+    optuna_trial: Any
     settings: Settings
 
-    def watch(self, step: int, loss: float) -> None:
+    def report(self, step: int, loss: float) -> None:
         """Hear of a validation. Raises Pruned if the trial has fallen behind."""
-        self.trial.report(loss, step)
-        if self.trial.should_prune():
+        self.optuna_trial.report(loss, step)
+        if self.optuna_trial.should_prune():
             raise Pruned(f"Given up at step {step}.")
 
 
@@ -37,7 +37,7 @@ class Study:
     """The trials of one search, from all its lives."""
 
     def __init__(self, name: str, journal: Path, settings: Search) -> None:
-        self.optuna = _optuna()
+        self.optuna = _import_optuna()
         self.settings = settings
         samplers: dict[str, Any] = {
             "tpe": self.optuna.samplers.TPESampler,
@@ -59,7 +59,7 @@ class Study:
             self.study.enqueue_trial(trial.params)
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
 
-    def begin(self) -> Attempt | None:
+    def ask(self) -> Trial | None:
         """The next trial; None when as many as were asked for have ended or are at work."""
         state = self.optuna.trial.TrialState
         counted = [state.COMPLETE, state.PRUNED, state.RUNNING]
@@ -70,17 +70,17 @@ class Study:
         settings = {
             field: value
             for field, room in self.settings.space.items()
-            if (value := _drawn(trial, field, room)) is not None
+            if (value := _suggest(trial, field, room)) is not None
         }
-        return Attempt(before + 1, trial, settings)
+        return Trial(before + 1, trial, settings)
 
-    def tell(self, attempt: Attempt, outcome: float | None) -> None:
+    def tell(self, attempt: Trial, outcome: float | None) -> None:
         """End the trial with its loss; None if it was given up."""
         state = self.optuna.trial.TrialState
         if outcome is None:
-            self.study.tell(attempt.trial, state=state.PRUNED)
+            self.study.tell(attempt.optuna_trial, state=state.PRUNED)
         else:
-            self.study.tell(attempt.trial, outcome)
+            self.study.tell(attempt.optuna_trial, outcome)
 
     @property
     def best(self) -> Settings:
@@ -101,14 +101,14 @@ class Study:
         ]
 
 
-def _drawn(trial: Any, field: str, room: Any) -> Any:
+def _suggest(trial: Any, field: str, room: Any) -> Any:
     if isinstance(room, tuple):
         return trial.suggest_categorical(field, list(room))
     draw = trial.suggest_int if room.whole else trial.suggest_float
     return draw(field, room.low, room.high, log=room.log)
 
 
-def _optuna() -> Any:
+def _import_optuna() -> Any:
     try:
         import optuna
     except ImportError as error:

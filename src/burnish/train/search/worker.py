@@ -13,8 +13,8 @@ from filelock import FileLock
 
 from burnish.core.atomic import write_json
 from burnish.core.errors import BurnishError
-from burnish.core.executors.process import end_when_alone
-from burnish.core.progress import Lines, listen
+from burnish.core.executors.process import exit_with_parent
+from burnish.core.progress import LineReporter, set_reporter
 from burnish.core.recipe.recipe import Recipe, load_recipe
 from burnish.core.runs import Run
 from burnish.train.run import train_in
@@ -23,8 +23,8 @@ from burnish.train.run import train_in
 def main(paths: Sequence[str], then: Callable[[Run, Recipe], None] | None = None) -> int:
     """Train, or go on training. What a person has to mend is written to the outcome."""
     recipe, run, outcome = map(Path, paths)
-    end_when_alone()
-    listen(Lines())
+    exit_with_parent()
+    set_reporter(LineReporter())
     with FileLock(recipe.with_name("lock")):
         try:
             settings = load_recipe(recipe)

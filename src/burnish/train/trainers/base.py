@@ -12,16 +12,16 @@ from burnish.core.errors import BadData
 from burnish.core.progress import progress, say
 from burnish.core.recipe.methods import Lora
 from burnish.core.recipe.train import Train
-from burnish.models.padding import padded
-from burnish.train.adapters.registry import adapted_by, lora_config, trainable
+from burnish.models.padding import pad_batch
+from burnish.train.adapters.registry import add_peft_adapter, lora_config, trainable_weights
 from burnish.train.batching.sampler import count_steps
-from burnish.train.loop.loop import Learnt, Plan
-from burnish.train.loop.trainer import Given
+from burnish.train.loop.loop import StepResult, TrainingModule
+from burnish.train.loop.trainer import TrainContext
 from burnish.train.optim.adamw import MasterAdamW
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class EncoderExample:
     """A row as tokens: one text with the number of its label, or texts that belong together
     (anchor, right, perhaps wrong) with the number of what they are about."""
 
@@ -30,29 +30,29 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Heading(Plan):
+class EncoderModule(TrainingModule):
     """A model in training that is no language model, on rows that have `texts` of tokens."""
 
     tokenizer: PreTrainedTokenizerBase
 
-    def learn(self, rows: Sequence[Any], step: int) -> Learnt:
+    def training_step(self, rows: Sequence[Any], step: int) -> StepResult:
         """Gradients of one step, in passes of `micro_batch_tokens`."""
         self.model.train()
-        return Learnt(self._means(rows, learns=True), count_tokens(rows))
+        return StepResult(self._compute_metrics(rows, learns=True), count_tokens(rows))
 
     @torch.no_grad()
-    def measure(self, rows: Sequence[Any]) -> dict[str, float]:
+    def validation_step(self, rows: Sequence[Any]) -> dict[str, float]:
         """The same without learning."""
         self.model.eval()
-        return self._means(rows, learns=False)
+        return self._compute_metrics(rows, learns=False)
 
     @abstractmethod
-    def _means(self, rows: Sequence[Any], learns: bool) -> dict[str, float]:
+    def _compute_metrics(self, rows: Sequence[Any], learns: bool) -> dict[str, float]:
         """Loss and more over the rows; where it learns, gradients too."""
 
 
 #: Some kind of training.
-Begun = TypeVar("Begun", bound=Plan)
+ModuleT = TypeVar("ModuleT", bound=TrainingModule)
 
 
 def count_tokens(rows: Sequence[Any]) -> int:
@@ -60,16 +60,16 @@ def count_tokens(rows: Sequence[Any]) -> int:
     return sum(len(text) for row in rows for text in row.texts)
 
 
-def most_tokens(given: Given) -> int:
+def max_text_tokens(given: TrainContext) -> int:
     """Tokens of a text that count: what the recipe allows and the model reads."""
     return min(given.recipe.train.max_length, given.base.context_length or 512)
 
 
 def encode_texts(
-    texts: Sequence[str], given: Given, label: str = "Reading"
+    texts: Sequence[str], given: TrainContext, label: str = "Reading"
 ) -> list[tuple[int, ...]]:
     """Texts as tokens, cut after `most_tokens`; how many were cut is said."""
-    most, found, cut = most_tokens(given), [], 0
+    most, found, cut = max_text_tokens(given), [], 0
     with progress(label, total=len(texts)) as bar:
         for begin in range(0, len(texts), 256):
             some = list(texts[begin : begin + 256])
@@ -83,7 +83,7 @@ def encode_texts(
     return found
 
 
-def chunks_of(texts: Sequence[Sequence[int]], most: int) -> list[list[int]]:
+def batch_by_length(texts: Sequence[Sequence[int]], most: int) -> list[list[int]]:
     """Places of texts of like length together, at most `most` tokens each with the padding."""
     chunks: list[list[int]] = []
     for place in sorted(range(len(texts)), key=lambda place: len(texts[place])):
@@ -95,33 +95,33 @@ def chunks_of(texts: Sequence[Sequence[int]], most: int) -> list[list[int]]:
     return chunks
 
 
-def batch_of(
+def pad_to_device(
     texts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase, place: torch.device
 ) -> dict[str, torch.Tensor]:
     """Tokens (texts, longest) with their mask, on the device `place`."""
-    return {name: part.to(place) for name, part in padded(texts, tokenizer).items()}
+    return {name: part.to(place) for name, part in pad_batch(texts, tokenizer).items()}
 
 
 #: New heads that PEFT would adapt as well as train, for want of knowing them.
 _NEW = {"TOKEN_CLS": ["classifier", "score"]}
 
 
-def with_method(model: Any, settings: Train, task: str) -> Any:
+def apply_adapter(model: Any, settings: Train, task: str) -> Any:
     """The model with its trainable weights marked; `task` is PEFT's name of what it is for."""
     if not isinstance(settings.method, Lora):
         model.requires_grad_(True)
         return model
     config = lora_config(settings.method, task, _NEW.get(task))
-    return adapted_by(model, settings.method, config)
+    return add_peft_adapter(model, settings.method, config)
 
 
-def begun(
-    kind: Callable[..., Begun],
+def build_module(
+    kind: Callable[..., ModuleT],
     model: Any,
-    given: Given,
+    given: TrainContext,
     examples: tuple[Sequence[Any], Sequence[Any]],
     **own: Any,
-) -> Begun:
+) -> ModuleT:
     """A training of `kind` with a model whose trainable weights are marked; `examples` are to learn
     from and to validate by, `own` is what the kind has besides.
 
@@ -130,7 +130,7 @@ def begun(
     settings = given.recipe.train
     return kind(
         model=model,
-        optimizer=optimizer_of(model, examples[0], settings),
+        optimizer=make_optimizer(model, examples[0], settings),
         rows=examples[0],
         validation=examples[1],
         settings=settings,
@@ -139,10 +139,10 @@ def begun(
     )
 
 
-def optimizer_of(model: Any, rows: Sequence[Any], settings: Train) -> MasterAdamW:
+def make_optimizer(model: Any, rows: Sequence[Any], settings: Train) -> MasterAdamW:
     """AdamW for the weights that move. Raises BadData if there is nothing to learn from."""
     if not rows:
         raise BadData("There are no training rows.", "Name a file with rows in data.train.")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    return MasterAdamW(trainable(model), settings, count_steps(len(rows), settings))
+    return MasterAdamW(trainable_weights(model), settings, count_steps(len(rows), settings))

@@ -19,42 +19,46 @@ from burnish.core.records import Row
 from burnish.core.runs import Run
 from burnish.models.artifact import Artifact, save_artifact
 from burnish.models.chat_template import encode_row
-from burnish.models.load import device, load_model, training_dtype
+from burnish.models.load import default_device, load_model, training_dtype
 from burnish.models.local_models import LocalModel
 from burnish.models.token_audit import audit
-from burnish.train.adapters.quantization_aware import compute_rounded
+from burnish.train.adapters.quantization_aware import use_rounded_weights
 from burnish.train.adapters.registry import (
     METHODS,
+    finalize_adapter,
     language_model,
-    settle,
-    tokens_before,
-    trainable,
+    soft_prompt_ids,
+    trainable_weights,
 )
 from burnish.train.batching.examples import Example
-from burnish.train.batching.micro_batches import trimmed
-from burnish.train.batching.sampler import count_steps, units_of
-from burnish.train.distillation.hidden_states import add_matrix, drop_matrix, with_imitation
-from burnish.train.distillation.on_policy import with_own_answers
-from burnish.train.distillation.teacher_logits import with_lessons
-from burnish.train.distributed.fsdp import DividedAdamW, divide
-from burnish.train.distributed.process_group import ALONE, Team
-from burnish.train.distributed.zero import SharedAdamW
-from burnish.train.forecast.forecast import forecast, probe, refuse_what_does_not_fit
-from burnish.train.forecast.speed_hints import ways_to_be_faster
+from burnish.train.batching.micro_batches import trim_to_target
+from burnish.train.batching.sampler import count_steps, group_rows
+from burnish.train.distillation.hidden_states import (
+    add_hidden_state_matching,
+    add_projection,
+    drop_projection,
+)
+from burnish.train.distillation.on_policy import add_on_policy_answers
+from burnish.train.distillation.teacher_logits import add_teacher_logits
+from burnish.train.distributed.fsdp import FsdpAdamW, shard
+from burnish.train.distributed.process_group import SINGLE, ProcessGroup
+from burnish.train.distributed.zero import ZeroAdamW
+from burnish.train.forecast.forecast import check_fits, forecast, probe
+from burnish.train.forecast.speed_hints import speed_hints
 from burnish.train.kernels.compile import compile_layers, compile_seconds
 from burnish.train.kernels.fused_layers import fuse
 from burnish.train.kernels.packed_attention import ATTENTION
-from burnish.train.loop.checkpoint import State, load_weights
-from burnish.train.loop.language_model import Fit
-from burnish.train.loop.peak_memory import give_back, reset_peak
-from burnish.train.loop.trainer import Course, Given
+from burnish.train.loop.checkpoint import TrainState, load_weights
+from burnish.train.loop.language_model import LanguageModelModule
+from burnish.train.loop.peak_memory import release_memory, reset_peak
+from burnish.train.loop.trainer import TrainContext, Trainer
 from burnish.train.objectives.registry import OBJECTIVES
 from burnish.train.optim.adamw import MasterAdamW
-from burnish.train.rlhf.reference import with_reference
-from burnish.train.rlhf.rollouts import with_drawing
+from burnish.train.rlhf.reference import add_reference_logprobs
+from burnish.train.rlhf.rollouts import add_rollouts
 
 
-def encoded(
+def tokenize_rows(
     rows: tuple[Row, ...], tokenizer: PreTrainedTokenizerBase, recipe: Recipe
 ) -> list[Example]:
     """Rows as tokens, after the token audit. Raises AuditFailed: the audit is a hard stop.
@@ -62,15 +66,17 @@ def encoded(
     Raises BadData for rows that aren't what the objective learns from.
     """
     objective = OBJECTIVES[recipe.train.objective.kind](recipe.train.objective)
-    refuse_unlearnable([objective.audited(row) for row in rows], tokenizer, recipe)
-    before = tokens_before(recipe.train.method)
+    check_token_audit([objective.audit_row(row) for row in rows], tokenizer, recipe)
+    before = soft_prompt_ids(recipe.train.method)
     return objective.examples(
         rows,
-        lambda row: trimmed(encode_row(tokenizer, row, recipe.train.max_length)).behind(before),
+        lambda row: trim_to_target(encode_row(tokenizer, row, recipe.train.max_length)).with_prefix(
+            before
+        ),
     )
 
 
-def refuse_unlearnable(
+def check_token_audit(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, recipe: Recipe
 ) -> None:
     """The token audit as a hard stop. Raises AuditFailed."""
@@ -78,16 +84,16 @@ def refuse_unlearnable(
     if errors := [finding for finding in findings if finding.severity == "error"]:
         first = errors[0]
         more = f" (and {len(errors) - 1} more findings)" if len(errors) > 1 else ""
-        raise AuditFailed(f"{first.said}{more}", first.fix)
+        raise AuditFailed(f"{first.summary}{more}", first.fix)
 
 
-def prepare(
+def build_language_model(
     recipe: Recipe,
     base: LocalModel,
     rows: list[Example],
     validation: list[Example],
-    team: Team = ALONE,
-) -> Fit:
+    team: ProcessGroup = SINGLE,
+) -> LanguageModelModule:
     """The model with its trainable weights marked, optimizer and objective: ready to fit."""
     if not rows:
         raise BadData("There are no training rows.", "Name a file with rows in data.train.")
@@ -95,32 +101,32 @@ def prepare(
     if settings.threads or team.size > 1:
         torch.set_num_threads(settings.threads or max(torch.get_num_threads() // team.size, 1))
     # What is divided goes to the devices in parts; no device need hold the whole.
-    place = torch.device("cpu") if settings.divides_weights else device()
+    place = torch.device("cpu") if settings.shards_weights else default_device()
     model = METHODS[settings.method.kind](
         load_model(base, training_dtype(recipe.model.dtype), place), settings.method
     )
-    add_matrix(model, settings)
+    add_projection(model, settings)
     language = language_model(model)
     language.set_attn_implementation(ATTENTION)
     fuse(model)
     if settings.quantization_aware:
-        compute_rounded(model)
+        use_rounded_weights(model)
     if settings.gradient_checkpointing:
         language.activation_checkpointing_enable({"use_reentrant": False})
     if settings.compile:
         compile_layers(language)
-    accelerator = Accelerator(cpu=device().type == "cpu")
+    accelerator = Accelerator(cpu=default_device().type == "cpu")
     steps = count_steps(len(rows), settings)
-    optimizer = _optimizer(model, settings, steps, team)
+    optimizer = _make_optimizer(model, settings, steps, team)
     texts = sum(file.stat().st_size for file in base.path.glob("*.json"))
-    weights = sum(w.numel() * w.element_size() for w in trainable(model).values())
-    return Fit(
+    weights = sum(w.numel() * w.element_size() for w in trainable_weights(model).values())
+    return LanguageModelModule(
         model=model,
         language=language,
         objective=OBJECTIVES[settings.objective.kind](settings.objective),
         optimizer=optimizer,
         rows=rows,
-        units=units_of(rows, settings),
+        row_groups=group_rows(rows, settings),
         validation=validation,
         settings=settings,
         accelerator=accelerator,
@@ -129,13 +135,13 @@ def prepare(
     )
 
 
-def _optimizer(model: Any, settings: Train, steps: int, team: Team) -> MasterAdamW:
-    if settings.divides_weights:
-        divide(language_model(model), team)
-        return DividedAdamW(trainable(model), settings, steps, team)
+def _make_optimizer(model: Any, settings: Train, steps: int, team: ProcessGroup) -> MasterAdamW:
+    if settings.shards_weights:
+        shard(language_model(model), team)
+        return FsdpAdamW(trainable_weights(model), settings, steps, team)
     if team.size > 1:
-        return SharedAdamW(trainable(model), settings, steps, team)
-    return MasterAdamW(trainable(model), settings, steps)
+        return ZeroAdamW(trainable_weights(model), settings, steps, team)
+    return MasterAdamW(trainable_weights(model), settings, steps)
 
 
 def seed_everything(seed: int) -> None:
@@ -145,70 +151,77 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-def encoded_splits(given: Given) -> tuple[list[Example], list[Example]]:
+def tokenize_splits(given: TrainContext) -> tuple[list[Example], list[Example]]:
     """Rows to learn from and to validate, as tokens. Raises what `encoded` raises."""
     split = given.dataset.split
     rows, validation = (
-        encoded(part, given.tokenizer, given.recipe) for part in (split.train, split.validation)
+        tokenize_rows(part, given.tokenizer, given.recipe)
+        for part in (split.train, split.validation)
     )
     return rows, validation
 
 
-def _prepared(given: Given, run: Run, rows: Sequence[Any], validation: Sequence[Any]) -> Fit:
-    plan = prepare(given.recipe, given.base, list(rows), list(validation), given.team)
-    return with_drawing(plan, given.tokenizer, given.dataset.task, run)
+def _build(
+    given: TrainContext, run: Run, rows: Sequence[Any], validation: Sequence[Any]
+) -> LanguageModelModule:
+    plan = build_language_model(given.recipe, given.base, list(rows), list(validation), given.team)
+    return add_rollouts(plan, given.tokenizer, given.dataset.task, run)
 
 
-def _rehearsed(plan: Fit, given: Given, run: Run, state: State) -> Fit:
+def _before_first_step(
+    plan: LanguageModelModule, given: TrainContext, run: Run, state: TrainState
+) -> LanguageModelModule:
     """The plan with what a teacher or the model itself says beforehand, and its forecast made.
 
     Raises DoesNotFit.
     """
-    plan = with_own_answers(_taught(plan, given), given.tokenizer)
-    plan = with_imitation(plan, given.tokenizer)
+    plan = add_on_policy_answers(_add_teacher_logits(plan, given), given.tokenizer)
+    plan = add_hidden_state_matching(plan, given.tokenizer)
     reset_peak()
     if not state.step:
         seen = probe(plan, run.path)
         if plan.settings.compile:
             say(f"Compiling the layers took {compile_seconds():.0f} s.")
         expected = forecast(plan, seen)
-        if plan.team.leads:
+        if plan.team.is_main:
             write_json(run.path / "forecast.json", expected.as_list())
-            refuse_what_does_not_fit(seen, expected, run.path)
-            for hint in ways_to_be_faster(plan, expected):
+            check_fits(seen, expected, run.path)
+            for hint in speed_hints(plan, expected):
                 say(hint)
-    return with_reference(plan, run, state)
+    return add_reference_logprobs(plan, run, state)
 
 
-def _taught(plan: Fit, given: Given) -> Fit:
+def _add_teacher_logits(plan: LanguageModelModule, given: TrainContext) -> LanguageModelModule:
     """Of a team the leader asks the teacher, and the others read what it has kept."""
     rows = (*given.dataset.split.train, *given.dataset.split.validation)
-    mine = with_lessons(plan, given.tokenizer, rows) if plan.team.leads else plan
-    plan.team.share("asked")
-    return mine if plan.team.leads else with_lessons(plan, given.tokenizer, rows)
+    mine = add_teacher_logits(plan, given.tokenizer, rows) if plan.team.is_main else plan
+    plan.team.broadcast("asked")
+    return mine if plan.team.is_main else add_teacher_logits(plan, given.tokenizer, rows)
 
 
-def _save(folder: Path, plan: Fit, given: Given, lineage: Mapping[str, Any]) -> Artifact:
+def _save(
+    folder: Path, plan: LanguageModelModule, given: TrainContext, lineage: Mapping[str, Any]
+) -> Artifact:
     model = plan.model
-    if plan.settings.divides_weights:
-        model = _undivided(folder.parent, plan, given, lineage["step"])
-    drop_matrix(model)
-    settle(model)
+    if plan.settings.shards_weights:
+        model = _load_unsharded(folder.parent, plan, given, lineage["step"])
+    drop_projection(model)
+    finalize_adapter(model)
     return save_artifact(folder, model, given.tokenizer, given.base, lineage)
 
 
-def _undivided(run: Path, plan: Fit, given: Given, step: int) -> Any:
+def _load_unsharded(run: Path, plan: LanguageModelModule, given: TrainContext, step: int) -> Any:
     """The whole model with the weights of a checkpoint, as the leader writes it."""
-    give_back()
+    release_memory()
     model = METHODS[plan.settings.method.kind](
         load_model(given.base, training_dtype(given.recipe.model.dtype), torch.device("cpu")),
         plan.settings.method,
     )
-    weights = trainable(model)
+    weights = trainable_weights(model)
     with torch.no_grad():
         for name, exact in load_weights(run / "checkpoints", step).items():
             weights[name].copy_(exact)
     return model
 
 
-LANGUAGE = Course(encoded_splits, _prepared, _save, _rehearsed)
+CAUSAL_LM_TRAINER = Trainer(tokenize_splits, _build, _save, _before_first_step)

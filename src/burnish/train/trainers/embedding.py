@@ -21,55 +21,60 @@ from burnish.core.progress import say
 from burnish.core.recipe.objectives import Embed
 from burnish.core.records import Row
 from burnish.core.runs import Run
-from burnish.engines.heads.base import said
+from burnish.engines.heads.base import user_text
 from burnish.models.artifact import Artifact
-from burnish.models.heads.embedder import Embedder, pooled, refuse_unknown, save_embedder
+from burnish.models.heads.embedder import (
+    Embedder,
+    check_embedder_supported,
+    embed_tokens,
+    save_embedder,
+)
 from burnish.models.load import training_dtype
-from burnish.train.loop.loop import Learnt, Plan
-from burnish.train.loop.trainer import Course, Given
+from burnish.train.loop.loop import StepResult, TrainingModule
+from burnish.train.loop.trainer import TrainContext, Trainer
 from burnish.train.losses.contrastive import LOSSES
 from burnish.train.trainers.base import (
-    Sample,
-    batch_of,
-    begun,
-    chunks_of,
+    EncoderExample,
+    apply_adapter,
+    batch_by_length,
+    build_module,
     count_tokens,
     encode_texts,
-    most_tokens,
-    with_method,
+    max_text_tokens,
+    pad_to_device,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Embedding(Plan):
+class EmbeddingModule(TrainingModule):
     """An embedding model in training."""
 
     tokenizer: PreTrainedTokenizerBase
     objective: Embed
 
-    def learn(self, rows: Sequence[Sample], step: int) -> Learnt:
+    def training_step(self, rows: Sequence[EncoderExample], step: int) -> StepResult:
         """Gradients of one step, whose rows are compared with one another all at once."""
         self.model.train()
-        loss, right = self._judged(rows)
+        loss, right = self._score(rows)
         (loss.sum() / len(rows)).backward()
-        self.optimizer.collect()
+        self.optimizer.accumulate()
         means = {"loss": float(loss.detach().mean()), "accuracy": float(right.mean())}
-        return Learnt(means, count_tokens(rows))
+        return StepResult(means, count_tokens(rows))
 
     @torch.no_grad()
-    def measure(self, rows: Sequence[Sample]) -> dict[str, float]:
+    def validation_step(self, rows: Sequence[EncoderExample]) -> dict[str, float]:
         """The means over steps of the same size; a small one would be too easy."""
         self.model.eval()
         size = self.settings.batch_size
-        steps = [self._judged(rows[begin : begin + size]) for begin in range(0, len(rows), size)]
+        steps = [self._score(rows[begin : begin + size]) for begin in range(0, len(rows), size)]
         loss, right = (torch.cat(parts).mean() for parts in zip(*steps, strict=True))
         return {"loss": float(loss), "accuracy": float(right)}
 
-    def _judged(self, rows: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _score(self, rows: Sequence[EncoderExample]) -> tuple[torch.Tensor, torch.Tensor]:
         """(rows,) losses, and whether no wrong text is nearer to the anchor than the right one."""
         wrongs = [row for row in rows if len(row.texts) > 2]
         texts = [row.texts[side] for side in (0, 1) for row in rows]
-        vectors = self._vectors([*texts, *(row.texts[2] for row in wrongs)])
+        vectors = self._embed([*texts, *(row.texts[2] for row in wrongs)])
         anchors, others = vectors[: len(rows)], vectors[len(rows) :]
         own = torch.tensor([row.target for row in rows])
         about = torch.cat([own, torch.full((len(wrongs),), -1)])
@@ -79,39 +84,39 @@ class Embedding(Plan):
         nearest = scores.masked_fill(~wrong, -torch.inf).amax(1)
         return losses, (scores.diagonal() > nearest).float()
 
-    def _vectors(self, texts: Sequence[tuple[int, ...]]) -> torch.Tensor:
+    def _embed(self, texts: Sequence[tuple[int, ...]]) -> torch.Tensor:
         """(texts, width) unit vectors, float32.
 
         Where they don't fit into one pass, the activations of one at a time are kept: the others
         are computed again for their gradients (GradCache, Gao et al. 2021, arXiv:2101.06983).
         """
-        chunks = chunks_of(texts, self.settings.micro_batch_tokens)
+        chunks = batch_by_length(texts, self.settings.micro_batch_tokens)
         parts: list[torch.Tensor] = []
         for places in chunks:
             some = [texts[place] for place in places]
-            batch = batch_of(some, self.tokenizer, self.model.device)
+            batch = pad_to_device(some, self.tokenizer, self.model.device)
             again = len(chunks) > 1 and torch.is_grad_enabled()
             vectors: Any = (
-                checkpoint(self._encoded, batch, use_reentrant=False)
+                checkpoint(self._encode_batch, batch, use_reentrant=False)
                 if again
-                else self._encoded(batch)
+                else self._encode_batch(batch)
             )
             parts.append(vectors)
         order = torch.tensor([place for places in chunks for place in places]).argsort()
         return torch.cat(parts)[order.to(self.model.device)]
 
-    def _encoded(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return pooled(self.model, batch)
+    def _encode_batch(self, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        return embed_tokens(self.model, batch)
 
 
-def _examples(given: Given) -> tuple[list[Sample], list[Sample]]:
-    refuse_unknown(given.base)
+def _tokenize(given: TrainContext) -> tuple[list[EncoderExample], list[EncoderExample]]:
+    check_embedder_supported(given.base)
     split, seed = given.dataset.split, given.recipe.train.seed
     is_labelled = given.dataset.task.kind == "classification"
     found = []
     for rows in (split.train, split.validation):
-        some = _of_one_label(rows, seed) if is_labelled else _pairs(rows)
-        found.append(_samples(some, given))
+        some = _same_label_pairs(rows, seed) if is_labelled else _question_answer_pairs(rows)
+        found.append(_tokenize_pairs(some, given))
     return found[0], found[1]
 
 
@@ -119,11 +124,11 @@ def _examples(given: Given) -> tuple[list[Sample], list[Sample]]:
 _Texts = tuple[tuple[str, ...], str]
 
 
-def _pairs(rows: Sequence[Row]) -> list[_Texts]:
+def _question_answer_pairs(rows: Sequence[Row]) -> list[_Texts]:
     """Questions and what answers them. Raises BadData for rows without one of the two."""
     found = []
     for row in rows:
-        anchor, right = said(row.prompt), row.answer
+        anchor, right = user_text(row.prompt), row.answer
         if not (anchor and right):
             raise BadData(
                 f"{row.file}, row {row.line}: there are no two texts that belong together.",
@@ -135,11 +140,11 @@ def _pairs(rows: Sequence[Row]) -> list[_Texts]:
     return found
 
 
-def _of_one_label(rows: Sequence[Row], seed: int) -> list[_Texts]:
+def _same_label_pairs(rows: Sequence[Row], seed: int) -> list[_Texts]:
     """Each row with the next one of its label, in an order drawn by seed."""
     by_label: dict[str, list[str]] = defaultdict(list)
     for row in rows:
-        by_label[row.answer].append(said(row.prompt))
+        by_label[row.answer].append(user_text(row.prompt))
     found: list[_Texts] = []
     alone = 0
     for label, texts in by_label.items():
@@ -152,26 +157,33 @@ def _of_one_label(rows: Sequence[Row], seed: int) -> list[_Texts]:
     return found
 
 
-def _samples(rows: Sequence[_Texts], given: Given) -> list[Sample]:
+def _tokenize_pairs(rows: Sequence[_Texts], given: TrainContext) -> list[EncoderExample]:
     about = {name: number for number, name in enumerate(dict.fromkeys(own for _, own in rows))}
     encoded = iter(encode_texts([text for texts, _ in rows for text in texts], given))
-    return [Sample(tuple(next(encoded) for _ in texts), about[own]) for texts, own in rows]
+    return [EncoderExample(tuple(next(encoded) for _ in texts), about[own]) for texts, own in rows]
 
 
-def _prepare(
-    given: Given, run: Run, rows: Sequence[Sample], validation: Sequence[Sample]
-) -> Embedding:
+def _build(
+    given: TrainContext,
+    run: Run,
+    rows: Sequence[EncoderExample],
+    validation: Sequence[EncoderExample],
+) -> EmbeddingModule:
     settings = given.recipe.train
     assert isinstance(settings.objective, Embed)
     dtype = training_dtype(given.recipe.model.dtype)
-    model = with_method(Embedder(given.base).model.to(dtype), settings, "FEATURE_EXTRACTION")
-    return begun(Embedding, model, given, (rows, validation), objective=settings.objective)
+    model = apply_adapter(Embedder(given.base).model.to(dtype), settings, "FEATURE_EXTRACTION")
+    return build_module(
+        EmbeddingModule, model, given, (rows, validation), objective=settings.objective
+    )
 
 
-def _save(folder: Path, plan: Embedding, given: Given, lineage: Mapping[str, Any]) -> Artifact:
+def _save(
+    folder: Path, plan: EmbeddingModule, given: TrainContext, lineage: Mapping[str, Any]
+) -> Artifact:
     is_lora = hasattr(plan.model, "peft_config")
     model = plan.model.merge_and_unload() if is_lora else plan.model
-    return save_embedder(folder, model, given.base, most_tokens(given), lineage)
+    return save_embedder(folder, model, given.base, max_text_tokens(given), lineage)
 
 
-EMBED = Course(_examples, _prepare, _save)
+EMBEDDING_TRAINER = Trainer(_tokenize, _build, _save)

@@ -18,16 +18,22 @@ from burnish.models.artifact import Artifact
 from burnish.models.chat_template import encode_pair
 from burnish.models.load import training_dtype
 from burnish.models.local_models import LocalModel
-from burnish.models.seq2seq import load_seq2seq, save_seq2seq, shifted, sides
-from burnish.models.token_audit import READING
-from burnish.train.batching.examples import refuse_undesirable
-from burnish.train.loop.trainer import Course, Given
-from burnish.train.trainers.base import Heading, batch_of, begun, chunks_of, with_method
-from burnish.train.trainers.causal_lm import refuse_unlearnable
+from burnish.models.seq2seq import load_seq2seq, max_lengths, save_seq2seq, shift_right
+from burnish.models.token_audit import SEQ2SEQ_NOTE
+from burnish.train.batching.examples import reject_undesirable
+from burnish.train.loop.trainer import TrainContext, Trainer
+from burnish.train.trainers.base import (
+    EncoderModule,
+    apply_adapter,
+    batch_by_length,
+    build_module,
+    pad_to_device,
+)
+from burnish.train.trainers.causal_lm import check_token_audit
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class Seq2SeqExample:
     """A row as tokens: what the encoder reads, and what the decoder should say. The loss of each
     of the target's tokens counts `weight` times."""
 
@@ -42,29 +48,29 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answering(Heading):
+class Seq2SeqModule(EncoderModule):
     """An encoder-decoder in training."""
 
-    def _means(self, rows: Sequence[Pair], learns: bool) -> dict[str, float]:
+    def _compute_metrics(self, rows: Sequence[Seq2SeqExample], learns: bool) -> dict[str, float]:
         """Cross-entropy, the mean over all target tokens of the rows, by the rows' weights."""
         whole = sum(row.weight * len(row.target) for row in rows)
         loss = 0.0
         both = [row.source + row.target for row in rows]
-        for places in chunks_of(both, self.settings.micro_batch_tokens):
+        for places in batch_by_length(both, self.settings.micro_batch_tokens):
             part = self._loss([rows[place] for place in places]) / whole
             if learns:
                 part.backward()
-                self.optimizer.collect()
+                self.optimizer.accumulate()
             loss += float(part.detach())
         return {"loss": loss}
 
-    def _loss(self, rows: Sequence[Pair]) -> torch.Tensor:
+    def _loss(self, rows: Sequence[Seq2SeqExample]) -> torch.Tensor:
         """Summed over the rows' target tokens, each behind those before it."""
         place = self.model.device
-        batch = batch_of([row.source for row in rows], self.tokenizer, place)
-        targets = batch_of([row.target for row in rows], self.tokenizer, place)
+        batch = pad_to_device([row.source for row in rows], self.tokenizer, place)
+        targets = pad_to_device([row.target for row in rows], self.tokenizer, place)
         weights = targets["attention_mask"] * torch.tensor([[r.weight] for r in rows], device=place)
-        given = shifted(self.model, targets["input_ids"])
+        given = shift_right(self.model, targets["input_ids"])
         logits = self.model(**batch, decoder_input_ids=given, use_cache=False).logits
         losses = torch.nn.functional.cross_entropy(
             logits.float().flatten(0, 1), targets["input_ids"].flatten(), reduction="none"
@@ -72,7 +78,7 @@ class Answering(Heading):
         return (losses * weights.flatten()).sum()
 
 
-def refuse_misfit(recipe: Recipe, base: LocalModel) -> None:
+def check_supported(recipe: Recipe, base: LocalModel) -> None:
     """Raise BadRecipe if the objective is for encoder-decoders and the model is none, or the other
     way round."""
     objective = recipe.train.objective
@@ -91,17 +97,17 @@ def refuse_misfit(recipe: Recipe, base: LocalModel) -> None:
         )
 
 
-def _examples(given: Given) -> tuple[list[Pair], list[Pair]]:
-    say(READING)
+def _tokenize(given: TrainContext) -> tuple[list[Seq2SeqExample], list[Seq2SeqExample]]:
+    say(SEQ2SEQ_NOTE)
     split = given.dataset.split
-    return _pairs(split.train, given), _pairs(split.validation, given)
+    return _tokenize_rows(split.train, given), _tokenize_rows(split.validation, given)
 
 
-def _pairs(rows: Sequence[Row], given: Given) -> list[Pair]:
+def _tokenize_rows(rows: Sequence[Row], given: TrainContext) -> list[Seq2SeqExample]:
     """Rows as tokens. Raises AuditFailed, and BadData for what is longer than the model reads."""
-    refuse_undesirable(rows)
-    refuse_unlearnable(rows, given.tokenizer, given.recipe)
-    most = sides(AutoConfig.from_pretrained(given.base.path, local_files_only=True))
+    reject_undesirable(rows)
+    check_token_audit(rows, given.tokenizer, given.recipe)
+    most = max_lengths(AutoConfig.from_pretrained(given.base.path, local_files_only=True))
     found = []
     for row in rows:
         source, target = encode_pair(given.tokenizer, row)
@@ -113,19 +119,26 @@ def _pairs(rows: Sequence[Row], given: Given) -> list[Pair]:
                     "Shorten or drop the row.",
                 )
         weight = row.messages[len(row.prompt)].weight
-        found.append(Pair(tuple(source), tuple(target), weight))
+        found.append(Seq2SeqExample(tuple(source), tuple(target), weight))
     return found
 
 
-def _prepare(given: Given, run: Run, rows: Sequence[Pair], validation: Sequence[Pair]) -> Answering:
+def _build(
+    given: TrainContext,
+    run: Run,
+    rows: Sequence[Seq2SeqExample],
+    validation: Sequence[Seq2SeqExample],
+) -> Seq2SeqModule:
     settings = given.recipe.train
     model = load_seq2seq(given.base, training_dtype(given.recipe.model.dtype))
-    model = with_method(model, settings, "SEQ_2_SEQ_LM")
-    return begun(Answering, model, given, (rows, validation))
+    model = apply_adapter(model, settings, "SEQ_2_SEQ_LM")
+    return build_module(Seq2SeqModule, model, given, (rows, validation))
 
 
-def _save(folder: Path, plan: Answering, given: Given, lineage: Mapping[str, Any]) -> Artifact:
+def _save(
+    folder: Path, plan: Seq2SeqModule, given: TrainContext, lineage: Mapping[str, Any]
+) -> Artifact:
     return save_seq2seq(folder, plan.model, given.tokenizer, given.base, lineage)
 
 
-SEQ2SEQ = Course(_examples, _prepare, _save)
+SEQ2SEQ_TRAINER = Trainer(_tokenize, _build, _save)

@@ -21,53 +21,53 @@ from burnish.core.recipe.train import Train
 from burnish.core.records import Row
 from burnish.core.runs import Run
 from burnish.models.artifact import Artifact
-from burnish.models.chat_template import Encoded, encode_row, seen_in
+from burnish.models.chat_template import TokenizedRow, encode_row, process_prompt
 from burnish.models.load import training_dtype
 from burnish.models.local_models import LocalModel
 from burnish.models.vision import load_vision, save_vision
-from burnish.train.adapters.registry import adapted_by, lora_config
-from burnish.train.batching.examples import refuse_undesirable
-from burnish.train.loop.trainer import Course, Given
-from burnish.train.trainers.base import Heading, begun
-from burnish.train.trainers.causal_lm import refuse_unlearnable
+from burnish.train.adapters.registry import add_peft_adapter, lora_config
+from burnish.train.batching.examples import reject_undesirable
+from burnish.train.loop.trainer import TrainContext, Trainer
+from burnish.train.trainers.base import EncoderModule, build_module
+from burnish.train.trainers.causal_lm import check_token_audit
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class VisionExample:
     """A row as tokens, beside the row with its pictures: as tensors, those of all rows would fill
     the memory."""
 
-    encoded: Encoded
+    tokenized: TokenizedRow
     row: Row
 
     @property
     def texts(self) -> tuple[tuple[int, ...], ...]:
         """What it has to read, as other rows have it."""
-        return (self.encoded.ids,)
+        return (self.tokenized.ids,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seeing(Heading):
+class VisionModule(EncoderModule):
     """A model that sees, in training."""
 
-    def _means(self, rows: Sequence[Shown], learns: bool) -> dict[str, float]:
+    def _compute_metrics(self, rows: Sequence[VisionExample], learns: bool) -> dict[str, float]:
         """Cross-entropy, the mean over all learnt tokens of the rows, by their weights."""
-        whole = sum(sum(shown.encoded.weights) for shown in rows)
+        whole = sum(sum(shown.tokenized.weights) for shown in rows)
         loss = 0.0
         for shown in rows:
             part = self._loss(shown) / whole
             if learns:
                 part.backward()
-                self.optimizer.collect()
+                self.optimizer.accumulate()
             loss += float(part.detach())
         return {"loss": loss}
 
-    def _loss(self, shown: Shown) -> torch.Tensor:
+    def _loss(self, shown: VisionExample) -> torch.Tensor:
         """Summed over a row's learnt tokens; only they reach the vocabulary."""
-        ids, weights = shown.encoded.ids, shown.encoded.weights
+        ids, weights = shown.tokenized.ids, shown.tokenized.weights
         learnt = [place for place, weight in enumerate(weights) if weight > 0]
         place = self.model.device
-        seen = seen_in(self.tokenizer, shown.row.prompt, shown.row.tools)
+        seen = process_prompt(self.tokenizer, shown.row.prompt, shown.row.tools)
         logits = self.model(
             **seen.inputs(ids, self.model),
             use_cache=False,
@@ -78,7 +78,7 @@ class Seeing(Heading):
         return (losses * torch.tensor([weights[n] for n in learnt], device=place)).sum()
 
 
-def refuse_misfit(recipe: Recipe, base: LocalModel) -> None:
+def check_supported(recipe: Recipe, base: LocalModel) -> None:
     """Raise BadRecipe for what models that see are not trained with here."""
     if base.kind != "vision":
         return
@@ -102,39 +102,44 @@ def refuse_misfit(recipe: Recipe, base: LocalModel) -> None:
             )
 
 
-def _examples(given: Given) -> tuple[list[Shown], list[Shown]]:
+def _tokenize(given: TrainContext) -> tuple[list[VisionExample], list[VisionExample]]:
     split = given.dataset.split
-    return _shown(split.train, given), _shown(split.validation, given)
+    return _tokenize_rows(split.train, given), _tokenize_rows(split.validation, given)
 
 
-def _shown(rows: Sequence[Row], given: Given) -> list[Shown]:
+def _tokenize_rows(rows: Sequence[Row], given: TrainContext) -> list[VisionExample]:
     """Rows as tokens, after the token audit. Raises AuditFailed, BadData."""
-    refuse_undesirable(rows)
-    refuse_unlearnable(rows, given.tokenizer, given.recipe)
+    reject_undesirable(rows)
+    check_token_audit(rows, given.tokenizer, given.recipe)
     found = []
     with progress("Reading", total=len(rows)) as bar:
         for row in rows:
             # Whole, with what comes behind the last learnt token: its pictures are in the prompt.
             encoded = encode_row(given.tokenizer, row, given.recipe.train.max_length)
-            found.append(Shown(encoded, row))
+            found.append(VisionExample(encoded, row))
             bar.advance()
     return found
 
 
-def _prepare(given: Given, run: Run, rows: Sequence[Shown], validation: Sequence[Shown]) -> Seeing:
+def _build(
+    given: TrainContext,
+    run: Run,
+    rows: Sequence[VisionExample],
+    validation: Sequence[VisionExample],
+) -> VisionModule:
     settings = given.recipe.train
     model = load_vision(given.base.path, given.base.name, training_dtype(given.recipe.model.dtype))
-    return begun(Seeing, _with_method(model, settings), given, (rows, validation))
+    return build_module(VisionModule, _apply_adapter(model, settings), given, (rows, validation))
 
 
-def _with_method(model: Any, settings: Train) -> Any:
+def _apply_adapter(model: Any, settings: Train) -> Any:
     """The model with its trainable weights marked."""
     if not isinstance(settings.method, Lora):
         model.requires_grad_(True)
         return model
     config = lora_config(settings.method)
     config.target_modules = _language_layers(model, settings.method)
-    return adapted_by(model, settings.method, config)
+    return add_peft_adapter(model, settings.method, config)
 
 
 def _language_layers(model: Any, method: Lora) -> list[str]:
@@ -152,8 +157,10 @@ def _language_layers(model: Any, method: Lora) -> list[str]:
     return [f"{before}.{name}" for name in found] or list(wanted)
 
 
-def _save(folder: Path, plan: Seeing, given: Given, lineage: Mapping[str, Any]) -> Artifact:
+def _save(
+    folder: Path, plan: VisionModule, given: TrainContext, lineage: Mapping[str, Any]
+) -> Artifact:
     return save_vision(folder, plan.model, given.tokenizer, given.base, lineage)
 
 
-VISION = Course(_examples, _prepare, _save)
+VISION_TRAINER = Trainer(_tokenize, _build, _save)
