@@ -21,6 +21,8 @@ from burnish.core.errors import BadData
 from burnish.core.pictures import Picture
 from burnish.core.records import Message, Row, pictures_of
 from burnish.models.sight import Seen, sight_of
+from burnish.models.special_text import guarded, parts_of
+from burnish.models.tool_calls import for_template
 
 #: For models that come without a chat template: plain labels, and the end-of-text token as the end
 #: of a turn. A model is given it when it is loaded, and it is saved with what is trained on it.
@@ -80,8 +82,8 @@ def render_prompt(
     tools: Sequence[Mapping[str, Any]] = (),
     thinks: bool = False,
 ) -> str:
-    """The text that a model is asked, ending where its answer begins; `thinks` asks those that can
-    be asked to think first (see `switched`)."""
+    """The text that a model is asked, ending where its answer begins, for `encode_rendered`;
+    `thinks` asks those that can be asked to think first (see `switched`)."""
     return _render(tokenizer, messages, tools, asked=True, thinks=thinks)
 
 
@@ -104,7 +106,12 @@ def encode_prompt(
     text, pictures = render_prompt(tokenizer, messages, tools), pictures_of(messages)
     if pictures:
         return _encode_seen(tokenizer, text, pictures)
-    return encode_asked(tokenizer, text)
+    if has_source(tokenizer) and len(parts_of(text)) > 1:
+        ids = encode_rendered(tokenizer, text)
+        return list(tokenizer.build_inputs_with_special_tokens(ids))
+    return (
+        encode_asked(tokenizer, text) if has_source(tokenizer) else encode_rendered(tokenizer, text)
+    )
 
 
 def encode_asked(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -122,7 +129,7 @@ def seen_in(
     sight, pictures = sight_of(tokenizer), pictures_of(messages)
     if sight is None or not pictures:
         return Seen([], {}, {})
-    return sight.see(render_prompt(tokenizer, messages, tools), pictures)
+    return sight.see(_unmarked(render_prompt(tokenizer, messages, tools)), pictures)
 
 
 def has_source(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -131,8 +138,14 @@ def has_source(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of rendered text; the template has put the special tokens in, so none are added."""
+    """Tokens of a text as it is; none are added."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_rendered(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of rendered text; the template has put the special tokens in, and what somebody wrote
+    is none of them (models.special_text)."""
+    return [token for part in parts_of(text) for token in encode_text(tokenizer, part)]
 
 
 def _encode_seen(
@@ -140,7 +153,18 @@ def _encode_seen(
 ) -> list[int]:
     """Tokens of rendered text in which pictures stand, those of the pictures among them."""
     sight = sight_of(tokenizer)
-    return sight.see(text, pictures).ids if sight and pictures else encode_text(tokenizer, text)
+    if sight and pictures:
+        return sight.see(_unmarked(text), pictures).ids
+    return encode_rendered(tokenizer, text)
+
+
+def _unmarked(text: str) -> str:
+    """A rendered text that must be encoded in one piece, pictures and all. Raises BadData."""
+    if len(parts_of(text)) > 1:
+        raise BadData(
+            "A text beside pictures holds the text of a special token.", "Remove it from the text."
+        )
+    return text
 
 
 def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) -> Encoded:
@@ -157,13 +181,13 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) ->
         weights = [0.0] * len(source) + [weight] * len(target)
         return _cut([*source, *target], weights, max_length)
     if row.text is not None:
-        ids = [*encode_text(tokenizer, row.text), _eos(tokenizer)]
+        ids = [*encode_text(tokenizer, row.text), *[_eos(tokenizer)] * row.ends]
         return _cut(ids, [0.0, *[1.0] * (len(ids) - 1)], max_length)
     ids, weights, done = [], [], 0
     for position, before, said in _exchanges(tokenizer, row):
         shown = pictures_of(row.messages[done:position])
         between = _encode_seen(tokenizer, before, shown)
-        answer = encode_text(tokenizer, said)
+        answer = encode_rendered(tokenizer, said)
         ids += [*between, *answer]
         learnt = _through_end_of_turn(tokenizer, answer)
         weight = row.messages[position].weight
@@ -304,7 +328,7 @@ def _render(
         return str(
             tokenizer.apply_chat_template(
                 _turns(tokenizer, _remembered(messages, asked)),
-                tools=[dict(tool) for tool in tools] or None,
+                tools=guarded(tokenizer, tools) or None,
                 tokenize=False,
                 add_generation_prompt=asked,
                 add_bos=bool(getattr(tokenizer, "add_bos_token", False)),
@@ -335,18 +359,33 @@ def _turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> l
                 "There are pictures, and this model reads text only.",
                 "Ask a model that sees (docs/vision.md), or leave the pictures out.",
             )
-        return [message.as_template() for message in messages]
+        return [_turn(tokenizer, message) for message in messages]
     for message in messages:
         for word in sight.placeholders:
             if word in "".join(part for part in message.parts if isinstance(part, str)):
                 said = f"A text holds `{word}`, which stands for a picture."
                 raise BadData(said, "Remove it from the text.")
-    return [{**turn.as_template(), "content": _content(turn)} for turn in messages]
+    return [{**_turn(tokenizer, turn), "content": _content(tokenizer, turn)} for turn in messages]
 
 
-def _content(turn: Message) -> list[dict[str, str]]:
+def _turn(tokenizer: PreTrainedTokenizerBase, message: Message) -> dict[str, Any]:
+    """A message as the template takes it; of special tokens that somebody wrote it has the text."""
+    turn = replace(
+        message,
+        content=guarded(tokenizer, message.content),
+        thought=guarded(tokenizer, message.thought),
+    ).as_template()
+    if message.tool_calls:
+        calls = [for_template(tokenizer, call) for call in message.tool_calls]
+        turn["tool_calls"] = guarded(tokenizer, calls)
+    return turn
+
+
+def _content(tokenizer: PreTrainedTokenizerBase, turn: Message) -> list[dict[str, str]]:
     return [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
+        {"type": "text", "text": guarded(tokenizer, part)}
+        if isinstance(part, str)
+        else {"type": "image"}
         for part in turn.parts
     ]
 

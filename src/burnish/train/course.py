@@ -16,6 +16,7 @@ from burnish.models.artifact import Artifact
 from burnish.models.chat import as_served, switched
 from burnish.models.load import load_tokenizer
 from burnish.models.local import LocalModel
+from burnish.models.text_windows import windows_of
 from burnish.train.checkpoint import State
 from burnish.train.loop import Plan
 from burnish.train.team import ALONE, Team
@@ -41,7 +42,11 @@ class Given:
         tokenizer = switched(load_tokenizer(base), have_thoughts(dataset.split.train))
         if recipe.train.objective.kind in _ANSWERS:
             split = dataset.split
-            parts = [_served(tokenizer, rows) for rows in (split.train, split.validation)]
+            most = recipe.train.max_length
+            parts = [
+                _in_windows(tokenizer, _served(tokenizer, rows), most)
+                for rows in (split.train, split.validation)
+            ]
             split = replace(split, train=parts[0], validation=parts[1])
             dataset = replace(dataset, split=split)
         return cls(recipe, dataset, base, tokenizer, team)
@@ -53,6 +58,18 @@ def _served(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> tuple[Ro
         say(
             f"{several} conversations are learnt answer by answer: the model's template shows "
             "earlier answers otherwise than they were said."
+        )
+    return tuple(row for some in parts for row in some)
+
+
+def _in_windows(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], most: int
+) -> tuple[Row, ...]:
+    parts = [windows_of(tokenizer, row, most) for row in rows]
+    if longer := [len(some) for some in parts if len(some) > 1]:
+        say(
+            f"{len(longer)} texts of more than {most} tokens are learnt in {sum(longer)} windows "
+            "(train.max_length)."
         )
     return tuple(row for some in parts for row in some)
 
