@@ -5,17 +5,18 @@ first; those that compare rows see only what is left. What counts as an answer t
 `burnish evaluate` would score.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from burnish.core.json_text import BadJson, parse_json
 from burnish.core.records import Row
 from burnish.core.sections import Task
 from burnish.data.check import leaks
 from burnish.data.duplicates import near_pairs, question
 from burnish.distil.collect import Lesson
 from burnish.engines.teacher import Reply
+from burnish.evaluate.text import unfenced
 
 #: How refusals begin, in the words of the usual assistants.
 _REFUSAL = re.compile(
@@ -174,13 +175,12 @@ def _without(lessons: Sequence[Lesson], ids: set[str], reason: str) -> list[Less
 
 
 def _bare(text: str) -> str:
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", text, re.DOTALL | re.IGNORECASE)
-    return (fenced.group(1) if fenced else text).strip()
+    return unfenced(text).strip()
 
 
 def _object(text: str) -> dict[str, object] | None:
     try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+        value = parse_json(text)
+    except BadJson:
         return None
     return value if isinstance(value, dict) else None
