@@ -4,10 +4,9 @@ Offsets count characters of `Document.text`. For Markdown and plain text that is
 of other kinds it is the text that is read out of them, which `read_document` gives again.
 """
 
-import zipfile
-import zlib
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from burnish.core.errors import BadData, BurnishError
@@ -28,11 +27,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says. All that isn't white space in `text` lies in one of the blocks."""
+    """What a file says. All that isn't white space in `text` lies in one of the blocks. `notes` say
+    what of it couldn't be read."""
 
     title: str
     text: str
     blocks: tuple[Block, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -40,9 +41,11 @@ class Draft:
     """A document that is being read piece by piece, for files whose text has to be put together."""
 
     title: str
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     page: int | None = None
+    notes: tuple[str, ...] = ()
+    _length: int = 0
     _outline: dict[int, str] = field(default_factory=dict)
     _heading_at: int | None = None
 
@@ -51,39 +54,40 @@ class Draft:
         if not (text := text.strip()):
             return
         if self._heading_at is None:
-            self._heading_at = len(self.text)
+            self._heading_at = self._length
         self._outline = {own: name for own, name in self._outline.items() if own < level}
         self._outline[level] = text
-        self.text += f"{text}\n\n"
+        self._add(f"{text}\n\n")
 
     def block(self, text: str) -> None:
         """Add a paragraph; an empty one is nothing."""
         if not (text := text.strip()):
             return
-        start = len(self.text) if self._heading_at is None else self._heading_at
-        self.text += text
+        start = self._length if self._heading_at is None else self._heading_at
+        self._add(text)
         headings = tuple(self._outline[level] for level in sorted(self._outline))
-        self.blocks.append(Block(start, len(self.text), headings, self.page))
+        self.blocks.append(Block(start, self._length, headings, self.page))
         self._heading_at = None
-        self.text += "\n\n"
+        self._add("\n\n")
 
     def finished(self) -> Document:
         """The document; headings at the end with nothing below them are a block of their own."""
+        text = "".join(self.pieces)
         if self._heading_at is not None:
             headings = tuple(self._outline[level] for level in sorted(self._outline))
-            end = len(self.text.rstrip())
+            end = len(text.rstrip())
             self.blocks.append(Block(self._heading_at, end, headings, self.page))
-        return Document(self.title, self.text, tuple(self.blocks))
+        return Document(self.title, text, tuple(self.blocks), self.notes)
+
+    def _add(self, text: str) -> None:
+        self.pieces.append(text)
+        self._length += len(text)
 
 
 Reader = Callable[[Path], Document]
 
-#: What libraries raise on broken files, beside their own errors (which derive from these or are
-#: turned into BadData by the reader).
-_BROKEN = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError,
-    RuntimeError, SyntaxError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+#: Halves of characters, which no embedder and no database takes.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def readers() -> Mapping[str, Reader]:
@@ -108,11 +112,16 @@ def read_document(file: Path) -> Document:
         raise BadData(f"{file} is not UTF-8 text: {error}", "Save it as UTF-8.") from error
     except BurnishError:
         raise
-    except _BROKEN as error:
+    # Whatever a library ends in over a broken file is that file's fault, and of no other one.
+    except Exception as error:
         what = f"{type(error).__name__}: {error}".rstrip(": ")
         raise BadData(f"{file} is broken: {what}", "Open it and save it again.") from error
     if not document.text.strip():
         raise BadData(
             f"{file} holds no text.", "A scan needs text recognition (OCR) first; else remove it."
         )
-    return document
+    return replace(
+        document,
+        title=_SURROGATE.sub("\ufffd", document.title),
+        text=_SURROGATE.sub("\ufffd", document.text),
+    )

@@ -17,7 +17,7 @@ import numpy as np
 from burnish.core.errors import BadData
 from burnish.rag.signs import Signs, sign_bits
 from burnish.rag.store import Passage, Ranking
-from burnish.rag.words import News, State, WordIndex
+from burnish.rag.words import ANALYSIS, News, State, WordIndex
 
 #: Passages near by their signs whose exact vectors are compared: so many for each one that is
 #: wanted, and never fewer than so many.
@@ -196,7 +196,7 @@ class SqliteStore:
     def _now(self) -> State:
         """How far the database is."""
         name = self.database.execute("SELECT name FROM own").fetchone()[0]
-        return State(name, self._last("passages"), self._last("gone"))
+        return State(name, self._last("passages"), self._last("gone"), ANALYSIS)
 
     def _news(self, then: State) -> News:
         """What came and went since. What comes while this is read may be told twice."""
