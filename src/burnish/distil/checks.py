@@ -20,7 +20,7 @@ from burnish.evaluate.text import unfenced
 
 #: How refusals begin, in the words of the usual assistants.
 _REFUSAL = re.compile(
-    r"\s*(i['’]?m sorry|i am sorry|sorry,|i apologi[sz]e|i can['’]?t|i cannot|i can not|"
+    r"(i['’]?m sorry|i am sorry|sorry,|i apologi[sz]e|i can['’]?t|i cannot|i can not|"
     r"i['’]?m unable|i am unable|i['’]?m not able|i won['’]?t|as an ai|unfortunately, i)",
     re.IGNORECASE,
 )
@@ -48,7 +48,7 @@ def standard_of(rows: Sequence[Row], task: Task) -> Standard:
     found = [value for answer in answers if (value := _object(answer)) is not None]
     keys = frozenset.intersection(*map(frozenset, found)) if found else frozenset()
     longest = max(map(len, answers)) if len(answers) >= _KNOWN_ANSWERS else None
-    return Standard(task, keys, longest, any(_REFUSAL.match(answer) for answer in answers))
+    return Standard(task, keys, longest, any(_REFUSAL.match(answer.lstrip()) for answer in answers))
 
 
 def _empty(reply: Reply, standard: Standard) -> str:
@@ -62,7 +62,7 @@ def _cut_short(reply: Reply, standard: Standard) -> str:
 
 
 def _refusal(reply: Reply, standard: Standard) -> str:
-    refused = not standard.refuses and _REFUSAL.match(reply.text)
+    refused = not standard.refuses and _REFUSAL.match(reply.text.lstrip())
     return "the teacher refused" if refused else ""
 
 
