@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from burnish.core import errors
-from burnish.core.recipe import make_recipe
-from burnish.train.encoders import ENCODERS
-from burnish.train.objectives import OBJECTIVES
+from burnish.core.recipe.recipe import make_recipe
+from burnish.train.objectives.registry import OBJECTIVES
+from burnish.train.registry import TRAINERS
 from tests.write_docs import PAGES, ROOT, WORDS
 
 
@@ -42,7 +42,7 @@ def test_every_objective_has_an_example_recipe_that_is_read():
         if "objective" in block
     ]
 
-    assert [recipe.train.objective.kind for recipe in recipes] == [*OBJECTIVES, *ENCODERS]
+    assert [recipe.train.objective.kind for recipe in recipes] == [*OBJECTIVES, *TRAINERS]
 
 
 def test_every_error_says_in_one_sentence_what_it_is():

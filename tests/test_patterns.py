@@ -9,7 +9,7 @@ import pytest
 import regex
 
 import burnish
-from burnish.data.personal import personal_kinds
+from burnish.data.pii import personal_kinds
 
 ROOT = Path(burnish.__file__).parent
 _CALLS = frozenset(

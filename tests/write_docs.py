@@ -9,14 +9,14 @@ from pydantic import BaseModel
 from typer.testing import CliRunner
 
 from burnish.cli.main import app
-from burnish.core import autotrain, deepspeed, kaito
-from burnish.core.foreign import Key
-from burnish.core.recipe import recipe_schema, recipe_sections
+from burnish.compat import autotrain, deepspeed, kaito
+from burnish.compat.olive.commands import ALTERNATIVES, COMMANDS
+from burnish.compat.translate import KeyRule
+from burnish.core.recipe.recipe import recipe_schema, recipe_sections
 from burnish.core.settings import SETTINGS
-from burnish.data.codes import CODES
+from burnish.data.findings import CODES
 from burnish.data.formats import FORMATS
-from burnish.models.audit import CHECKS
-from burnish.olive.words import COMMANDS, ELSEWHERE
+from burnish.models.token_audit import CHECKS
 from tests.serve.conformance.page import conformance_page
 
 ROOT = Path(__file__).parent.parent
@@ -90,11 +90,11 @@ def olive_page() -> str:
             f"| `{flag}` | {_fate(how.ignored, how.refused)} |" for flag, how in flags.items()
         ]
     parts += ["", "### Elsewhere", "", "| command | instead |", "|---|---|"]
-    parts += [f"| `{name}` | {instead} |" for name, instead in ELSEWHERE.items()]
+    parts += [f"| `{name}` | {instead} |" for name, instead in ALTERNATIVES.items()]
     return "\n".join(parts) + "\n"
 
 
-def keys_page(name: str, keys: Mapping[str, Key]) -> str:
+def keys_page(name: str, keys: Mapping[str, KeyRule]) -> str:
     """The page on another tool's file: its head is written by hand, the keys come from the code."""
     page = (ROOT / f"docs/{name}.md").read_text(encoding="utf-8")
     head, mark, _ = page.partition("<!-- keys -->")
@@ -103,7 +103,7 @@ def keys_page(name: str, keys: Mapping[str, Key]) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _meaning(key: Key) -> str:
+def _meaning(key: KeyRule) -> str:
     if key.ignored:
         return f"changes nothing, and says so: {key.ignored}"
     if not key.values:

@@ -8,9 +8,9 @@ import json
 import polars
 import pytest
 
-from burnish.core.sections import Data, Task
+from burnish.core.recipe.data import Data, Task
 from burnish.data.check import check
-from burnish.data.read import read
+from burnish.data.read import read_files
 
 ASKED = {"role": "user", "content": "The lamp is broken."}
 SAID = {"role": "assistant", "content": "Sorry."}
@@ -23,7 +23,7 @@ HALF = '{"text": "half an emoji \\ud83d", "label": "a"}'
 def read_lines(tmp_path, *lines, name="rows.jsonl", **data):
     file = tmp_path / name
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return read([file], Data(**data), Task())
+    return read_files([file], Data(**data), Task())
 
 
 def read_rows(tmp_path, *records):
@@ -230,7 +230,7 @@ def test_an_answer_of_signs_that_cannot_be_seen_is_empty(tmp_path):
     assert "empty_answer" in codes(found)
 
 
-def test_labels_are_one_where_nobody_can_tell_them_apart(tmp_path):
+def test_labels_are_one_where_nobody_can_tell_them_split_reasoning(tmp_path):
     labels = ["café", "cafe\u0301", " café "]
 
     found = read_rows(tmp_path, *({"text": f"Lamp {n}", "label": own}
@@ -277,7 +277,7 @@ def test_a_broken_row_of_a_table_is_named_by_its_number(tmp_path, table, row):
 def test_tables_are_read_as_spreadsheets_write_them(tmp_path, table):
     (tmp_path / "rows.csv").write_bytes(table.encode())
 
-    found = read([tmp_path / "rows.csv"], Data(), Task())
+    found = read_files([tmp_path / "rows.csv"], Data(), Task())
 
     (row,) = found.rows
     assert (row.messages[0].content, row.label, found.findings) == ('the 5" pipe', "b", ())
@@ -297,7 +297,7 @@ def test_texts_of_a_table_stay_texts(tmp_path):
     frame = polars.DataFrame({"text": words, "label": ["a"] * len(words)})
     frame.write_csv(tmp_path / "rows.csv")
 
-    found = read([tmp_path / "rows.csv"], Data(), Task())
+    found = read_files([tmp_path / "rows.csv"], Data(), Task())
 
     assert [row.messages[0].content for row in found.rows] == words
 
@@ -305,7 +305,7 @@ def test_texts_of_a_table_stay_texts(tmp_path):
 def test_utf_16_without_a_mark_is_named(tmp_path):
     (tmp_path / "rows.csv").write_bytes("text,label\na,b\n".encode("utf-16-le"))
 
-    (finding,) = read([tmp_path / "rows.csv"], Data(), Task()).findings
+    (finding,) = read_files([tmp_path / "rows.csv"], Data(), Task()).findings
 
     assert finding.code == "encoding" and "UTF-16" in finding.message
 
@@ -314,7 +314,7 @@ def test_nan_in_a_parquet_file_is_a_missing_value(tmp_path):
     frame = polars.DataFrame({"text": ["a", "b"], "label": [1.0, float("nan")]})
     frame.write_parquet(tmp_path / "rows.parquet")
 
-    found = read([tmp_path / "rows.parquet"], Data(), Task())
+    found = read_files([tmp_path / "rows.parquet"], Data(), Task())
 
     assert [row.label for row in found.rows] == ["1.0"]
     assert [one.rows for one in found.findings] == [(2,)]

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from burnish.evaluate.metrics import CORPUS, METRICS, json_validity, macro_f1
-from burnish.evaluate.text import normalise, squad_normalise, unfenced
+from burnish.evaluate.metrics import CORPUS_METRICS, METRICS, json_validity, macro_f1
+from burnish.evaluate.text import normalize, squad_normalize, unfenced
 
 texts = st.text(max_size=40)
 ascii_texts = st.text(st.characters(max_codepoint=126, min_codepoint=32), max_size=60)
@@ -53,7 +53,7 @@ def test_rouge_l_of_ascii_text_is_that_of_its_library(expected, answer):
     assert METRICS["rouge_l"](expected, answer) == pytest.approx(theirs)
 
 
-@pytest.mark.parametrize("form", [normalise, squad_normalise])
+@pytest.mark.parametrize("form", [normalize, squad_normalize])
 def test_normal_forms_forgive_case_punctuation_articles_and_space(form):
     assert form("  The  Cat, a DOG… «and» an owl! ") == "cat dog and owl"
     assert form("Πού είναι; (Η Αθήνα.)") == "πού είναι η αθήνα"
@@ -211,6 +211,6 @@ def test_bleu_and_chrf_are_sacrebleus():
     assert METRICS["chrf"](expected, answer) == pytest.approx(
         sacrebleu.sentence_chrf(answer, [expected]).score / 100
     )
-    assert CORPUS["generation"]["corpus_bleu"]([expected] * 2, [answer] * 2) == pytest.approx(
-        sacrebleu.corpus_bleu([answer] * 2, [[expected] * 2]).score / 100
-    )
+    assert CORPUS_METRICS["generation"]["corpus_bleu"](
+        [expected] * 2, [answer] * 2
+    ) == pytest.approx(sacrebleu.corpus_bleu([answer] * 2, [[expected] * 2]).score / 100)

@@ -5,7 +5,7 @@ from copy import deepcopy
 import pytest
 
 from burnish.core.records import Message, Row
-from burnish.models.chat import encode_prompt, encode_row, encode_text, end_of_turn
+from burnish.models.chat_template import encode_prompt, encode_row, encode_text, end_of_turn
 
 TOOLS = (
     "{% for tool in tools or [] %}{{ tool | tojson }}\n{% endfor %}"

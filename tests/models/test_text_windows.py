@@ -1,7 +1,7 @@
 """Plain text that is longer than a row may be is learnt whole, in windows."""
 
 from burnish.core.records import Message, Row
-from burnish.models.chat import encode_row, end_of_turn
+from burnish.models.chat_template import encode_row, end_of_turn
 from burnish.models.text_windows import windows_of
 
 TEXT = "\n\n".join(

@@ -44,14 +44,14 @@ def store(tmp_path):
 
 def test_words_are_found_whatever_their_case_accents_or_composition(store):
     for name, question in ASKED:
-        found = store.passages([own for own, _ in store.by_words(question, 3)])
+        found = store.passages([own for own, _ in store.search_words(question, 3)])
 
         assert (found and found[0].file == name) or name in [p.file for p in found], question
 
 
 def test_what_is_not_there_is_not_found(store):
     for question in ("lamp", "λάμπα", "лампа", "灯泡", "โคมไฟ", "램프"):
-        assert store.by_words(question, 3) == [], question
+        assert store.search_words(question, 3) == [], question
 
 
 def test_english_is_read_by_stems_and_the_same_words_in_other_company():

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.core.records import Finding
-from burnish.data.codes import CODES
+from burnish.data.findings import CODES
 
 #: A record with its number, from 1.
 Numbered = tuple[int, Any]

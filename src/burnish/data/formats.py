@@ -11,17 +11,17 @@ from typing import Any
 
 from burnish.core.errors import BadData
 from burnish.core.json_text import BadJson, parse_json
+from burnish.core.recipe.data import Columns
 from burnish.core.records import Message, Row
-from burnish.core.sections import Columns
 from burnish.data.calls import call_from_text, tools_of
 from burnish.data.messages import message_of, said
-from burnish.data.spans import BadRow, has_spans, has_tags, marked, tagged
+from burnish.data.spans import BadRow, has_spans, has_tags, row_from_spans, row_from_tags
 
 Record = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class RowFormat:
     """One shape: how to see it by the keys, how to read it, and a line of it for the docs."""
 
     fits: Callable[[set[str], Columns], bool]
@@ -37,7 +37,7 @@ def chat(record: Record, columns: Columns) -> Row:
     return Row(
         messages=_with_system(messages, record, columns),
         tools=tools_of(record),
-        item=_others(record, ("messages", "tools", "functions")),
+        item=_extra_fields(record, ("messages", "tools", "functions")),
     )
 
 
@@ -63,14 +63,14 @@ def pairs(record: Record, columns: Columns) -> Row:
     """A prompt and its completion."""
     prompt = _pick(record, columns.prompt, _PROMPTS)
     answer = _pick_answer(record, columns.completion, _COMPLETIONS)
-    return _single(record, columns, prompt, answer, _history(record))
+    return _single_turn_row(record, columns, prompt, answer, _history(record))
 
 
 def prompts(record: Record, columns: Columns) -> Row:
     """A question alone, for a teacher to answer."""
     asked = _pick(record, columns.prompt, _PROMPTS)
     messages = _with_system((Message("user", asked),), record, columns)
-    return Row(messages=messages, item=_others(record, _PROMPTS))
+    return Row(messages=messages, item=_extra_fields(record, _PROMPTS))
 
 
 def alpaca(record: Record, columns: Columns) -> Row:
@@ -79,7 +79,7 @@ def alpaca(record: Record, columns: Columns) -> Row:
     given = record.get("input")
     prompt = f"{instruction}\n\n{given}" if given else instruction
     answer = _pick_answer(record, columns.completion, ("output",))
-    return _single(record, columns, prompt, answer, _history(record))
+    return _single_turn_row(record, columns, prompt, answer, _history(record))
 
 
 def openai_preference(record: Record, columns: Columns) -> Row:
@@ -90,7 +90,7 @@ def openai_preference(record: Record, columns: Columns) -> Row:
             "there is no `input` with a list `messages`", 'Write "input": {"messages": [...]}.'
         )
     sides = [record.get(key) for key in ("preferred_output", "non_preferred_output")]
-    return _compared(given["messages"], sides, given, columns)
+    return _preference_row(given["messages"], sides, given, columns)
 
 
 def preference(record: Record, columns: Columns) -> Row:
@@ -108,7 +108,7 @@ def preference(record: Record, columns: Columns) -> Row:
                 "Let both begin with the same turns; only the last answer is compared.",
             )
         prompt, sides = before, [side[-1:] for side in sides if side]
-    return _compared(prompt, sides, record, columns)
+    return _preference_row(prompt, sides, record, columns)
 
 
 def unpaired_preference(record: Record, columns: Columns) -> Row:
@@ -119,20 +119,20 @@ def unpaired_preference(record: Record, columns: Columns) -> Row:
             f"the label is {record.get(columns.label or 'label')!r}, not true or false",
             "Write true or false; or say what the rows are: data.format=labelled, or =pairs.",
         )
-    answer = _answer(record.get(columns.completion or "completion"), "completion")
-    prompt = _asked(record.get(columns.prompt or "prompt"))
+    answer = _answer_message(record.get(columns.completion or "completion"), "completion")
+    prompt = _context_messages(record.get(columns.prompt or "prompt"))
     messages = _with_system((*prompt, answer), record, columns)
     return Row(messages=messages, desirable=label, tools=tools_of(record))
 
 
-def _compared(prompt: Any, sides: Sequence[Any], record: Record, columns: Columns) -> Row:
-    chosen = _answer(sides[0], "preferred answer")
-    rejected = _answer(sides[1], "rejected answer")
-    messages = _with_system((*_asked(prompt), chosen), record, columns)
+def _preference_row(prompt: Any, sides: Sequence[Any], record: Record, columns: Columns) -> Row:
+    chosen = _answer_message(sides[0], "preferred answer")
+    rejected = _answer_message(sides[1], "rejected answer")
+    messages = _with_system((*_context_messages(prompt), chosen), record, columns)
     return Row(messages=messages, rejected=rejected, tools=tools_of(record))
 
 
-def _asked(prompt: Any) -> tuple[Message, ...]:
+def _context_messages(prompt: Any) -> tuple[Message, ...]:
     """The turns before an answer that is judged: context, so none of them is learnt."""
     if isinstance(prompt, str):
         return (Message("user", prompt),)
@@ -144,7 +144,7 @@ def _asked(prompt: Any) -> tuple[Message, ...]:
     )
 
 
-def _answer(side: Any, name: str) -> Message:
+def _answer_message(side: Any, name: str) -> Message:
     """One answer, from its text or from a list of one message."""
     if isinstance(side, str):
         return said(side)
@@ -159,10 +159,12 @@ def _answer(side: Any, name: str) -> Message:
     )
 
 
-def labelled(record: Record, columns: Columns) -> Row:
+def labeled(record: Record, columns: Columns) -> Row:
     """A text and its class."""
     label = unicodedata.normalize("NFC", _pick_label(record, columns).strip())
-    row = _single(record, columns, _pick(record, columns.prompt, (*_PROMPTS, "text")), label)
+    row = _single_turn_row(
+        record, columns, _pick(record, columns.prompt, (*_PROMPTS, "text")), label
+    )
     return Row(messages=row.messages, label=label)
 
 
@@ -178,38 +180,38 @@ _LABELS = ("label", "category", "intent", "class")
 _ANSWERED = {*_COMPLETIONS, *_LABELS, "output", "chosen", "rejected", "text"}
 _TRUTHS = {"true": True, "false": False}
 
-FORMATS: dict[str, Format] = {
-    "chat": Format(
+FORMATS: dict[str, RowFormat] = {
+    "chat": RowFormat(
         lambda keys, columns: "messages" in keys,
         chat,
         '{"messages": [{"role": "user", "content": "1+1?"}, '
         '{"role": "assistant", "content": "2"}]}',
     ),
-    "spans": Format(
+    "spans": RowFormat(
         lambda keys, columns: has_spans(keys),
-        lambda record, columns: marked(record),
+        lambda record, columns: row_from_spans(record),
         '{"text": "Ada lives in Athens", "spans": [{"start": 13, "end": 19, "label": "place"}]}',
     ),
-    "tagged": Format(
+    "tagged": RowFormat(
         lambda keys, columns: has_tags(keys),
-        lambda record, columns: tagged(record),
+        lambda record, columns: row_from_tags(record),
         '{"tokens": ["in", "New", "York"], "tags": ["O", "B-place", "I-place"]}',
     ),
-    "openai_preference": Format(
+    "openai_preference": RowFormat(
         lambda keys, columns: {"input", "preferred_output"} <= keys,
         openai_preference,
         '{"input": {"messages": [{"role": "user", "content": "1+1?"}]}, "preferred_output": '
         '[{"role": "assistant", "content": "2"}], "non_preferred_output": '
         '[{"role": "assistant", "content": "3"}]}',
     ),
-    "preference": Format(
+    "preference": RowFormat(
         lambda keys, columns: (
             _has(keys, columns.chosen, ("chosen",)) and _has(keys, columns.rejected, ("rejected",))
         ),
         preference,
         '{"prompt": "1+1?", "chosen": "2", "rejected": "3"}',
     ),
-    "unpaired_preference": Format(
+    "unpaired_preference": RowFormat(
         lambda keys, columns: (
             _has(keys, columns.prompt, ("prompt",))
             and _has(keys, columns.completion, ("completion",))
@@ -218,38 +220,38 @@ FORMATS: dict[str, Format] = {
         unpaired_preference,
         '{"prompt": "1+1?", "completion": "2", "label": true}',
     ),
-    "sharegpt": Format(
+    "sharegpt": RowFormat(
         lambda keys, columns: "conversations" in keys,
         sharegpt,
         '{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}',
     ),
-    "labelled": Format(
+    "labelled": RowFormat(
         lambda keys, columns: (
             _has(keys, columns.label, _LABELS)
             and _has(keys, columns.prompt, (*_PROMPTS, "text"))
             and not columns.completion
         ),
-        labelled,
+        labeled,
         '{"text": "My card is gone", "label": "lost_card"}',
     ),
-    "pairs": Format(
+    "pairs": RowFormat(
         lambda keys, columns: (
             _has(keys, columns.prompt, _PROMPTS) and _has(keys, columns.completion, _COMPLETIONS)
         ),
         pairs,
         '{"prompt": "Capital of Greece?", "completion": "Athens"}',
     ),
-    "alpaca": Format(
+    "alpaca": RowFormat(
         lambda keys, columns: {"instruction", "output"} <= keys,
         alpaca,
         '{"instruction": "Translate to French", "input": "bread", "output": "pain"}',
     ),
-    "prompts": Format(
+    "prompts": RowFormat(
         lambda keys, columns: _has(keys, columns.prompt, _PROMPTS) and not keys & _ANSWERED,
         prompts,
         '{"prompt": "Capital of Greece?"}',
     ),
-    "text": Format(
+    "text": RowFormat(
         lambda keys, columns: _has(keys, columns.text, ("text",)),
         text,
         '{"text": "Plain text, learnt whole."}',
@@ -257,7 +259,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def detect(keys: set[str], columns: Columns) -> str:
+def detect_format(keys: set[str], columns: Columns) -> str:
     """The format that records with these keys have. Raises BadData if none fits."""
     for name, shape in FORMATS.items():
         if shape.fits(keys, columns):
@@ -269,7 +271,7 @@ def detect(keys: set[str], columns: Columns) -> str:
     )
 
 
-def _single(
+def _single_turn_row(
     record: Record,
     columns: Columns,
     prompt: str,
@@ -291,7 +293,7 @@ def _with_system(
     return (Message("system", system), *messages)
 
 
-def _others(record: Record, said: Sequence[str]) -> Record:
+def _extra_fields(record: Record, said: Sequence[str]) -> Record:
     """What a record holds beside its conversation: what graders look at."""
     return {key: value for key, value in record.items() if key not in said}
 

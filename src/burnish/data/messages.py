@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from burnish.core.pictures import BadPicture, Picture, joined, picture_of
+from burnish.core.images import BadImage, Image, image_from_data_url, join_parts
+from burnish.core.reasoning import split_reasoning
 from burnish.core.records import Message, Role
-from burnish.core.thoughts import apart
 from burnish.data.calls import calls_of
-from burnish.data.pictures import refused, url_of
+from burnish.data.images import as_bad_row, image_url_of
 from burnish.data.spans import BadRow
 
 #: What other tools call the roles.
@@ -35,7 +35,7 @@ def message_of(entry: Any) -> Message:
         raise BadRow("an answer holds a picture", "Only what is asked can hold pictures.")
     thought = ""
     if role == "assistant":
-        inside, content = apart(content)
+        inside, content = split_reasoning(content)
         thought = inside or str(entry.get("reasoning_content") or "").strip()
     weight = 1 if entry.get("weight") is None else entry["weight"]
     if weight not in (0, 1):
@@ -47,8 +47,8 @@ def message_of(entry: Any) -> Message:
         name=_text(entry.get("name")),
         tool_calls=calls,
         tool_call_id=_text(entry.get("tool_call_id")),
-        pictures=pictures,
-        thought=thought,
+        images=pictures,
+        reasoning=thought,
     )
 
 
@@ -69,17 +69,17 @@ def _text(value: Any) -> str | None:
 
 def said(answer: str) -> Message:
     """An answer, with the thought that it begins with taken apart."""
-    thought, content = apart(answer)
-    return Message("assistant", content, thought=thought)
+    thought, content = split_reasoning(answer)
+    return Message("assistant", content, reasoning=thought)
 
 
-def _content(entry: Mapping[str, Any], allow_none: bool) -> tuple[str, tuple[Picture, ...]]:
+def _content(entry: Mapping[str, Any], allow_none: bool) -> tuple[str, tuple[Image, ...]]:
     """The content of a message; a refusal is what an assistant says instead."""
     content = entry.get("content")
     if content is None and isinstance(entry.get("refusal"), str):
         content = entry["refusal"]
     if isinstance(content, list):  # content parts, as the API takes them
-        return joined(_part(part) for part in content)
+        return join_parts(_part(part) for part in content)
     if content is None and allow_none:
         return "", ()
     if content is None:
@@ -92,18 +92,18 @@ def _content(entry: Mapping[str, Any], allow_none: bool) -> tuple[str, tuple[Pic
     return content, ()
 
 
-def _part(part: Any) -> str | Picture:
+def _part(part: Any) -> str | Image:
     """One part of a message: its text, or its picture, which may have been read already."""
-    if isinstance(part, Picture):
+    if isinstance(part, Image):
         return part
     if isinstance(part, Mapping):
         if isinstance(part.get("text"), str):
             return str(part["text"])
-        if isinstance(url := url_of(part), str):
+        if isinstance(url := image_url_of(part), str):
             try:
-                return picture_of(url)
-            except BadPicture as error:
-                raise refused(error) from error
+                return image_from_data_url(url)
+            except BadImage as error:
+                raise as_bad_row(error) from error
     raise BadRow(
         "a message has content that is neither text nor a picture",
         'Write {"type": "text", "text": ...} or {"type": "image_url", "image_url": {"url": ...}}.',

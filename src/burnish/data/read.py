@@ -7,20 +7,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from burnish.core.atomic import hash_file, refuse_missing
 from burnish.core.errors import BadData
-from burnish.core.folders import hash_file, refuse_missing
 from burnish.core.json_text import BadJson, parse_entries, parse_json
+from burnish.core.recipe.data import Data, Task
 from burnish.core.records import Finding, Row
-from burnish.core.sections import Data, Task
 from burnish.data.faults import Faults, Numbered, text_of
-from burnish.data.formats import FORMATS, detect
-from burnish.data.pictures import before_the_question, unread, with_pictures
+from burnish.data.formats import FORMATS, detect_format
+from burnish.data.images import insert_before_question, unread_image_columns, with_images
 from burnish.data.spans import BadRow
 from burnish.data.tables import read_parquet, read_table
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ReadResult:
     """What files hold: usable rows, what is wrong with the others, and the files' hashes."""
 
     rows: tuple[Row, ...]
@@ -28,7 +28,7 @@ class Read:
     hashes: Mapping[str, str]
 
 
-def read(files: Sequence[Path], data: Data, task: Task) -> Read:
+def read_files(files: Sequence[Path], data: Data, task: Task) -> ReadResult:
     """All rows of all files, in order.
 
     Raises NotFound for a file that isn't there, BadData for one whose rows have no known shape.
@@ -40,7 +40,7 @@ def read(files: Sequence[Path], data: Data, task: Task) -> Read:
         some, found = _read_file(file, data)
         rows += some
         findings += found
-    return Read(tuple(rows), tuple(findings), {str(file): hash_file(file) for file in files})
+    return ReadResult(tuple(rows), tuple(findings), {str(file): hash_file(file) for file in files})
 
 
 def read_records(file: Path) -> list[Numbered]:
@@ -49,7 +49,7 @@ def read_records(file: Path) -> list[Numbered]:
     records, faults = _records(file)
     for finding in faults.findings():
         if finding.severity == "error":
-            raise BadData(finding.said, finding.fix)
+            raise BadData(finding.summary, finding.fix)
     return records
 
 
@@ -69,24 +69,24 @@ def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
     if not records:
         return [], faults.findings()
     keys = {str(key) for _, record in records for key in record}
-    shape = FORMATS[data.format if data.format != "auto" else _detected(file, keys, data)]
+    shape = FORMATS[data.format if data.format != "auto" else _detect_format(file, keys, data)]
     if data.format == "auto" and shape is FORMATS["text"]:
         _look_beside_text(keys, data, faults)
     rows = []
     for number, record in records:
         try:
-            told, pictures = with_pictures(record, data)
+            told, pictures = with_images(record, data)
             row = shape.convert(told, data.columns)
-            row = before_the_question(row, pictures) if pictures else row
+            row = insert_before_question(row, pictures) if pictures else row
         except BadRow as fault:
             faults.add(fault.finding, number, fault.what, fault.fix)
             continue
-        for column in unread(record, data):
+        for column in unread_image_columns(record, data):
             faults.add(
                 "unread_pictures", number, f"the column `{column}` holds pictures that aren't read",
                 f"If they belong to what is asked: data.columns.image={column}",
             )  # fmt: skip
-        group, kind = _named(record, data.group), _named(record, data.question_type)
+        group, kind = _column_text(record, data.group), _column_text(record, data.question_type)
         rows.append(replace(row, file=str(file), line=number, group=group, type=kind))
     return rows, faults.findings()
 
@@ -106,15 +106,15 @@ def _look_beside_text(keys: set[str], data: Data, faults: Faults) -> None:
         )  # fmt: skip
 
 
-def _named(record: Mapping[str, Any], column: str | None) -> str | None:
+def _column_text(record: Mapping[str, Any], column: str | None) -> str | None:
     """What a column that the recipe names says, as text; none if it isn't there or empty."""
     value = record.get(column) if column else None
     return None if value is None or value == "" else str(value)
 
 
-def _detected(file: Path, keys: set[str], data: Data) -> str:
+def _detect_format(file: Path, keys: set[str], data: Data) -> str:
     try:
-        return detect(keys, data.columns)
+        return detect_format(keys, data.columns)
     except BadData as error:
         raise BadData(f"{file}: {error.what}", error.fix) from error
 

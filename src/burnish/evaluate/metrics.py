@@ -13,8 +13,8 @@ import sacrebleu
 
 from burnish.core.scripts import spaced
 from burnish.evaluate.fields import count_fields, parse_fields, shared_fields
-from burnish.evaluate.spans import SPANS, span_f1
-from burnish.evaluate.text import normalise, squad_normalise, tokens, unfenced, written_alike
+from burnish.evaluate.span_metrics import SPAN_METRICS, span_f1
+from burnish.evaluate.text import normalize, squad_normalize, tokens, unfenced, written_alike
 
 
 def accuracy(expected: str, answer: str) -> float:
@@ -24,23 +24,23 @@ def accuracy(expected: str, answer: str) -> float:
 
 def exact_match(expected: str, answer: str) -> float:
     """1 if the normal forms are equal; numbers keep their value (evaluate.text)."""
-    return float(normalise(answer) == normalise(expected))
+    return float(normalize(answer) == normalize(expected))
 
 
 def token_f1(expected: str, answer: str) -> float:
     """F1 of the words that both have, in the normal form of `exact_match`; characters of scripts
     without spaces count as words."""
-    return _f1_of_words(tokens(normalise(expected)), tokens(normalise(answer)))
+    return _f1_of_words(tokens(normalize(expected)), tokens(normalize(answer)))
 
 
 def squad_exact_match(expected: str, answer: str) -> float:
     """1 if SQuAD's normal forms are equal, as others report it: 3.5 is 35 there."""
-    return float(squad_normalise(answer) == squad_normalise(expected))
+    return float(squad_normalize(answer) == squad_normalize(expected))
 
 
 def squad_f1(expected: str, answer: str) -> float:
     """SQuAD's F1 (Rajpurkar et al. 2016) of words in its own normal form."""
-    return _f1_of_words(tokens(squad_normalise(expected)), tokens(squad_normalise(answer)))
+    return _f1_of_words(tokens(squad_normalize(expected)), tokens(squad_normalize(answer)))
 
 
 def _f1_of_words(theirs: Sequence[str], ours: Sequence[str]) -> float:
@@ -126,7 +126,9 @@ def corpus_bleu(expected: Sequence[str], answers: Sequence[str]) -> float:
     return float(sacrebleu.corpus_bleu(ours, [theirs]).score / 100)
 
 
-def _mean(score: Callable[[str, str], float]) -> Callable[[Sequence[str], Sequence[str]], float]:
+def _mean_over_rows(
+    score: Callable[[str, str], float],
+) -> Callable[[Sequence[str], Sequence[str]], float]:
     def over_all(expected: Sequence[str], answers: Sequence[str]) -> float:
         return sum(map(score, expected, answers)) / len(answers)
 
@@ -134,16 +136,16 @@ def _mean(score: Callable[[str, str], float]) -> Callable[[Sequence[str], Sequen
 
 
 #: Task → what is shown beside the deciding score, over the whole set.
-CORPUS: dict[str, dict[str, Callable[[Sequence[str], Sequence[str]], float]]] = {
+CORPUS_METRICS: dict[str, dict[str, Callable[[Sequence[str], Sequence[str]], float]]] = {
     "classification": {"macro_f1": macro_f1},
-    "extraction": {"exact_match": _mean(exact_match), "json_validity": json_validity},
-    "spans": SPANS,
-    "qa": {"exact_match": _mean(exact_match), "rouge_l": _mean(rouge_l)},
+    "extraction": {"exact_match": _mean_over_rows(exact_match), "json_validity": json_validity},
+    "spans": SPAN_METRICS,
+    "qa": {"exact_match": _mean_over_rows(exact_match), "rouge_l": _mean_over_rows(rouge_l)},
     "generation": {
-        "token_f1": _mean(token_f1),
+        "token_f1": _mean_over_rows(token_f1),
         "corpus_bleu": corpus_bleu,
-        "chrf": _mean(chrf),
-        "exact_match": _mean(exact_match),
+        "chrf": _mean_over_rows(chrf),
+        "exact_match": _mean_over_rows(exact_match),
     },
 }
 

@@ -1,7 +1,7 @@
 """Normal forms of texts that are compared: what is the same answer, and what isn't.
 
-`normalise` forgives case, punctuation and articles, and never what an answer says: numbers keep
-their sign, decimals and unit, words their marks, and no answer becomes empty. `squad_normalise` is
+`normalize` forgives case, punctuation and articles, and never what an answer says: numbers keep
+their sign, decimals and unit, words their marks, and no answer becomes empty. `squad_normalize` is
 SQuAD's, for figures beside those of others: there 3.5 is 35, -5 is 5 and C++ is C.
 """
 
@@ -21,7 +21,7 @@ _THOUSANDS = re.compile(r"(?<![\w.,])\d{1,3}(?:,\d{3})++(?![\w,])")
 _APART = re.compile(r"(?<=\d)\s(?=[%‰])")
 
 
-def squad_normalise(text: str) -> str:
+def squad_normalize(text: str) -> str:
     """SQuAD's normal form (Rajpurkar et al. 2016): no case, punctuation, articles, extra space.
 
     Punctuation is that of all scripts, so that other languages are scored alike.
@@ -31,7 +31,7 @@ def squad_normalise(text: str) -> str:
     return " ".join(_SQUADS_ARTICLES.sub(" ", bare).split())
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """The safe normal form: no case, no extra space; no punctuation but that of numbers and names
     (`3.5`, `-5`, `50%`, `c++`, `c#`); no articles before another word; NFC. Never empty for a text
     that isn't."""

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from burnish.core.errors import BadData
 from burnish.core.records import Message, Row
-from burnish.models.chat import render_conversation
+from burnish.models.chat_template import render_conversation
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +31,9 @@ def probes_of(tokenizer: PreTrainedTokenizerBase, row: Row) -> Probes:
     texts: list[str] = []
     called: list[str] = []
     messages = [_probed(turn, place, texts, called) for place, turn in enumerate(row.messages)]
-    if row.messages[-1].thought:
+    if row.messages[-1].reasoning:
         texts.append("thought7d1e")
-        messages[-1] = replace(messages[-1], thought=texts[-1])
+        messages[-1] = replace(messages[-1], reasoning=texts[-1])
     tools = [_renamed(tool, place, called) for place, tool in enumerate(row.tools)]
     try:
         rendered = render_conversation(tokenizer, messages, tools)
@@ -48,7 +48,7 @@ def probes_of(tokenizer: PreTrainedTokenizerBase, row: Row) -> Probes:
 def _probed(turn: Message, place: int, texts: list[str], called: list[str]) -> Message:
     """A turn with other words; pictures stay where they are, and what is said around them."""
     content = turn.content
-    if content.strip() and not turn.pictures:
+    if content.strip() and not turn.images:
         content = f"text7d1e{place}e"
         texts.append(content)
     calls = []

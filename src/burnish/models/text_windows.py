@@ -9,7 +9,7 @@ from dataclasses import replace
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.records import Row
-from burnish.models.chat import encode_text, has_source
+from burnish.models.chat_template import encode_text, has_source
 
 #: Characters that are read for each token there is room for: few tokens are longer.
 _CHARACTERS = 16

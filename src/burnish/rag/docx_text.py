@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from burnish.core.errors import BadData
-from burnish.rag.documents import Draft
+from burnish.rag.documents import DocumentBuilder
 
 #: Bytes that a file may have when it is unpacked.
 _MOST_BYTES = 200_000_000
@@ -36,20 +36,20 @@ def refuse_huge(file: Path) -> None:
         )
 
 
-def fill(draft: Draft, source: Any) -> None:
+def fill(draft: DocumentBuilder, source: Any) -> None:
     """Put the paragraphs and tables of a document of python-docx into the draft."""
     styles = {style.style_id: style.name for style in source.styles}
     for item in _items(source.element.body):
         if item.tag == _W + "tbl":
-            draft.block("\n".join(_rows(item)))
+            draft.add_block("\n".join(_rows(item)))
             continue
         named = item.find(f"{_W}pPr/{_W}pStyle")
         style = styles.get(named.get(f"{_W}val")) if named is not None else ""
         text, level = _text(item), _HEADING.fullmatch(style or "")
         if level and text.strip():
-            draft.heading(int(level[1] or 0), text.strip())
+            draft.add_heading(int(level[1] or 0), text.strip())
         else:
-            draft.block(text)
+            draft.add_block(text)
 
 
 def _items(parent: Any) -> Iterator[Any]:

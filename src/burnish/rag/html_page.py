@@ -7,7 +7,7 @@ needs minutes for 100 kB of `<a <a <a`.
 import re
 from collections import Counter
 
-from burnish.rag.documents import Draft
+from burnish.rag.documents import DocumentBuilder
 
 _SPACES = re.compile(r"\s+")
 _HEADING_TAGS = {f"h{level}": level for level in range(1, 7)}
@@ -29,7 +29,7 @@ class Page:
     """A page that is being read, as lxml's parsers tell it; `draft` is what it says."""
 
     def __init__(self, title: str) -> None:
-        self.draft = Draft(title)
+        self.draft = DocumentBuilder(title)
         self.pieces: list[str] = []
         self.inside: Counter[str] = Counter()
         self.level: int | None = None
@@ -66,7 +66,7 @@ class Page:
         if not self._is_inside(_UNREAD_TAGS):
             self.pieces.append(data if self.inside["pre"] else _SPACES.sub(" ", data))
 
-    def close(self) -> Draft:
+    def close(self) -> DocumentBuilder:
         """What the page says."""
         self.end_block()
         return self.draft
@@ -76,9 +76,9 @@ class Page:
         said, level = self._said(), self.level
         self.pieces, self.level = [], None
         if said and level:
-            self.draft.heading(level, _SPACES.sub(" ", said))
+            self.draft.add_heading(level, _SPACES.sub(" ", said))
         else:
-            self.draft.block(said)
+            self.draft.add_block(said)
 
     def _is_inside(self, tags: frozenset[str]) -> bool:
         return any(self.inside[tag] for tag in tags)
