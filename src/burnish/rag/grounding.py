@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import tantivy
 
+from burnish.rag.analysis import terms
+
 #: Below this an answer is called unsupported; calibrated on XQuAD (docs/rag.md).
 LEAST_SUPPORT = 0.6
 #: The number of a citation, which is no word of the answer.
@@ -33,15 +35,14 @@ def support(answer: str, passages: Sequence[str], question: str = "") -> float |
 
 
 def _stems(text: str) -> list[str]:
-    """Words that say something, as stems, in order and each time."""
-    return list(_ANALYZER.analyze(text.encode("utf-8", "replace").decode("utf-8")))
+    """Words that say something, as terms, in order and each time."""
+    read = terms(text.encode("utf-8", "replace").decode("utf-8"))
+    return list(_SAYING.analyze(" ".join(read)))
 
 
-_ANALYZER = (
-    tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-    .filter(tantivy.Filter.lowercase())
-    .filter(tantivy.Filter.ascii_fold())
+#: English function words are no words of an answer (their stems are they themselves).
+_SAYING = (
+    tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace())
     .filter(tantivy.Filter.stopword("english"))
-    .filter(tantivy.Filter.stemmer("english"))
     .build()
 )
