@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from burnish.core.records import Interval
-from burnish.core.stats import DRAWS
+from burnish.core.resampling import DRAWS
 
 
 @dataclass(frozen=True, slots=True)

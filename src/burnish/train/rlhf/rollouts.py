@@ -74,13 +74,15 @@ class RolloutSampler:
     ) -> tuple[list[Example], dict[str, float]]:
         """The groups that step `step` (from 0) learns from, and what was measured of all.
 
-        Groups whose answers are all worth the same teach nothing and are left out.
+        Groups whose answers are all worth the same teach nothing and are left out, unless the model
+        is held to where it began and has moved: that holds it at each answer, whatever it is worth
+        (Shao et al. 2024, equation 3).
         """
         number = step // count_updates(self.plan.settings)
         if self.latest is None or self.latest[0] != number:
             groups = [row for row in rows if isinstance(row, RolloutGroup)]
             drawn, learnt = self._load_saved(number, groups) or self._sample_groups(number, groups)
-            self.latest = (number, learnt, _rollout_metrics(drawn, len(learnt)))
+            self.latest = (number, learnt, _rollout_metrics(drawn))
         return list(self.latest[1]), self.latest[2]
 
     def _sample_groups(
@@ -136,9 +138,10 @@ class RolloutSampler:
     def _with_advantages(
         self, groups: Sequence[RolloutGroup], drawn: Sequence[Sequence[Rollout]]
     ) -> list[RolloutGroup]:
-        """Groups that teach something, with their advantages."""
+        """Groups that move the model, with their advantages."""
         rewards = torch.tensor([[one.reward for one in each] for each in drawn])
         gains = group_advantages(rewards, self.settings.scale_rewards)
+        is_held = self.settings.beta > 0 and self._has_moved()
         return [
             replace(
                 group,
@@ -146,8 +149,14 @@ class RolloutSampler:
                 advantages=tuple(gain.tolist()),
             )
             for group, each, gain in zip(groups, drawn, gains, strict=True)
-            if len({one.reward for one in each}) > 1
+            if is_held or _differ(each)
         ]
+
+    def _has_moved(self) -> bool:
+        """Whether a weight isn't what it was before training. Where none has moved, a divergence
+        is nothing but rounding, of which AdamW would make whole steps."""
+        weights, initial = self.plan.optimizer.weights, self.initial_weights
+        return any(not torch.equal(weight, initial[name]) for name, weight in weights.items())
 
     def _with_reference(self, groups: list[RolloutGroup]) -> list[RolloutGroup]:
         """The groups with the log-probabilities of before training, if the loss looks at them."""
@@ -256,13 +265,18 @@ def _tokenize_rollout(group: RolloutGroup, drawn: Rollout) -> TokenizedRow:
     return TokenizedRow((*group.prompt, *drawn.ids), weights)
 
 
-def _rollout_metrics(drawn: Sequence[Sequence[Rollout]], learnt: int) -> dict[str, float]:
+def _differ(answers: Sequence[Rollout]) -> bool:
+    """Whether some answers are worth more than others."""
+    return len({one.reward for one in answers}) > 1
+
+
+def _rollout_metrics(drawn: Sequence[Sequence[Rollout]]) -> dict[str, float]:
     everything = [one for each in drawn for one in each]
     rewards = [one.reward for one in everything]
     return {
         "reward": statistics.fmean(rewards),
         "reward_std": statistics.pstdev(rewards),
-        "skipped": 1 - learnt / len(drawn),
+        "skipped": 1 - sum(map(_differ, drawn)) / len(drawn),
         **_length_metrics(everything),
     }
 
