@@ -13,7 +13,7 @@ from burnish.serve.store.schema import Database, File, Job, StoredObject, sqlite
 from tests.fixtures import fine_tuning_server as tuning
 from tests.fixtures.server import KEY
 from tests.serve.inference.test_openai_client import ask
-from tests.serve.store.test_deployments import ACCOUNT, wanted
+from tests.serve.azure.test_router import ACCOUNT, wanted
 from tests.serve.vector_stores.test_service import send
 
 #: What stands for an id in the published paths → the owner's id of that kind.

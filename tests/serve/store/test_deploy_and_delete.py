@@ -7,7 +7,6 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from burnish.serve.errors import RequestError
-from burnish.serve.store.deployments import CreateDeployment
 from burnish.serve.store.jobs import record_checkpoints
 from burnish.serve.store.schema import Database
 from burnish.serve.store.workspace import Workspace
@@ -29,9 +28,7 @@ def test_of_deploying_and_deleting_a_model_at_once_one_is_refused(
     properties = {"model": {"name": model}}
     desks = [Workspace(store, tmp_path), Workspace(Database(url), tmp_path)]
     works = {
-        "deploy": lambda desk: desk.deployments.put(
-            "desk", CreateDeployment.model_validate({"properties": properties})
-        ),
+        "deploy": lambda desk: desk.deployments.put("desk", model, {"properties": properties}),
         "delete": lambda desk: desk.delete_model(model),
     }
     last = next(name for name in works if name != first)
