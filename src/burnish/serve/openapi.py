@@ -1,4 +1,4 @@
-"""`/openapi.json`: what FastAPI derives from the routes, and the events of their streams."""
+"""`/openapi.json`: what FastAPI derives from the routes, with their errors and stream events."""
 
 from typing import Any
 
@@ -8,40 +8,53 @@ from pydantic import TypeAdapter
 from burnish.serve.errors import ErrorObject
 
 _REFERENCE = "#/components/schemas/{model}"
-
-#: The errors that every route may answer with, for `FastAPI(responses=...)`.
-ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
-    "4XX": {"model": ErrorObject, "description": "The request was refused."},
-    "5XX": {"model": ErrorObject, "description": "The server could not answer."},
-}
+#: Where the description of a response carries schemas to be moved to the components.
+_COMPONENTS = "x-components"
 
 
 def event_stream(event: Any) -> dict[str, Any]:
-    """Describe server-sent events whose `data` is the JSON of an `event` (a TypedDict, or a union).
+    """Describe server-sent events whose `data` is the JSON of an `event`, a TypedDict or a union.
 
-    For `responses={200: ...}` of a route. `DocumentedApp` puts the schema of `event` where the
-    description refers to it.
+    The result is for `responses={200: ...}` of a route of a `DocumentedApp`.
     """
-    adapter = TypeAdapter(event)
+    schema, components = _schema_and_components(event)
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    item = {"type": "object", "required": ["data"], "properties": {"data": data}}
+    return {
+        "content": {"text/event-stream": {"schema": {"type": "string"}, "itemSchema": item}},
+        _COMPONENTS: components,
+    }
+
+
+def _error(description: str) -> dict[str, Any]:
+    schema, components = _schema_and_components(ErrorObject)
+    return {
+        "description": description,
+        "content": {"application/json": {"schema": schema}},
+        _COMPONENTS: components,
+    }
+
+
+def _schema_and_components(type_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the schema of a type, and the schemas that it refers to by their names."""
+    adapter = TypeAdapter(type_)
     schema = adapter.json_schema(mode="serialization", ref_template=_REFERENCE)
     components = schema.pop("$defs", {})
     if title := schema.get("title"):
         components[title] = schema
         schema = {"$ref": _REFERENCE.format(model=title)}
-    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
-    item = {"type": "object", "required": ["data"], "properties": {"data": data}}
-    return {
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "itemSchema": item}},
-        _EVENT_COMPONENTS: components,
-    }
+    return schema, components
 
 
-#: Where a route's description carries the schemas to be moved to the components.
-_EVENT_COMPONENTS = "x-event-components"
+#: The errors that every route may answer with, for `FastAPI(responses=...)`.
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": _error("The request was refused."),
+    "5XX": _error("The server could not answer."),
+}
 
 
 class DocumentedApp(FastAPI):
-    """FastAPI whose OpenAPI document has the schemas of stream events among its components."""
+    """FastAPI whose OpenAPI document has the schemas of errors and events among its components."""
 
     def openapi(self) -> dict[str, Any]:
         """Build the OpenAPI document once."""
@@ -50,7 +63,7 @@ class DocumentedApp(FastAPI):
             for path in document["paths"].values():
                 for operation in path.values():
                     for response in operation["responses"].values():
-                        events = response.pop(_EVENT_COMPONENTS, {})
-                        document["components"]["schemas"].update(events)
+                        components = response.pop(_COMPONENTS, {})
+                        document["components"]["schemas"].update(components)
         assert self.openapi_schema is not None
         return self.openapi_schema

@@ -70,9 +70,9 @@ def test_the_same_deployment_may_be_made_by_two_servers_at_once(url, store, tmp_
     desks, made = [Workspace(store, tmp_path), Workspace(Database(url), tmp_path)], []
 
     def put(number):
-        properties = {"model": {"name": f"base-{number}"}}
-        asked = CreateDeployment.model_validate({"properties": properties})
-        made.append(desks[number].deployments.put(f"desk-{round}", asked)[1])
+        model = f"base-{number}"
+        settings = {"properties": {"model": {"name": model}}}
+        made.append(desks[number].deployments.put(f"desk-{round}", model, settings)[1])
 
     for round in range(10):  # noqa: B007 - `put` reads it
         at_once(2, put)
