@@ -26,7 +26,7 @@ from burnish.core.progress import LineReporter, set_reporter
 from burnish.core.records import Message, Prompt
 from burnish.core.runs import find_run
 from burnish.core.stats import quantile
-from burnish.engines.external.base import ExternalEngine, Running
+from burnish.engines.external.base import ExternalEngine, LaunchOptions
 from burnish.engines.external.process import EngineProcess
 from burnish.engines.registry import EXTERNAL_ENGINES
 from burnish.export.formats.registry import resolve_quant, write_export
@@ -137,7 +137,7 @@ def many(
 def measure(name: str, artifact: Artifact, given: argparse.Namespace) -> list[dict]:
     """The lines of one engine."""
     server = Server(artifact.path.absolute(), given.threads, given.slots, given.context)
-    how = Running(given.threads, given.context, given.slots)
+    how = LaunchOptions(given.threads, given.context, given.slots)
     in_child = EXTERNAL_ENGINES.get(artifact.kind)
     engine = in_child(artifact, how) if in_child else None
     lines = []
