@@ -74,10 +74,7 @@ def test_a_model_is_found_by_indexes_and_not_by_reading_all(workspace, store):
     selects = [one for one in asked if one[0].startswith("SELECT")]
     assert len(selects) == 3
     with store.reading() as session:
-        session.execute(text("SELECT 1"))
         for statement, parameters in selects:
-            plan = session.connection().exec_driver_sql(
-                f"EXPLAIN QUERY PLAN {statement}", parameters
-            )
-            for step in plan:
+            explained = f"EXPLAIN QUERY PLAN {statement}"
+            for step in session.connection().exec_driver_sql(explained, parameters):
                 assert step.detail.startswith("SEARCH") and "organization" not in step.detail, step
