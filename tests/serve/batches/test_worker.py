@@ -8,7 +8,7 @@ import pytest
 
 from burnish.serve.auth.keys import ApiKey, ApiKeys
 from burnish.serve.auth.rate_limit import RateLimiter
-from burnish.serve.batches import BatchWorker
+from burnish.serve.batches.worker import BatchWorker
 from burnish.serve.store.schema import StoredObject
 from tests.fixtures import fine_tuning_server as tuning
 from tests.fixtures.embedder import WIDTH
