@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="A run of `burnish distil`, or `last`.")] = "last",
+    run: Annotated[str, typer.Argument(help="A run of `burnish distill`, or `last`.")] = "last",
     sample: Annotated[
         int | None, typer.Option(min=1, help="Show only so many rows, drawn by --seed.")
     ] = None,
@@ -29,7 +29,7 @@ def command(
 
     One key a row: k keeps the first answer, 2 to 9 that of another teacher, e writes another one,
     d drops the row, s skips it for now, q ends. Every decision is on the disk at once; the next
-    `burnish distil RUN/recipe.yaml` learns accordingly. With --json, or where no terminal is, the
+    `burnish distill RUN/recipe.yaml` learns accordingly. With --json, or where no terminal is, the
     rows are listed.
     """
     from burnish.core.runs import find_run
@@ -46,7 +46,7 @@ def command(
         if not _ask_decision(found, row):
             break
     left = len(list_disputed(found, sample, seed))
-    typer.echo(f"\n{left} rows wait. What was decided counts from the next `burnish distil` on.")
+    typer.echo(f"\n{left} rows wait. What was decided counts from the next `burnish distill` on.")
 
 
 def _format_row(row: "DisputedRow") -> str:

@@ -158,7 +158,7 @@ class JobWorker:
             record_events(session, mine, [JobEvent("started", "Fine-tuning job started")])
             metrics = (JobEventRow.job == job.id, JobEventRow.type == "metrics")
             told = session.scalar(select(func.count()).where(*metrics)) or 0
-        make_recipe(job.recipe).save(folder / "recipe.yaml")
+        make_recipe(job.recipe, noted=False).save(folder / "recipe.yaml")
         files = [str(file) for file in (folder / "recipe.yaml", run.path, outcome)]
         trainer = self.executor.start(
             ProcessTask("burnish.serve.fine_tuning.trainer", files, folder / "trainer.log")
