@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def functions(file):
 def test_a_file_is_one_idea_of_bounded_size(file):
     assert file.stem not in FORBIDDEN
     assert len(file.read_text().splitlines()) <= 400
-    assert len(file.relative_to(PACKAGE).parts) <= 2, "depth is package, room, file"
+    assert len(file.relative_to(PACKAGE).parts) <= 3, "depth is package, room, idea, file"
     assert ast.get_docstring(ast.parse(file.read_text())), "say what the file is"
 
 
@@ -39,6 +40,44 @@ def test_a_function_is_short_and_takes_few_arguments(file):
         own = [name for name in names if name.arg not in ("self", "cls")]
         is_route_or_word = file.parent.name in ("cli",)
         assert len(own) <= 6 or is_route_or_word, function.name
+
+
+FOLDERS = sorted({file.parent for file in FILES})
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: str(folder.relative_to(PACKAGE)))
+def test_a_folder_holds_at_most_twenty_files(folder):
+    assert folder.name == "cli" or len(list(folder.glob("*.py"))) <= 20
+
+
+def imported_modules(file, modules):
+    """The modules of the package that a file imports, in functions and for types included."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module in modules:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name if name in modules else node.module for name in inner)
+
+
+def test_no_files_import_each_other_in_a_circle():
+    root = PACKAGE.parent
+    named = {".".join(file.relative_to(root).with_suffix("").parts): file for file in FILES}
+    modules = {name.removesuffix(".__init__"): file for name, file in named.items()}
+    graph = {name: set(imported_modules(file, modules)) - {name} for name, file in modules.items()}
+
+    TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_command_line_imports_the_api_and_core_only():
+    for file in (PACKAGE / "cli").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            named = (
+                [getattr(node, "module", None) or ""] if isinstance(node, ast.ImportFrom) else []
+            )
+            named += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            rooms = {name.split(".")[1] for name in named if name.startswith("burnish.")}
+            assert rooms <= {"api", "core", "cli"}, f"{file.name}:{node.lineno}"
 
 
 def test_only_the_settings_read_the_environment():

@@ -38,15 +38,15 @@ def command(
     """
     from burnish import api
 
-    named = [f"distill.teacher.model={teacher}"] if teacher else []
     result = api.distill(
         recipe,
         out=out,
+        teacher=teacher,
         train=train or (),
         validation=validation or (),
         test=test or (),
         model=model,
-        changes=[*(changes or ()), *named],
+        changes=changes or (),
     )
     show(result.as_text(), result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)

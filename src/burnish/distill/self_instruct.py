@@ -68,8 +68,8 @@ def evol_instruct(
 ) -> list[TeacherExample]:
     """Return up to `distill.evol_instruct` harder rows with the teacher's answers.
 
-    Near copies are marked. Each question becomes one harder one; if more are wanted than there are questions, the harder
-    ones are rewritten in turn. Raises TeacherStopped as the collector does.
+    Near copies are marked. Each question becomes one harder one; if more are wanted than there are
+    questions, the harder ones are rewritten in turn. Raises TeacherStopped as the collector does.
     """
     texts = _texts(seeds)
     due = random.Random(recipe.data.seed).sample(texts, len(texts))

@@ -91,7 +91,10 @@ def count_defects(
     against: list[str],
 ) -> dict[str, Any]:
     """Answers that are empty, that don't end, or that lack the task's form; on both sides."""
-    checks = {"empty": lambda reply: not reply.answer_text.strip(), "unfinished": lambda r: not r.complete}
+    checks = {
+        "empty": lambda reply: not reply.answer_text.strip(),
+        "unfinished": lambda r: not r.complete,
+    }
     if asked.has_labels:
         labels = set(asked.task.labels)
         checks["not_a_label"] = lambda reply: reply.answer_text.strip() not in labels
