@@ -24,6 +24,7 @@ from burnish.api.evaluation import compare, evaluate
 from burnish.api.exporting import export
 from burnish.api.inputs import RecipeInputs, resolve
 from burnish.api.migration import import_openai, olive
+from burnish.api.projects import Project, init
 from burnish.api.retrieval import ask, index, search
 from burnish.api.serving import chat, key, serve
 from burnish.api.training import (
@@ -61,6 +62,7 @@ __all__ = [
     "CheckReport",
     "KnownModel",
     "MemoryForecast",
+    "Project",
     "RecipeInputs",
     "ResolvedRecipe",
     "Review",
@@ -74,6 +76,7 @@ __all__ = [
     "forecast",
     "import_openai",
     "index",
+    "init",
     "key",
     "merge",
     "models",

@@ -27,6 +27,15 @@ _ReadyFor = Annotated[
     typer.Option(help="Make it ready for foundry, lmstudio, mlflow or vllm. Repeatable."),
 ]
 
+_Format = Annotated[
+    str | None,
+    typer.Option(
+        help="merged, adapter, gguf, gguf-lora, onnx or openvino. [default: the recipe's]"
+    ),
+]
+_Quant = Annotated[
+    str | None, typer.Option(help="Number format: bf16, q8_0, q4_k_m, ... [default: auto]")
+]
 _DropLayers = Annotated[
     int | None, typer.Option(help="Leave out so many layers, those that change least.")
 ]
@@ -40,15 +49,8 @@ _Folder = Annotated[
 
 def command(
     run: Annotated[str, typer.Argument(help="A run: its id, its folder, or `last`.")],
-    to: Annotated[
-        str | None,
-        typer.Option(
-            help="merged, adapter, gguf, gguf-lora, onnx or openvino. [default: the recipe's]"
-        ),
-    ] = None,
-    quant: Annotated[
-        str | None, typer.Option(help="Number format: bf16, q8_0, q4_k_m, ... [default: auto]")
-    ] = None,
+    to: _Format = None,
+    quant: _Quant = None,
     others: _Others = None,
     ready_for: _ReadyFor = None,
     drop_layers: _DropLayers = None,

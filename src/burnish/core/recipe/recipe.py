@@ -84,7 +84,11 @@ def load_recipe(path: Path, changes: Iterable[str] = (), noted: bool = True) -> 
     if not isinstance(values, dict):
         raise BadRecipe(f"{path} is not a mapping of sections.", "Begin it with `task:`.")
     lines = {current_key(key): line for key, line in _lines(root, str(path))}
-    values = _with_changes(current_names(values, str(path), noted=noted), changes)
+    current = current_names(values, str(path), noted=noted)
+    # A section in which nothing stands but comments.
+    empty = {name for name in Recipe.model_fields if current.get(name, "") is None}
+    current = {name: value for name, value in current.items() if name not in empty}
+    values = _with_changes(current, changes)
     return with_absolute_paths(_parse(values, str(path), lines), path.parent)
 
 
