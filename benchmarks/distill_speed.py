@@ -1,6 +1,6 @@
 """Seconds of a step of distillation from kept lessons beside one of plain fine-tuning, in one run.
 
-    python benchmarks/distil_speed.py --json
+    python benchmarks/distill_speed.py --json
 
 Both sides train the starter model with the same rows in the same batches, in one process and in
 turns, so that whatever else the machine does hits both. The teacher is the model itself: what a
@@ -37,7 +37,7 @@ def plan_of(arguments: argparse.Namespace, objective: str) -> Any:
         f"train.method={arguments.method}", f"model.dtype={arguments.dtype}",
         f"train.objective.kind={objective}",
     ]  # fmt: skip
-    if objective == "distil":
+    if objective == "distill":
         changes += [
             f"train.objective.teacher={MODEL}", f"train.objective.top_k={arguments.top_k}",
             f"train.objective.temperature={arguments.temperature}",
@@ -80,16 +80,16 @@ def head_only(arguments: argparse.Namespace) -> dict[str, Any]:
     lesson = top_k_logprobs(
         (hidden @ head.T).detach().float(), settings.temperature, settings.top_k
     )
-    spent: dict[str, list[float]] = {"sft": [], "distil": []}
+    spent: dict[str, list[float]] = {"sft": [], "distill": []}
     for _ in range(arguments.steps):
         begun = time.process_time()
         LinearCrossEntropy.apply(hidden, head, *learnt).backward()
         between = time.process_time()
         LinearDivergence.apply(hidden, head, learnt, lesson, settings)[0].backward()
         spent["sft"].append(between - begun)
-        spent["distil"].append(time.process_time() - between)
+        spent["distill"].append(time.process_time() - between)
     seconds = {name: statistics.median(some) for name, some in spent.items()}
-    return {"head_ratio": seconds["distil"] / seconds["sft"], "processor_seconds": seconds}
+    return {"head_ratio": seconds["distill"] / seconds["sft"], "processor_seconds": seconds}
 
 
 def main() -> None:
@@ -111,11 +111,11 @@ def main() -> None:
         return
     from burnish.train.distillation.teacher_logits import add_teacher_logits
 
-    spent: dict[str, list[tuple[float, float]]] = {"sft": [], "distil": []}
+    spent: dict[str, list[tuple[float, float]]] = {"sft": [], "distill": []}
     with tempfile.TemporaryDirectory() as folder:
         os.environ["BURNISH_HOME"] = folder
         plain, _ = plan_of(arguments, "sft")
-        taught, tokenizer = plan_of(arguments, "distil")
+        taught, tokenizer = plan_of(arguments, "distill")
         begun = time.perf_counter()
         taught = add_teacher_logits(taught, tokenizer)
         asking = time.perf_counter() - begun
@@ -123,7 +123,7 @@ def main() -> None:
         for plan in (plain, taught):
             step(plan, 0, arguments.batch)  # warms up
         for number in range(arguments.steps):
-            sides = [("sft", plain), ("distil", taught)]
+            sides = [("sft", plain), ("distill", taught)]
             for name, plan in sides if number % 2 == 0 else sides[::-1]:
                 spent[name].append(step(plan, number, arguments.batch))
     seconds = {
@@ -132,7 +132,7 @@ def main() -> None:
     }
     result = {
         "step_ratio": {
-            clock: seconds["distil"][place] / seconds["sft"][place]
+            clock: seconds["distill"][place] / seconds["sft"][place]
             for place, clock in enumerate(("clock", "processor"))
         },
         "seconds_a_step": seconds,

@@ -95,7 +95,7 @@ def _example(name: str) -> Path:
 
 def _examples_folder() -> Path:
     """The examples inside an installed package, or those of the clone that this file is in."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "examples"
     return installed if installed.is_dir() else package.parents[1] / "examples"
 

@@ -1,10 +1,10 @@
 """How small may the student be? One teacher, students of several sizes, one table and one plot.
 
     burnish train benchmarks/banking77.yaml                       the teacher, if there is none yet
-    python benchmarks/distil_frontier.py RUN --rows 800 --questions 200 --out frontier
+    python benchmarks/distill_frontier.py RUN --rows 800 --questions 200 --out frontier
                                                                   an hour and more on 2 cores
 
-The recipe is `benchmarks/distil_banking77.yaml`; RUN is a run on the same data. Writes
+The recipe is `benchmarks/distill_banking77.yaml`; RUN is a run on the same data. Writes
 `frontier.json` and `frontier.svg`: accuracy with its interval against the memory of the weights
 (or `--across latency`), the share of the teacher's quality kept, inference time and memory saved,
 beside the 92 %, 85 % and 95 % that the method is known for. `--rows 0` and `--questions 0` take
@@ -27,7 +27,7 @@ from burnish.distill.run import distill
 from burnish.models.find_artifact import find_artifact
 from burnish.report.plots import Scale, step_of, ticks_of
 
-RECIPE = Path(__file__).with_name("distil_banking77.yaml")
+RECIPE = Path(__file__).with_name("distill_banking77.yaml")
 DECODER, ENCODER = "smollm2-135m-instruct", "all-minilm-l6-v2"
 #: What the method is known for: shares of quality kept, inference time saved, memory saved.
 KNOWN_FOR = {"quality": 0.92, "time": 0.85, "memory": 0.95}
@@ -75,12 +75,12 @@ def recipe_for(student: Student, teacher: str, rows: int, questions: int) -> Rec
     is_kin = student.writes and artifact is not None and artifact.base == student.model
     changes = [
         f"model.name={student.model}",
-        f"distil.teacher.model={teacher}",
-        f"distil.layers={student.layers or 'null'}",
-        f"distil.neurons={student.neurons or 'null'}",
-        f"distil.heads={student.heads or 'null'}",
-        f"distil.pieces={student.pieces or 'null'}",
-        f"distil.layers_of={'teacher' if is_kin else 'model'}",
+        f"distill.teacher.model={teacher}",
+        f"distill.layers={student.layers or 'null'}",
+        f"distill.neurons={student.neurons or 'null'}",
+        f"distill.heads={student.heads or 'null'}",
+        f"distill.vocab_size={student.pieces or 'null'}",
+        f"distill.layers_of={'teacher' if is_kin else 'model'}",
         f"data.max_rows={rows or 'null'}",
         f"evaluate.max_rows={questions or 'null'}",
     ]

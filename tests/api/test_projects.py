@@ -9,7 +9,7 @@ from burnish import api
 from burnish.core.errors import AlreadyThere, NotFound
 from burnish.core.recipe.recipe import load_recipe, make_recipe
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "support-desk"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "support-desk"
 
 
 def test_a_project_without_an_example_lacks_nothing_but_its_rows(tmp_path):
@@ -53,7 +53,7 @@ def test_what_lies_about_in_the_clones_example_is_not_copied(tmp_path, monkeypat
     for hidden in (".burnish", "__pycache__"):
         (clone / "support-desk" / hidden).mkdir(exist_ok=True)
         (clone / "support-desk" / hidden / "file").write_text("")
-    monkeypatch.setattr("burnish.projects._examples_folder", lambda: clone)
+    monkeypatch.setattr("burnish.api.projects._examples_folder", lambda: clone)
 
     project = api.init(tmp_path / "desk", "support-desk")
 
@@ -98,7 +98,7 @@ def test_a_disk_that_fills_up_leaves_nothing(is_there, tmp_path, monkeypatch):
     place = tmp_path / "desk"
     if is_there:
         place.mkdir()
-    monkeypatch.setattr("burnish.projects.write_atomic", full_at_the_second())
+    monkeypatch.setattr("burnish.api.projects.write_atomic", full_at_the_second())
 
     with pytest.raises(OSError, match="No space left"):
         api.init(place)
