@@ -31,6 +31,19 @@ def recipe_pages() -> dict[str, str]:
     return {f"{FOLDER}/index.md": _index(parts), **pages}
 
 
+def field_paths() -> set[str]:
+    """Every path of a field in a recipe, such as `train.method.rank`; lists count as their items."""
+    return set(_paths("", Recipe))
+
+
+def _paths(prefix: str, model: type[BaseModel]) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for inner in _inside(field.annotation):
+            if inner is not model:  # a grader may hold graders
+                yield from _paths(f"{prefix}{name}.", inner)
+
+
 def _index(parts: dict[str, list[str]]) -> str:
     rows = [
         (f"[`{name}`]({SHARED.get(name, name)}.md#{name})", field.description)
