@@ -19,8 +19,9 @@ from typing import Any
 import torch
 
 from burnish.core.records import Message, Prompt
-from burnish.engines.choices import choice_tokens
-from burnish.engines.local import LocalEngine, open_engine
+from burnish.engines.local.choices import encode_choices
+from burnish.engines.local.engine import LocalEngine
+from burnish.engines.local.open import open_local_engine
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "banking77_test.csv"
 INSTRUCTION = "Name the intent of the bank customer's message."
@@ -29,9 +30,9 @@ INSTRUCTION = "Name the intent of the bank customer's message."
 @torch.inference_mode()
 def likeliest_of_every(engine: LocalEngine, prompt: Prompt) -> str:
     """The likeliest choice: each of them scored whole."""
-    asked = list(engine.request(prompt).ids)
-    choices = choice_tokens(
-        engine.tokenizer, engine.ends, prompt.choices, engine.request(prompt).lead
+    asked = list(engine.build_request(prompt).ids)
+    choices = encode_choices(
+        engine.tokenizer, engine.ends, prompt.choices, engine.build_request(prompt).answer_prefix
     )
     longest = max(map(len, choices))
     rows = [[*asked, *tokens, *[0] * (longest - len(tokens))] for tokens in choices]
@@ -81,7 +82,7 @@ def main() -> None:
         Prompt((Message("system", INSTRUCTION), Message("user", row["text"])), choices=labels)
         for row in drawn
     ]
-    found = measure(open_engine(options.run), prompts, options.batch)
+    found = measure(open_local_engine(options.run), prompts, options.batch)
     if options.json:
         print(json.dumps(found))
         return

@@ -19,12 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from burnish.core.folders import write_json, write_whole
-from burnish.core.progress import Lines, listen, say
-from burnish.core.recipe import Recipe, load_recipe, make_recipe
-from burnish.distil.report import Distilled
-from burnish.distil.run import distil
-from burnish.engines.local import find_artifact
+from burnish.core.atomic import write_atomic, write_json
+from burnish.core.progress import LineReporter, say, set_reporter
+from burnish.core.recipe.recipe import Recipe, load_recipe, make_recipe
+from burnish.distill.report import DistillationResult
+from burnish.distill.run import distill
+from burnish.models.find_artifact import find_artifact
 from burnish.report.plots import Scale, step_of, ticks_of
 
 RECIPE = Path(__file__).with_name("distil_banking77.yaml")
@@ -94,7 +94,7 @@ def recipe_for(student: Student, teacher: str, rows: int, questions: int) -> Rec
     return make_recipe(recipe.model_dump(mode="json"), changes)
 
 
-def line_of(name: str, result: Distilled) -> dict[str, Any]:
+def line_of(name: str, result: DistillationResult) -> dict[str, Any]:
     """One student as the table and the plot show it."""
     found = result.as_dict()
     own = {route["name"]: route for route in found["routes"]}["distilled"]
@@ -107,7 +107,7 @@ def line_of(name: str, result: Distilled) -> dict[str, Any]:
     return {**_facts(name, own), "run": result.run.id, "saved": saved, "as_known_for": passed}
 
 
-def teacher_of(name: str, result: Distilled) -> dict[str, Any]:
+def teacher_of(name: str, result: DistillationResult) -> dict[str, Any]:
     """The teacher, as it was measured beside a student."""
     routes = {route["name"]: route for route in result.as_dict()["routes"]}
     return _facts(name, routes["teacher"])
@@ -214,7 +214,7 @@ def frontier(teacher: str, names: Sequence[str], rows: int, questions: int) -> d
     """Every student, distilled and measured."""
     lines = []
     for name in names:
-        result = distil(recipe_for(STUDENTS[name], teacher, rows, questions))
+        result = distill(recipe_for(STUDENTS[name], teacher, rows, questions))
         lines.append(line_of(name, result))
         say(json.dumps(lines[-1]))
     students = {name: asdict(STUDENTS[name]) for name in names}
@@ -238,10 +238,10 @@ def main() -> None:
     parser.add_argument("--across", choices=ACROSS, default="memory")
     parser.add_argument("--out", type=Path, default=Path("frontier"), help="without an ending")
     options = parser.parse_args()
-    listen(Lines())
+    set_reporter(LineReporter())
     found = frontier(options.teacher, options.students, options.rows, options.questions)
     write_json(options.out.with_suffix(".json"), found)
-    write_whole(options.out.with_suffix(".svg"), plot_of(found, options.across))
+    write_atomic(options.out.with_suffix(".svg"), plot_of(found, options.across))
     print(table_of(found))
 
 

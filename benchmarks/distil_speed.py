@@ -22,10 +22,14 @@ from train_speed import MODEL, plain_rows
 
 def plan_of(arguments: argparse.Namespace, objective: str) -> Any:
     """A plan ready to fit, and its tokenizer."""
-    from burnish.core.recipe import make_recipe
+    from burnish.core.recipe.recipe import make_recipe
     from burnish.models.load import load_tokenizer
     from burnish.models.pull import pull
-    from burnish.train.language import encoded, prepare, seed_everything
+    from burnish.train.trainers.causal_lm import (
+        build_language_model,
+        seed_everything,
+        tokenize_rows,
+    )
 
     base = pull(MODEL)
     changes = [
@@ -40,14 +44,14 @@ def plan_of(arguments: argparse.Namespace, objective: str) -> Any:
             f"train.objective.divergence={arguments.divergence}",
         ]  # fmt: skip
     recipe, tokenizer = make_recipe({"model": {"name": MODEL}}, changes), load_tokenizer(base)
-    rows = encoded(tuple(plain_rows(arguments.steps * arguments.batch)), tokenizer, recipe)
+    rows = tokenize_rows(tuple(plain_rows(arguments.steps * arguments.batch)), tokenizer, recipe)
     seed_everything(0)
-    return prepare(recipe, base, rows, []), tokenizer
+    return build_language_model(recipe, base, rows, []), tokenizer
 
 
 def step(plan: Any, number: int, batch: int) -> tuple[float, float]:
     """Clock and processor seconds of one whole step."""
-    from burnish.train.loop import train_step
+    from burnish.train.loop.language_model import train_step
 
     clock, processor = time.perf_counter(), time.process_time()
     train_step(plan, plan.rows[number * batch : (number + 1) * batch])
@@ -63,9 +67,9 @@ def head_only(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     import torch
 
-    from burnish.core.teaching import Distillation
-    from burnish.train.divergence import LinearDivergence, kept
-    from burnish.train.losses import LinearCrossEntropy
+    from burnish.core.recipe.objectives import Distillation
+    from burnish.train.losses.divergence import LinearDivergence, top_k_logprobs
+    from burnish.train.losses.linear import LinearCrossEntropy
 
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
@@ -73,7 +77,9 @@ def head_only(arguments: argparse.Namespace) -> dict[str, Any]:
     hidden = torch.randn(256, 576, dtype=torch.bfloat16, requires_grad=True)
     head = torch.randn(49152, 576, dtype=torch.bfloat16) * 0.05
     learnt = (torch.randint(0, 49152, (256,)), torch.ones(256))
-    lesson = kept((hidden @ head.T).detach().float(), settings.temperature, settings.top_k)
+    lesson = top_k_logprobs(
+        (hidden @ head.T).detach().float(), settings.temperature, settings.top_k
+    )
     spent: dict[str, list[float]] = {"sft": [], "distil": []}
     for _ in range(arguments.steps):
         begun = time.process_time()
@@ -103,7 +109,7 @@ def main() -> None:
     if arguments.head:
         print(json.dumps(head_only(arguments)))
         return
-    from burnish.train.lessons import with_lessons
+    from burnish.train.distillation.teacher_logits import add_teacher_logits
 
     spent: dict[str, list[tuple[float, float]]] = {"sft": [], "distil": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +117,7 @@ def main() -> None:
         plain, _ = plan_of(arguments, "sft")
         taught, tokenizer = plan_of(arguments, "distil")
         begun = time.perf_counter()
-        taught = with_lessons(taught, tokenizer)
+        taught = add_teacher_logits(taught, tokenizer)
         asking = time.perf_counter() - begun
         kept = sum(file.stat().st_size for file in Path(folder).rglob("*.npy"))
         for plan in (plain, taught):

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from burnish.core.stats import mean_interval
-from burnish.models.embedder import Embedder
-from burnish.models.local import find_model
-from burnish.rag.ask import Asking
+from burnish.models.heads.embedder import Embedder
+from burnish.models.local_models import find_model
+from burnish.rag.answer import AnswerSettings
 from grounding import pairs_of, read_squad
 
 #: Share of the questions with an answer that may be refused, where the threshold is chosen.
@@ -57,7 +57,7 @@ def main() -> None:
         articles = read_squad(file)[: options.articles]
         chosen = threshold(nearest(embedder, articles[::2]))
         judged = nearest(embedder, articles[1::2])
-        for name, least in (("chosen", chosen), ("built in", Asking().least_similarity)):
+        for name, least in (("chosen", chosen), ("built in", AnswerSettings().least_similarity)):
             for kind, cosines in judged.items():
                 one = mean_interval([float(own < least) for own in cosines])
                 share = f"{100 * one.value:.1f} % ({100 * one.low:.1f} to {100 * one.high:.1f})"

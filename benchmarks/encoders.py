@@ -21,19 +21,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from burnish.compare.classifier import classifier
-from burnish.core.progress import Lines, listen, say
-from burnish.core.recipe import Recipe, load_recipe, make_recipe
+from burnish.compare.classifier import train_classifier
+from burnish.core.progress import LineReporter, say, set_reporter
+from burnish.core.recipe.recipe import Recipe, load_recipe, make_recipe
 from burnish.core.records import Scores
 from burnish.core.runs import Run
 from burnish.core.stats import mean_interval, paired_test
 from burnish.data.load import Dataset, load
-from burnish.engines.open import open_any
-from burnish.evaluate.run import Asked, evaluate
+from burnish.engines.registry import open_engine
+from burnish.evaluate.scoring import PromptSet, evaluate
 from burnish.evaluate.tasks import as_prompt
-from burnish.models.embedder import Embedder
-from burnish.models.local import find_model
-from burnish.train.once import trained
+from burnish.models.heads.embedder import Embedder
+from burnish.models.local_models import find_model
+from burnish.train.cached_run import train_cached
 from burnish.train.run import train
 
 BANKING77 = Path(__file__).with_name("banking77.yaml")
@@ -45,11 +45,11 @@ FINE_TUNED = (
 
 
 def linear(dataset: Dataset) -> Run:
-    return classifier(load_recipe(BANKING77), dataset)
+    return train_classifier(load_recipe(BANKING77), dataset)
 
 
 def fine_tuned(dataset: Dataset) -> Run:
-    return trained(load_recipe(BANKING77, FINE_TUNED), dataset)
+    return train_cached(load_recipe(BANKING77, FINE_TUNED), dataset)
 
 
 WAYS: dict[str, Callable[[Dataset], Run]] = {"linear": linear, "fine_tuned": fine_tuned}
@@ -84,8 +84,8 @@ def labels(ways: list[str]) -> dict[str, object]:
 def measured(run: Run, recipe: Recipe, dataset: Dataset) -> Scores:
     rows = dataset.split.test
     prompts = [as_prompt(row, dataset.task, 16) for row in rows]
-    asked = Asked(rows, prompts, f"Asking {run.id}")
-    return evaluate(open_any(run.artifact), asked, dataset.task, recipe.evaluate)
+    asked = PromptSet(rows, prompts, f"Asking {run.id}")
+    return evaluate(open_engine(run.artifact), asked, dataset.task, recipe.evaluate)
 
 
 def gain(ours: Scores, theirs: Scores) -> dict[str, object]:
@@ -190,7 +190,7 @@ def main() -> None:
     ways.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parts.add_parser("passages").add_argument("xquad", type=Path, help="xquad.en.json")
     options = parser.parse_args()
-    listen(Lines())
+    set_reporter(LineReporter())
     is_labels = options.part == "labels"
     result = labels(options.ways) if is_labels else passages(options.xquad)
     show = print_labels if is_labels else print_passages

@@ -22,15 +22,15 @@ from pathlib import Path
 
 import psutil
 
-from burnish.core.progress import Lines, listen
+from burnish.core.progress import LineReporter, set_reporter
 from burnish.core.records import Message, Prompt
 from burnish.core.runs import find_run
 from burnish.core.stats import quantile
-from burnish.engines.alone import ChildEngine, Running
-from burnish.engines.child import Child
-from burnish.engines.open import IN_CHILDREN
-from burnish.export.doors import free_port
-from burnish.export.formats import quant_of, write_export
+from burnish.engines.external.base import ExternalEngine, Running
+from burnish.engines.external.process import EngineProcess
+from burnish.engines.registry import EXTERNAL_ENGINES
+from burnish.export.formats.registry import resolve_quant, write_export
+from burnish.export.parity.clients import find_free_port
 from burnish.models.artifact import Artifact, open_artifact
 
 FORMATS = ("merged:bf16", "gguf:q8_0", "gguf-lora:q8_0", "onnx:int4", "openvino:int8")
@@ -63,7 +63,7 @@ class Server:
     """`burnish serve` of one folder, in a workspace of its own."""
 
     def __init__(self, folder: Path, threads: int, slots: int, context: int) -> None:
-        self.key, port = secrets.token_hex(16), free_port()
+        self.key, port = secrets.token_hex(16), find_free_port()
         self.home = tempfile.TemporaryDirectory()
         begun = time.perf_counter()
         words = ["burnish", "-q", "serve", str(folder), "--port", str(port)]
@@ -79,7 +79,7 @@ class Server:
             "BURNISH_API_KEY": self.key,
             "OMP_NUM_THREADS": str(threads),
         }
-        self.child = Child("burnish serve", words, f"http://127.0.0.1:{port}", settings)
+        self.child = EngineProcess("burnish serve", words, f"http://127.0.0.1:{port}", settings)
         self.load_s = time.perf_counter() - begun
         self.model = self.child.ask("/v1/models", key=self.key)["data"][0]["id"]
 
@@ -109,14 +109,14 @@ class Server:
         self.home.cleanup()
 
 
-def bare(engine: ChildEngine) -> Callable[[str, int], Told]:
+def bare(engine: ExternalEngine) -> Callable[[str, int], Told]:
     """Ask an engine's child by itself, as the server does."""
 
     def ask(text: str, longest: int) -> Told:
         begun = time.perf_counter()
-        request = engine.request(Prompt((Message("user", text),), max_new_tokens=longest))
+        request = engine.build_request(Prompt((Message("user", text),), max_new_tokens=longest))
         first = 0.0
-        for _ in engine.pieces(request):
+        for _ in engine.answer_request(request):
             first = first or time.perf_counter() - begun
         answer, whole = request.answer(), time.perf_counter() - begun
         return Told(first or whole, whole, answer.tokens_in, answer.tokens_out)
@@ -138,7 +138,7 @@ def measure(name: str, artifact: Artifact, given: argparse.Namespace) -> list[di
     """The lines of one engine."""
     server = Server(artifact.path.absolute(), given.threads, given.slots, given.context)
     how = Running(given.threads, given.context, given.slots)
-    in_child = IN_CHILDREN.get(artifact.kind)
+    in_child = EXTERNAL_ENGINES.get(artifact.kind)
     engine = in_child(artifact, how) if in_child else None
     lines = []
     try:
@@ -170,7 +170,9 @@ def measure(name: str, artifact: Artifact, given: argparse.Namespace) -> list[di
     return lines
 
 
-def _overhead(server: Server, engine: ChildEngine, users: int, given: argparse.Namespace) -> float:
+def _overhead(
+    server: Server, engine: ExternalEngine, users: int, given: argparse.Namespace
+) -> float:
     """Seconds a token through our server over those of the child alone: the median of pairs."""
     count, found = max(given.questions // 2, users), []
     for _ in range(given.pairs):
@@ -207,7 +209,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5, help="pairs that HTTP is measured by")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
-    listen(Lines(30))
+    set_reporter(LineReporter(30))
     artifact = open_artifact(find_run(given.run).artifact)
     print("| " + " | ".join(HEADS) + " |\n" + "|---" * len(HEADS) + "|", flush=True)
     found = []
@@ -215,7 +217,7 @@ def main() -> None:
         for name in given.formats:
             to, _, quant = name.partition(":")
             place = Path(folder) / name.replace(":", "-")
-            written = write_export(place, artifact, to, quant_of(to, quant or "auto"))
+            written = write_export(place, artifact, to, resolve_quant(to, quant or "auto"))
             for line in measure(name, written, given):
                 print(row(line), flush=True)
                 found.append(line)

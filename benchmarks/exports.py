@@ -11,14 +11,14 @@ import json
 import tempfile
 from pathlib import Path
 
-from burnish.core.progress import Lines, listen
-from burnish.core.recipe import make_recipe
+from burnish.core.progress import LineReporter, set_reporter
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import find_run
-from burnish.core.stats import proportion
-from burnish.engines.local import open_engine
-from burnish.export.formats import write_export
-from burnish.export.questions import ask_trained, questions
-from burnish.export.run import Exported, gate
+from burnish.core.stats import wilson_interval
+from burnish.engines.local.open import open_local_engine
+from burnish.export.formats.registry import write_export
+from burnish.export.parity.questions import ask_trained, make_questions
+from burnish.export.run import ExportResult, run_gate
 from burnish.models.artifact import open_artifact
 
 FORMATS = (
@@ -31,10 +31,10 @@ HEADS = (
 )  # fmt: skip
 
 
-def row(name: str, done: Exported) -> tuple[str, ...]:
+def row(name: str, done: ExportResult) -> tuple[str, ...]:
     facts = done.parity.facts
     free, held = facts["changes"]["free"], facts["changes"].get("labels_only")
-    low_high = proportion([1] * round(free["exported"] * free["n"]) + [0] * round(
+    low_high = wilson_interval([1] * round(free["exported"] * free["n"]) + [0] * round(
         (1 - free["exported"]) * free["n"]
     ))  # fmt: skip
     file = done.artifact.lineage["export"]["file"]
@@ -62,19 +62,19 @@ def main() -> None:
     parser.add_argument("--formats", nargs="+", default=FORMATS)
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    listen(Lines(30))
+    set_reporter(LineReporter(30))
     run = find_run(given.run)
     changes = [f"export.rows={given.rows}", f"export.threads={given.threads}"]
     recipe = make_recipe(run.recipe.model_dump(mode="json"), changes)
     artifact = open_artifact(run.artifact)
-    asked = questions(recipe, artifact)
-    trained = ask_trained(open_engine(str(run.path)), asked)
+    asked = make_questions(recipe, artifact)
+    trained = ask_trained(open_local_engine(str(run.path)), asked)
     print("| " + " | ".join(HEADS) + " |\n" + "|---" * len(HEADS) + "|", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for name in given.formats:
             to, quant = name.split(":")
             written = write_export(Path(folder) / name.replace(":", "-"), artifact, to, quant)
-            done = gate(written, asked, trained, recipe)
+            done = run_gate(written, asked, trained, recipe)
             print("| " + " | ".join(row(name, done)) + " |", flush=True)
             print(json.dumps(done.parity.as_dict()["against"]), flush=True)
 

@@ -24,16 +24,16 @@ import uvicorn
 
 from burnish.core.records import Message, Prompt
 from burnish.core.stats import quantile, quantile_interval
-from burnish.engines.fleet import Fleet, open_fleet
-from burnish.engines.scheduler import Scheduler
+from burnish.engines.scheduling.model_pool import ModelPool, open_model_pool
+from burnish.engines.scheduling.scheduler import Scheduler
 from burnish.serve.app import create_app
-from burnish.serve.keys import Keys
+from burnish.serve.auth.keys import ApiKeys
 
 KEY = "bk-overhead"
 WORDS = ("parcel", "refund", "lamp", "account", "password", "login", "order", "late", "red", "pear")
 
 
-def bare(fleet: Fleet, scheduler: Scheduler, model: str, tokens: int) -> Callable[[str], str]:
+def bare(fleet: ModelPool, scheduler: Scheduler, model: str, tokens: int) -> Callable[[str], str]:
     """Asks the scheduler itself."""
 
     def ask(question: str) -> str:
@@ -46,7 +46,7 @@ def bare(fleet: Fleet, scheduler: Scheduler, model: str, tokens: int) -> Callabl
 
         engine = fleet.find(model)
         prompt = Prompt((Message("user", question),), max_new_tokens=tokens)
-        scheduler.submit(engine, [engine.request(prompt)], [tell])
+        scheduler.submit(engine, [engine.build_request(prompt)], [tell])
         done.wait()
         if last[0].error:
             raise last[0].error
@@ -103,9 +103,9 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        fleet = open_fleet([given.model])
+        fleet = open_model_pool([given.model])
         model = next(iter(fleet.engines))
-        app = create_app(fleet, Keys(Path(folder) / "keys.json", KEY))
+        app = create_app(fleet, ApiKeys(Path(folder) / "keys.json", KEY))
         listening = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})

@@ -13,19 +13,19 @@ from typing import Any
 import gguf
 import torch
 
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import find_run
 from burnish.data.load import load
-from burnish.data.split import sample
-from burnish.export.gguf import in_layer
-from burnish.export.importance import Importance, importance_of
-from burnish.export.quants import QUANTS, fitting, quantized
+from burnish.data.split import sample_rows
+from burnish.export.formats.gguf import map_layer_tensor
+from burnish.export.formats.gguf_quants import QUANTS, fallback_kind, quantize_matrix
+from burnish.export.formats.importance_matrix import Importance, compute_importance
 from burnish.models.artifact import open_artifact
-from burnish.models.chat import Encoded, encode_row
-from burnish.models.merge import merged_model
+from burnish.models.chat_template import TokenizedRow, encode_row
+from burnish.models.merge import load_merged_model
 
 
-def logs_of(model: Any, rows: Sequence[Encoded]) -> torch.Tensor:
+def logs_of(model: Any, rows: Sequence[TokenizedRow]) -> torch.Tensor:
     """Log-probabilities (tokens, vocabulary) before each token of each answer."""
     found = []
     with torch.no_grad():
@@ -42,10 +42,10 @@ def rounded(
     """Put the rounded matrices into the model."""
     layers = model.config.num_hidden_layers
     for name, weight in weights.items():
-        target, layer, _ = in_layer(name, weight, model.config)
-        kind = fitting(QUANTS[quant].kind(target, layer, layers), weight.shape[1])
+        target, layer, _ = map_layer_tensor(name, weight, model.config)
+        kind = fallback_kind(QUANTS[quant].kind(target, layer, layers), weight.shape[1])
         given = by.get(f"blk.{layer}.{target}") if by else None
-        back = gguf.quants.dequantize(quantized(weight.numpy(), kind, given), kind)
+        back = gguf.quants.dequantize(quantize_matrix(weight.numpy(), kind, given), kind)
         model.get_submodule(name.removesuffix(".weight")).weight.data.copy_(torch.tensor(back))
 
 
@@ -59,9 +59,9 @@ def main() -> None:
     changes = ["export.to=gguf", "export.importance=true"]
     recipe = make_recipe(run.recipe.model_dump(mode="json"), changes)
     artifact = open_artifact(run.artifact)
-    importance = importance_of(recipe, artifact)
-    model, tokenizer = merged_model(artifact)
-    asked = sample(load(recipe).split.test, given.rows, 1)
+    importance = compute_importance(recipe, artifact)
+    model, tokenizer = load_merged_model(artifact)
+    asked = sample_rows(load(recipe).split.test, given.rows, 1)
     rows = [encode_row(tokenizer, row, recipe.train.max_length) for row in asked]
     weights = {
         name: weight.clone()

@@ -13,7 +13,7 @@ import numpy as np
 from statsmodels.stats.inter_rater import cohens_kappa
 
 from burnish.core.records import Interval
-from burnish.evaluate.kappa import agreement
+from burnish.evaluate.cohen_kappa import measure_agreement
 
 GRADES = ("right", "wrong")
 #: Chances of both right, only the first, only the second, both wrong.
@@ -44,7 +44,7 @@ def intervals(table: np.ndarray, seed: int) -> list[Interval]:
     second = [GRADES[cell % 2] for cell in range(4) for _ in range(counts[cell])]
     told = cohens_kappa(table)
     asymptotic = Interval(told.kappa, told.kappa_low, told.kappa_upp, int(counts.sum()))
-    ours = agreement(first, second, GRADES, seed=seed).kappa
+    ours = measure_agreement(first, second, GRADES, seed=seed).kappa
     return [asymptotic, bootstrap(table, seed), ours]
 
 

@@ -18,16 +18,16 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from burnish.engines.weights import Weights
+from burnish.engines.local.multi_lora import MultiLoraModel
 from burnish.models.artifact import save_artifact
 from burnish.models.load import load_model, load_tokenizer
-from burnish.models.local import find_model
+from burnish.models.local_models import find_model
 
 
-def loaded(name: str, count: int, rank: int) -> tuple[Weights, list[str], PeftModel]:
+def loaded(name: str, count: int, rank: int) -> tuple[MultiLoraModel, list[str], PeftModel]:
     """A base with so many random adapters and their keys; and the same as PEFT has it."""
     base = find_model(name)
-    weights = Weights(load_model(base, torch.float32))
+    weights = MultiLoraModel(load_model(base, torch.float32))
     shape = LoraConfig(r=rank, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
     model, tokenizer = get_peft_model(load_model(base, torch.float32), shape), load_tokenizer(base)
     keys, theirs = [], None
@@ -63,21 +63,21 @@ def least(passes: dict[str, Callable[[], torch.Tensor]], times: int) -> dict[str
 
 @torch.inference_mode()
 def measured(
-    weights: Weights, keys: list[str], theirs: PeftModel, rows: int, times: int
+    weights: MultiLoraModel, keys: list[str], theirs: PeftModel, rows: int, times: int
 ) -> dict[str, float]:
     """One row of the table."""
     own = [keys[row % len(keys)] for row in range(rows)]
     ids = torch.arange(rows)[:, None] + 50
 
     def base() -> torch.Tensor:
-        with weights.only(None):
+        with weights.only_adapter(None):
             return torch.as_tensor(weights.model(ids, use_cache=False).logits)
 
     def peft() -> torch.Tensor:
         return torch.as_tensor(theirs(input_ids=ids, use_cache=False, adapter_names=own).logits)
 
     def ours() -> torch.Tensor:
-        with weights.beside(own):
+        with weights.rows_with_adapters(own):
             return torch.as_tensor(weights.model(ids, use_cache=False).logits)
 
     apart = float((ours() - peft()).abs().max())

@@ -34,8 +34,8 @@ def measured(model: str, method: str, parallel: str, count: int) -> str:
 def train(model: str, method: str, parallel: str, count: int) -> None:
     """Print what is reckoned, forecast and measured of one run, as a line of a table."""
     from burnish.api import resolve
-    from burnish.train.estimate import needed, shape_of
-    from burnish.train.forecast import TOGETHER
+    from burnish.train.forecast.estimate import estimate_memory, model_shape
+    from burnish.train.forecast.forecast import TOTAL_PEAK_MEMORY
     from burnish.train.run import find_model
     from burnish.train.run import train as train_model
 
@@ -49,12 +49,14 @@ def train(model: str, method: str, parallel: str, count: int) -> None:
             "train.micro_batch_tokens=128", "train.threads=1", "train.evaluate_every=2",
         ],
     )  # fmt: skip
-    need = needed(shape_of(find_model(model), recipe.train.method), recipe.train, "float32").total
+    need = estimate_memory(
+        model_shape(find_model(model), recipe.train.method), recipe.train, "float32"
+    ).total
     with tempfile.TemporaryDirectory() as folder:
         report = train_model(recipe, out=Path(folder) / "run")
     found = {quantity["name"]: quantity for quantity in report.forecast}
     alone = found["peak memory"]
-    together = found.get(TOGETHER, alone)
+    together = found.get(TOTAL_PEAK_MEMORY, alone)
     other = (together["actual"] - alone["actual"]) / (count - 1) if count > 1 else alone["actual"]
     sizes = [need, other, alone["expected"], alone["actual"]]
     sizes += [together["expected"], together["actual"]]

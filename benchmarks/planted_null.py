@@ -22,10 +22,10 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import norm
 
-from burnish.compare.verdict import judge
+from burnish.compare.verdict import decide
+from burnish.core.recipe.compare import Compare
 from burnish.core.records import Prediction, Scores, clusters_of
-from burnish.core.sections import Compare
-from burnish.core.stats import mean_interval, proportion, rows_needed
+from burnish.core.stats import mean_interval, rows_needed, wilson_interval
 
 NAMES = ("base", "few_shot", "fine_tuned")
 #: What is planted: true accuracy of each route, least gain asked for, questions.
@@ -75,7 +75,7 @@ def simulate(draws: int, seed: int) -> None:
     print("no gain planted           ship                     dont_fine_tune  not_enough")
     for name, (rates, least, n) in NULLS.items():
         settings = Compare(least_gain=least)
-        seen = Counter(judge(draw(rng, rates, n), settings).decision for _ in range(draws))
+        seen = Counter(decide(draw(rng, rates, n), settings).decision for _ in range(draws))
         print(
             f"{name:<25} {share(seen['ship'], draws):<24} "
             f"{seen['dont_fine_tune'] / draws:<15.1%} {seen['not_enough_evidence'] / draws:.1%}"
@@ -86,7 +86,7 @@ def simulate(draws: int, seed: int) -> None:
         told = [f"{size} of each conversation".ljust(25)]
         for is_known in (True, False):
             shipped = sum(
-                judge(draw(rng, rates, n, size, is_known), Compare(least_gain=least)).decision
+                decide(draw(rng, rates, n, size, is_known), Compare(least_gain=least)).decision
                 == "ship"
                 for _ in range(draws)
             )
@@ -98,7 +98,7 @@ def simulate(draws: int, seed: int) -> None:
         base, ours = pilot.values()
         n = rows_needed(ours.values, base.values, gain, Compare().alpha / 2)
         rates = (0.4, 0.6, 0.6 + gain)
-        seen = Counter(judge(draw(rng, rates, n), Compare()).decision for _ in range(draws))
+        seen = Counter(decide(draw(rng, rates, n), Compare()).decision for _ in range(draws))
         print(
             f"{name:<25} {n:<10} {share(seen['ship'], draws):<24} "
             f"{seen['dont_fine_tune'] / draws:.1%}"
@@ -107,7 +107,7 @@ def simulate(draws: int, seed: int) -> None:
 
 def share(count: int, draws: int) -> str:
     """`4.1% (3.3% to 5.1%)`."""
-    found = proportion([1.0] * count + [0.0] * (draws - count))
+    found = wilson_interval([1.0] * count + [0.0] * (draws - count))
     return f"{found.value:.1%} ({found.low:.1%} to {found.high:.1%})"
 
 
@@ -126,7 +126,7 @@ def rows(rng: random.Random, count: int, shuffled: bool) -> list[dict[str, str]]
 def real(runs: int, model: str | None, folder: Path) -> None:
     """Whole comparisons, training included."""
     from burnish.compare.run import compare
-    from burnish.core.recipe import make_recipe
+    from burnish.core.recipe.recipe import make_recipe
 
     name = model or tiny_model(folder / "models")
     print(f"\n{runs} real comparisons each, model {model or 'tiny (random weights)'}, 60 questions")
@@ -168,7 +168,7 @@ def tiny_model(folder: Path) -> str:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from burnish.models.local import write_manifest
+    from burnish.models.local_models import write_manifest
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     signs = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]

@@ -61,10 +61,10 @@ def pairs_of(count: int) -> list[Any]:
 
 def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
     """Recipe, base model's folder, and the pairs as tokens."""
-    from burnish.core.recipe import make_recipe
+    from burnish.core.recipe.recipe import make_recipe
     from burnish.models.load import load_tokenizer
     from burnish.models.pull import pull
-    from burnish.train.language import encoded
+    from burnish.train.trainers.causal_lm import tokenize_rows
 
     changes = [
         f"train.batch_size={arguments.batch}", f"train.threads={arguments.threads}",
@@ -74,25 +74,27 @@ def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
     ]  # fmt: skip
     recipe, base = make_recipe({"model": {"name": MODEL}}, changes), pull(MODEL)
     pairs = tuple(pairs_of(arguments.steps * arguments.batch))
-    return recipe, base, encoded(pairs, load_tokenizer(base), recipe)
+    return recipe, base, tokenize_rows(pairs, load_tokenizer(base), recipe)
 
 
 def ours(arguments: argparse.Namespace) -> tuple[list[float], Seconds]:
     """burnish: the reference once, then the steps."""
     from burnish.core.runs import Run
-    from burnish.train.adapters import trainable
-    from burnish.train.checkpoint import State
-    from burnish.train.language import prepare
-    from burnish.train.loop import train_step
-    from burnish.train.reference import with_reference
+    from burnish.train.adapters.registry import trainable_weights
+    from burnish.train.loop.checkpoint import TrainState
+    from burnish.train.loop.language_model import train_step
+    from burnish.train.rlhf.reference import add_reference_logprobs
+    from burnish.train.trainers.causal_lm import build_language_model
 
     recipe, base, rows = loaded(arguments)
-    plan, losses = prepare(recipe, base, rows, []), []
-    same_start(trainable(plan.model))
-    plan.optimizer.take({name: w.detach().float() for name, w in plan.optimizer.weights.items()})
+    plan, losses = build_language_model(recipe, base, rows, []), []
+    same_start(trainable_weights(plan.model))
+    plan.optimizer.set_weights(
+        {name: w.detach().float() for name, w in plan.optimizer.weights.items()}
+    )
     with tempfile.TemporaryDirectory() as folder:
         begun = now()
-        plan = with_reference(plan, Run(Path(folder)), State())
+        plan = add_reference_logprobs(plan, Run(Path(folder)), TrainState())
         for step in range(arguments.steps):
             some = plan.rows[step * arguments.batch : (step + 1) * arguments.batch]
             losses.append(train_step(plan, some)["loss"])

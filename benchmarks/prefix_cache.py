@@ -15,9 +15,9 @@ import time
 from typing import Any
 
 from burnish.core.records import Message, Prompt
-from burnish.engines.fleet import open_fleet
-from burnish.engines.local import LocalEngine
-from burnish.engines.scheduler import Scheduler
+from burnish.engines.local.engine import LocalEngine
+from burnish.engines.scheduling.model_pool import open_model_pool
+from burnish.engines.scheduling.scheduler import Scheduler
 
 WORDS = ("parcel", "refund", "lamp", "account", "password", "login", "order", "late", "red", "pear")
 
@@ -31,7 +31,7 @@ def first_token(scheduler: Scheduler, engine: LocalEngine, prompt: Prompt) -> fl
         if update.answer or update.error:
             done.set()
 
-    scheduler.submit(engine, [engine.request(prompt)], [tell])
+    scheduler.submit(engine, [engine.build_request(prompt)], [tell])
     done.wait()
     return first[0]
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=12)
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
-    engine: Any = open_fleet([options.source]).find(options.source)
+    engine: Any = open_model_pool([options.source]).find(options.source)
     system = " ".join(WORDS[place * 7 % 10] for place in range(options.words))
     sides = {"kept": Scheduler(), "read": Scheduler(prefix_bytes=0)}
     seconds: dict[str, list[float]] = {name: [] for name in sides}

@@ -27,7 +27,7 @@ from scipy.stats import binomtest
 
 import train_speed
 from burnish.core.records import Message, Row
-from burnish.models.chat import render_prompt
+from burnish.models.chat_template import render_prompt
 from burnish.models.load import load_model, load_tokenizer
 from burnish.models.pull import pull
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from burnish.core.settings import indexes_url
 from burnish.core.stats import mean_interval, paired_test
-from burnish.models.embedder import Embedder
-from burnish.models.local import find_model
+from burnish.models.heads.embedder import Embedder
+from burnish.models.local_models import find_model
 from burnish.rag.postgres import PostgresStore
 from burnish.rag.search import reciprocal_rank_fusion
 from burnish.rag.sqlite import SqliteStore
@@ -69,8 +69,8 @@ def quality(file: Path) -> dict[str, object]:
         asked = embedder.encode([question for question, _ in questions])
         ranks: dict[str, list[int | None]] = {"BM25": [], "vectors": [], "hybrid": []}
         for (question, right), vector in zip(questions, asked, strict=True):
-            words = [own for own, _ in store.by_words(question, DEPTH)]
-            nearest = [own for own, _ in store.by_vector(vector, DEPTH)]
+            words = [own for own, _ in store.search_words(question, DEPTH)]
+            nearest = [own for own, _ in store.search_vectors(vector, DEPTH)]
             fused = [own for own, _ in reciprocal_rank_fusion([nearest, words])]
             for name, found in zip(ranks, (words, nearest, fused), strict=True):
                 own = right + 1

@@ -26,8 +26,8 @@ import numpy as np
 import psutil
 
 from burnish.core.stats import mean_interval, quantile
-from burnish.models.embedder import Embedder
-from burnish.models.local import find_model
+from burnish.models.heads.embedder import Embedder
+from burnish.models.local_models import find_model
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage
 
@@ -68,7 +68,7 @@ def build(size: int, file: Path) -> dict[str, float]:
         store.replace(name, "", passages, vectors)
         spent += time.perf_counter() - begun
     begun = time.perf_counter()
-    store.settle()
+    store.refresh()
     spent += time.perf_counter() - begun
     store.close()
     disk = sum(part.stat().st_size for part in file.parent.rglob("*") if part.is_file())
@@ -82,21 +82,21 @@ def search(file: Path) -> dict[str, float]:
     before = psutil.Process().memory_info().rss
     store = SqliteStore(file)
     begun = time.perf_counter()
-    store.by_words(asked[0], DEPTH), store.by_vector(vectors[0], DEPTH)
+    store.search_words(asked[0], DEPTH), store.search_vectors(vectors[0], DEPTH)
     opened = time.perf_counter() - begun
     times: dict[str, list[float]] = {"words": [], "vectors": []}
     for question, vector in zip(asked, vectors, strict=True):
         begun = time.perf_counter()
-        store.by_words(question, DEPTH)
+        store.search_words(question, DEPTH)
         between = time.perf_counter()
-        store.by_vector(vector, DEPTH)
+        store.search_vectors(vector, DEPTH)
         times["words"].append(between - begun)
         times["vectors"].append(time.perf_counter() - between)
     both = [sum(pair) for pair in zip(*times.values(), strict=True)]
     memory = psutil.Process().memory_info().rss - before
     begun = time.perf_counter()
     store.replace("one more", "", [Passage("one more", "", (), None, 0, 3, "one")], vectors[:1])
-    store.by_words(asked[0], DEPTH), store.by_vector(vectors[0], DEPTH)
+    store.search_words(asked[0], DEPTH), store.search_vectors(vectors[0], DEPTH)
     return {
         "first_ms": opened * 1e3,
         "p50_ms": quantile(both, 0.5) * 1e3,
@@ -166,7 +166,7 @@ def recall(train: Path, test: Path) -> None:
         shares, firsts = [], []
         for question in questions:
             exact = (np.argsort(-(vectors @ question), kind="stable")[:DEPTH] + 1).tolist()
-            found = [own for own, _ in store.by_vector(question, DEPTH)]
+            found = [own for own, _ in store.search_vectors(question, DEPTH)]
             shares.append(len(set(exact) & set(found)) / DEPTH)
             firsts.append(float(exact[:5] == found[:5]))
     for name, values in (("recall of the nearest 50", shares), ("the nearest 5 alike", firsts)):

@@ -41,7 +41,7 @@ def make_adapters(base_name: str, count: int, folder: Path) -> None:
 
     from burnish.models.artifact import save_artifact
     from burnish.models.load import load_model, load_tokenizer
-    from burnish.models.local import find_model
+    from burnish.models.local_models import find_model
 
     torch.manual_seed(0)
     base = find_model(base_name)
@@ -84,10 +84,10 @@ def over_http(address: str) -> Ask:
 def bare(folders: Sequence[str], batch: int) -> Ask:
     """Straight through the scheduler, in this process."""
     from burnish.core.records import Message, Prompt
-    from burnish.engines.fleet import open_fleet
-    from burnish.engines.scheduler import Scheduler
+    from burnish.engines.scheduling.model_pool import open_model_pool
+    from burnish.engines.scheduling.scheduler import Scheduler
 
-    fleet, scheduler, encoding = open_fleet(folders), Scheduler(batch), threading.Lock()
+    fleet, scheduler, encoding = open_model_pool(folders), Scheduler(batch), threading.Lock()
 
     def ask(model: str, question: str) -> tuple[int, float]:
         begun, first, done = time.perf_counter(), list[float](), threading.Event()
@@ -103,7 +103,7 @@ def bare(folders: Sequence[str], batch: int) -> Ask:
         engine = fleet.find(model)
         with encoding:
             prompt = Prompt((Message("user", question),), max_new_tokens=TOKENS)
-            request = engine.request(prompt)
+            request = engine.build_request(prompt)
         scheduler.submit(engine, [request], [tell])
         done.wait()
         if last[0].error:

@@ -13,9 +13,9 @@ import random
 import tempfile
 from pathlib import Path
 
-from burnish.core.recipe import Recipe, make_recipe
+from burnish.core.recipe.recipe import Recipe, make_recipe
+from burnish.train.multi_lora.run import train_together
 from burnish.train.run import train
-from burnish.train.together import train_together
 
 WORDS = ("parcel", "refund", "lamp", "account", "password", "login", "order", "late", "money")
 

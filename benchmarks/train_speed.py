@@ -135,7 +135,7 @@ def adapter() -> Any:
 
 def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
     """Base model's folder, tokenizer, and the rows as tokens."""
-    from burnish.models.chat import encode_row
+    from burnish.models.chat_template import encode_row
     from burnish.models.load import load_tokenizer
     from burnish.models.pull import pull
 
@@ -147,11 +147,11 @@ def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
 
 def ours(arguments: argparse.Namespace) -> Trained:
     """burnish: its own loop, batches, layers and optimizer."""
-    from burnish.core.recipe import make_recipe
-    from burnish.train.adapters import trainable
-    from burnish.train.batches import trimmed
-    from burnish.train.language import prepare
-    from burnish.train.loop import train_step
+    from burnish.core.recipe.recipe import make_recipe
+    from burnish.train.adapters.registry import trainable_weights
+    from burnish.train.batching.micro_batches import trim_to_target
+    from burnish.train.loop.language_model import train_step
+    from burnish.train.trainers.causal_lm import build_language_model
 
     base, _, rows = loaded(arguments)
     changes = [
@@ -162,18 +162,23 @@ def ours(arguments: argparse.Namespace) -> Trained:
         f"train.gradient_checkpointing={str(arguments.checkpointing).lower()}",
         f"train.compile={str(arguments.compile).lower()}",
     ]  # fmt: skip
-    plan = prepare(make_recipe({"model": {"name": MODEL}}, changes), base, rows, [])
-    same_start(trainable(plan.model))
-    plan.optimizer.take({name: w.detach().float() for name, w in plan.optimizer.weights.items()})
+    plan = build_language_model(make_recipe({"model": {"name": MODEL}}, changes), base, rows, [])
+    same_start(trainable_weights(plan.model))
+    plan.optimizer.set_weights(
+        {name: w.detach().float() for name, w in plan.optimizer.weights.items()}
+    )
     losses, seconds = [], []
     for step in range(arguments.steps):
         begun = time.perf_counter()
-        some = [trimmed(row) for row in rows[step * arguments.batch : (step + 1) * arguments.batch]]
+        some = [
+            trim_to_target(row)
+            for row in rows[step * arguments.batch : (step + 1) * arguments.batch]
+        ]
         losses.append(train_step(plan, some)["loss"])
         plan.optimizer.clip()
         plan.optimizer.step(step)
         seconds.append(time.perf_counter() - begun)
-    return losses, seconds, trainable(plan.model)
+    return losses, seconds, trainable_weights(plan.model)
 
 
 def trl(arguments: argparse.Namespace) -> Trained:

@@ -30,9 +30,9 @@ from typing import Any
 import yaml
 
 from burnish import api
-from burnish.cli.screen import Bars
-from burnish.core.folders import write_json, write_whole
-from burnish.core.progress import listen
+from burnish.cli.progress_bars import ProgressBars
+from burnish.core.atomic import write_atomic, write_json
+from burnish.core.progress import set_reporter
 from grounding import pairs_of, read_squad
 
 ROUTES = ("base", "few_shot", "retrieval", "fine_tuned", "retrieval_fine_tuned")
@@ -43,7 +43,7 @@ def write_documents(articles: Sequence[Article], folder: Path) -> None:
     """One text file an article."""
     for number, article in enumerate(articles):
         text = "\n\n".join(paragraph["context"] for paragraph in article)
-        write_whole(folder / f"article-{number:02}.txt", text + "\n")
+        write_atomic(folder / f"article-{number:02}.txt", text + "\n")
 
 
 def rows_of(articles: Sequence[Article]) -> list[dict[str, str]]:
@@ -52,7 +52,7 @@ def rows_of(articles: Sequence[Article]) -> list[dict[str, str]]:
 
 
 def write_rows(file: Path, rows: Sequence[dict[str, str]]) -> None:
-    write_whole(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomic(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def write_data(articles: Sequence[Article], options: argparse.Namespace) -> None:
@@ -87,7 +87,7 @@ def write_recipe(options: argparse.Namespace) -> Path:
         "train": {"learning_rate": 5e-4, "epochs": options.epochs, "batch_size": 8},
     }
     file: Path = options.out / "recipe.yaml"
-    write_whole(file, yaml.safe_dump(recipe, sort_keys=False))
+    write_atomic(file, yaml.safe_dump(recipe, sort_keys=False))
     return file
 
 
@@ -124,7 +124,7 @@ def main() -> None:
     options = parser.parse_args()
     write_data(read_squad(options.xquad)[: options.articles], options)
     recipe = write_recipe(options)
-    listen(Bars())
+    set_reporter(ProgressBars())
     result = api.compare(recipe)
     write_json(options.out / "xquad.json", result.as_dict())
     print_table(result.as_dict())

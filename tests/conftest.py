@@ -11,6 +11,21 @@ from pathlib import Path
 
 import pytest
 
+#: Fixtures that several rooms use; a test names one, and imports none.
+pytest_plugins = [
+    "tests.fixtures.distillation",
+    "tests.fixtures.distinct_adapters",
+    "tests.fixtures.documents",
+    "tests.fixtures.embedder",
+    "tests.fixtures.encoder_decoder",
+    "tests.fixtures.exports",
+    "tests.fixtures.server",
+    "tests.fixtures.tickets",
+    "tests.fixtures.training",
+    "tests.fixtures.vector_store",
+    "tests.fixtures.vision_models",
+]
+
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + "
     "message['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
@@ -84,7 +99,7 @@ def tiny_folder(tmp_path_factory, tiny_tokenizer):
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from burnish.models.local import write_manifest
+    from burnish.models.local_models import write_manifest
 
     torch.manual_seed(0)
     model = LlamaForCausalLM(
@@ -121,7 +136,7 @@ def tiny_folder(tmp_path_factory, tiny_tokenizer):
 @pytest.fixture
 def tiny(tiny_folder, monkeypatch):
     """The pulled model `tiny`, found by its name."""
-    from burnish.models.local import find_model
+    from burnish.models.local_models import find_model
 
     monkeypatch.setenv("BURNISH_MODELS", str(tiny_folder))
     return find_model("tiny")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import burnish
-from burnish.core.recipe import recipe_sections
+from burnish.core.recipe.recipe import recipe_sections
 from burnish.core.settings import SETTINGS
 
 PACKAGE = Path(burnish.__file__).parent

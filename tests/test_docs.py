@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from burnish.core import errors
-from burnish.core.recipe import Recipe, make_recipe
-from burnish.train.encoders import ENCODERS
-from burnish.train.objectives import OBJECTIVES
+from burnish.core.recipe.recipe import Recipe, make_recipe
+from burnish.train.objectives.registry import OBJECTIVES
+from burnish.train.registry import TRAINERS
 from tests.pages.commands import WORDS
 from tests.pages.recipe import field_paths
 from tests.write_docs import ROOT, pages, stale_pages
@@ -79,12 +79,14 @@ def test_recipes_on_a_page_are_read(name):
 
 
 def test_every_objective_has_an_example_recipe_that_is_read():
-    page = text_of("docs/reference/objectives.md") + text_of("docs/reference/objectives-encoders.md")
+    page = text_of("docs/reference/objectives.md") + text_of(
+        "docs/reference/objectives-encoders.md"
+    )
 
     recipes = [make_recipe(yaml.safe_load(block)) for block in blocks(page, "yaml")]
     shown = [recipe.train.objective.kind for recipe in recipes]
 
-    assert shown == [*OBJECTIVES, *ENCODERS]
+    assert shown == [*OBJECTIVES, *TRAINERS]
 
 
 def test_every_error_says_in_one_sentence_what_it_is():

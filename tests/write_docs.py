@@ -4,8 +4,8 @@ import json
 
 import typer
 
-from burnish.core import autotrain, deepspeed, kaito
-from burnish.core.recipe import recipe_schema
+from burnish.compat import autotrain, deepspeed, kaito
+from burnish.core.recipe.recipe import recipe_schema
 from tests.pages import ROOT
 from tests.pages.architecture import architecture_page, decisions_page
 from tests.pages.commands import FOLDER as COMMANDS_FOLDER
@@ -50,7 +50,9 @@ def pages() -> dict[str, str]:
 def stale_pages(names: dict[str, str]) -> list[str]:
     """Pages in folders of generated pages that nothing generates any more."""
     there = [page for folder in GENERATED_FOLDERS for page in (ROOT / folder).glob("*.md")]
-    return [str(page.relative_to(ROOT)) for page in there if str(page.relative_to(ROOT)) not in names]
+    return [
+        str(page.relative_to(ROOT)) for page in there if str(page.relative_to(ROOT)) not in names
+    ]
 
 
 if __name__ == "__main__":

@@ -17,31 +17,31 @@ from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe, anchored, load_recipe, make_recipe
+from burnish.core.recipe.recipe import Recipe, load_recipe, make_recipe, with_absolute_paths
 from burnish.core.records import Finding, Prompt
 from burnish.core.runs import Run, find_run, list_runs
-from burnish.named import ready, refuse_unknown, rows_of
+from burnish.preflight import check_inputs, check_known, load_rows
 
 if TYPE_CHECKING:
     from burnish.compare.run import Comparison
-    from burnish.distil.report import Distilled
-    from burnish.engines.talk import Chat
-    from burnish.evaluate.source import Evaluation
-    from burnish.export.fit import Fitted
-    from burnish.export.run import Exported
-    from burnish.models.local import LocalModel
-    from burnish.olive.report import Report as OliveReport
-    from burnish.rag.ask import Reply
-    from burnish.rag.build import IndexReport
-    from burnish.rag.search import Found
-    from burnish.serve.migrate import Imported
+    from burnish.compat.olive.report import OliveReport as OliveReport
+    from burnish.compat.openai_import import ImportReport
+    from burnish.distill.report import DistillationResult
+    from burnish.engines.chat import ChatSession
+    from burnish.evaluate.run import Evaluation
+    from burnish.export.run import ExportResult
+    from burnish.export.search.result import SearchResult
+    from burnish.models.local_models import LocalModel
+    from burnish.rag.answer import CitedAnswer
+    from burnish.rag.indexing import IndexReport
+    from burnish.rag.search import SearchHit
     from burnish.train.report import TrainReport
-    from burnish.train.search import SearchReport
+    from burnish.train.search.run import SearchReport
 
 Source = Path | str
 
 
-class Files(TypedDict, total=False):
+class RecipeInputs(TypedDict, total=False):
     """Rows and a model named directly, beside or instead of a recipe file."""
 
     train: Sequence[Source]
@@ -51,7 +51,7 @@ class Files(TypedDict, total=False):
     changes: Iterable[str]
 
 
-def resolve(recipe: Source | None = None, **files: Unpack[Files]) -> Recipe:
+def resolve(recipe: Source | None = None, **files: Unpack[RecipeInputs]) -> Recipe:
     """The recipe that a file, or rows and a model named directly, mean.
 
     Raises BadRecipe if it can't be understood or names no rows.
@@ -63,7 +63,7 @@ def resolve(recipe: Source | None = None, **files: Unpack[Files]) -> Recipe:
             values["data"][name] = [str(Path(path).absolute()) for path in paths]
     if model := files.get("model"):
         values["model"]["name"] = model
-    resolved = anchored(make_recipe(values, files.get("changes") or ()), Path.cwd())
+    resolved = with_absolute_paths(make_recipe(values, files.get("changes") or ()), Path.cwd())
     if not resolved.data.train and not resolved.data.test:
         raise BadRecipe(
             "No data is named.", "Give a recipe, or files: --train rows.jsonl --test more.jsonl"
@@ -93,7 +93,7 @@ def pull(name: str) -> LocalModel:
 
 def models() -> list[LocalModel]:
     """The models that are on this machine."""
-    from burnish.models.local import list_models
+    from burnish.models.local_models import list_models
 
     return list_models()
 
@@ -111,8 +111,8 @@ def check(
     Several files are taken as splits that must not share rows. Raises BadRecipe, NotFound.
     """
     from burnish.data.check import check as check_rows
-    from burnish.data.infer import infer_task
-    from burnish.data.read import read
+    from burnish.data.infer_task import infer_task
+    from burnish.data.read import read_files
 
     paths = [Path(file) for file in files]
     if len(paths) == 1 and paths[0].suffix in (".yaml", ".yml"):
@@ -121,11 +121,11 @@ def check(
         model = recipe.model.name
     else:
         recipe = resolve(train=paths, changes=changes)
-    result = read(paths, recipe.data, recipe.task)
+    result = read_files(paths, recipe.data, recipe.task)
     rows, findings = result.rows, check_rows(result, recipe.data.near_duplicate)
     # An encoder reads texts as they are: no template, and no token of an answer.
     if model and not recipe.train.is_encoding:
-        from burnish.models.audit import audit_for
+        from burnish.models.token_audit import audit_for
 
         findings = [*findings, *audit_for(model, rows, recipe.train.max_length)]
     if rows:
@@ -137,7 +137,7 @@ def train(
     recipe: Source | None = None,
     out: Path | None = None,
     resume: str | None = None,
-    **files: Unpack[Files],
+    **files: Unpack[RecipeInputs],
 ) -> TrainReport:
     """Fine-tune a model; or, with `resume`, go on with the run of that id.
 
@@ -147,44 +147,44 @@ def train(
     if run:
         resolved = make_recipe(run.recipe.model_dump(mode="json"), files.get("changes") or ())
     else:
-        resolved = ready(resolve(recipe, **files))
-    dataset = rows_of(resolved, answered=resolved.train.learns_answers)
+        resolved = check_inputs(resolve(recipe, **files))
+    dataset = load_rows(resolved, answered=resolved.train.needs_answers)
     from burnish.train.run import train as train_model
 
     return train_model(resolved, dataset, out, run.path if run else None)
 
 
 def train_search(
-    recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
+    recipe: Source | None = None, out: Path | None = None, **files: Unpack[RecipeInputs]
 ) -> SearchReport:
     """Try the settings of the recipe's `search` section and train the best with several seeds."""
-    resolved = ready(resolve(recipe, **files))
-    dataset = rows_of(resolved)
-    from burnish.train.search import search as search_settings
+    resolved = check_inputs(resolve(recipe, **files))
+    dataset = load_rows(resolved)
+    from burnish.train.search.run import search as search_settings
 
     return search_settings(resolved, dataset, out)
 
 
 def compare(
-    recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
+    recipe: Source | None = None, out: Path | None = None, **files: Unpack[RecipeInputs]
 ) -> Comparison:
     """Measure every route on the same frozen test split and say which to take."""
-    resolved = ready(resolve(recipe, **files))
-    dataset = rows_of(resolved)
+    resolved = check_inputs(resolve(recipe, **files))
+    dataset = load_rows(resolved)
     from burnish.compare.run import compare as compare_routes
 
     return compare_routes(resolved, dataset, out)
 
 
-def distil(
-    recipe: Source | None = None, out: Path | None = None, **files: Unpack[Files]
-) -> Distilled:
+def distill(
+    recipe: Source | None = None, out: Path | None = None, **files: Unpack[RecipeInputs]
+) -> DistillationResult:
     """Let a teacher answer the rows' questions, train a student on the answers, measure both.
 
     Raises BadData, BadRecipe before anything is asked; TeacherStopped when the teacher gives out.
     """
-    resolved = ready(resolve(recipe, **files))
-    from burnish.distil.run import distil as distil_student
+    resolved = check_inputs(resolve(recipe, **files))
+    from burnish.distill.run import distill as distil_student
 
     return distil_student(resolved, out=out)
 
@@ -193,11 +193,11 @@ def evaluate(
     recipe: Source | None = None,
     source: str | None = None,
     out: Path | None = None,
-    **files: Unpack[Files],
+    **files: Unpack[RecipeInputs],
 ) -> Evaluation:
     """Measure one model or run on the frozen test split of a recipe."""
-    resolved = ready(resolve(recipe, **files), source)
-    from burnish.evaluate.source import evaluate_source
+    resolved = check_inputs(resolve(recipe, **files), source)
+    from burnish.evaluate.run import evaluate_source
 
     return evaluate_source(resolved, source, out)
 
@@ -208,7 +208,7 @@ def export(
     quant: str | None = None,
     out: Source | None = None,
     changes: Iterable[str] = (),
-) -> Exported:
+) -> ExportResult:
     """Write a run as what will be served and ask it there; `changes` are of the run's recipe.
 
     Raises CannotExport, AlreadyThere, BadRecipe before anything is written.
@@ -227,7 +227,7 @@ def export_fit(
     limits: Mapping[str, str | float] | None = None,
     out: Source | None = None,
     changes: Iterable[str] = (),
-) -> Fitted:
+) -> SearchResult:
     """Try all formats on this machine and write the best within `limits` (`latency_p95="300ms"`).
 
     Raises CannotExport, AlreadyThere, BadRecipe before anything is written.
@@ -235,9 +235,9 @@ def export_fit(
     found = find_run(run)
     told = [f"export.fit.{name}={value}" for name, value in (limits or {}).items()]
     recipe = make_recipe(found.recipe.model_dump(mode="json"), [*told, *changes])
-    from burnish.export.fit import fit
+    from burnish.export.search.run import search_formats
 
-    return fit(found, recipe, Path(out) if out else None)
+    return search_formats(found, recipe, Path(out) if out else None)
 
 
 def olive(words: Sequence[str]) -> OliveReport:
@@ -245,7 +245,7 @@ def olive(words: Sequence[str]) -> OliveReport:
 
     Raises BadFlag for a flag that can't be honoured, and what training and exporting raise.
     """
-    from burnish.olive.words import olive as run_words
+    from burnish.compat.olive.commands import run_command as run_words
 
     return run_words(words)
 
@@ -260,7 +260,7 @@ def index(
 
     Without sources, those of last time. Raises NotFound, BadData, BadRecipe.
     """
-    from burnish.rag.build import build_index
+    from burnish.rag.indexing import build_index
 
     wanted = {"embedder": embedder, "chunk_tokens": chunk_tokens}
     changes = {key: value for key, value in wanted.items() if value is not None}
@@ -269,7 +269,7 @@ def index(
 
 def search(
     name: str, question: str, k: int = 5, files: str | None = None, rerank: str = ""
-) -> list[Found]:
+) -> list[SearchHit]:
     """The `k` best passages of an index, of files that match the pattern.
 
     `rerank` names a cross-encoder that orders the best anew. Raises NotFound, BadRecipe.
@@ -291,19 +291,19 @@ class AskOptions(TypedDict, total=False):
 
 def ask(
     model: str, question: str, index: str, rerank: str = "", **options: Unpack[AskOptions]
-) -> Reply:
+) -> CitedAnswer:
     """Answer a question from the passages of an index, with citations.
 
     `rerank` names a cross-encoder that orders the passages. Raises NotFound, BadRecipe.
     """
-    refuse_unknown(model)
-    from burnish.engines.local import open_engine
-    from burnish.rag.ask import Asking
-    from burnish.rag.ask import ask as ask_engine
+    check_known(model)
+    from burnish.engines.local.open import open_local_engine
+    from burnish.rag.answer import AnswerSettings
+    from burnish.rag.answer import ask as ask_engine
     from burnish.rag.search import open_index
 
     opened = open_index(index, rerank)
-    return ask_engine(open_engine(model), opened, question, Asking(**options))
+    return ask_engine(open_local_engine(model), opened, question, AnswerSettings(**options))
 
 
 def chat(
@@ -311,17 +311,17 @@ def chat(
     system: str | None = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
-) -> Chat:
+) -> ChatSession:
     """Open a conversation with a run, what was exported of it, or a model.
 
     A run speaks with the prompt of its training.
     """
-    refuse_unknown(source)
-    from burnish.engines.open import open_writer
-    from burnish.engines.talk import Chat
+    check_known(source)
+    from burnish.engines.chat import ChatSession
+    from burnish.engines.registry import open_text_engine
 
     settings = Prompt((), max_new_tokens=max_new_tokens, temperature=temperature)
-    return Chat(open_writer(source), system, settings)
+    return ChatSession(open_text_engine(source), system, settings)
 
 
 def serve(sources: Sequence[str], aliases: Iterable[str] = (), changes: Iterable[str] = ()) -> None:
@@ -333,22 +333,22 @@ def serve(sources: Sequence[str], aliases: Iterable[str] = (), changes: Iterable
             raise BadRecipe(f"`--alias {alias}` is not NAME=MODEL.", "--alias gpt-4o-mini=last")
         pairs[name] = model
     settings = make_recipe({}, changes).serve
-    refuse_unknown(*(s for s in (*sources, *pairs.values()) if s not in settings.upstream))
+    check_known(*(s for s in (*sources, *pairs.values()) if s not in settings.upstream))
     from burnish.serve.run import serve as serve_models
 
     serve_models(sources, settings, pairs)
 
 
-def prove_apart(sources: Sequence[str]) -> None:
+def check_isolation(sources: Sequence[str]) -> None:
     """Prove for each base of `sources` that adapters do not mix. Raises AdaptersMix."""
-    from burnish.engines.canary import prove
+    from burnish.engines.scheduling.isolation_check import check_isolation
 
-    prove(sources)
+    check_isolation(sources)
 
 
 def keys() -> list[dict[str, Any]]:
     """The keys of the server, without their values."""
-    from burnish.serve.keys import open_keys
+    from burnish.serve.auth.keys import open_keys
 
     return [
         {name: value for name, value in asdict(key).items() if name != "sha256"}
@@ -367,30 +367,30 @@ def make_key(
     `limits` are the other fields of `serve.keys.Key`: `per_minute`, `organization`, `most_bytes`,
     `most_jobs`.
     """
-    from burnish.serve.keys import Key, open_keys
+    from burnish.serve.auth.keys import ApiKey, open_keys
 
-    return open_keys().add(Key(name, "", list(models), list(routes), **limits))
+    return open_keys().add(ApiKey(name, "", list(models), list(routes), **limits))
 
 
 def remove_key(name: str) -> None:
     """Let a key open nothing any more. Raises NotFound."""
-    from burnish.serve.keys import open_keys
+    from burnish.serve.auth.keys import open_keys
 
     open_keys().remove(name)
 
 
 def import_openai(
     folder: Source, base: str = "smollm2-135m-instruct", out: Path | None = None
-) -> Imported:
+) -> ImportReport:
     """Train the fine-tuning jobs that were exported from OpenAI again, on a model of this machine,
     and compare old answers with new ones. Raises BadData, NotFound."""
-    from burnish.serve.migrate import import_openai as import_jobs
+    from burnish.compat.openai_import import import_openai as import_jobs
 
     return import_jobs(Path(folder), base, out)
 
 
 def refreeze(recipe: Source) -> None:
     """Accept the test split as it is now; figures measured before can't be compared any more."""
-    from burnish.data.freeze import thaw
+    from burnish.data.frozen_split import thaw
 
     thaw(resolve(recipe).data)

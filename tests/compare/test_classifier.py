@@ -6,27 +6,24 @@ import math
 import numpy as np
 import pytest
 
-from burnish.compare.routes import ROUTES, Setting, similar_examples
+from burnish.compare.routes import ROUTES, ComparisonSetup, similar_examples
 from burnish.compare.run import compare
 from burnish.core.errors import BadData, BadRecipe, NotFound
-from burnish.core.progress import Lines, listen
+from burnish.core.progress import LineReporter, set_reporter
 from burnish.core.records import Message, Prompt, Row
 from burnish.data.load import load
-from burnish.engines.open import open_any
-from burnish.evaluate import latency
-from burnish.evaluate.source import evaluate_source
-from burnish.models.embedder import Embedder
-from burnish.models.linear import Head
-from burnish.train.linear import fit_head
-from tests.embedder import embedder_folder, tiny_embedder
-from tests.evaluate.rules import RuleEngine, row
-
-__all__ = ["embedder_folder", "tiny_embedder"]
+from burnish.engines.registry import open_engine
+from burnish.evaluate import prediction_cache
+from burnish.evaluate.run import evaluate_source
+from burnish.models.heads.embedder import Embedder
+from burnish.models.heads.linear import LinearHead
+from burnish.train.trainers.logistic_regression import fit_head
+from tests.stubs.rule_engine import RuleEngine, row
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(latency, "_QUESTIONS", 3)
+    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
 
 
 @pytest.fixture
@@ -70,7 +67,7 @@ def test_it_is_fitted_once_and_can_be_measured_by_its_name(recipe, workspace):
 def test_without_the_embedding_model_the_other_routes_are_measured_and_it_is_said(
     ticket_recipe, capsys
 ):
-    listen(Lines())
+    set_reporter(LineReporter())
     result = compare(ticket_recipe("train.max_steps=1", "compare.forgetting=false"))
 
     assert list(result.routes) == ["base", "few_shot", "fine_tuned"]
@@ -88,9 +85,9 @@ def test_only_the_labels_asked_for_are_chosen(tiny_embedder, recipe):
     settings = recipe()
     dataset = load(settings)
     head = fit_head(Embedder(tiny_embedder), dataset.split.train, dataset.split.validation)
-    from burnish.engines.labels import LabelEngine, LinearClassifier
+    from burnish.engines.heads.classifier import ClassifierEngine, LinearClassifier
 
-    engine = LabelEngine(LinearClassifier(Embedder(tiny_embedder), head), "c")
+    engine = ClassifierEngine(LinearClassifier(Embedder(tiny_embedder), head), "c")
     asked = (Message("system", "sort"), Message("user", "where is my parcel"))
 
     free, bound = engine.answer([Prompt(asked), Prompt(asked, choices=("refund", "account"))])
@@ -128,29 +125,29 @@ def test_one_label_alone_is_refused(tiny_embedder):
 
 
 def test_log_probabilities_sum_to_one_even_where_scores_are_large():
-    head = Head(("a", "b"), np.array([[1e4], [-1e4]], np.float32), np.zeros(2, np.float32))
+    head = LinearHead(("a", "b"), np.array([[1e4], [-1e4]], np.float32), np.zeros(2, np.float32))
 
     assert np.exp(head.log_probs(np.ones((1, 1), np.float32))).sum() == pytest.approx(1.0)
 
 
 def test_a_classifier_does_not_chat(recipe, workspace):
-    from burnish.engines.local import open_engine
+    from burnish.engines.local.open import open_local_engine
 
     compare(recipe("compare.routes=[base, classifier]"))
     (folder,) = workspace.glob("runs/classifier-*")
 
-    assert open_any(folder.name).name == folder.name
+    assert open_engine(folder.name).name == folder.name
     with pytest.raises(BadRecipe, match="chooses labels"):
-        open_engine(folder.name)
+        open_local_engine(folder.name)
 
 
 def test_similar_examples_are_each_questions_own_with_the_nearest_beside_it(recipe, tiny_embedder):
     settings = recipe("compare.examples=similar", "compare.shots=2")
     dataset = load(settings)
     rows = dataset.split.train[:3]
-    setting = Setting(settings, dataset, rows)
+    setting = ComparisonSetup(settings, dataset, rows)
 
-    prompts = ROUTES["few_shot"].prompts(setting, RuleEngine(lambda prompt: ""))
+    prompts = ROUTES["few_shot"].make_prompts(setting, RuleEngine(lambda prompt: ""))
 
     for asked, prompt in zip(rows, prompts, strict=True):
         shown = [turn.content for turn in prompt.messages if turn.role == "user"]

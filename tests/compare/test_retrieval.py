@@ -5,17 +5,14 @@ import json
 import pytest
 
 from burnish.compare.retrieval import open_documents
-from burnish.compare.routes import ROUTES, Setting
+from burnish.compare.routes import ROUTES, ComparisonSetup
 from burnish.compare.run import compare
 from burnish.core.errors import AuditFailed, BadRecipe
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Split
-from burnish.core.sections import Task
 from burnish.data.load import Dataset
-from tests.embedder import embedder_folder, tiny_embedder
-from tests.evaluate.rules import RuleEngine, row
-
-__all__ = ["embedder_folder", "tiny_embedder"]
+from tests.stubs.rule_engine import RuleEngine, row
 
 COLOURS = ("red", "green", "blue", "yellow", "grey", "white", "brown", "pink", "gold", "black")
 THINGS = ("apple", "pear", "plum", "lamp", "parcel", "order", "login", "money", "refund", "account")
@@ -47,7 +44,7 @@ def setting(tmp_path, tiny_embedder):
         rows = tuple(question(thing, n) for n, thing in enumerate(THINGS, start=1))
         split = Split(rows[:6], rows[6:7], rows[7:])
         dataset = Dataset(split, Task(kind="qa"), (), (), {})
-        return Setting(recipe, dataset, split.test, open_documents(recipe.rag))
+        return ComparisonSetup(recipe, dataset, split.test, open_documents(recipe.rag))
 
     return build
 
@@ -56,8 +53,8 @@ def test_the_question_is_the_same_and_passages_stand_before_it(setting):
     engine = RuleEngine(lambda prompt: "")
     made = setting()
 
-    base = ROUTES["base"].prompts(made, engine)
-    found = ROUTES["retrieval"].prompts(made, engine)
+    base = ROUTES["base"].make_prompts(made, engine)
+    found = ROUTES["retrieval"].make_prompts(made, engine)
 
     for plain, shown, asked in zip(base, found, made.rows, strict=True):
         assert shown.messages[:-1] == plain.messages[:-1], "the same system message"
@@ -67,18 +64,18 @@ def test_the_question_is_the_same_and_passages_stand_before_it(setting):
         thing = asked.prompt[-1].content.split()[-1].strip("?")
         assert f"The colour of the {thing} is {FACTS[thing]}." in content
         assert (shown.max_new_tokens, shown.choices) == (plain.max_new_tokens, plain.choices)
-    tuned = ROUTES["retrieval_fine_tuned"].prompts(made, engine)
+    tuned = ROUTES["retrieval_fine_tuned"].make_prompts(made, engine)
     assert [p.messages[-1] for p in tuned] == [p.messages[-1] for p in found]
     assert all(len(prompt.messages) == 1 for prompt in tuned), "asked as it was trained"
 
 
 def test_passages_that_do_not_fit_are_dropped_from_the_end(setting):
     made = setting()
-    wide = ROUTES["retrieval"].prompts(made, RuleEngine(lambda prompt: ""))
+    wide = ROUTES["retrieval"].make_prompts(made, RuleEngine(lambda prompt: ""))
     length = RuleEngine(lambda p: "").count_tokens(wide[0].messages) + wide[0].max_new_tokens
     engine = RuleEngine(lambda prompt: "", context_length=length - 1)
 
-    narrow = ROUTES["retrieval"].prompts(made, engine)
+    narrow = ROUTES["retrieval"].make_prompts(made, engine)
 
     engine.answer(narrow)
     assert {prompt.messages[-1].content.count("# The ") for prompt in narrow} == {K - 1}
@@ -90,7 +87,7 @@ def test_passages_that_do_not_fit_are_dropped_from_the_end(setting):
 def test_training_rows_look_as_the_questions_will(setting):
     made = setting("rag.gold_share=1")
 
-    split = ROUTES["retrieval_fine_tuned"].learns(made)
+    split = ROUTES["retrieval_fine_tuned"].training_rows(made)
 
     plain = made.dataset.split
     assert split.test == plain.test and len(split.train) == 6 and len(split.validation) == 1
@@ -103,7 +100,7 @@ def test_training_rows_look_as_the_questions_will(setting):
 
 def test_some_training_rows_lack_the_passage_that_holds_the_answer(setting):
     def with_gold(share):
-        split = ROUTES["retrieval_fine_tuned"].learns(setting(f"rag.gold_share={share}"))
+        split = ROUTES["retrieval_fine_tuned"].training_rows(setting(f"rag.gold_share={share}"))
         assert all(f"is {r.answer}." in r.prompt[-1].content for r in split.validation)
         assert all(r.prompt[-1].content.count("# The ") == K for r in split.train)
         return [f"is {row.answer}." in row.prompt[-1].content for row in split.train]
@@ -114,12 +111,12 @@ def test_some_training_rows_lack_the_passage_that_holds_the_answer(setting):
 
 
 def test_a_training_row_is_never_longer_than_the_recipe_allows(setting):
-    from burnish.models.chat import encode_row
+    from burnish.models.chat_template import encode_row
     from burnish.models.load import load_tokenizer
-    from burnish.models.local import find_model
+    from burnish.models.local_models import find_model
 
     tokenizer = load_tokenizer(find_model("tiny"))
-    split = ROUTES["retrieval_fine_tuned"].learns(setting("train.max_length=160"))
+    split = ROUTES["retrieval_fine_tuned"].training_rows(setting("train.max_length=160"))
 
     sizes = [len(encode_row(tokenizer, row, 10_000).ids) for row in split.train]
     assert max(sizes) <= 160 and any("[1]" in row.prompt[-1].content for row in split.train)

@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from burnish.compare.verdict import (
-    against_incumbent,
     better_than_incumbent,
-    judge,
+    compare_with_incumbent,
+    decide,
     surely_worse,
 )
 from burnish.core import stats
+from burnish.core.recipe.compare import Compare
 from burnish.core.records import Prediction, Scores
-from burnish.core.sections import Compare
 from burnish.core.stats import mean_interval
 
 
@@ -37,7 +37,7 @@ def hits(right, n=200, begin=0):
 
 
 def test_a_large_gain_over_every_route_ships():
-    verdict = judge({"base": hits(80), "few_shot": hits(90), "fine_tuned": hits(140)}, Compare())
+    verdict = decide({"base": hits(80), "few_shot": hits(90), "fine_tuned": hits(140)}, Compare())
 
     assert (verdict.decision, verdict.winner, verdict.rival) == ("ship", "fine_tuned", "few_shot")
     assert verdict.p_value < 1e-6 and verdict.more_rows == 0
@@ -46,8 +46,8 @@ def test_a_large_gain_over_every_route_ships():
 
 def test_a_gain_that_another_seed_does_not_give_is_no_evidence():
     routes = {"base": hits(80), "few_shot": hits(90), "fine_tuned": hits(140)}
-    alone, steady = judge(routes, Compare()), judge(routes, Compare(), [hits(139), hits(141)])
-    shaky = judge(routes, Compare(), [hits(85), hits(138)])
+    alone, steady = decide(routes, Compare()), decide(routes, Compare(), [hits(139), hits(141)])
+    shaky = decide(routes, Compare(), [hits(85), hits(138)])
 
     assert (steady.decision, shaky.decision) == ("ship", "not_enough_evidence")
     assert shaky.gain.gain.low < steady.gain.gain.low <= alone.gain.gain.low
@@ -67,7 +67,7 @@ def test_a_gain_at_a_few_customers_is_no_evidence_of_one_at_others():
     routes = {"base": hits(80), "few_shot": hits(80), "fine_tuned": hits(115)}
     grouped = {name: of_customers(one, 20) for name, one in routes.items()}
 
-    alone, found = judge(routes, Compare()), judge(grouped, Compare())
+    alone, found = decide(routes, Compare()), decide(grouped, Compare())
 
     assert (alone.decision, found.decision) == ("ship", "not_enough_evidence")
     assert "200 questions (of 10 groups or conversations" in found.reason
@@ -87,10 +87,10 @@ def part(found, count):
 def test_a_route_that_was_given_up_has_no_say_and_is_paired_by_question():
     routes = {"base": part(hits(30, 1200), 256), "few_shot": hits(700, 1200)}
     routes["fine_tuned"] = hits(900, 1200)
-    verdict, tests = judge(routes, Compare()), against_incumbent(routes, Compare(), 0.95)
+    verdict, tests = decide(routes, Compare()), compare_with_incumbent(routes, Compare(), 0.95)
 
     assert (verdict.decision, verdict.rival) == ("ship", "few_shot")
-    assert verdict.gain == judge({**routes, "base": hits(30, 1200)}, Compare()).gain
+    assert verdict.gain == decide({**routes, "base": hits(30, 1200)}, Compare()).gain
     # Of the 256 questions 4 apart 8 are among the first 30, and 225 among the first 900.
     assert (tests["fine_tuned"].wins, tests["fine_tuned"].losses) == (225 - 8, 0)
     assert tests["fine_tuned"].gain.n == 256
@@ -98,7 +98,7 @@ def test_a_route_that_was_given_up_has_no_say_and_is_paired_by_question():
 
 def test_where_every_rival_was_given_up_the_verdict_is_about_the_questions_they_were_asked():
     routes = {"base": part(hits(30, 1200), 256), "fine_tuned": hits(900, 1200)}
-    verdict = judge(routes, Compare())
+    verdict = decide(routes, Compare())
 
     assert (verdict.decision, verdict.gain.gain.n) == ("ship", 256)
     assert "On the same 256 questions fine-tuning reaches 87.9%" in verdict.reason
@@ -117,13 +117,13 @@ def test_an_equal_route_is_given_up_in_at_most_one_of_two_hundred():
 
 
 def test_beating_the_plain_prompt_is_not_enough_if_examples_do_as_well():
-    verdict = judge({"base": hits(80), "few_shot": hits(140), "fine_tuned": hits(141)}, Compare())
+    verdict = decide({"base": hits(80), "few_shot": hits(140), "fine_tuned": hits(141)}, Compare())
 
     assert verdict.decision != "ship" and verdict.winner == "few_shot"
 
 
 def test_a_worse_fine_tune_is_dropped():
-    verdict = judge({"base": hits(150), "fine_tuned": hits(110)}, Compare())
+    verdict = decide({"base": hits(150), "fine_tuned": hits(110)}, Compare())
 
     assert (verdict.decision, verdict.winner) == ("dont_fine_tune", "base")
     assert "no gain at all" in verdict.reason
@@ -131,7 +131,7 @@ def test_a_worse_fine_tune_is_dropped():
 
 def test_a_gain_that_is_real_but_too_small_is_not_shipped():
     settings = Compare(least_gain=0.2)
-    verdict = judge({"base": hits(500, 1000), "fine_tuned": hits(560, 1000)}, settings)
+    verdict = decide({"base": hits(500, 1000), "fine_tuned": hits(560, 1000)}, settings)
 
     assert verdict.decision == "dont_fine_tune"
     assert "less than the 20.0 points asked for" in verdict.reason
@@ -141,7 +141,7 @@ def test_few_questions_prove_nothing_and_the_verdict_says_how_many_would():
     ours = scores([1, 1, 1, 0, 0, 1, 1, 0] * 3)
     theirs = scores([1, 0, 1, 0, 1, 1, 0, 0] * 3)
 
-    verdict = judge({"base": theirs, "fine_tuned": ours}, Compare())
+    verdict = decide({"base": theirs, "fine_tuned": ours}, Compare())
 
     assert verdict.decision == "not_enough_evidence" and verdict.winner == "base"
     assert f"about {verdict.more_rows:,} more test rows" in verdict.headline
@@ -149,13 +149,13 @@ def test_few_questions_prove_nothing_and_the_verdict_says_how_many_would():
         "base": scores(theirs.values * (1 + math.ceil(verdict.more_rows / 24))),
         "fine_tuned": scores(ours.values * (1 + math.ceil(verdict.more_rows / 24))),
     }
-    assert judge(with_more, Compare()).decision == "ship"
+    assert decide(with_more, Compare()).decision == "ship"
 
 
 def test_a_real_gain_near_the_least_one_asks_which_side_it_lies_on():
     ours, theirs = hits(1040, 2000), hits(1005, 2000)
 
-    verdict = judge({"base": theirs, "fine_tuned": ours}, Compare(least_gain=0.02))
+    verdict = decide({"base": theirs, "fine_tuned": ours}, Compare(least_gain=0.02))
 
     assert verdict.decision == "not_enough_evidence" and verdict.p_value < 0.05
     assert "more than luck, but may be less" in verdict.reason and verdict.more_rows > 0
@@ -165,12 +165,12 @@ def test_equal_answers_on_three_questions_are_no_proof_of_anything():
     for values in ([1, 0, 1], [0.5, 0.25, 1]):
         routes = {"base": scores(values), "fine_tuned": scores(values)}
 
-        assert judge(routes, Compare()).decision == "not_enough_evidence"
+        assert decide(routes, Compare()).decision == "not_enough_evidence"
 
 
 @pytest.mark.parametrize("names", [("base", "few_shot"), ("fine_tuned",)])
 def test_without_a_fine_tune_and_a_rival_there_is_nothing_to_decide(names):
-    verdict = judge({name: hits(10 + len(name)) for name in names}, Compare())
+    verdict = decide({name: hits(10 + len(name)) for name in names}, Compare())
 
     assert verdict.decision == "not_enough_evidence" and "nothing to decide" in verdict.headline
 
@@ -183,7 +183,7 @@ def test_what_the_table_shows_and_what_the_verdict_says_never_disagree():
         routes = {
             name: scores(random.random(150) < rate) for name, rate in zip(names, rates, strict=True)
         }
-        verdict, table = judge(routes, Compare()), against_incumbent(routes, Compare(), 0.95)
+        verdict, table = decide(routes, Compare()), compare_with_incumbent(routes, Compare(), 0.95)
 
         assert verdict.p_value >= table["fine_tuned"].p_value
         if verdict.decision == "ship":
@@ -192,7 +192,7 @@ def test_what_the_table_shows_and_what_the_verdict_says_never_disagree():
 
 def test_what_beats_the_plain_prompt_is_named_whatever_becomes_of_the_fine_tune():
     routes = {"base": hits(80), "few_shot": hits(140), "fine_tuned": hits(81), "teacher": hits(190)}
-    tests = against_incumbent(routes, Compare(), 0.95)
+    tests = compare_with_incumbent(routes, Compare(), 0.95)
 
     assert better_than_incumbent(tests, 0.05) == ["few_shot"]
     assert better_than_incumbent({}, 0.05) == []
@@ -214,7 +214,7 @@ def decisions(rates, settings, n, draws=300, spread=1.0):
     for _ in range(draws):
         answers = correlated(random, rates, n, spread)
         routes = {name: scores(values) for name, values in zip(names, answers, strict=True)}
-        made.append(judge(routes, settings).decision)
+        made.append(decide(routes, settings).decision)
     return {kind: made.count(kind) / draws for kind in ("ship", "dont_fine_tune")}
 
 
@@ -257,7 +257,7 @@ def test_fine_scores_without_a_gain_ship_in_at_most_alpha(monkeypatch):
     for _ in range(200):
         names = ("base", "few_shot", "fine_tuned")
         routes = {name: scores(random.beta(2, 1, 60)) for name in names}
-        shipped += judge(routes, Compare(least_gain=0.0)).decision == "ship"
+        shipped += decide(routes, Compare(least_gain=0.0)).decision == "ship"
 
     assert shipped / 200 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
 
@@ -269,7 +269,7 @@ def test_fine_scores_without_a_gain_ship_in_at_most_alpha(monkeypatch):
 @settings(deadline=None, max_examples=60)
 def test_what_ships_has_a_gain_whose_whole_interval_is_above_nothing(rows, whole):
     routes = [scores(round(v) if whole else v for v in route) for route in zip(*rows, strict=True)]
-    verdict = judge(dict(zip(("base", "few_shot", "fine_tuned"), routes, strict=True)), Compare())
+    verdict = decide(dict(zip(("base", "few_shot", "fine_tuned"), routes, strict=True)), Compare())
 
     gain = verdict.gain.gain
     assert verdict.confidence >= 0.95
@@ -283,7 +283,7 @@ def test_a_few_small_gains_beside_one_great_loss_do_not_ship_although_the_signs_
     # 19 of 20 answers are a little better; one lost nearly everything. The test of signs says 0.05
     # or less of the sum's sign at times, the interval knows that one such loss eats it all.
     base = [0.3] * 19 + [0.95]
-    verdict = judge(
+    verdict = decide(
         {"base": scores(base), "fine_tuned": scores([0.4] * 19 + [0.05])}, Compare(least_gain=0)
     )
 
@@ -294,7 +294,7 @@ def test_a_few_small_gains_beside_one_great_loss_do_not_ship_although_the_signs_
 def test_a_gain_on_most_of_two_dozen_questions_ships():
     random = np.random.default_rng(0)
     base = random.uniform(0.2, 0.5, 24)
-    verdict = judge(
+    verdict = decide(
         {"base": scores(base), "fine_tuned": scores(base + random.normal(0.08, 0.08, 24))},
         Compare(),
     )
@@ -308,13 +308,13 @@ def test_of_two_fine_tunes_the_better_is_judged_against_those_that_do_not_train(
         "retrieval_fine_tuned": hits(140),
     }  # fmt: skip
 
-    verdict = judge(routes, Compare())
+    verdict = decide(routes, Compare())
 
     assert (verdict.decision, verdict.judged, verdict.rival) == (
         "ship", "retrieval_fine_tuned", "retrieval",
     )  # fmt: skip
     assert "fine-tuning with retrieval reaches" in verdict.reason
-    lost = judge({**routes, "retrieval_fine_tuned": hits(60), "fine_tuned": hits(50)}, Compare())
+    lost = decide({**routes, "retrieval_fine_tuned": hits(60), "fine_tuned": hits(50)}, Compare())
     assert (lost.decision, lost.winner) == ("dont_fine_tune", "retrieval")
     assert "Use retrieval." in lost.reason
 
@@ -325,6 +325,6 @@ def test_the_better_of_two_equal_fine_tunes_is_not_shipped_by_luck():
     for _ in range(300):
         names = ("base", "retrieval", "fine_tuned", "retrieval_fine_tuned")
         routes = {name: scores((random.random(100) < 0.5).astype(float)) for name in names}
-        shipped += judge(routes, Compare(least_gain=0.0)).decision == "ship"
+        shipped += decide(routes, Compare(least_gain=0.0)).decision == "ship"
 
     assert shipped <= 300 * 0.05 + 3 * (300 * 0.05 * 0.95) ** 0.5

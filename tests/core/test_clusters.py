@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.core import stats
-from burnish.core.clusters import hang_together, of_clusters
+from burnish.core.clusters import cluster_values, is_clustered
 from burnish.core.records import Interval, Prediction, Scores
 
 numbers = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8)), min_size=1, max_size=40)
@@ -16,7 +16,7 @@ numbers = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 8)), min_size=1, ma
 def test_the_mean_is_that_of_the_values(pairs):
     values, clusters = zip(*pairs, strict=True)
 
-    found = of_clusters(values, clusters)
+    found = cluster_values(values, clusters)
 
     assert len(found) == len(set(clusters))
     assert found.mean() == pytest.approx(np.mean(values))
@@ -31,12 +31,12 @@ def test_questions_that_stand_alone_are_judged_as_ever(pairs):
     ours, theirs = map(list, zip(*pairs, strict=True))
     alone = list(range(len(ours)))
 
-    assert not hang_together(alone)
+    assert not is_clustered(alone)
     assert stats.mean_interval(ours, alone) == stats.mean_interval(ours)
     assert stats.paired_test(ours, theirs, alone) == stats.paired_test(ours, theirs)
-    assert stats.smallest_visible(ours, theirs, clusters=alone) == stats.smallest_visible(
-        ours, theirs
-    )
+    assert stats.minimum_detectable_gain(
+        ours, theirs, clusters=alone
+    ) == stats.minimum_detectable_gain(ours, theirs)
 
 
 def drawn(random, clusters, size, rates=(0.5, 0.5)):
@@ -82,9 +82,9 @@ def test_more_of_the_same_customers_are_needed():
     )
 
     assert known > 1.5 * ignored
-    assert stats.smallest_visible(ours, theirs, clusters=clusters) > stats.smallest_visible(
-        ours, theirs
-    )
+    assert stats.minimum_detectable_gain(
+        ours, theirs, clusters=clusters
+    ) > stats.minimum_detectable_gain(ours, theirs)
 
 
 def test_scores_know_which_questions_hang_together():
@@ -96,4 +96,4 @@ def test_scores_know_which_questions_hang_together():
     other = scores([("b", "x"), ("c", "x")])
 
     assert one.clusters == [0, 1, 1, 3]
-    assert one.beside(other) == ([1.0, 1.0], [1.0, 1.0], [0, 0])
+    assert one.paired_with(other) == ([1.0, 1.0], [1.0, 1.0], [0, 0])

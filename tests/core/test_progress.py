@@ -1,6 +1,6 @@
 """Progress reaches whoever listens, and nobody else."""
 
-from burnish.core.progress import Lines, clock, listen, progress, say
+from burnish.core.progress import LineReporter, format_clock, progress, say, set_reporter
 
 
 def test_nobody_hears_progress_unless_asked(capsys):
@@ -12,7 +12,7 @@ def test_nobody_hears_progress_unless_asked(capsys):
 
 
 def test_lines_show_share_time_left_and_the_note(capsys):
-    listen(Lines(every=0.0))
+    set_reporter(LineReporter(every=0.0))
 
     with progress("Training", total=2) as bar:
         bar.advance(note="loss 1.5")
@@ -23,4 +23,8 @@ def test_lines_show_share_time_left_and_the_note(capsys):
 
 
 def test_a_clock_reads_like_a_clock():
-    assert [clock(5), clock(65), clock(3600 * 2 + 61)] == ["0:05", "1:05", "2:01:01"]
+    assert [format_clock(5), format_clock(65), format_clock(3600 * 2 + 61)] == [
+        "0:05",
+        "1:05",
+        "2:01:01",
+    ]

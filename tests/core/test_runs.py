@@ -9,7 +9,7 @@ import pytest
 
 from burnish.core import errors
 from burnish.core.errors import AlreadyThere, BurnishError, Busy, NotFound
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import find_run, list_runs, new_run, runs_folder
 
 
@@ -68,10 +68,10 @@ with Run(pathlib.Path({str(run.path)!r})).held():
         [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as other:
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(Busy, match=run.id), run.held():
+        with pytest.raises(Busy, match=run.id), run.lock():
             pass
         other.kill()
-    with run.held():
+    with run.lock():
         pass
 
 

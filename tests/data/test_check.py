@@ -4,13 +4,13 @@ import random
 
 import pytest
 
+from burnish.core.recipe.data import Data, Task
 from burnish.core.records import Message, Row
-from burnish.core.sections import Data, Task
-from burnish.data.check import check, check_rows, leaks
-from burnish.data.codes import CODES
-from burnish.data.duplicates import near_pairs
-from burnish.data.personal import personal_kinds
-from burnish.data.read import read
+from burnish.data.check import check, check_rows, find_leaks
+from burnish.data.duplicates import find_near_pairs
+from burnish.data.findings import CODES
+from burnish.data.pii import find_pii_kinds
+from burnish.data.read import read_files
 
 
 def pair(ask, say="fine", line=1, label=None):
@@ -86,7 +86,7 @@ def test_leaks_and_unseen_labels_across_files_are_found(write_rows):
         {"text": "please raise the limit of my credit card today now", "label": "fraud"},
     ])  # fmt: skip
 
-    by_code = {f.code: f for f in check(read([train, test], Data(), Task()), 0.8)}
+    by_code = {f.code: f for f in check(read_files([train, test], Data(), Task()), 0.8)}
 
     assert by_code["split_leak"].rows == (1,) and by_code["split_leak"].file == str(train)
     assert by_code["near_leak"].rows == (2,)
@@ -105,14 +105,14 @@ def test_planted_near_duplicates_are_all_found_and_nothing_else():
         planted.add((place, len(texts)))
         texts.append(" ".join(changed))
 
-    assert set(near_pairs(texts, 0.8)) == planted
+    assert set(find_near_pairs(texts, 0.8)) == planted
 
 
 def test_the_frame_of_a_prompt_makes_no_duplicates():
     frame = "Read the customer's message below and name the department that should answer it: "
     rows = [pair(frame + f"thing{n} colour{n}", f"a{n}", n) for n in range(30)]
 
-    assert leaks(rows[:15], rows[15:], 0.8) == ([], [])
+    assert find_leaks(rows[:15], rows[15:], 0.8) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_the_frame_of_a_prompt_makes_no_duplicates():
     ],
 )
 def test_personal_data_is_told_from_other_numbers(text, kinds):
-    assert personal_kinds(text) == kinds
+    assert find_pii_kinds(text) == kinds
 
 
 def test_findings_never_repeat_the_personal_data():
@@ -156,6 +156,6 @@ def test_an_empty_file_is_an_error(tmp_path):
     file = tmp_path / "rows.jsonl"
     file.write_text("\n")
 
-    (finding,) = check(read([file], Data(), Task()), 0.8)
+    (finding,) = check(read_files([file], Data(), Task()), 0.8)
 
     assert (finding.code, finding.severity) == ("no_rows", "error")

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from burnish.core.errors import BadData, TestSplitChanged
-from burnish.core.progress import Lines, listen
-from burnish.core.recipe import make_recipe
+from burnish.core.progress import LineReporter, set_reporter
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message, Row
-from burnish.core.sections import Task
-from burnish.data.check import leaks
-from burnish.data.freeze import thaw
-from burnish.data.infer import infer_task
+from burnish.data.check import find_leaks
+from burnish.data.frozen_split import thaw
+from burnish.data.infer_task import infer_task
 from burnish.data.load import load
-from burnish.data.split import draw, sample
+from burnish.data.split import draw_split, sample_rows
 
 
 def labelled(count, labels=("red", "green")):
@@ -42,10 +42,10 @@ def row_of(ask, say="x", label=None, group=None):
 def test_a_split_is_a_partition_that_tears_no_group(entries, share, seed):
     rows = [row_of(f"text{n} more{n}", label=None, group=group) for n, group in entries]
 
-    stays, drawn = draw(rows, share, seed, 0.8)
+    stays, drawn = draw_split(rows, share, seed, 0.8)
 
     assert sorted(map(id, stays + drawn)) == sorted(map(id, rows))
-    assert draw(rows, share, seed, 0.8) == (stays, drawn)
+    assert draw_split(rows, share, seed, 0.8) == (stays, drawn)
     assert not {row.group for row in stays} & {row.group for row in drawn}
 
 
@@ -62,7 +62,7 @@ def logged(talk, turns, opening="hello"):
 def test_the_turns_of_one_conversation_are_in_one_split():
     talks = [logged(talk, 5, opening=f"first{talk} question{talk}") for talk in range(20)]
 
-    stays, drawn = draw([row for rows in talks for row in rows], 0.3, 0, 0.8)
+    stays, drawn = draw_split([row for rows in talks for row in rows], 0.3, 0, 0.8)
 
     assert len(drawn) == 30
     for rows in talks:
@@ -72,7 +72,7 @@ def test_the_turns_of_one_conversation_are_in_one_split():
 def test_a_greeting_binds_no_conversations_together():
     talks = [logged(talk, 3) for talk in range(20)]
 
-    stays, drawn = draw([row for rows in talks for row in rows], 0.3, 0, 0.8)
+    stays, drawn = draw_split([row for rows in talks for row in rows], 0.3, 0, 0.8)
 
     assert 12 <= len(drawn) <= 24
 
@@ -81,8 +81,10 @@ def test_a_row_that_answers_a_test_question_on_its_way_is_left_out():
     talks = [logged(talk, 3, opening=f"first{talk} question{talk}") for talk in range(4)]
     alone = [rows[-1] for rows in talks]
 
-    assert leaks(alone, [talks[2][1]], 0.99) == ([alone[2]], [])
-    assert leaks([talks[2][1]], alone, 0.99) == ([], []), "what is asked later was never answered"
+    assert find_leaks(alone, [talks[2][1]], 0.99) == ([alone[2]], [])
+    assert find_leaks([talks[2][1]], alone, 0.99) == ([], []), (
+        "what is asked later was never answered"
+    )
 
 
 def test_test_questions_of_one_conversation_count_as_one_draw(write_rows):
@@ -105,8 +107,8 @@ def test_test_questions_of_one_conversation_count_as_one_draw(write_rows):
 def test_a_split_is_stratified_and_moves_no_row_when_rows_are_added():
     rows = [row_of(f"w{n} v{n}", label="ab"[n % 4 == 0]) for n in range(200)]
 
-    stays, drawn = draw(rows, 0.2, 0, 0.8)
-    more, again = draw([*rows, row_of("one more", label="a")], 0.2, 0, 0.8)
+    stays, drawn = draw_split(rows, 0.2, 0, 0.8)
+    more, again = draw_split([*rows, row_of("one more", label="a")], 0.2, 0, 0.8)
 
     assert abs(sum(row.label == "b" for row in drawn) - 10) <= 1 and abs(len(drawn) - 40) <= 1
     assert len(set(drawn) - set(again)) <= 1
@@ -123,10 +125,10 @@ def test_questions_alone_are_no_task_to_guess():
 def test_a_sample_is_drawn_by_seed_in_order():
     rows = [row_of(f"w{n}") for n in range(50)]
 
-    some = sample(rows, 10, 0)
+    some = sample_rows(rows, 10, 0)
 
     assert len(some) == 10 and list(some) == [row for row in rows if row in some]
-    assert sample(rows, 10, 1) != some and sample(rows, None, 0) == tuple(rows)
+    assert sample_rows(rows, 10, 1) != some and sample_rows(rows, None, 0) == tuple(rows)
 
 
 def test_loading_splits_infers_and_puts_the_prompt_before_each_row(write_rows):
@@ -210,11 +212,11 @@ def test_an_empty_file_is_refused_by_its_name(write_rows, tmp_path):
 
 
 def test_what_was_inferred_and_what_seems_wrong_is_said(write_rows, capsys):
-    listen(Lines())
+    set_reporter(LineReporter())
     table = [{"text": f"ticket {n} of row {n * 7}", "queue": "repair"} for n in range(60)]
 
-    load(recipe_for(write_rows("rows.jsonl", table))).tell()
-    load(recipe_for(write_rows("fine.jsonl", labelled(60)))).tell()
+    load(recipe_for(write_rows("rows.jsonl", table))).announce()
+    load(recipe_for(write_rows("fine.jsonl", labelled(60)))).announce()
 
     said, fine = capsys.readouterr().err.split("data.format=text.")
     assert "Task: generation (the rows are plain text)." in said

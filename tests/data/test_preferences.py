@@ -4,17 +4,17 @@ import json
 
 import pytest
 
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.data import Columns, Data, Task
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message
-from burnish.core.sections import Columns, Data, Task
 from burnish.data.check import check
 from burnish.data.duplicates import content_hash
 from burnish.data.load import load
-from burnish.data.read import read
+from burnish.data.read import read_files
 
 
 def rows_of(file, **data):
-    return read([file], Data(**data), Task())
+    return read_files([file], Data(**data), Task())
 
 
 def turn(role, content):
@@ -101,7 +101,9 @@ def test_a_missing_side_is_a_finding_with_its_row_and_its_fix(broken, message, w
 
 
 def codes_of(file):
-    return {finding.code: finding.rows for finding in check(read([file], Data(), Task()), 0.8)}
+    return {
+        finding.code: finding.rows for finding in check(read_files([file], Data(), Task()), 0.8)
+    }
 
 
 def test_what_teaches_nothing_or_both_ways_is_found(write_rows):

@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from burnish.core.errors import BadData, BurnishError, NotFound
-from burnish.core.sections import Columns, Data, Task
+from burnish.core.recipe.data import Columns, Data, Task
 from burnish.data.formats import FORMATS
-from burnish.data.read import READERS, read
+from burnish.data.read import READERS, read_files
 
 relaxed = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -18,7 +18,7 @@ relaxed = settings(
 
 
 def rows_of(file, **data):
-    return read([file], Data(**data), Task())
+    return read_files([file], Data(**data), Task())
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -194,8 +194,8 @@ def test_thoughts_are_told_from_answers_in_every_shape(write_rows):
     }  # fmt: skip
     for name, record in shapes.items():
         (row,) = rows_of(write_rows(f"{name}.jsonl", [record])).rows
-        assert (row.answer, row.messages[-1].thought) == (said, "Greece?"), name
-        assert row.messages[-1].spoken == whole
+        assert (row.answer, row.messages[-1].reasoning) == (said, "Greece?"), name
+        assert row.messages[-1].text_with_reasoning == whole
 
 
 @pytest.mark.parametrize(

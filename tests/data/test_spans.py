@@ -2,14 +2,14 @@
 
 import pytest
 
-from burnish.core.sections import Data, Task
+from burnish.core.recipe.data import Data, Task
 from burnish.core.spans import Span
-from burnish.data.infer import infer_task
-from burnish.data.read import read
+from burnish.data.infer_task import infer_task
+from burnish.data.read import read_files
 
 
 def rows_of(write_rows, *records):
-    return read([write_rows("rows.jsonl", list(records))], Data(), Task())
+    return read_files([write_rows("rows.jsonl", list(records))], Data(), Task())
 
 
 def test_characters_and_tags_say_the_same(write_rows):

@@ -3,8 +3,8 @@
 import pytest
 
 from burnish.core.records import Message, Prompt
-from burnish.engines.local import open_engine
-from tests.engines.test_local import exhaustive
+from burnish.engines.local.open import open_local_engine
+from tests.engines.local.test_engine import exhaustive
 
 pytestmark = pytest.mark.model
 ASKED = (
@@ -24,7 +24,7 @@ LABELS = (
 
 @pytest.fixture(scope="module")
 def engine(starter):
-    return open_engine("smollm2-135m-instruct")
+    return open_local_engine("smollm2-135m-instruct")
 
 
 def test_it_knows_the_capital_of_france(engine):

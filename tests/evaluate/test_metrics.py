@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 
-from burnish.evaluate.metrics import CORPUS, METRICS, json_validity, macro_f1, normalise
+from burnish.evaluate.metrics import CORPUS_METRICS, METRICS, json_validity, macro_f1
+from burnish.evaluate.text import normalize
 
 texts = st.text(max_size=40)
 ascii_texts = st.text(st.characters(max_codepoint=126, min_codepoint=32), max_size=60)
@@ -43,8 +44,8 @@ def test_rouge_l_of_ascii_text_is_that_of_its_library(expected, answer):
 
 
 def test_squads_normal_form():
-    assert normalise("  The  Cat, a DOG… «and» an owl! ") == "cat dog and owl"
-    assert normalise("Πού είναι; (Η Αθήνα.)") == "πού είναι η αθήνα"
+    assert normalize("  The  Cat, a DOG… «and» an owl! ") == "cat dog and owl"
+    assert normalize("Πού είναι; (Η Αθήνα.)") == "πού είναι η αθήνα"
 
 
 @pytest.mark.parametrize(
@@ -105,6 +106,6 @@ def test_bleu_and_chrf_are_sacrebleus():
     assert METRICS["chrf"](expected, answer) == pytest.approx(
         sacrebleu.sentence_chrf(answer, [expected]).score / 100
     )
-    assert CORPUS["generation"]["corpus_bleu"]([expected] * 2, [answer] * 2) == pytest.approx(
-        sacrebleu.corpus_bleu([answer] * 2, [[expected] * 2]).score / 100
-    )
+    assert CORPUS_METRICS["generation"]["corpus_bleu"](
+        [expected] * 2, [answer] * 2
+    ) == pytest.approx(sacrebleu.corpus_bleu([answer] * 2, [[expected] * 2]).score / 100)

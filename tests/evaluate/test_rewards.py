@@ -3,12 +3,12 @@
 import pytest
 
 from burnish.core.errors import BadRecipe
-from burnish.core.recipe import make_recipe
+from burnish.core.recipe.data import Data, Task
+from burnish.core.recipe.recipe import make_recipe
+from burnish.core.recipe.rewards import Reward
 from burnish.core.records import Message, Row
-from burnish.core.reinforcement import Reward
-from burnish.core.sections import Data, Task
-from burnish.data.read import read
-from burnish.evaluate.rewards import REWARDS, worth_of
+from burnish.data.read import read_files
+from burnish.evaluate.rewards import REWARDS, reward_function
 
 ROW = Row(
     messages=(Message("user", "Where is it?"), Message("assistant", "In Athens")),
@@ -20,7 +20,7 @@ ROW = Row(
 
 def worth(reward, said, row=ROW, kind="qa"):
     recipe = make_recipe({"train": {"objective": {"kind": "grpo", "reward": reward}}})
-    return worth_of(recipe.train.objective.reward, Task(kind=kind))(row, said)
+    return reward_function(recipe.train.objective.reward, Task(kind=kind))(row, said)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_rows_of_questions_keep_the_keys_that_graders_name(tmp_path):
     other = tmp_path / "more.jsonl"
     other.write_text('{"prompt": "a", "wanted": 1}\n')
 
-    rows = read([file, other], Data(), Task()).rows
+    rows = read_files([file, other], Data(), Task()).rows
 
     assert [dict(row.item) for row in rows] == [{"wanted": 1}] * 2
     assert [row.question[-1].content for row in rows] == ["a"] * 2

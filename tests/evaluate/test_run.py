@@ -1,89 +1,58 @@
-"""Asking and scoring: every answer counts once, in the order of the rows."""
+"""`evaluate`: a model as it is, or a run as it was trained, on the frozen test split."""
+
+import json
 
 import pytest
 
-from burnish.core.errors import PromptTooLong
-from burnish.core.sections import Evaluate, Task
-from burnish.evaluate.latency import latencies
-from burnish.evaluate.run import (
-    Asked,
-    evaluate,
-    load_predictions,
-    perplexity,
-    save_predictions,
-    summary,
-)
-from burnish.evaluate.tasks import as_prompt
-from tests.evaluate.rules import RuleEngine, row
-
-TASK = Task(kind="classification", labels=("even", "odd"))
-ROWS = [row(str(n), "odd" if n % 2 else "even", line=n) for n in range(40)]
+from burnish.core.errors import AlreadyThere, BadData
+from burnish.core.recipe.recipe import make_recipe
+from burnish.data.load import load
+from burnish.evaluate.run import evaluate_source
+from burnish.evaluate.scoring import load_predictions
+from burnish.train.run import train
 
 
-def asked(rows=ROWS):
-    return Asked(rows, [as_prompt(one, TASK, 8) for one in rows])
+def test_a_base_model_is_measured_and_leaves_its_predictions(ticket_recipe, tmp_path):
+    result = evaluate_source(ticket_recipe(test=30), out=tmp_path / "run")
+
+    found = load_predictions(tmp_path / "run" / "predictions.jsonl")
+    assert len(found) == 30 == result.scores.interval.n
+    assert {item.answer for item in found} <= {"account", "delivery", "refund"}
+    assert result.perplexity > 1 and result.latencies
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report == json.loads(json.dumps(result.as_dict()))
+    with pytest.raises(AlreadyThere):
+        evaluate_source(ticket_recipe(test=30), out=tmp_path / "run")
 
 
-def test_a_majority_rule_has_the_majoritys_accuracy_and_a_worse_macro_f1():
-    scores = evaluate(RuleEngine(lambda prompt: "even"), asked(), TASK, Evaluate())
+def test_a_trained_run_is_asked_as_it_was_trained_also_on_new_rows(ticket_recipe, write_rows):
+    recipe = ticket_recipe("task.prompt=Sort the ticket.")
+    report = train(recipe, load(recipe))
+    new = [{"prompt": "I want my money back red red", "completion": "refund"}] * 2
+    new += [{"prompt": "the login does not work red red", "completion": "account"}]
+    test = write_rows("new.jsonl", new)
+    plain = make_recipe({"model": {"name": "tiny"}, "data": {"test": [str(test)]}})
 
-    assert scores.interval.value == 0.5 and scores.interval.n == 40
-    assert scores.extra["macro_f1"] == pytest.approx(1 / 3)
-    assert [item.row for item in scores.predictions] == [one.id for one in ROWS]
-    assert scores.values == [1.0, 0.0] * 20
+    result = evaluate_source(plain, report.run)
 
-
-def test_a_right_rule_is_right_and_its_interval_still_leaves_room():
-    rule = RuleEngine(lambda prompt: "odd" if int(prompt.messages[-1].content) % 2 else "even")
-
-    interval = evaluate(rule, asked(), TASK, Evaluate()).interval
-
-    assert interval.value == 1 and interval.low < 0.95
-
-
-def test_predictions_are_read_back_as_they_were_written(tmp_path):
-    odd = [row("line\nbreak \u2028 and 'quotes'", "even", 1), row("η γάτα", "odd", 2)]
-    scores = evaluate(RuleEngine(lambda prompt: "a\u2028b\r\n"), asked(odd), TASK, Evaluate())
-
-    save_predictions(tmp_path / "predictions.jsonl", scores.predictions)
-
-    assert load_predictions(tmp_path / "predictions.jsonl") == list(scores.predictions)
+    assert result.scores.metric == "accuracy", "the task is the one that was trained"
+    assert result.scores.interval.value == 1
+    assert result.run.recipe.task.prompt == "Sort the ticket."
+    assert "delivery" in result.run.recipe.task.labels
 
 
-def test_a_prompt_that_is_too_long_is_named_by_its_row():
-    rows = [*ROWS[:3], row("word " * 50, "odd", line=77)]
-    engine = RuleEngine(lambda prompt: "odd", context_length=40)
+def test_a_smoke_run_draws_its_rows_from_the_whole_file(ticket_recipe):
+    recipe = ticket_recipe("evaluate.max_rows=12", test=30)
 
-    with pytest.raises(PromptTooLong, match=r"rows\.jsonl:77"):
-        evaluate(engine, asked(rows), TASK, Evaluate())
+    rows = [item.row for item in evaluate_source(recipe).scores.predictions]
 
-
-def test_perplexity_is_that_of_the_answers_tokens():
-    assert perplexity(RuleEngine(lambda prompt: ""), ROWS) == pytest.approx(2)
+    lines = [int(row.rpartition(":")[2]) for row in rows]
+    assert len(lines) == 12 and max(lines) > 15
 
 
-def test_latency_is_measured_on_a_few_prompts_spread_over_all_each_alone():
-    engine = RuleEngine(lambda prompt: "odd")
+def test_plain_text_has_no_answers_to_score(tiny, write_rows):
+    test = write_rows("text.jsonl", [{"text": "once upon a time"}, {"text": "the end"}])
+    recipe = make_recipe({"model": {"name": tiny.name}, "data": {"test": [str(test)]}})
 
-    seconds = latencies(engine, asked().prompts)
-
-    assert len(seconds) == 16 and min(seconds) > 0
-    assert len({prompt.messages[-1].content for prompt in engine.asked}) == 16
-
-
-def test_a_summary_has_the_fields_that_scripts_read():
-    scores = evaluate(RuleEngine(lambda prompt: "even"), asked(), TASK, Evaluate())
-    line = summary("base", scores, [0.1, 0.2, 0.3])
-
-    assert {"name", "metric", "value", "ci", "n", "tokens_in", "tokens_out"} <= set(line)
-    assert line["latency_p50_s"] == pytest.approx(0.2) and line["latency_p95_s"] <= 0.3
-    assert line["ci"][0] < line["value"] < line["ci"][1]
-
-
-def test_what_is_scored_is_what_was_said_and_the_thought_is_kept(tmp_path):
-    rule = RuleEngine(lambda prompt: "<think>\nodd?\n</think>\n\neven")
-
-    scores = evaluate(rule, asked(ROWS[:1]), TASK, Evaluate())
-
-    (found,) = scores.predictions
-    assert (found.answer, found.thought, found.score) == ("even", "odd?", 1.0)
+    with pytest.raises(BadData, match="no question"):
+        evaluate_source(recipe)

@@ -3,20 +3,21 @@
 import pytest
 
 from burnish.core.errors import BadData
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.evaluate import Evaluate
 from burnish.core.records import Message, Prompt, Row
-from burnish.core.sections import Evaluate, Task
-from burnish.evaluate.metrics import CORPUS, METRICS
+from burnish.evaluate.metrics import CORPUS_METRICS, METRICS
 from burnish.evaluate.tasks import (
     TASKS,
     answer_length,
     as_prompt,
     deciding_metric,
+    reasoning_length,
     refuse_unanswerable,
-    thought_length,
     with_examples,
     with_instruction,
 )
-from tests.evaluate.rules import RuleEngine, row
+from tests.stubs.rule_engine import RuleEngine, row
 
 TICKET = Task(kind="classification", labels=("refund", "delivery"))
 count = RuleEngine(lambda prompt: "").count_tokens
@@ -25,7 +26,7 @@ count = RuleEngine(lambda prompt: "").count_tokens
 def test_every_task_has_a_metric_that_decides_and_figures_beside_it():
     for kind, task in TASKS.items():
         assert task.metric in METRICS
-        assert CORPUS[kind]
+        assert CORPUS_METRICS[kind]
         assert deciding_metric(Task(kind=kind), Evaluate()) == task.metric
         assert deciding_metric(Task(kind=kind), Evaluate(metric="chrf")) == "chrf"
 
@@ -87,11 +88,11 @@ def test_rows_that_cannot_be_asked_or_scored_are_refused_with_a_remedy(rows):
 
 
 def test_who_thinks_first_has_room_for_it_and_is_not_held_to_the_labels():
-    thinking = Row((Message("user", "q"), Message("assistant", "a", thought="word " * 40)))
+    thinking = Row((Message("user", "q"), Message("assistant", "a", reasoning="word " * 40)))
     rows = [row("q", "refund"), thinking]
 
-    prompt = as_prompt(rows[0], TICKET, 16, thoughts=thought_length(rows, count))
+    prompt = as_prompt(rows[0], TICKET, 16, reasoning_tokens=reasoning_length(rows, count))
 
-    assert thought_length(rows[:1], count) == 0 < thought_length(rows, count)
+    assert reasoning_length(rows[:1], count) == 0 < reasoning_length(rows, count)
     assert prompt.choices == () and prompt.max_new_tokens == 16 + 64
     assert answer_length(rows, Evaluate(), count) == answer_length(rows[:1], Evaluate(), count)

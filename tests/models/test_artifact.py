@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from burnish.core.errors import BadData, NotFound
-from burnish.core.training import Lora
+from burnish.core.recipe.methods import Lora
 from burnish.models.artifact import find_base, load_artifact_model, open_artifact, save_artifact
 from burnish.models.load import load_model
-from burnish.train.adapters import add_lora
+from burnish.train.adapters.registry import add_lora
 
 
 @pytest.fixture

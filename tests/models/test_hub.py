@@ -10,7 +10,7 @@ from threading import Thread
 
 import pytest
 
-from burnish.models.local import MANIFEST, damaged_files, find_model
+from burnish.models.local_models import MANIFEST, damaged_files, find_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

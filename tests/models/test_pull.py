@@ -5,11 +5,11 @@ import json
 import pytest
 
 from burnish.core.errors import NotFound, PullFailed
-from burnish.models import local
+from burnish.models import local_models as local
 from burnish.models.catalogue import catalogue
-from burnish.models.gguf import BATTERY
+from burnish.models.gguf_import import TOKENIZER_TEST_TEXTS
 from burnish.models.load import load_model, load_tokenizer
-from burnish.models.local import damaged_files, find_model, list_models
+from burnish.models.local_models import damaged_files, find_model, list_models
 from burnish.models.pull import pull
 
 
@@ -82,7 +82,7 @@ def test_the_starter_model_is_whole_and_its_tokenizer_splits_digits(starter):
     assert damaged_files(starter.path) == []
     assert manifest["proof"]["vocabulary"] == "49152 tokens equal"
     assert tokenizer.tokenize("\n\n1. 2026") == ["ĊĊ", "1", ".", "Ġ", "2", "0", "2", "6"]
-    for text in BATTERY:
+    for text in TOKENIZER_TEST_TEXTS:
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     model = load_model(starter, torch.bfloat16)
     assert sum(weight.numel() for weight in model.parameters()) == 134_515_008

@@ -1,6 +1,7 @@
 """The floors of the package, from import-linter's contracts and the packages' own docstrings."""
 
 import ast
+import re
 import tomllib
 from typing import Any
 
@@ -53,7 +54,8 @@ def _about(room: str) -> str:
     path = ROOT / "src" / room.replace(".", "/")
     file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
-    return " ".join(text.split("\n\n")[0].split())
+    sentence = re.sub(r"^Floor \d+: ", "", " ".join(text.split("\n\n")[0].split()))
+    return sentence[:1].upper() + sentence[1:]
 
 
 def decisions_page() -> str:

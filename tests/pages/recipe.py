@@ -7,7 +7,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from burnish.core.recipe import Recipe
+from burnish.core.recipe.recipe import Recipe
 from tests.pages import NOTE, table, text_of
 
 FOLDER = "docs/reference/recipe"
@@ -90,7 +90,9 @@ def _inside(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def _section(title: str, model: type[BaseModel]) -> list[str]:
-    rows = [(f"`{name}`", _default(field), _text(field)) for name, field in model.model_fields.items()]
+    rows = [
+        (f"`{name}`", _default(field), _text(field)) for name, field in model.model_fields.items()
+    ]
     about = inspect.cleandoc(model.__doc__ or "").split("\n")
     return ["", f"## {title}", "", *about, "", *table(["field", "default", "what it is"], rows)]
 

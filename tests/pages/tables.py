@@ -4,12 +4,12 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 
-from burnish.core.foreign import Key
-from burnish.data.codes import CODES
+from burnish.compat.olive.commands import ALTERNATIVES, COMMANDS
+from burnish.compat.translate import KeyRule
+from burnish.data.findings import CODES
 from burnish.data.formats import FORMATS
-from burnish.evaluate.metrics import CORPUS, METRICS
-from burnish.models.audit import CHECKS
-from burnish.olive.words import COMMANDS, ELSEWHERE
+from burnish.evaluate.metrics import CORPUS_METRICS, METRICS
+from burnish.models.token_audit import CHECKS
 from tests.pages import NOTE, filled, table, text_of
 
 
@@ -48,7 +48,8 @@ def metrics_page() -> str:
     """The page on metrics: those of answers come from the code."""
     scores = [(f"`{name}`", _first_sentence(score)) for name, score in METRICS.items()]
     beside = [
-        (task, ", ".join(f"`{name}`" for name in measures)) for task, measures in CORPUS.items()
+        (task, ", ".join(f"`{name}`" for name in measures))
+        for task, measures in CORPUS_METRICS.items()
     ]
     blocks = {
         "scores": table(["metric", "what it is"], scores),
@@ -57,7 +58,7 @@ def metrics_page() -> str:
     return filled("docs/reference/metrics.md", blocks)
 
 
-def keys_page(tool: str, guide: str, keys: Mapping[str, Key]) -> str:
+def keys_page(tool: str, guide: str, keys: Mapping[str, KeyRule]) -> str:
     """Every key of another tool's configuration file, and what becomes of it."""
     rows = [(f"`{key}`", _meaning(meant)) for key, meant in keys.items()]
     return text_of(
@@ -72,11 +73,13 @@ def olive_flags_page() -> str:
     for name, (_, flags) in COMMANDS.items():
         rows = [(f"`{flag}`", _fate(how.ignored, how.refused)) for flag, how in flags.items()]
         parts += ["", f"## {name}", "", *table(["flag", "here"], rows)]
-    rest = [(f"`{name}`", instead) for name, instead in ELSEWHERE.items()]
-    return text_of(*parts, "", "## Commands without a counterpart", "", *table(["command", "instead"], rest))
+    rest = [(f"`{name}`", instead) for name, instead in ALTERNATIVES.items()]
+    return text_of(
+        *parts, "", "## Commands without a counterpart", "", *table(["command", "instead"], rest)
+    )
 
 
-def _meaning(key: Key) -> str:
+def _meaning(key: KeyRule) -> str:
     if key.ignored:
         return f"changes nothing, and says so: {key.ignored}"
     if not key.values:

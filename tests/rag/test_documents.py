@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from burnish.core.errors import BadData
-from burnish.rag.documents import read_document
-from burnish.rag.formats import READERS
-from tests.rag.conftest import pdf
+from burnish.rag.readers import READERS, read_document
+from tests.fixtures.documents import pdf
 
 MARKDOWN = """---
 title: front matter

@@ -2,9 +2,9 @@
 
 import pytest
 
-from burnish.rag.ask import _reply
+from burnish.rag.answer import _cite
 from burnish.rag.grounding import support
-from burnish.rag.search import Found
+from burnish.rag.search import SearchHit
 from burnish.rag.store import Passage
 
 PASSAGES = ["A refund takes five working days.", "Parcels that were lost are sent again."]
@@ -39,14 +39,14 @@ def test_words_of_the_question_need_no_support():
 
 def test_a_reply_warns_of_what_the_passages_do_not_say():
     passage = Passage("a.md", "Money", ("Money",), None, 0, 9, PASSAGES[0])
-    found = [Found(passage, 1.0, 0.9, 1, 1)]
+    found = [SearchHit(passage, 1.0, 0.9, 1, 1)]
 
-    good = _reply("How long?", "Five days [1].", found, 0.6)
-    bad = _reply("How long?", "Nine weeks [1].", found, 0.6)
-    unknown = _reply("How long?", "I don't know.", found, 0.6)
+    good = _cite("How long?", "Five days [1].", found, 0.6)
+    bad = _cite("How long?", "Nine weeks [1].", found, 0.6)
+    unknown = _cite("How long?", "I don't know.", found, 0.6)
 
     assert good.supported and good.support == 1 and "Not supported" not in good.as_text()
     assert not bad.supported and "only 0 %" in bad.as_text()
     assert unknown.supported and unknown.support is None
     assert bad.as_dict()["supported"] is False
-    assert _reply("How long?", "Nine weeks [1].", found, 0.0).supported
+    assert _cite("How long?", "Nine weeks [1].", found, 0.0).supported

@@ -8,13 +8,13 @@ from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.core.errors import BadData, BadRecipe, NotFound, Unavailable
-from burnish.rag.build import build_index
-from burnish.rag.places import place
-from burnish.rag.postgres import PostgresStore, drop_postgres, postgres_names
+from burnish.rag.indexing import build_index
+from burnish.rag.locations import index_locations
+from burnish.rag.postgres import PostgresStore, drop_postgres, list_postgres
 from burnish.rag.search import open_index
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage
-from tests.serve import postgres
+from tests.fixtures import postgres
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def url(server, monkeypatch):
     """The same, empty and named as the place of indexes."""
     monkeypatch.setenv("BURNISH_INDEXES", server)
     yield server
-    for name in postgres_names(server):
+    for name in list_postgres(server):
         drop_postgres(server, name)
 
 
@@ -56,7 +56,7 @@ def test_an_index_is_made_searched_and_renewed_there(url, folder, index):
     assert (report.added, report.changed, report.unchanged, report.removed) == (0, 1, 1, 1)
     texts = [item.passage.text for item in open_index("docs").search("refund days", k=9)]
     assert "# Money\n\nA refund takes nine days." in texts and len(texts) == report.passages == 2
-    assert place().names() == ["docs"]
+    assert index_locations().names() == ["docs"]
     with pytest.raises(NotFound, match="there are: docs"):
         open_index("other")
 
@@ -73,10 +73,10 @@ def test_both_stores_find_the_same_by_meaning(url, tmp_path):
 
     for asked in vectors[:50:10]:
         for files in (None, {"3.txt", "9.txt"}):
-            one, other = (store.by_vector(asked, 12, files) for store in stores)
+            one, other = (store.search_vectors(asked, 12, files) for store in stores)
             assert [own for own, _ in one] == [own for own, _ in other]
             assert [s for _, s in one] == pytest.approx([s for _, s in other], rel=1e-4)
-    ids = [own for own, _ in stores[0].by_vector(vectors[0], 5)]
+    ids = [own for own, _ in stores[0].search_vectors(vectors[0], 5)]
     assert stores[0].passages(ids) == stores[1].passages(ids)
     assert stores[0].count() == stores[1].count() == 290
 
@@ -86,21 +86,24 @@ def test_words_are_stems_of_any_text(url):
     texts = ["two green lamps", "a red plug", "odd \x00 and \ud800 text"]
     put(store, "a.txt", *texts, vectors=np.ones((3, 4)))
 
-    assert [own for own, _ in store.by_words("Which LAMP?", 9)] == [1]
-    assert store.by_words("lamp", 9, {"b.txt"}) == []
-    assert store.by_words("\"quotes' | & !( the", 9) == [] and store.by_words("?!\x00", 9) == []
+    assert [own for own, _ in store.search_words("Which LAMP?", 9)] == [1]
+    assert store.search_words("lamp", 9, {"b.txt"}) == []
+    assert (
+        store.search_words("\"quotes' | & !( the", 9) == []
+        and store.search_words("?!\x00", 9) == []
+    )
     assert store.passages([3])[0].text == "odd � and � text"
 
 
 def test_a_document_is_replaced_whole_or_not_at_all(url):
     store = PostgresStore(url, "docs")
-    assert store.by_vector(np.ones(4, np.float32), 3) == [] and store.facts() == {}
+    assert store.search_vectors(np.ones(4, np.float32), 3) == [] and store.facts() == {}
     put(store, "a.txt", "a green lamp", vectors=np.ones((1, 4)))
 
     with pytest.raises(ValueError, match="zip"):
         put(store, "a.txt", "a red lamp", "a blue lamp", vectors=np.ones((1, 4)))
 
-    assert store.by_words("lamp", 9) and store.passages([1])[0].text == "a green lamp"
+    assert store.search_words("lamp", 9) and store.passages([1])[0].text == "a green lamp"
     other = PostgresStore(url, "other")
     assert other.count() == 0, "another index is another schema"
 
@@ -110,7 +113,7 @@ def test_what_goes_wrong_is_told(url, folder, index, monkeypatch, tmp_path):
     (tmp_path / "bad" / "a.md").write_bytes(b"\xff")
     with pytest.raises(BadData):
         index(tmp_path / "bad")
-    assert place().names() == [], "nothing is left"
+    assert index_locations().names() == [], "nothing is left"
     for name in ("a/b", "x" * 60):
         with pytest.raises(BadRecipe):
             index(folder, name=name)

@@ -6,9 +6,9 @@ from typer.testing import CliRunner
 
 from burnish.cli.main import app
 from burnish.core.errors import BadRecipe, NotFound
-from burnish.models.local import find_model
+from burnish.models.heads.reranker import Reranker
+from burnish.models.local_models import find_model
 from burnish.models.pull import pull
-from burnish.models.reranker import Reranker
 from burnish.rag.search import open_index
 
 LESSONS = [
@@ -98,12 +98,12 @@ def test_a_score_does_not_depend_on_what_else_is_read(reranker):
     judge = Reranker(find_model(reranker().name))
     texts = ["a lamp", "a parcel " * 100, "", "a refund takes five days"]
 
-    together = judge.scores("why?", texts)
+    together = judge.score("why?", texts)
 
-    alone = np.array([judge.scores("why?", [text])[0] for text in texts])
+    alone = np.array([judge.score("why?", [text])[0] for text in texts])
     assert together.dtype == np.float32 and together == pytest.approx(alone, abs=1e-5)
     assert len(set(together.round(4).tolist())) == 4
-    assert len(judge.scores("why?", [])) == 0
+    assert len(judge.score("why?", [])) == 0
 
 
 def test_what_is_no_cross_encoder_is_refused(folder, index, reranker, tiny_embedder):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from burnish.core.errors import NotFound
-from burnish.rag.build import build_index
+from burnish.rag.indexing import build_index
 from burnish.rag.search import open_index, reciprocal_rank_fusion
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage
@@ -76,14 +76,14 @@ def test_the_nearest_vectors_are_the_exact_ones_and_follow_changes(store):
     question = np.ones(8, dtype=np.float32)
 
     expected = [int(n) + 1 for n in np.argsort(-(draws @ question))[:7]]
-    assert [own for own, _ in made.by_vector(question, 7)] == expected
+    assert [own for own, _ in made.search_vectors(question, 7)] == expected
     only = {"3.txt", "9.txt"}
-    assert {own for own, _ in made.by_vector(question, 7, only)} == {4, 10}
+    assert {own for own, _ in made.search_vectors(question, 7, only)} == {4, 10}
     assert {own for own, _ in made.by_words("text", 7, only)} == {4, 10}
 
     other = SqliteStore(Path(made.database.execute("PRAGMA database_list").fetchone()[2]))
     other.remove([f"{expected[0] - 1}.txt"])
-    assert [own for own, _ in made.by_vector(question, 6)] == expected[1:]
+    assert [own for own, _ in made.search_vectors(question, 6)] == expected[1:]
     assert expected[0] not in dict(made.by_words("text", 100))
 
 

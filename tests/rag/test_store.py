@@ -6,10 +6,10 @@ import sqlite3
 import numpy as np
 import pytest
 
-from burnish.rag.signs import sign_bits
+from burnish.rag.binary_vectors import binarize
+from burnish.rag.bm25 import WordIndex
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage
-from burnish.rag.words import WordIndex
 
 #: The first layout, as burnish made it: words inside the database, no sign bits.
 FIRST_LAYOUT = """
@@ -63,11 +63,11 @@ def test_of_many_vectors_the_nearest_are_found_by_their_signs(store):
 
     for asked in vectors[:200:20]:
         scores = vectors @ asked
-        found = store.by_vector(asked, 20)
+        found = store.search_vectors(asked, 20)
         exact = np.argsort(-scores)[:20] + 1
         assert [own for own, _ in found] == exact.tolist()
         assert [score for _, score in found] == pytest.approx(scores[exact - 1].tolist(), rel=1e-5)
-        only = store.by_vector(asked, 5, {"3.txt"})
+        only = store.search_vectors(asked, 5, {"3.txt"})
         assert [own for own, _ in only] == (np.argsort(-scores[300:400])[:5] + 301).tolist()
 
 
@@ -75,7 +75,7 @@ def test_the_signs_of_a_vector_are_its_bits_filled_up_to_whole_words():
     vectors = np.zeros((2, 70), dtype=np.float32)
     vectors[1, [0, 69]] = 1
 
-    bits = sign_bits(vectors)
+    bits = binarize(vectors)
 
     assert bits.shape == (2, 2) and bits.dtype == np.uint64
     assert np.bitwise_count(bits).sum(axis=1).tolist() == [0, 2]
@@ -92,7 +92,7 @@ def test_words_follow_what_comes_and_goes(store, tmp_path):
     assert said(store, "cafe", files={"b.txt"}) == ["a lamp and a café"]
     assert said(store, "cafe", files={"a.txt"}) == []
     other.remove(["a.txt", "b.txt"])
-    assert said(store, "lamp") == [] and store.by_vector(np.ones(8, np.float32), 5) == []
+    assert said(store, "lamp") == [] and store.search_vectors(np.ones(8, np.float32), 5) == []
 
 
 def test_words_brought_in_before_a_kill_are_not_there_twice(store, tmp_path, monkeypatch):
@@ -101,9 +101,9 @@ def test_words_brought_in_before_a_kill_are_not_there_twice(store, tmp_path, mon
 
     put(store, "a.txt", "a green lamp", "a red lamp")
     with monkeypatch.context() as patched:
-        patched.setattr("burnish.rag.words.write_json", killed)
+        patched.setattr("burnish.rag.bm25.write_json", killed)
         with pytest.raises(KeyboardInterrupt):
-            store.settle()
+            store.refresh()
     store.close()
 
     again = SqliteStore(tmp_path / "index.db")
@@ -115,7 +115,7 @@ def test_words_brought_in_before_a_kill_are_not_there_twice(store, tmp_path, mon
 @pytest.mark.parametrize("harm", ["gone", "no state", "broken state", "broken index"])
 def test_a_word_index_that_was_harmed_is_made_anew(store, tmp_path, harm):
     put(store, "a.txt", "a green lamp")
-    store.settle()
+    store.refresh()
     store.close()
     words = tmp_path / "words"
     {
@@ -130,7 +130,7 @@ def test_a_word_index_that_was_harmed_is_made_anew(store, tmp_path, harm):
 
 def test_the_words_of_another_database_are_not_taken_for_these(store, tmp_path):
     put(store, "a.txt", "a green lamp")
-    store.settle()
+    store.refresh()
     store.close()
     for file in tmp_path.glob("index.db*"):
         file.unlink()
@@ -160,7 +160,7 @@ def test_an_index_of_the_first_layout_is_brought_to_this_one(tmp_path):
     store = SqliteStore(tmp_path / "index.db")
 
     expected = np.argsort(-(draws @ draws[4])) + 1
-    assert [own for own, _ in store.by_vector(draws[4], 6)] == expected.tolist()
+    assert [own for own, _ in store.search_vectors(draws[4], 6)] == expected.tolist()
     assert said(store, "lamp", files={"1.txt"}) == ["lamp 3", "lamp 4", "lamp 5"]
     put(store, "0.txt", "a red plug", vectors=draws[:1])
     assert "lamp 0" not in said(store, "lamp plug") and "a red plug" in said(store, "lamp plug")
@@ -172,7 +172,9 @@ def test_two_word_indexes_in_one_folder_take_turns(store, tmp_path):
     seen = []
     for _ in range(2):
         words = WordIndex(tmp_path / "words")
-        words.follow(store._now(), lambda then: seen.append(then) or store._news(then))
-        assert len(words.best("lamp", 5)) == 1
+        words.update(
+            store._read_state(), lambda then: seen.append(then) or store._changes_since(then)
+        )
+        assert len(words.search("lamp", 5)) == 1
 
     assert len(seen) == 1, "the second finds the work done"

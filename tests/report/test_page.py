@@ -13,13 +13,13 @@ from burnish.core.records import Finding, Interval
 from burnish.report import numbers
 from burnish.report.contents import (
     ClassLine,
-    Contents,
     Curve,
     ForecastLine,
+    ReportContents,
     RouteLine,
     SideBySide,
 )
-from burnish.report.page import SIGNS, render, write_report
+from burnish.report.page import DECISION_SIGNS, render, write_report
 from burnish.report.plots import curve_plot
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\""
@@ -61,7 +61,7 @@ def contents(**changes):
         "hashes": {"/home/me/rows.csv": "ab" * 32},
         "reproduce": "burnish compare triage.yaml",
     }  # fmt: skip
-    return Contents(**{**full, **changes})
+    return ReportContents(**{**full, **changes})
 
 
 def test_everything_that_comes_from_data_is_escaped():
@@ -77,9 +77,9 @@ def test_the_page_needs_nothing_from_outside():
     assert not re.search(r"https?://|@import|url\(|<link|<img|<script", page)
 
 
-@pytest.mark.parametrize("decision", SIGNS)
+@pytest.mark.parametrize("decision", DECISION_SIGNS)
 def test_every_decision_has_its_sign(decision):
-    assert f"Verdict: {SIGNS[decision][1]}" in render(contents(decision=decision))
+    assert f"Verdict: {DECISION_SIGNS[decision][1]}" in render(contents(decision=decision))
 
 
 def test_what_is_empty_is_left_out():

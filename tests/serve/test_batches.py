@@ -6,13 +6,13 @@ import time
 import openai
 import pytest
 
-from burnish.serve.batches import BatchWork
-from burnish.serve.keys import Key, Keys
-from burnish.serve.rate import Rates
-from burnish.serve.store import Record
-from tests.embedder import WIDTH
-from tests.serve import tuning
-from tests.serve.tuning import lines, upload
+from burnish.serve.auth.keys import ApiKey, ApiKeys
+from burnish.serve.auth.rate_limit import RateLimiter
+from burnish.serve.batches import BatchWorker
+from burnish.serve.store.schema import StoredObject
+from tests.fixtures import fine_tuning_server as tuning
+from tests.fixtures.embedder import WIDTH
+from tests.fixtures.fine_tuning_server import lines, upload
 
 CHAT = "/v1/chat/completions"
 
@@ -169,9 +169,9 @@ def test_a_batch_goes_on_after_a_kill_and_asks_nothing_twice(tiny_folder, tmp_pa
 
 
 def test_lines_count_in_the_rate_of_their_key_and_wait_for_it(server):
-    keys = Keys(server.home / "keys.json")
+    keys = ApiKeys(server.home / "keys.json")
     client = openai.OpenAI(
-        base_url=server.address, api_key=keys.add(Key("slow", "", per_minute=12)), max_retries=0
+        base_url=server.address, api_key=keys.add(ApiKey("slow", "", per_minute=12)), max_retries=0
     )
     try:
         # Twelve at once and one each five seconds: two went to upload and begin.
@@ -184,12 +184,12 @@ def test_lines_count_in_the_rate_of_their_key_and_wait_for_it(server):
 
 
 def test_a_batch_gets_no_more_turns_than_its_key_has(tmp_path):
-    keys, rates = Keys(tmp_path / "keys.json"), Rates()
-    keys.add(Key("slow", "", per_minute=5))
-    keys.add(Key("free", ""))
-    work = BatchWork(None, None, keys, rates, None)
-    slow, free, gone = (Record(body={"key": name}) for name in ("slow", "free", "gone"))
+    keys, rates = ApiKeys(tmp_path / "keys.json"), RateLimiter()
+    keys.add(ApiKey("slow", "", per_minute=5))
+    keys.add(ApiKey("free", ""))
+    work = BatchWorker(None, None, keys, rates, None)
+    slow, free, gone = (StoredObject(body={"key": name}) for name in ("slow", "free", "gone"))
 
-    assert [work._turns(slow, 16), work._turns(slow, 16)] == [5, 0]
-    assert work._turns(free, 16) == work._turns(gone, 16) == 16
-    assert "retry-after" in rates.take(keys.by_name("slow"))
+    assert [work._take_allowance(slow, 16), work._take_allowance(slow, 16)] == [5, 0]
+    assert work._take_allowance(free, 16) == work._take_allowance(gone, 16) == 16
+    assert "retry-after" in rates.take(keys.find_by_name("slow"))

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from tests.child import Program, words
-from tests.serve.tuning import KEY
+from tests.fixtures.fine_tuning_server import KEY
+from tests.fixtures.worker_process import Program, words
 from tests.write_docs import ROOT
 
 BASE = "smollm2-135m-instruct"

@@ -9,12 +9,12 @@ import sys
 import openai
 import pytest
 
-from burnish.core.sections import Serve
+from burnish.core.recipe.serve import Serve
 from burnish.serve.run import PortTaken, base_url, serve
 
 PROGRAM = (
     "from burnish.core.progress import Lines, listen\n"
-    "from burnish.core.sections import Serve\n"
+    "from burnish.core.recipe.serve import Serve\n"
     "from burnish.serve.run import serve\n"
     "listen(Lines())\n"
     "serve(['tiny'], Serve(port=0), {'mine': 'tiny'})\n"

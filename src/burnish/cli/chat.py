@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from burnish.engines.talk import Chat
+    from burnish.engines.chat import ChatSession
 
 
 def command(
@@ -32,18 +32,18 @@ def command(
     if message is not None:
         _print_answer(chat, message, images)
         return
-    while line := _question():
+    while line := _read_question():
         _print_answer(chat, line, images)
         images = []
 
 
-def _question() -> str:
+def _read_question() -> str:
     if sys.stdin.isatty():
         typer.echo("> ", err=True, nl=False)
     return sys.stdin.readline().strip()
 
 
-def _print_answer(chat: Chat, question: str, images: list[Path]) -> None:
+def _print_answer(chat: ChatSession, question: str, images: list[Path]) -> None:
     for piece in chat.ask(question, images):
         typer.echo(piece, nl=False)
     typer.echo()

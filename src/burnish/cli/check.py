@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.options import AsJson, Changes, Model
+from burnish.cli.options import AsJson, Changes, ModelName
 from burnish.cli.output import show
-from burnish.core.records import Finding, place_of
+from burnish.core.records import Finding, describe_rows
 
 
 def command(
     files: Annotated[list[Path], typer.Argument(help="Data files, or one recipe (YAML).")],
-    model: Model = None,
+    model: ModelName = None,
     changes: Changes = None,
     refreeze: Annotated[
         bool, typer.Option("--refreeze", help="Accept the recipe's test split as it is now.")
@@ -28,18 +28,21 @@ def command(
     if refreeze:
         api.refreeze(files[0])
     report = api.check(files, model=model, changes=changes or ())
-    text = "\n".join([*map(_line, report.findings), _summary(report.findings, report.rows)])
+    text = "\n".join(
+        [*map(_format_finding, report.findings), _format_summary(report.findings, report.rows)]
+    )
     findings = [finding.as_dict() for finding in report.findings]
     show(text, {"ok": report.ok, "rows": report.rows, "findings": findings}, as_json)
     raise typer.Exit(0 if report.ok else 1)
 
 
-def _line(finding: Finding) -> str:
+def _format_finding(finding: Finding) -> str:
     head = f"{finding.severity}: {finding.message} [{finding.code}]"
-    return f"{head}\n    {place_of(Path(finding.file).name, finding.rows)}\n    fix: {finding.fix}"
+    where = describe_rows(Path(finding.file).name, finding.rows)
+    return f"{head}\n    {where}\n    fix: {finding.fix}"
 
 
-def _summary(findings: tuple[Finding, ...], rows: int) -> str:
+def _format_summary(findings: tuple[Finding, ...], rows: int) -> str:
     counts = {"error": 0, "warning": 0, "note": 0}
     for finding in findings:
         counts[finding.severity] += 1

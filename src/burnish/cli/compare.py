@@ -7,9 +7,9 @@ import typer
 from burnish.cli.options import (
     AsJson,
     Changes,
-    Model,
+    ModelName,
     Out,
-    Recipe,
+    RecipeFile,
     TestFiles,
     TrainFiles,
     ValidationFiles,
@@ -18,11 +18,11 @@ from burnish.cli.output import show
 
 
 def command(
-    recipe: Recipe = None,
+    recipe: RecipeFile = None,
     train: TrainFiles = None,
     validation: ValidationFiles = None,
     test: TestFiles = None,
-    model: Model = None,
+    model: ModelName = None,
     seeds: Annotated[
         int | None, typer.Option(help="Trainings of the judged route; the interval has the spread.")
     ] = None,

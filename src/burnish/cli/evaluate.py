@@ -4,18 +4,18 @@ from typing import Annotated
 
 import typer
 
-from burnish.cli.options import AsJson, Changes, Model, Out, Recipe, TestFiles, TrainFiles
-from burnish.cli.output import facts, show
+from burnish.cli.options import AsJson, Changes, ModelName, Out, RecipeFile, TestFiles, TrainFiles
+from burnish.cli.output import format_facts, show
 
 
 def command(
-    recipe: Recipe = None,
+    recipe: RecipeFile = None,
     source: Annotated[
         str | None, typer.Option(help="A run (an id, or `last`) or a model. [default: the base]")
     ] = None,
     train: TrainFiles = None,
     test: TestFiles = None,
-    model: Model = None,
+    model: ModelName = None,
     changes: Changes = None,
     out: Out = None,
     as_json: AsJson = False,
@@ -45,4 +45,4 @@ def command(
         **({"judge": result.judge["words"]} if result.judge else {}),
         "predictions": str(result.run.path / "predictions.jsonl"),
     }
-    show(facts(lines), result.as_dict(), as_json)
+    show(format_facts(lines), result.as_dict(), as_json)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from burnish.cli.options import AsJson, Changes
-from burnish.cli.output import facts, show, table
+from burnish.cli.output import format_facts, format_table, show
 from burnish.core.errors import BadRecipe
 
 if TYPE_CHECKING:
-    from burnish.export.fit import Fitted
-    from burnish.export.run import Exported
+    from burnish.export.run import ExportResult
+    from burnish.export.search.result import SearchResult
 
 _HEADS = ("candidate", "questions", "{metric}", "p50", "p95", "memory", "disk", "start", "")
 _Others = Annotated[
@@ -75,24 +75,24 @@ def command(
     from burnish import api
 
     if others:
-        _refuse_alone(to, bool(ready_for or here or drop_layers is not None))
-        raise typer.Exit(_switchable([run, *others], quant, out, changes or [], as_json))
+        _check_target(to, bool(ready_for or here or drop_layers is not None))
+        raise typer.Exit(_export_switchable([run, *others], quant, out, changes or [], as_json))
     limits = zip(_LIMITS, (latency_p50, latency_p95, memory, disk, start_up), strict=True)
     told = {name: limit for name, limit in limits if limit is not None}
     dropped = [] if drop_layers is None else [f"export.drop_layers={drop_layers}"]
     changed = [*dropped, *(changes or ())]
     if here or told:
-        _refuse_mixed(here, bool(to or quant or ready_for))
+        _check_flags(here, bool(to or quant or ready_for))
         fitted = api.export_fit(run, told, out=out, changes=changed)
-        show(_told(fitted), fitted.as_dict(), as_json)
+        show(_format_candidates(fitted), fitted.as_dict(), as_json)
         raise typer.Exit(fitted.exit_code)
     ready = [f"export.ready_for=[{', '.join(ready_for)}]"] if ready_for else []
     done = api.export(run, to=to, quant=quant, out=out, changes=[*ready, *changed])
-    show(_asked(done), done.as_dict(), as_json)
+    show(_format_gate(done), done.as_dict(), as_json)
     raise typer.Exit(done.exit_code)
 
 
-def _refuse_alone(to: str | None, more: bool) -> None:
+def _check_target(to: str | None, more: bool) -> None:
     if to != "onnx" or more:
         raise BadRecipe(
             "--with goes with --to onnx, and without --ready-for, --drop-layers and a search.",
@@ -101,34 +101,36 @@ def _refuse_alone(to: str | None, more: bool) -> None:
         )
 
 
-def _switchable(
+def _export_switchable(
     runs: list[str], quant: str | None, out: Path | None, changes: list[str], as_json: bool
 ) -> int:
     """Export them as one folder, and show what each one's gate found; the exit code."""
-    from burnish.adapters import export_switchable
-    from burnish.export.card import measured
+    from burnish.export.model_card import format_measurements
+    from burnish.multi_adapter import export_switchable
 
     done = export_switchable(runs, quant or "auto", out, changes)
-    text = [facts({"folder": str(done.artifact.path), "not mixed": f"{done.compared} answers"})]
+    text = [
+        format_facts({"folder": str(done.artifact.path), "not mixed": f"{done.compared} answers"})
+    ]
     for name, found in done.parities.items():
-        lines = {"adapter": name, **measured(found.facts, done.size_bytes)}
-        text += ["", facts({**lines, "shippable": "yes" if found.shippable else "no"})]
+        lines = {"adapter": name, **format_measurements(found.facts, done.size_bytes)}
+        text += ["", format_facts({**lines, "shippable": "yes" if found.shippable else "no"})]
         text += [f"- {reason}" for reason in found.against]
     show("\n".join(text), done.as_dict(), as_json)
     return done.exit_code
 
 
-def _asked(done: "Exported") -> str:
+def _format_gate(done: "ExportResult") -> str:
     """What the gate measured, whether it may ship, and what speaks against it."""
-    from burnish.export.card import measured
+    from burnish.export.model_card import format_measurements
 
     found = done.parity
-    lines = {"folder": str(done.artifact.path), **measured(found.facts, done.size_bytes)}
+    lines = {"folder": str(done.artifact.path), **format_measurements(found.facts, done.size_bytes)}
     lines["shippable"] = "yes" if found.shippable else "no"
-    return "\n".join([facts(lines), *[f"- {reason}" for reason in found.against]])
+    return "\n".join([format_facts(lines), *[f"- {reason}" for reason in found.against]])
 
 
-def _refuse_mixed(here: bool, formed: bool) -> None:
+def _check_flags(here: bool, formed: bool) -> None:
     if not here:
         raise BadRecipe("Limits are for a search.", "Add --for-this-machine.")
     if formed:
@@ -139,13 +141,13 @@ def _refuse_mixed(here: bool, formed: bool) -> None:
         )
 
 
-def _told(fitted: "Fitted") -> str:
+def _format_candidates(fitted: "SearchResult") -> str:
     """The table of candidates, and the pick or why there is none."""
     from burnish.report.numbers import duration, share, size
 
     rows = []
     for trial in fitted.trials:
-        found, n = fitted.facts(trial), len(trial.scores)
+        found, n = fitted.trial_facts(trial), len(trial.scores)
         fate = f"{trial.dropped.kind}: {trial.dropped.why}" if trial.dropped else ""
         rows.append((
             str(trial.candidate), str(n), share(found["score"]),
@@ -155,6 +157,8 @@ def _told(fitted: "Fitted") -> str:
         ))  # fmt: skip
     lines = {"folder": str(fitted.folder), "report": str(fitted.folder / "export.html")}
     lines["picked"] = str(fitted.pick.candidate) if fitted.pick else "none"
-    lines |= {"serve it": fitted.serve} if fitted.serve else {}
+    lines |= {"serve it": fitted.serve_command} if fitted.serve_command else {}
     heads = [head.format(metric=fitted.metric) for head in _HEADS]
-    return "\n".join([table(heads, rows), "", facts(lines), *[f"- {x}" for x in fitted.against]])
+    return "\n".join(
+        [format_table(heads, rows), "", format_facts(lines), *[f"- {x}" for x in fitted.against]]
+    )

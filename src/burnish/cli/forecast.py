@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from burnish.cli.options import AsJson
-from burnish.cli.output import show, table
+from burnish.cli.output import format_table, show
 from burnish.core.errors import BadRecipe
 
 if TYPE_CHECKING:
-    from burnish.train.memory_table import Cell, Terms
+    from burnish.train.forecast.memory_table import Assumptions, TableCell
 
 
 def command(
@@ -33,18 +33,22 @@ def command(
 
     Example: burnish forecast "Llama 3.1 8B" --tokens 4096
     """
-    from burnish.train.memory_table import Terms, memory_table
+    from burnish.train.forecast.memory_table import Assumptions, memory_table
 
-    terms = Terms(memory=_bytes(memory), tokens=tokens, rank=rank, checkpointing=checkpointing)
+    terms = Assumptions(
+        memory=_parse_bytes(memory), tokens=tokens, rank=rank, checkpointing=checkpointing
+    )
     cells = memory_table(terms, model)
-    text = f"{_parts(cells) if model else _overview(cells)}\n\n{_legend(terms)}"
+    text = (
+        f"{_format_parts(cells) if model else _format_overview(cells)}\n\n{_format_legend(terms)}"
+    )
     show(text, [cell.as_dict() for cell in cells], as_json)
 
 
-def _bytes(text: str) -> float:
+def _parse_bytes(text: str) -> float:
     from pydantic import TypeAdapter, ValidationError
 
-    from burnish.core.quantities import Bytes
+    from burnish.core.units import Bytes
 
     try:
         return float(TypeAdapter(Bytes).validate_python(text))
@@ -52,11 +56,11 @@ def _bytes(text: str) -> float:
         raise BadRecipe(f"--memory {text} is no size.", "Write it as 24GB or 80GB.") from error
 
 
-def _overview(cells: Sequence["Cell"]) -> str:
+def _format_overview(cells: Sequence["TableCell"]) -> str:
     """A line for each way to divide; the one GPU of its first column divides nothing."""
-    from burnish.train.memory_table import COUNTS, WAYS
+    from burnish.train.forecast.memory_table import COUNTS, WAYS
 
-    found = {(c.model, c.method, c.parallel, c.gpus): _marked(c) for c in cells}
+    found = {(c.model, c.method, c.parallel, c.gpus): _format_cell(c) for c in cells}
     lines = [
         [
             name, method, way, found[name, method, "none", 1],
@@ -67,10 +71,10 @@ def _overview(cells: Sequence["Cell"]) -> str:
         for way in ways
     ]  # fmt: skip
     heads = ["model", "method", "parallel", "1 GPU", *[f"{count} GPUs" for count in COUNTS[1:]]]
-    return table(heads, lines)
+    return format_table(heads, lines)
 
 
-def _parts(cells: Sequence["Cell"]) -> str:
+def _format_parts(cells: Sequence["TableCell"]) -> str:
     """A line for each training of one model, with what its memory is for."""
     heads = ("method", "parallel", "GPUs", "parameters", "gradients", "optimizer", "activations")
     lines = []
@@ -78,15 +82,15 @@ def _parts(cells: Sequence["Cell"]) -> str:
         need = cell.need
         parts = (need.parameters, need.gradients, need.optimizer, need.activations)
         sizes = [f"{part / 1e9:.2f}" for part in parts]
-        lines.append([cell.method, cell.parallel, str(cell.gpus), *sizes, _marked(cell)])
-    return f"{cells[0].model}\n{table((*heads, 'each GPU'), lines)}"
+        lines.append([cell.method, cell.parallel, str(cell.gpus), *sizes, _format_cell(cell)])
+    return f"{cells[0].model}\n{format_table((*heads, 'each GPU'), lines)}"
 
 
-def _marked(cell: "Cell") -> str:
+def _format_cell(cell: "TableCell") -> str:
     return f"{cell.need.on_device / 1e9:.1f}{' *' if cell.fits else ''}"
 
 
-def _legend(terms: "Terms") -> str:
+def _format_legend(terms: "Assumptions") -> str:
     again = "computed twice" if terms.checkpointing else "kept"
     return (
         f"GB on each GPU; * fits into {terms.memory / 1e9:.0f} GB with a tenth left free.\n"

@@ -39,7 +39,7 @@ def command(
 
     if name is None:
         keys = api.keys()
-        shown = "\n".join(f"{key['name']:20} {_limits(key)}" for key in keys) or "No keys."
+        shown = "\n".join(f"{key['name']:20} {_format_limits(key)}" for key in keys) or "No keys."
         show(shown, keys, as_json)
     elif remove:
         api.remove_key(name)
@@ -57,7 +57,7 @@ def command(
         show(f"{name}, shown once: {value}", {"name": name, "value": value}, as_json)
 
 
-def _limits(key: dict[str, object]) -> str:
+def _format_limits(key: dict[str, object]) -> str:
     hidden = ("name", "created_at", "organization")
     named = {name: value for name, value in key.items() if value and name not in hidden}
     limits = ", ".join(f"{name}: {value}" for name, value in named.items()) or "may do all"

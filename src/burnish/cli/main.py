@@ -15,7 +15,6 @@ from burnish.cli import (
     chat,
     check,
     compare,
-    distil,
     evaluate,
     export,
     forecast,
@@ -33,9 +32,12 @@ from burnish.cli import (
     serve,
     train,
 )
+from burnish.cli import (
+    distill as distil,
+)
 from burnish.core.errors import BurnishError
-from burnish.core.progress import Lines, listen
-from burnish.core.settings import follows
+from burnish.core.progress import LineReporter, set_reporter
+from burnish.core.settings import is_worker
 
 app = typer.Typer(
     help="Turn your own data into a small language model, and prove whether it was worth it.",
@@ -44,11 +46,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-WORDS = (
+COMMANDS = (
     pull, models, check, forecast, train, merge, evaluate, compare, distil, review, export,
     index, search, ask, chat, serve, key, import_openai, olive, runs, recipe,
 )  # fmt: skip
-for word in WORDS:
+for word in COMMANDS:
     app.command(
         word.__name__.rpartition(".")[2].replace("_", "-"),
         context_settings=getattr(word, "CONTEXT", None),
@@ -56,7 +58,7 @@ for word in WORDS:
 
 
 @app.callback(invoke_without_command=True)
-def options(
+def configure(
     version: bool = typer.Option(False, "--version", help="Print the version."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress on stderr."),
 ) -> None:
@@ -64,18 +66,18 @@ def options(
     if version:
         typer.echo(__version__)
         raise typer.Exit
-    if not quiet and not follows():
-        listen(_reporter())
+    if not quiet and not is_worker():
+        set_reporter(_make_reporter())
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
 
 
-def _reporter() -> Lines:
+def _make_reporter() -> LineReporter:
     if sys.stderr.isatty():
-        from burnish.cli.screen import Bars
+        from burnish.cli.progress_bars import ProgressBars
 
-        return Bars()  # type: ignore[return-value]
-    return Lines()
+        return ProgressBars()  # type: ignore[return-value]
+    return LineReporter()
 
 
 def main() -> None:

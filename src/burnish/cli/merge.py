@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli.options import AsJson, Out
-from burnish.cli.output import facts, show
+from burnish.cli.output import format_facts, show
 
 
 def command(
@@ -33,9 +33,9 @@ def command(
 
     Example: burnish merge RUN_A RUN_B --weight 0.7 --weight 0.3 --how ties
     """
-    from burnish.adapters import Merging, merge
+    from burnish.multi_adapter import MergeOptions, merge
 
-    merging = Merging(how=how, density=density, rank=rank, seed=seed)
+    merging = MergeOptions(how=how, density=density, rank=rank, seed=seed)
     run = merge(runs, weights or [1 / len(runs)] * len(runs), merging, out)
     told = {"artifact": str(run.artifact), "next": f"burnish chat {run.id}"}
-    show(facts(told), run.read("report.json"), as_json)
+    show(format_facts(told), run.read("report.json"), as_json)

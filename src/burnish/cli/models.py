@@ -1,7 +1,7 @@
 """`burnish models`: what is here."""
 
 from burnish.cli.options import AsJson
-from burnish.cli.output import show, size, table
+from burnish.cli.output import format_size, format_table, show
 
 
 def command(as_json: AsJson = False) -> None:
@@ -14,7 +14,7 @@ def command(as_json: AsJson = False) -> None:
     lines = [
         (
             model.name,
-            size(model.size_bytes),
+            format_size(model.size_bytes),
             model.licence,
             "yes" if model.has_template else "no",
             str(model.context_length),
@@ -22,12 +22,19 @@ def command(as_json: AsJson = False) -> None:
         )
         for model in here
     ] + [
-        (entry.name, size(entry.size_bytes), entry.licence, "", str(entry.context_length), "pull")
+        (
+            entry.name,
+            format_size(entry.size_bytes),
+            entry.licence,
+            "",
+            str(entry.context_length),
+            "pull",
+        )
         for entry in known
     ]
     heads = ("NAME", "SIZE", "LICENCE", "TEMPLATE", "CONTEXT", "STATE")
     show(
-        table(heads, lines),
+        format_table(heads, lines),
         [dict(zip(map(str.lower, heads), line, strict=True)) for line in lines],
         as_json,
     )

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli.options import AsJson
-from burnish.cli.output import facts, show
+from burnish.cli.output import format_facts, show
 
 CONTEXT = {"ignore_unknown_options": True, "help_option_names": ["--help"]}
 
@@ -37,4 +37,8 @@ def command(
     lines = {"folder": str(done.folder), **told}
     if done.next:
         lines["next"] = done.next
-    show("\n".join([facts(lines), *[f"- {note}" for note in done.notes]]), done.as_dict(), as_json)
+    show(
+        "\n".join([format_facts(lines), *[f"- {note}" for note in done.notes]]),
+        done.as_dict(),
+        as_json,
+    )

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-Recipe = Annotated[
+RecipeFile = Annotated[
     Path | None, typer.Argument(help="A recipe (YAML). Without one, name files with --train.")
 ]
 TrainFiles = Annotated[
@@ -17,7 +17,7 @@ ValidationFiles = Annotated[
 TestFiles = Annotated[
     list[Path] | None, typer.Option("--test", help="A file to measure on; frozen at first use.")
 ]
-Model = Annotated[
+ModelName = Annotated[
     str | None, typer.Option("--model", help="A catalogue name, a hub id, or a local folder.")
 ]
 Changes = Annotated[

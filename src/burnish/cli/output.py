@@ -12,7 +12,7 @@ def show(text: str, value: Any, as_json: bool) -> None:
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str) if as_json else text)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def format_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Left-aligned columns with two spaces between them."""
     lines = [list(heads), *[list(row) for row in rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
@@ -22,7 +22,7 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
 
 
-def size(count: float) -> str:
+def format_size(count: float) -> str:
     """Bytes as people read them: `271 MB`."""
     for unit in ("B", "kB", "MB"):
         if count < 1000:
@@ -31,7 +31,7 @@ def size(count: float) -> str:
     return f"{count:.1f} GB"
 
 
-def facts(values: Mapping[str, str]) -> str:
+def format_facts(values: Mapping[str, str]) -> str:
     """One fact a line, the names aligned."""
     width = max(len(name) for name in values)
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in values.items())

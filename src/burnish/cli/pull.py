@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from burnish.cli.options import AsJson
-from burnish.cli.output import show, size
+from burnish.cli.output import format_size, show
 
 
 def command(
@@ -20,7 +20,7 @@ def command(
 
     model = api.pull(name)
     show(
-        f"{model.name}: {size(model.size_bytes)} in {model.path}",
+        f"{model.name}: {format_size(model.size_bytes)} in {model.path}",
         {"name": model.name, "path": str(model.path), "sha256": model.sha256},
         as_json,
     )

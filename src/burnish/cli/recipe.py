@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from burnish.cli.options import Changes, Recipe
+from burnish.cli.options import Changes, RecipeFile
 
 if TYPE_CHECKING:
-    from burnish.core.recipe import Recipe as Whole
+    from burnish.core.recipe.recipe import Recipe as Whole
 
 _HELP = "Take what {} says; what is otherwise here is said in comments."
 
 
 def command(
-    recipe: Recipe = None,
+    recipe: RecipeFile = None,
     changes: Changes = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema.")] = False,
     deepspeed: Annotated[
@@ -37,10 +37,10 @@ def command(
     """
     import yaml
 
-    from burnish.core.autotrain import read_autotrain
-    from burnish.core.deepspeed import read_deepspeed
-    from burnish.core.kaito import read_kaito
-    from burnish.core.recipe import recipe_schema
+    from burnish.compat.autotrain import read_autotrain
+    from burnish.compat.deepspeed import read_deepspeed
+    from burnish.compat.kaito import read_kaito
+    from burnish.core.recipe.recipe import recipe_schema
 
     if schema:
         typer.echo(json.dumps(recipe_schema(), indent=2))
@@ -50,14 +50,14 @@ def command(
     for file, read in files:
         if file:
             meant = read(file)
-            asked = _read(recipe, [*meant.changes, *wanted]).train
+            asked = _read_recipe(recipe, [*meant.changes, *wanted]).train
             wanted = [*meant.changes, *meant.dependent(asked), *wanted]
             typer.echo("".join(f"# {note}\n" for note in meant.notes), nl=False)
-    resolved = _read(recipe, wanted)
+    resolved = _read_recipe(recipe, wanted)
     typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
 
 
-def _read(recipe: Path | None, changes: list[str]) -> "Whole":
-    from burnish.core.recipe import load_recipe, make_recipe
+def _read_recipe(recipe: Path | None, changes: list[str]) -> "Whole":
+    from burnish.core.recipe.recipe import load_recipe, make_recipe
 
     return load_recipe(recipe, changes) if recipe else make_recipe({}, changes)

@@ -13,7 +13,7 @@ from burnish.core.errors import BadData
 
 if TYPE_CHECKING:
     from burnish.core.runs import Run
-    from burnish.distil.review import Disputed
+    from burnish.distill.review import DisputedRow
 
 
 def command(
@@ -33,23 +33,23 @@ def command(
     rows are listed.
     """
     from burnish.core.runs import find_run
-    from burnish.distil.review import disputed
+    from burnish.distill.review import list_disputed
 
     found = find_run(run)
-    rows = disputed(found, sample, seed)
+    rows = list_disputed(found, sample, seed)
     if as_json or not sys.stdin.isatty():
-        listed = "\n\n".join(_shown(row) for row in rows) or "No row waits."
+        listed = "\n\n".join(_format_row(row) for row in rows) or "No row waits."
         show(listed, [asdict(row) for row in rows], as_json)
         return
     for number, row in enumerate(rows, start=1):
-        typer.echo(f"\n{number} of {len(rows)}\n{_shown(row)}")
-        if not _decided(found, row):
+        typer.echo(f"\n{number} of {len(rows)}\n{_format_row(row)}")
+        if not _ask_decision(found, row):
             break
-    left = len(disputed(found, sample, seed))
+    left = len(list_disputed(found, sample, seed))
     typer.echo(f"\n{left} rows wait. What was decided counts from the next `burnish distil` on.")
 
 
-def _shown(row: "Disputed") -> str:
+def _format_row(row: "DisputedRow") -> str:
     """A row as a person reads it."""
     lines = [f"{row.row}: {row.reason}"]
     lines += [f"  {role}: {content}" for role, content in row.question]
@@ -62,9 +62,9 @@ def _shown(row: "Disputed") -> str:
     return "\n".join(lines)
 
 
-def _decided(run: "Run", row: "Disputed") -> bool:
+def _ask_decision(run: "Run", row: "DisputedRow") -> bool:
     """Ask until a decision is written down; False to end the review."""
-    from burnish.distil.review import decide
+    from burnish.distill.review import decide
 
     words = {"k": "keep", "d": "drop", "e": "edit", "s": "skip"}
     while True:
@@ -80,14 +80,14 @@ def _decided(run: "Run", row: "Disputed") -> bool:
             continue
         answer = answers[place] if answers else ""
         try:
-            decide(run, row, word, _edited(answer) if word == "edit" else answer)
+            decide(run, row, word, _edit_answer(answer) if word == "edit" else answer)
         except BadData as error:
             typer.echo(str(error))
             continue
         return True
 
 
-def _edited(answer: str) -> str:
+def _edit_answer(answer: str) -> str:
     """The answer as the person writes it: in an editor if it has several lines."""
     if "\n" in answer:
         return (click.edit(answer) or answer).rstrip("\n")

@@ -1,7 +1,7 @@
 """`burnish runs`: what has been run in this workspace."""
 
 from burnish.cli.options import AsJson
-from burnish.cli.output import show, table
+from burnish.cli.output import format_table, show
 
 
 def command(as_json: AsJson = False) -> None:
@@ -17,7 +17,7 @@ def command(as_json: AsJson = False) -> None:
         )
     heads = ("RUN", "MODEL", "VERDICT", "ARTIFACT")
     show(
-        table(heads, lines),
+        format_table(heads, lines),
         [dict(zip(map(str.lower, heads), line, strict=True)) for line in lines],
         as_json,
     )

@@ -64,31 +64,31 @@ def command(
 
     own = {"host": host, "port": port, "store": store, "executor": executor}
     own["python_graders"] = python_graders or None
-    settings = [*_upstreams(upstream or ()), *(changes or ())]
+    settings = [*_upstream_changes(upstream or ()), *(changes or ())]
     settings += [f"serve.{name}={value}" for name, value in own.items() if value is not None]
     elsewhere = any(change.startswith("serve.upstream") for change in settings)
     named, aliases = sources or ([] if elsewhere else ["smollm2-135m-instruct"]), [*(alias or ())]
     if best:
-        from burnish.export.best import best_named
+        from burnish.export.search.winner import resolve_best
 
-        named, aliases, measured = best_named(named, aliases)
+        named, aliases, measured = resolve_best(named, aliases)
         settings = [*measured, *settings]
     if self_test:
-        _prove(named, settings)
+        _check_isolation(named, settings)
     api.serve(named, aliases=aliases, changes=settings)
 
 
-def _prove(named: list[str], settings: list[str]) -> None:
+def _check_isolation(named: list[str], settings: list[str]) -> None:
     """That adapters do not mix, as far as they answer here."""
     from burnish import api
-    from burnish.core.recipe import make_recipe
+    from burnish.core.recipe.recipe import make_recipe
 
-    api.prove_apart(named)
+    api.check_isolation(named)
     for name in make_recipe({}, settings).serve.upstream:
         say(f"{name}: at another server, of which nothing is proven.")
 
 
-def _upstreams(given: Iterable[str]) -> list[str]:
+def _upstream_changes(given: Iterable[str]) -> list[str]:
     """`MODEL=URL` as one change of the recipe, before those that say more of each."""
     table = {model: {"url": url} for model, _, url in (pair.partition("=") for pair in given)}
     return [f"serve.upstream={json.dumps(table)}"] if table else []

@@ -9,21 +9,21 @@ import typer
 from burnish.cli.options import (
     AsJson,
     Changes,
-    Model,
+    ModelName,
     Out,
-    Recipe,
+    RecipeFile,
     TestFiles,
     TrainFiles,
     ValidationFiles,
 )
-from burnish.cli.output import facts, show, size
+from burnish.cli.output import format_facts, format_size, show
 from burnish.core.errors import BadRecipe
-from burnish.core.progress import clock
-from burnish.core.settings import follows
+from burnish.core.progress import format_clock
+from burnish.core.settings import is_worker
 
 if TYPE_CHECKING:
     from burnish.train.report import TrainReport
-    from burnish.train.search import SearchReport
+    from burnish.train.search.run import SearchReport
 
 
 _NOT_TOGETHER = (
@@ -49,11 +49,11 @@ _Together = Annotated[
 
 
 def command(
-    recipe: Recipe = None,
+    recipe: RecipeFile = None,
     train: TrainFiles = None,
     validation: ValidationFiles = None,
     test: TestFiles = None,
-    model: Model = None,
+    model: ModelName = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -78,8 +78,12 @@ def command(
     """
     from burnish import api
 
-    settings = [*_tried(space), *(changes or ()), *([f"train.method={method}"] if method else ())]
-    files: api.Files = {
+    settings = [
+        *_read_space(space),
+        *(changes or ()),
+        *([f"train.method={method}"] if method else ()),
+    ]
+    files: api.RecipeInputs = {
         "train": train or (),
         "validation": validation or (),
         "test": test or (),
@@ -93,28 +97,28 @@ def command(
         return
     if search or space:
         result = api.train_search(recipe, out=out, **files)
-        show(_told(result), result.as_dict(), as_json)
+        show(_format_search(result), result.as_dict(), as_json)
         return
     report = api.train(recipe, out=out, resume=resume, **files)
-    if not follows():
-        show(_said(report), report.as_dict(), as_json)
+    if not is_worker():
+        show(_format_report(report), report.as_dict(), as_json)
 
 
-def _tried(space: Path | None) -> list[str]:
-    from burnish.train.space_file import changes_of
+def _read_space(space: Path | None) -> list[str]:
+    from burnish.compat.olive_search_space import recipe_changes
 
-    return changes_of(space) if space else []
+    return recipe_changes(space) if space else []
 
 
-def _said(report: "TrainReport") -> str:
-    text = facts(
+def _format_report(report: "TrainReport") -> str:
+    text = format_facts(
         {
             "artifact": str(report.artifact),
             "steps": f"{report.steps} ({report.stopped})",
-            "time": clock(report.train_seconds),
+            "time": format_clock(report.train_seconds),
             "tokens/s": f"{report.tokens_per_second:.0f}",
-            "peak memory": size(report.peak_memory_bytes),
-            "next": _next(report),
+            "peak memory": format_size(report.peak_memory_bytes),
+            "next": _next_step(report),
         }
     )
     for found in report.diagnoses:
@@ -123,10 +127,10 @@ def _said(report: "TrainReport") -> str:
 
 
 def _train_together(recipes: list[Path], out: Path, changes: list[str], as_json: bool) -> None:
-    from burnish.adapters import train_together
+    from burnish.multi_adapter import train_together
 
     reports = train_together(recipes, out, changes)
-    text = facts(
+    text = format_facts(
         {
             report.run: f"{report.steps} steps ({report.stopped}), burnish chat {out / report.run}"
             for report in reports
@@ -135,7 +139,7 @@ def _train_together(recipes: list[Path], out: Path, changes: list[str], as_json:
     show(text, [report.as_dict() for report in reports], as_json)
 
 
-def _next(report: "TrainReport") -> str:
+def _next_step(report: "TrainReport") -> str:
     """What to do with the artifact: its kind says."""
     from burnish.models.artifact import open_artifact
 
@@ -148,10 +152,10 @@ def _next(report: "TrainReport") -> str:
     return f"burnish {words.get(kind, 'chat {}').format(report.run)}"
 
 
-def _told(result: "SearchReport") -> str:
+def _format_search(result: "SearchReport") -> str:
     losses = ", ".join(f"{loss:.4f}" for loss in result.losses.values())
     ended = Counter(trial["ended"] for trial in result.trials)
-    return facts(
+    return format_facts(
         {
             "trials": ", ".join(f"{count} {how}" for how, count in ended.items()),
             **{field: str(value) for field, value in result.best.items()},

@@ -3,20 +3,20 @@
 Often the honest winner for labels on a machine without a GPU, so a fine-tune has to beat it.
 """
 
+from burnish.core.atomic import hash_json, write_json
 from burnish.core.errors import BadRecipe
-from burnish.core.folders import hash_json, write_json
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
+from burnish.core.recipe.recipe import Recipe
 from burnish.core.runs import Run, new_run, runs_folder, versions
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
-from burnish.models.embedder import Embedder
-from burnish.models.linear import save_linear
-from burnish.models.local import FACTS, find_model
-from burnish.train.linear import fit_head
+from burnish.models.heads.embedder import Embedder
+from burnish.models.heads.linear import save_linear
+from burnish.models.local_models import ARTIFACT_FILE, find_model
+from burnish.train.trainers.logistic_regression import fit_head
 
 
-def classifier(recipe: Recipe, dataset: Dataset) -> Run:
+def train_classifier(recipe: Recipe, dataset: Dataset) -> Run:
     """The run whose artifact is the classifier of these rows.
 
     Raises BadRecipe if the answers aren't labels, NotFound without the embedding model.
@@ -29,7 +29,7 @@ def classifier(recipe: Recipe, dataset: Dataset) -> Run:
     local, split = find_model(recipe.rag.embedder), dataset.split
     rows = [[content_hash(row) for row in part] for part in (split.train, split.validation)]
     run = Run(runs_folder() / f"classifier-{hash_json([rows, local.sha256])[:12]}")
-    if (run.artifact / FACTS).exists():
+    if (run.artifact / ARTIFACT_FILE).exists():
         say(f"Classifier: fitted by an earlier run ({run.id}).")
         return run
     if not run.path.exists():

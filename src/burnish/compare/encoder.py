@@ -5,13 +5,14 @@ Between the linear classifier on its vectors, which takes seconds, and a fine-tu
 
 import math
 
-from burnish.core.encoding import Classify, TokenClassify
 from burnish.core.errors import BadRecipe
-from burnish.core.recipe import Recipe
+from burnish.core.recipe.methods import Full
+from burnish.core.recipe.objectives import Classify, TokenClassify
+from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.train import Train
 from burnish.core.runs import Run
-from burnish.core.training import Full, Train
 from burnish.data.load import Dataset
-from burnish.train.once import trained
+from burnish.train.cached_run import train_cached
 
 #: Settings for small encoders; a head from nothing needs some steps however few the rows are.
 _BATCH, _EPOCHS, _LEAST_STEPS, _RATE = 32, 4, 200, 3e-4
@@ -20,7 +21,7 @@ _BATCH, _EPOCHS, _LEAST_STEPS, _RATE = 32, 4, 200, 3e-4
 _OBJECTIVES = {"classification": Classify(), "spans": TokenClassify()}
 
 
-def encoder(recipe: Recipe, dataset: Dataset) -> Run:
+def train_encoder(recipe: Recipe, dataset: Dataset) -> Run:
     """The run whose artifact is `rag.embedder` with a head, fine-tuned on these rows.
 
     Raises BadRecipe if the answers are neither labels nor spans, NotFound without the embedding
@@ -44,7 +45,7 @@ def encoder(recipe: Recipe, dataset: Dataset) -> Run:
         tracker=recipe.train.tracker,
     )
     model = recipe.model.model_copy(update={"name": recipe.rag.embedder})
-    return trained(recipe.model_copy(update={"model": model, "train": settings}), dataset)
+    return train_cached(recipe.model_copy(update={"model": model, "train": settings}), dataset)
 
 
 def refuse_encoders(recipe: Recipe) -> None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from burnish.core.records import Interval, Message, Prompt, Row, Scores
-from burnish.core.stats import PairedTest, paired_test, smallest_visible
-from burnish.evaluate.run import Asked
+from burnish.core.stats import PairedTest, minimum_detectable_gain, paired_test
+from burnish.evaluate.scoring import PromptSet
 
 _SET = Path(__file__).with_name("forgetting.toml")
 
@@ -29,7 +29,7 @@ class Forgetting:
     words: str
 
 
-def general_set(file: Path = _SET) -> Asked:
+def load_general_set(file: Path = _SET) -> PromptSet:
     """The questions of forgetting.toml as rows with their prompts; `type` is the kind."""
     content = tomllib.loads(file.read_text(encoding="utf-8"))
     rows, prompts = [], []
@@ -41,17 +41,17 @@ def general_set(file: Path = _SET) -> Asked:
         prompts.append(
             Prompt((question,), max_new_tokens=16, choices=tuple(sorted(entry["choices"])))
         )
-    return Asked(rows, prompts)
+    return PromptSet(rows, prompts)
 
 
-def what_was_lost(before: Scores, after: Scores, alpha: float = 0.05) -> Forgetting:
+def measure_forgetting(before: Scores, after: Scores, alpha: float = 0.05) -> Forgetting:
     """Compare the two, question by question. A loss is real if chance gives it in `alpha` or less.
 
     The interval of the change has the level of a one-sided test at `alpha` on either side.
     """
     change = paired_test(after.values, before.values, confidence=1 - 2 * alpha)
     drop = paired_test(before.values, after.values)
-    visible = min(smallest_visible(after.values, before.values, alpha), 1.0)
+    visible = min(minimum_detectable_gain(after.values, before.values, alpha), 1.0)
     lost = tuple(
         was.prompt
         for was, now in zip(before.predictions, after.predictions, strict=True)

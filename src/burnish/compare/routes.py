@@ -10,42 +10,42 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from burnish.compare.ceiling import CEILING
-from burnish.compare.classifier import classifier
-from burnish.compare.encoder import encoder
-from burnish.compare.retrieval import Documents, prompts_with_passages, rows_with_passages
-from burnish.core.encoding import Seq2Seq
+from burnish.compare.classifier import train_classifier
+from burnish.compare.encoder import train_encoder
+from burnish.compare.retrieval import IndexedDocuments, prompts_with_passages, rows_with_passages
+from burnish.compare.teacher_ceiling import CEILING
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
-from burnish.core.records import Prompt, Row, Split, pictures_of
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.objectives import Seq2Seq
+from burnish.core.recipe.recipe import Recipe
+from burnish.core.records import Prompt, Row, Split, images_of
 from burnish.core.runs import Run
-from burnish.core.sections import Task
 from burnish.data.load import Dataset
-from burnish.engines.headed import said
-from burnish.engines.local import find_artifact
+from burnish.engines.heads.base import user_text
 from burnish.engines.protocol import Engine
-from burnish.evaluate.calibration import Calibrated
+from burnish.evaluate.judge_calibration import CalibratedJudge
 from burnish.evaluate.tasks import (
     TASKS,
     answer_length,
     as_prompt,
-    thought_length,
+    reasoning_length,
     with_examples,
     with_instruction,
 )
-from burnish.models.chat import as_served, encode_row
-from burnish.models.embedder import Embedder
+from burnish.models.chat_template import encode_row, split_as_served
+from burnish.models.find_artifact import find_artifact
+from burnish.models.heads.embedder import Embedder
 from burnish.models.load import load_tokenizer
-from burnish.models.local import find_model
-from burnish.train.once import trained
+from burnish.models.local_models import find_model
+from burnish.train.cached_run import train_cached
 
 #: Examples that are too long for the context are passed over; this many times `shots` are tried.
 _TRIED = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
+class ComparisonSetup:
     """What all routes are asked: the data, the recipe, and the test rows in use.
 
     `documents` are there if a route reads them, `judge` if a model grades the answers.
@@ -54,8 +54,8 @@ class Setting:
     recipe: Recipe
     dataset: Dataset
     rows: Sequence[Row]
-    documents: Documents | None = None
-    judge: Calibrated | None = None
+    documents: IndexedDocuments | None = None
+    judge: CalibratedJudge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,34 +65,36 @@ class Route:
     `makes` gives the run that holds the model; `reads` if it needs the recipe's documents.
     """
 
-    prompts: Callable[[Setting, Engine], list[Prompt]]
-    learns: Callable[[Setting], Split] | None = None
-    makes: Callable[[Recipe, Dataset], Run] = trained
-    reads: bool = False
+    make_prompts: Callable[[ComparisonSetup, Engine], list[Prompt]]
+    training_rows: Callable[[ComparisonSetup], Split] | None = None
+    train: Callable[[Recipe, Dataset], Run] = train_cached
+    reads_documents: bool = False
 
 
-def plain_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
+def plain_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
     """The test questions as the recipe puts them and as they were trained: no list of labels, and
     with room for thoughts where the rows have them."""
-    return _prompts(
-        setting, engine, thought_length(setting.dataset.split.train, engine.count_tokens)
+    return _task_prompts(
+        setting, engine, reasoning_length(setting.dataset.split.train, engine.count_tokens)
     )
 
 
-def _prompts(setting: Setting, engine: Engine, thoughts: int = 0) -> list[Prompt]:
+def _task_prompts(
+    setting: ComparisonSetup, engine: Engine, reasoning_tokens: int = 0
+) -> list[Prompt]:
     train, settings = setting.dataset.split.train, setting.recipe.evaluate
     length = answer_length(train, settings, engine.count_tokens)
-    return [as_prompt(row, setting.dataset.task, length, thoughts) for row in setting.rows]
+    return [as_prompt(row, setting.dataset.task, length, reasoning_tokens) for row in setting.rows]
 
 
-def base_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
+def base_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
     """The recipe's prompt; where answers have a form, the prompt says which."""
     task = setting.dataset.task
     told = TASKS[task.kind].instruction(task, setting.dataset.split.train)
-    return [with_instruction(prompt, told) for prompt in _prompts(setting, engine)]
+    return [with_instruction(prompt, told) for prompt in _task_prompts(setting, engine)]
 
 
-def few_shot_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
+def few_shot_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
     """The base prompt behind examples from the training rows, as many as fit the context."""
     prompts, recipe = base_prompts(setting, engine), setting.recipe
     train, tried = setting.dataset.split.train, _TRIED * recipe.compare.shots
@@ -100,13 +102,13 @@ def few_shot_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
         ranked = similar_examples(train, setting.rows, tried, recipe.rag.embedder)
         # What stands next to the question weighs most: the nearest comes last.
         fits = [
-            _fitting(prompt, some, recipe.compare.shots, engine)[::-1]
+            _examples_that_fit(prompt, some, recipe.compare.shots, engine)[::-1]
             for prompt, some in zip(prompts, ranked, strict=True)
         ]
     else:
         longest = max(prompts, key=lambda prompt: engine.count_tokens(prompt.messages))
         drawn = choose_examples(train, tried, recipe.data.seed)
-        fits = [_fitting(longest, drawn, recipe.compare.shots, engine)] * len(prompts)
+        fits = [_examples_that_fit(longest, drawn, recipe.compare.shots, engine)] * len(prompts)
     shown = [with_examples(prompt, some) for prompt, some in zip(prompts, fits, strict=True)]
     more = mean(
         engine.count_tokens(after.messages) - engine.count_tokens(before.messages)
@@ -120,7 +122,9 @@ def few_shot_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
     return shown
 
 
-def _fitting(prompt: Prompt, ranked: Sequence[Row], wanted: int, engine: Engine) -> list[Row]:
+def _examples_that_fit(
+    prompt: Prompt, ranked: Sequence[Row], wanted: int, engine: Engine
+) -> list[Row]:
     """The first `wanted` of the rows with which the prompt and its answer fit the context."""
     examples: list[Row] = []
     for row in ranked:
@@ -131,19 +135,19 @@ def _fitting(prompt: Prompt, ranked: Sequence[Row], wanted: int, engine: Engine)
     return examples
 
 
-def retrieval_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
+def retrieval_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
     """The base prompt with the passages found for its question, as many as fit the context."""
     prompts, room = base_prompts(setting, engine), engine.context_length
     return prompts_with_passages(
-        _documents(setting), prompts, engine.count_tokens, room, "retrieval"
+        _require_documents(setting), prompts, engine.count_tokens, room, "retrieval"
     )
 
 
-def trained_retrieval_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
+def trained_retrieval_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
     """The plain prompt with passages, as it was trained: no longer than training rows may be."""
     room = min(engine.context_length, setting.recipe.train.max_length)
     return prompts_with_passages(
-        _documents(setting),
+        _require_documents(setting),
         plain_prompts(setting, engine),
         engine.count_tokens,
         room,
@@ -151,20 +155,20 @@ def trained_retrieval_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
     )
 
 
-def plain_rows(setting: Setting) -> Split:
+def plain_rows(setting: ComparisonSetup) -> Split:
     """The rows as they are."""
     return setting.dataset.split
 
 
-def retrieval_rows(setting: Setting) -> Split:
+def retrieval_rows(setting: ComparisonSetup) -> Split:
     """The rows with the passages found for their questions; some training rows without those that
     hold the answer."""
-    documents, split, recipe = _documents(setting), setting.dataset.split, setting.recipe
+    documents, split, recipe = _require_documents(setting), setting.dataset.split, setting.recipe
     tokenizer = load_tokenizer(find_model(recipe.model.name))
     room, seed = recipe.train.max_length, recipe.train.seed
 
     def size(row: Row) -> int:
-        parts = as_served(tokenizer, row)
+        parts = split_as_served(tokenizer, row)
         return max(len(encode_row(tokenizer, part, room + 1).ids) for part in parts)
 
     def shown(rows: Sequence[Row], gold_share: float) -> tuple[Row, ...]:
@@ -178,13 +182,13 @@ def retrieval_rows(setting: Setting) -> Split:
     )
 
 
-def _documents(setting: Setting) -> Documents:
+def _require_documents(setting: ComparisonSetup) -> IndexedDocuments:
     if setting.documents is None:
         raise ValueError("a route that reads was made without documents")
     return setting.documents
 
 
-def teacher_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
+def teacher_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
     """The base prompt; the plain one for a teacher that was trained on such rows."""
     source = setting.recipe.distil.teacher
     is_trained = not source.endpoint and find_artifact(source.model) is not None
@@ -195,17 +199,19 @@ def teacher_prompts(setting: Setting, engine: Engine) -> list[Prompt]:
 ROUTES: dict[str, Route] = {
     "base": Route(base_prompts),
     "few_shot": Route(few_shot_prompts),
-    "retrieval": Route(retrieval_prompts, reads=True),
-    "classifier": Route(plain_prompts, learns=plain_rows, makes=classifier),
-    "encoder": Route(plain_prompts, learns=plain_rows, makes=encoder),
-    "fine_tuned": Route(plain_prompts, learns=plain_rows),
-    "retrieval_fine_tuned": Route(trained_retrieval_prompts, learns=retrieval_rows, reads=True),
+    "retrieval": Route(retrieval_prompts, reads_documents=True),
+    "classifier": Route(plain_prompts, training_rows=plain_rows, train=train_classifier),
+    "encoder": Route(plain_prompts, training_rows=plain_rows, train=train_encoder),
+    "fine_tuned": Route(plain_prompts, training_rows=plain_rows),
+    "retrieval_fine_tuned": Route(
+        trained_retrieval_prompts, training_rows=retrieval_rows, reads_documents=True
+    ),
     CEILING: Route(teacher_prompts),
 }
 
 
 def similar_examples(
-    rows: Sequence[Row], asked: Sequence[Row], count: int, embedder: str
+    rows: Sequence[Row], questions: Sequence[Row], count: int, embedder: str
 ) -> list[list[Row]]:
     """For each row asked, the `count` rows whose questions are nearest to its own, nearest first
     (Liu et al. 2022, arXiv:2101.06804).
@@ -214,7 +220,9 @@ def similar_examples(
     """
     usable = [row for row in rows if row.answer]
     model = Embedder(find_model(embedder))
-    known, new = (model.encode([said(row.prompt) for row in some]) for some in (usable, asked))
+    known, new = (
+        model.encode([user_text(row.prompt) for row in some]) for some in (usable, questions)
+    )
     nearest = (-(new @ known.T)).argsort(1, kind="stable")[:, :count]
     return [[usable[place] for place in places] for places in nearest]
 
@@ -242,13 +250,13 @@ def with_routes(recipe: Recipe, task: Task) -> Recipe:
 
 
 #: Routes that go by the words of a question.
-_BY_WORDS = ("classifier", "encoder", "retrieval", "retrieval_fine_tuned")
+_TEXT_ONLY = ("classifier", "encoder", "retrieval", "retrieval_fine_tuned")
 
 
-def refuse_blind(routes: Sequence[str], rows: Sequence[Row]) -> None:
+def refuse_text_only_routes(routes: Sequence[str], rows: Sequence[Row]) -> None:
     """Raise BadRecipe for routes that see no pictures, where there are some."""
-    blind = [name for name in routes if name in _BY_WORDS]
-    if blind and any(pictures_of(row.prompt) for row in rows):
+    blind = [name for name in routes if name in _TEXT_ONLY]
+    if blind and any(images_of(row.prompt) for row in rows):
         raise BadRecipe(
             f"The questions hold pictures, and {', '.join(blind)} would go by the words alone.",
             "Leave them out of compare.routes: base, few_shot and fine_tuned see.",

@@ -7,47 +7,47 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from burnish.compare.ceiling import CEILING, covered
-from burnish.compare.costs import Costs, costs_of, in_words
+from burnish.compare.break_even import TrainingCosts, costs_in_words, training_costs
+from burnish.compare.by_type import TypeScores, format_types, refuse_without_types, scores_by_type
 from burnish.compare.encoder import refuse_encoders
+from burnish.compare.expectations import Expectation, check_expectations, list_expectations
 from burnish.compare.forgetting import Forgetting
-from burnish.compare.models import Models
-from burnish.compare.page import contents_of
+from burnish.compare.report import comparison_contents
 from burnish.compare.retrieval import open_documents
-from burnish.compare.routes import ROUTES, Setting, refuse_blind, with_routes
-from burnish.compare.rules import Expected, came_true, expected
-from burnish.compare.types import OfType, by_type, in_table, refuse_without_types
+from burnish.compare.routes import ROUTES, ComparisonSetup, refuse_text_only_routes, with_routes
+from burnish.compare.runner import RouteRunner
+from burnish.compare.teacher_ceiling import CEILING, ceiling_coverage
 from burnish.compare.verdict import (
     INCUMBENT,
-    TRAINED,
+    TRAINED_ROUTES,
     Verdict,
-    against_incumbent,
-    asked_in_full,
     best_trained,
     better_than_incumbent,
-    given_up_in_words,
-    judge,
+    compare_with_incumbent,
+    decide,
+    fully_measured,
     seeds_in_words,
+    stopped_early_in_words,
 )
+from burnish.core.atomic import hash_file, write_json
 from burnish.core.errors import AuditFailed
-from burnish.core.folders import hash_file, write_json
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
+from burnish.core.recipe.recipe import Recipe
 from burnish.core.records import Finding, Interval, Row, Scores
-from burnish.core.runs import Run, begun_or_new_run
+from burnish.core.runs import Run, reopen_or_new_run
 from burnish.core.stats import PairedTest
 from burnish.data.load import Dataset, load
-from burnish.data.split import sample
-from burnish.engines.teacher import open_teacher, price
-from burnish.evaluate.answers import Measured
-from burnish.evaluate.calibration import Calibrated, calibrated
-from burnish.evaluate.run import save_predictions, summary
+from burnish.data.split import sample_rows
+from burnish.engines.answerers.registry import compute_price, open_teacher
+from burnish.evaluate.judge_calibration import CalibratedJudge, calibrate_judge
+from burnish.evaluate.prediction_cache import Measurement
+from burnish.evaluate.scoring import save_predictions, summary
 from burnish.evaluate.tasks import refuse_unanswerable
-from burnish.models.audit import audit
 from burnish.models.load import load_tokenizer
-from burnish.models.local import find_model
+from burnish.models.local_models import find_model
+from burnish.models.token_audit import audit
 from burnish.report.page import write_report
-from burnish.train.encoders import refuse_misfit
+from burnish.train.registry import check_supported
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,18 +58,18 @@ class Comparison:
     dataset: Dataset
     recipe: Recipe
     verdict: Verdict
-    routes: Mapping[str, Measured]
+    routes: Mapping[str, Measurement]
     tests: Mapping[str, PairedTest]
-    again: Mapping[int, Scores]
+    reseeded: Mapping[int, Scores]
     forgetting: Forgetting | None
-    covered: Mapping[str, Interval]
-    types: Mapping[str, OfType]
-    expected: Sequence[Expected]
+    coverage: Mapping[str, Interval]
+    types: Mapping[str, TypeScores]
+    expected: Sequence[Expectation]
     training: str | None
     training_seconds: float
     classifier: str | None
     encoder: str | None
-    judge: Calibrated | None
+    judge: CalibratedJudge | None
 
     @property
     def exit_code(self) -> int:
@@ -91,19 +91,19 @@ class Comparison:
             "run": self.run.id,
             "verdict": asdict(self.verdict),
             "beats_incumbent": self.better,
-            "routes": [self._route(name) for name in self.routes],
+            "routes": [self._route_dict(name) for name in self.routes],
             "judge": self.judge.as_dict() if self.judge else None,
-            "given_up": self.given_up,
+            "given_up": self.stopped_early,
             "seeds": self.seeds,
             "forgetting": asdict(self.forgetting) if self.forgetting else None,
-            "covered": {name: asdict(share) for name, share in self.covered.items()},
+            "covered": {name: asdict(share) for name, share in self.coverage.items()},
             "types": {
                 kind: {name: asdict(share) for name, share in found.scores.items()}
                 for kind, found in self.types.items()
             },
             "leads": {kind: asdict(found.lead) for kind, found in self.types.items() if found.lead},
             "expected": [asdict(one) for one in self.expected],
-            "costs": self._costs(),
+            "costs": self._costs_dict(),
             "inferred": {
                 "task": task.kind,
                 "labels": list(task.labels),
@@ -122,14 +122,14 @@ class Comparison:
             "report": str(self.run.path / "report.html"),
         }
 
-    def _route(self, name: str) -> dict[str, Any]:
+    def _route_dict(self, name: str) -> dict[str, Any]:
         """A request's price is the machine's hour, shared by the answers that it gives in one; that
         of a teacher elsewhere is the price of its tokens."""
         route, test = self.routes[name], self.tests.get(name)
         facts = summary(name, route.scores, route.latencies)
         teacher = self.recipe.distil.teacher
         if name == CEILING and teacher.endpoint:
-            cost = 1000 * price(teacher, facts["tokens_in"], facts["tokens_out"])
+            cost = 1000 * compute_price(teacher, facts["tokens_in"], facts["tokens_out"])
         else:
             hours = facts["seconds_in_batch"] * 1000 / 3600
             cost = hours * self.recipe.compare.price_per_hour
@@ -142,36 +142,38 @@ class Comparison:
         }
 
     @property
-    def given_up(self) -> dict[str, int]:
+    def stopped_early(self) -> dict[str, int]:
         """The routes that were not asked every question, with the number that they were asked."""
         scores = {name: route.scores for name, route in self.routes.items()}
-        whole = asked_in_full(scores)
+        whole = fully_measured(scores)
         return {name: one.interval.n for name, one in scores.items() if name not in whole}
 
     @property
     def seeds(self) -> dict[int, float]:
         """The judged route's score by the seed of its training; empty if there was one."""
-        if not self.again:
+        if not self.reseeded:
             return {}
         first = self.routes[self.verdict.judged].scores.interval.value
-        others = {seed: scores.interval.value for seed, scores in self.again.items()}
+        others = {seed: scores.interval.value for seed, scores in self.reseeded.items()}
         return {self.recipe.train.seed: first, **others}
 
     @property
-    def costs(self) -> Costs | None:
+    def costs(self) -> TrainingCosts | None:
         """What the training of the judged route costs, and when it has paid; none without one."""
         judged = self.verdict.judged
         if not judged or not self.training:
             return None
-        prices = {name: float(self._route(name)["cost_per_1000"]) for name in self.routes}
+        prices = {name: float(self._route_dict(name)["cost_per_1000"]) for name in self.routes}
         hour = self.recipe.compare.price_per_hour
-        return costs_of(prices, judged, self.training_seconds, hour)
+        return training_costs(prices, judged, self.training_seconds, hour)
 
-    def _costs(self) -> dict[str, Any] | None:
+    def _costs_dict(self) -> dict[str, Any] | None:
         costs = self.costs
         hour = self.recipe.compare.price_per_hour
         return (
-            {**asdict(costs), "price_per_hour": hour, "words": in_words(costs)} if costs else None
+            {**asdict(costs), "price_per_hour": hour, "words": costs_in_words(costs)}
+            if costs
+            else None
         )
 
     def as_text(self) -> str:
@@ -179,7 +181,7 @@ class Comparison:
         lines = []
         width = max(len("few_shot  "), *map(len, self.routes)) + 1
         for name in self.routes:
-            route = self._route(name)
+            route = self._route_dict(name)
             low, high = route["ci"]
             spread = f"{route['value']:7.1%}  ({low:.1%} to {high:.1%})"
             p_value = "" if route["p_value"] is None else f"p = {route['p_value']:.2g}"
@@ -187,14 +189,14 @@ class Comparison:
                 f"  {name:<{width}} {spread:<26} {p_value:<12} "
                 f"{route['latency_p50_s'] * 1000:6.0f} ms {route['tokens_in']:6.0f} tokens in"
             )
-        scores = asked_in_full({name: route.scores for name, route in self.routes.items()})
+        scores = fully_measured({name: route.scores for name, route in self.routes.items()})
         first = next(iter(scores.values()))
         level = f"{self.recipe.evaluate.confidence:.0%}"
         asked = f"{first.metric} on {first.interval.n} questions ({level} interval)"
         heads = f"  {'route':<{width}} {asked}"
         parts = [f"{self.verdict.headline} {self.verdict.reason}", "\n".join([heads, *lines])]
-        if self.given_up:
-            parts.append(given_up_in_words(self.given_up))
+        if self.stopped_early:
+            parts.append(stopped_early_in_words(self.stopped_early))
         if self.tests:
             better = ", ".join(self.better) or "no route"
             parts.append(f"Better than the plain prompt, by more than luck: {better}.")
@@ -202,11 +204,11 @@ class Comparison:
             told = [f"  {one.outcome:<12}  {one.says}" for one in self.expected]
             parts.append("\n".join(["Rules of thumb, before and after:", *told]))
         if self.types:
-            parts.append(in_table(self.types))
-        if self.covered:
-            parts.append(self._ceiling())
+            parts.append(format_types(self.types))
+        if self.coverage:
+            parts.append(self._ceiling_text())
         if costs := self.costs:
-            parts.append(in_words(costs))
+            parts.append(costs_in_words(costs))
         if self.seeds:
             parts.append(seeds_in_words(self.seeds))
         if self.forgetting:
@@ -219,10 +221,10 @@ class Comparison:
         parts.append(f"Report: {self.run.path / 'report.html'}{hint}")
         return "\n\n".join(parts)
 
-    def _ceiling(self) -> str:
+    def _ceiling_text(self) -> str:
         shares = ", ".join(
             f"{name} {share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
-            for name, share in self.covered.items()
+            for name, share in self.coverage.items()
         )
         return f"Of the distance from the plain prompt to the teacher each covers: {shares}."
 
@@ -236,46 +238,50 @@ def compare(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = N
     """
     begun = time.time()
     refuse_encoders(recipe)
-    refuse_misfit(recipe, find_model(recipe.model.name))
+    check_supported(recipe, find_model(recipe.model.name))
     dataset = dataset or load(recipe)
     recipe = with_routes(recipe.model_copy(update={"task": dataset.task}), dataset.task)
-    rows = sample(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
+    rows = sample_rows(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     _refuse_unaskable(recipe, rows)
-    setting = _audited(_with_documents(Setting(recipe, dataset, rows)))
+    setting = _audit_tokens(_with_documents(ComparisonSetup(recipe, dataset, rows)))
     if CEILING in recipe.compare.routes:
         open_teacher(recipe)
     base = find_model(recipe.model.name)
     setting = _with_judge(setting)
     dataset = setting.dataset
     inputs = {"data": dict(dataset.hashes), "base": base.identity}
-    run = begun_or_new_run("compare", recipe, inputs, out)
+    run = reopen_or_new_run("compare", recipe, inputs, out)
 
-    rules = expected(recipe, dataset)
+    rules = list_expectations(recipe, dataset)
     for one in rules:
         say(f"Expected before measuring: {one.says} ({one.because})")
     run.events.write(event="expected", rules=[one.says for one in rules])
-    models = Models(setting, run)
-    routes = _measured(models, recipe.compare.routes)
+    models = RouteRunner(setting, run)
+    routes = _measure_routes(models, recipe.compare.routes)
     scores = {name: route.scores for name, route in routes.items()}
     judged = best_trained(scores)
-    again = models.again(judged) if judged else {}
+    again = models.reseed(judged) if judged else {}
     if judged:
-        models.keep(judged)
-    forgetting = models.forgetting(judged) if recipe.compare.forgetting and judged else None
+        models.save_artifact(judged)
+    forgetting = models.measure_forgetting(judged) if recipe.compare.forgetting and judged else None
     training = models.trainings[judged] if judged else None
 
     result = Comparison(
         run=run,
         dataset=dataset,
         recipe=recipe,
-        verdict=_told(judge(scores, recipe.compare, list(again.values())), setting),
+        verdict=_with_judge_note(decide(scores, recipe.compare, list(again.values())), setting),
         routes=routes,
-        tests=against_incumbent(scores, recipe.compare, recipe.evaluate.confidence),
-        again=again,
+        tests=compare_with_incumbent(scores, recipe.compare, recipe.evaluate.confidence),
+        reseeded=again,
         forgetting=forgetting,
-        expected=came_true(rules, scores, recipe.compare.least_gain, recipe.evaluate.confidence),
-        covered=covered(scores, INCUMBENT, recipe.evaluate.confidence, recipe.evaluate.seed),
-        types=by_type(scores, rows, recipe.evaluate.confidence, recipe.evaluate.seed),
+        expected=check_expectations(
+            rules, scores, recipe.compare.least_gain, recipe.evaluate.confidence
+        ),
+        coverage=ceiling_coverage(
+            scores, INCUMBENT, recipe.evaluate.confidence, recipe.evaluate.seed
+        ),
+        types=scores_by_type(scores, rows, recipe.evaluate.confidence, recipe.evaluate.seed),
         training=training.id if training else None,
         training_seconds=training.read("report.json")["train_seconds"] if training else 0.0,
         classifier=fitted.id if (fitted := models.trainings.get("classifier")) else None,
@@ -290,15 +296,15 @@ def _refuse_unaskable(recipe: Recipe, rows: Sequence[Row]) -> None:
     """Raise BadData or BadRecipe for test rows that not all routes can be measured on."""
     refuse_unanswerable(rows)
     refuse_without_types(recipe.data.question_type, rows)
-    refuse_blind(recipe.compare.routes, rows)
+    refuse_text_only_routes(recipe.compare.routes, rows)
 
 
-def _with_judge(setting: Setting) -> Setting:
+def _with_judge(setting: ComparisonSetup) -> ComparisonSetup:
     """The setting with a judge that agrees with people, if one is to grade; what they graded is an
     input."""
     recipe = setting.recipe
     teacher = [recipe.distil.teacher.model] if CEILING in recipe.compare.routes else []
-    judge = calibrated(recipe.evaluate, [recipe.model.name, *teacher])
+    judge = calibrate_judge(recipe.evaluate, [recipe.model.name, *teacher])
     if judge is None:
         return setting
     people = {str(file): hash_file(file) for file in recipe.evaluate.judge.human}
@@ -306,17 +312,19 @@ def _with_judge(setting: Setting) -> Setting:
     return replace(setting, judge=judge, dataset=replace(setting.dataset, hashes=hashes))
 
 
-def _told(verdict: Verdict, setting: Setting) -> Verdict:
+def _with_judge_note(verdict: Verdict, setting: ComparisonSetup) -> Verdict:
     """The verdict; where a model has graded, with a note that says so."""
     if not setting.judge:
         return verdict
-    return replace(verdict, reason=f"{verdict.reason} {setting.judge.words}")
+    return replace(verdict, reason=f"{verdict.reason} {setting.judge.summary}")
 
 
-def _measured(models: Models, names: Sequence[str]) -> dict[str, Measured]:
+def _measure_routes(models: RouteRunner, names: Sequence[str]) -> dict[str, Measurement]:
     """Every route; where one may be given up, those that learn first: beside them it shows soon."""
-    routes: dict[str, Measured] = {}
-    order = sorted(names, key=lambda name: models.may_give_up and ROUTES[name].learns is None)
+    routes: dict[str, Measurement] = {}
+    order = sorted(
+        names, key=lambda name: models.stops_early and ROUTES[name].training_rows is None
+    )
     for name in order:
         beside = {one: found.scores for one, found in routes.items() if one != CEILING}
         routes[name] = models.measure(name, beside)
@@ -327,21 +335,21 @@ def _write(result: Comparison, training: Run | None, seconds: float) -> None:
     """Leave the answers and the report in the run's folder."""
     run, scores = result.run, {name: route.scores for name, route in result.routes.items()}
     answers = {**scores}
-    for seed, found in result.again.items():
+    for seed, found in result.reseeded.items():
         answers[f"{result.verdict.judged}-seed-{seed}"] = found
     for name, found in answers.items():
         save_predictions(run.path / f"predictions-{name}.jsonl", found.predictions)
     command = shlex.join(["burnish", "compare", str(run.path / "recipe.yaml")])
-    contents = contents_of(result.as_dict(), scores, result.dataset, training, command)
+    contents = comparison_contents(result.as_dict(), scores, result.dataset, training, command)
     write_report(contents, run.path / "report.html")
     write_json(run.path / "report.json", {**result.as_dict(), "seconds": seconds})
     run.events.write(event="compared", decision=result.verdict.decision)
 
 
-def _with_documents(setting: Setting) -> Setting:
+def _with_documents(setting: ComparisonSetup) -> ComparisonSetup:
     """The setting with the recipe's documents, if a route reads them; their hash is an input."""
     recipe = setting.recipe
-    if not any(ROUTES[name].reads for name in recipe.compare.routes):
+    if not any(ROUTES[name].reads_documents for name in recipe.compare.routes):
         if recipe.rag.documents:
             say("rag.documents are named, but no route in compare.routes reads them.")
         return setting
@@ -350,14 +358,14 @@ def _with_documents(setting: Setting) -> Setting:
     return replace(setting, documents=documents, dataset=replace(setting.dataset, hashes=hashes))
 
 
-def _audited(setting: Setting) -> Setting:
+def _audit_tokens(setting: ComparisonSetup) -> ComparisonSetup:
     """The setting with what the token audit found in the rows of the routes that train, before the
     first question. Raises AuditFailed."""
     recipe, dataset = setting.recipe, setting.dataset
     routes = [
         learns
         for name in recipe.compare.routes
-        if name in TRAINED and (learns := ROUTES[name].learns)
+        if name in TRAINED_ROUTES and (learns := ROUTES[name].training_rows)
     ]
     findings: dict[Finding, None] = dict.fromkeys(dataset.findings)
     for learns in routes:
@@ -366,6 +374,6 @@ def _audited(setting: Setting) -> Setting:
         found = audit((*split.train, *split.validation), tokenizer, recipe.train.max_length)
         for finding in found:
             if finding.severity == "error":
-                raise AuditFailed(finding.said, finding.fix)
+                raise AuditFailed(finding.summary, finding.fix)
         findings |= dict.fromkeys(found)
     return replace(setting, dataset=replace(dataset, findings=tuple(findings)))

@@ -22,24 +22,24 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Literal
 
-from burnish.compare.ceiling import CEILING
-from burnish.core.clusters import hang_together
+from burnish.compare.teacher_ceiling import CEILING
+from burnish.core.clusters import is_clustered
+from burnish.core.recipe.compare import Compare
 from burnish.core.records import Interval, Scores
-from burnish.core.sections import Compare
 from burnish.core.stats import (
     PairedTest,
-    holm,
+    holm_adjust,
+    minimum_detectable_gain,
     paired_test,
     repeated_gain,
     rows_needed,
-    smallest_visible,
 )
 
 Decision = Literal["ship", "dont_fine_tune", "not_enough_evidence"]
 
 INCUMBENT = "base"
 #: The routes that fine-tune; `judge` asks whether the best of them is worth it.
-TRAINED = ("fine_tuned", "retrieval_fine_tuned")
+TRAINED_ROUTES = ("fine_tuned", "retrieval_fine_tuned")
 #: Differences smaller than this are not planned for, whatever `least_gain` says.
 _FINEST = 0.005
 #: The chance of giving up a route that is no worse than the best one. It adds to alpha.
@@ -71,28 +71,30 @@ class Verdict:
 
 def best_trained(routes: Mapping[str, Scores]) -> str | None:
     """The trained route with the highest score; none if no route is trained."""
-    trained = [name for name in routes if name in TRAINED]
+    trained = [name for name in routes if name in TRAINED_ROUTES]
     return max(trained, key=lambda name: routes[name].interval.value) if trained else None
 
 
-def judge(routes: Mapping[str, Scores], settings: Compare, again: Sequence[Scores] = ()) -> Verdict:
+def decide(
+    routes: Mapping[str, Scores], settings: Compare, reseeded: Sequence[Scores] = ()
+) -> Verdict:
     """The verdict over routes that were measured on the same questions; a ceiling has no say.
 
     `again` are the scores of the judged route, trained with other seeds.
     """
-    routes = _in_question(routes)
-    rivals = {name: scores for name, scores in routes.items() if name not in TRAINED}
+    routes = _contenders(routes)
+    rivals = {name: scores for name, scores in routes.items() if name not in TRAINED_ROUTES}
     judged = best_trained(routes)
     if judged is None or not rivals:
         return _nothing_to_decide(routes)
     rival = max(rivals, key=lambda name: rivals[name].interval.value)
-    share = settings.alpha / max(len(rivals), _candidates(routes), 2)
-    ours, theirs, clusters = routes[judged].beside(routes[rival])
+    share = settings.alpha / max(len(rivals), _candidate_count(routes), 2)
+    ours, theirs, clusters = routes[judged].paired_with(routes[rival])
     gain = paired_test(ours, theirs, clusters, 1 - 2 * share)
-    if again:
-        every = [ours, *(scores.beside(routes[rival])[0] for scores in again)]
+    if reseeded:
+        every = [ours, *(scores.paired_with(routes[rival])[0] for scores in reseeded)]
         spread = repeated_gain(every, theirs, clusters, 1 - 2 * share)
-        gain = replace(gain, gain=_wider(gain.gain, spread))
+        gain = replace(gain, gain=_widen(gain.gain, spread))
     p_value = _worst_p_value(routes, judged, settings)
     decision: Decision = "not_enough_evidence"
     if _is_real(gain, p_value, settings) and gain.gain.value >= settings.least_gain:
@@ -109,16 +111,16 @@ def judge(routes: Mapping[str, Scores], settings: Compare, again: Sequence[Score
         gain=gain,
         confidence=1 - 2 * share,
         p_value=p_value,
-        visible=min(smallest_visible(ours, theirs, share, settings.power, clusters), 1.0),
-        more_rows=_more_rows(routes, (judged, rival), share, settings)
+        visible=min(minimum_detectable_gain(ours, theirs, share, settings.power, clusters), 1.0),
+        more_rows=_rows_to_decide(routes, (judged, rival), share, settings)
         if decision == "not_enough_evidence"
         else 0,
     )
-    headline, reason = _words(verdict, gain, routes, settings)
+    headline, reason = _explain(verdict, gain, routes, settings)
     return replace(verdict, headline=headline, reason=reason)
 
 
-def against_incumbent(
+def compare_with_incumbent(
     routes: Mapping[str, Scores], settings: Compare, confidence: float
 ) -> dict[str, PairedTest]:
     """Each route against the plain prompt, p-values Holm-adjusted for the number of routes.
@@ -128,11 +130,11 @@ def against_incumbent(
     if INCUMBENT not in routes:
         return {}
     tests = {
-        name: paired_test(*scores.beside(routes[INCUMBENT]), confidence)
+        name: paired_test(*scores.paired_with(routes[INCUMBENT]), confidence)
         for name, scores in routes.items()
         if name != INCUMBENT
     }
-    adjusted = holm({name: test.p_value for name, test in tests.items() if name != CEILING})
+    adjusted = holm_adjust({name: test.p_value for name, test in tests.items() if name != CEILING})
     return {
         name: replace(test, p_value=adjusted.get(name, test.p_value))
         for name, test in tests.items()
@@ -149,7 +151,7 @@ def better_than_incumbent(tests: Mapping[str, PairedTest], alpha: float) -> list
     ]
 
 
-def given_up_in_words(asked: Mapping[str, int]) -> str:
+def stopped_early_in_words(asked: Mapping[str, int]) -> str:
     """Which routes were given up, and after how many questions."""
     told = ", ".join(f"{name} after {n} drawn questions" for name, n in asked.items())
     return f"Given up early, surely worse than another route: {told}."
@@ -165,26 +167,26 @@ def _worst_p_value(routes: Mapping[str, Scores], judged: str, settings: Compare)
     """The largest p-value of the judged route against each rival, times the routes it was chosen
     from; against the plain prompt the one that the table of routes shows (Holm), so that page and
     verdict never disagree."""
-    shown = against_incumbent(routes, settings, 0.95)
+    shown = compare_with_incumbent(routes, settings, 0.95)
     worst = max(
         shown[judged].p_value
         if name == INCUMBENT
-        else paired_test(*routes[judged].beside(scores)).p_value
+        else paired_test(*routes[judged].paired_with(scores)).p_value
         for name, scores in routes.items()
-        if name not in TRAINED
+        if name not in TRAINED_ROUTES
     )
-    return min(worst * _candidates(routes), 1.0)
+    return min(worst * _candidate_count(routes), 1.0)
 
 
-def _in_question(routes: Mapping[str, Scores]) -> Mapping[str, Scores]:
+def _contenders(routes: Mapping[str, Scores]) -> Mapping[str, Scores]:
     """The routes that the verdict is about: no ceiling, and none that was given up, unless every
     rival was."""
     routes = {name: one for name, one in routes.items() if name != CEILING} or routes
-    whole = asked_in_full(routes)
-    return routes if set(whole) <= set(TRAINED) else whole
+    whole = fully_measured(routes)
+    return routes if set(whole) <= set(TRAINED_ROUTES) else whole
 
 
-def asked_in_full(routes: Mapping[str, Scores]) -> dict[str, Scores]:
+def fully_measured(routes: Mapping[str, Scores]) -> dict[str, Scores]:
     """The routes that were asked every question."""
     most = max(len(scores.predictions) for scores in routes.values())
     return {name: one for name, one in routes.items() if len(one.predictions) == most}
@@ -196,10 +198,10 @@ def surely_worse(scores: Scores, routes: Mapping[str, Scores]) -> str | None:
     if not routes:
         return None
     best = max(routes, key=lambda name: routes[name].interval.value)
-    return best if paired_test(*routes[best].beside(scores)).p_value < _HOPELESS else None
+    return best if paired_test(*routes[best].paired_with(scores)).p_value < _HOPELESS else None
 
 
-def _wider(one: Interval, other: Interval) -> Interval:
+def _widen(one: Interval, other: Interval) -> Interval:
     """The first, made wide enough to hold the second."""
     return replace(one, low=min(one.low, other.low), high=max(one.high, other.high))
 
@@ -209,21 +211,21 @@ def _is_real(gain: PairedTest, p_value: float, settings: Compare) -> bool:
     return p_value < settings.alpha and gain.gain.low > 0
 
 
-def _candidates(routes: Mapping[str, Scores]) -> int:
+def _candidate_count(routes: Mapping[str, Scores]) -> int:
     """How many trained routes the judged one was chosen from."""
-    return sum(name in TRAINED for name in routes)
+    return sum(name in TRAINED_ROUTES for name in routes)
 
 
 def _most_favourable(routes: Mapping[str, Scores], rival: str, share: float) -> float:
     """The largest gain over the rival that any trained route may still have."""
     return max(
-        paired_test(*scores.beside(routes[rival]), 1 - 2 * share).gain.high
+        paired_test(*scores.paired_with(routes[rival]), 1 - 2 * share).gain.high
         for name, scores in routes.items()
-        if name in TRAINED
+        if name in TRAINED_ROUTES
     )
 
 
-def _more_rows(
+def _rows_to_decide(
     routes: Mapping[str, Scores], pair: tuple[str, str], share: float, settings: Compare
 ) -> int:
     """Test rows with which the open question would be decided with the power asked for.
@@ -231,7 +233,7 @@ def _more_rows(
     A gain that looks worth having must be told from none; a smaller one from a gain that is worth
     having; both at the bound's share of alpha. `pair` is the judged route and its rival.
     """
-    ours, theirs, clusters = routes[pair[0]].beside(routes[pair[1]])
+    ours, theirs, clusters = routes[pair[0]].paired_with(routes[pair[1]])
     gain = mean(ours) - mean(theirs)
     n, least = len(ours), settings.least_gain
     sought = max(gain if gain >= least else least, _FINEST)
@@ -240,7 +242,7 @@ def _more_rows(
         # The gain is real but close to the least one: what is open is on which side it lies.
         apart = max(abs(gain - least), least / 4, _FINEST)
         needed = rows_needed(ours, theirs, apart, share, settings.power, clusters)
-    return _rounded(max(needed - n, n // 4, 1))
+    return _round_up(max(needed - n, n // 4, 1))
 
 
 def _nothing_to_decide(routes: Mapping[str, Scores]) -> Verdict:
@@ -272,26 +274,29 @@ _NAMES = {
 }
 
 
-def _words(
+def _explain(
     verdict: Verdict, gain: PairedTest, routes: Mapping[str, Scores], settings: Compare
 ) -> tuple[str, str]:
-    ours, theirs, clusters = routes[verdict.judged].beside(routes[verdict.rival])
+    ours, theirs, clusters = routes[verdict.judged].paired_with(routes[verdict.rival])
     metric = routes[verdict.judged].metric.replace("_", " ")
     other = _NAMES[verdict.rival]
     least, visible = (f"{100 * size:.1f} points" for size in (settings.least_gain, verdict.visible))
-    untrained = sum(name not in TRAINED for name in routes)
+    untrained = sum(name not in TRAINED_ROUTES for name in routes)
     best = ", the best other route," if untrained > 1 else ""
     measured = (
-        f"On the same {len(ours)} questions{_hanging(clusters)} {_NAMES[verdict.judged]} reaches "
+        f"On the same {len(ours)} questions{_cluster_note(clusters)} "
+        f"{_NAMES[verdict.judged]} reaches "
         f"{mean(ours):.1%} "
-        f"{metric} and {other}{best} {mean(theirs):.1%}: a gain of {_points(gain.gain.value)} "
+        f"{metric} and {other}{best} {mean(theirs):.1%}: "
+        f"a gain of {_format_points(gain.gain.value)} "
         f"({verdict.confidence:.0%} interval {100 * gain.gain.low:+.1f} to "
         f"{100 * gain.gain.high:+.1f}); better on {gain.wins} questions, worse on {gain.losses}."
     )
     if verdict.decision == "ship":
         return "Ship the fine-tune.", (
             f"{measured} If it were no better than every other route, so clear a result would come "
-            f"up {_chance(verdict.p_value or 0)}; a gain of {least} was asked for. What would "
+            f"up {_format_chance(verdict.p_value or 0)}; a gain of {least} was asked for. "
+            "What would "
             "change this: questions unlike those of the test split, or a stronger model to prompt."
         )
     if verdict.decision == "dont_fine_tune":
@@ -316,18 +321,18 @@ def _words(
     )
 
 
-def _hanging(clusters: Sequence[int]) -> str:
+def _cluster_note(clusters: Sequence[int]) -> str:
     """What else is said of questions that are no independent ones."""
-    if not hang_together(clusters):
+    if not is_clustered(clusters):
         return ""
     return f" (of {len(set(clusters))} groups or conversations, each of which counts as one draw)"
 
 
-def _points(share: float) -> str:
+def _format_points(share: float) -> str:
     return f"{100 * share:+.1f} points"
 
 
-def _chance(p_value: float) -> str:
+def _format_chance(p_value: float) -> str:
     return (
         "less than once in 10,000 tries"
         if p_value < 1e-4
@@ -335,7 +340,7 @@ def _chance(p_value: float) -> str:
     )
 
 
-def _rounded(count: int) -> int:
+def _round_up(count: int) -> int:
     """A number of rows as one would say it: two digits, rounded up."""
     size = int(10 ** max(len(str(count)) - 2, 0))
     return -(-count // size) * size

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 
 
-def hang_together(clusters: Sequence[int]) -> bool:
+def is_clustered(clusters: Sequence[int]) -> bool:
     """Whether two questions share a cluster."""
     return len(set(clusters)) < len(clusters)
 
 
-def sums_of_clusters(
+def cluster_sums(
     values: Sequence[float] | np.ndarray, clusters: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The sum of the values in each cluster, and how many there are."""
@@ -23,10 +23,10 @@ def sums_of_clusters(
     return np.bincount(places, values), np.bincount(places)
 
 
-def of_clusters(values: Sequence[float] | np.ndarray, clusters: Sequence[int]) -> np.ndarray:
+def cluster_values(values: Sequence[float] | np.ndarray, clusters: Sequence[int]) -> np.ndarray:
     """One number a cluster; their mean is that of the values, and they vary as it does when whole
     clusters are drawn (the linearised ratio of sums, Cochran 1977, ch. 2.11). Clusters of one size
     give their means."""
-    sums, sizes = sums_of_clusters(values, clusters)
+    sums, sizes = cluster_sums(values, clusters)
     mean = float(np.mean(values))
     return np.asarray(mean + (sums - mean * sizes) * len(sizes) / len(values))

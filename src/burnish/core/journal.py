@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from burnish.core.folders import write_whole
+from burnish.core.atomic import write_atomic
 
 
 class Journal:
@@ -49,4 +49,4 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 def rewrite_journal(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     """Put `entries` in the place of all that was written, whole or not at all."""
     lines = (json.dumps(dict(entry), ensure_ascii=False) + "\n" for entry in entries)
-    write_whole(path, "".join(lines))
+    write_atomic(path, "".join(lines))

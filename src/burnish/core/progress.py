@@ -69,12 +69,12 @@ def say(text: str) -> None:
     (_reporter.get() or _SILENT).say(text)
 
 
-def listen(reporter: Reporter) -> None:
+def set_reporter(reporter: Reporter) -> None:
     """Send all progress of this context to `reporter`."""
     _reporter.set(reporter)
 
 
-class Lines:
+class LineReporter:
     """Progress as plain lines on stderr, one each `every` seconds: for logs and `make`."""
 
     def __init__(self, every: float = 10.0) -> None:
@@ -113,13 +113,17 @@ class _LineBar:
         self.shown = time.monotonic()
         spent = self.shown - self.begun
         left = spent / self.done * max(self.total - self.done, 0) if self.done else 0.0
-        times = f"{clock(spent)}" if final else f"{clock(spent)}, {clock(left)} left"
+        times = (
+            f"{format_clock(spent)}"
+            if final
+            else f"{format_clock(spent)}, {format_clock(left)} left"
+        )
         share = min(self.done / self.total, 1) if self.total else 1
         sys.stderr.write(f"{self.label}: {share:.0%} ({times}) {self.note}".rstrip() + "\n")
         sys.stderr.flush()
 
 
-def clock(seconds: float) -> str:
+def format_clock(seconds: float) -> str:
     """`1:02:03` or `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

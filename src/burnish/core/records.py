@@ -11,14 +11,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from burnish.core.pictures import Picture
-from burnish.core.spans import Span, located
-from burnish.core.thoughts import together
+from burnish.core.images import Image
+from burnish.core.reasoning import join_reasoning
+from burnish.core.spans import Span, format_located_spans
 
 Role = Literal["system", "user", "assistant", "tool"]
 Severity = Literal["error", "warning", "note"]
 #: What of a message isn't part of a question: thoughts, and pictures, whose marks are.
-_UNASKED = ("pictures", "thought")
+_UNASKED = ("images", "reasoning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +33,27 @@ class Message:
     name: str | None = None
     tool_calls: tuple[Mapping[str, Any], ...] = ()
     tool_call_id: str | None = None
-    pictures: tuple[Picture, ...] = ()
-    thought: str = ""
+    images: tuple[Image, ...] = ()
+    reasoning: str = ""
 
     @property
-    def spoken(self) -> str:
+    def text_with_reasoning(self) -> str:
         """What a model writes at this turn: its thought, if there is one, and the content."""
-        return together(self.thought, self.content)
+        return join_reasoning(self.reasoning, self.content)
 
     @property
-    def parts(self) -> tuple[str | Picture, ...]:
+    def parts(self) -> tuple[str | Image, ...]:
         """Text and pictures in their order."""
-        found: list[str | Picture] = []
-        rest = self.spoken
-        for picture in self.pictures:
+        found: list[str | Image] = []
+        rest = self.text_with_reasoning
+        for picture in self.images:
             before, _, rest = rest.partition(picture.mark)
             found += [before, picture]
         return tuple(part for part in (*found, rest) if part)
 
     def as_template(self) -> dict[str, Any]:
         """The mapping that a chat template renders; absent fields are left out."""
-        turn: dict[str, Any] = {"role": self.role, "content": self.spoken}
+        turn: dict[str, Any] = {"role": self.role, "content": self.text_with_reasoning}
         if self.name:
             turn["name"] = self.name
         if self.tool_calls:
@@ -65,23 +65,23 @@ class Message:
     def as_wire(self) -> dict[str, Any]:
         """The mapping that the OpenAI API takes, and that rows are written as: with the pictures
         themselves, and with a thought as `reasoning_content`."""
-        if self.thought:
-            said = replace(self, thought="").as_wire()
-            return {**said, "reasoning_content": self.thought}
-        if not self.pictures:
+        if self.reasoning:
+            said = replace(self, reasoning="").as_wire()
+            return {**said, "reasoning_content": self.reasoning}
+        if not self.images:
             return self.as_template()
         parts = [
             {"type": "image_url", "image_url": {"url": part.url}}
-            if isinstance(part, Picture)
+            if isinstance(part, Image)
             else {"type": "text", "text": part}
             for part in self.parts
         ]
         return {**self.as_template(), "content": parts}
 
 
-def pictures_of(messages: Sequence[Message]) -> tuple[Picture, ...]:
+def images_of(messages: Sequence[Message]) -> tuple[Image, ...]:
     """The pictures of a conversation, in their order."""
-    return tuple(picture for message in messages for picture in message.pictures)
+    return tuple(picture for message in messages for picture in message.images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,11 @@ class Row:
     @property
     def expected(self) -> str:
         """What an answer is scored against: the answer, or the spans with their places."""
-        return self.answer if self.spans is None else located(self.prompt[-1].content, self.spans)
+        return (
+            self.answer
+            if self.spans is None
+            else format_located_spans(self.prompt[-1].content, self.spans)
+        )
 
     @property
     def question(self) -> tuple[Message, ...]:
@@ -132,16 +136,16 @@ class Row:
         return self.messages[:-1] if ends else self.messages
 
     @property
-    def learnt(self) -> tuple[int, ...]:
+    def trained_turns(self) -> tuple[int, ...]:
         """The places of the answers that are learnt."""
         said = enumerate(self.messages)
         return tuple(n for n, message in said if message.role == "assistant" and message.weight)
 
-    def until(self, place: int) -> "Row":
+    def until(self, position: int) -> "Row":
         """The conversation up to an answer, which alone is learnt."""
         turns = [
-            replace(turn, weight=0.0) if n < place and turn.role == "assistant" else turn
-            for n, turn in enumerate(self.messages[: place + 1])
+            replace(turn, weight=0.0) if n < position and turn.role == "assistant" else turn
+            for n, turn in enumerate(self.messages[: position + 1])
         ]
         return replace(self, messages=tuple(turns))
 
@@ -165,9 +169,9 @@ class Row:
         return len(self.messages)
 
 
-def have_thoughts(rows: Sequence[Row]) -> bool:
+def have_reasoning(rows: Sequence[Row]) -> bool:
     """Whether an answer among the rows has a thought before it."""
-    return any(message.thought for row in rows for message in row.messages)
+    return any(message.reasoning for row in rows for message in row.messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,24 +186,24 @@ class Finding:
     fix: str
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """Where, and what."""
-        return f"{place_of(self.file, self.rows)}: {self.message}"
+        return f"{describe_rows(self.file, self.rows)}: {self.message}"
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish check --json` prints."""
         return {**asdict(self), "rows": list(self.rows)}
 
 
-def some_of(values: Sequence[object], most: int = 5) -> str:
+def abbreviate(values: Sequence[object], most: int = 5) -> str:
     """The first few of many: `3, 7, 9 and 12 more`."""
     shown = ", ".join(map(str, values[:most]))
     return f"{shown} and {len(values) - most} more" if len(values) > most else shown
 
 
-def place_of(file: str, rows: Sequence[int]) -> str:
+def describe_rows(file: str, rows: Sequence[int]) -> str:
     """A file and the numbers of its rows; the file alone, if no row is meant."""
-    return f"{file}, row{'s' * (len(rows) != 1)} {some_of(rows)}" if rows else file
+    return f"{file}, row{'s' * (len(rows) != 1)} {abbreviate(rows)}" if rows else file
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +313,7 @@ class Scores:
         """A number a question, the same for those that hang together."""
         return clusters_of(self.predictions)
 
-    def beside(self, other: "Scores") -> tuple[list[float], list[float], list[int]]:
+    def paired_with(self, other: "Scores") -> tuple[list[float], list[float], list[int]]:
         """Own scores and the other's, of the questions that both were asked, in order, and which
         of these hang together."""
         if len(self.predictions) == len(other.predictions):

@@ -21,11 +21,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from burnish.core.atomic import write_json
 from burnish.core.errors import AlreadyThere, Busy, NotFound
-from burnish.core.folders import write_json
 from burnish.core.journal import Journal
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe, load_recipe
+from burnish.core.recipe.recipe import Recipe, load_recipe
 from burnish.core.settings import workspace
 
 
@@ -61,7 +61,7 @@ class Run:
         return self.path / "artifact"
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Work on the run alone. Raises Busy if another process does; its death frees the run."""
         lock = FileLock(self.path / "lock", timeout=0)
         try:
@@ -87,7 +87,7 @@ class Run:
 
 
 #: The names that `new_run` gives, by time.
-_OWN = re.compile(r"\d{8}-\d{6}-")
+_RUN_ID = re.compile(r"\d{8}-\d{6}-")
 
 
 def runs_folder() -> Path:
@@ -111,7 +111,7 @@ def new_run(verb: str, recipe: Recipe, inputs: Mapping[str, Any], out: Path | No
     return run
 
 
-def begun_or_new_run(
+def reopen_or_new_run(
     verb: str, recipe: Recipe, inputs: Mapping[str, Any], out: Path | None = None
 ) -> Run:
     """The run at `out` if it was begun with the same recipe and has no result yet; else a new one.
@@ -136,7 +136,7 @@ def find_run(name: str, unfinished: bool = False) -> Run:
         return Run(Path(name).absolute())
     runs = list_runs()
     if name == "last" and runs:
-        own = [run for run in runs if _OWN.match(run.id)] or runs
+        own = [run for run in runs if _RUN_ID.match(run.id)] or runs
         wanted = [run for run in own if _is_wanted(run, unfinished)] or own
         return wanted[-1]
     found = [run for run in runs if run.id == name] or [r for r in runs if r.id.startswith(name)]
@@ -159,10 +159,10 @@ def list_runs() -> list[Run]:
     if not folder.exists():
         return []
     found = [path for path in sorted(folder.iterdir()) if (path / "recipe.yaml").exists()]
-    return [Run(path) for path in sorted(found, key=lambda path: _begun(path))]
+    return [Run(path) for path in sorted(found, key=lambda path: _created_at(path))]
 
 
-def _begun(path: Path) -> float:
+def _created_at(path: Path) -> float:
     """When a run was made, in seconds; its inputs are written once."""
     file = path / "inputs.json"
     return file.stat().st_mtime if file.exists() else 0.0

@@ -55,14 +55,14 @@ def api_key() -> str | None:
     return os.environ.get("BURNISH_API_KEY") or None
 
 
-def launched() -> bool:
+def is_launched_by_torchrun() -> bool:
     """Whether torchrun has started this process among others."""
     return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
 
 
-def follows() -> bool:
+def is_worker() -> bool:
     """Whether this process is one of torchrun's that another one leads: it is to be silent."""
-    return launched() and os.environ["RANK"] != "0"
+    return is_launched_by_torchrun() and os.environ["RANK"] != "0"
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
@@ -70,7 +70,7 @@ def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **changes}
 
 
-def folders_of_this_machine() -> dict[str, str]:
+def local_folder_settings() -> dict[str, str]:
     """The settings that say where the workspace and the models are, for a process elsewhere."""
     return {"BURNISH_HOME": str(workspace()), "BURNISH_MODELS": str(models_folder())}
 
@@ -89,18 +89,18 @@ def yield_cores() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
-def keep_compiled() -> None:
+def cache_compiled_kernels() -> None:
     """Have torch keep the layers that it compiles with this user's models, where a reboot leaves
     them. Call it before the first is compiled."""
     kept = Path(platformdirs.user_cache_dir("burnish")) / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
 
 
-def hush() -> None:
+def silence_library_hints() -> None:
     """Keep a library from advising packages that burnish doesn't need, each time PEFT loads it."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
-def decline_counting() -> None:
+def disable_mlflow_telemetry() -> None:
     """Keep MLflow from telling its makers that it is used. Call it before MLflow loads."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -14,14 +14,14 @@ class Span:
     label: str
 
 
-def named(text: str, spans: Iterable[Span]) -> str:
+def format_spans(text: str, spans: Iterable[Span]) -> str:
     """Spans as a language model writes them: words and labels in order, no counted characters."""
-    return _written({"text": text[one.start : one.end], "label": one.label} for one in spans)
+    return _spans_json({"text": text[one.start : one.end], "label": one.label} for one in spans)
 
 
-def located(text: str, spans: Iterable[Span]) -> str:
+def format_located_spans(text: str, spans: Iterable[Span]) -> str:
     """The same with the places of their characters."""
-    return _written(
+    return _spans_json(
         {
             "text": text[one.start : one.end],
             "label": one.label,
@@ -32,7 +32,9 @@ def located(text: str, spans: Iterable[Span]) -> str:
     )
 
 
-def spans_of(tags: Sequence[str], places: Sequence[tuple[int, int]]) -> tuple[Span, ...]:
+def spans_from_tags(
+    tags: Sequence[str], word_bounds: Sequence[tuple[int, int]]
+) -> tuple[Span, ...]:
     """The spans that BIO tags mean (Ramshaw & Marcus 1995; as seqeval reads IOB2 by default).
 
     `places` has start and end of each tagged word. An I- tag that goes on with no span of its label
@@ -40,7 +42,7 @@ def spans_of(tags: Sequence[str], places: Sequence[tuple[int, int]]) -> tuple[Sp
     """
     found: list[Span] = []
     before = "O"
-    for tag, (start, end) in zip(tags, places, strict=True):
+    for tag, (start, end) in zip(tags, word_bounds, strict=True):
         kind, _, label = tag.partition("-")
         if kind == "I" and before.partition("-")[2] == label and found:
             found[-1] = Span(found[-1].start, end, label)
@@ -50,5 +52,5 @@ def spans_of(tags: Sequence[str], places: Sequence[tuple[int, int]]) -> tuple[Sp
     return tuple(found)
 
 
-def _written(spans: Iterable[dict[str, object]]) -> str:
+def _spans_json(spans: Iterable[dict[str, object]]) -> str:
     return json.dumps(list(spans), ensure_ascii=False)

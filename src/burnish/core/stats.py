@@ -15,7 +15,7 @@ from scipy.optimize import brentq
 from scipy.stats import binom, binomtest, norm, t
 from statsmodels.stats.proportion import proportion_confint
 
-from burnish.core.clusters import hang_together, of_clusters, sums_of_clusters
+from burnish.core.clusters import cluster_sums, cluster_values, is_clustered
 from burnish.core.records import Interval
 
 DRAWS = 10_000
@@ -43,7 +43,7 @@ class PairedTest:
     losses: int
 
 
-def proportion(scores: Sequence[float], confidence: float = 0.95) -> Interval:
+def wilson_interval(scores: Sequence[float], confidence: float = 0.95) -> Interval:
     """Mean of 0/1 scores with the Wilson score interval (Wilson 1927)."""
     n, hits = len(scores), sum(scores)
     if not n:
@@ -66,11 +66,11 @@ def mean_interval(
     The two keep it honest where nearly all scores are equal, as Agresti & Coull (1998) do for
     proportions: of 10 answers with F1 near 1, the plain bootstrap and BCa cover 42 to 78 %.
     """
-    if hang_together(clusters):
-        found = _bootstrap(of_clusters(scores, clusters), (0.0, 1.0), confidence, seed)
+    if is_clustered(clusters):
+        found = _bootstrap(cluster_values(scores, clusters), (0.0, 1.0), confidence, seed)
         return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0), n=len(scores))
     if is_binary(scores):
-        return proportion(scores, confidence)
+        return wilson_interval(scores, confidence)
     return _bootstrap(scores, (0.0, 1.0), confidence, seed)
 
 
@@ -102,8 +102,8 @@ def paired_test(
     """
     gaps = np.array([one - other for one, other in zip(ours, theirs, strict=True)])
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
-    if hang_together(clusters):
-        gaps = of_clusters(gaps, clusters)
+    if is_clustered(clusters):
+        gaps = cluster_values(gaps, clusters)
     elif is_binary(ours) and is_binary(theirs):
         gain = _newcombe(ours, theirs, confidence)
         return PairedTest(gain, *mcnemar(wins, losses), wins, losses)
@@ -199,7 +199,7 @@ def quantile_gap(
     return Interval(quantile(ours, share) - quantile(theirs, share), float(low), float(high), n)
 
 
-def ratio(
+def ratio_of_means(
     ours: Sequence[float],
     theirs: Sequence[float],
     clusters: Sequence[int] = (),
@@ -213,8 +213,8 @@ def ratio(
     if len(ours) != len(theirs):
         raise ValueError("a ratio needs as many of ours as of theirs")
     one, other = np.asarray(ours, dtype=float), np.asarray(theirs, dtype=float)
-    if hang_together(clusters):
-        one, other = (sums_of_clusters(side, clusters)[0] for side in (one, other))
+    if is_clustered(clusters):
+        one, other = (cluster_sums(side, clusters)[0] for side in (one, other))
     n = len(one)
     if not n or not other.sum():
         return Interval(math.nan, math.nan, math.nan, n)
@@ -229,7 +229,7 @@ def ratio(
     return Interval(float(one.sum() / other.sum()), float(low), float(high), len(ours))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm_adjust(p_values: Mapping[str, float]) -> dict[str, float]:
     """P-values adjusted for the number of tests (Holm 1979)."""
     # `statsmodels` has it too, with a full garbage collection in every call: 0.1 s.
     adjusted, least = {}, 0.0
@@ -255,14 +255,14 @@ def rows_needed(
     """
     if gain <= 0:
         raise ValueError("a gain of 0 can't be seen with any number of rows")
-    sought = _factor(alpha, power) * _spread(ours, theirs, clusters)
+    sought = _power_factor(alpha, power) * _gap_deviation(ours, theirs, clusters)
     step = _step(ours, theirs, clusters)
     # The root of `gain * n - sought * sqrt(n) - step = 0`.
     root = (sought + math.sqrt(sought**2 + 4 * gain * step)) / (2 * gain)
-    return math.ceil(root**2 * len(ours) / _draws(ours, clusters))
+    return math.ceil(root**2 * len(ours) / _sample_count(ours, clusters))
 
 
-def smallest_visible(
+def minimum_detectable_gain(
     ours: Sequence[float],
     theirs: Sequence[float],
     alpha: float = 0.05,
@@ -273,10 +273,10 @@ def smallest_visible(
 
     The inverse of `rows_needed`; infinite below two questions.
     """
-    n = _draws(ours, clusters)
+    n = _sample_count(ours, clusters)
     if n < 2:
         return math.inf
-    sought = _factor(alpha, power) * _spread(ours, theirs, clusters)
+    sought = _power_factor(alpha, power) * _gap_deviation(ours, theirs, clusters)
     return sought / math.sqrt(n) + _step(ours, theirs, clusters) / n
 
 
@@ -295,7 +295,7 @@ def _newcombe(ours: Sequence[float], theirs: Sequence[float], confidence: float)
     n = len(ours)
     if not n:
         return Interval(math.nan, -1.0, 1.0, 0)
-    one, other = proportion(ours, confidence), proportion(theirs, confidence)
+    one, other = wilson_interval(ours, confidence), wilson_interval(theirs, confidence)
     both = sum(a * b for a, b in zip(ours, theirs, strict=True))
     neither = sum((1 - a) * (1 - b) for a, b in zip(ours, theirs, strict=True))
     first, second = sum(ours) - both, sum(theirs) - both
@@ -356,16 +356,18 @@ def _blocks(width: int) -> list[int]:
     return [min(size, DRAWS - begin) for begin in range(0, DRAWS, size)]
 
 
-def _draws(scores: Sequence[float], clusters: Sequence[int]) -> int:
+def _sample_count(scores: Sequence[float], clusters: Sequence[int]) -> int:
     """How many things were drawn by chance."""
-    return len(set(clusters)) if hang_together(clusters) else len(scores)
+    return len(set(clusters)) if is_clustered(clusters) else len(scores)
 
 
-def _spread(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[int]) -> float:
+def _gap_deviation(
+    ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[int]
+) -> float:
     """Standard deviation of the differences; for 0/1 scores, that of the null hypothesis."""
     gaps = np.array([one - other for one, other in zip(ours, theirs, strict=True)])
-    if hang_together(clusters):
-        gaps = of_clusters(gaps, clusters)
+    if is_clustered(clusters):
+        gaps = cluster_values(gaps, clusters)
     elif is_binary(ours) and is_binary(theirs):
         discordance = float((gaps**2).mean()) if len(gaps) else 0.0
         return math.sqrt(max(discordance, _LEAST_DISCORDANCE))
@@ -375,9 +377,9 @@ def _spread(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[i
 def _step(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[int]) -> float:
     """Half of the step in which the sum of differences moves: 1 for 0/1 scores, where a question
     that turns moves it by 2; scores on a fine scale, and those of clusters, move it smoothly."""
-    moves = is_binary(ours) and is_binary(theirs) and not hang_together(clusters)
+    moves = is_binary(ours) and is_binary(theirs) and not is_clustered(clusters)
     return 1.0 if moves else 0.0
 
 
-def _factor(alpha: float, power: float) -> float:
+def _power_factor(alpha: float, power: float) -> float:
     return float(norm.ppf(1 - alpha) + norm.ppf(power))

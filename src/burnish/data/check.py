@@ -7,16 +7,22 @@ from itertools import pairwise
 
 from ftfy.badness import is_bad
 
-from burnish.core.records import Finding, Row, some_of
-from burnish.data.codes import CODES
-from burnish.data.duplicates import content_hash, continued, near_pairs, plain, question
-from burnish.data.personal import personal_kinds
-from burnish.data.read import Read
+from burnish.core.records import Finding, Row, abbreviate
+from burnish.data.duplicates import (
+    content_hash,
+    find_continued,
+    find_near_pairs,
+    normalize_text,
+    question_text,
+)
+from burnish.data.findings import CODES
+from burnish.data.pii import find_pii_kinds
+from burnish.data.read import ReadResult
 
 _RARE, _FEW, _LONG = 5, 50, 100_000
 
 
-def check(result: Read, near: float) -> list[Finding]:
+def check(result: ReadResult, near: float) -> list[Finding]:
     """All findings over files that were read; several are taken as splits that must not share rows.
 
     `near` is the likeness from which rows count as near duplicates (`data.near_duplicate`).
@@ -24,17 +30,17 @@ def check(result: Read, near: float) -> list[Finding]:
     by_file: dict[str, list[Row]] = {file: [] for file in result.hashes}
     for row in result.rows:
         by_file[row.file].append(row)
-    findings = [*result.findings, *empty_files(result)]
+    findings = [*result.findings, *find_empty_files(result)]
     for file, rows in by_file.items():
         findings += check_rows(file, rows, near)
-    findings += _across(by_file, near)
+    findings += _check_across_files(by_file, near)
     return findings
 
 
-def empty_files(result: Read) -> list[Finding]:
+def find_empty_files(result: ReadResult) -> list[Finding]:
     """Files without a row, about which nothing else was found either."""
     spoken_of = {row.file for row in result.rows} | {found.file for found in result.findings}
-    return [finding("no_rows", file, ()) for file in result.hashes if file not in spoken_of]
+    return [make_finding("no_rows", file, ()) for file in result.hashes if file not in spoken_of]
 
 
 def check_rows(file: str, rows: Sequence[Row], near: float) -> list[Finding]:
@@ -42,23 +48,25 @@ def check_rows(file: str, rows: Sequence[Row], near: float) -> list[Finding]:
     found: dict[str, list[int]] = defaultdict(list)
     kinds: Counter[str] = Counter()
     for row in rows:
-        for code in _row_codes(row):
+        for code in _find_row_codes(row):
             found[code].append(row.line)
         text = " ".join(_texts(row))
         if is_bad(text):
             found["garbled"].append(row.line)
-        if here := personal_kinds(text):
+        if here := find_pii_kinds(text):
             found["personal_data"].append(row.line)
             kinds.update(here)
-    found |= _repeats(rows, near)
+    found |= _find_repeats(rows, near)
     facts = {"kinds": ", ".join(sorted(kinds)), "count": len(rows)}
     if 0 < len(rows) < _FEW:
         found["few_rows"] = [row.line for row in rows]
-    findings = [finding(code, file, numbers, facts) for code, numbers in found.items() if numbers]
-    return [*findings, *_label_balance(file, rows)]
+    findings = [
+        make_finding(code, file, numbers, facts) for code, numbers in found.items() if numbers
+    ]
+    return [*findings, *_check_label_balance(file, rows)]
 
 
-def finding(
+def make_finding(
     code: str, file: str, rows: Sequence[int], facts: Mapping[str, object] | None = None
 ) -> Finding:
     """A finding of the table CODES."""
@@ -67,7 +75,7 @@ def finding(
     return Finding(code, severity, file, tuple(rows), message.format(**facts), fix.format(**facts))
 
 
-def _row_codes(row: Row) -> Iterator[str]:
+def _find_row_codes(row: Row) -> Iterator[str]:
     if sum(map(len, _texts(row))) > _LONG:
         yield "long_text"
     if row.text is not None:
@@ -88,7 +96,7 @@ def _row_codes(row: Row) -> Iterator[str]:
         yield "empty_answer"
     if any(not m.content.strip() for m in row.messages if m.role == "user"):
         yield "empty_prompt"
-    if not _in_order(roles):
+    if not _roles_in_order(roles):
         yield "wrong_role"
 
 
@@ -98,7 +106,7 @@ def _texts(row: Row) -> list[str]:
     return [row.text or "", *(message.content for message in turns)]
 
 
-def _in_order(roles: Sequence[str]) -> bool:
+def _roles_in_order(roles: Sequence[str]) -> bool:
     """System only first; somebody speaks before the assistant; nobody but tools twice on end."""
     talk = list(roles[1:] if roles[:1] == ["system"] else roles)
     if not talk or "system" in talk or talk[0] not in ("user", "tool"):
@@ -106,7 +114,7 @@ def _in_order(roles: Sequence[str]) -> bool:
     return all(one != other or one == "tool" for one, other in pairwise(talk))
 
 
-def _repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
+def _find_repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
     """Exact and near duplicates, turns that are learnt in several rows, and one question with
     different answers."""
     hashes = [content_hash(row) for row in rows]
@@ -115,26 +123,28 @@ def _repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
     answers: dict[str, set[str]] = defaultdict(set)
     learnt = [row for row in rows if not row.is_preference]
     for row in learnt:
-        answers[_asked(row)].add(plain(row.answer) or row.answer)
-    conflicts = [row.line for row in learnt if row.messages and len(answers[_asked(row)]) > 1]
-    texts = [question(row) for row in rows]
+        answers[_question_text(row)].add(normalize_text(row.answer) or row.answer)
+    conflicts = [
+        row.line for row in learnt if row.messages and len(answers[_question_text(row)]) > 1
+    ]
+    texts = [question_text(row) for row in rows]
     close = {
         place
-        for one, other in near_pairs(texts, near)
+        for one, other in find_near_pairs(texts, near)
         if hashes[one] != hashes[other]
         for place in (one, other)
     }
-    again = {one for one, other in continued(rows) if len(rows[other].learnt) > 1}
+    again = {one for one, other in find_continued(rows) if len(rows[other].trained_turns) > 1}
     return {
         "exact_duplicate": exact,
         "learnt_again": [rows[place].line for place in sorted(again)],
         "near_duplicate": [rows[place].line for place in sorted(close)],
         "conflicting_answers": conflicts,
-        "judged_both_ways": _contradictions(rows),
+        "judged_both_ways": _find_contradictions(rows),
     }
 
 
-def _contradictions(rows: Sequence[Row]) -> list[int]:
+def _find_contradictions(rows: Sequence[Row]) -> list[int]:
     """Rows that judge one answer to one question both ways."""
     judged: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -148,56 +158,58 @@ def _contradictions(rows: Sequence[Row]) -> list[int]:
     )
 
 
-def _asked(row: Row) -> str:
-    return "\n".join(f"{message.role}: {plain(message.content)}" for message in row.prompt)
+def _question_text(row: Row) -> str:
+    return "\n".join(f"{message.role}: {normalize_text(message.content)}" for message in row.prompt)
 
 
-def _label_balance(file: str, rows: Sequence[Row]) -> list[Finding]:
+def _check_label_balance(file: str, rows: Sequence[Row]) -> list[Finding]:
     counts = Counter(row.label for row in rows if row.label is not None)
     rare = [label for label, n in counts.items() if n < _RARE]
     if not rare or len(counts) < 2:
         return []
     numbers = [row.line for row in rows if row.label in rare]
-    return [finding("label_balance", file, numbers, {"labels": some_of(rare)})]
+    return [make_finding("label_balance", file, numbers, {"labels": abbreviate(rare)})]
 
 
-def _across(by_file: Mapping[str, Sequence[Row]], near: float) -> list[Finding]:
+def _check_across_files(by_file: Mapping[str, Sequence[Row]], near: float) -> list[Finding]:
     """Rows that stand in several files, and labels that only later files have."""
     files = list(by_file)
     findings: list[Finding] = []
     for place, first in enumerate(files):
         for second in files[place + 1 :]:
-            exact, close = leaks(by_file[first], by_file[second], near)
+            exact, close = find_leaks(by_file[first], by_file[second], near)
             for code, some in (("split_leak", exact), ("near_leak", close)):
                 if some:
-                    findings.append(finding(code, first, [row.line for row in some]))
+                    findings.append(make_finding(code, first, [row.line for row in some]))
     if files:
         known = {row.label for row in by_file[files[0]]}
         for file in files[1:]:
             unseen = [row for row in by_file[file] if row.label not in known]
             if unseen and None not in known:
-                labels = some_of(sorted({str(row.label) for row in unseen}))
+                labels = abbreviate(sorted({str(row.label) for row in unseen}))
                 numbers = [row.line for row in unseen]
-                findings.append(finding("unseen_label", file, numbers, {"labels": labels}))
+                findings.append(make_finding("unseen_label", file, numbers, {"labels": labels}))
     return findings
 
 
-def leaks(train: Sequence[Row], test: Sequence[Row], near: float) -> tuple[list[Row], list[Row]]:
+def find_leaks(
+    train: Sequence[Row], test: Sequence[Row], near: float
+) -> tuple[list[Row], list[Row]]:
     """The training rows whose question stands in the test rows: exactly, and nearly. A row that
     answers such a question on its way has it exactly."""
-    asked = {plain(question(row)) for row in test}
+    asked = {normalize_text(question_text(row)) for row in test}
     rows = (*train, *test)
-    on_their_way = {other for one, other in continued(rows) if other < len(train) <= one}
+    on_their_way = {other for one, other in find_continued(rows) if other < len(train) <= one}
     exact = [
         row
         for place, row in enumerate(train)
-        if plain(question(row)) in asked or place in on_their_way
+        if normalize_text(question_text(row)) in asked or place in on_their_way
     ]
     own = {row.id for row in exact}
-    texts = [question(row) for row in rows]
+    texts = [question_text(row) for row in rows]
     close = {
         one
-        for one, other in near_pairs(texts, near)
+        for one, other in find_near_pairs(texts, near)
         if one < len(train) <= other and train[one].id not in own
     }
     return exact, [train[place] for place in sorted(close)]

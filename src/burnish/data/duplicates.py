@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
-from burnish.core.folders import hash_json
-from burnish.core.pictures import names_in
+from burnish.core.atomic import hash_json
+from burnish.core.images import image_names_in
 from burnish.core.records import Message, Row
 
 _WORD = re.compile(r"\w+")
@@ -35,25 +35,25 @@ def content_hash(row: Row) -> str:
     return hash_json([turns, row.text, row.label, *judged, *marked])
 
 
-def question(row: Row) -> str:
+def question_text(row: Row) -> str:
     """The text by which rows are compared: what the user says, or the plain text."""
     if row.text is not None:
         return row.text
-    return _asked(row.prompt)
+    return _user_text(row.prompt)
 
 
-def _asked(messages: Sequence[Message]) -> str:
+def _user_text(messages: Sequence[Message]) -> str:
     return "\n".join(message.content for message in messages if message.role == "user")
 
 
-def continued(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
+def find_continued(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
     """Pairs of places: a row, and one whose conversation has asked the same on its way (servers log
     each turn as a row with all turns before it). A beginning that goes on in more than a few ways
     is a greeting, and binds nobody."""
     whole: dict[str, list[int]] = defaultdict(list)
     onward: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
     for place, row in enumerate(rows):
-        asked = [plain(text) for text in _questions(row)]
+        asked = [normalize_text(text) for text in _questions(row)]
         whole[asked[-1]].append(place)
         for one, following in itertools.pairwise(asked):
             onward[one][following].append(place)
@@ -66,18 +66,18 @@ def _questions(row: Row) -> list[str]:
     """What was asked at each answer of a row; of the last one the row's `question`."""
     said = enumerate(row.prompt)
     places = [place for place, message in said if message.role == "assistant"]
-    return [*(_asked(row.messages[:place]) for place in places), question(row)]
+    return [*(_user_text(row.messages[:place]) for place in places), question_text(row)]
 
 
-def plain(text: str) -> str:
+def normalize_text(text: str) -> str:
     """Lower case, words only: what makes two questions the same question."""
     return " ".join(_WORD.findall(text.lower()))
 
 
-def near_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int]]:
+def find_near_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, int]]:
     """All pairs of positions i < j whose similarity is at least `threshold`. Texts with other
     pictures in them are never similar."""
-    pictures = [names_in(text) for text in texts]
+    pictures = [image_names_in(text) for text in texts]
     sets = _without_frame([_shingles(text) for text in texts])
     common = Counter(shingle for some in sets for shingle in some)
     ordered = [sorted(some, key=lambda shingle: (common[shingle], shingle)) for some in sets]
@@ -98,7 +98,7 @@ def near_pairs(texts: Sequence[str], threshold: float) -> Iterator[tuple[int, in
             index[shingle].append(place)
 
 
-def clusters(count: int, pairs: Iterator[tuple[int, int]]) -> list[int]:
+def link_clusters(count: int, pairs: Iterator[tuple[int, int]]) -> list[int]:
     """For each position, the smallest position that it is linked to (union-find)."""
     parent = list(range(count))
 

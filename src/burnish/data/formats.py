@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from burnish.core.errors import BadData
-from burnish.core.pictures import BadPicture, Picture, joined, picture_of
+from burnish.core.images import BadImage, Image, image_from_data_url, join_parts
+from burnish.core.reasoning import split_reasoning
+from burnish.core.recipe.data import Columns
 from burnish.core.records import Message, Role, Row
-from burnish.core.sections import Columns
-from burnish.core.thoughts import apart
-from burnish.data.pictures import refused, url_of
-from burnish.data.spans import BadRow, has_spans, has_tags, marked, tagged
+from burnish.data.images import as_bad_row, image_url_of
+from burnish.data.spans import BadRow, has_spans, has_tags, row_from_spans, row_from_tags
 
 Record = Mapping[str, Any]
 
@@ -23,7 +23,7 @@ _ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "function": "
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class RowFormat:
     """One shape: how to see it by the keys, how to read it, and a line of it for the docs."""
 
     fits: Callable[[set[str], Columns], bool]
@@ -39,7 +39,7 @@ def chat(record: Record, columns: Columns) -> Row:
     return Row(
         messages=_with_system(messages, record, columns),
         tools=_tools(record),
-        item=_others(record, ("messages", "tools")),
+        item=_extra_fields(record, ("messages", "tools")),
     )
 
 
@@ -60,14 +60,16 @@ def sharegpt(record: Record, columns: Columns) -> Row:
 def pairs(record: Record, columns: Columns) -> Row:
     """A prompt and its completion."""
     prompt = _pick(record, columns.prompt, _PROMPTS)
-    return _single(record, columns, prompt, _pick(record, columns.completion, _COMPLETIONS))
+    return _single_turn_row(
+        record, columns, prompt, _pick(record, columns.completion, _COMPLETIONS)
+    )
 
 
 def prompts(record: Record, columns: Columns) -> Row:
     """A question alone, for a teacher to answer."""
     asked = _pick(record, columns.prompt, _PROMPTS)
     messages = _with_system((Message("user", asked),), record, columns)
-    return Row(messages=messages, item=_others(record, _PROMPTS))
+    return Row(messages=messages, item=_extra_fields(record, _PROMPTS))
 
 
 def alpaca(record: Record, columns: Columns) -> Row:
@@ -75,7 +77,7 @@ def alpaca(record: Record, columns: Columns) -> Row:
     instruction = _pick(record, columns.prompt, ("instruction",))
     given = record.get("input")
     prompt = f"{instruction}\n\n{given}" if given else instruction
-    return _single(record, columns, prompt, _pick(record, columns.completion, ("output",)))
+    return _single_turn_row(record, columns, prompt, _pick(record, columns.completion, ("output",)))
 
 
 def openai_preference(record: Record, columns: Columns) -> Row:
@@ -86,7 +88,7 @@ def openai_preference(record: Record, columns: Columns) -> Row:
             "there is no `input` with a list `messages`", 'Write "input": {"messages": [...]}.'
         )
     sides = [record.get(key) for key in ("preferred_output", "non_preferred_output")]
-    return _compared(given["messages"], sides, given, columns)
+    return _preference_row(given["messages"], sides, given, columns)
 
 
 def preference(record: Record, columns: Columns) -> Row:
@@ -104,7 +106,7 @@ def preference(record: Record, columns: Columns) -> Row:
                 "Let both begin with the same turns; only the last answer is compared.",
             )
         prompt, sides = before, [side[-1:] for side in sides if side]
-    return _compared(prompt, sides, record, columns)
+    return _preference_row(prompt, sides, record, columns)
 
 
 def unpaired_preference(record: Record, columns: Columns) -> Row:
@@ -115,20 +117,20 @@ def unpaired_preference(record: Record, columns: Columns) -> Row:
             f"the label is {record.get(columns.label or 'label')!r}, not true or false",
             "Write true or false; or say what the rows are: data.format=labelled, or =pairs.",
         )
-    answer = _answer(record.get(columns.completion or "completion"), "completion")
-    prompt = _asked(record.get(columns.prompt or "prompt"))
+    answer = _answer_message(record.get(columns.completion or "completion"), "completion")
+    prompt = _context_messages(record.get(columns.prompt or "prompt"))
     messages = _with_system((*prompt, answer), record, columns)
     return Row(messages=messages, desirable=label, tools=_tools(record))
 
 
-def _compared(prompt: Any, sides: Sequence[Any], record: Record, columns: Columns) -> Row:
-    chosen = _answer(sides[0], "preferred answer")
-    rejected = _answer(sides[1], "rejected answer")
-    messages = _with_system((*_asked(prompt), chosen), record, columns)
+def _preference_row(prompt: Any, sides: Sequence[Any], record: Record, columns: Columns) -> Row:
+    chosen = _answer_message(sides[0], "preferred answer")
+    rejected = _answer_message(sides[1], "rejected answer")
+    messages = _with_system((*_context_messages(prompt), chosen), record, columns)
     return Row(messages=messages, rejected=rejected, tools=_tools(record))
 
 
-def _asked(prompt: Any) -> tuple[Message, ...]:
+def _context_messages(prompt: Any) -> tuple[Message, ...]:
     """The turns before an answer that is judged: context, so none of them is learnt."""
     if isinstance(prompt, str):
         return (Message("user", prompt),)
@@ -140,10 +142,10 @@ def _asked(prompt: Any) -> tuple[Message, ...]:
     )
 
 
-def _answer(side: Any, name: str) -> Message:
+def _answer_message(side: Any, name: str) -> Message:
     """One answer, from its text or from a list of one message."""
     if isinstance(side, str):
-        return _said(side)
+        return _assistant_message(side)
     if isinstance(side, list) and len(side) == 1:
         message = _message(side[0])
         if message.role == "assistant":
@@ -155,10 +157,12 @@ def _answer(side: Any, name: str) -> Message:
     )
 
 
-def labelled(record: Record, columns: Columns) -> Row:
+def labeled(record: Record, columns: Columns) -> Row:
     """A text and its class."""
     label = _pick(record, columns.label, _LABELS)
-    row = _single(record, columns, _pick(record, columns.prompt, (*_PROMPTS, "text")), label)
+    row = _single_turn_row(
+        record, columns, _pick(record, columns.prompt, (*_PROMPTS, "text")), label
+    )
     return Row(messages=row.messages, label=label)
 
 
@@ -174,38 +178,38 @@ _LABELS = ("label", "category", "intent", "class")
 _ANSWERED = {*_COMPLETIONS, *_LABELS, "output", "chosen", "rejected", "text"}
 _TRUTHS = {"true": True, "false": False}
 
-FORMATS: dict[str, Format] = {
-    "chat": Format(
+FORMATS: dict[str, RowFormat] = {
+    "chat": RowFormat(
         lambda keys, columns: "messages" in keys,
         chat,
         '{"messages": [{"role": "user", "content": "1+1?"}, '
         '{"role": "assistant", "content": "2"}]}',
     ),
-    "spans": Format(
+    "spans": RowFormat(
         lambda keys, columns: has_spans(keys),
-        lambda record, columns: marked(record),
+        lambda record, columns: row_from_spans(record),
         '{"text": "Ada lives in Athens", "spans": [{"start": 13, "end": 19, "label": "place"}]}',
     ),
-    "tagged": Format(
+    "tagged": RowFormat(
         lambda keys, columns: has_tags(keys),
-        lambda record, columns: tagged(record),
+        lambda record, columns: row_from_tags(record),
         '{"tokens": ["in", "New", "York"], "tags": ["O", "B-place", "I-place"]}',
     ),
-    "openai_preference": Format(
+    "openai_preference": RowFormat(
         lambda keys, columns: {"input", "preferred_output"} <= keys,
         openai_preference,
         '{"input": {"messages": [{"role": "user", "content": "1+1?"}]}, "preferred_output": '
         '[{"role": "assistant", "content": "2"}], "non_preferred_output": '
         '[{"role": "assistant", "content": "3"}]}',
     ),
-    "preference": Format(
+    "preference": RowFormat(
         lambda keys, columns: (
             _has(keys, columns.chosen, ("chosen",)) and _has(keys, columns.rejected, ("rejected",))
         ),
         preference,
         '{"prompt": "1+1?", "chosen": "2", "rejected": "3"}',
     ),
-    "unpaired_preference": Format(
+    "unpaired_preference": RowFormat(
         lambda keys, columns: (
             _has(keys, columns.prompt, ("prompt",))
             and _has(keys, columns.completion, ("completion",))
@@ -214,38 +218,38 @@ FORMATS: dict[str, Format] = {
         unpaired_preference,
         '{"prompt": "1+1?", "completion": "2", "label": true}',
     ),
-    "sharegpt": Format(
+    "sharegpt": RowFormat(
         lambda keys, columns: "conversations" in keys,
         sharegpt,
         '{"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]}',
     ),
-    "labelled": Format(
+    "labelled": RowFormat(
         lambda keys, columns: (
             _has(keys, columns.label, _LABELS)
             and _has(keys, columns.prompt, (*_PROMPTS, "text"))
             and not columns.completion
         ),
-        labelled,
+        labeled,
         '{"text": "My card is gone", "label": "lost_card"}',
     ),
-    "pairs": Format(
+    "pairs": RowFormat(
         lambda keys, columns: (
             _has(keys, columns.prompt, _PROMPTS) and _has(keys, columns.completion, _COMPLETIONS)
         ),
         pairs,
         '{"prompt": "Capital of Greece?", "completion": "Athens"}',
     ),
-    "alpaca": Format(
+    "alpaca": RowFormat(
         lambda keys, columns: {"instruction", "output"} <= keys,
         alpaca,
         '{"instruction": "Translate to French", "input": "bread", "output": "pain"}',
     ),
-    "prompts": Format(
+    "prompts": RowFormat(
         lambda keys, columns: _has(keys, columns.prompt, _PROMPTS) and not keys & _ANSWERED,
         prompts,
         '{"prompt": "Capital of Greece?"}',
     ),
-    "text": Format(
+    "text": RowFormat(
         lambda keys, columns: _has(keys, columns.text, ("text",)),
         text,
         '{"text": "Plain text, learnt whole."}',
@@ -253,7 +257,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def detect(keys: set[str], columns: Columns) -> str:
+def detect_format(keys: set[str], columns: Columns) -> str:
     """The format that records with these keys have. Raises BadData if none fits."""
     for name, shape in FORMATS.items():
         if shape.fits(keys, columns):
@@ -265,10 +269,10 @@ def detect(keys: set[str], columns: Columns) -> str:
     )
 
 
-def _single(record: Record, columns: Columns, prompt: str, answer: str) -> Row:
+def _single_turn_row(record: Record, columns: Columns, prompt: str, answer: str) -> Row:
     context = _optional(record, columns.context, ("context",))
     asked = f"{context}\n\n{prompt}" if context else prompt
-    messages = (Message("user", asked), _said(answer))
+    messages = (Message("user", asked), _assistant_message(answer))
     return Row(messages=_with_system(messages, record, columns))
 
 
@@ -297,7 +301,7 @@ def _message(entry: Any) -> Message:
         raise BadRow("an answer holds a picture", "Only what is asked can hold pictures.")
     thought = ""
     if role == "assistant":
-        inside, content = apart(content)
+        inside, content = split_reasoning(content)
         thought = inside or str(entry.get("reasoning_content") or "").strip()
     weight = entry.get("weight", 1)
     if weight not in (0, 1):
@@ -309,20 +313,20 @@ def _message(entry: Any) -> Message:
         name=entry.get("name"),
         tool_calls=tuple(calls),
         tool_call_id=entry.get("tool_call_id"),
-        pictures=pictures,
-        thought=thought,
+        images=pictures,
+        reasoning=thought,
     )
 
 
-def _said(answer: str) -> Message:
+def _assistant_message(answer: str) -> Message:
     """An answer, with the thought that it begins with taken apart."""
-    thought, content = apart(answer)
-    return Message("assistant", content, thought=thought)
+    thought, content = split_reasoning(answer)
+    return Message("assistant", content, reasoning=thought)
 
 
-def _content(content: Any, allow_none: bool) -> tuple[str, tuple[Picture, ...]]:
+def _content(content: Any, allow_none: bool) -> tuple[str, tuple[Image, ...]]:
     if isinstance(content, list):  # content parts, as the API takes them
-        return joined(_part(part) for part in content)
+        return join_parts(_part(part) for part in content)
     if content is None and allow_none:
         return "", ()
     if not isinstance(content, str):
@@ -330,18 +334,18 @@ def _content(content: Any, allow_none: bool) -> tuple[str, tuple[Picture, ...]]:
     return content, ()
 
 
-def _part(part: Any) -> str | Picture:
+def _part(part: Any) -> str | Image:
     """One part of a message: its text, or its picture, which may have been read already."""
-    if isinstance(part, Picture):
+    if isinstance(part, Image):
         return part
     if isinstance(part, Mapping):
         if isinstance(part.get("text"), str):
             return str(part["text"])
-        if isinstance(url := url_of(part), str):
+        if isinstance(url := image_url_of(part), str):
             try:
-                return picture_of(url)
-            except BadPicture as error:
-                raise refused(error) from error
+                return image_from_data_url(url)
+            except BadImage as error:
+                raise as_bad_row(error) from error
     raise BadRow(
         "a message has content that is neither text nor a picture",
         'Write {"type": "text", "text": ...} or {"type": "image_url", "image_url": {"url": ...}}.',
@@ -355,7 +359,7 @@ def _tools(record: Record) -> tuple[Mapping[str, Any], ...]:
     return tuple(tools)
 
 
-def _others(record: Record, said: Sequence[str]) -> Record:
+def _extra_fields(record: Record, said: Sequence[str]) -> Record:
     """What a record holds beside its conversation: what graders look at."""
     return {key: value for key, value in record.items() if key not in said}
 

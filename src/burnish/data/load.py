@@ -5,18 +5,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from burnish.core.atomic import hash_json
 from burnish.core.errors import BadData, TestSplitChanged
-from burnish.core.folders import hash_json
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
-from burnish.core.records import Finding, Message, Row, Split, pictures_of, place_of
-from burnish.core.sections import Data, Task
-from burnish.data.check import check_rows, empty_files, leaks
-from burnish.data.duplicates import clusters, content_hash, continued
-from burnish.data.freeze import freeze, frozen_hashes
-from burnish.data.infer import infer_task, labelled_rows
-from burnish.data.read import Read, read
-from burnish.data.split import draw, sample
+from burnish.core.recipe.data import Data, Task
+from burnish.core.recipe.recipe import Recipe
+from burnish.core.records import Finding, Message, Row, Split, describe_rows, images_of
+from burnish.data.check import check_rows, find_empty_files, find_leaks
+from burnish.data.duplicates import content_hash, find_continued, link_clusters
+from burnish.data.frozen_split import freeze, frozen_hashes
+from burnish.data.infer_task import infer_task, label_rows
+from burnish.data.read import ReadResult, read_files
+from burnish.data.split import draw_split, sample_rows
 
 #: From this share of leaking training rows on, a file was probably named twice.
 _LEAK_LIMIT = 0.2
@@ -36,13 +36,13 @@ class Dataset:
     notes: tuple[str, ...]
     hashes: Mapping[str, str]
 
-    def tell(self) -> None:
+    def announce(self) -> None:
         """Say what was inferred, and the warnings about the rows."""
         for note in self.notes:
             say(note)
         for found in self.findings:
             if found.severity == "warning":
-                place = place_of(Path(found.file).name, found.rows)
+                place = describe_rows(Path(found.file).name, found.rows)
                 say(f"Warning: {place}: {found.message} {found.fix}")
 
 
@@ -55,11 +55,11 @@ def load(recipe: Recipe, answered: bool = True) -> Dataset:
     """
     data = recipe.data
     train, validation, test = (
-        read(files, data, recipe.task) for files in (data.train, data.validation, data.test)
+        read_files(files, data, recipe.task) for files in (data.train, data.validation, data.test)
     )
     findings = [finding for part in (train, validation, test) for finding in part.findings]
     for part in (train, validation, test):
-        findings += _findings(part, data)
+        findings += _check_part(part, data)
     if not answered:
         asked_only = {*map(str, data.train), *map(str, data.validation)}
         findings = [
@@ -71,37 +71,37 @@ def load(recipe: Recipe, answered: bool = True) -> Dataset:
     has_answers = any(row.answer or row.text for row in train.rows)
     task, reason = infer_task(train.rows if has_answers else test.rows, recipe.task)
     notes = [reason]
-    rows, asked, chosen = (labelled_rows(p.rows, task) for p in (train, test, validation))
+    rows, asked, chosen = (label_rows(p.rows, task) for p in (train, test, validation))
     if not data.test:
         rows, asked = _draw_test(rows, data, notes)
     test_hash = freeze(data, asked) if asked else ""
-    asked = _desirable(asked, notes)
-    rows = _without_leaks(rows, asked, data, notes, "test")
+    asked = _drop_undesirable(asked, notes)
+    rows = _drop_leaks(rows, asked, data, notes, "test")
     if not data.validation:
-        rows, chosen = draw(rows, data.validation_share, data.seed, data.near_duplicate)
+        rows, chosen = draw_split(rows, data.validation_share, data.seed, data.near_duplicate)
     else:
-        chosen = _without_leaks(chosen, asked, data, notes, "test")
-        rows = _without_leaks(rows, chosen, data, notes, "validation")
-    rows = sample(rows, data.max_rows, data.seed)
-    asked = _of_conversations(asked, notes)
-    parts = [_prompted(part, task) for part in (rows, chosen, asked)]
+        chosen = _drop_leaks(chosen, asked, data, notes, "test")
+        rows = _drop_leaks(rows, chosen, data, notes, "validation")
+    rows = sample_rows(rows, data.max_rows, data.seed)
+    asked = _group_conversations(asked, notes)
+    parts = [_add_prompt(part, task) for part in (rows, chosen, asked)]
     notes.append(f"Rows: {len(rows)} to train, {len(chosen)} to validate, {len(asked)} to test.")
     split = Split(parts[0], parts[1], parts[2], test_hash)
     hashes = {**train.hashes, **validation.hashes, **test.hashes, "test split": test_hash}
-    hashes |= _hash_of_pictures(parts)
+    hashes |= _hash_images(parts)
     return Dataset(split, task, tuple(findings), tuple(notes), hashes)
 
 
-def _hash_of_pictures(parts: Sequence[Sequence[Row]]) -> dict[str, str]:
+def _hash_images(parts: Sequence[Sequence[Row]]) -> dict[str, str]:
     """A hash of the pictures that rows name, which files of rows don't tell of; empty without."""
     rows = [row for part in parts for row in part]
-    names = sorted({picture.name for row in rows for picture in pictures_of(row.messages)})
+    names = sorted({picture.name for row in rows for picture in images_of(row.messages)})
     return {"pictures": hash_json(names)} if names else {}
 
 
-def _findings(part: Read, data: Data) -> list[Finding]:
+def _check_part(part: ReadResult, data: Data) -> list[Finding]:
     files = dict.fromkeys(row.file for row in part.rows)
-    return empty_files(part) + [
+    return find_empty_files(part) + [
         finding
         for file in files
         for finding in check_rows(
@@ -116,7 +116,7 @@ def _refuse_errors(findings: Sequence[Finding]) -> None:
         return
     more = f"\n... and {len(errors) - 3} more findings." if len(errors) > 3 else ""
     raise BadData(
-        "\n".join(finding.said for finding in errors[:3]) + more,
+        "\n".join(finding.summary for finding in errors[:3]) + more,
         f"{errors[0].fix}\nAll findings with their rows: burnish check {errors[0].file}",
     )
 
@@ -127,7 +127,7 @@ def _draw_test(
     """Draw the test split; or find the frozen one again, in a file that may have grown since."""
     before = frozen_hashes(data)
     if before is None:
-        return draw(rows, data.test_share, data.seed, data.near_duplicate)
+        return draw_split(rows, data.test_share, data.seed, data.near_duplicate)
     by_hash = {content_hash(row): row for row in reversed(rows)}
     missing = [own for own in before if own not in by_hash]
     if missing:
@@ -142,9 +142,9 @@ def _draw_test(
     return kept, tuple(by_hash[own] for own in before)
 
 
-def _of_conversations(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...]:
+def _group_conversations(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...]:
     """Test rows, those of one conversation as one group: they are no independent questions."""
-    first = clusters(len(rows), continued(rows))
+    first = link_clusters(len(rows), find_continued(rows))
     count = Counter(first)
     rows = tuple(
         replace(row, group=row.group or (rows[own].id if count[own] > 1 else None))
@@ -159,7 +159,7 @@ def _of_conversations(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...
     return rows
 
 
-def _desirable(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...]:
+def _drop_undesirable(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...]:
     """Test rows without those whose answer is undesirable: no answer can be measured by it."""
     kept = tuple(row for row in rows if row.desirable is not False)
     if gone := len(rows) - len(kept):
@@ -167,11 +167,11 @@ def _desirable(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...]:
     return kept
 
 
-def _without_leaks(
+def _drop_leaks(
     rows: tuple[Row, ...], asked: tuple[Row, ...], data: Data, notes: list[str], name: str
 ) -> tuple[Row, ...]:
     """Leave out rows whose question, or one nearly like it, stands in the rows that are asked."""
-    exact, close = leaks(rows, asked, data.near_duplicate)
+    exact, close = find_leaks(rows, asked, data.near_duplicate)
     gone = {row.id for row in (*exact, *close)}
     if len(exact) > _LEAK_LIMIT * max(len(rows), 1):
         raise BadData(
@@ -187,7 +187,7 @@ def _without_leaks(
     return tuple(row for row in rows if row.id not in gone)
 
 
-def _prompted(rows: Sequence[Row], task: Task) -> tuple[Row, ...]:
+def _add_prompt(rows: Sequence[Row], task: Task) -> tuple[Row, ...]:
     """Put the recipe's prompt before every row that has no system message."""
     if not task.prompt:
         return tuple(rows)

@@ -11,18 +11,18 @@ from typing import Any
 
 import polars
 
+from burnish.core.atomic import hash_file, refuse_missing
 from burnish.core.errors import BadData
-from burnish.core.folders import hash_file, refuse_missing
+from burnish.core.recipe.data import Data, Task
 from burnish.core.records import Finding, Row
-from burnish.core.sections import Data, Task
-from burnish.data.codes import CODES
-from burnish.data.formats import FORMATS, detect
-from burnish.data.pictures import before_the_question, unread, with_pictures
+from burnish.data.findings import CODES
+from burnish.data.formats import FORMATS, detect_format
+from burnish.data.images import insert_before_question, unread_image_columns, with_images
 from burnish.data.spans import BadRow
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ReadResult:
     """What files hold: usable rows, what is wrong with the others, and the files' hashes."""
 
     rows: tuple[Row, ...]
@@ -33,7 +33,7 @@ class Read:
 Numbered = tuple[int, Any]
 
 
-def read(files: Sequence[Path], data: Data, task: Task) -> Read:
+def read_files(files: Sequence[Path], data: Data, task: Task) -> ReadResult:
     """All rows of all files, in order.
 
     Raises NotFound for a file that isn't there, BadData for one whose rows have no known shape.
@@ -45,7 +45,7 @@ def read(files: Sequence[Path], data: Data, task: Task) -> Read:
         some, found = _read_file(file, data)
         rows += some
         findings += found
-    return Read(tuple(rows), tuple(findings), {str(file): hash_file(file) for file in files})
+    return ReadResult(tuple(rows), tuple(findings), {str(file): hash_file(file) for file in files})
 
 
 def read_records(file: Path) -> list[Numbered]:
@@ -54,7 +54,7 @@ def read_records(file: Path) -> list[Numbered]:
     records, faults = _records(file)
     for finding in faults.findings():
         if finding.severity == "error":
-            raise BadData(finding.said, finding.fix)
+            raise BadData(finding.summary, finding.fix)
     return records
 
 
@@ -74,24 +74,24 @@ def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
     if not records:
         return [], faults.findings()
     keys = {str(key) for _, record in records for key in record}
-    shape = FORMATS[data.format if data.format != "auto" else _detected(file, keys, data)]
+    shape = FORMATS[data.format if data.format != "auto" else _detect_format(file, keys, data)]
     if data.format == "auto" and shape is FORMATS["text"]:
         _look_beside_text(keys, data, faults)
     rows = []
     for number, record in records:
         try:
-            told, pictures = with_pictures(record, data)
+            told, pictures = with_images(record, data)
             row = shape.convert(told, data.columns)
-            row = before_the_question(row, pictures) if pictures else row
+            row = insert_before_question(row, pictures) if pictures else row
         except BadRow as fault:
             faults.add(fault.finding, number, fault.what, fault.fix)
             continue
-        for column in unread(record, data):
+        for column in unread_image_columns(record, data):
             faults.add(
                 "unread_pictures", number, f"the column `{column}` holds pictures that aren't read",
                 f"If they belong to what is asked: data.columns.image={column}",
             )  # fmt: skip
-        group, kind = _named(record, data.group), _named(record, data.question_type)
+        group, kind = _column_text(record, data.group), _column_text(record, data.question_type)
         rows.append(replace(row, file=str(file), line=number, group=group, type=kind))
     return rows, faults.findings()
 
@@ -111,15 +111,15 @@ def _look_beside_text(keys: set[str], data: Data, faults: "_Faults") -> None:
         )  # fmt: skip
 
 
-def _named(record: Mapping[str, Any], column: str | None) -> str | None:
+def _column_text(record: Mapping[str, Any], column: str | None) -> str | None:
     """What a column that the recipe names says, as text; none if it isn't there or empty."""
     value = record.get(column) if column else None
     return None if value is None or value == "" else str(value)
 
 
-def _detected(file: Path, keys: set[str], data: Data) -> str:
+def _detect_format(file: Path, keys: set[str], data: Data) -> str:
     try:
-        return detect(keys, data.columns)
+        return detect_format(keys, data.columns)
     except BadData as error:
         raise BadData(f"{file}: {error.what}", error.fix) from error
 
@@ -144,7 +144,7 @@ class _Faults:
         ]  # fmt: skip
 
 
-def _text(file: Path, faults: _Faults) -> str:
+def _decode_text(file: Path, faults: _Faults) -> str:
     """The file as text. A wrong encoding is a finding that names what it seems to be."""
     content = file.read_bytes()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
@@ -165,13 +165,15 @@ def _text(file: Path, faults: _Faults) -> str:
 
 
 def _json_lines(file: Path, faults: _Faults) -> Iterator[Numbered]:
-    for number, line in enumerate(_text(file, faults).split("\n"), start=1):
+    for number, line in enumerate(_decode_text(file, faults).split("\n"), start=1):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except (json.JSONDecodeError, RecursionError) as error:
-            faults.add("broken_json", number, _where(error), "Mend the line: one object a line.")
+            faults.add(
+                "broken_json", number, _error_position(error), "Mend the line: one object a line."
+            )
             continue
         if isinstance(record, dict):
             yield number, record
@@ -179,17 +181,17 @@ def _json_lines(file: Path, faults: _Faults) -> Iterator[Numbered]:
             faults.add("broken_json", number, "the line is not a JSON object", "Write {...}.")
 
 
-def _where(error: Exception) -> str:
+def _error_position(error: Exception) -> str:
     said = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
     return f"the line is not JSON: {said}"
 
 
 def _json_array(file: Path, faults: _Faults) -> Iterator[Numbered]:
     try:
-        records = json.loads(_text(file, faults) or "[]")
+        records = json.loads(_decode_text(file, faults) or "[]")
     except (json.JSONDecodeError, RecursionError) as error:
         line = error.lineno if isinstance(error, json.JSONDecodeError) else 1
-        faults.add("broken_json", line, _where(error), "Mend the file, or name it .jsonl.")
+        faults.add("broken_json", line, _error_position(error), "Mend the file, or name it .jsonl.")
         return
     for number, record in enumerate(records if isinstance(records, list) else [records], start=1):
         if isinstance(record, dict):
@@ -198,21 +200,21 @@ def _json_array(file: Path, faults: _Faults) -> Iterator[Numbered]:
             faults.add("broken_json", number, "the entry is not a JSON object", "Write {...}.")
 
 
-def _separator(content: str) -> str:
+def _find_separator(content: str) -> str:
     """What stands between the names of a table's columns; in many countries it is a semicolon."""
     names = content.partition("\n")[0]
     return max(",;|\t", key=names.count)
 
 
-def _table(separator: str | None = None) -> Callable[[Path, _Faults], Iterator[Numbered]]:
+def _table_reader(separator: str | None = None) -> Callable[[Path, _Faults], Iterator[Numbered]]:
     def read_table(file: Path, faults: _Faults) -> Iterator[Numbered]:
-        content = _text(file, faults)
+        content = _decode_text(file, faults)
         if not content.strip():
             return
         try:
             frame = polars.read_csv(
                 io.StringIO(content),
-                separator=separator or _separator(content),
+                separator=separator or _find_separator(content),
                 infer_schema=False,
             )
         except polars.exceptions.PolarsError as error:
@@ -236,7 +238,7 @@ def _parquet(file: Path, faults: _Faults) -> Iterator[Numbered]:
 
 def _paragraphs(file: Path, faults: _Faults) -> Iterator[Numbered]:
     line = 1
-    for part in re.split(r"(\n\s*\n)", _text(file, faults)):
+    for part in re.split(r"(\n\s*\n)", _decode_text(file, faults)):
         if part.strip():
             yield line, {"text": part.strip()}
         line += part.count("\n")
@@ -246,8 +248,8 @@ READERS: dict[str, Callable[[Path, _Faults], Iterator[Numbered]]] = {
     ".jsonl": _json_lines,
     ".ndjson": _json_lines,
     ".json": _json_array,
-    ".csv": _table(),
-    ".tsv": _table("\t"),
+    ".csv": _table_reader(),
+    ".tsv": _table_reader("\t"),
     ".parquet": _parquet,
     ".txt": _paragraphs,
     ".md": _paragraphs,

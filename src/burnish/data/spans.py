@@ -6,7 +6,7 @@ from typing import Any, TypeGuard
 
 from burnish.core.errors import BadData
 from burnish.core.records import Message, Row
-from burnish.core.spans import Span, named, spans_of
+from burnish.core.spans import Span, format_spans, spans_from_tags
 
 _TAGS = ("tags", "ner_tags")
 
@@ -29,15 +29,15 @@ def has_tags(keys: set[str]) -> bool:
     return "tokens" in keys and any(key in keys for key in _TAGS)
 
 
-def marked(record: Mapping[str, Any]) -> Row:
+def row_from_spans(record: Mapping[str, Any]) -> Row:
     """`text`, and `spans` of `start`, `end` (characters, the end excluded) and `label`."""
     text, spans = record.get("text"), record.get("spans")
     if not isinstance(text, str) or not isinstance(spans, list):
         raise BadRow("there is no text `text` with a list `spans`", 'Write "spans": [] for none.')
-    return _row(text, [_span(one, text) for one in spans])
+    return _spans_row(text, [_parse_span(one, text) for one in spans])
 
 
-def tagged(record: Mapping[str, Any]) -> Row:
+def row_from_tags(record: Mapping[str, Any]) -> Row:
     """CoNLL's columns: `tokens`, and their BIO tags as `tags` or `ner_tags`; the text is the tokens
     with a space between each two."""
     tokens = record.get("tokens")
@@ -55,10 +55,10 @@ def tagged(record: Mapping[str, Any]) -> Row:
     for token in tokens:
         places.append((begin, begin + len(token)))
         begin += len(token) + 1
-    return _row(" ".join(tokens), list(spans_of(tags, places)))
+    return _spans_row(" ".join(tokens), list(spans_from_tags(tags, places)))
 
 
-def _row(text: str, spans: Sequence[Span]) -> Row:
+def _spans_row(text: str, spans: Sequence[Span]) -> Row:
     inside = tuple(sorted(spans))
     for one, other in pairwise(inside):
         if other.start < one.end:
@@ -67,11 +67,11 @@ def _row(text: str, spans: Sequence[Span]) -> Row:
                 "overlap",
                 "Keep one of them: a word has one label.",
             )
-    messages = (Message("user", text), Message("assistant", named(text, inside)))
+    messages = (Message("user", text), Message("assistant", format_spans(text, inside)))
     return Row(messages=messages, spans=inside)
 
 
-def _span(one: Any, text: str) -> Span:
+def _parse_span(one: Any, text: str) -> Span:
     given = one if isinstance(one, Mapping) else {}
     start, end, label = (given.get(key) for key in ("start", "end", "label"))
     if type(start) is not int or type(end) is not int or not isinstance(label, str) or not label:

@@ -5,8 +5,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from burnish.core.records import Answer, Message, Prompt, Row
-from burnish.engines.alone import ChildEngine
-from burnish.engines.decode import Batch, Prefix, Request
+from burnish.engines.local.decoding import Batch, GenerationRequest, Prefix
 
 
 class Engine(Protocol):
@@ -43,7 +42,7 @@ class Engine(Protocol):
         """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
 
 
-class Stepped(Engine, Protocol):
+class BatchedEngine(Engine, Protocol):
     """An engine whose requests the scheduler answers in turns."""
 
     #: The prompt of its training, for who brings none.
@@ -53,7 +52,7 @@ class Stepped(Engine, Protocol):
     def batch_key(self) -> int:
         """Engines with the same key may have requests in one batch."""
 
-    def running(self) -> Batch:
+    def new_batch(self) -> Batch:
         """An empty batch for its requests, and those of engines with the same key."""
 
     @property
@@ -67,19 +66,15 @@ class Stepped(Engine, Protocol):
     def active(self) -> AbstractContextManager[None]:
         """Its own weights, for as long as it answers."""
 
-    def request(self, prompt: Prompt) -> Request:
+    def build_request(self, prompt: Prompt) -> GenerationRequest:
         """A prompt as tokens. Raises PromptTooLong, BadData."""
 
-    def request_for(self, prompt: Prompt, ids: Sequence[int]) -> Request:
+    def build_request_from_ids(self, prompt: Prompt, ids: Sequence[int]) -> GenerationRequest:
         """A prompt with its tokens. Raises PromptTooLong, BadData."""
 
-    def choose(self, requests: Sequence[Request], prefix: Prefix | None = None) -> None:
+    def choose(self, requests: Sequence[GenerationRequest], prefix: Prefix | None = None) -> None:
         """Answer requests that have choices, each with one of them. Call it while `active`."""
 
     def read_prefix(self, ids: Sequence[int], begin: Prefix | None = None) -> Prefix | None:
         """A beginning of prompts, computed, to be given to `choose` and to a batch; None if prompts
         cannot begin so. Call it while `active`."""
-
-
-#: What the scheduler serves: stepped by itself, or answered by a child in its own way.
-Served = Stepped | ChildEngine

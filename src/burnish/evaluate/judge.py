@@ -9,25 +9,25 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from burnish.core.atomic import hash_json
 from burnish.core.errors import TeacherStopped
-from burnish.core.folders import hash_json
 from burnish.core.journal import Journal, read_journal
-from burnish.core.judging import Judge as Settings
 from burnish.core.progress import progress
+from burnish.core.recipe.evaluate import JudgeEndpoint as Settings
 from burnish.core.records import Message, Prompt
 from burnish.core.settings import workspace
-from burnish.engines.local_teacher import LocalTeacher
-from burnish.engines.teacher import open_answerer
+from burnish.engines.answerers.local import LocalAnswerer
+from burnish.engines.answerers.registry import open_answerer
 
 #: What stands for a grade where the reply names none.
 UNCLEAR = ""
 _SIGNS = re.compile(r"[^\w\s]+")
 #: Words that may stand before a grade on its line.
-_BEFORE = {"my", "the", "final", "grade", "verdict", "is"}
+_PREAMBLE_WORDS = {"my", "the", "final", "grade", "verdict", "is"}
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
+class GradingCase:
     """One answer to be graded."""
 
     question: str
@@ -45,7 +45,7 @@ class Judge:
         identity = hash_json(dict(self._model.identity))
         self._file = workspace() / "cache" / "grades" / f"{identity[:24]}.jsonl"
 
-    def grades(self, cases: Sequence[Case], label: str) -> list[str]:
+    def grade(self, cases: Sequence[GradingCase], label: str) -> list[str]:
         """A grade a case, UNCLEAR where the reply has none; what was graded before isn't asked.
 
         Raises TeacherStopped if a case stays without a reply.
@@ -55,10 +55,10 @@ class Judge:
         known = {entry["key"]: entry["reply"] for entry in read_journal(self._file)}
         due = {key: one for key, one in zip(keys, prompts, strict=True) if key not in known}
         if due:
-            known |= self._replies(due, label)
-        return [self._read(known[key]) for key in keys]
+            known |= self._ask(due, label)
+        return [self._parse_grade(known[key]) for key in keys]
 
-    def _replies(self, due: dict[str, Prompt], label: str) -> dict[str, str]:
+    def _ask(self, due: dict[str, Prompt], label: str) -> dict[str, str]:
         journal, order = Journal(self._file), list(due)
         found: dict[str, str] = {}
         error = ""
@@ -70,8 +70,8 @@ class Judge:
                 journal.write(key=order[place], reply=reply.text)
                 found[order[place]] = reply.text
                 bar.advance()
-        if isinstance(self._model, LocalTeacher):
-            self._model.rest()
+        if isinstance(self._model, LocalAnswerer):
+            self._model.release_memory()
         if error:
             raise TeacherStopped(
                 f"{len(due) - len(found)} of {len(due)} answers have no grade of {self.name}: "
@@ -80,7 +80,7 @@ class Judge:
             )
         return found
 
-    def _prompt(self, case: Case) -> Prompt:
+    def _prompt(self, case: GradingCase) -> Prompt:
         settings = self.settings
         told = (
             f"You grade answers to questions. {settings.rubric}\n"
@@ -96,10 +96,10 @@ class Judge:
             choices=tuple(settings.grades),
         )
 
-    def _read(self, reply: str) -> str:
+    def _parse_grade(self, reply: str) -> str:
         """The grade that stands alone on the last line."""
         said = _words(reply.strip().rpartition("\n")[2])
-        while said and said[0] in _BEFORE:
+        while said and said[0] in _PREAMBLE_WORDS:
             said = said[1:]
         found = [grade for grade in self.settings.grades if _words(grade) == said]
         return found[0] if found else UNCLEAR

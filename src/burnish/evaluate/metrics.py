@@ -5,30 +5,14 @@ set (macro-F1, corpus BLEU) is in CORPUS and is shown beside the score, never te
 """
 
 import json
-import re
-import string
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import sacrebleu
 
-from burnish.evaluate.spans import FENCE, SPANS, span_f1
-
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
-#: Scripts without spaces between words: each sign counts as a word, as in MLQA.
-UNSPACED = re.compile(r"([\u0e00-\u0e7f\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff])")
-
-
-def normalise(text: str) -> str:
-    """SQuAD's normal form (Rajpurkar et al. 2016): no case, punctuation, articles, extra space.
-
-    Punctuation is that of all scripts, so that other languages are scored alike.
-    """
-    folded = unicodedata.normalize("NFKC", text).lower()
-    bare = "".join(sign for sign in folded if not _is_punctuation(sign))
-    return " ".join(_ARTICLES.sub(" ", bare).split())
+from burnish.evaluate.span_metrics import CODE_FENCE, SPAN_METRICS, span_f1
+from burnish.evaluate.text import UNSPACED, normalize
 
 
 def accuracy(expected: str, answer: str) -> float:
@@ -38,12 +22,12 @@ def accuracy(expected: str, answer: str) -> float:
 
 def exact_match(expected: str, answer: str) -> float:
     """1 if the normal forms are equal."""
-    return float(normalise(answer) == normalise(expected))
+    return float(normalize(answer) == normalize(expected))
 
 
 def token_f1(expected: str, answer: str) -> float:
     """F1 of the words that both have (SQuAD); signs of scripts without spaces count as words."""
-    theirs, ours = (UNSPACED.sub(r" \1 ", normalise(text)).split() for text in (expected, answer))
+    theirs, ours = (UNSPACED.sub(r" \1 ", normalize(text)).split() for text in (expected, answer))
     if not theirs or not ours:
         return float(theirs == ours)
     shared = sum((Counter(theirs) & Counter(ours)).values())
@@ -111,7 +95,9 @@ def corpus_bleu(expected: Sequence[str], answers: Sequence[str]) -> float:
     return float(sacrebleu.corpus_bleu(list(answers), [list(expected)]).score / 100)
 
 
-def _mean(score: Callable[[str, str], float]) -> Callable[[Sequence[str], Sequence[str]], float]:
+def _mean_over_rows(
+    score: Callable[[str, str], float],
+) -> Callable[[Sequence[str], Sequence[str]], float]:
     def over_all(expected: Sequence[str], answers: Sequence[str]) -> float:
         return sum(map(score, expected, answers)) / len(answers)
 
@@ -119,27 +105,23 @@ def _mean(score: Callable[[str, str], float]) -> Callable[[Sequence[str], Sequen
 
 
 #: Task → what is shown beside the deciding score, over the whole set.
-CORPUS: dict[str, dict[str, Callable[[Sequence[str], Sequence[str]], float]]] = {
+CORPUS_METRICS: dict[str, dict[str, Callable[[Sequence[str], Sequence[str]], float]]] = {
     "classification": {"macro_f1": macro_f1},
-    "extraction": {"exact_match": _mean(exact_match), "json_validity": json_validity},
-    "spans": SPANS,
-    "qa": {"exact_match": _mean(exact_match), "rouge_l": _mean(rouge_l)},
+    "extraction": {"exact_match": _mean_over_rows(exact_match), "json_validity": json_validity},
+    "spans": SPAN_METRICS,
+    "qa": {"exact_match": _mean_over_rows(exact_match), "rouge_l": _mean_over_rows(rouge_l)},
     "generation": {
-        "token_f1": _mean(token_f1),
+        "token_f1": _mean_over_rows(token_f1),
         "corpus_bleu": corpus_bleu,
-        "chrf": _mean(chrf),
-        "exact_match": _mean(exact_match),
+        "chrf": _mean_over_rows(chrf),
+        "exact_match": _mean_over_rows(exact_match),
     },
 }
 
 
-def _is_punctuation(sign: str) -> bool:
-    return sign in string.punctuation or unicodedata.category(sign).startswith("P")
-
-
 def _fields(text: str) -> Counter[str] | None:
     """The leaves of a JSON object as `path=value`; None if it is no object."""
-    fenced = FENCE.fullmatch(text)
+    fenced = CODE_FENCE.fullmatch(text)
     try:
         value = json.loads(fenced.group(1) if fenced else text)
     except (json.JSONDecodeError, RecursionError):

@@ -7,32 +7,32 @@ from typing import Any
 
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import say
-from burnish.core.records import Message, Row
-from burnish.core.reinforcement import (
+from burnish.core.reasoning import split_reasoning
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.rewards import (
     FileReward,
     MetricReward,
     ModelReward,
-    Multi,
-    PythonGrader,
-    StringCheck,
-    TextSimilarity,
+    MultiReward,
+    PythonReward,
+    StringCheckReward,
+    TextSimilarityReward,
 )
+from burnish.core.records import Message, Row
 from burnish.core.runs import find_run
-from burnish.core.sections import Task
-from burnish.core.thoughts import apart
-from burnish.evaluate.formula import BadFormula, compute, names_in
-from burnish.evaluate.grading import CHECKS, SIMILARITIES, Unfilled, fill, sample_of
+from burnish.evaluate.grader_formula import BadFormula, compute, names_in
+from burnish.evaluate.graders import CHECKS, SIMILARITIES, TemplateError, fill, sample_of
 from burnish.evaluate.metrics import METRICS
-from burnish.evaluate.sandbox import Failed, Sandbox
+from burnish.evaluate.sandbox.sandbox import GraderFailed, Sandbox
 from burnish.evaluate.tasks import TASKS
 from burnish.models.artifact import open_artifact
-from burnish.models.reward import load_reward_model
+from burnish.models.heads.reward_model import load_reward_model
 
 #: (row, what was said) → a finite number; higher is better. Raises BadRecipe.
-Worth = Callable[[Row, str], float]
+RewardFn = Callable[[Row, str], float]
 
 #: So many answers of which a Python grader could grade none are taken for its own mistake.
-_HOPELESS = 32
+_MAX_FAILURES = 32
 #: What is taken for a mistake in an operator's file.
 _FAULTS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
@@ -40,16 +40,16 @@ _FAULTS = (
 )  # fmt: skip
 
 
-def worth_of(reward: Any, task: Task) -> Worth:
+def reward_function(reward: Any, task: Task) -> RewardFn:
     """The function that a recipe's reward means: of what was said, not of what was thought before
     it, which only an operator's own file sees. Raises BadRecipe for one that can't be."""
     worth = REWARDS[reward.kind](reward, task)
     if isinstance(reward, FileReward):
         return worth
-    return lambda row, said: worth(row, apart(said)[1])
+    return lambda row, said: worth(row, split_reasoning(said)[1])
 
 
-def _metric(reward: MetricReward, task: Task) -> Worth:
+def _metric_reward(reward: MetricReward, task: Task) -> RewardFn:
     name = TASKS[task.kind].metric if reward.metric == "auto" else reward.metric
     score = METRICS[name]
 
@@ -64,22 +64,22 @@ def _metric(reward: MetricReward, task: Task) -> Worth:
     return worth
 
 
-def _check(reward: StringCheck, task: Task) -> Worth:
-    return _graded(reward, CHECKS[reward.operation])
+def _string_check_reward(reward: StringCheckReward, task: Task) -> RewardFn:
+    return _comparison_reward(reward, CHECKS[reward.operation])
 
 
-def _similar(reward: TextSimilarity, task: Task) -> Worth:
-    return _graded(reward, SIMILARITIES[reward.evaluation_metric])
+def _text_similarity_reward(reward: TextSimilarityReward, task: Task) -> RewardFn:
+    return _comparison_reward(reward, SIMILARITIES[reward.evaluation_metric])
 
 
-def _graded(
-    reward: StringCheck | TextSimilarity, score: Callable[[str, str], float | bool]
-) -> Worth:
+def _comparison_reward(
+    reward: StringCheckReward | TextSimilarityReward, score: Callable[[str, str], float | bool]
+) -> RewardFn:
     def worth(row: Row, said: str) -> float:
         item = {"answer": row.answer, **row.item}
         try:
             return float(score(*(fill(text, item, said) for text in templates)))
-        except Unfilled as error:
+        except TemplateError as error:
             if error.root == "sample":
                 return 0.0  # the answer isn't the JSON that is asked for: learn otherwise
             raise BadRecipe(
@@ -90,12 +90,12 @@ def _graded(
     return worth
 
 
-def _python(reward: PythonGrader, task: Task) -> Worth:
+def _python_reward(reward: PythonReward, task: Task) -> RewardFn:
     """In a sandbox that lasts as long as the training. An answer that it fails on is worth 0."""
     sandbox, graded, failed = Sandbox(reward.source), 0, 0
     try:
         sandbox.load()
-    except Failed as error:
+    except GraderFailed as error:
         said = f"The python grader doesn't load: {error}"
         raise BadRecipe(said, "Correct its source.") from error
 
@@ -103,11 +103,11 @@ def _python(reward: PythonGrader, task: Task) -> Worth:
         nonlocal graded, failed
         try:
             found = sandbox.grade(sample_of(said), {"answer": row.answer, **row.item})
-        except Failed as error:
+        except GraderFailed as error:
             failed += 1
             if failed == 1:
                 say(f"The python grader failed on {row.id}, whose answer is worth 0: {error}")
-            if not graded and failed >= _HOPELESS:
+            if not graded and failed >= _MAX_FAILURES:
                 raise BadRecipe(
                     f"The python grader failed on each of {failed} answers: {error}",
                     "Correct its source.",
@@ -119,9 +119,9 @@ def _python(reward: PythonGrader, task: Task) -> Worth:
     return worth
 
 
-def _multi(reward: Multi, task: Task) -> Worth:
-    inner = {name: worth_of(one, task) for name, one in reward.graders.items()}
-    unknown = _names(reward) - set(inner)
+def _multi_reward(reward: MultiReward, task: Task) -> RewardFn:
+    inner = {name: reward_function(one, task) for name, one in reward.graders.items()}
+    unknown = _graders_named(reward) - set(inner)
     if unknown:
         raise BadRecipe(
             f"The formula names {', '.join(sorted(unknown))}, which is no grader of it.",
@@ -138,7 +138,7 @@ def _multi(reward: Multi, task: Task) -> Worth:
     return worth
 
 
-def _names(reward: Multi) -> set[str]:
+def _graders_named(reward: MultiReward) -> set[str]:
     try:
         return names_in(reward.calculate_output)
     except BadFormula as error:
@@ -146,16 +146,16 @@ def _names(reward: Multi) -> set[str]:
         raise BadRecipe(f"{error}.".capitalize(), fix) from error
 
 
-def _model(reward: ModelReward, task: Task) -> Worth:
+def _model_reward(reward: ModelReward, task: Task) -> RewardFn:
     found = load_reward_model(open_artifact(find_run(reward.run).artifact))
 
     def worth(row: Row, said: str) -> float:
-        return found.worth([(*row.prompt, Message("assistant", said))])[0]
+        return found.score([(*row.prompt, Message("assistant", said))])[0]
 
     return worth
 
 
-def _file(reward: FileReward, task: Task) -> Worth:
+def _file_reward(reward: FileReward, task: Task) -> RewardFn:
     named = f"`{reward.function}` of {reward.file}"
     if not reward.file.is_file():
         fix = "Correct train.objective.reward.file."
@@ -190,12 +190,12 @@ def _file(reward: FileReward, task: Task) -> Worth:
 
 
 #: `train.objective.reward.kind` → how it is computed.
-REWARDS: Mapping[str, Callable[[Any, Task], Worth]] = {
-    "metric": _metric,
-    "string_check": _check,
-    "text_similarity": _similar,
-    "python": _python,
-    "multi": _multi,
-    "model": _model,
-    "file": _file,
+REWARDS: Mapping[str, Callable[[Any, Task], RewardFn]] = {
+    "metric": _metric_reward,
+    "string_check": _string_check_reward,
+    "text_similarity": _text_similarity_reward,
+    "python": _python_reward,
+    "multi": _multi_reward,
+    "model": _model_reward,
+    "file": _file_reward,
 }

@@ -5,7 +5,7 @@ import re
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
-from burnish.evaluate.metrics import UNSPACED
+from burnish.evaluate.text import UNSPACED
 
 _WORD = re.compile(r"[^\W_]+")
 

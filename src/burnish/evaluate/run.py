@@ -1,159 +1,125 @@
-"""Ask an engine, score each answer, say how sure the mean is."""
+"""`burnish evaluate`: one model or run on the frozen test split of a recipe."""
 
-import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from burnish.core.errors import PromptTooLong
-from burnish.core.folders import write_whole
-from burnish.core.progress import Bar, progress
-from burnish.core.records import Prediction, Prompt, Row, Scores, clusters_of
-from burnish.core.sections import Evaluate, Task
-from burnish.core.stats import mean_interval, quantile
-from burnish.core.thoughts import apart
-from burnish.engines.protocol import Engine
-from burnish.evaluate.metrics import CORPUS, METRICS
-from burnish.evaluate.tasks import deciding_metric
+from burnish.core.atomic import write_json
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.recipe import Recipe
+from burnish.core.records import Scores
+from burnish.core.runs import Run, new_run
+from burnish.data.load import load
+from burnish.data.split import sample_rows
+from burnish.engines.registry import engine_for
+from burnish.evaluate.judge_calibration import calibrate_judge
+from burnish.evaluate.prediction_cache import measure_latencies
+from burnish.evaluate.preference_accuracy import evaluate_pairs
+from burnish.evaluate.scoring import PromptSet, evaluate, perplexity, save_predictions, summary
+from burnish.evaluate.tasks import (
+    TASKS,
+    answer_length,
+    as_prompt,
+    refuse_unanswerable,
+    with_instruction,
+)
+from burnish.models.artifact import Artifact
+from burnish.models.find_artifact import find_artifact
+
+#: Perplexity is measured on this many test rows at the most.
+_PERPLEXITY_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """Rows and the prompts by which they are asked, one each."""
+class Evaluation:
+    """Scores of one model on the test split, and the run folder that holds its predictions.
 
-    rows: Sequence[Row]
-    prompts: Sequence[Prompt]
-    label: str = "Asking"
-
-
-def evaluate(engine: Engine, asked: Asked, task: Task, settings: Evaluate) -> Scores:
-    """Answer all prompts and score them against their rows.
-
-    Raises PromptTooLong with the row whose prompt doesn't fit the context.
+    `latencies` are seconds of requests that came alone; `perplexity` is of the expected answers;
+    none where a model makes no text.
     """
-    metric = deciding_metric(task, settings)
-    with progress(asked.label, total=len(asked.prompts)) as bar:
-        predictions = ask(engine, asked, metric, settings.batch_size, bar)
-    return score(predictions, metric, task, settings)
+
+    run: Run
+    source: str
+    scores: Scores
+    latencies: tuple[float, ...]
+    perplexity: float | None
+    notes: tuple[str, ...]
+    judge: Mapping[str, Any] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that `burnish evaluate --json` prints."""
+        return {
+            "run": self.run.id,
+            **summary(self.source, self.scores, self.latencies),
+            "perplexity": self.perplexity,
+            "judge": self.judge,
+            "inferred": list(self.notes),
+        }
 
 
-def ask(engine: Engine, asked: Asked, metric: str, batch_size: int, bar: Bar) -> list[Prediction]:
-    """One scored prediction a row."""
-    try:
-        answers = engine.answer(
-            asked.prompts, batch_size=batch_size, advance=lambda n: bar.advance(n)
-        )
-    except PromptTooLong as error:
-        raise _with_row(error, engine, asked) from error
-    return predicted(asked.rows, answers, metric)
+def evaluate_source(
+    recipe: Recipe, source: str | None = None, out: Path | None = None
+) -> Evaluation:
+    """Measure a run or a model (by default the recipe's base) on the recipe's test split.
 
+    A model is told what a competent person would tell it (the labels, the keys); a run is asked as
+    it was trained. Raises BadData if there are no test rows, NotFound for an unknown source,
+    BadRecipe for a judge that doesn't agree with people.
+    """
+    name = source or recipe.model.name
+    artifact = find_artifact(name)
+    recipe = recipe.model_copy(update={"task": resolve_task(recipe.task, artifact)})
+    dataset = load(recipe)
+    dataset.announce()
+    task, settings = dataset.task, recipe.evaluate
+    rows = sample_rows(dataset.split.test, settings.max_rows, settings.seed)
+    refuse_unanswerable(rows)
+    inputs = {"data": dict(dataset.hashes), "source": name}
+    if artifact and artifact.kind == "reward":
+        scores = evaluate_pairs(artifact, rows, settings)
+        run = new_run("evaluate", recipe, inputs, out)
+        alone = tuple(prediction.seconds for prediction in scores.predictions)
+        return _save(Evaluation(run, name, scores, alone, None, tuple(dataset.notes)))
+    judge = calibrate_judge(settings, [name])
+    engine = engine_for(artifact, name)
+    run = new_run("evaluate", recipe, inputs, out)
 
-class Said(Protocol):
-    """What a model said to one question: an answer of an engine, or a reply from elsewhere."""
-
-    @property
-    def text(self) -> str:
-        """The words."""
-
-    @property
-    def tokens_in(self) -> int:
-        """Tokens of the prompt."""
-
-    @property
-    def tokens_out(self) -> int:
-        """Tokens of the answer."""
-
-    @property
-    def seconds(self) -> float:
-        """How long it took."""
-
-
-def predicted(rows: Sequence[Row], said: Sequence[Said], metric: str) -> list[Prediction]:
-    """One scored prediction a row: of what was said, not of what was thought before."""
-    return [
-        Prediction(
-            row=row.id,
-            prompt=row.prompt[-1].content,
-            expected=row.expected,
-            answer=answer,
-            score=METRICS[metric](row.expected, answer),
-            tokens_in=one.tokens_in,
-            tokens_out=one.tokens_out,
-            seconds=one.seconds,
-            thought=thought,
-            group=row.group or "",
-        )
-        for row, one in zip(rows, said, strict=True)
-        for thought, answer in (apart(one.text),)
-    ]
-
-
-def score(predictions: Sequence[Prediction], metric: str, task: Task, settings: Evaluate) -> Scores:
-    """Predictions with their interval and what is shown beside it."""
-    expected = [prediction.expected for prediction in predictions]
-    answers = [prediction.answer for prediction in predictions]
-    extra = {name: over_all(expected, answers) for name, over_all in CORPUS[task.kind].items()}
-    return with_interval(metric, predictions, settings, extra)
-
-
-def with_interval(
-    metric: str,
-    predictions: Sequence[Prediction],
-    settings: Evaluate,
-    extra: Mapping[str, float],
-) -> Scores:
-    """Scored predictions with the interval of their mean."""
-    values = [prediction.score for prediction in predictions]
-    own = mean_interval(values, clusters_of(predictions), settings.confidence, settings.seed)
-    return Scores(metric, predictions, own, extra)
-
-
-def perplexity(engine: Engine, rows: Sequence[Row]) -> float:
-    """exp of the mean negative log-probability of a token of the rows' last answers. Lower is
-    better."""
-    found = engine.log_likelihood(
-        [row.until(row.learnt[-1]) if row.learnt else row for row in rows]
+    known = dataset.split.train or rows
+    length = answer_length(known, settings, engine.count_tokens)
+    told = "" if artifact else TASKS[task.kind].instruction(task, known)
+    thoughts = artifact.reasoning_tokens if artifact else 0
+    prompts = [with_instruction(as_prompt(row, task, length, thoughts), told) for row in rows]
+    scores = evaluate(engine, PromptSet(rows, prompts, f"Asking {name}"), task, settings)
+    if judge:
+        scores = judge.grade(scores, rows, settings)
+    result = Evaluation(
+        run=run,
+        source=name,
+        scores=scores,
+        latencies=tuple(measure_latencies(engine, prompts)),
+        perplexity=perplexity(engine, sample_rows(rows, _PERPLEXITY_ROWS, settings.seed)),
+        notes=tuple(dataset.notes),
+        judge=judge.as_dict() if judge else None,
     )
-    return math.exp(-sum(log for log, _ in found) / sum(tokens for _, tokens in found))
+    return _save(result)
 
 
-def summary(name: str, scores: Scores, latencies: Sequence[float]) -> dict[str, Any]:
-    """One route as `--json` prints it. `latencies` are seconds of requests that came alone."""
-    predictions = scores.predictions
-    n = len(predictions)
-    return {
-        "name": name,
-        "metric": scores.metric,
-        "value": scores.interval.value,
-        "ci": [scores.interval.low, scores.interval.high],
-        "n": scores.interval.n,
-        **{key: round(value, 6) for key, value in scores.extra.items()},
-        "latency_p50_s": quantile(latencies, 0.5),
-        "latency_p95_s": quantile(latencies, 0.95),
-        "tokens_in": sum(prediction.tokens_in for prediction in predictions) / n,
-        "tokens_out": sum(prediction.tokens_out for prediction in predictions) / n,
-        "seconds_in_batch": sum(prediction.seconds for prediction in predictions) / n,
-    }
+def _save(result: Evaluation) -> Evaluation:
+    """The same, written into its run."""
+    run, scores = result.run, result.scores
+    save_predictions(run.path / "predictions.jsonl", scores.predictions)
+    write_json(run.path / "report.json", result.as_dict())
+    run.events.write(event="evaluated", value=scores.interval.value)
+    return result
 
 
-def save_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """One JSON object a line, whole or not at all."""
-    lines = (json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in predictions)
-    write_whole(path, "".join(lines))
-
-
-def load_predictions(path: Path) -> list[Prediction]:
-    """What `save_predictions` wrote."""
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [Prediction(**json.loads(line)) for line in lines if line]
-
-
-def _with_row(error: PromptTooLong, engine: Engine, asked: Asked) -> PromptTooLong:
-    """The same fault with the row that has the longest prompt."""
-    row, _ = max(
-        zip(asked.rows, asked.prompts, strict=True),
-        key=lambda pair: engine.count_tokens(pair[1].messages),
-    )
-    return PromptTooLong(f"{row.id}: {error.what}", error.fix)
+def resolve_task(task: Task, artifact: Artifact | None) -> Task:
+    """What the recipe leaves open, as the artifact was trained: kind, labels, system message."""
+    if artifact is None:
+        return task
+    trained = Task(**artifact.lineage["task"]) if "task" in artifact.lineage else Task()
+    kind = trained.kind if task.kind == "auto" else task.kind
+    labels = task.labels or (trained.labels if kind == trained.kind else ())
+    prompt = task.prompt or artifact.system
+    return task.model_copy(update={"kind": kind, "labels": labels, "prompt": prompt})

@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from burnish.core.errors import BadData
+from burnish.core.reasoning import join_reasoning
+from burnish.core.recipe.data import Task
+from burnish.core.recipe.evaluate import Evaluate
 from burnish.core.records import Message, Prompt, Row
-from burnish.core.sections import Evaluate, Task
-from burnish.core.thoughts import together
 
 #: How many of the longest training answers are counted in tokens.
-_MEASURED = 64
+_MEASURED_ANSWERS = 64
 
 
 def _name_labels(task: Task, rows: Sequence[Row]) -> str:
@@ -19,7 +20,7 @@ def _name_labels(task: Task, rows: Sequence[Row]) -> str:
 
 
 def _name_keys(task: Task, rows: Sequence[Row]) -> str:
-    keys = dict.fromkeys(key for row in rows for key in _keys(row.answer))
+    keys = dict.fromkeys(key for row in rows for key in _json_keys(row.answer))
     return f"Answer with one JSON object with these keys and nothing else: {', '.join(keys)}."
 
 
@@ -35,7 +36,7 @@ def _be_brief(task: Task, rows: Sequence[Row]) -> str:
     return "Answer with as few words as possible and nothing else."
 
 
-def _say_nothing(task: Task, rows: Sequence[Row]) -> str:
+def _no_instruction(task: Task, rows: Sequence[Row]) -> str:
     return ""
 
 
@@ -54,7 +55,7 @@ TASKS = {
     "extraction": TaskKind("field_f1", False, _name_keys),
     "spans": TaskKind("span_f1", False, _name_spans),
     "qa": TaskKind("token_f1", False, _be_brief),
-    "generation": TaskKind("rouge_l", False, _say_nothing),
+    "generation": TaskKind("rouge_l", False, _no_instruction),
 }
 
 
@@ -88,30 +89,34 @@ def answer_length(
     if settings.max_new_tokens:
         return settings.max_new_tokens
     answers = {row.answer for row in rows}
-    return max(16, _room(answers, count, otherwise=256))
+    return max(16, _token_limit(answers, count, otherwise=256))
 
 
-def thought_length(rows: Sequence[Row], count: Callable[[Sequence[Message]], int]) -> int:
+def reasoning_length(rows: Sequence[Row], count: Callable[[Sequence[Message]], int]) -> int:
     """Tokens that a thought before an answer may have, its marks included: half more than the
     longest of the rows; 0 where none thinks. Counted as `answer_length` counts."""
-    thoughts = {together(message.thought, "") for row in rows for message in row.messages} - {""}
-    return _room(thoughts, count, otherwise=0)
+    thoughts = {
+        join_reasoning(message.reasoning, "") for row in rows for message in row.messages
+    } - {""}
+    return _token_limit(thoughts, count, otherwise=0)
 
 
-def _room(texts: Collection[str], count: Callable[[Sequence[Message]], int], otherwise: int) -> int:
+def _token_limit(
+    texts: Collection[str], count: Callable[[Sequence[Message]], int], otherwise: int
+) -> int:
     if not texts:
         return otherwise
-    longest = sorted(texts, key=lambda text: len(text.encode()), reverse=True)[:_MEASURED]
+    longest = sorted(texts, key=lambda text: len(text.encode()), reverse=True)[:_MEASURED_ANSWERS]
     frame = count((Message("user", ""),))
     tokens = max(count((Message("user", text),)) - frame for text in longest)
     return math.ceil(1.5 * tokens / 8) * 8
 
 
-def as_prompt(row: Row, task: Task, max_new_tokens: int, thoughts: int = 0) -> Prompt:
+def as_prompt(row: Row, task: Task, max_new_tokens: int, reasoning_tokens: int = 0) -> Prompt:
     """The question of a row, without its answer; with room for `thoughts` (tokens) before it, which
     leave an answer free: to be held to the labels is to be kept from thinking."""
-    choices = task.labels if TASKS[task.kind].constrained and not thoughts else ()
-    room = max_new_tokens + thoughts
+    choices = task.labels if TASKS[task.kind].constrained and not reasoning_tokens else ()
+    room = max_new_tokens + reasoning_tokens
     return Prompt(row.prompt, max_new_tokens=room, choices=choices, tools=row.tools)
 
 
@@ -134,7 +139,7 @@ def with_examples(prompt: Prompt, rows: Sequence[Row]) -> Prompt:
     return replace(prompt, messages=(*system, *shown, *asked))
 
 
-def _keys(answer: str) -> list[str]:
+def _json_keys(answer: str) -> list[str]:
     try:
         value = json.loads(answer)
     except (json.JSONDecodeError, RecursionError):

@@ -6,31 +6,41 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from burnish.core.atomic import write_atomic, write_json
 from burnish.core.errors import NotFound
-from burnish.core.folders import write_json, write_whole
 from burnish.core.progress import say
-from burnish.core.recipe import Recipe
+from burnish.core.recipe.recipe import Recipe
 from burnish.core.runs import Run
-from burnish.engines.alone import Running
-from burnish.engines.local import open_engine
-from burnish.export.card import card
-from burnish.export.doors import open_door
-from burnish.export.formats import BESIDE_BASE, quant_of, refuse_pairs, write_export
-from burnish.export.importance import WEIGHED, importance_of
-from burnish.export.modelfile import modelfile
-from burnish.export.parity import Parity, measure
-from burnish.export.pruning import shortened
-from burnish.export.questions import Questions, Trained, ask_trained, questions
-from burnish.export.ready import make_ready, refuse_unready
-from burnish.export.vocabulary import CannotExport
+from burnish.engines.external.base import LaunchOptions
+from burnish.engines.local.open import open_local_engine
+from burnish.export.formats.gguf_tokenizer import CannotExport
+from burnish.export.formats.importance_matrix import IMPORTANCE_FORMATS, compute_importance
+from burnish.export.formats.registry import (
+    ADAPTER_FORMATS,
+    check_seq2seq_export,
+    resolve_quant,
+    write_export,
+)
+from burnish.export.layer_pruning import drop_layers
+from burnish.export.model_card import render_model_card
+from burnish.export.packaging.ollama import render_modelfile
+from burnish.export.packaging.registry import check_targets, write_targets
+from burnish.export.parity.clients import open_served_model
+from burnish.export.parity.gate import Parity, measure_parity
+from burnish.export.parity.questions import (
+    GateQuestions,
+    TrainedAnswers,
+    ask_trained,
+    make_questions,
+)
 from burnish.models.artifact import Artifact, open_artifact
-from burnish.models.local import find_model
+from burnish.models.local_models import find_model
 
-PARITY = "parity.json"
+PARITY_FILE = "parity.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """An exported folder and what the gate found."""
 
     artifact: Artifact
@@ -52,76 +62,79 @@ class Exported:
         }
 
 
-def export(run: Run, recipe: Recipe, out: Path | None = None) -> Exported:
+def export(run: Run, recipe: Recipe, out: Path | None = None) -> ExportResult:
     """Export a run as the recipe's `export` section says and ask the result the test split.
 
     Raises CannotExport, AlreadyThere, BadRecipe before anything is written; Unavailable and
     EngineFailed if the engine isn't here or fails: the folder then stays, without `parity.json`.
     """
     settings = recipe.export
-    quant = quant_of(settings.to, settings.quant)
+    quant = resolve_quant(settings.to, settings.quant)
     artifact = open_artifact(run.artifact)
-    refuse_pairs(settings, settings.to, artifact)
-    if settings.importance and settings.to not in WEIGHED:
+    check_seq2seq_export(settings, settings.to, artifact)
+    if settings.importance and settings.to not in IMPORTANCE_FORMATS:
         raise CannotExport(
             f"--to {settings.to} isn't rounded by importance.",
-            f"Leave export.importance out, or use --to {' or '.join(WEIGHED)}.",
+            f"Leave export.importance out, or use --to {' or '.join(IMPORTANCE_FORMATS)}.",
         )
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
-    refuse_unready(settings.ready_for, settings.to, artifact, tokenizer)
-    if settings.drop_layers and settings.to in BESIDE_BASE:
+    check_targets(settings.ready_for, settings.to, artifact, tokenizer)
+    if settings.drop_layers and settings.to in ADAPTER_FORMATS:
         raise CannotExport(
             f"--to {settings.to} ships an adapter, and layers are left out of the whole model.",
             "Leave export.drop_layers out, or use --to merged or gguf.",
         )
-    asked = questions(recipe, artifact)
+    asked = make_questions(recipe, artifact)
     folder = (out or run.path / "exports" / f"{settings.to}-{quant}").absolute()
-    with shortened(recipe, artifact) as source:
-        importance = importance_of(recipe, source)
+    with drop_layers(recipe, artifact) as source:
+        importance = compute_importance(recipe, source)
         written = write_export(folder, source, settings.to, quant, importance)
     say(f"Wrote {folder}")
-    trained = ask_trained(open_engine(str(run.path)), asked)
-    make_ready(settings.ready_for, written, tokenizer)
-    return gate(written, asked, trained, recipe)
+    trained = ask_trained(open_local_engine(str(run.path)), asked)
+    write_targets(settings.ready_for, written, tokenizer)
+    return run_gate(written, asked, trained, recipe)
 
 
-def gate(
+def run_gate(
     written: Artifact,
-    asked: Questions,
-    trained: Trained,
+    asked: GateQuestions,
+    trained: TrainedAnswers,
     recipe: Recipe,
-    running: Running | None = None,
-) -> Exported:
+    running: LaunchOptions | None = None,
+) -> ExportResult:
     """Ask an exported folder, and leave `parity.json`, a model card and a Modelfile in it.
 
     Without `running` its server has the recipe's threads and room for the questions.
     """
-    usual = Running(recipe.export.threads or 0, context_room(asked, trained))
-    door = open_door(written, running or usual)
+    usual = LaunchOptions(recipe.export.threads or 0, required_context(asked, trained))
+    door = open_served_model(written, running or usual)
     try:
-        parity = measure(door, asked, trained, recipe.export)
+        parity = measure_parity(door, asked, trained, recipe.export)
     finally:
         door.close()
     size = sum(file.stat().st_size for file in written.path.iterdir() if file.is_file())
     if written.kind == "gguf":
         names = written.lineage["export"]
         files = [names[part] for part in ("file", "adapter") if part in names]
-        text = modelfile(files, trained.tokenizer, written.system)
+        text = render_modelfile(files, trained.tokenizer, written.system)
         if text:
-            write_whole(written.path / "Modelfile", text)
+            write_atomic(written.path / "Modelfile", text)
     facts = parity.as_dict()
-    write_whole(written.path / "README.md", card(written, _licence(written.base), facts, size))
-    write_json(written.path / PARITY, facts)
-    return Exported(written, parity, size)
+    write_atomic(
+        written.path / "README.md",
+        render_model_card(written, _base_license(written.base), facts, size),
+    )
+    write_json(written.path / PARITY_FILE, facts)
+    return ExportResult(written, parity, size)
 
 
-def context_room(asked: Questions, trained: Trained) -> int:
+def required_context(asked: GateQuestions, trained: TrainedAnswers) -> int:
     """Tokens that the longest question and its answer need."""
     longest = max(reply.tokens_in for reply in trained.free)
     return longest + max(prompt.max_new_tokens for prompt in asked.prompts)
 
 
-def _licence(base: str) -> str:
+def _base_license(base: str) -> str:
     """The base's licence; a run whose weights all moved can be exported without its base."""
     try:
         return find_model(base).licence

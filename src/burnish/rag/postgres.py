@@ -39,7 +39,7 @@ CREATE INDEX IF NOT EXISTS passages_near ON passages USING hnsw (vector public.v
 _UNSTORABLE = re.compile("[\ud800-\udfff\x00]")
 
 
-def connected(url: str) -> Any:
+def connect(url: str) -> Any:
     """A connection that commits each statement. Raises Unavailable."""
     try:
         import psycopg
@@ -56,9 +56,9 @@ def connected(url: str) -> Any:
         ) from error
 
 
-def postgres_names(url: str) -> list[str]:
+def list_postgres(url: str) -> list[str]:
     """The indexes of a database, by name."""
-    with connected(url) as database:
+    with connect(url) as database:
         rows = database.execute(
             "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, %s)", (_PREFIX,)
         ).fetchall()
@@ -67,7 +67,7 @@ def postgres_names(url: str) -> list[str]:
 
 def drop_postgres(url: str, name: str) -> None:
     """Forget an index."""
-    with connected(url) as database:
+    with connect(url) as database:
         database.execute(f'DROP SCHEMA IF EXISTS "{_schema(name)}" CASCADE')
 
 
@@ -76,11 +76,11 @@ class PostgresStore:
 
     def __init__(self, url: str, name: str) -> None:
         self.schema = _schema(name)
-        self.database = connected(url)
+        self.database = connect(url)
         with self._transaction():
             known = "SELECT 1 FROM pg_namespace WHERE nspname = %s"
             if not self.database.execute(known, (self.schema,)).fetchone():
-                self._make()
+                self._create_schema()
         self.database.execute(f'SET search_path TO "{self.schema}", public')
 
     def close(self) -> None:
@@ -92,7 +92,7 @@ class PostgresStore:
         found = self.database.execute("SELECT value FROM facts").fetchone()
         return dict(found[0]) if found else {}
 
-    def note(self, facts: Mapping[str, Any]) -> None:
+    def set_facts(self, facts: Mapping[str, Any]) -> None:
         """Put it down."""
         with self._transaction():
             self.database.execute("DELETE FROM facts")
@@ -106,7 +106,7 @@ class PostgresStore:
         """Take a file's passages for those of before, whole or not at all."""
         with self._transaction():
             self.database.execute("DELETE FROM documents WHERE file = %s", (file,))
-            title = _storable(passages[0].title if passages else "")
+            title = _replace_unstorable(passages[0].title if passages else "")
             document = self.database.execute(
                 "INSERT INTO documents (file, digest, title) VALUES (%s, %s, %s) RETURNING id",
                 (file, digest, title),
@@ -116,8 +116,9 @@ class PostgresStore:
             rows = [
                 (
                     document, json.dumps(passage.headings), passage.page, passage.start,
-                    passage.end, _storable(passage.text),
-                    _storable(f"{passage.place}\n{passage.text}"), _written(vector),
+                    passage.end, _replace_unstorable(passage.text),
+                    _replace_unstorable(f"{passage.section}\n{passage.text}"),
+                    _vector_literal(vector),
                 )
                 for passage, vector in zip(passages, vectors, strict=True)
             ]  # fmt: skip
@@ -133,44 +134,46 @@ class PostgresStore:
         """Forget these files, all or none."""
         self.database.execute("DELETE FROM documents WHERE file = ANY(%s)", (list(files),))
 
-    def settle(self) -> None:
+    def refresh(self) -> None:
         """Nothing waits here."""
 
     def count(self) -> int:
         """How many passages there are."""
         return int(self.database.execute("SELECT count(*) FROM passages").fetchone()[0])
 
-    def by_vector(
+    def search_vectors(
         self, vector: np.ndarray, most: int, files: Collection[str] | None = None
     ) -> Ranking:
         """The passages whose vectors are nearest by dot product, of these files only."""
         if not self.count():
             return []
-        query, values = _only("SELECT id, -(vector <#> %s::vector) FROM passages", files)
+        query, values = _filter_files("SELECT id, -(vector <#> %s::vector) FROM passages", files)
         with self._transaction(alone=False):
             if files is not None:
                 # Which files is asked after the walk through the graph, which would end too soon.
                 self.database.execute("SET LOCAL enable_indexscan = off")
             self.database.execute(f"SET LOCAL hnsw.ef_search = {min(max(4 * most, 100), 1000)}")
-            written = _written(vector)
-            return self._ranking(
+            written = _vector_literal(vector)
+            return self._run_ranking(
                 f"{query} ORDER BY vector <#> %s::vector LIMIT %s",
                 (written, *values, written, most),
             )
 
-    def by_words(self, question: str, most: int, files: Collection[str] | None = None) -> Ranking:
+    def search_words(
+        self, question: str, most: int, files: Collection[str] | None = None
+    ) -> Ranking:
         """The passages with the highest `ts_rank_cd`, of these files only."""
-        words = dict.fromkeys(re.findall(r"\w+", _storable(question)))
+        words = dict.fromkeys(re.findall(r"\w+", _replace_unstorable(question)))
         if not words:
             return []
         asked = " | ".join(f"'{word}'" for word in words)
-        query, values = _only(
+        query, values = _filter_files(
             "SELECT passages.id, ts_rank_cd(words, asked, 1) AS rank FROM passages, "
             "to_tsquery('english', %s) AS asked",
             files,
         )
         also = "AND" if files is not None else "WHERE"
-        return self._ranking(
+        return self._run_ranking(
             f"{query} {also} words @@ asked ORDER BY rank DESC, passages.id LIMIT %s",
             (asked, *values, most),
         )
@@ -188,11 +191,11 @@ class PostgresStore:
         }
         return [found[own] for own in ids]
 
-    def _ranking(self, query: str, values: Sequence[Any]) -> Ranking:
+    def _run_ranking(self, query: str, values: Sequence[Any]) -> Ranking:
         rows = self.database.execute(query, values).fetchall()
         return [(int(own), float(score)) for own, score in rows]
 
-    def _make(self) -> None:
+    def _create_schema(self) -> None:
         import psycopg
 
         try:
@@ -216,7 +219,7 @@ class PostgresStore:
             yield
 
 
-def _only(query: str, files: Collection[str] | None) -> tuple[str, list[Any]]:
+def _filter_files(query: str, files: Collection[str] | None) -> tuple[str, list[Any]]:
     """The query for passages of these files, and what it needs."""
     if files is None:
         return query, []
@@ -234,10 +237,10 @@ def _schema(name: str) -> str:
     return schema
 
 
-def _written(vector: Any) -> str:
+def _vector_literal(vector: Any) -> str:
     return json.dumps(np.asarray(vector, dtype=np.float32).tolist())
 
 
-def _storable(text: str) -> str:
+def _replace_unstorable(text: str) -> str:
     """The text with what PostgreSQL can't hold replaced, one character for one."""
     return _UNSTORABLE.sub("�", text)

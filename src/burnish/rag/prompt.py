@@ -15,17 +15,17 @@ def with_passages(messages: Sequence[Message], passages: Sequence[Passage]) -> t
     place = max((n for n, turn in enumerate(messages) if turn.role == "user"), default=None)
     if not passages or place is None:
         return tuple(messages)
-    told = "\n\n".join(numbered(passage, n) for n, passage in enumerate(passages, start=1))
+    told = "\n\n".join(format_passage(passage, n) for n, passage in enumerate(passages, start=1))
     asked = replace(messages[place], content=f"{told}\n\nQuestion: {messages[place].content}")
     return (*messages[:place], asked, *messages[place + 1 :])
 
 
-def numbered(passage: Passage, number: int) -> str:
+def format_passage(passage: Passage, number: int) -> str:
     """A passage as a model reads it: its number, where it stands, and what it says."""
-    return f"[{number}] {passage.place}\n{passage.text}"
+    return f"[{number}] {passage.section}\n{passage.text}"
 
 
-def fitting(
+def fit_passages(
     messages: Sequence[Message], passages: Sequence[Passage], count: Count, room: int
 ) -> list[Passage]:
     """The passages that `room` tokens hold together with the messages, the lowest-ranked dropped

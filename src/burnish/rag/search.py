@@ -14,11 +14,11 @@ import numpy as np
 
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.progress import progress, say
-from burnish.models.embedder import Embedder
-from burnish.models.local import find_model
-from burnish.models.reranker import Reranker
-from burnish.rag.places import place
-from burnish.rag.store import Passage, Ranking, Store
+from burnish.models.heads.embedder import Embedder
+from burnish.models.heads.reranker import Reranker
+from burnish.models.local_models import find_model
+from burnish.rag.locations import index_locations
+from burnish.rag.store import Passage, PassageStore, Ranking
 
 #: The constant of reciprocal rank fusion, as in the paper.
 _RRF_K = 60
@@ -27,7 +27,7 @@ _DEPTH = 50
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class SearchHit:
     """A passage that was found. `score` is the fused one, `similarity` the cosine to the question.
 
     `by_meaning` and `by_words` are its ranks, from 1; `relevance` is what the cross-encoder says,
@@ -55,13 +55,13 @@ class Reranking:
     model: Reranker
     top: int = 20
 
-    def order(self, question: str, found: Sequence[Found]) -> list[Found]:
+    def rerank(self, question: str, hits: Sequence[SearchHit]) -> list[SearchHit]:
         """The first `top` by relevance; those behind them stay behind."""
-        read = found[: self.top]
-        texts = [f"{item.passage.place}\n{item.passage.text}" for item in read]
-        scores = self.model.scores(question, texts).tolist()
+        read = hits[: self.top]
+        texts = [f"{item.passage.section}\n{item.passage.text}" for item in read]
+        scores = self.model.score(question, texts).tolist()
         judged = [replace(item, relevance=own) for item, own in zip(read, scores, strict=True)]
-        return [*sorted(judged, key=lambda item: -(item.relevance or 0)), *found[self.top :]]
+        return [*sorted(judged, key=lambda item: -(item.relevance or 0)), *hits[self.top :]]
 
 
 @dataclass(slots=True)
@@ -69,19 +69,19 @@ class Index:
     """An index that is open: its store, and the embedder that made its vectors."""
 
     name: str
-    store: Store
+    store: PassageStore
     embedder: Embedder
     root: Path
     reranking: Reranking | None = None
 
-    def search(self, question: str, k: int = 5, files: str | None = None) -> list[Found]:
+    def search(self, question: str, k: int = 5, files: str | None = None) -> list[SearchHit]:
         """The `k` best passages, best first; `files` is a pattern that their file must match.
 
         Raises NotFound if no file of the index matches it.
         """
         return self.nearest(question, self.embedder.encode([question])[0], k, files)
 
-    def search_all(self, questions: Sequence[str], k: int = 5) -> list[list[Found]]:
+    def search_all(self, questions: Sequence[str], k: int = 5) -> list[list[SearchHit]]:
         """The same for many questions, embedded together."""
         with progress("Searching", total=len(questions)) as bar:
             vectors = self.embedder.encode(questions, advance=bar.advance)
@@ -92,20 +92,20 @@ class Index:
 
     def nearest(
         self, question: str, vector: np.ndarray, k: int = 5, files: str | None = None
-    ) -> list[Found]:
+    ) -> list[SearchHit]:
         """The same for a question whose vector is there already: float32 of shape (width,)."""
-        wanted = self._matching(files) if files else None
+        wanted = self._matching_files(files) if files else None
         if self.reranking is None:
-            return self._fused(question, vector, k, wanted)
-        found = self._fused(question, vector, max(k, self.reranking.top), wanted)
-        return self.reranking.order(question, found)[:k]
+            return self._fuse(question, vector, k, wanted)
+        found = self._fuse(question, vector, max(k, self.reranking.top), wanted)
+        return self.reranking.rerank(question, found)[:k]
 
-    def _fused(
+    def _fuse(
         self, question: str, vector: np.ndarray, k: int, wanted: Collection[str] | None
-    ) -> list[Found]:
+    ) -> list[SearchHit]:
         depth = max(_DEPTH, k)
-        meaning = self.store.by_vector(vector, depth, wanted)
-        words = self.store.by_words(question, depth, wanted)
+        meaning = self.store.search_vectors(vector, depth, wanted)
+        words = self.store.search_words(question, depth, wanted)
         fused = reciprocal_rank_fusion([_ids(meaning), _ids(words)])[:k]
         passages = self.store.passages([own for own, _ in fused])
         cosines = dict(meaning)
@@ -113,8 +113,8 @@ class Index:
             {own: rank for rank, own in enumerate(_ids(some), 1)} for some in (meaning, words)
         ]
         return [
-            Found(
-                passage=replace(passage, file=self.shown(passage.file)),
+            SearchHit(
+                passage=replace(passage, file=self.display_name(passage.file)),
                 score=score,
                 similarity=cosines.get(own),
                 by_meaning=places[0].get(own),
@@ -123,18 +123,18 @@ class Index:
             for (own, score), passage in zip(fused, passages, strict=True)
         ]
 
-    def shown(self, file: str) -> str:
+    def display_name(self, file: str) -> str:
         """A file as people know it: from the folder that was indexed."""
         path = Path(file)
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else file
 
-    def _matching(self, pattern: str) -> set[str]:
+    def _matching_files(self, pattern: str) -> set[str]:
         files = self.store.digests()
-        wanted = {file for file in files if fnmatch(self.shown(file), pattern)}
+        wanted = {file for file in files if fnmatch(self.display_name(file), pattern)}
         if not wanted:
             raise NotFound(
                 f"No file of the index `{self.name}` matches `{pattern}`.",
-                f"Its files: {', '.join(sorted(map(self.shown, files))[:10])}",
+                f"Its files: {', '.join(sorted(map(self.display_name, files))[:10])}",
             )
         return wanted
 
@@ -156,7 +156,7 @@ def reciprocal_rank_fusion(
 def open_index(name: str, rerank: str = "", rerank_top: int = 20) -> Index:
     """An index that was made before; `rerank` names a cross-encoder. Raises NotFound, BadRecipe."""
     reranking = Reranking(Reranker(find_model(rerank)), rerank_top) if rerank else None
-    kept = place()
+    kept = index_locations()
     if name not in (names := kept.names()):
         raise NotFound(
             f"There is no index `{name}` in this workspace (there are: "
@@ -180,7 +180,7 @@ def refuse_other_embedder(name: str, facts: Mapping[str, Any], embedder: Embedde
         raise BadRecipe(
             f"The index `{name}` was made with {facts['embedder']['name']} as it was then; the "
             f"vectors of {embedder.name} can't be compared with those.",
-            f"Choose another --name, or remove {place().where(name)}.",
+            f"Choose another --name, or remove {index_locations().where(name)}.",
         )
 
 

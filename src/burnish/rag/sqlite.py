@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from burnish.core.errors import BadData
-from burnish.rag.signs import Signs, sign_bits
+from burnish.rag.binary_vectors import BinaryVectors, binarize
+from burnish.rag.bm25 import IndexChanges, IndexState, WordIndex
 from burnish.rag.store import Passage, Ranking
-from burnish.rag.words import News, State, WordIndex
 
 #: Passages near by their signs whose exact vectors are compared: so many for each one that is
 #: wanted, and never fewer than so many.
@@ -73,13 +73,13 @@ class SqliteStore:
             with self._transaction():
                 if not self.database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
                     self._run(_TABLES + _SIGNS)
-                elif self._number("PRAGMA user_version") < 2:
+                elif self._query_number("PRAGMA user_version") < 2:
                     self._upgrade()
         except sqlite3.DatabaseError as error:
             raise BadData(
                 f"{path} is not an index that can be read: {error}", "Remove it and index again."
             ) from error
-        self._signs: tuple[int, Signs] | None = None
+        self._signs: tuple[int, BinaryVectors] | None = None
         self._words = WordIndex(path.parent / "words")
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class SqliteStore:
         found = self.database.execute("SELECT value FROM facts").fetchone()
         return dict(json.loads(found[0])) if found else {}
 
-    def note(self, facts: Mapping[str, Any]) -> None:
+    def set_facts(self, facts: Mapping[str, Any]) -> None:
         """Put it down."""
         with self._transaction():
             self.database.execute("DELETE FROM facts")
@@ -104,43 +104,44 @@ class SqliteStore:
     def replace(self, file: str, digest: str, passages: Sequence[Passage], vectors: Any) -> None:
         """Take a file's passages for those of before, whole or not at all."""
         with self._transaction():
-            self._forget(file)
+            self._delete_file(file)
             title = passages[0].title if passages else ""
             document = self.database.execute(
                 "INSERT INTO documents (file, digest, title) VALUES (?, ?, ?)",
-                (file, digest, _storable(title)),
+                (file, digest, _replace_unstorable(title)),
             ).lastrowid
-            first = self._last("passages") + 1
+            first = self._last_id("passages") + 1
             self.database.executemany(
                 "INSERT INTO passages (document, headings, page, begins, ends, place, text, vector)"
                 " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
                         document, json.dumps(passage.headings), passage.page, passage.start,
-                        passage.end, _storable(passage.place), _storable(passage.text),
+                        passage.end, _replace_unstorable(passage.section),
+                        _replace_unstorable(passage.text),
                         np.asarray(vector, dtype=np.float32).tobytes(),
                     )
                     for passage, vector in zip(passages, vectors, strict=True)
                 ],
             )  # fmt: skip
             if passages:
-                self._note_signs(int(document or 0), first, np.asarray(vectors))
+                self._write_binary_vectors(int(document or 0), first, np.asarray(vectors))
 
     def remove(self, files: Collection[str]) -> None:
         """Forget these files, all or none."""
         with self._transaction():
             for file in files:
-                self._forget(file)
+                self._delete_file(file)
 
-    def settle(self) -> None:
+    def refresh(self) -> None:
         """Bring the word index to where the database is."""
-        self._words.follow(self._now(), self._news)
+        self._words.update(self._read_state(), self._changes_since)
 
     def count(self) -> int:
         """How many passages there are."""
-        return self._number("SELECT count(*) FROM passages")
+        return self._query_number("SELECT count(*) FROM passages")
 
-    def by_vector(
+    def search_vectors(
         self, vector: np.ndarray, most: int, files: Collection[str] | None = None
     ) -> Ranking:
         """The passages whose vectors are nearest by dot product, of these files only.
@@ -148,7 +149,7 @@ class SqliteStore:
         Exact among those whose signs agree best: 10 * `most`, at least 500.
         """
         documents = None if files is None else np.array(self._document_ids(files), dtype=np.int64)
-        near = self._all_signs().nearest(vector, max(_SPARE * most, _LEAST), documents)
+        near = self._binary_vectors().nearest(vector, max(_SPARE * most, _LEAST), documents)
         rows = self.database.execute(
             "SELECT id, vector FROM passages WHERE id IN (SELECT value FROM json_each(?)) "
             "ORDER BY id",
@@ -159,11 +160,13 @@ class SqliteStore:
         nearest = np.argsort(-scores, kind="stable")[:most]
         return [(int(rows[place][0]), float(scores[place])) for place in nearest]
 
-    def by_words(self, question: str, most: int, files: Collection[str] | None = None) -> Ranking:
+    def search_words(
+        self, question: str, most: int, files: Collection[str] | None = None
+    ) -> Ranking:
         """The passages with the highest BM25, of these files only."""
-        self.settle()
+        self.refresh()
         documents = None if files is None else self._document_ids(files)
-        return self._words.best(_storable(question), most, documents)
+        return self._words.search(_replace_unstorable(question), most, documents)
 
     def passages(self, ids: Sequence[int]) -> list[Passage]:
         """Passages by id, in that order."""
@@ -179,28 +182,28 @@ class SqliteStore:
         }
         return [found[own] for own in ids]
 
-    def _all_signs(self) -> Signs:
+    def _binary_vectors(self) -> BinaryVectors:
         """All sign bits, read again when another process has changed the file."""
-        version = self._number("PRAGMA data_version") + self.database.total_changes
+        version = self._query_number("PRAGMA data_version") + self.database.total_changes
         if self._signs is None or self._signs[0] != version:
             rows = self.database.execute(
                 "SELECT document, first, passages, bits FROM signs ORDER BY first"
             ).fetchall()
-            self._signs = (version, Signs.joined(rows))
+            self._signs = (version, BinaryVectors.from_rows(rows))
         return self._signs[1]
 
-    def _note_signs(self, document: int, first: int, vectors: np.ndarray) -> None:
-        row = (document, first, len(vectors), sign_bits(vectors).tobytes())
+    def _write_binary_vectors(self, document: int, first: int, vectors: np.ndarray) -> None:
+        row = (document, first, len(vectors), binarize(vectors).tobytes())
         self.database.execute("INSERT INTO signs VALUES (?, ?, ?, ?)", row)
 
-    def _now(self) -> State:
+    def _read_state(self) -> IndexState:
         """How far the database is."""
         name = self.database.execute("SELECT name FROM own").fetchone()[0]
-        return State(name, self._last("passages"), self._last("gone"))
+        return IndexState(name, self._last_id("passages"), self._last_id("gone"))
 
-    def _news(self, then: State) -> News:
+    def _changes_since(self, then: IndexState) -> IndexChanges:
         """What came and went since. What comes while this is read may be told twice."""
-        now = self._now()
+        now = self._read_state()
         gone = self.database.execute("SELECT document FROM gone WHERE turn > ?", (then.gone,))
         waiting = self.database.execute(
             "SELECT count(*) FROM passages WHERE id > ?", (then.passage,)
@@ -209,14 +212,14 @@ class SqliteStore:
             "SELECT id, document, place || char(10) || text FROM passages WHERE id > ? ORDER BY id",
             (then.passage,),
         )
-        return News(now, [own for (own,) in gone], rows, waiting)
+        return IndexChanges(now, [own for (own,) in gone], rows, waiting)
 
-    def _last(self, table: str) -> int:
+    def _last_id(self, table: str) -> int:
         """The last number that a table gave to a row, which may be gone."""
         query = f"SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = '{table}'"
-        return self._number(query)
+        return self._query_number(query)
 
-    def _number(self, query: str) -> int:
+    def _query_number(self, query: str) -> int:
         return int(self.database.execute(query).fetchone()[0])
 
     def _upgrade(self) -> None:
@@ -229,7 +232,7 @@ class SqliteStore:
             ).fetchall()
             if rows:
                 vectors = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.float32)
-                self._note_signs(document, rows[0][0], vectors.reshape(len(rows), -1))
+                self._write_binary_vectors(document, rows[0][0], vectors.reshape(len(rows), -1))
 
     def _run(self, script: str) -> None:
         """The statements of a script, within the transaction that is open."""
@@ -240,7 +243,7 @@ class SqliteStore:
         known = self.database.execute("SELECT file, id FROM documents")
         return [own for file, own in known if file in files]
 
-    def _forget(self, file: str) -> None:
+    def _delete_file(self, file: str) -> None:
         found = self.database.execute("SELECT id FROM documents WHERE file = ?", (file,)).fetchone()
         if found:
             self.database.execute("DELETE FROM passages WHERE document = ?", found)
@@ -259,6 +262,6 @@ class SqliteStore:
         self.database.execute("COMMIT")
 
 
-def _storable(text: str) -> str:
+def _replace_unstorable(text: str) -> str:
     """The text with what UTF-8 can't hold replaced, one character for one."""
     return _SURROGATE.sub("�", text)

@@ -26,7 +26,7 @@ class Passage:
     text: str
 
     @property
-    def place(self) -> str:
+    def section(self) -> str:
         """Title and headings as one line: `Skua > Lights`."""
         return " > ".join(dict.fromkeys((self.title, *self.headings)))
 
@@ -34,16 +34,16 @@ class Passage:
     def source(self) -> str:
         """What a citation says: `skua.md, page 3: Skua > Lights (characters 120 to 340)`."""
         page = f", page {self.page}" if self.page else ""
-        return f"{self.file}{page}: {self.place} (characters {self.start} to {self.end})"
+        return f"{self.file}{page}: {self.section} (characters {self.start} to {self.end})"
 
 
-class Store(Protocol):
+class PassageStore(Protocol):
     """What the search needs of a store; a vector server can stand here."""
 
     def facts(self) -> dict[str, Any]:
         """What was put down about the index; empty if it is new."""
 
-    def note(self, facts: Mapping[str, Any]) -> None:
+    def set_facts(self, facts: Mapping[str, Any]) -> None:
         """Put it down."""
 
     def digests(self) -> dict[str, str]:
@@ -58,7 +58,7 @@ class Store(Protocol):
     def remove(self, files: Collection[str]) -> None:
         """Forget these files."""
 
-    def settle(self) -> None:
+    def refresh(self) -> None:
         """Make what was put down quick to search; the first search does it otherwise."""
 
     def close(self) -> None:
@@ -67,12 +67,14 @@ class Store(Protocol):
     def count(self) -> int:
         """How many passages there are."""
 
-    def by_vector(
+    def search_vectors(
         self, vector: np.ndarray, most: int, files: Collection[str] | None = None
     ) -> Ranking:
         """The passages whose vectors are nearest by dot product, of these files only."""
 
-    def by_words(self, question: str, most: int, files: Collection[str] | None = None) -> Ranking:
+    def search_words(
+        self, question: str, most: int, files: Collection[str] | None = None
+    ) -> Ranking:
         """The passages with the highest BM25, of these files only."""
 
     def passages(self, ids: Sequence[int]) -> list[Passage]:

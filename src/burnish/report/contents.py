@@ -66,7 +66,7 @@ class ForecastLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ReportTable:
     """A small table with a title above and a sentence below. The first column names the line;
     `is_text` if the others are words too, not numbers."""
 
@@ -78,7 +78,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class ReportContents:
     """All that `report.html` shows; gains in the table of routes are over the `incumbent`, and
     intervals have the level `confidence`."""
 
@@ -90,7 +90,7 @@ class Contents:
     incumbent: str = "base"
     confidence: float = 0.95
     currency: str = "USD"
-    tables: Sequence[Table] = ()
+    tables: Sequence[ReportTable] = ()
     curves: Sequence[Curve] = ()
     diagnoses: Sequence[str] = ()
     classes: Sequence[ClassLine] = ()

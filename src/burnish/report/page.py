@@ -4,13 +4,13 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from burnish.core.folders import write_whole
+from burnish.core.atomic import write_atomic
 from burnish.report import numbers
-from burnish.report.contents import Contents
+from burnish.report.contents import ReportContents
 from burnish.report.plots import curve_plot, forecast_ranges, route_plot
 
 #: Decision → the sign that stands above the headline.
-SIGNS = {
+DECISION_SIGNS = {
     "ship": ("yes", "Ship"),
     "dont_fine_tune": ("no", "Don’t fine-tune"),
     "not_enough_evidence": ("open", "Not enough evidence"),
@@ -19,14 +19,14 @@ SIGNS = {
 }
 
 
-def write_report(contents: Contents, path: Path) -> None:
+def write_report(contents: ReportContents, path: Path) -> None:
     """Draw the contents and write the page, whole or not at all."""
-    write_whole(path, render(contents))
+    write_atomic(path, render(contents))
 
 
-def render(contents: Contents) -> str:
+def render(contents: ReportContents) -> str:
     """The page as HTML. Everything that comes from data is escaped."""
-    kind, sign = SIGNS[contents.decision]
+    kind, sign = DECISION_SIGNS[contents.decision]
     return (
         environment()
         .get_template("report.html")

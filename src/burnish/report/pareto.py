@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from burnish.core.records import Interval
-from burnish.report.plots import Mark, Scale, step_of, ticks_of
+from burnish.report.plots import Scale, Tick, step_of, ticks_of
 
 #: A candidate that loses more than this lies on the lower edge: the others must stay readable.
 FLOOR = -0.12
@@ -29,7 +29,7 @@ class Point:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PlacedPoint:
     """A point on the page, with its interval from `low` to `high`; its name stands at `text`."""
 
     name: str
@@ -47,15 +47,15 @@ class ParetoPlot:
 
     width: int
     height: int
-    places: Sequence[Place]
+    places: Sequence[PlacedPoint]
     front: str
     limit: float | None
     zero: float
-    x_marks: Sequence[Mark]
-    y_marks: Sequence[Mark]
+    x_marks: Sequence[Tick]
+    y_marks: Sequence[Tick]
 
 
-def front_of(points: Sequence[Point]) -> list[Point]:
+def pareto_front(points: Sequence[Point]) -> list[Point]:
     """The points that no other one beats or equals in both, quickest first."""
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point.latency_s, -point.gain.value)):
@@ -73,7 +73,7 @@ def pareto_plot(
     questions only they would leave no room for anything else.
     """
     stayed = [point for point in points if point.stayed] or list(points)
-    front = front_of(stayed)
+    front = pareto_front(stayed)
     shown = [*(point.latency_s for point in points), *([limit_s] if limit_s else [])]
     left, right = min(shown) / 1.15, max(shown) * 1.15
     bottom = max(min(0.0, *[point.gain.low for point in stayed]), FLOOR)
@@ -89,7 +89,7 @@ def pareto_plot(
         return y.at(min(max(gain, bottom), top))
 
     places = [
-        Place(
+        PlacedPoint(
             point.name,
             x(point.latency_s),
             within(point.gain.value),
@@ -104,13 +104,13 @@ def pareto_plot(
     return ParetoPlot(
         width,
         height,
-        _named(places),
+        _place_names(places),
         f"M{path}",
         None if limit_s is None else x(limit_s),
         y.at(0),
-        [Mark(x(at), f"{1000 * at:g} ms") for at in _round_numbers(left, right)],
+        [Tick(x(at), f"{1000 * at:g} ms") for at in _round_numbers(left, right)],
         [
-            Mark(y.at(at), f"{100 * at:+.3g}")
+            Tick(y.at(at), f"{100 * at:+.3g}")
             for at in ticks_of(-up * int(-bottom / up), top, up)
             if at <= top
         ],
@@ -124,7 +124,7 @@ def _round_numbers(low: float, high: float) -> list[float]:
     return [round(at, 9) for at in found if low <= at <= high]
 
 
-def _named(places: Sequence[Place]) -> list[Place]:
+def _place_names(places: Sequence[PlacedPoint]) -> list[PlacedPoint]:
     """The places with their names below them, each on the first line that no other name is on."""
     taken: list[tuple[float, float, float]] = []
     found = []

@@ -13,7 +13,7 @@ from burnish.report.contents import ClassLine, Curve, ForecastLine, RouteLine, S
 _CLASSES, _EXAMPLES = 15, 12
 
 
-def line_of(route: Mapping[str, Any], scores: Scores) -> RouteLine:
+def route_line(route: Mapping[str, Any], scores: Scores) -> RouteLine:
     """One route in the table; `route` is what `--json` prints of it."""
     gain = route["gain"]
     return RouteLine(
@@ -32,7 +32,7 @@ def line_of(route: Mapping[str, Any], scores: Scores) -> RouteLine:
     )
 
 
-def curves_of(training: Run | None) -> list[Curve]:
+def training_curves(training: Run | None) -> list[Curve]:
     """Training and validation loss, step by step; rewards, where they are what is learnt from."""
     entries = read_journal(training.path / "metrics.jsonl") if training else []
     curves = []
@@ -65,7 +65,7 @@ def hardest_classes(routes: Mapping[str, Scores], judged: str) -> list[ClassLine
     return sorted(lines, key=lambda line: (line.scores[judged], -line.n, line.name))[:_CLASSES]
 
 
-def examples_of(routes: Mapping[str, Scores], rival: str, judged: str) -> list[SideBySide]:
+def pick_examples(routes: Mapping[str, Scores], rival: str, judged: str) -> list[SideBySide]:
     """Questions that the judged route put right, those it spoilt, and some that both got wrong."""
     places = range(len(routes[judged].predictions))
     ours, theirs = routes[judged].values, routes[rival].values
@@ -74,7 +74,9 @@ def examples_of(routes: Mapping[str, Scores], rival: str, judged: str) -> list[S
         [place for place in places if ours[place] < theirs[place]],
         [place for place in places if ours[place] == theirs[place] and ours[place] < 1],
     )
-    chosen = [place for group in groups for place in _spread(group, _EXAMPLES // len(groups))]
+    chosen = [
+        place for group in groups for place in _evenly_spaced(group, _EXAMPLES // len(groups))
+    ]
     return [
         SideBySide(
             row=routes[judged].predictions[place].row,
@@ -87,20 +89,20 @@ def examples_of(routes: Mapping[str, Scores], rival: str, judged: str) -> list[S
     ]
 
 
-def _spread(places: Sequence[int], count: int) -> list[int]:
+def _evenly_spaced(places: Sequence[int], count: int) -> list[int]:
     """`count` of the places, evenly apart: a file is often sorted by class."""
     if len(places) <= count:
         return list(places)
     return [places[number * len(places) // count] for number in range(count)]
 
 
-def diagnoses_of(training: Run | None) -> list[str]:
+def training_diagnoses(training: Run | None) -> list[str]:
     """What a training run's own figures say went wrong."""
     report = training.read("report.json") if training else {}
     return [f"{found['message']} {found['fix']}" for found in report.get("diagnoses", [])]
 
 
-def forecast_of(training: Run | None) -> list[ForecastLine]:
+def forecast_lines(training: Run | None) -> list[ForecastLine]:
     """What a training run was expected to need, beside what it needed."""
     report = training.read("report.json") if training else {}
     return [ForecastLine(**quantity) for quantity in report.get("forecast", [])]

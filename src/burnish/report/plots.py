@@ -26,7 +26,7 @@ class Scale:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Tick:
     """One labelled place on an axis."""
 
     at: float
@@ -53,7 +53,7 @@ class RoutePlot:
     width: int
     height: int
     dots: Sequence[Dot]
-    marks: Sequence[Mark]
+    marks: Sequence[Tick]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,13 @@ class CurvePlot:
     width: int
     height: int
     lines: Sequence[Line]
-    x_marks: Sequence[Mark]
-    y_marks: Sequence[Mark]
+    x_marks: Sequence[Tick]
+    y_marks: Sequence[Tick]
     rises: bool = False
 
 
 @dataclass(frozen=True, slots=True)
-class Range:
+class ForecastRange:
     """One forecast: its interval, the expected value and the actual one, as shares of the width."""
 
     line: ForecastLine
@@ -106,7 +106,7 @@ def route_plot(routes: Sequence[RouteLine], width: int = 640) -> RoutePlot:
         )
         for place, route in enumerate(routes)
     ]  # fmt: skip
-    marks = [Mark(scale.at(value), f"{100 * value:.0f}%") for value in ticks_of(low, high, step)]
+    marks = [Tick(scale.at(value), f"{100 * value:.0f}%") for value in ticks_of(low, high, step)]
     return RoutePlot(width, 40 * len(routes) + 42, dots, marks)
 
 
@@ -134,12 +134,12 @@ def curve_plot(curves: Sequence[Curve], width: int = 640, height: int = 260) -> 
         path = "M" + "L".join(f"{one} {other}" for one, other in points)
         lines.append(Line(curve.name, kind, path, points[-1], best))
     across = step_of(max(steps), 5)
-    x_marks = [Mark(x.at(at), f"{at:.0f}") for at in ticks_of(0, max(steps), max(across, 1))]
-    y_marks = [Mark(y.at(at), f"{at:.2g}") for at in ticks_of(low, high, step)]
-    return CurvePlot(width, height, _apart(lines), x_marks, y_marks, rises)
+    x_marks = [Tick(x.at(at), f"{at:.0f}") for at in ticks_of(0, max(steps), max(across, 1))]
+    y_marks = [Tick(y.at(at), f"{at:.2g}") for at in ticks_of(low, high, step)]
+    return CurvePlot(width, height, _separate_labels(lines), x_marks, y_marks, rises)
 
 
-def forecast_ranges(lines: Sequence[ForecastLine]) -> list[Range]:
+def forecast_ranges(lines: Sequence[ForecastLine]) -> list[ForecastRange]:
     """Each forecast on a scale of its own, from 0 to a little over its largest value."""
     ranges = []
     for line in lines:
@@ -147,7 +147,7 @@ def forecast_ranges(lines: Sequence[ForecastLine]) -> list[Range]:
         actual = None if line.actual is None else 100 * line.actual / most
         inside = line.actual is not None and line.low <= line.actual <= line.high
         ranges.append(
-            Range(
+            ForecastRange(
                 line, 100 * line.low / most, 100 * line.high / most, 100 * line.expected / most,
                 actual, inside,
             )
@@ -155,7 +155,7 @@ def forecast_ranges(lines: Sequence[ForecastLine]) -> list[Range]:
     return ranges
 
 
-def _apart(lines: Sequence[Line]) -> list[Line]:
+def _separate_labels(lines: Sequence[Line]) -> list[Line]:
     """Labels at the ends of curves, moved so that they don't overlap."""
     placed: list[Line] = []
     taken: list[float] = []

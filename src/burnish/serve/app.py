@@ -12,38 +12,40 @@ from starlette.exceptions import HTTPException
 
 from burnish import __version__
 from burnish.core.errors import BurnishError
-from burnish.core.sections import Serve
-from burnish.engines.fleet import Fleet
-from burnish.engines.scheduler import Scheduler
+from burnish.core.recipe.serve import Serve
+from burnish.engines.scheduling.model_pool import ModelPool
+from burnish.engines.scheduling.scheduler import Scheduler
 from burnish.serve import errors
-from burnish.serve.batches import BatchWork, batch_routes
-from burnish.serve.deployments import management_routes
-from burnish.serve.desk import Desk
-from burnish.serve.embeddings import Embedders
-from burnish.serve.errands import Errands
-from burnish.serve.graders import grader_routes
-from burnish.serve.guard import LOOPBACK, Guard
+from burnish.serve.auth.keys import ApiKeys
+from burnish.serve.auth.rate_limit import RateLimiter
+from burnish.serve.auth.tenant import as_organization
+from burnish.serve.azure.router import management_routes
+from burnish.serve.background.tasks import BackgroundTasks
+from burnish.serve.batches import BatchWorker, batch_routes
+from burnish.serve.files.router import file_routes
+from burnish.serve.files.uploads import upload_routes
+from burnish.serve.fine_tuning.router import job_routes
+from burnish.serve.fine_tuning.worker import JobWorker
+from burnish.serve.graders.router import grader_routes
 from burnish.serve.health import health_routes
-from burnish.serve.house import House
-from burnish.serve.keys import Keys
-from burnish.serve.owner import acting_for
-from burnish.serve.rate import Rates
-from burnish.serve.responses import response_routes
-from burnish.serve.routes import deployment_routes, routes
-from burnish.serve.tuning_routes import file_routes, job_routes
-from burnish.serve.uploads import upload_routes
-from burnish.serve.vector_routes import vector_routes
-from burnish.serve.vectors import Vectors, VectorWork
-from burnish.serve.watch import Audit, Figures, Watch
-from burnish.serve.worker import Worker
+from burnish.serve.inference.embeddings import Embedders
+from burnish.serve.inference.router import deployment_routes, inference_routes
+from burnish.serve.inference.service import InferenceService
+from burnish.serve.middleware.guard import LOOPBACK, AuthMiddleware
+from burnish.serve.middleware.metrics import Metrics
+from burnish.serve.middleware.observability import AuditLog, AuditMiddleware
+from burnish.serve.responses.router import response_routes
+from burnish.serve.store.workspace import Workspace
+from burnish.serve.vector_stores.router import vector_store_routes
+from burnish.serve.vector_stores.service import IndexingWorker, VectorStores
 
 
 def create_app(
-    fleet: Fleet,
-    keys: Keys,
+    model_pool: ModelPool,
+    keys: ApiKeys,
     settings: Serve | None = None,
     hosts: Collection[str] = LOOPBACK,
-    worker: Worker | None = None,
+    worker: JobWorker | None = None,
 ) -> FastAPI:
     """The application that answers with `fleet` to whoever has one of `keys`.
 
@@ -53,13 +55,13 @@ def create_app(
     """
     settings = settings or Serve()
     scheduler = Scheduler(settings.max_batch, prefix_bytes=settings.prefix_mebibytes * 2**20)
-    rates = Rates()
-    desk = worker.desk if worker else None
-    audit = Audit(desk.home / "audit.jsonl") if desk else None
+    rates = RateLimiter()
+    desk = worker.workspace if worker else None
+    audit = AuditLog(desk.home / "audit.jsonl") if desk else None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        errands = _errands(worker, house, keys, rates) if worker else None
+        errands = _background_tasks(worker, house, keys, rates) if worker else None
         if worker and errands:
             worker.start()
             errands.start()
@@ -81,60 +83,64 @@ def create_app(
     )
     app.state.scheduler = scheduler
     embedders = Embedders(desk.aliases if desk else {})
-    figures = _figures(scheduler, desk)
-    house = House(fleet, scheduler, settings, desk, embedders, figures)
-    _mount(app, house)
+    figures = _make_metrics(scheduler, desk)
+    house = InferenceService(model_pool, scheduler, settings, desk, embedders, figures)
+    _mount_routes(app, house)
     app.include_router(health_routes(house))
     app.add_exception_handler(BurnishError, errors.on_burnish_error)
     app.add_exception_handler(OSError, errors.on_storage_fault)
     app.add_exception_handler(DBAPIError, errors.on_storage_fault)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(RequestValidationError, errors.on_bad_request)
-    app.add_exception_handler(Exception, errors.on_fault)
-    app.add_middleware(Guard, keys=keys, hosts=hosts, rates=rates)
-    app.add_middleware(Watch, figures=figures, audit=audit)
+    app.add_exception_handler(Exception, errors.on_unexpected_error)
+    app.add_middleware(AuthMiddleware, keys=keys, hosts=hosts, rate_limiter=rates)
+    app.add_middleware(AuditMiddleware, metrics=figures, audit=audit)
     return app
 
 
-def _mount(app: FastAPI, house: House) -> None:
+def _mount_routes(app: FastAPI, service: InferenceService) -> None:
     """Every route under each prefix: OpenAI's, Azure's of today, Azure's with a date."""
-    router, desk = routes(house), house.desk
+    router, desk = inference_routes(service), service.workspace
     if desk:
         router.include_router(file_routes(desk))
         router.include_router(upload_routes(desk))
-        router.include_router(job_routes(house, desk))
+        router.include_router(job_routes(service, desk))
         router.include_router(batch_routes(desk))
-        vectors = Vectors(desk, house.embedders)
-        router.include_router(response_routes(house, vectors))
-        router.include_router(vector_routes(vectors))
-        app.include_router(management_routes(desk.deployments, house.card))
-    router.include_router(grader_routes(house))
+        vectors = VectorStores(desk, service.embedders)
+        router.include_router(response_routes(service, vectors))
+        router.include_router(vector_store_routes(vectors))
+        app.include_router(management_routes(desk.deployments, service.describe_model))
+    router.include_router(grader_routes(service))
     app.include_router(router, prefix="/v1")
     for prefix in ("/openai/v1", "/openai"):
         app.include_router(router, prefix=prefix, include_in_schema=False)
-        app.include_router(deployment_routes(house), prefix=prefix, include_in_schema=False)
+        app.include_router(deployment_routes(service), prefix=prefix, include_in_schema=False)
 
 
-def _errands(worker: Worker, house: House, keys: Keys, rates: Rates) -> Errands:
+def _background_tasks(
+    worker: JobWorker, service: InferenceService, keys: ApiKeys, rate_limiter: RateLimiter
+) -> BackgroundTasks:
     """Work beside the jobs, in the loop that answers requests."""
-    desk, loop = worker.desk, asyncio.get_running_loop()
+    desk, loop = worker.workspace, asyncio.get_running_loop()
     errands = {
-        "batch": BatchWork(desk, house, keys, rates, loop).errand,
-        "file": VectorWork(Vectors(desk, house.embedders)).errand,
+        "batch": BatchWorker(desk, service, keys, rate_limiter, loop).task,
+        "file": IndexingWorker(VectorStores(desk, service.embedders)).task,
     }
-    return Errands(desk.store, errands, worker.lease, worker.tick)
+    return BackgroundTasks(desk.store, errands, worker.lease, worker.tick)
 
 
-def _figures(scheduler: Scheduler, desk: Desk | None) -> Figures:
-    figures = Figures()
-    figures.gauge("burnish_running", "Answers being made.", lambda: scheduler.running)
-    figures.gauge("burnish_waiting", "Requests that wait.", lambda: scheduler.waiting)
-    if desk:
+def _make_metrics(scheduler: Scheduler, workspace: Workspace | None) -> Metrics:
+    figures = Metrics()
+    figures.add_gauge("burnish_running", "Answers being made.", lambda: scheduler.running)
+    figures.add_gauge("burnish_waiting", "Requests that wait.", lambda: scheduler.waiting)
+    if workspace:
         jobs = "Fine-tuning jobs that have not ended."
-        figures.gauge("burnish_jobs_unfinished", jobs, lambda: _everybodys_jobs(desk))
+        figures.add_gauge(
+            "burnish_jobs_unfinished", jobs, lambda: _count_unfinished_jobs(workspace)
+        )
     return figures
 
 
-def _everybodys_jobs(desk: Desk) -> int:
-    with acting_for(None):
-        return desk.jobs.unfinished()
+def _count_unfinished_jobs(workspace: Workspace) -> int:
+    with as_organization(None):
+        return workspace.jobs.count_unfinished()

@@ -9,29 +9,29 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from burnish.core.disk_errors import describe_disk_error
 from burnish.core.errors import BurnishError, PromptTooLong, StorageFailed
-from burnish.core.storage import storage_trouble
-from burnish.engines.elsewhere import (
-    ElsewhereBusy,
-    ElsewhereDown,
-    ElsewhereRefused,
-    ElsewhereSlow,
+from burnish.engines.remote.http import (
+    UpstreamBusy,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnavailable,
 )
-from burnish.engines.scheduler import Overloaded
+from burnish.engines.scheduling.scheduler import Overloaded
 
 _TYPES = {401: "invalid_request_error", 403: "permission_error", 429: "requests"}
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "request_too_large"}
-_OF_OURS: Mapping[type[BurnishError], tuple[str, str | None]] = {
+_BURNISH_CODES: Mapping[type[BurnishError], tuple[str, str | None]] = {
     PromptTooLong: ("context_length_exceeded", "messages"),
     Overloaded: ("rate_limit_exceeded", None),
-    ElsewhereBusy: ("rate_limit_exceeded", None),
-    ElsewhereDown: ("upstream_unavailable", None),
-    ElsewhereSlow: ("upstream_timeout", None),
-    ElsewhereRefused: ("upstream_refused", None),
+    UpstreamBusy: ("rate_limit_exceeded", None),
+    UpstreamUnavailable: ("upstream_unavailable", None),
+    UpstreamTimeout: ("upstream_timeout", None),
+    UpstreamRejected: ("upstream_refused", None),
 }
 
 
-class Refused(BurnishError):
+class RequestError(BurnishError):
     """A request that is understood and not answered; `param` names the field to blame."""
 
     def __init__(self, what: str, param: str | None = None, code: str | None = None) -> None:
@@ -39,7 +39,7 @@ class Refused(BurnishError):
         self.param, self.error_code = param, code
 
 
-class ModelNotFound(Refused):
+class ModelNotFound(RequestError):
     """No model of that name is served here."""
 
     status = 404
@@ -68,16 +68,16 @@ def error_response(
     return Response(body, status, extra, media_type="application/json")
 
 
-def body_of(error: BurnishError) -> dict[str, Any]:
+def burnish_error_body(error: BurnishError) -> dict[str, Any]:
     """The body for one of our own errors."""
-    param, code = _place(error)
+    param, code = _param_and_code(error)
     return error_body(error.status, str(error), param, code)
 
 
 async def on_burnish_error(request: Request, error: Exception) -> Response:
     """Answer one of our own errors."""
     assert isinstance(error, BurnishError)
-    return error_response(error.status, str(error), *_place(error))
+    return error_response(error.status, str(error), *_param_and_code(error))
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
@@ -109,7 +109,9 @@ async def on_bad_request(request: Request, error: Exception) -> Response:
 
 async def on_storage_fault(request: Request, error: Exception) -> Response:
     """Answer a request whose bytes or row could not be written: nothing of it was acknowledged."""
-    found = storage_trouble(error if isinstance(error, OSError) else getattr(error, "orig", error))
+    found = describe_disk_error(
+        error if isinstance(error, OSError) else getattr(error, "orig", error)
+    )
     if found is None:
         raise error
     what, fix = found
@@ -117,13 +119,13 @@ async def on_storage_fault(request: Request, error: Exception) -> Response:
     return error_response(StorageFailed.status, said, None, "storage_unavailable")
 
 
-async def on_fault(request: Request, error: Exception) -> Response:
+async def on_unexpected_error(request: Request, error: Exception) -> Response:
     """Answer what should not have happened: no trace leaves the server."""
     return error_response(500, "The server had an error while processing your request.")
 
 
-def _place(error: BurnishError) -> tuple[str | None, str | None]:
-    if isinstance(error, Refused):
+def _param_and_code(error: BurnishError) -> tuple[str | None, str | None]:
+    if isinstance(error, RequestError):
         return error.param, error.error_code
-    code, param = _OF_OURS.get(type(error), (None, None))
+    code, param = _BURNISH_CODES.get(type(error), (None, None))
     return param, code

@@ -7,24 +7,24 @@ from contextlib import ExitStack, suppress
 import uvicorn
 
 from burnish.core.errors import BadRecipe, BurnishError
-from burnish.core.executor import open_executor
+from burnish.core.executors.executor import open_executor
 from burnish.core.progress import say
-from burnish.core.sections import Serve
+from burnish.core.recipe.serve import Serve
 from burnish.core.settings import workspace
-from burnish.engines.alone import Running
-from burnish.engines.fleet import Fleet, open_fleet
-from burnish.engines.upstream import open_upstreams
-from burnish.evaluate.sandbox_proof import prove, secrets_of
-from burnish.models.local import list_embedders
+from burnish.engines.external.base import LaunchOptions
+from burnish.engines.remote.upstream import open_upstreams
+from burnish.engines.scheduling.model_pool import ModelPool, open_model_pool
+from burnish.evaluate.sandbox.self_test import run_self_test, secrets_of
+from burnish.models.local_models import list_embedders
 from burnish.serve.app import create_app
-from burnish.serve.desk import open_desk
-from burnish.serve.embeddings import Embedders
-from burnish.serve.guard import LOOPBACK
-from burnish.serve.keys import open_keys
-from burnish.serve.worker import Worker
+from burnish.serve.auth.keys import open_keys
+from burnish.serve.fine_tuning.worker import JobWorker
+from burnish.serve.inference.embeddings import Embedders
+from burnish.serve.middleware.guard import LOOPBACK
+from burnish.serve.store.workspace import open_workspace
 
 #: Seconds that open requests get to finish after the signal to stop.
-_GRACE = 30
+_SHUTDOWN_SECONDS = 30
 
 
 class PortTaken(BurnishError, OSError):
@@ -51,11 +51,13 @@ def serve(
         executor.check()
         if settings.python_graders:
             say("Attacking the sandbox of python graders before it is used")
-            prove(secrets_of(workspace()))
-        worker = Worker(
-            open_desk(settings.store, aliases), executor, python_graders=settings.python_graders
+            run_self_test(secrets_of(workspace()))
+        worker = JobWorker(
+            open_workspace(settings.store, aliases),
+            executor,
+            python_graders=settings.python_graders,
         )
-        fleet = _open_fleet(sources, aliases or {}, settings)
+        fleet = _open_model_pool(sources, aliases or {}, settings)
         stack.callback(fleet.close)
         keys = open_keys()
         if value := keys.make_first():
@@ -66,21 +68,23 @@ def serve(
         served = ", ".join([*fleet.engines, *Embedders(aliases or {}).names()])
         say(f"Serving {served} at {base_url(str(host), port)} (Ctrl-C stops it)")
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_GRACE
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS
         )
         with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is finished
             uvicorn.Server(config).run(sockets=[listening])
 
 
-def _open_fleet(sources: Sequence[str], aliases: Mapping[str, str], settings: Serve) -> Fleet:
+def _open_model_pool(
+    sources: Sequence[str], aliases: Mapping[str, str], settings: Serve
+) -> ModelPool:
     """What answers in words; embedding models are opened when they are first asked."""
     upstream = open_upstreams(settings.upstream)
     elsewhere = {model.name for model in list_embedders()} | set(upstream)
     spoken = {name: model for name, model in aliases.items() if model not in elsewhere}
     named = [source for source in sources if source not in elsewhere]
-    fleet = Fleet({}, {})
+    fleet = ModelPool({}, {})
     if named or spoken or not (sources or upstream):
-        fleet = open_fleet(named, spoken, _running(settings))
+        fleet = open_model_pool(named, spoken, _launch_options(settings))
     more = {name: upstream[model] for name, model in aliases.items() if model in upstream}
     if twice := fleet.engines.keys() & {**upstream, **more}:
         raise BadRecipe(f"`{min(twice)}` would name two models.", "Name one of them otherwise.")
@@ -88,9 +92,9 @@ def _open_fleet(sources: Sequence[str], aliases: Mapping[str, str], settings: Se
     return fleet
 
 
-def _running(settings: Serve) -> Running:
+def _launch_options(settings: Serve) -> LaunchOptions:
     """How the processes of exported folders are started."""
-    return Running(
+    return LaunchOptions(
         threads=settings.engine_threads,
         context=settings.engine_context,
         slots=settings.engine_slots,

@@ -6,11 +6,11 @@ from typing import Any
 
 from burnish.core.journal import read_journal
 from burnish.core.runs import Run
-from burnish.train.checkpoint import State
-from burnish.train.diagnosis import Diagnosis, diagnose
-from burnish.train.forecast import TOGETHER
-from burnish.train.loop import Plan
-from burnish.train.memory import peak_memory
+from burnish.train.diagnostics import Diagnosis, diagnose
+from burnish.train.forecast.forecast import TOTAL_PEAK_MEMORY
+from burnish.train.loop.checkpoint import TrainState
+from burnish.train.loop.loop import TrainingModule
+from burnish.train.loop.peak_memory import peak_memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,18 @@ class TrainReport:
         return asdict(self)
 
 
-def report_of(run: Run, plan: Plan, state: State) -> TrainReport:
+def make_report(run: Run, plan: TrainingModule, state: TrainState) -> TrainReport:
     """What a run that has ended comes to, from its own files and all processes' peaks."""
     metrics = read_journal(run.path / "metrics.jsonl")
     peaks = plan.team.gather(peak_memory())
     peak, spent = peaks[0], state.seconds + state.other_seconds
     disk = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
-    actual = {"peak memory": peak, TOGETHER: sum(peaks), "training time": spent, "disk": disk}
+    actual = {
+        "peak memory": peak,
+        TOTAL_PEAK_MEMORY: sum(peaks),
+        "training time": spent,
+        "disk": disk,
+    }
     return TrainReport(
         run=run.id,
         artifact=str(run.artifact),
@@ -59,19 +64,19 @@ def report_of(run: Run, plan: Plan, state: State) -> TrainReport:
         train_seconds=spent,
         tokens_per_second=state.tokens / state.seconds if state.seconds else 0.0,
         peak_memory_bytes=peak,
-        trained_parameters=plan.optimizer.trained,
+        trained_parameters=plan.optimizer.parameter_count,
         total_parameters=sum(weight.numel() for weight in plan.model.parameters()),
         best_validation_loss=state.best_loss if plan.validation else None,
         losses=[entry["loss"] for entry in metrics if "loss" in entry],
         diagnoses=diagnose(metrics, plan.settings),
         forecast=[
             {**quantity, "actual": actual[quantity["name"]]}
-            for quantity in _foreseen(run, plan, state)
+            for quantity in _scale_forecast(run, plan, state)
         ],
     )
 
 
-def _foreseen(run: Run, plan: Plan, state: State) -> list[dict[str, Any]]:
+def _scale_forecast(run: Run, plan: TrainingModule, state: TrainState) -> list[dict[str, Any]]:
     """The forecast; its time is that of the steps which were done, if the run stopped early."""
     share = state.step / plan.steps
     bounds = ("low", "expected", "high")

@@ -4,7 +4,7 @@ import openai
 
 from tests.serve.conformance.chat import ask
 from tests.serve.conformance.registry import check, refused
-from tests.serve.test_deployments import Management
+from tests.serve.store.test_deployments import Management
 
 DEPLOYMENTS = "Deployments (Azure)"
 AZURE = ("AzureOpenAI",)

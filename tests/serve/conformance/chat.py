@@ -7,7 +7,7 @@ import numpy as np
 import openai
 import pydantic
 
-from tests.embedder import WIDTH
+from tests.fixtures.embedder import WIDTH
 from tests.serve.conformance.registry import check, refused
 
 RED = [{"role": "user", "content": "red"}]

@@ -5,9 +5,9 @@ import io
 import httpx
 import openai
 
+from tests.fixtures.fine_tuning_server import rows
 from tests.serve.conformance.chat import ask
 from tests.serve.conformance.registry import check, refused
-from tests.serve.tuning import rows
 
 ERRORS, MODELS, FILES, UPLOADS = "Errors and retries", "Models", "Files", "Uploads"
 

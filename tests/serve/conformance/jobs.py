@@ -6,10 +6,10 @@ import json
 
 import openai
 
+from tests.fixtures.fine_tuning_server import lines, rows
 from tests.serve.conformance.chat import FUNCTION, Card, ask, said
 from tests.serve.conformance.core import send
 from tests.serve.conformance.registry import check, refused, until
-from tests.serve.tuning import lines, rows
 
 TUNING, BATCHES, STORES = "Fine-tuning", "Batches", "Vector stores"
 GRADERS, RESPONSES = "Graders", "Responses"

@@ -5,9 +5,9 @@ import inspect
 
 import pytest
 
+from tests.fixtures.fine_tuning_server import KEY
 from tests.serve.conformance.page import CHECKS
 from tests.serve.conformance.registry import World
-from tests.serve.tuning import KEY
 
 RUNS = [(one, kind) for one in CHECKS for kind in one.clients]
 

@@ -1,0 +1,1 @@
+"""Other tools' languages: their files and command lines, translated."""

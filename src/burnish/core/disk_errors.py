@@ -1,0 +1,45 @@
+"""A disk that is full or a folder that is read-only, as one sentence, whoever noticed it."""
+
+import errno
+import sqlite3
+
+_FULL = "The disk is full"
+_READ_ONLY = "The folder cannot be written"
+_FAILING = "The disk cannot be read or written"
+#: Number of the system's error → what has happened.
+DISK_ERRORS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: _FULL,
+    errno.EFBIG: _FULL,
+    errno.EROFS: _READ_ONLY,
+    errno.EACCES: _READ_ONLY,
+    errno.EPERM: _READ_ONLY,
+    errno.EIO: _FAILING,
+}
+_SQLITE_ERRORS = {
+    sqlite3.SQLITE_FULL: _FULL,
+    sqlite3.SQLITE_READONLY: _READ_ONLY,
+    sqlite3.SQLITE_CANTOPEN: _READ_ONLY,
+    sqlite3.SQLITE_IOERR: _FAILING,
+}
+_REMEDIES = {
+    _FULL: "Free some space",
+    _READ_ONLY: "Make it writable",
+    _FAILING: "Check the disk",
+}
+
+
+def describe_disk_error(fault: BaseException) -> tuple[str, str] | None:
+    """What has happened and what to do, if storage is what gave out; no path is in it."""
+    what = None
+    if isinstance(fault, OSError):
+        what = DISK_ERRORS.get(fault.errno or 0)
+    elif isinstance(fault, sqlite3.Error):
+        # The upper bits say more than is told here.
+        what = _SQLITE_ERRORS.get((getattr(fault, "sqlite_errorcode", 0) or 0) & 0xFF)
+    return (what, _REMEDIES[what]) if what else None
+
+
+def disk_error_remedy(what: str) -> str:
+    """What to do about one of the troubles."""
+    return _REMEDIES[what]

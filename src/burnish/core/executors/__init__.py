@@ -1,0 +1,1 @@
+"""Where long tasks run: a process here, or a Ray cluster."""

@@ -1,0 +1,1 @@
+"""The recipe: one file a section."""

@@ -1,0 +1,58 @@
+"""The test split is frozen: only figures measured on the same questions can be compared.
+
+The first run on some data writes the hash of every test row into the workspace. A later run gets
+the same rows or is refused.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from burnish.core.atomic import hash_json, write_json
+from burnish.core.errors import TestSplitChanged
+from burnish.core.recipe.data import Data
+from burnish.core.records import Row
+from burnish.core.settings import workspace
+from burnish.data.duplicates import content_hash
+
+
+def frozen_hashes(data: Data) -> list[str] | None:
+    """The hashes of the frozen test rows of this data, in order; None before the first run."""
+    file = _file(data)
+    return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else None
+
+
+def freeze(data: Data, test: Sequence[Row]) -> str:
+    """Freeze the test split, or check that it is the frozen one. Returns its hash.
+
+    Raises TestSplitChanged if it differs from what an earlier run has measured on.
+    """
+    hashes = [content_hash(row) for row in test]
+    before = frozen_hashes(data)
+    if before is None:
+        write_json(_file(data), {"files": _files(data), "rows": hashes})
+    elif before != hashes:
+        gone, new = len(set(before) - set(hashes)), len(set(hashes) - set(before))
+        raise TestSplitChanged(
+            f"The test split has changed since it was frozen: {gone} rows are gone, {new} are new. "
+            "Figures measured on other questions can't be compared.",
+            "Put the file back as it was; or accept the new one with `burnish check --refreeze` "
+            "and measure everything again.",
+        )
+    return hash_json(hashes)
+
+
+def thaw(data: Data) -> None:
+    """Forget the frozen split: the next run freezes what it finds."""
+    _file(data).unlink(missing_ok=True)
+
+
+def _file(data: Data) -> Path:
+    drawn = None if data.test else [data.seed, data.test_share, data.group, data.near_duplicate]
+    columns = data.columns.model_dump(mode="json")
+    name = hash_json([_files(data), drawn, columns])[:16]
+    return workspace() / "frozen" / f"{name}.json"
+
+
+def _files(data: Data) -> list[str]:
+    return [str(path) for path in data.test or data.train]

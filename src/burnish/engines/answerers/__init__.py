@@ -1,0 +1,1 @@
+"""Models that answer for distillation and judging."""

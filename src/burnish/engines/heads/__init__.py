@@ -1,0 +1,1 @@
+"""Engines of models with a head."""

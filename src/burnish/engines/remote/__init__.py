@@ -1,0 +1,1 @@
+"""Engines behind somebody else's server."""

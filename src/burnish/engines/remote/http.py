@@ -1,0 +1,194 @@
+"""A server elsewhere, asked over HTTP: what it streams, and what went wrong in words.
+
+The sockets live in an event loop of their own, so that whoever waits for an answer can leave at any
+moment: the connection is closed then, and the server stops working.
+"""
+
+import asyncio
+import json
+import queue
+import threading
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future
+from contextlib import suppress
+from typing import Any
+
+import httpx2
+
+from burnish.core.errors import PromptTooLong
+from burnish.engines.external.process import EngineFailed
+
+#: Seconds to reach the server, and between two looks whether anybody still waits.
+_CONNECT_TIMEOUT, _POLL_INTERVAL = 10.0, 0.25
+#: Letters of what a server says about an error.
+_MAX_ERROR_LENGTH = 500
+
+
+class UpstreamUnavailable(EngineFailed):
+    """The server can't be reached."""
+
+    status = 503
+
+
+class UpstreamTimeout(EngineFailed):
+    """The server said nothing for too long."""
+
+    status = 504
+
+
+class UpstreamBusy(EngineFailed):
+    """The server takes no more requests for now."""
+
+    status = 429
+
+
+class UpstreamRejected(EngineFailed):
+    """The server refused what was asked."""
+
+    def __init__(self, what: str, fix: str = "", status: int = 400) -> None:
+        super().__init__(what, fix)
+        self.status = status
+
+
+class UpstreamClient:
+    """One model's server. `close` ends the connections."""
+
+    #: It has no process of ours that could have ended.
+    alive = True
+
+    def __init__(self, name: str, url: str, key: str | None, timeout: float) -> None:
+        """`timeout` is the seconds that it may be silent."""
+        self.name, self.url, self._timeout = name, url.rstrip("/"), timeout
+        self._client = httpx2.AsyncClient(
+            headers={"authorization": f"Bearer {key}"} if key else {},
+            timeout=httpx2.Timeout(timeout, connect=min(_CONNECT_TIMEOUT, timeout), pool=None),
+            limits=httpx2.Limits(max_connections=None),
+        )
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+
+    def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """POST `body` as JSON (GET without one) to an address below `url`, or a whole one; returns
+        the answer's JSON. Raises EngineFailed."""
+        return asyncio.run_coroutine_threadsafe(self._ask(path, body), self._loop).result()
+
+    def stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any] | None]:
+        """POST `body`; yields the JSON of each event up to `[DONE]`, and None while nothing comes.
+
+        Closing the iterator closes the connection. Raises EngineFailed, also for a stream that ends
+        before `[DONE]`.
+        """
+        heard: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        reading = self._read_events(path, body, heard.put)
+        task: Future[None] = asyncio.run_coroutine_threadsafe(reading, self._loop)
+        task.add_done_callback(lambda _: heard.put(None))
+        try:
+            while True:
+                try:
+                    said = heard.get(timeout=_POLL_INTERVAL)
+                except queue.Empty:
+                    yield None
+                    continue
+                if said is None:
+                    task.result()
+                    return
+                yield said
+        finally:
+            task.cancel()
+
+    def close(self) -> None:
+        """End the connections."""
+        if self._thread.is_alive():
+            with suppress(OSError, RuntimeError):
+                asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    async def _ask(self, path: str, body: Mapping[str, Any] | None) -> Any:
+        url = path if path.startswith("http") else self.url + path
+        try:
+            response = await self._client.request("POST" if body else "GET", url, json=body)
+        except httpx2.HTTPError as fault:
+            raise self._connection_error(fault) from fault
+        if response.status_code != 200:
+            raise self._status_error(response)
+        try:
+            return response.json()
+        except ValueError as fault:
+            raise EngineFailed(f"{self.name} answered what is not JSON.") from fault
+
+    async def _read_events(
+        self, path: str, body: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]
+    ) -> None:
+        try:
+            async with self._client.stream("POST", self.url + path, json=body) as response:
+                if response.status_code != 200:
+                    await response.aread()
+                    raise self._status_error(response)
+                async for line in response.aiter_lines():
+                    kind, _, said = line.partition(":")
+                    if kind != "data":  # a comment that keeps the connection open, or nothing
+                        continue
+                    if said.strip() == "[DONE]":
+                        return
+                    tell(self._parse_event(said))
+        except httpx2.HTTPError as fault:
+            raise self._connection_error(fault) from fault
+        raise EngineFailed(f"{self.name} broke off in the middle of an answer.", "Ask again.")
+
+    def _parse_event(self, said: str) -> dict[str, Any]:
+        try:
+            event = json.loads(said)
+        except ValueError as fault:
+            raise EngineFailed(f"{self.name} streamed what is not JSON.") from fault
+        if not isinstance(event, dict) or event.get("error"):
+            raise EngineFailed(f"{self.name} failed while it answered: {_error_message(said)}")
+        return event
+
+    def _connection_error(self, fault: httpx2.HTTPError) -> EngineFailed:
+        why = str(fault) or type(fault).__name__
+        if isinstance(fault, httpx2.ConnectError | httpx2.ConnectTimeout):
+            return UpstreamUnavailable(f"{self.name} can't be reached: {why}", "Ask again later.")
+        if isinstance(fault, httpx2.TimeoutException):
+            return UpstreamTimeout(f"{self.name} said nothing for {self._timeout:g} seconds.")
+        return EngineFailed(f"The connection to {self.name} broke: {why}", "Ask again.")
+
+    def _status_error(self, response: httpx2.Response) -> EngineFailed | PromptTooLong:
+        """The error for a status that isn't 200. What only the operator can mend is a 502."""
+        status, said = response.status_code, _error_message(response.text)
+        told = f"{self.name} answers {status}: {said}"
+        if status in _OPERATOR_FIXES:
+            return EngineFailed(told, _OPERATOR_FIXES[status])
+        if status == 429:
+            return UpstreamBusy(told, "Ask again later.")
+        if status == 503:
+            return UpstreamUnavailable(told, "Ask again later.")
+        if status in (408, 504):
+            return UpstreamTimeout(told)
+        if 400 <= status < 500:
+            if "context" in said and any(word in said for word in ("exceed", "maximum", "holds")):
+                return PromptTooLong(told, "Shorten the prompt, or ask for a shorter answer.")
+            return UpstreamRejected(told, status=status)
+        return EngineFailed(told)
+
+
+#: Answers that are about how this server asks, not about what its client asked.
+_OPERATOR_FIXES = {
+    401: "Whoever runs this server: `key_from` of the upstream names the variable with its key.",
+    403: "Whoever runs this server: the key may not use that model there.",
+    404: "Whoever runs this server: check `url` (it ends before /completions) and `model` of the "
+    "upstream.",
+}
+
+
+def _error_message(content: str) -> str:
+    """The words of an error's body, where it has the usual form."""
+    try:
+        body = json.loads(content)
+        error = body.get("error", body)
+        content = str(error.get("message", error) if isinstance(error, dict) else error)
+    except (ValueError, AttributeError):
+        pass
+    return " ".join(content.split())[:_MAX_ERROR_LENGTH]

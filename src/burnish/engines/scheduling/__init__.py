@@ -1,0 +1,1 @@
+"""Many requests on few models: queues, batches, adapters, caches."""

@@ -1,0 +1,86 @@
+"""What graders compute: a template filled from a row and an answer, and two texts compared."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rapidfuzz import fuzz
+from sacrebleu import sentence_bleu
+
+_TEMPLATE = re.compile(r"\{\{\s*(item|sample)((?:\.\w+)*)\s*\}\}")
+
+
+class TemplateError(ValueError):
+    """A template names what isn't there, in `root`: the `item` or the `sample`."""
+
+    def __init__(self, what: str, root: str) -> None:
+        super().__init__(what)
+        self.root = root
+
+
+def fill(template: str, item: Mapping[str, Any], output: str) -> str:
+    """A template with what it names put in: keys of a row's `item`, and of what was `said`
+    (`sample.output_text`, and `sample.output_json` where it is JSON). Raises Unfilled."""
+
+    def found(match: re.Match[str]) -> str:
+        root, path = match[1], match[2].split(".")[1:]
+        place: Any = item if root == "item" else sample_of(output)
+        for name in path:
+            inside = isinstance(place, list) and name.isascii() and name.isdigit()
+            try:
+                place = place[int(name)] if inside else place[name]
+            except (LookupError, TypeError) as error:
+                missing = f"{{{{{'.'.join((root, *path))}}}}} is not there"
+                raise TemplateError(missing, root) from error
+        return place if isinstance(place, str) else json.dumps(place, ensure_ascii=False)
+
+    return _TEMPLATE.sub(found, template)
+
+
+def sample_of(output: str) -> dict[str, Any]:
+    """An answer as templates see it."""
+    sample: dict[str, Any] = {"output_text": output}
+    try:
+        sample["output_json"] = json.loads(output)
+    except (ValueError, RecursionError):
+        return sample
+    return sample
+
+
+def gleu(given: str, wanted: str) -> float:
+    """Google's sentence BLEU: the lesser of precision and recall over 1- to 4-grams of words
+    (Wu et al. 2016, arXiv:1609.08144)."""
+    ours, theirs = (
+        Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
+        for words in (given.split(), wanted.split())
+    )
+    longest = max(sum(ours.values()), sum(theirs.values()))
+    return sum((ours & theirs).values()) / longest if longest else 0.0
+
+
+def _rouge(name: str) -> Callable[[str, str], float]:
+    def score(given: str, wanted: str) -> float:
+        from burnish.evaluate.rouge import rouge
+
+        return rouge(name, wanted, given)
+
+    return score
+
+
+#: `string_check`: operation → whether the two texts pass it.
+CHECKS: Mapping[str, Callable[[str, str], bool]] = {
+    "eq": lambda given, wanted: given == wanted,
+    "ne": lambda given, wanted: given != wanted,
+    "like": lambda given, wanted: wanted in given,
+    "ilike": lambda given, wanted: wanted.casefold() in given.casefold(),
+}
+#: `text_similarity`: measure → how alike the two texts are, in [0, 1]. (`cosine` needs a model.)
+SIMILARITIES: Mapping[str, Callable[[str, str], float]] = {
+    "fuzzy_match": lambda given, wanted: fuzz.ratio(given, wanted) / 100,
+    "bleu": lambda given, wanted: sentence_bleu(given, [wanted]).score / 100,
+    "gleu": gleu,
+    **{f"rouge_{n}": _rouge(f"rouge{n}") for n in range(1, 6)},
+    "rouge_l": _rouge("rougeL"),
+}

@@ -1,0 +1,1 @@
+"""Formats that weights are written in, by name."""

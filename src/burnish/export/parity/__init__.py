@@ -1,0 +1,1 @@
+"""The parity gate: does the exported model answer like the trained one?"""

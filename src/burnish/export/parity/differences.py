@@ -1,0 +1,154 @@
+"""How the exported model's answers differ from the trained model's, question by question."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from burnish.core.recipe.export import Export
+from burnish.core.stats import loss_bound
+from burnish.evaluate.metrics import CORPUS_METRICS, METRICS
+from burnish.export.parity.clients import ServedAnswer
+from burnish.export.parity.questions import GateQuestions, TrainedAnswers
+from burnish.models.chat_template import encode_text
+
+#: With fewer questions than this, equal answers prove nothing.
+MIN_ROWS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class MetricChange:
+    """The metric before and after, and the loss that is surely not exceeded, with its budget."""
+
+    metric: str
+    trained: float
+    exported: float
+    loss_at_most: float
+    budget: float
+    changed: int
+    n: int
+
+    @property
+    def ok(self) -> bool:
+        """Whether the loss is surely within the budget, or no answer changed at all."""
+        unchanged = not self.changed and self.n >= MIN_ROWS
+        return unchanged or self.loss_at_most <= self.budget
+
+
+def compare_metric(
+    asked: GateQuestions,
+    before: Sequence[ServedAnswer],
+    after: Sequence[ServedAnswer],
+    settings: Export,
+) -> MetricChange:
+    """The metric of the same questions before and after."""
+    score = METRICS[asked.metric]
+    old, new = (
+        [score(row.answer, reply.answer_text) for row, reply in zip(asked.rows, side, strict=True)]
+        for side in (before, after)
+    )
+    mean = sum(old) / len(old)
+    return MetricChange(
+        metric=asked.metric,
+        trained=mean,
+        exported=sum(new) / len(new),
+        loss_at_most=loss_bound(old, new, settings.confidence),
+        budget=min(settings.points, settings.relative * mean),
+        changed=sum(a.text != b.text for a, b in zip(before, after, strict=True)),
+        n=len(old),
+    )
+
+
+_ANSWER_MODES = {"free": "answering freely", "labels_only": "held to the labels"}
+
+
+def explain_excess_loss(name: str, change: MetricChange, settings: Export) -> str:
+    """Why a change isn't within the budget: it is too large, or too few questions were asked."""
+    loss = change.trained - change.exported
+    what = (
+        f"{change.metric} {_ANSWER_MODES[name]} went from {change.trained:.1%} "
+        f"to {change.exported:.1%}"
+    )
+    sure = f"with {settings.confidence:.0%} certainty at most {100 * change.loss_at_most:.1f}"
+    if loss > change.budget:
+        return (
+            f"{what}: {100 * loss:.1f} points lost ({sure}), of {100 * change.budget:.1f} allowed."
+        )
+    return (
+        f"{what}, but {change.n} questions can't show that the loss is within "
+        f"{100 * change.budget:.1f} points ({sure}): ask more (--set export.rows=...), "
+        "or allow more (--set export.points=...)."
+    )
+
+
+def count_defects(
+    asked: GateQuestions,
+    before: Sequence[ServedAnswer],
+    after: Sequence[ServedAnswer],
+    settings: Export,
+    against: list[str],
+) -> dict[str, Any]:
+    """Answers that are empty, that don't end, or that lack the task's form; on both sides."""
+    checks = {"empty": lambda reply: not reply.said.strip(), "unfinished": lambda r: not r.complete}
+    if asked.has_labels:
+        labels = set(asked.task.labels)
+        checks["not_a_label"] = lambda reply: reply.said.strip() not in labels
+    elif "json_validity" in CORPUS_METRICS[asked.task.kind]:
+        valid = CORPUS_METRICS[asked.task.kind]["json_validity"]
+        checks["not_json"] = lambda reply: not valid([""], [reply.said])
+    counts = {
+        name: {
+            "trained": sum(check(reply) for reply in before),
+            "exported": sum(check(reply) for reply in after),
+        }
+        for name, check in checks.items()
+    }
+    for name, count in counts.items():
+        more = (count["exported"] - count["trained"]) / len(after)
+        if more > settings.points:
+            words = name.replace("_", " ")
+            against.append(
+                f"{count['exported']} answers are {words}; {count['trained']} of the trained "
+                "model's were."
+            )
+    return counts
+
+
+def token_agreement(
+    tokenizer: PreTrainedTokenizerBase,
+    before: Sequence[ServedAnswer],
+    after: Sequence[ServedAnswer],
+) -> float:
+    """Share of the trained model's tokens that come out before the first different one."""
+    same = total = 0
+    for old, new in zip(before, after, strict=True):
+        ours, theirs = encode_text(tokenizer, old.text), encode_text(tokenizer, new.text)
+        total += max(len(ours), len(theirs), 1)
+        place = 0
+        while place < min(len(ours), len(theirs)) and ours[place] == theirs[place]:
+            place += 1
+        same += place if ours != theirs else max(len(ours), 1)
+    return same / total
+
+
+def changed_labels(
+    asked: GateQuestions, trained: TrainedAnswers, replies: Sequence[ServedAnswer]
+) -> list[dict[str, Any]]:
+    """Labels that are answered otherwise than before, the most damaged first."""
+    if not asked.has_labels:
+        return []
+    score = METRICS[asked.metric]
+    n: Counter[str] = Counter()
+    old: Counter[str] = Counter()
+    new: Counter[str] = Counter()
+    for row, before, after in zip(asked.rows, trained.free, replies, strict=True):
+        n[row.answer] += 1
+        old[row.answer] += int(score(row.answer, before.answer_text))
+        new[row.answer] += int(score(row.answer, after.answer_text))
+    changed = [label for label in n if old[label] != new[label]]
+    return [
+        {"label": label, "n": n[label], "trained": old[label], "exported": new[label]}
+        for label in sorted(changed, key=lambda label: new[label] - old[label])
+    ]

@@ -1,0 +1,1 @@
+"""The search for the format that fits this machine."""

@@ -1,0 +1,97 @@
+"""The result of a search for an export format."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.core.stats import paired_test
+from burnish.engines.registry import EXTERNAL_ENGINES
+from burnish.export.formats.registry import FORMATS
+from burnish.export.run import ExportResult
+from burnish.export.search.limits import LIMITS
+from burnish.export.search.successive_halving import (
+    SearchRules,
+)
+from burnish.export.search.trial import CandidateTrial
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """The search's result: the pick and what the gate found, or why there is none."""
+
+    folder: Path
+    trials: Sequence[CandidateTrial]
+    rules: SearchRules
+    metric: str
+    pick: CandidateTrial | None
+    exported: ExportResult | None
+    against: Sequence[str]
+
+    @property
+    def exit_code(self) -> int:
+        """0 if there is a pick, which has passed the gate; else 1."""
+        return 0 if self.pick else 1
+
+    @property
+    def serve_command(self) -> str | None:
+        """The command that serves the pick as it was measured; None without one."""
+        if self.pick is None:
+            return None
+        line = f"burnish serve {shlex.quote(str(self.folder))}"
+        served = self.serve_settings
+        if served["torch_threads"]:
+            return f"OMP_NUM_THREADS={served['torch_threads']} {line}"
+        sets = [f"--set serve.{field}={value}" for field, value in served["serve"].items()]
+        return " ".join([line, *sets])
+
+    @property
+    def serve_settings(self) -> dict[str, Any]:
+        """How the pick was measured: fields of `serve`, and threads of torch where it answers."""
+        assert self.pick is not None
+        one = self.pick.candidate
+        if FORMATS[one.to].kind not in EXTERNAL_ENGINES:
+            return {"serve": {}, "torch_threads": one.threads}
+        fields: dict[str, Any] = {"engine_threads": one.threads}
+        fields |= {"engine_cache": one.cache} if one.cache != "f16" else {}
+        fields |= {"engine_context": one.context} if one.context else {}
+        return {"serve": fields, "torch_threads": 0}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The content of `search.json`, and what `--json` prints."""
+        return {
+            "folder": str(self.folder),
+            "metric": self.metric,
+            "pick": str(self.pick.candidate) if self.pick else None,
+            "serve": self.serve_command,
+            "served": self.serve_settings if self.pick else None,
+            "shippable": self.pick is not None,
+            "against": list(self.against),
+            "limits": {name: getattr(self.rules.fit, name) for name in LIMITS},
+            "best": self.rules.fit.best,
+            "candidates": [self.trial_facts(trial) for trial in self.trials],
+            "parity": self.exported.parity.as_dict() if self.exported else None,
+        }
+
+    def trial_facts(self, trial: CandidateTrial) -> dict[str, Any]:
+        """What was measured of one candidate; the gain is over the trained model."""
+        one, n = trial.candidate, len(trial.scores)
+        gain = paired_test(trial.scores, self.rules.trained_scores[:n]).gain if n else None
+        return {
+            "format": one.to,
+            "quant": one.quant,
+            "threads": one.threads,
+            "cache": one.cache,
+            "context": one.context or None,
+            "questions": n,
+            "score": sum(trial.scores) / n if n else None,
+            "gain": [gain.value, gain.low, gain.high] if gain else None,
+            "latency_p50_s": trial.latency(0.5) if trial.seconds else None,
+            "latency_p95_s": trial.latency(0.95) if trial.seconds else None,
+            "memory_bytes": trial.memory_bytes,
+            "disk_bytes": trial.disk_bytes,
+            "start_up_s": trial.start_up_s,
+            "dropped": trial.dropped.kind if trial.dropped else None,
+            "why": trial.dropped.why if trial.dropped else None,
+        }

@@ -1,0 +1,28 @@
+"""Find the artifact that a run's id or a folder names."""
+
+from pathlib import Path
+
+from burnish.core.atomic import hash_json
+from burnish.core.errors import NotFound
+from burnish.core.runs import find_run
+from burnish.models.artifact import Artifact, open_artifact
+from burnish.models.local_models import ARTIFACT_FILE, find_model
+
+
+def find_artifact(source: str | Path) -> Artifact | None:
+    """The artifact that a run's id or a folder names; None if it names a model."""
+    if (Path(source) / ARTIFACT_FILE).exists():
+        return open_artifact(Path(source))
+    try:
+        run = find_run(str(source))
+    except NotFound:
+        return None
+    return open_artifact(run.artifact)
+
+
+def hash_weights(source: str | Path) -> str:
+    """A hash of the weights that `open_engine` would answer with. Raises NotFound."""
+    artifact = find_artifact(source)
+    if artifact is None:
+        return find_model(str(source)).sha256
+    return hash_json([artifact.lineage["base"]["sha256"], artifact.lineage["files"]])

@@ -1,0 +1,1 @@
+"""Heads on encoders and decoders: labels, spans, vectors, scores."""

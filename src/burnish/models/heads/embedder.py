@@ -1,0 +1,141 @@
+"""Sentences to vectors: a model folder as sentence-transformers lays it out.
+
+`modules.json` says what happens after the transformer. Here: the mean of the token vectors, then
+length 1 (Reimers & Gurevych 2019, arXiv:1908.10084). A folder that says anything else is refused,
+since its vectors would be wrong without a sign of it.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+from burnish.core.atomic import atomic_folder, hash_file, write_json
+from burnish.core.errors import BadRecipe
+from burnish.models.artifact import Artifact, open_artifact
+from burnish.models.load import default_device, load_tokenizer
+from burnish.models.local_models import ARTIFACT_FILE, LocalModel, write_manifest
+
+_SETTINGS = "sentence_bert_config.json"
+_MODULES = ["Transformer", "Pooling", "Normalize"]
+
+
+class Embedder:
+    """Texts to unit vectors, float32 of shape (texts, `width`); their dot product is the cosine."""
+
+    def __init__(self, local: LocalModel) -> None:
+        check_embedder_supported(local)
+        self.name, self.sha256 = local.name, local.sha256
+        self.max_tokens = int(_read_json(local.path / _SETTINGS)["max_seq_length"])
+        self.tokenizer: Any = load_tokenizer(local)
+        model: Any = AutoModel.from_pretrained(
+            local.path, dtype=torch.float32, local_files_only=True
+        )
+        self.model = model.to(default_device()).eval()
+        self.width = int(model.config.hidden_size)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        batch_size: int = 32,
+        advance: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """One vector a text, in order; a text is cut after `max_tokens` tokens.
+
+        `advance(n)` is called when n more texts are done.
+        """
+        vectors = np.zeros((len(texts), self.width), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        for begin in range(0, len(order), batch_size):
+            places = order[begin : begin + batch_size]
+            vectors[places] = self._encode_batch([texts[place] for place in places])
+            if advance:
+                advance(len(places))
+        return vectors
+
+    def token_spans(self, text: str) -> list[tuple[int, int]]:
+        """Where each token of `text` begins and ends, in characters; without special tokens."""
+        found = self.tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        return [(int(begin), int(end)) for begin, end in found["offset_mapping"]]
+
+    @torch.inference_mode()
+    def _encode_batch(self, texts: list[str]) -> np.ndarray:
+        tokens = self.tokenizer(
+            texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
+        ).to(self.model.device)
+        unit: np.ndarray = embed_tokens(self.model, tokens).cpu().numpy()
+        return unit
+
+
+def embed_tokens(model: Any, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Unit vectors (texts, width), float32, of texts padded side by side (see models/padding.py).
+
+    What is learnt from is what is served.
+    """
+    states = model(**tokens).last_hidden_state.float()
+    mask = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)
+    mean = (states * mask).sum(1) / mask.sum(1)
+    return torch.nn.functional.normalize(mean, dim=1)
+
+
+def save_embedder(
+    folder: Path, model: Any, base: LocalModel, max_tokens: int, lineage: Mapping[str, Any]
+) -> Artifact:
+    """Write a tuned embedding model as an artifact that is a model folder too: whoever names a
+    pulled model may name it. An older one in its place is replaced."""
+    with atomic_folder(folder, replace=True) as draft:
+        model.save_pretrained(draft, safe_serialization=True)
+        for name in ("modules.json", "1_Pooling/config.json"):
+            (draft / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(base.path / name, draft / name)
+        settings = _read_json(base.path / _SETTINGS) | {"max_seq_length": max_tokens}
+        write_json(draft / _SETTINGS, settings)
+        # As the base's files have it: a template or a limit of ours has no place in them.
+        AutoTokenizer.from_pretrained(base.path, local_files_only=True).save_pretrained(draft)
+        own = {
+            "name": str(lineage.get("run", folder.name)),
+            "kind": "embedding",
+            "licence": base.licence,
+            "context_length": max_tokens,
+            "has_template": False,
+            "source": f"tuned from {base.name}",
+        }
+        write_manifest(draft, own)
+        files = sorted(file for file in draft.rglob("*") if file.is_file())
+        facts = {
+            "kind": "embedder",
+            "base": base.identity,
+            **lineage,
+            "files": {str(file.relative_to(draft)): hash_file(file) for file in files},
+        }
+        write_json(draft / ARTIFACT_FILE, facts)
+    return open_artifact(folder)
+
+
+def check_embedder_supported(local: LocalModel) -> None:
+    """Raise BadRecipe unless the folder asks for exactly what `Embedder` does."""
+    if local.kind != "embedding":
+        raise BadRecipe(
+            f"{local.name} is a {local.kind} model; it doesn't make vectors of texts.",
+            "Name an embedding model: all-minilm-l6-v2",
+        )
+    modules = [item["type"].rpartition(".")[2] for item in _read_json(local.path / "modules.json")]
+    pooling = _read_json(local.path / "1_Pooling" / "config.json") if modules == _MODULES else {}
+    used = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True]
+    if used != ["pooling_mode_mean_tokens"]:
+        raise BadRecipe(
+            f"{local.name} makes its vectors by {', '.join(modules)} {', '.join(used)}; only the "
+            "mean of the tokens at length 1 is known here.",
+            "Name an embedding model that does so: all-minilm-l6-v2",
+        )
+
+
+def _read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))

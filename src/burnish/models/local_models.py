@@ -1,0 +1,105 @@
+"""The models that are on this machine: one folder each, with a manifest written last.
+
+<models>/<name>/model.json        name, source, licence, sizes, hashes, proof
+<models>/<name>/*.safetensors, config.json, tokenizer.json, ...
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from burnish.core.atomic import hash_file, write_json
+from burnish.core.errors import NotFound
+from burnish.core.runs import runs_folder
+from burnish.core.settings import models_folder
+
+MANIFEST = "model.json"
+#: What the folder of a trained model has instead (see models.artifact).
+ARTIFACT_FILE = "artifact.json"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model that can be loaded. `sha256` is the hash of the manifest, which hashes each file."""
+
+    name: str
+    path: Path
+    kind: str
+    size_bytes: int
+    licence: str
+    context_length: int
+    has_template: bool
+    sha256: str
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Name and hash, as runs and artifacts note which base they began from."""
+        return {"name": self.name, "sha256": self.sha256}
+
+
+def find_model(name: str) -> LocalModel:
+    """A pulled model by name, any folder with a manifest, or a run of this workspace that made an
+    embedding model, by its id. Raises NotFound."""
+    for folder in (model_folder(name), Path(name), runs_folder() / name / "artifact"):
+        if (folder / MANIFEST).exists():
+            return open_model(folder)
+    raise NotFound(f"The model `{name}` is not on this machine.", f"burnish pull {name}")
+
+
+def list_models() -> list[LocalModel]:
+    """All pulled models, by name."""
+    return [open_model(file.parent) for file in sorted(models_folder().glob(f"*/{MANIFEST}"))]
+
+
+def list_embedders() -> list[LocalModel]:
+    """Embedding models: those pulled, and those that runs of this workspace have made."""
+    tuned = [
+        open_model(file.parent) for file in sorted(runs_folder().glob(f"*/artifact/{MANIFEST}"))
+    ]
+    return [model for model in (*list_models(), *tuned) if model.kind == "embedding"]
+
+
+def model_folder(name: str) -> Path:
+    """Where a model of this name is kept; a hub id's slash becomes two dashes."""
+    return models_folder() / name.replace("/", "--")
+
+
+def open_model(folder: Path) -> LocalModel:
+    """Read a folder's manifest."""
+    manifest = read_manifest(folder)
+    return LocalModel(
+        name=manifest["name"],
+        path=folder.absolute(),
+        kind=manifest["kind"],
+        size_bytes=sum(entry["bytes"] for entry in manifest["files"].values()),
+        licence=manifest["licence"],
+        context_length=manifest["context_length"],
+        has_template=manifest["has_template"],
+        sha256=hash_file(folder / MANIFEST),
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest as it was written."""
+    return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
+
+
+def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Hash every file of a finished folder and write its manifest, the last file of all."""
+    files = {
+        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": hash_file(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MANIFEST
+    }
+    write_json(folder / MANIFEST, {**facts, "files": files})
+
+
+def damaged_files(folder: Path) -> list[str]:
+    """Files of the manifest that are missing or not what they were."""
+    return [
+        name
+        for name, entry in read_manifest(folder)["files"].items()
+        if not (folder / name).exists() or hash_file(folder / name) != entry["sha256"]
+    ]

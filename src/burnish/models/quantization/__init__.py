@@ -1,0 +1,1 @@
+"""Weights of 4 bits."""

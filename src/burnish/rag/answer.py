@@ -1,0 +1,135 @@
+"""A question, answered from the passages of an index, with what the answer leans on."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from burnish.core.errors import PromptTooLong
+from burnish.core.progress import say
+from burnish.core.records import Message, Prompt
+from burnish.engines.local.engine import LocalEngine
+from burnish.rag.grounding import LEAST_SUPPORT, support
+from burnish.rag.prompt import fit_passages, with_passages
+from burnish.rag.search import Index, SearchHit
+
+INSTRUCTION = (
+    "Answer the question briefly, from the numbered passages only, and name the passage after each "
+    "fact by its number, like [1]. If the passages do not hold the answer, say: I don't know."
+)
+DONT_KNOW = "I don't know."
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSettings:
+    """How a question is asked.
+
+    `k` passages at the most, of files that match the pattern `files`; if the most similar passage
+    has a cosine below `least_similarity`, the model isn't asked: the documents are about other
+    things. An answer whose support (rag.grounding) is below `least_support` is called unsupported.
+    """
+
+    k: int = 5
+    files: str | None = None
+    least_similarity: float = 0.25
+    max_new_tokens: int = 128
+    least_support: float = LEAST_SUPPORT
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """A passage that the model was shown as `[number]`; `cited` if the answer names it."""
+
+    number: int
+    cited: bool
+    hit: SearchHit
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that `burnish ask --json` prints."""
+        return {"number": self.number, "cited": self.cited, **self.hit.as_dict()}
+
+    def as_text(self) -> str:
+        """`[1] skua.md: Skua > Lights (characters 120 to 340)`."""
+        return f"[{self.number}] {self.hit.passage.source}"
+
+
+@dataclass(frozen=True, slots=True)
+class CitedAnswer:
+    """An answer and the passages behind it. `known` is false if it says that it doesn't know.
+
+    `support` is how far the passages say it, 0 to 1 (rag.grounding), none where there is nothing to
+    check; `supported` is false if that is too little.
+    """
+
+    answer: str
+    known: bool
+    citations: tuple[Citation, ...]
+    support: float | None = None
+    supported: bool = True
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape that `burnish ask --json` prints."""
+        citations = [citation.as_dict() for citation in self.citations]
+        return {
+            "answer": self.answer,
+            "known": self.known,
+            "support": self.support,
+            "supported": self.supported,
+            "citations": citations,
+        }
+
+    def as_text(self) -> str:
+        """What a person reads on the terminal."""
+        if not self.known:
+            return self.answer
+        cited = [citation.as_text() for citation in self.citations if citation.cited]
+        shown = [citation.as_text() for citation in self.citations if not citation.cited]
+        parts = [self.answer]
+        if not self.supported:
+            share = round(100 * (self.support or 0))
+            parts.append(f"Not supported: only {share} % of it stands in the passages. Check it.")
+        if cited:
+            parts.append("\n".join(["Cited:", *cited]))
+        if shown:
+            head = "Shown too:" if cited else "The answer names no passage. Shown to the model:"
+            parts.append("\n".join([head, *shown]))
+        return "\n\n".join(parts)
+
+
+def ask(engine: LocalEngine, index: Index, question: str, settings: AnswerSettings) -> CitedAnswer:
+    """Answer a question from the index. Raises PromptTooLong if not even one passage fits.
+
+    A model is told to cite; a run is asked as it was trained, with the prompt of its training.
+    """
+    found = index.search(question, settings.k, settings.files)
+    nearest = max((item.similarity or 0.0 for item in found), default=0.0)
+    if nearest < settings.least_similarity:
+        say(f"The nearest passage has a similarity of {nearest:.2f}: the model was not asked.")
+        return CitedAnswer(DONT_KNOW, False, ())
+    told = INSTRUCTION if engine.system is None else engine.system
+    messages = (Message("system", told), Message("user", question))
+    room = engine.context_length - settings.max_new_tokens
+    kept = fit_passages(messages, [item.passage for item in found], engine.count_tokens, room)
+    if not kept:
+        raise PromptTooLong(
+            f"Not even one passage fits the context of {engine.name} ({engine.context_length} "
+            "tokens).",
+            "Take a model with a longer context, or index with smaller --chunk-tokens.",
+        )
+    if len(kept) < len(found):
+        say(f"{len(kept)} of {len(found)} passages fit the context.")
+    prompt = Prompt(with_passages(messages, kept), max_new_tokens=settings.max_new_tokens)
+    answer = engine.answer([prompt])[0].text.strip()
+    return _cite(question, answer, found[: len(kept)], settings.least_support)
+
+
+def _cite(
+    question: str, answer: str, found: Sequence[SearchHit], least_support: float
+) -> CitedAnswer:
+    named = {int(number) for number in re.findall(r"\[(\d+)\]", answer)}
+    known = not re.match(r"I (don[’']t|do not) know\b", answer, flags=re.IGNORECASE)
+    citations = (Citation(n, n in named, item) for n, item in enumerate(found, start=1))
+    texts = [f"{item.passage.section}\n{item.passage.text}" for item in found]
+    share = support(answer, texts, question) if known else None
+    supported = share is None or share >= least_support
+    return CitedAnswer(answer, known, tuple(citations), share, supported)

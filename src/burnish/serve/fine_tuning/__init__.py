@@ -1,0 +1,1 @@
+"""/fine_tuning: jobs, their worker and trainer process."""

@@ -1,0 +1,102 @@
+"""`file_search` in `client.responses`: vector stores are searched, and the answer cites them.
+
+A small model is a poor judge of when to search and for what. So the search is always made, before
+the model is asked, for the user's last message; the model reads the numbered passages.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from secrets import token_hex
+from typing import Any
+
+from burnish.rag.store import Passage
+from burnish.serve.responses.protocol import FileSearchTool
+from burnish.serve.vector_stores.protocol import SearchVectorStore
+from burnish.serve.vector_stores.service import STORE, VectorStoreHit, VectorStores
+
+_MARK = re.compile(r"\[(\d{1,3})\]")
+
+
+@dataclass(frozen=True, slots=True)
+class FileSearchCall:
+    """What was looked for, and what was found, best first."""
+
+    query: str
+    hits: Sequence[VectorStoreHit]
+    id: str = field(default_factory=lambda: f"fs_{token_hex(24)}")
+
+    @property
+    def passages(self) -> list[Passage]:
+        """What the model is to read."""
+        return [hit.passage for hit in self.hits]
+
+    def item(self, with_results: bool) -> dict[str, Any]:
+        """The search among the items of a response; its results only where they are asked for."""
+        results = [
+            {
+                "file_id": hit.passage.file,
+                "filename": hit.filename,
+                "score": hit.score,
+                "text": hit.passage.text,
+                "attributes": hit.file.body["attributes"],
+            }
+            for hit in self.hits
+        ]
+        return {
+            "id": self.id,
+            "type": "file_search_call",
+            "status": "completed",
+            "queries": [self.query],
+            "results": results if with_results else None,
+        }
+
+    def citations(self, text: str) -> list[dict[str, Any]]:
+        """For each `[n]` of an answer the file of that passage; `index` is where the mark begins.
+
+        The marks stay in the text.
+        """
+        return [
+            {
+                "type": "file_citation",
+                "index": mark.start(),
+                "file_id": self.hits[number].passage.file,
+                "filename": self.hits[number].filename,
+            }
+            for mark in _MARK.finditer(text)
+            if 0 <= (number := int(mark[1]) - 1) < len(self.hits)
+        ]
+
+
+def search_stores(
+    vectors: VectorStores, wanted: Sequence[FileSearchTool], items: Sequence[Mapping[str, Any]]
+) -> FileSearchCall | None:
+    """Search for the user's last words; None if nothing is to be searched.
+
+    Raises NoSuchRecord for a store that isn't here.
+    """
+    query = _last_user_text(items)
+    if not wanted or not query:
+        return None
+    hits: list[VectorStoreHit] = []
+    for tool in wanted:
+        asked = SearchVectorStore(
+            query=query,
+            max_num_results=tool.max_num_results,
+            filters=tool.filters,
+            ranking_options=tool.ranking_options,
+        )
+        stores = [vectors.workspace.objects.find(STORE, own) for own in tool.vector_store_ids]
+        found = [hit for store in stores for hit in vectors.search(store, asked)]
+        hits += sorted(found, key=lambda hit: -hit.score)[: tool.max_num_results]
+    return FileSearchCall(query, hits)
+
+
+def _last_user_text(items: Sequence[Mapping[str, Any]]) -> str:
+    for item in reversed(items):
+        if item.get("role") == "user":
+            content = item.get("content") or ""
+            if isinstance(content, str):
+                return content.strip()
+            return "\n".join(part.get("text") or "" for part in content).strip()
+    return ""

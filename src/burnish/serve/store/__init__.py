@@ -1,0 +1,1 @@
+"""The SQL store: files, jobs, objects, deployments, quotas."""

@@ -1,0 +1,1 @@
+"""Rows to batches: examples, order, micro-batches, packing."""

@@ -1,0 +1,79 @@
+"""`train.method: auto`: the first of a few ways to train that fits into this machine.
+
+LoRA as the recipe has it; then with fewer rows at a time; then with the activations computed twice;
+then on 4-bit weights. Each costs more time than the one before and learns the same, but for the
+last, which learns on rounded weights.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+
+from burnish.core.errors import DoesNotFit
+from burnish.core.progress import say
+from burnish.core.recipe.methods import AutoMethod, Lora, Qlora
+from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.train import Train
+from burnish.models.load import available_memory
+from burnish.models.local_models import find_model
+from burnish.train.forecast.estimate import estimate_memory, model_shape
+
+#: The share of the free memory that a choice may need: the reckoning is rough.
+_SHARE = 0.85
+
+
+def resolve_auto_method(recipe: Recipe, begun: Recipe | None = None) -> Recipe:
+    """The recipe with a method in place of `auto`, and why on the terminal. Raises DoesNotFit.
+
+    A run that was begun keeps what it began with.
+    """
+    asked = recipe.train.method
+    if not isinstance(asked, AutoMethod) or recipe.train.is_encoding:
+        return recipe
+    if begun:
+        return recipe.model_copy(update={"train": begun.train})
+    free = available_memory()
+    shape = model_shape(find_model(recipe.model.name), asked)
+    least = float("inf")
+    for number, settings in enumerate(_candidates(recipe.train, asked)):
+        need = estimate_memory(shape, settings, recipe.model.dtype).total
+        if need <= _SHARE * free:
+            say(_reason(settings, need, free, usual=number == 0))
+            return recipe.model_copy(update={"train": settings})
+        least = min(least, need)
+    raise DoesNotFit(
+        f"{recipe.model.name} needs about {least / 1e9:.1f} GB even on 4-bit weights and "
+        f"{free / 1e9:.1f} GB are free.",
+        "Take a smaller model, a lower train.max_length, or a machine with more memory.",
+    )
+
+
+def _candidates(train: Train, asked: AutoMethod) -> Iterator[Train]:
+    """What is tried, in order."""
+    numbers = asked.model_dump(exclude={"kind"})
+    kinds: list[Lora | Qlora] = [Lora(**numbers)]
+    if importlib.util.find_spec("bitsandbytes"):
+        kinds.append(Qlora(**numbers))
+    for method in kinds:
+        for again in (train.gradient_checkpointing, True):
+            tokens = train.micro_batch_tokens
+            while tokens >= min(train.max_length, train.micro_batch_tokens):
+                yield train.model_copy(
+                    update={
+                        "method": method,
+                        "gradient_checkpointing": again,
+                        "micro_batch_tokens": tokens,
+                    }
+                )
+                tokens //= 2
+
+
+def _reason(settings: Train, need: float, free: float, usual: bool) -> str:
+    chosen = [f"train.method={settings.method.kind}"]
+    if not usual:
+        chosen.append(f"train.micro_batch_tokens={settings.micro_batch_tokens}")
+        chosen += ["train.gradient_checkpointing=true"] * settings.gradient_checkpointing
+    why = "fits as it is" if usual else "is the fastest way that fits"
+    return (
+        f"method auto: {' '.join(chosen)} {why}: about {need / 1e9:.1f} GB of the "
+        f"{free / 1e9:.1f} GB that are free."
+    )

@@ -1,0 +1,1 @@
+"""Several LoRA adapters trained on one base at once."""

@@ -1,0 +1,1 @@
+"""Training objectives: batches and loss, by name."""

@@ -1,0 +1,1 @@
+"""Trainers, one a kind of model."""
