@@ -22,6 +22,12 @@ DOCS = sorted(ROOT.glob("docs/**/*.md"))
 TOP = [ROOT / name for name in ("README.md", "CONTRIBUTING.md")]
 NAMES = [str(page.relative_to(ROOT)) for page in [*DOCS, *TOP]]
 FIELDS = field_paths()
+FILES = {".csv", ".html", ".json", ".jsonl", ".md", ".onnx", ".yaml"}
+#: Keys of other tools' files that look like fields of a recipe.
+OTHERS_KEYS = {
+    f"data.{name}"
+    for name in ("path", "train_split", "valid_split", "chat_template", "column_mapping")
+}
 
 
 def text_of(name: str) -> str:
@@ -30,7 +36,8 @@ def text_of(name: str) -> str:
 
 def blocks(text: str, language: str = "") -> list[str]:
     """The fenced blocks of a page, of one language (none: those without a name)."""
-    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    fences = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [block for name, block in fences if name == language]
 
 
 @pytest.mark.parametrize("name", GENERATED)
@@ -69,7 +76,7 @@ def test_recipe_fields_that_a_page_names_exist(name):
     named = re.findall(rf"(?<![\w/.-])(?:{sections})(?:\.[a-z_0-9]+)+(?=[`=]|: )", text_of(name))
 
     for path in named:
-        assert path in FIELDS or path.endswith((".yaml", ".md", ".jsonl", ".csv")), path
+        assert path in FIELDS or FILES.intersection(Path(path).suffixes) or path in OTHERS_KEYS, path
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,7 +111,7 @@ def test_the_readme_is_short_and_has_no_link_that_leads_nowhere_on_pypi():
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
-    """The docs as a site, built strictly: a broken link or anchor or a page out of `nav` ends it."""
+    """The docs as a site; a broken link or anchor, or a page that `nav` lacks, ends the build."""
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-d", str(folder)]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}

@@ -32,7 +32,7 @@ def recipe_pages() -> dict[str, str]:
 
 
 def field_paths() -> set[str]:
-    """Every path of a field in a recipe, such as `train.method.rank`; lists count as their items."""
+    """Every path of a field in a recipe, such as `train.method.rank`."""
     return set(_paths("", Recipe))
 
 

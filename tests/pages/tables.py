@@ -38,7 +38,7 @@ def findings_page() -> str:
         "",
         "## Token audit",
         "",
-        "For the very tokenizer and chat template in use, before training; all of these are errors.",
+        "For the tokenizer and chat template in use, before training. All of these are errors.",
         "",
         *table(["code", "what it means", "what to do"], audit),
     )
