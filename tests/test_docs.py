@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from burnish import api
 from burnish.core import errors
 from burnish.core.recipe.recipe import Recipe, make_recipe
 from burnish.train.objectives.registry import OBJECTIVES
@@ -76,13 +77,27 @@ def test_recipe_fields_that_a_page_names_exist(name):
     named = re.findall(rf"(?<![\w/.-])(?:{sections})(?:\.[a-z_0-9]+)+(?=[`=]|: )", text_of(name))
 
     for path in named:
-        assert path in FIELDS or FILES.intersection(Path(path).suffixes) or path in OTHERS_KEYS, path
+        is_file = FILES.intersection(Path(path).suffixes)
+        assert is_file or path in FIELDS or path in OTHERS_KEYS, path
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recipes_on_a_page_are_read(name):
     for block in blocks(text_of(name), "yaml"):
         assert make_recipe(yaml.safe_load(block)), block
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_functions_of_the_python_api_that_a_page_calls_exist(name):
+    for block in blocks(text_of(name), "python"):
+        for function in re.findall(r"\bapi\.(\w+)\(", block):
+            assert callable(getattr(api, function)), function
+
+
+def test_pages_that_the_code_names_exist():
+    for file in sorted((ROOT / "src").rglob("*.py")):
+        for page in re.findall(r"(?<![/\w])docs/[\w./-]+\.md", file.read_text(encoding="utf-8")):
+            assert (ROOT / page).exists(), f"{file}: {page}"
 
 
 def test_every_objective_has_an_example_recipe_that_is_read():

@@ -10,8 +10,8 @@ comparison must succeed, the chance of shipping a fine-tune that is no better th
 stays at alpha, however many rivals there are and although the best one is found by looking.
 Each end of the interval has a share of alpha (Bonferroni): of the routes that the best rival, or
 the best trained route, was chosen from by looking, and never more than half, so that the interval
-is one of 95 % or more and the decision can be read off it. `docs/evidence.md` has the argument,
-`benchmarks/planted_null.py` the proof by trying.
+is one of 95 % or more and the decision can be read off it. `docs/reference/statistics.md` has the
+argument, `benchmarks/planted_null.py` the proof by trying.
 
 Where the judged route was trained with several seeds, the one that would ship is the first; the
 interval is made wide enough for the gain that such a training gives (`core.stats.repeated_gain`).

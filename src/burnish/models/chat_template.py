@@ -343,7 +343,7 @@ def _template_messages(
         if images_of(messages):
             raise BadData(
                 "There are pictures, and this model reads text only.",
-                "Ask a model that sees (docs/vision.md), or leave the pictures out.",
+                "Ask a model that sees (docs/guides/vision.md), or leave the pictures out.",
             )
         return [message.as_template() for message in messages]
     for message in messages:
