@@ -21,6 +21,7 @@ from burnish.core.recipe.recipe import Recipe, load_recipe, make_recipe, with_ab
 from burnish.core.records import Finding, Prompt
 from burnish.core.runs import Run, find_run, list_runs
 from burnish.preflight import check_inputs, check_known, load_rows
+from burnish.projects import init as init
 
 if TYPE_CHECKING:
     from burnish.compare.run import Comparison

@@ -20,6 +20,7 @@ from burnish.cli import (
     forecast,
     import_openai,
     index,
+    init,
     key,
     merge,
     models,
@@ -47,8 +48,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 COMMANDS = (
-    pull, models, check, forecast, train, merge, evaluate, compare, distil, review, export,
-    index, search, ask, chat, serve, key, import_openai, olive, runs, recipe,
+    init, pull, models, check, forecast, train, merge, evaluate, compare, distil, review,
+    export, index, search, ask, chat, serve, key, import_openai, olive, runs, recipe,
 )  # fmt: skip
 for word in COMMANDS:
     app.command(

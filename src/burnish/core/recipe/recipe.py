@@ -76,6 +76,9 @@ def load_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
     if not isinstance(values, dict):
         raise BadRecipe(f"{path} is not a mapping of sections.", "Begin it with `task:`.")
     lines = dict(_lines(root, str(path)))
+    # A section in which nothing stands but comments.
+    empty = {name for name in Recipe.model_fields if values.get(name, "") is None}
+    values = {name: value for name, value in values.items() if name not in empty}
     values = _with_changes(values, changes)
     return with_absolute_paths(_parse(values, str(path), lines), path.parent)
 
