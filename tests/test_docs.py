@@ -128,7 +128,8 @@ def test_the_readme_is_short_and_has_no_link_that_leads_nowhere_on_pypi():
 def site(tmp_path_factory) -> Path:
     """The docs as a site; a broken link or anchor, or a page that `nav` lacks, ends the build."""
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-d", str(folder)]
+    # Not --quiet: it hides the warnings from --strict, too.
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-d", str(folder)]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
