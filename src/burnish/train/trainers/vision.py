@@ -102,7 +102,7 @@ def check_supported(recipe: Recipe, base: LocalModel) -> None:
             raise BadRecipe(
                 f"{base.name} sees, and {name}={value} is for models that read text only.",
                 "Leave it out: train.objective=sft, with train.method full, or lora as it begins "
-                "at zero, by one process (docs/vision.md).",
+                "at zero, by one process (docs/guides/vision.md).",
             )
 
 
