@@ -77,7 +77,7 @@ def test_the_page_shows_the_verdict_and_how_to_repeat_it(ticket_recipe, tmp_path
 def test_a_hopeless_route_is_given_up_and_the_verdict_stays(ticket_recipe, tmp_path, monkeypatch):
     whole = compare(ticket_recipe(*FEW, test=90))
     # A fourth of the 90 questions is enough for a look.
-    monkeypatch.setattr(models, "_POLL_INTERVAL", 22)
+    monkeypatch.setattr(models, "_LOOK", 22)
 
     result = compare(ticket_recipe(*FEW, test=90), out=tmp_path / "run")
 

@@ -130,7 +130,7 @@ class Comparison:
         of a teacher elsewhere is the price of its tokens."""
         route, test = self.routes[name], self.tests.get(name)
         facts = summary(name, route.scores, route.latencies)
-        teacher = self.recipe.distil.teacher
+        teacher = self.recipe.distill.teacher
         if name == CEILING and teacher.endpoint:
             cost = 1000 * compute_price(teacher, facts["tokens_in"], facts["tokens_out"])
         else:
@@ -310,7 +310,7 @@ def _with_judge(setting: ComparisonSetup) -> ComparisonSetup:
     """The setting with a judge that agrees with people, if one is to grade; what they graded is an
     input."""
     recipe = setting.recipe
-    teacher = [recipe.distil.teacher.model] if CEILING in recipe.compare.routes else []
+    teacher = [recipe.distill.teacher.model] if CEILING in recipe.compare.routes else []
     judge = calibrate_judge(recipe.evaluate, [recipe.model.name, *teacher])
     if judge is None:
         return setting

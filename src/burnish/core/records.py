@@ -86,7 +86,8 @@ def images_of(messages: Sequence[Message]) -> tuple[Image, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example. `file` and `line` (1-based; for tables, the data row) say where it came from."""
+    """One example. `file` and `line` (1-based; for tables, the data row) say where it came from; a
+    `text` that doesn't end goes on in another row (models.text_windows)."""
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
@@ -100,6 +101,7 @@ class Row:
     item: Mapping[str, Any] = field(default_factory=dict, hash=False)
     file: str = ""
     line: int = 0
+    ends: bool = True
 
     @property
     def id(self) -> str:

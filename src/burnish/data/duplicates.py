@@ -92,14 +92,21 @@ def find_continued(rows: Sequence[Row]) -> Iterator[tuple[int, int]]:
             onward[one][following].append(place)
     for text, ways in onward.items():
         if len(ways) <= _GREETING:
-            yield from itertools.product(whole[text], itertools.chain.from_iterable(ways.values()))
+            both = itertools.product(whole[text], itertools.chain.from_iterable(ways.values()))
+            yield from ((one, other) for one, other in both if one != other)
 
 
 def _questions(row: Row) -> list[str]:
-    """What was asked at each answer of a row; of the last one the row's `question`."""
+    """What had been said to the assistant at each answer of a row, by users and by tools."""
+    if row.text is not None:
+        return [row.text]
     said = enumerate(row.prompt)
     places = [place for place, message in said if message.role == "assistant"]
-    return [*(_user_text(row.messages[:place]) for place in places), question_text(row)]
+    return [_told(row.messages[:place]) for place in (*places, len(row.prompt))]
+
+
+def _told(messages: Sequence[Message]) -> str:
+    return "\n".join(message.content for message in messages if message.role in ("user", "tool"))
 
 
 def normalize_text(text: str) -> str:

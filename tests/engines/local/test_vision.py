@@ -71,7 +71,9 @@ def test_a_conversation_goes_on_about_a_picture(engine, tmp_path):
 
 
 def test_another_picture_is_another_answer(engine):
-    logits = [engine.read(engine.build_request(Prompt((shown(one),), 1))).logits for one in COLOURS]
+    logits = [
+        engine.read_prompt(engine.build_request(Prompt((shown(one),), 1))).logits for one in COLOURS
+    ]
 
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)
 

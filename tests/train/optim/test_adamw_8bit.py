@@ -17,7 +17,7 @@ def weights_of(*sizes):
 
 
 def settings_of(*changes):
-    usual = ["train.learning_rate=1e-2", "train.schedule=constant", "train.warmup_share=0"]
+    usual = ["train.learning_rate=1e-2", "train.schedule=constant", "train.warmup_ratio=0"]
     return make_recipe({}, [*usual, *changes]).train
 
 

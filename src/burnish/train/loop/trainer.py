@@ -16,12 +16,13 @@ from burnish.models.artifact import Artifact
 from burnish.models.chat_template import set_thinking, split_as_served
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import LocalModel
+from burnish.models.text_windows import windows_of
 from burnish.train.distributed.process_group import SINGLE, ProcessGroup
 from burnish.train.loop.checkpoint import TrainState
 from burnish.train.loop.loop import TrainingModule
 
 #: Objectives that learn each answer of a conversation.
-_CONVERSATION_OBJECTIVES = ("sft", "distil", "custom")
+_CONVERSATION_OBJECTIVES = ("sft", "distill", "custom")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,11 @@ class TrainContext:
         tokenizer = set_thinking(load_tokenizer(base), have_reasoning(dataset.split.train))
         if recipe.train.objective.kind in _CONVERSATION_OBJECTIVES:
             split = dataset.split
-            parts = [_rows_as_served(tokenizer, rows) for rows in (split.train, split.validation)]
+            most = recipe.train.max_length
+            parts = [
+                _in_windows(tokenizer, _rows_as_served(tokenizer, rows), most)
+                for rows in (split.train, split.validation)
+            ]
             split = replace(split, train=parts[0], validation=parts[1])
             dataset = replace(dataset, split=split)
         return cls(recipe, dataset, base, tokenizer, team)
@@ -55,6 +60,18 @@ def _rows_as_served(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> 
         say(
             f"{several} conversations are learnt answer by answer: the model's template shows "
             "earlier answers otherwise than they were said."
+        )
+    return tuple(row for some in parts for row in some)
+
+
+def _in_windows(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], most: int
+) -> tuple[Row, ...]:
+    parts = [windows_of(tokenizer, row, most) for row in rows]
+    if longer := [len(some) for some in parts if len(some) > 1]:
+        say(
+            f"{len(longer)} texts of more than {most} tokens are learnt in {sum(longer)} windows "
+            "(train.max_length)."
         )
     return tuple(row for some in parts for row in some)
 

@@ -106,7 +106,7 @@ class MasterAdamW:
     def learning_rate(self, number: int) -> float:
         """The learning rate of step `number` (from 0): linear warm-up, then the schedule."""
         settings = self.settings
-        warm = math.ceil(settings.warmup_share * self.steps)
+        warm = math.ceil(settings.warmup_ratio * self.steps)
         if number < warm:
             return settings.learning_rate * (number + 1) / warm
         done = (number - warm) / max(self.steps - warm, 1)

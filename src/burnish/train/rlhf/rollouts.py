@@ -90,7 +90,7 @@ class RolloutSampler:
     ) -> tuple[list[list[Rollout]], list[RolloutGroup]]:
         drawn = self.sample(groups, number)
         learnt = self._with_advantages(groups, drawn)
-        if self.settings.updates > 1:
+        if self.settings.num_iterations > 1:
             learnt = self._with_logprobs(learnt, "old")
         self._save(number, groups, drawn, learnt)
         return drawn, self._with_reference(learnt)
@@ -99,7 +99,7 @@ class RolloutSampler:
         """All that `learn` computes, without a trace."""
         groups = [row for row in rows if isinstance(row, RolloutGroup)]
         learnt = self._with_advantages(groups, self.sample(groups, 0))
-        if self.settings.updates > 1:
+        if self.settings.num_iterations > 1:
             learnt = self._with_logprobs(learnt, "old")
         self._with_reference(learnt)
 
@@ -107,7 +107,7 @@ class RolloutSampler:
         """The mean reward of the likeliest answers (of several, where the recipe says so), and its
         negative as the `loss`."""
         groups = [row for row in rows if isinstance(row, RolloutGroup)]
-        count = self.settings.validation_answers
+        count = self.settings.num_generations_eval
         heat = self.settings.temperature if count > 1 else 0.0
         drawn = [one for group in self._sample(groups, 0, count, heat) for one in group]
         reward = statistics.fmean(one.reward for one in drawn)
@@ -115,7 +115,9 @@ class RolloutSampler:
 
     def sample(self, groups: Sequence[RolloutGroup], number: int) -> list[list[Rollout]]:
         """The answers to each question, as drawing `number` gives them with these weights."""
-        return self._sample(groups, number, self.settings.answers, self.settings.temperature)
+        return self._sample(
+            groups, number, self.settings.num_generations, self.settings.temperature
+        )
 
     def _sample(
         self, groups: Sequence[RolloutGroup], number: int, answers: int, temperature: float
