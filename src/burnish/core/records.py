@@ -325,10 +325,10 @@ class Scores:
         return [one.score for one in both], [theirs[one.row] for one in both], clusters_of(both)
 
 
-def clusters_of(predictions: Sequence[Prediction]) -> list[int]:
-    """A number a prediction, the same for those of one group."""
+def clusters_of(items: Sequence["Prediction | Row"]) -> list[int]:
+    """A number a prediction or row, the same for those of one group."""
     first: dict[str, int] = {}
     return [
         first.setdefault(one.group, place) if one.group else place
-        for place, one in enumerate(predictions)
+        for place, one in enumerate(items)
     ]

@@ -22,7 +22,7 @@ from burnish.train.forecast.auto_method import resolve_auto_method
 from burnish.train.run import train, user_code_files
 
 #: Raised when the same settings come to mean other weights, by another default or another loop.
-_MAKE = 2
+_MAKE = 3
 
 
 def train_cached(recipe: Recipe, dataset: Dataset) -> Run:
@@ -60,9 +60,9 @@ def cached_run_folder(recipe: Recipe, dataset: Dataset) -> Path:
     objective = recipe.train.objective
     teacher = [hash_weights(name) for name in _source_models(objective)]
     teacher += [hash_file(file) for file in user_code_files(objective).values()]
-    if isinstance(objective, Grpo):
-        teacher.append(hash_json([repr(sorted(row.item.items())) for row in dataset.split.train]))
-    key = hash_json([_MAKE, rows, kinds, settings, recipe.model.dtype, base.sha256, *teacher])
+    # The artifact holds the task: labels that no row has, for one.
+    task = dataset.task.model_dump(mode="json", exclude_defaults=True)
+    key = hash_json([_MAKE, rows, task, kinds, settings, recipe.model.dtype, base.sha256, *teacher])
     return runs_folder() / f"train-{key[:12]}"
 
 

@@ -35,14 +35,18 @@ def add_lora(model: PreTrainedModel, method: Lora | Dora) -> Any:
     Adapters in another format than the model would cost a copy of every activation; the optimizer
     keeps their exact values in float32 (see train.optimizer).
     """
-    below = adapter_below(model, method.on) if isinstance(method, Lora) and method.on else None
+    below = (
+        adapter_below(model, method.stack_on)
+        if isinstance(method, Lora) and method.stack_on
+        else None
+    )
     if below:
         model = merge_below(model, below)
     adapted = add_peft_adapter(model, method, lora_config(method))
     if isinstance(method, Lora) and method.init == "pissa":
         init_pissa(adapted)
-    if method.start:
-        _load_initial_adapter(method.start, adapted)
+    if method.init_from:
+        _load_initial_adapter(method.init_from, adapted)
     adapted.below = below
     return adapted
 
@@ -69,7 +73,7 @@ def lora_config(
         lora_alpha=method.alpha,  # type: ignore[arg-type]
         lora_dropout=method.dropout,
         target_modules=targets,
-        rank_pattern=dict(method.ranks),
+        rank_pattern=dict(method.rank_pattern),
         use_rslora=method.rslora,
         use_dora=method.kind == "dora",
         task_type=task,
@@ -102,14 +106,14 @@ def add_bottleneck(model: PreTrainedModel, method: BottleneckMethod) -> Any:
 
 def add_virtual_tokens(model: PreTrainedModel, method: PromptTuning | PrefixTuning) -> Any:
     """Freeze the model and put learnt tokens before every row (see `tokens_before`)."""
-    add_soft_prompt(model, method.kind, method.tokens)
+    add_soft_prompt(model, method.kind, method.num_virtual_tokens)
     return model
 
 
 def soft_prompt_ids(method: Any) -> tuple[int, ...]:
     """The ids of the virtual tokens that a method puts before every row; none for most."""
     prompts = PromptTuning | PrefixTuning
-    return virtual_token_ids(method.tokens) if isinstance(method, prompts) else ()
+    return virtual_token_ids(method.num_virtual_tokens) if isinstance(method, prompts) else ()
 
 
 def finalize_adapter(model: Any) -> None:
@@ -163,7 +167,7 @@ def _load_initial_adapter(name: str, adapted: Any) -> None:
     if artifact.kind != "adapter" or find_base(artifact).path != Path(adapted.name_or_path):
         raise BadRecipe(
             f"{name} holds no adapter of this base model.",
-            "Name a run of train.method=lora on the same model in train.method.start.",
+            "Name a run of train.method=lora on the same model in train.method.init_from.",
         )
     weights = load_file(artifact.path / "adapter_model.safetensors")
     try:

@@ -1,4 +1,4 @@
-"""An adapter trained on top of another one: `train.method.on`.
+"""An adapter trained on top of another one: `train.method.stack_on`.
 
 The one below is put into the frozen weights in memory, so that a step costs what it costs without.
 What is kept is an adapter of the untouched base: both updates side by side, B1 A1 + B2 A2.
@@ -25,7 +25,7 @@ def adapter_below(model: Any, name: str) -> Path:
     if not is_lora or find_base(artifact).path != Path(model.name_or_path):
         raise BadRecipe(
             f"{name} holds no LoRA adapter of this base model.",
-            "Name a run of train.method=lora on the same model in train.method.on.",
+            "Name a run of train.method=lora on the same model in train.method.stack_on.",
         )
     return artifact.path
 

@@ -1,7 +1,7 @@
 """A student whose layers come to hold what its teacher's do.
 
 At every learnt place each layer of the student is held to a layer of the teacher, evenly apart with
-the first and the last one (as `distil.layers` cuts): the hints of FitNets (Romero et al. 2015,
+the first and the last one (as `distill.layers` cuts): the hints of FitNets (Romero et al. 2015,
 arXiv:1412.6550), with the layer map of TinyBERT (Jiao et al. 2020, arXiv:1909.10351). The distance
 is squared and relative to the teacher's own length, so that one weight serves all models. Where the
 widths differ, one learnt matrix leads from the student's space into the teacher's; it is thrown

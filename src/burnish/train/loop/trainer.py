@@ -22,7 +22,7 @@ from burnish.train.loop.checkpoint import TrainState
 from burnish.train.loop.loop import TrainingModule
 
 #: Objectives that learn each answer of a conversation.
-_CONVERSATION_OBJECTIVES = ("sft", "distil", "custom")
+_CONVERSATION_OBJECTIVES = ("sft", "distill", "custom")
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,8 +221,8 @@ def _grpo(settings: Grpo) -> Objective:
         each = [advantage for row in groups for advantage in row.advantages]
         lengths = _lengths(batch)
         gains = torch.tensor(each, device=now.device)[batch.answer_index]
-        high = settings.clip if settings.clip_high is None else settings.clip_high
-        losses = reinforcement.clipped_surrogate(logprobs, old, gains, (settings.clip, high))
+        high = settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
+        losses = reinforcement.clipped_surrogate(logprobs, old, gains, (settings.epsilon, high))
         # The ratio makes the gradient that of the reverse KL divergence itself, without bias
         # (DeepSeek-V3.2, 2025, arXiv:2512.02556).
         apart = reinforcement.estimate_kl(logprobs, held) * (logprobs - old).exp()
@@ -231,12 +231,12 @@ def _grpo(settings: Grpo) -> Objective:
             weights = weights / lengths[batch.answer_index]
         learnt = batch.weights > 0
         ratio = (now - old).exp()
-        cut = (ratio < 1 - settings.clip) | (ratio > 1 + high)
+        cut = (ratio < 1 - settings.epsilon) | (ratio > 1 + high)
         measured = {"kl": apart.detach()[learnt], "clipped": cut.float()[learnt]}
         return BatchLoss(((losses + settings.beta * apart) * weights).sum(), measured)
 
     def examples(rows: Sequence[Row], encode: Encode) -> list[Example]:
-        return rollout_groups(rows, encode, settings.answers, settings.max_new_tokens)
+        return rollout_groups(rows, encode, settings.num_generations, settings.max_new_tokens)
 
     weight = _GRPO_WEIGHTS[settings.loss]
     return Objective(examples, weight, _batch_only(judge), audit_row=without_answer)
@@ -267,7 +267,7 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "orpo": _orpo,
     "simpo": _simpo,
     "kto": _kto,
-    "distil": _distill,
+    "distill": _distill,
     "grpo": _grpo,
     "custom": _custom,
 }

@@ -6,6 +6,7 @@ rounded copies.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,6 +16,18 @@ from burnish.train.optim.adamw_8bit import MOMENTS, AdamW8bit
 
 #: What an update leaves for the next one, of each weight; scales where moments are rounded.
 _STATE = ("step", *MOMENTS, *(f"{name}_scale" for name in MOMENTS))
+
+
+#: Norms and biases, by the names that `transformers` has for them (its Trainer's rule too).
+_UNDECAYED = re.compile(
+    r"bias|layernorm|rmsnorm|(^|[._])(norm|ln)\w*($|\.)|norm\d*\.weight", re.IGNORECASE
+)
+
+
+def decays(name: str) -> bool:
+    """Whether weight decay pulls a weight towards 0: not norms and biases, whose 0 is no simpler
+    model (Loshchilov & Hutter's own code, and every Trainer since)."""
+    return not _UNDECAYED.search(name)
 
 
 class MasterAdamW:
@@ -59,10 +72,19 @@ class MasterAdamW:
         rate = self.learning_rate(number) if rate is None else rate
         for group in self.adamw.param_groups:
             group["lr"] = rate
+        if self.settings.weight_decay:
+            self.decay(1 - rate * self.settings.weight_decay)
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=False)
         self.copy_to_model()
         return rate
+
+    @torch.no_grad()
+    def decay(self, factor: float) -> None:
+        """Decoupled weight decay: multiply the exact values that decay."""
+        for name, master in self.masters.items():
+            if decays(name):
+                master.mul_(factor)
 
     @property
     def moment_bytes(self) -> int:
@@ -84,7 +106,7 @@ class MasterAdamW:
     def learning_rate(self, number: int) -> float:
         """The learning rate of step `number` (from 0): linear warm-up, then the schedule."""
         settings = self.settings
-        warm = math.ceil(settings.warmup_share * self.steps)
+        warm = math.ceil(settings.warmup_ratio * self.steps)
         if number < warm:
             return settings.learning_rate * (number + 1) / warm
         done = (number - warm) / max(self.steps - warm, 1)
@@ -128,13 +150,14 @@ class MasterAdamW:
 
 
 def make_adamw(masters: Sequence[torch.Tensor], settings: Train) -> torch.optim.Optimizer:
-    """AdamW as the recipe has it: PyTorch's, or with moments of 8 bits."""
+    """AdamW as the recipe has it: PyTorch's, or with moments of 8 bits; without the decay, which
+    isn't the same for all weights."""
     if settings.optimizer == "adamw_8bit":
-        return AdamW8bit(masters, settings.learning_rate, settings.weight_decay)
+        return AdamW8bit(masters, settings.learning_rate)
     return torch.optim.AdamW(
         list(masters),
         lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
+        weight_decay=0.0,
         # One pass over the memory instead of ten: where all weights move, most of the update.
         fused=True,
     )

@@ -74,13 +74,15 @@ class RolloutSampler:
     ) -> tuple[list[Example], dict[str, float]]:
         """The groups that step `step` (from 0) learns from, and what was measured of all.
 
-        Groups whose answers are all worth the same teach nothing and are left out.
+        Groups whose answers are all worth the same teach nothing and are left out, unless the model
+        is held to where it began and has moved: that holds it at each answer, whatever it is worth
+        (Shao et al. 2024, equation 3).
         """
         number = step // count_updates(self.plan.settings)
         if self.latest is None or self.latest[0] != number:
             groups = [row for row in rows if isinstance(row, RolloutGroup)]
             drawn, learnt = self._load_saved(number, groups) or self._sample_groups(number, groups)
-            self.latest = (number, learnt, _rollout_metrics(drawn, len(learnt)))
+            self.latest = (number, learnt, _rollout_metrics(drawn))
         return list(self.latest[1]), self.latest[2]
 
     def _sample_groups(
@@ -88,7 +90,7 @@ class RolloutSampler:
     ) -> tuple[list[list[Rollout]], list[RolloutGroup]]:
         drawn = self.sample(groups, number)
         learnt = self._with_advantages(groups, drawn)
-        if self.settings.updates > 1:
+        if self.settings.num_iterations > 1:
             learnt = self._with_logprobs(learnt, "old")
         self._save(number, groups, drawn, learnt)
         return drawn, self._with_reference(learnt)
@@ -97,7 +99,7 @@ class RolloutSampler:
         """All that `learn` computes, without a trace."""
         groups = [row for row in rows if isinstance(row, RolloutGroup)]
         learnt = self._with_advantages(groups, self.sample(groups, 0))
-        if self.settings.updates > 1:
+        if self.settings.num_iterations > 1:
             learnt = self._with_logprobs(learnt, "old")
         self._with_reference(learnt)
 
@@ -105,7 +107,7 @@ class RolloutSampler:
         """The mean reward of the likeliest answers (of several, where the recipe says so), and its
         negative as the `loss`."""
         groups = [row for row in rows if isinstance(row, RolloutGroup)]
-        count = self.settings.validation_answers
+        count = self.settings.num_generations_eval
         heat = self.settings.temperature if count > 1 else 0.0
         drawn = [one for group in self._sample(groups, 0, count, heat) for one in group]
         reward = statistics.fmean(one.reward for one in drawn)
@@ -113,7 +115,9 @@ class RolloutSampler:
 
     def sample(self, groups: Sequence[RolloutGroup], number: int) -> list[list[Rollout]]:
         """The answers to each question, as drawing `number` gives them with these weights."""
-        return self._sample(groups, number, self.settings.answers, self.settings.temperature)
+        return self._sample(
+            groups, number, self.settings.num_generations, self.settings.temperature
+        )
 
     def _sample(
         self, groups: Sequence[RolloutGroup], number: int, answers: int, temperature: float
@@ -136,9 +140,10 @@ class RolloutSampler:
     def _with_advantages(
         self, groups: Sequence[RolloutGroup], drawn: Sequence[Sequence[Rollout]]
     ) -> list[RolloutGroup]:
-        """Groups that teach something, with their advantages."""
+        """Groups that move the model, with their advantages."""
         rewards = torch.tensor([[one.reward for one in each] for each in drawn])
         gains = group_advantages(rewards, self.settings.scale_rewards)
+        is_held = self.settings.beta > 0 and self._has_moved()
         return [
             replace(
                 group,
@@ -146,8 +151,14 @@ class RolloutSampler:
                 advantages=tuple(gain.tolist()),
             )
             for group, each, gain in zip(groups, drawn, gains, strict=True)
-            if len({one.reward for one in each}) > 1
+            if is_held or _differ(each)
         ]
+
+    def _has_moved(self) -> bool:
+        """Whether a weight isn't what it was before training. Where none has moved, a divergence
+        is nothing but rounding, of which AdamW would make whole steps."""
+        weights, initial = self.plan.optimizer.weights, self.initial_weights
+        return any(not torch.equal(weight, initial[name]) for name, weight in weights.items())
 
     def _with_reference(self, groups: list[RolloutGroup]) -> list[RolloutGroup]:
         """The groups with the log-probabilities of before training, if the loss looks at them."""
@@ -256,13 +267,18 @@ def _tokenize_rollout(group: RolloutGroup, drawn: Rollout) -> TokenizedRow:
     return TokenizedRow((*group.prompt, *drawn.ids), weights)
 
 
-def _rollout_metrics(drawn: Sequence[Sequence[Rollout]], learnt: int) -> dict[str, float]:
+def _differ(answers: Sequence[Rollout]) -> bool:
+    """Whether some answers are worth more than others."""
+    return len({one.reward for one in answers}) > 1
+
+
+def _rollout_metrics(drawn: Sequence[Sequence[Rollout]]) -> dict[str, float]:
     everything = [one for each in drawn for one in each]
     rewards = [one.reward for one in everything]
     return {
         "reward": statistics.fmean(rewards),
         "reward_std": statistics.pstdev(rewards),
-        "skipped": 1 - learnt / len(drawn),
+        "skipped": 1 - sum(map(_differ, drawn)) / len(drawn),
         **_length_metrics(everything),
     }
 

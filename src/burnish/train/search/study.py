@@ -104,7 +104,7 @@ class Study:
 def _suggest(trial: Any, field: str, room: Any) -> Any:
     if isinstance(room, tuple):
         return trial.suggest_categorical(field, list(room))
-    draw = trial.suggest_int if room.whole else trial.suggest_float
+    draw = trial.suggest_int if room.is_integer else trial.suggest_float
     return draw(field, room.low, room.high, log=room.log)
 
 
