@@ -36,7 +36,7 @@ def learn(optimizer, number, target):
     torch.manual_seed(number)
     for weight in optimizer.weights.values():
         weight.grad = weight.detach() - target + 0.1 * torch.randn_like(weight)
-    optimizer.collect()
+    optimizer.accumulate()
     optimizer.step(number)
 
 
