@@ -17,9 +17,9 @@ from burnish.engines.registry import open_engine
 from burnish.evaluate.run import evaluate_source
 from burnish.models.artifact import open_artifact
 from burnish.models.local_models import find_model
-from burnish.train.loop.trainer import TrainContext
+from burnish.train.loop.context import TrainContext
 from burnish.train.run import train
-from burnish.train.trainers.sequence_classification import CLASSIFIER_TRAINER, class_weights
+from burnish.train.trainers.sequence_classification import ClassifierTrainer, class_weights
 from tests.fixtures.tickets import WORDS, tickets
 from tests.fixtures.training import weights_after
 
@@ -101,7 +101,7 @@ def test_a_changed_file_of_the_artifact_is_noticed(recipe):
 
 
 def test_transformers_alone_gives_the_same_answers(recipe):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
 
     run = train(recipe())
     folder = find_run(run.run).artifact
@@ -129,12 +129,11 @@ def plan_of(settings, rows=None):
     if rows:
         dataset = replace(dataset, split=replace(dataset.split, train=rows))
     base = find_model(settings.model.name)
-    from burnish.train.trainers.causal_lm import seed_everything
 
-    given = TrainContext.create(settings, dataset, base)
-    rows, validation = CLASSIFIER_TRAINER.tokenize(given)
-    seed_everything(0)
-    return CLASSIFIER_TRAINER.build(given, Run(Path()), rows, validation)
+    trainer = ClassifierTrainer(TrainContext.create(settings, dataset, base))
+    rows, validation = trainer.tokenize()
+    set_seed(0)
+    return trainer.build(Run(Path()), rows, validation)
 
 
 def test_a_steps_loss_and_gradients_do_not_depend_on_how_it_is_cut(recipe):
@@ -199,7 +198,7 @@ def test_answers_that_are_no_labels_are_refused_and_nothing_is_left(recipe, work
         train(recipe("task.kind=generation"))
     dataset = load(recipe())
     one = tuple(row for row in dataset.split.train if row.answer == "refund")
-    with pytest.raises(BadData, match="nothing is to be told apart"):
+    with pytest.raises(BadData, match="nothing to classify"):
         train(recipe(), replace(dataset, split=replace(dataset.split, train=one)))
 
     assert not list(workspace.glob("runs/*"))

@@ -75,7 +75,7 @@ def shape_from_config(config: Any, method: LowRank | Full) -> ModelShape:
         if isinstance(method, LowRank):
             # What the adapters begin as changes no size.
             plain = Lora(rank=method.rank, targets=method.targets, ranks=method.ranks)
-            model = METHODS["lora"](model, plain)
+            model = METHODS["lora"](model, plain).model
     head = model.get_output_embeddings()
     linear = sum(
         layer.weight.numel()
