@@ -155,9 +155,9 @@ def measure(name: str, artifact: Artifact, given: argparse.Namespace) -> list[di
                     "engine": name,
                     "users": users,
                     "read_tokens_per_s": sum(one.read for one in reading) / took,
-                    "made_tokens_per_s": sum(one.made for one in told) / spent,
-                    "first_p50_s": quantile([one.first for one in told], 0.5),
-                    "first_p95_s": quantile([one.first for one in told], 0.95),
+                    "made_tokens_per_s": sum(one.token_ids for one in told) / spent,
+                    "first_p50_s": quantile([one.first_chunk for one in told], 0.5),
+                    "first_p95_s": quantile([one.first_chunk for one in told], 0.95),
                     "memory_bytes": server.memory(),
                     "load_s": server.load_s,
                     "http_over_bare": ratio,
@@ -179,7 +179,7 @@ def _overhead(
         rates = []
         for ask in (server.ask, bare(engine)):
             told, spent = many(ask, users, count, given.words, given.longest)
-            rates.append(spent / sum(one.read + one.made for one in told))
+            rates.append(spent / sum(one.read + one.token_ids for one in told))
         found.append(rates[0] / rates[1])
     return quantile(found, 0.5)
 

@@ -3,6 +3,8 @@
 import ast
 import subprocess
 import sys
+from collections import Counter
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,10 @@ from burnish.core.settings import SETTINGS
 
 PACKAGE = Path(burnish.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): file
+    for file in FILES
+}
 FORBIDDEN = {"utils", "util", "common", "misc", "helpers", "manager"}
 HEAVY = ("torch", "transformers", "peft", "accelerate", "polars", "scipy", "fastapi")
 
@@ -26,8 +32,46 @@ def functions(file):
 def test_a_file_is_one_idea_of_bounded_size(file):
     assert file.stem not in FORBIDDEN
     assert len(file.read_text().splitlines()) <= 400
-    assert len(file.relative_to(PACKAGE).parts) <= 2, "depth is package, room, file"
+    assert len(file.relative_to(PACKAGE).parts) <= 3, "depth is package, room, idea, file"
     assert ast.get_docstring(ast.parse(file.read_text())), "say what the file is"
+
+
+def test_a_folder_holds_at_most_twenty_files():
+    """`cli` has one file a word of the command line, however many words there are."""
+    folders = {file.parent for file in FILES} - {PACKAGE / "cli"}
+    counts = {folder: len([*folder.glob("*.py")]) - 1 for folder in folders}
+
+    assert not {str(folder): count for folder, count in counts.items() if count > 20}
+
+
+def test_no_public_class_name_is_given_twice():
+    names = Counter(
+        node.name
+        for file in FILES
+        for node in ast.parse(file.read_text()).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+
+    assert not [name for name, count in names.items() if count > 1]
+
+
+def imports_of(file):
+    """The package's modules that a file names anywhere: inside functions and for types too."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for name in node.names:
+                inner = f"{node.module}.{name.name}"
+                yield inner if inner in MODULES else node.module
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+
+
+def test_no_file_imports_itself_by_way_of_others():
+    sorter = TopologicalSorter(
+        {name: {*imports_of(file)} & {*MODULES} - {name} for name, file in MODULES.items()}
+    )
+
+    sorter.prepare()  # raises CycleError, which names the files
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))

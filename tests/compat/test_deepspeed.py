@@ -125,7 +125,7 @@ def without_one(values, before=""):
 def test_no_key_is_dropped_silently(values, idle, meant):
     def told(file):
         found = meant(file)
-        return set(found.changes), set(found.notes), found.each, found.warm
+        return set(found.changes), set(found.notes), found.rows_per_process, found.warmup_steps
 
     assert {key for key, left in without_one(values) if told(left) == told(values)} == idle
 

@@ -39,14 +39,17 @@ def test_a_writer_killed_at_any_moment_leaves_the_old_or_the_new_file(tmp_path):
     write_atomic(file, "0" * 100_000)
     program = (
         "import sys, itertools; from pathlib import Path\n"
-        "from burnish.core.atomic import write_whole\n"
-        "for n in itertools.count(): write_whole(Path(sys.argv[1]), str(n % 10) * 100_000)"
+        "from burnish.core.atomic import write_atomic\n"
+        "for n in itertools.count():\n"
+        "    write_atomic(Path(sys.argv[1]), str(n % 10) * 100_000); print(n, flush=True)"
     )
-    for wait in (0.3, 0.35, 0.42):
-        child = subprocess.Popen([sys.executable, "-c", program, str(file)])
+    for wait in (0.01, 0.02, 0.05):
+        words = [sys.executable, "-c", program, str(file)]
+        child = subprocess.Popen(words, stdout=subprocess.PIPE)
+        assert child.stdout.readline() == b"0\n", "it writes"
         time.sleep(wait)
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.communicate()
 
         content = file.read_text()
         assert len(content) == 100_000 and len(set(content)) == 1

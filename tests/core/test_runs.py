@@ -60,7 +60,7 @@ def test_a_run_is_worked_on_by_one_process_and_freed_by_its_death():
     code = f"""
 import os, pathlib
 from burnish.core.runs import Run
-with Run(pathlib.Path({str(run.path)!r})).held():
+with Run(pathlib.Path({str(run.path)!r})).lock():
     print("held", flush=True)
     input()
 """

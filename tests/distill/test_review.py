@@ -52,7 +52,7 @@ def labelled(recipe, labels=LABELS):
 
 def lessons_of(collector, others, recipe, rows):
     """The rows as two teachers answer them and a person has decided."""
-    found = collector.lessons(rows, ASKING)
+    found = collector.collect(rows, ASKING)
     for other in others:
         found = add_opinions(found, other, ASKING)
     agreed, decided = (
@@ -85,7 +85,7 @@ def test_a_row_is_learnt_where_the_teachers_agree(reviewed):
     found = again()
 
     dropped = [lesson for lesson in found if lesson.dropped]
-    assert [lesson.own.line for lesson in dropped] == [1, 4, 7]
+    assert [lesson.original.line for lesson in dropped] == [1, 4, 7]
     assert {lesson.dropped for lesson in dropped} == {"the teachers disagree"}
     assert [row.answers for row in list_disputed(run)] == 3 * [
         (("big", "delivery"), ("other", "refund"))
@@ -148,7 +148,7 @@ def test_a_row_of_the_test_split_cannot_be_kept(collector_of, stub):
     recipe = collector.recipe.model_copy(update={"task": Task(kind="generation")})
     rows = questions(1)
     test = [Row(messages=(*rows[0].messages, Message("assistant", "x")), file="t", line=1)]
-    found = collector.lessons(rows, ASKING)
+    found = collector.collect(rows, ASKING)
     standard = answer_norms([], recipe.task)
     known = {review_key(found[0]): {"decision": "keep", "answer": "yes"}}
     overruled = check_examples(found, standard, test, (1.0, 1.0), decision_filter(known))

@@ -26,7 +26,7 @@ def test_a_teacher_that_fails_40_percent_stops_the_job_and_nothing_is_lost(stub,
     collector = collector_of()
 
     with pytest.raises(TeacherStopped, match="success_ratio asks for 70%") as stopped:
-        collector.lessons(questions(400), ASKING)
+        collector.collect(questions(400), ASKING)
 
     assert stopped.value.code == 1
     answered = {line["key"] for line in lines(collector) if not line["error"]}
@@ -35,7 +35,7 @@ def test_a_teacher_that_fails_40_percent_stops_the_job_and_nothing_is_lost(stub,
     before = sum(stub.asked.values())
     stub.fault = lambda text, count: None
     again = collector_of()
-    lessons = again.lessons(questions(400), ASKING)
+    lessons = again.collect(questions(400), ASKING)
     assert all(not lesson.dropped for lesson in lessons)
     assert sum(stub.asked.values()) - before == 400 - len(answered)
 
@@ -44,14 +44,14 @@ def test_40_percent_stops_a_job_of_few_questions_at_its_end(stub, collector_of):
     stub.fault = lambda text, count: (500, {}) if int(text.split()[-1]) % 5 < 2 else None
 
     with pytest.raises(TeacherStopped, match="6 of 10"):
-        collector_of(retries=0).lessons(questions(10), ASKING)
+        collector_of(retries=0).collect(questions(10), ASKING)
 
 
 def test_a_teacher_that_fails_20_percent_finishes_with_complete_accounts(stub, collector_of):
     stub.fault = fails(0.2)
     collector = collector_of()
 
-    lessons = collector.lessons(questions(200), ASKING)
+    lessons = collector.collect(questions(200), ASKING)
 
     accounts = collector.budget.as_dict()
     assert all(lesson.row.answer == "delivery" for lesson in lessons)
@@ -65,12 +65,12 @@ def test_a_teacher_that_fails_20_percent_finishes_with_complete_accounts(stub, c
 def test_a_question_that_always_fails_is_dropped_and_asked_again_next_time(stub, collector_of):
     stub.fault = lambda text, count: (400, {}) if text.endswith(" 3") else None
 
-    lessons = collector_of().lessons(questions(10), ASKING)
+    lessons = collector_of().collect(questions(10), ASKING)
 
-    assert [lesson.own.line for lesson in lessons if lesson.dropped] == [4]
+    assert [lesson.original.line for lesson in lessons if lesson.dropped] == [4]
     assert "status 400" in lessons[3].dropped
     assert stub.asked["where is parcel 3"] == 1, "a refused question isn't tried again at once"
-    collector_of().lessons(questions(10), ASKING)
+    collector_of().collect(questions(10), ASKING)
     assert stub.asked["where is parcel 3"] == 2 and sum(stub.asked.values()) == 11
 
 
@@ -85,7 +85,7 @@ def test_every_turn_of_a_conversation_is_answered_anew_with_its_history(stub, co
         file="c.jsonl", line=1,
     )  # fmt: skip
 
-    lesson = collector_of().lessons([row], ASKING)[0]
+    lesson = collector_of().collect([row], ASKING)[0]
 
     said = [turn.content for turn in lesson.row.messages]
     assert said == ["Be kind.", "one", "I heard one", "two", "kept", "three", "I heard three"]
@@ -107,7 +107,7 @@ def test_what_a_teacher_thinks_is_kept_and_not_learnt(stub, collector_of, said, 
     stub.answer = lambda text: said
     collector = collector_of()
 
-    (lesson,) = collector.lessons(questions(1), ASKING)
+    (lesson,) = collector.collect(questions(1), ASKING)
 
     assert lesson.row.answer == answer
     assert lesson.replies[0].thought == lines(collector)[0]["thought"] == thought
@@ -124,7 +124,7 @@ def test_a_kept_thought_is_learnt_with_its_answer_and_rows_without_one_are_dropp
     )
     keeping = replace(ASKING, keeps_reasoning=True)
 
-    lessons = collector_of().lessons(questions(3), keeping)
+    lessons = collector_of().collect(questions(3), keeping)
 
     standard = answer_norms([], Task(kind="classification", labels=("delivery",)))
     found = check_examples(lessons, standard, (), (1.0, 0.8))
@@ -146,13 +146,13 @@ def test_each_answer_of_a_conversation_keeps_its_thought_and_no_later_question_h
     both = Row(messages=(ask, said, more, said), file="c.jsonl", line=1)
     early = Row(messages=(ask, said, more, replace(said, weight=0.0)), file="c.jsonl", line=2)
 
-    first, second = collector_of().lessons([both, early], replace(ASKING, keeps_reasoning=True))
+    first, second = collector_of().collect([both, early], replace(ASKING, keeps_reasoning=True))
 
     told = [(m.content, m.thought) for m in first.row.messages if m.role == "assistant"]
     assert told == [("I heard one", "one?"), ("I heard two", "two?")]
     assert "one?" not in str(stub.bodies[-1]["messages"])
     assert [m.content for m in second.row.messages] == ["one", "I heard one", "two", "a person's"]
-    (cut,) = collector_of().lessons(
+    (cut,) = collector_of().collect(
         [replace(both, messages=(ask, replace(said, reasoning="hm")))], ASKING
     )
     assert cut.row.messages[-1] == Message("assistant", "I heard one"), "nobody else's thought"
@@ -164,7 +164,7 @@ def test_too_many_requests_is_no_failure_and_retry_after_is_obeyed(stub, collect
     collector = collector_of(retries=0)
     begun = time.monotonic()
 
-    lessons = collector.lessons(questions(4), ASKING)
+    lessons = collector.collect(questions(4), ASKING)
 
     assert not any(lesson.dropped for lesson in lessons)
     assert time.monotonic() - begun >= 0.3
@@ -173,20 +173,20 @@ def test_too_many_requests_is_no_failure_and_retry_after_is_obeyed(stub, collect
 
 def test_the_budget_is_held_against_the_forecast_and_on_the_way(stub, collector_of):
     with pytest.raises(TeacherStopped, match="Nothing more was asked"):
-        collector_of(budget_money=0.001, price_out=1000).lessons(questions(100), ASKING)
+        collector_of(budget_money=0.001, price_out=1000).collect(questions(100), ASKING)
     assert not stub.asked
 
     short = QuestionFormat(instruction="", max_new_tokens=2)
     collector = collector_of(budget_tokens=1290)
     with pytest.raises(TeacherStopped, match="The budget is spent"):
-        collector.lessons(questions(100), short)
+        collector.collect(questions(100), short)
     spent = collector.budget.tokens_in + collector.budget.tokens_out
     assert 1000 < spent <= 1290 and len(lines(collector)) == spent / 13
     with pytest.raises(TeacherStopped, match="Nothing more was asked"):
-        collector_of(budget_tokens=1295).lessons(questions(100), short)
+        collector_of(budget_tokens=1295).collect(questions(100), short)
     assert sum(stub.asked.values()) == len(lines(collector)), "paid once, counted again"
 
-    lessons = collector_of().lessons(questions(100), short)
+    lessons = collector_of().collect(questions(100), short)
     assert len(lessons) == sum(stub.asked.values()) == 100
 
 
@@ -197,17 +197,17 @@ def test_a_wrong_key_or_address_ends_the_job_with_what_to_do(stub, collector_of,
     stub.fault = lambda text, count: (401, {})
     collector = collector_of(key_from="TEACHERS_KEY")
     with pytest.raises(TeacherStopped, match="key_from"):
-        collector.lessons(questions(5), ASKING)
+        collector.collect(questions(5), ASKING)
     assert stub.keys == {"Bearer secret-words"}
     for file in collector.run.path.iterdir():
         assert "secret-words" not in file.read_text()
     with pytest.raises(TeacherStopped, match="can't be reached"):
-        collector_of(endpoint="http://127.0.0.1:9/v1").lessons(questions(5), ASKING)
+        collector_of(endpoint="http://127.0.0.1:9/v1").collect(questions(5), ASKING)
 
 
 def test_other_sampling_is_another_question(stub, collector_of):
-    collector_of().lessons(questions(3), ASKING)
-    collector_of(temperature=0.7).lessons(questions(3), ASKING)
+    collector_of().collect(questions(3), ASKING)
+    collector_of(temperature=0.7).collect(questions(3), ASKING)
 
     assert set(stub.asked.values()) == {2}
 
@@ -216,6 +216,6 @@ def test_tokens_are_counted_here_where_the_endpoint_does_not(stub, collector_of)
     stub.usage = {}
     collector = collector_of()
 
-    collector.lessons(questions(4), ASKING)
+    collector.collect(questions(4), ASKING)
 
     assert collector.budget.tokens_in > 16 and collector.budget.tokens_out == 4 * 2

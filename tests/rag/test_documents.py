@@ -189,7 +189,7 @@ def test_a_missing_library_is_told_with_the_command_that_installs_it(tmp_path):
         "import sys; sys.modules['pypdf'] = None\n"
         "from pathlib import Path\n"
         "from burnish.core.errors import Unavailable\n"
-        "from burnish.rag.documents import read_document\n"
+        "from burnish.rag.readers import read_document\n"
         f"try: read_document(Path({str(file)!r}))\n"
         "except Unavailable as error: print(error)"
     )

@@ -13,10 +13,10 @@ from burnish.core.recipe.serve import Serve
 from burnish.serve.run import PortTaken, base_url, serve
 
 PROGRAM = (
-    "from burnish.core.progress import Lines, listen\n"
+    "from burnish.core.progress import LineReporter, set_reporter\n"
     "from burnish.core.recipe.serve import Serve\n"
     "from burnish.serve.run import serve\n"
-    "listen(Lines())\n"
+    "set_reporter(LineReporter())\n"
     "serve(['tiny'], Serve(port=0), {'mine': 'tiny'})\n"
 )
 

@@ -238,7 +238,8 @@ def compare(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = N
     """
     begun = time.time()
     refuse_encoders(recipe)
-    check_supported(recipe, find_model(recipe.model.name))
+    base = find_model(recipe.model.name)
+    check_supported(recipe, base)
     dataset = dataset or load(recipe)
     recipe = with_routes(recipe.model_copy(update={"task": dataset.task}), dataset.task)
     rows = sample_rows(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
@@ -246,7 +247,6 @@ def compare(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = N
     setting = _audit_tokens(_with_documents(ComparisonSetup(recipe, dataset, rows)))
     if CEILING in recipe.compare.routes:
         open_teacher(recipe)
-    base = find_model(recipe.model.name)
     setting = _with_judge(setting)
     dataset = setting.dataset
     inputs = {"data": dict(dataset.hashes), "base": base.identity}
@@ -265,6 +265,7 @@ def compare(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = N
         models.save_artifact(judged)
     forgetting = models.measure_forgetting(judged) if recipe.compare.forgetting and judged else None
     training = models.trainings[judged] if judged else None
+    confidence = recipe.evaluate.confidence
 
     result = Comparison(
         run=run,
@@ -272,16 +273,12 @@ def compare(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = N
         recipe=recipe,
         verdict=_with_judge_note(decide(scores, recipe.compare, list(again.values())), setting),
         routes=routes,
-        tests=compare_with_incumbent(scores, recipe.compare, recipe.evaluate.confidence),
+        tests=compare_with_incumbent(scores, recipe.compare, confidence),
         reseeded=again,
         forgetting=forgetting,
-        expected=check_expectations(
-            rules, scores, recipe.compare.least_gain, recipe.evaluate.confidence
-        ),
-        coverage=ceiling_coverage(
-            scores, INCUMBENT, recipe.evaluate.confidence, recipe.evaluate.seed
-        ),
-        types=scores_by_type(scores, rows, recipe.evaluate.confidence, recipe.evaluate.seed),
+        expected=check_expectations(rules, scores, recipe.compare.least_gain, confidence),
+        coverage=ceiling_coverage(scores, INCUMBENT, confidence, recipe.evaluate.seed),
+        types=scores_by_type(scores, rows, confidence, recipe.evaluate.seed),
         training=training.id if training else None,
         training_seconds=training.read("report.json")["train_seconds"] if training else 0.0,
         classifier=fitted.id if (fitted := models.trainings.get("classifier")) else None,

@@ -54,7 +54,7 @@ def test_a_batched_answer_is_the_one_given_alone(engine, batch_size):
 def test_a_shared_prefix_changes_no_answer(engine):
     instruction = "Say where the parcel is, and what was ordered: red, green, blue or yellow. " * 4
     prompts = [Prompt((Message("system", instruction), *ask(q).messages)) for q in QUESTIONS]
-    ids = [engine.request(prompt).ids for prompt in prompts]
+    ids = [engine.build_request(prompt).ids for prompt in prompts]
 
     assert len(common_prefix(ids)) > 50
     assert [a.text for a in engine.answer(prompts)] == [a.text for a in alone(engine, prompts)]
@@ -94,12 +94,12 @@ def test_a_constrained_answer_is_the_likeliest_of_all_choices(templated, batch_s
 
 @pytest.mark.parametrize("said", ["refund today", "<thinking", " two", "<think>\n\n</think>\n\n"])
 def test_what_the_template_puts_before_an_answer_is_not_shown(templated, said):
-    request = templated.request(ask("where is it?", max_new_tokens=100))
+    request = templated.build_request(ask("where is it?", max_new_tokens=100))
     shown = []
 
-    for piece in (*request.lead, *said):
+    for piece in (*request.answer_prefix, *said):
         request.feed(piece, 1)
-        shown.append(request.ready())
+        shown.append(request.visible_text())
 
     assert request.text == said
     assert all(said.startswith(some) for some in shown)
@@ -195,11 +195,11 @@ def test_log_likelihood_counts_the_answer_and_its_end(engine):
 
 
 def test_a_prefix_is_never_written_to(engine):
-    ids = engine.request(ask("one two three four five six seven")).ids
+    ids = engine.build_request(ask("one two three four five six seven")).ids
     prefix = read_prefix(engine.model, ids[:-2])
     before = [keys.clone() for keys, _ in prefix.layers]
 
-    engine._answer_batch([engine.request(ask("one two three four five six seven"))], prefix)
+    engine._answer_batch([engine.build_request(ask("one two three four five six seven"))], prefix)
 
     assert all(torch.equal(a, b) for a, (b, _) in zip(before, prefix.layers, strict=True))
 

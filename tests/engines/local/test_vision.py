@@ -24,7 +24,7 @@ def engine(request, seeing):
 
 def generated(engine, prompt):
     """What the library's own generation says."""
-    request = engine.request(prompt)
+    request = engine.build_request(prompt)
     given = process_prompt(engine.tokenizer, prompt.messages).inputs(request.ids, engine.model)
     ends = sorted(engine.ends)
     with torch.no_grad():
@@ -36,17 +36,17 @@ def generated(engine, prompt):
 
 def test_an_answer_is_the_librarys(engine):
     for prompt in ASKED:
-        running, request = engine.running(), engine.request(prompt)
+        running, request = engine.new_batch(), engine.build_request(prompt)
         running.join([request])
         while running.requests:
             running.step()
 
-        assert request.made == generated(engine, prompt)
+        assert request.token_ids == generated(engine, prompt)
 
 
 def test_requests_that_come_and_go_do_not_disturb_each_other(engine):
     alone = [answer.text for answer in (engine.answer([p])[0] for p in ASKED)]
-    running, requests = engine.running(), [engine.request(prompt) for prompt in ASKED]
+    running, requests = engine.new_batch(), [engine.build_request(prompt) for prompt in ASKED]
     running.join(requests[:1])
     running.step()
     running.join(requests[1:])
@@ -71,7 +71,9 @@ def test_a_conversation_goes_on_about_a_picture(engine, tmp_path):
 
 
 def test_another_picture_is_another_answer(engine):
-    logits = [engine.read(engine.request(Prompt((shown(one),), 1))).logits for one in COLOURS]
+    logits = [
+        engine.read_prompt(engine.build_request(Prompt((shown(one),), 1))).logits for one in COLOURS
+    ]
 
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)
 

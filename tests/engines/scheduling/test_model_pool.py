@@ -90,7 +90,7 @@ def test_no_adapter_leaks_when_requests_run_at_once(fleet, expected, scheduler, 
 
     for name, listener in zip(names, heard, strict=True):
         engine = fleet.find(name)
-        scheduler.submit(engine, [engine.request(SHORT)], [listener])
+        scheduler.submit(engine, [engine.build_request(SHORT)], [listener])
 
     assert [listener.wait() for listener in heard] == [expected[name] for name in names]
 
@@ -107,7 +107,7 @@ def test_requests_for_different_adapters_share_passes(fleet, expected, scheduler
     begun = threading.Event()
     held = scheduler.run_between_steps(lambda: begun.wait(30))  # so that all of them are waiting
     for name, listener in zip(expected, heard, strict=True):
-        scheduler.submit(fleet.find(name), [fleet.find(name).request(SHORT)], [listener])
+        scheduler.submit(fleet.find(name), [fleet.find(name).build_request(SHORT)], [listener])
     begun.set()
 
     assert held.result(30)
@@ -127,10 +127,10 @@ def test_a_request_that_joins_a_running_batch_gets_its_own_answer(fleet, schedul
         heard[0](update)
         begun.set()
 
-    scheduler.submit(engine, [engine.request(prompts[0])], [first])
+    scheduler.submit(engine, [engine.build_request(prompts[0])], [first])
     assert begun.wait(30)
     for prompt, listener in zip(prompts[1:], heard[1:], strict=True):
-        scheduler.submit(engine, [engine.request(prompt)], [listener])
+        scheduler.submit(engine, [engine.build_request(prompt)], [listener])
 
     assert [listener.wait() for listener in heard] == alone
 
@@ -139,38 +139,38 @@ def test_choices_go_through_the_scheduler_too(fleet, scheduler):
     engine, heard = fleet.find("tiny"), Heard()
     prompt = Prompt(ASKED, choices=("refund", "parcel"))
 
-    scheduler.submit(engine, [engine.request(prompt)], [heard])
+    scheduler.submit(engine, [engine.build_request(prompt)], [heard])
 
     assert heard.wait() == engine.answer([prompt])[0].text
 
 
 def test_a_cancelled_request_leaves_and_the_others_go_on(fleet, expected, scheduler):
     engine, heard, gone = fleet.find("tiny"), Heard(), Heard()
-    long = engine.request(Prompt(ASKED, max_new_tokens=900))
+    long = engine.build_request(Prompt(ASKED, max_new_tokens=900))
     (ticket,) = scheduler.submit(engine, [long], [gone])
-    scheduler.submit(engine, [engine.request(SHORT)], [heard])
+    scheduler.submit(engine, [engine.build_request(SHORT)], [heard])
 
     scheduler.cancel([ticket])
 
     assert heard.wait() == expected["tiny"]
     scheduler.close()
-    assert scheduler.running == 0 and len(long.made) < 900
+    assert scheduler.running == 0 and len(long.token_ids) < 900
 
 
 def test_too_many_waiting_requests_are_refused(fleet):
     scheduler = Scheduler(max_waiting=2)
     engine = fleet.find("tiny")
     with pytest.raises(Overloaded):
-        scheduler.submit(engine, [engine.request(SHORT) for _ in range(3)], [Heard()] * 3)
+        scheduler.submit(engine, [engine.build_request(SHORT) for _ in range(3)], [Heard()] * 3)
     scheduler.close()
     with pytest.raises(SchedulerStopped):
-        scheduler.submit(engine, [engine.request(SHORT)], [Heard()])
+        scheduler.submit(engine, [engine.build_request(SHORT)], [Heard()])
 
 
 def test_closing_finishes_what_was_asked(fleet, expected):
     scheduler, heard = Scheduler(), Heard()
     engine = fleet.find("tiny")
-    scheduler.submit(engine, [engine.request(SHORT)], [heard])
+    scheduler.submit(engine, [engine.build_request(SHORT)], [heard])
 
     scheduler.close()
 
@@ -179,12 +179,12 @@ def test_closing_finishes_what_was_asked(fleet, expected):
 
 def test_a_fault_in_one_batch_is_told_and_the_next_one_is_answered(fleet, expected, scheduler):
     engine, lost, heard = fleet.find("tiny"), Heard(), Heard()
-    broken = engine.request(SHORT)
+    broken = engine.build_request(SHORT)
     broken.ids = [10**9]  # no such token: the embedding raises
 
     scheduler.submit(engine, [broken], [lost])
     assert lost.done.wait(30)
-    scheduler.submit(engine, [engine.request(SHORT)], [heard])
+    scheduler.submit(engine, [engine.build_request(SHORT)], [heard])
 
     assert isinstance(lost.last.error, AnswerFailed)
     assert heard.wait() == expected["tiny"]
@@ -200,9 +200,9 @@ def test_a_request_that_cannot_begin_takes_nobody_with_it(fleet, canaries, sched
         heard(update)
         begun.set()
 
-    scheduler.submit(base, [base.request(long)], [first])
+    scheduler.submit(base, [base.build_request(long)], [first])
     assert begun.wait(30)
-    broken = other.request(SHORT)
+    broken = other.build_request(SHORT)
     broken.ids = [10**9]
     scheduler.submit(other, [broken], [lost])
 
@@ -242,7 +242,7 @@ def test_an_adapter_is_added_while_the_base_answers_and_changes_nobody_elses_tex
             lambda name=name, folder=folder: fleet.add(name, folder)
         ).result(30)
         own = Heard()
-        scheduler.submit(added, [added.request(SHORT)], [own])
+        scheduler.submit(added, [added.build_request(SHORT)], [own])
         assert own.wait() == expected[name]
     scheduler.submit(base, [base.build_request(SHORT)], [later])
 

@@ -43,7 +43,7 @@ def ask():
                     heard.append(update)
                     done.set()
 
-            schedulers[-1].submit(engine, [engine.request(one)], [tell])
+            schedulers[-1].submit(engine, [engine.build_request(one)], [tell])
             assert done.wait(30) and heard[0].error is None
             answers.append(heard[0].answer)
         return answers
@@ -125,7 +125,7 @@ class Sized(Prefix):
     def bytes(self):
         return 10 * len(self.ids)
 
-    def cut(self, length):
+    def truncate(self, length):
         return Sized(self.ids[:length], ())
 
 

@@ -42,7 +42,7 @@ def served_gguf(tiny, tiny_model, tiny_tokenizer, folder):
 
 def resident(fleet):
     """Bytes of this process and of the engine's child."""
-    child = getattr(fleet.find("tiny"), "process", None)
+    child = getattr(fleet.find("tiny"), "child", None)
     return psutil.Process().memory_info().rss + (child.memory_bytes() if child else 0)
 
 

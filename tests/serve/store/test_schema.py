@@ -138,9 +138,9 @@ def test_a_clock_that_jumps_keeps_no_job_from_being_taken_over(jobs, monkeypatch
 
     assert jobs.claim(("queued",), "heir", 60).lives == 2
     assert jobs.claim(("queued",), "third", 60) is None
-    with pytest.raises(LeaseLost), jobs.held(job.id, "first"):
+    with pytest.raises(LeaseLost), jobs.locked(job.id, "first"):
         pass
-    with jobs.held(job.id, "heir") as (_, mine):
+    with jobs.locked(job.id, "heir") as (_, mine):
         mine.status = "running"
 
 
@@ -174,7 +174,7 @@ def test_a_worker_that_lost_its_job_changes_nothing_any_more(jobs):
     jobs.claim(("queued",), "slow", -1)
     jobs.claim(("queued",), "heir", 60)
 
-    with pytest.raises(LeaseLost), jobs.held(job.id, "slow") as (session, mine):
+    with pytest.raises(LeaseLost), jobs.locked(job.id, "slow") as (session, mine):
         fail_job(session, mine, "x", "never")
     jobs.release(job.id, "slow")
     jobs.renew(["slow"], 1000)
@@ -189,7 +189,7 @@ def test_an_event_is_told_once_however_often_it_is_noticed(jobs):
     seen = [JobEvent(f"step-{n}", f"Step {n}", type="metrics", data={"step": n}) for n in range(9)]
 
     for end in (3, 2, 7, 9):
-        with jobs.held(job.id, "a") as (session, mine):
+        with jobs.locked(job.id, "a") as (session, mine):
             record_events(session, mine, seen[:end])
 
     assert told(jobs, job) == ["created", *[f"step-{n}" for n in range(9)]]
@@ -199,7 +199,7 @@ def test_what_fails_half_way_leaves_nothing(jobs):
     job = new_job(jobs)
     jobs.claim(("queued",), "a", 60)
 
-    with pytest.raises(RuntimeError), jobs.held(job.id, "a") as (session, mine):
+    with pytest.raises(RuntimeError), jobs.locked(job.id, "a") as (session, mine):
         mine.status = "succeeded"
         record_events(session, mine, [JobEvent("model", "made")])
         session.flush()
@@ -215,7 +215,7 @@ def test_cancel_and_finish_at_the_same_moment_cannot_both_win(jobs):
 
         def work(who, job=job):
             if who:
-                with jobs.held(job.id, "a") as (session, mine):
+                with jobs.locked(job.id, "a") as (session, mine):
                     if mine.status == "running":
                         mine.status, mine.fine_tuned_model = "succeeded", f"ft:{job.id}"
             else:
@@ -235,7 +235,7 @@ def test_messages_that_quote_broken_text_can_be_stored(jobs):
     job = new_job(jobs)
     jobs.claim(("queued",), "a", 60)
 
-    with jobs.held(job.id, "a") as (session, mine):
+    with jobs.locked(job.id, "a") as (session, mine):
         fail_job(session, mine, "bad", "role 'a\0b\ud800' is unknown")
 
     assert "role" in jobs.find(job.id).error["message"]
@@ -273,7 +273,7 @@ def test_what_the_checker_lets_go_of_its_own_trainer_keeps(store, jobs, tmp_path
     job = new_job(jobs, status="validating_files")
 
     def check(claimed):
-        with jobs.held(claimed.id, claimed.worker) as (session, mine):
+        with jobs.locked(claimed.id, claimed.worker) as (session, mine):
             mine.status, mine.worker = "queued", None
         worker._work_on_next(TRAINER, lambda mine: held.append(mine.worker) or go_on_checking(mine))
 

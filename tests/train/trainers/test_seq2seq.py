@@ -169,7 +169,7 @@ def test_answers_are_those_of_transformers_whoever_asks_beside(t5_recipe, learnt
         assert "".join(engine.stream(prompts(text)[0])) == answer
 
     # One that joins later, and one that nobody waits for any more, disturb nobody.
-    running, asked = engine.running(), [engine.request(p) for p in prompts(*texts)]
+    running, asked = engine.new_batch(), [engine.build_request(p) for p in prompts(*texts)]
     running.join(asked[:3])
     running.step()
     running.join(asked[3:])

@@ -91,13 +91,16 @@ def count_defects(
     against: list[str],
 ) -> dict[str, Any]:
     """Answers that are empty, that don't end, or that lack the task's form; on both sides."""
-    checks = {"empty": lambda reply: not reply.said.strip(), "unfinished": lambda r: not r.complete}
+    checks = {
+        "empty": lambda reply: not reply.answer_text.strip(),
+        "unfinished": lambda r: not r.complete,
+    }
     if asked.has_labels:
         labels = set(asked.task.labels)
-        checks["not_a_label"] = lambda reply: reply.said.strip() not in labels
+        checks["not_a_label"] = lambda reply: reply.answer_text.strip() not in labels
     elif "json_validity" in CORPUS_METRICS[asked.task.kind]:
         valid = CORPUS_METRICS[asked.task.kind]["json_validity"]
-        checks["not_json"] = lambda reply: not valid([""], [reply.said])
+        checks["not_json"] = lambda reply: not valid([""], [reply.answer_text])
     counts = {
         name: {
             "trained": sum(check(reply) for reply in before),
