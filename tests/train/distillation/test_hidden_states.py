@@ -13,6 +13,7 @@ from burnish.models.pruning.depth import evenly_spaced
 from burnish.train.distillation.hidden_states import MatchHiddenStates
 from burnish.train.distillation.teacher_logits import TeacherLogits
 from burnish.train.loop.language_model import compute_validation_metrics, train_step
+from burnish.train.objectives.distillation import distillation
 from burnish.train.run import train
 
 
@@ -103,9 +104,7 @@ def test_a_teacher_of_the_same_width_needs_no_matrix_and_is_its_own_image(
     plan_of, deep, dataset, tiny_tokenizer
 ):
     rows = dataset.split.train[:5]
-    plan = matched(
-        with_teacher(plan_of(rows, *held("tiny")), tiny_tokenizer), tiny_tokenizer
-    )
+    plan = matched(with_teacher(plan_of(rows, *held("tiny")), tiny_tokenizer), tiny_tokenizer)
 
     assert not hasattr(plan.language, "into_teacher")
     assert train_step(plan, plan.rows)["hidden"] == pytest.approx(0, abs=1e-6)
@@ -118,4 +117,5 @@ def test_what_cannot_be_compared_is_refused(recipe_of, dataset, deep, tmp_path):
         make_recipe({}, [*held(), "train.objective.weight=1", "train.objective.on_policy=0.5"])
     with pytest.raises(BadRecipe, match="puts tokens before a row"):
         make_recipe({}, [*held()[:3], "train.method=prompt"])
-    assert add_projection(None, make_recipe({}, []).train) is None
+    plain = make_recipe({}, [*held(weight=0)]).train.objective
+    assert [type(stage) for stage in distillation(plain).stages] == [TeacherLogits]

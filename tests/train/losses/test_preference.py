@@ -24,8 +24,8 @@ from burnish.train.distillation.teacher_logits import TeacherLogits
 from burnish.train.loop.checkpoint import TrainState
 from burnish.train.loop.language_model import compute_validation_metrics, train_step
 from burnish.train.losses import preference as preferences
-from burnish.train.losses.linear import LinearLogProbs
 from burnish.train.losses.forward import answer_logprobs
+from burnish.train.losses.linear import LinearLogProbs
 from burnish.train.objectives.registry import OBJECTIVES
 from burnish.train.rlhf.reference import ReferenceLogprobs
 from tests.fixtures.training import ANSWERS, chosen, make_rows, preferring

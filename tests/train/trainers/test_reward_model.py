@@ -168,7 +168,7 @@ def test_single_answers_are_refused_and_so_is_a_chat(recipe, write_rows, tmp_pat
 
 
 def test_an_encoder_is_no_beginning(recipe, tiny_embedder):
-    with pytest.raises(BadRecipe, match="begins as a language model"):
+    with pytest.raises(BadRecipe, match="trained from a language model"):
         train(recipe(model=tiny_embedder.name))
 
 

@@ -260,7 +260,7 @@ def test_it_is_exported_as_safetensors_and_in_no_other_format(t5_recipe, learnt_
     [
         (["train.objective=dpo"], "tiny-t5", "tiny-t5 is an encoder-decoder"),
         (["train.objective=sft", "train.method=auto"], "tiny-t5", "is for language models"),
-        ([], "tiny", "seq2seq is for encoder-decoders, and tiny is none"),
+        ([], "tiny", "seq2seq is for encoder-decoders, and tiny isn't one"),
         (["train.method={kind: lora, targets: [nowhere]}"], "tiny-t5", "No layer is called"),
     ],
 )  # fmt: skip

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import set_seed
 
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.recipe.recipe import make_recipe
@@ -101,7 +102,7 @@ def test_a_changed_file_of_the_artifact_is_noticed(recipe):
 
 
 def test_transformers_alone_gives_the_same_answers(recipe):
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     run = train(recipe())
     folder = find_run(run.run).artifact

@@ -184,7 +184,7 @@ class ZeroAdamW(MasterAdamW):
             at += weight.numel()
 
     def _read_gradients(self, begin: int, end: int) -> torch.Tensor:
-        """Return the latest gradients between two positions of the long vector; 0 where none are."""
+        """Return the latest gradients between two positions of the long vector, or zeros."""
         part = torch.zeros(end - begin, device=self.device)
         for name, inside, place in self._slices_between(begin, end):
             grad = self.weights[name].grad

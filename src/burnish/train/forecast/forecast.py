@@ -120,8 +120,9 @@ def suggest_setting(measured: ProbeResult, free: float) -> str:
             f"Set train.gradient_checkpointing=true and train.micro_batch_tokens={most}: that fits."
         )
     if tokens >= 8 * measured.answers:
+        max_length = tokens // measured.answers
         return (
-            f"Set train.gradient_checkpointing=true and train.max_length={tokens // measured.answers}; "
-            f"rows have up to {measured.longest_row} tokens."
+            f"Set train.gradient_checkpointing=true and train.max_length={max_length}; rows have "
+            f"up to {measured.longest_row} tokens."
         )
     return "Take a smaller model, or train.method=lora: the weights alone fill the memory."

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -79,71 +80,88 @@ class ProbeResult:
         return max(self.peak - per_token * self.tokens, self.baseline), per_token
 
 
+class _Peaks(NamedTuple):
+    """Bytes of the micro-batches that set the peak, and the seconds of an update after them."""
+
+    baseline: int
+    peak: int
+    half_peak: int
+    shape_bytes: int
+    update_seconds: float
+
+
 def probe(module: LanguageModelModule, folder: Path) -> ProbeResult:
     """Run the probe. Raises DoesNotFit when even that runs out of memory or disk."""
     stages = module.objective.stages
-    rows_to_score = [row for stage in stages for row in stage.rows_to_score(module)]
     for stage in stages:
         module = stage.for_probe(module)
+    rows_to_score = [row for stage in stages for row in stage.rows_to_score(module)]
     random_state = torch.get_rng_state()
     counted_steps = min(module.steps, _COUNTED_STEPS)
     batches = first_batches(module)
     longest = batches[-1]
     half = longest[: max(1, len(longest) // 2)]
-    # Memory that loading has freed (weights that are packed now) is not part of the run's peak.
-    release_memory()
-    reset_peak()
     errors = resource_errors("the run has not begun", DoesNotFit)
     try:
         with progress("Forecasting", total=6) as bar, errors:
-            _run_backward(module, longest)
-            peak = peak_memory()
-            bar.advance()
-            update = _measure_seconds(lambda: _update(module))
-            # The first micro-batch was computed before the optimizer had its moments.
-            peak = max(peak + module.optimizer.moment_bytes, peak_memory())
-            release_memory()
-            baseline = current_memory()
-            reset_peak()
-            _run_backward(module, half)
-            half_peak = peak_memory()
-            release_memory()
-            shape = max(current_memory() - baseline, 0)
-            bar.advance()
+            peaks = _measure_peaks(module, longest, half, bar)
             typical = (batches[int(share * len(batches))] for share in (0.25, 0.75))
             speeds = [_seconds_per_token(module, batch, bar) for batch in typical]
             validation = _pass_seconds(module, module.validation) / module.process_group.size
             reference = _pass_seconds(module, rows_to_score)
             rollout = _rollout_seconds(module)
             bar.advance()
-            checkpoint, size = _time_checkpoint(module, folder)
+            checkpoint, checkpoint_bytes = _time_checkpoint(module, folder)
             bar.advance()
     finally:
         module.optimizer.reset()
         torch.set_rng_state(random_state)
+    final_bytes = peaks.baseline + int(_final_weights_bytes(module))
+    tokens = sum(map(count_computed_tokens, batches)) / module.process_group.size
     return ProbeResult(
-        baseline=baseline,
-        peak=max(peak, peak_memory(), baseline + int(_final_weights_bytes(module))),
+        baseline=peaks.baseline,
+        peak=max(peaks.peak, peak_memory(), final_bytes),
         tokens=count_computed_tokens(longest),
-        half_peak=half_peak,
+        half_peak=peaks.half_peak,
         half_tokens=count_computed_tokens(half),
-        shape_bytes=shape,
+        shape_bytes=peaks.shape_bytes,
         shapes=len({round_up_length(count_computed_tokens(batch)) for batch in batches}),
         longest_row=max(count_computed_tokens([row]) for row in module.rows),
         answers=max(len(row.answers) for row in module.rows),
         layers=int(module.language.config.num_hidden_layers),
         seconds_per_token=speeds,
-        update_seconds=update,
+        update_seconds=peaks.update_seconds,
         validation_seconds=validation,
         reference_seconds=reference,
         rollout_seconds=rollout,
         checkpoint_seconds=checkpoint,
-        checkpoint_bytes=size,
-        run_tokens=sum(map(count_computed_tokens, batches))
-        / counted_steps
-        * module.steps
-        / module.process_group.size,
+        checkpoint_bytes=checkpoint_bytes,
+        run_tokens=tokens / counted_steps * module.steps,
     )
+
+
+def _measure_peaks(
+    module: LanguageModelModule, longest: Sequence[Example], half: Sequence[Example], bar: Bar
+) -> _Peaks:
+    """Run the longest micro-batch, an update, and half of the micro-batch."""
+    # Memory that loading has freed (weights that are packed now) is not part of the run's peak.
+    release_memory()
+    reset_peak()
+    _run_backward(module, longest)
+    peak = peak_memory()
+    bar.advance()
+    update_seconds = _measure_seconds(lambda: _update(module))
+    # The first micro-batch was computed before the optimizer had its moments.
+    peak = max(peak + module.optimizer.moment_bytes, peak_memory())
+    release_memory()
+    baseline = current_memory()
+    reset_peak()
+    _run_backward(module, half)
+    half_peak = peak_memory()
+    release_memory()
+    shape_bytes = max(current_memory() - baseline, 0)
+    bar.advance()
+    return _Peaks(baseline, peak, half_peak, shape_bytes, update_seconds)
 
 
 def first_batches(module: LanguageModelModule) -> list[list[Example]]:
