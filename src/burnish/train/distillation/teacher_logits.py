@@ -163,7 +163,7 @@ def _cache_folder(settings: Distillation, dtype: torch.dtype, inputs: TeacherInp
         teacher, settings.temperature, settings.top_k, tokens(inputs.teacher_rows),
     ]  # fmt: skip
     if inputs.aligner:
-        vocabulary = sorted(inputs.aligner.ours.tokenizer.get_vocab().items())
+        vocabulary = sorted(inputs.aligner.student.tokenizer.get_vocab().items())
         key += [tokens(inputs.rows), hash_json(vocabulary)]
     return workspace() / "cache" / "lessons" / hash_json(key)[:24]
 

@@ -52,17 +52,17 @@ class ZeroAdamW(MasterAdamW):
         # All shards are equally long; the last one may reach beyond the end.
         self.length = -(-self.total // process_group.size) if self.is_sharded else self.total
         self.master = torch.zeros(self.length, device=self.device)
-        for name, inside, place in self._shard_slices(self._own_shard):
-            self.master[place] = self.weights[name].detach().view(-1)[inside]
-        whole = process_group.mode == "zero1"
-        held = self.length * process_group.size if whole else self.length
-        self.gradient = torch.zeros(held, device=self.device)
-        own = (
+        for name, in_weight, in_vector in self._shard_slices(self._own_shard):
+            self.master[in_vector] = self.weights[name].detach().view(-1)[in_weight]
+        is_whole = process_group.mode == "zero1"
+        gradient_length = self.length * process_group.size if is_whole else self.length
+        self.gradient = torch.zeros(gradient_length, device=self.device)
+        own_shard = (
             slice(process_group.rank * self.length, (process_group.rank + 1) * self.length)
-            if whole
+            if is_whole
             else slice(None)
         )
-        self.master.grad = self.gradient[own]
+        self.master.grad = self.gradient[own_shard]
         self.adamw = make_adamw([self.master], settings)
 
     @property
@@ -104,13 +104,13 @@ class ZeroAdamW(MasterAdamW):
             for owner in range(self.process_group.size):
                 part = self.gradient[owner * self.length : (owner + 1) * self.length]
                 dist.reduce(part, dst=owner)
-        own = self.master.grad
-        assert own is not None
-        square = torch.linalg.vecdot(own, own)
+        gradient = self.master.grad
+        assert gradient is not None
+        square = torch.linalg.vecdot(gradient, gradient)
         if self.is_sharded:
             dist.all_reduce(square)
         norm = square.sqrt()
-        own.mul_((self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        gradient.mul_((self.settings.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
         return float(norm)
 
     def step(self, number: int, rate: float | None = None) -> float:
@@ -130,13 +130,15 @@ class ZeroAdamW(MasterAdamW):
         dtypes = {weight.dtype for weight in self.weights.values()}
         dtype = dtypes.pop() if len(dtypes) == 1 else torch.float32
         for owner in range(self.process_group.size if self.is_sharded else 1):
-            mine = owner == self._own_shard
-            values = self.master.to(dtype) if mine else self.master.new_empty(0, dtype=dtype)
+            is_own = owner == self._own_shard
+            values = self.master.to(dtype) if is_own else self.master.new_empty(0, dtype=dtype)
             if self.is_sharded:
-                values = values if mine else values.new_empty(self.length)
+                values = values if is_own else values.new_empty(self.length)
                 dist.broadcast(values, src=owner)
-            for name, inside, place in self._shard_slices(owner):
-                self.weights[name].view(-1)[inside] = values[place].to(self.weights[name].dtype)
+            for name, in_weight, in_vector in self._shard_slices(owner):
+                self.weights[name].view(-1)[in_weight] = values[in_vector].to(
+                    self.weights[name].dtype
+                )
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
         """Return all that an update depends on, whole and by name, on the main process; the others
@@ -186,10 +188,10 @@ class ZeroAdamW(MasterAdamW):
     def _read_gradients(self, begin: int, end: int) -> torch.Tensor:
         """Return the latest gradients between two positions of the long vector, or zeros."""
         part = torch.zeros(end - begin, device=self.device)
-        for name, inside, place in self._slices_between(begin, end):
+        for name, in_weight, in_vector in self._slices_between(begin, end):
             grad = self.weights[name].grad
             if grad is not None:
-                part[place] = grad.view(-1)[inside]
+                part[in_vector] = grad.view(-1)[in_weight]
         return part
 
     def _gather_vector(self, own: torch.Tensor) -> torch.Tensor | None:
@@ -199,13 +201,13 @@ class ZeroAdamW(MasterAdamW):
         if not self.process_group.is_main:
             dist.send(own, dst=0)
             return None
-        whole = torch.empty(self.process_group.size, self.length)
-        for owner, shard in enumerate(whole):
+        gathered = torch.empty(self.process_group.size, self.length)
+        for owner, shard in enumerate(gathered):
             other = own if owner == 0 else torch.empty_like(own)
             if owner:
                 dist.recv(other, src=owner)
             shard.copy_(other)
-        return whole.view(-1)
+        return gathered.view(-1)
 
     def _split_by_name(self, kind: str, whole: torch.Tensor | None) -> dict[str, torch.Tensor]:
         if whole is None:
@@ -225,8 +227,8 @@ class ZeroAdamW(MasterAdamW):
         ):
             part = own if owner == 0 else torch.zeros_like(own)
             if self.process_group.is_main:
-                for name, inside, place in self._shard_slices(owner):
-                    part[place] = saved[f"{prefix}{name}"].view(-1)[inside].to(self.device)
+                for name, in_weight, in_vector in self._shard_slices(owner):
+                    part[in_vector] = saved[f"{prefix}{name}"].view(-1)[in_weight].to(self.device)
             if owner:
                 dist.send(part, dst=owner)
         if not self.is_sharded:

@@ -28,7 +28,7 @@ def forecast_together(members: Sequence[tuple[LoraMember, Path]]) -> None:
     baseline = max(measured.baseline for measured in probes)
     peak = baseline + sum(measured.run_peak - measured.baseline for measured in probes)
     memory = Quantity("peak memory", "bytes", 0.92 * baseline, peak, 1.1 * peak)
-    for (module, folder), own in zip(members, single, strict=True):
+    for (module, folder), alone in zip(members, single, strict=True):
         # Until this one ends, the others train beside it, or have ended before.
         shares = [min(1.0, module.steps / other.steps) for other, _ in members]
         low, expected, high = (
@@ -36,8 +36,8 @@ def forecast_together(members: Sequence[tuple[LoraMember, Path]]) -> None:
             for bound in ("low", "expected", "high")
         )
         time = Quantity("training time", "seconds", _FASTEST * low, expected, high)
-        more_checkpoints = module.settings.keep_checkpoints * own.disk.low
-        disk = replace(own.disk, high=own.disk.high + more_checkpoints)
+        more_checkpoints = module.settings.keep_checkpoints * alone.disk.low
+        disk = replace(alone.disk, high=alone.disk.high + more_checkpoints)
         joint = Forecast(memory, time, disk, gather_claims(SINGLE, memory))
         write_json(folder / "forecast.json", joint.as_list())
     check_fits(max(probes, key=lambda measured: measured.run_peak), joint, folder)
