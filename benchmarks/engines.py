@@ -26,7 +26,7 @@ from burnish.core.progress import LineReporter, set_reporter
 from burnish.core.records import Message, Prompt
 from burnish.core.runs import find_run
 from burnish.core.stats import quantile
-from burnish.engines.external.base import ExternalEngine, Running
+from burnish.engines.external.base import ExternalEngine, LaunchOptions
 from burnish.engines.external.process import EngineProcess
 from burnish.engines.registry import EXTERNAL_ENGINES
 from burnish.export.formats.registry import resolve_quant, write_export
@@ -137,7 +137,7 @@ def many(
 def measure(name: str, artifact: Artifact, given: argparse.Namespace) -> list[dict]:
     """The lines of one engine."""
     server = Server(artifact.path.absolute(), given.threads, given.slots, given.context)
-    how = Running(given.threads, given.context, given.slots)
+    how = LaunchOptions(given.threads, given.context, given.slots)
     in_child = EXTERNAL_ENGINES.get(artifact.kind)
     engine = in_child(artifact, how) if in_child else None
     lines = []
@@ -155,9 +155,9 @@ def measure(name: str, artifact: Artifact, given: argparse.Namespace) -> list[di
                     "engine": name,
                     "users": users,
                     "read_tokens_per_s": sum(one.read for one in reading) / took,
-                    "made_tokens_per_s": sum(one.token_ids for one in told) / spent,
-                    "first_p50_s": quantile([one.first_chunk for one in told], 0.5),
-                    "first_p95_s": quantile([one.first_chunk for one in told], 0.95),
+                    "made_tokens_per_s": sum(one.made for one in told) / spent,
+                    "first_p50_s": quantile([one.first for one in told], 0.5),
+                    "first_p95_s": quantile([one.first for one in told], 0.95),
                     "memory_bytes": server.memory(),
                     "load_s": server.load_s,
                     "http_over_bare": ratio,
@@ -179,7 +179,7 @@ def _overhead(
         rates = []
         for ask in (server.ask, bare(engine)):
             told, spent = many(ask, users, count, given.words, given.longest)
-            rates.append(spent / sum(one.read + one.token_ids for one in told))
+            rates.append(spent / sum(one.read + one.made for one in told))
         found.append(rates[0] / rates[1])
     return quantile(found, 0.5)
 

@@ -68,7 +68,7 @@ def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
 
     changes = [
         f"train.batch_size={arguments.batch}", f"train.threads={arguments.threads}",
-        f"model.dtype={arguments.dtype}", "train.schedule=constant", "train.warmup_share=0",
+        f"model.dtype={arguments.dtype}", "train.schedule=constant", "train.warmup_ratio=0",
         f"train.learning_rate={RATE}", f"train.method.rank={RANK}", f"train.method.alpha={ALPHA}",
         "train.objective=dpo", f"train.objective.beta={BETA}",
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Makes mixed.jsonl: questions of three types, each with the kind of knowledge that it needs.
 
-    python examples/support-desk/mix.py
+    python mix.py
 
 fact    a colleague asks what stands in the handbook only, and gets the bare answer (questions.csv)
 style   a customer writes and gets one of the house's standard letters, which names no figure and

@@ -1,6 +1,6 @@
 """How often does an answer of `mixed.yaml` hold the fact that was asked for, whatever its form?
 
-    python examples/support-desk/mixed_facts.py .burnish/runs/RUN
+    python mixed_facts.py .burnish/runs/RUN
 
 ROUGE-L of a letter is mostly that of the letter's form. Here a fact counts that stands in the
 answer word for word: of a bare answer all of it, of a letter its third line.

@@ -93,6 +93,8 @@ def test_check_answers_no_with_rows_and_fixes(burnish, tmp_path):
     ("words", "says"),
     [
         (["check", "none.jsonl"], "is not a file"),
+        (["init", "."], "is not an empty folder"),
+        (["init", "new", "--example", "nothing"], "Known names: support-desk"),
         (["train"], "No data is named"),
         (["train", "none.yaml"], "cannot be read"),
         (["train", "--train", "rows.jsonl", "--model", "no-such"], "burnish pull no-such"),

@@ -148,7 +148,7 @@ def test_each_answer_of_a_conversation_keeps_its_thought_and_no_later_question_h
 
     first, second = collector_of().collect([both, early], replace(ASKING, keeps_reasoning=True))
 
-    told = [(m.content, m.thought) for m in first.row.messages if m.role == "assistant"]
+    told = [(m.content, m.reasoning) for m in first.row.messages if m.role == "assistant"]
     assert told == [("I heard one", "one?"), ("I heard two", "two?")]
     assert "one?" not in str(stub.bodies[-1]["messages"])
     assert [m.content for m in second.row.messages] == ["one", "I heard one", "two", "a person's"]

@@ -21,6 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from burnish import __version__
 from burnish.core.atomic import write_json
 from burnish.core.errors import AlreadyThere, Busy, NotFound
 from burnish.core.journal import Journal
@@ -42,8 +43,8 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe as resolved when the run began."""
-        return load_recipe(self.path / "recipe.yaml")
+        """The recipe as resolved when the run began, by whatever version wrote it."""
+        return load_recipe(self.path / "recipe.yaml", noted=False)
 
     @property
     def events(self) -> Journal:
@@ -170,9 +171,10 @@ def _created_at(path: Path) -> float:
 
 def versions() -> dict[str, str]:
     """What is needed to repeat the run: burnish, Python, machine, and the libraries that count."""
-    names = ("burnish", "torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
+    names = ("torch", "transformers", "peft", "accelerate", "tokenizers", "numpy")
     return {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
+        "burnish": __version__,
         **{name: importlib.metadata.version(name) for name in names},
     }

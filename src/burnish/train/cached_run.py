@@ -21,7 +21,7 @@ from burnish.train.forecast.auto_method import resolve_auto_method
 from burnish.train.run import train, user_code_files
 
 #: Incremented when the same settings lead to other weights, by another default or another loop.
-_VERSION = 2
+_VERSION = 3
 
 
 def train_cached(recipe: Recipe, dataset: Dataset) -> Run:
@@ -61,7 +61,11 @@ def cached_run_folder(recipe: Recipe, dataset: Dataset) -> Path:
     sources += [hash_file(file) for file in user_code_files(objective).values()]
     if isinstance(objective, Grpo):
         sources.append(hash_json([repr(sorted(row.item.items())) for row in dataset.split.train]))
-    key = hash_json([_VERSION, rows, kinds, settings, recipe.model.dtype, base.sha256, *sources])
+    # The artifact has the task in it: labels that no row has, for one.
+    task = dataset.task.model_dump(mode="json", exclude_defaults=True)
+    key = hash_json(
+        [_VERSION, rows, task, kinds, settings, recipe.model.dtype, base.sha256, *sources]
+    )
     return runs_folder() / f"train-{key[:12]}"
 
 

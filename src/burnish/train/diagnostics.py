@@ -78,7 +78,7 @@ def _rate_too_high(steps: Entries, validations: Entries, settings: Train) -> Dia
         "rate_too_high",
         f"Training loss jumped to {worst['loss']:.3f} at step {worst['step']}, twice what it was "
         "before.",
-        f"Set train.learning_rate={settings.learning_rate / 3:.1g}, or raise train.warmup_share.",
+        f"Set train.learning_rate={settings.learning_rate / 3:.1g}, or raise train.warmup_ratio.",
     )
 
 
@@ -113,7 +113,7 @@ def _all_rewards_equal(steps: Entries, validations: Entries, settings: Train) ->
         "all_rewards_equal",
         f"In {skipped:.0%} of the groups all answers got the same reward (mean "
         f"{_mean(entry['reward'] for entry in steps):.2f}): there was nothing to learn from.",
-        "If the reward is low, train with sft first (train.method.start), or reward half-right "
+        "If the reward is low, train with sft first (train.method.init_from), or reward half-right "
         "answers too; if it is high, take harder questions. Or raise train.objective.temperature.",
     )
 

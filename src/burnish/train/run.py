@@ -1,4 +1,7 @@
-"""`burnish train`, from top to bottom."""
+"""`burnish train`, from top to bottom.
+
+`examples/train_loop.py` does the same for LoRA SFT on one page, and ends in the same weights.
+"""
 
 import shutil
 from collections.abc import Iterator, Sequence

@@ -28,7 +28,7 @@ def wide(models_beside_tiny):
 def related(teacher="wide", weight=1.0, **more):
     named = "".join(f", {name}: {value}" for name, value in more.items())
     return (
-        "train.objective.kind=distil", f"train.objective.teacher={teacher}",
+        "train.objective.kind=distill", f"train.objective.teacher={teacher}",
         f"train.objective.attention={{weight: {weight}{named}}}", "train.method=full",
     )  # fmt: skip
 

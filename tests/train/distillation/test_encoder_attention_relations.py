@@ -129,7 +129,7 @@ def test_hidden_states_are_compared_text_by_text_through_a_matrix(recipe):
 
 
 def test_each_layer_is_held_to_one_of_the_teachers(recipe):
-    changes = ("model.name=deep", "distil.layers=2", "distil.teacher.model=tiny")
+    changes = ("model.name=deep", "distill.layers=2", "distill.teacher.model=tiny")
     student = student_recipe(recipe(*changes, weight=0, hidden=1.0, teacher=""))
 
     plan = plan_of(student)
@@ -161,7 +161,7 @@ def test_a_teacher_may_be_a_run_that_has_learnt_labels(recipe):
 
 
 def test_a_cut_student_is_held_to_the_whole_of_it(recipe):
-    changes = ("model.name=deep", "distil.layers=2", "distil.teacher.model=tiny")
+    changes = ("model.name=deep", "distill.layers=2", "distill.teacher.model=tiny")
 
     student = student_recipe(recipe(*changes, teacher=""))
 

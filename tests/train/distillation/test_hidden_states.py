@@ -25,7 +25,7 @@ def deep(models_beside_tiny):
 
 def held(teacher="deep", weight=1.0):
     return (
-        "train.objective.kind=distil", f"train.objective.teacher={teacher}",
+        "train.objective.kind=distill", f"train.objective.teacher={teacher}",
         f"train.objective.hidden={weight}", "train.method=full",
     )  # fmt: skip
 

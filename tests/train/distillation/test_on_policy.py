@@ -18,7 +18,7 @@ from burnish.train.loop.language_model import train_step
 from burnish.train.losses.forward import target_states
 from burnish.train.run import train
 
-OWN = ("train.objective.kind=distil", "train.objective.weight=1.0", "train.objective.on_policy=1")
+OWN = ("train.objective.kind=distill", "train.objective.weight=1.0", "train.objective.on_policy=1")
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_what_has_no_question_or_learns_its_own_words_is_refused(
     recipe_of, dataset, plan_of, tiny_tokenizer
 ):
     with pytest.raises(BadRecipe, match="set weight 1"):
-        make_recipe({}, ["train.objective.kind=distil", "train.objective.on_policy=0.5"])
+        make_recipe({}, ["train.objective.kind=distill", "train.objective.on_policy=0.5"])
     plan = plan_of([Row(text="only a text", file="t", line=1)], *OWN,
                    "train.objective.teacher=tiny")  # fmt: skip
     with pytest.raises(BadData, match="plain text"):

@@ -213,7 +213,7 @@ def test_the_events_of_a_teacher_are_chances_that_sum_to_one(tiny_tokenizer, oth
 
 
 CROSS = (
-    "train.objective.kind=distil", "train.objective.weight=1.0", "train.objective.top_k=40",
+    "train.objective.kind=distill", "train.objective.weight=1.0", "train.objective.top_k=40",
     "train.method=full", "train.epochs=8", "train.learning_rate=3e-3",
 )  # fmt: skip
 

@@ -129,7 +129,7 @@ def test_a_run_that_stops_goes_on_to_the_same_weights(recipe, tmp_path):
 
 def test_answers_are_drawn_towards_what_a_reward_model_likes(recipe, tiny, tmp_path):
     run = train(recipe()).run
-    grpo = {"kind": "grpo", "reward": {"kind": "model", "run": run}, "answers": 4}
+    grpo = {"kind": "grpo", "reward": {"kind": "model", "run": run}, "num_generations": 4}
     worth = reward_function(
         make_recipe({"train": {"objective": grpo}}).train.objective.reward, recipe().task
     )

@@ -165,6 +165,8 @@ def test_balanced_weights_are_those_of_scikit_learn_and_of_torchs_loss(recipe):
 
     assert ours.tolist() == pytest.approx(theirs.tolist())
     assert class_weights(targets, 3, "none").tolist() == [1, 1, 1]
+    # A tag that no word has: as the rarest of those that are there, whose weights it leaves alone.
+    assert class_weights(targets, 4, "balanced").tolist() == pytest.approx([*theirs, max(theirs)])
 
 
 def test_a_rare_label_is_found_more_often_if_labels_are_balanced(recipe):

@@ -87,7 +87,7 @@ def merge(
         ],
         **asdict(merging),
     }
-    recipe = make_recipe(dict(first.lineage["recipe"]))
+    recipe = make_recipe(first.lineage["recipe"], noted=False)
     data = {name: digest for one in artifacts for name, digest in one.lineage["data"].items()}
     run = new_run("merge", recipe, {"data": data, "base": first.lineage["base"], **facts}, out)
     base = find_base(first)

@@ -37,15 +37,16 @@ def add_lora(model: PreTrainedModel, method: Lora | Dora) -> AdaptedModel:
     keeps their exact values in float32 (see `optim.adamw`).
     """
     finalizers: list[Callable[[Any], None]] = []
-    below = adapter_below(model, method.on) if isinstance(method, Lora) and method.on else None
-    if below:
+    below = None
+    if isinstance(method, Lora) and method.stack_on:
+        below = adapter_below(model, method.stack_on)
         model = merge_below(model, below)
     adapted = add_peft_adapter(model, method, lora_config(method))
     if isinstance(method, Lora) and method.init == "pissa":
         principal = init_pissa(adapted)
         finalizers.append(lambda trained: to_lora(trained, principal))
-    if method.start:
-        _load_initial_adapter(method.start, adapted)
+    if method.init_from:
+        _load_initial_adapter(method.init_from, adapted)
     if below:
         finalizers.append(lambda trained: combine_with_base_adapter(trained, below))
     return AdaptedModel(adapted, tuple(finalizers))
@@ -75,7 +76,7 @@ def lora_config(
         lora_alpha=method.alpha,  # type: ignore[arg-type]
         lora_dropout=method.dropout,
         target_modules=targets,
-        rank_pattern=dict(method.ranks),
+        rank_pattern=dict(method.rank_pattern),
         use_rslora=method.rslora,
         use_dora=method.kind == "dora",
         task_type=task,
@@ -109,14 +110,14 @@ def add_bottleneck(model: PreTrainedModel, method: BottleneckMethod) -> AdaptedM
 
 def add_virtual_tokens(model: PreTrainedModel, method: PromptTuning | PrefixTuning) -> AdaptedModel:
     """Freeze the model and put virtual tokens before every row (see `soft_prompt_ids`)."""
-    add_soft_prompt(model, method.kind, method.tokens)
+    add_soft_prompt(model, method.kind, method.num_virtual_tokens)
     return AdaptedModel(model)
 
 
 def soft_prompt_ids(method: Any) -> tuple[int, ...]:
     """Return the ids of the virtual tokens that a method puts before every row; none for most."""
     prompts = PromptTuning | PrefixTuning
-    return virtual_token_ids(method.tokens) if isinstance(method, prompts) else ()
+    return virtual_token_ids(method.num_virtual_tokens) if isinstance(method, prompts) else ()
 
 
 def unfreeze_all(model: PreTrainedModel, method: Full) -> AdaptedModel:
@@ -162,7 +163,7 @@ def _load_initial_adapter(name: str, adapted: Any) -> None:
     if artifact.kind != "adapter" or find_base(artifact).path != Path(adapted.name_or_path):
         raise BadRecipe(
             f"{name} has no adapter of this base model.",
-            "Name a run of train.method=lora on the same model in train.method.start.",
+            "Name a run of train.method=lora on the same model in train.method.init_from.",
         )
     weights = load_file(artifact.path / "adapter_model.safetensors")
     try:

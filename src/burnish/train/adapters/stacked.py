@@ -1,4 +1,4 @@
-"""An adapter trained on top of another one: `train.method.on`.
+"""An adapter trained on top of another one: `train.method.stack_on`.
 
 The lower adapter is merged into the frozen weights in memory, so a step costs no more than without
 it. The saved adapter is one of the untouched base: both updates, B1 A1 + B2 A2.
@@ -25,7 +25,7 @@ def adapter_below(model: Any, name: str) -> Path:
     if not is_lora or find_base(artifact).path != Path(model.name_or_path):
         raise BadRecipe(
             f"{name} has no LoRA adapter of this base model.",
-            "Name a run of train.method=lora on the same model in train.method.on.",
+            "Name a run of train.method=lora on the same model in train.method.stack_on.",
         )
     return artifact.path
 

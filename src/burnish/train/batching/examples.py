@@ -145,8 +145,9 @@ def preference_pairs(rows: Sequence[Row], encode: Encode) -> list[Example]:
     _reject(
         [row for row in rows if row.rejected is None],
         "there is no rejected answer to compare with.",
-        "Give every row a chosen and a rejected answer (docs/data.md), or set another objective: "
-        "train.objective=sft for answers, =kto for answers marked true or false.",
+        "Give every row a chosen and a rejected answer (docs/reference/data-formats.md), or set "
+        "another objective: train.objective=sft for answers, =kto for answers marked true or "
+        "false.",
     )
     return [PreferenceExample(tuple(encode(side) for side in row.sides)) for row in rows]
 
@@ -160,7 +161,8 @@ def kto_examples(rows: Sequence[Row], encode: Encode) -> list[Example]:
     _reject(
         [row for row in rows if not row.is_preference],
         "nothing says whether the answer is desirable.",
-        'Give every row "label": true or false (docs/data.md), or set train.objective=sft.',
+        'Give every row "label": true or false (docs/reference/data-formats.md), or set '
+        "train.objective=sft.",
     )
     single = [side for row in rows for side in _split_pair(row)]
     examples: list[Example] = []

@@ -31,7 +31,7 @@ def count_steps(rows: int, settings: Train) -> int:
 
 def count_updates(settings: Train) -> int:
     """Return the optimizer steps on the same rows, one after another."""
-    return settings.objective.updates if isinstance(settings.objective, Grpo) else 1
+    return settings.objective.num_iterations if isinstance(settings.objective, Grpo) else 1
 
 
 def rows_of_step(

@@ -1,7 +1,7 @@
 """Hidden-state matching: each layer of the student is held to a layer of its teacher.
 
 At every target position the student's layers are compared with as many of the teacher's, evenly
-spaced with the first and the last one (as `distil.layers` prunes): the hints of FitNets (Romero et
+spaced with the first and the last one (as `distill.layers` prunes): the hints of FitNets (Romero et
 al. 2015, arXiv:1412.6550), with the layer map of TinyBERT (Jiao et al. 2020, arXiv:1909.10351). The
 distance is squared and relative to the length of the teacher's state, so that one weight serves all
 models. Where the widths differ, a trained projection maps the student's states to the teacher's

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from burnish.core.recipe.train import Train
 from burnish.train.distributed.process_group import ProcessGroup
-from burnish.train.optim.adamw import MasterAdamW, make_adamw
+from burnish.train.optim.adamw import MasterAdamW, decays, make_adamw
 from burnish.train.optim.adamw_8bit import MOMENTS
 
 #: Gradients that are reduced at once: 16 MB.
@@ -118,6 +118,13 @@ class ZeroAdamW(MasterAdamW):
         rate = super().step(number, rate)
         self.gradient.zero_()
         return rate
+
+    @torch.no_grad()
+    def decay(self, factor: float) -> None:
+        """See `MasterAdamW.decay`; each process multiplies its own shard."""
+        for name, _, in_vector in self._shard_slices(self._own_shard):
+            if decays(name):
+                self.master[in_vector].mul_(factor)
 
     def reset(self) -> None:
         """See `MasterAdamW.reset`; the gradients of other shards are zeroed too."""

@@ -74,7 +74,7 @@ def shape_from_config(config: Any, method: LowRank | Full) -> ModelShape:
         model: Any = AutoModelForCausalLM.from_config(config)
         if isinstance(method, LowRank):
             # The initialisation of the adapters doesn't change their size.
-            plain = Lora(rank=method.rank, targets=method.targets, ranks=method.ranks)
+            plain = Lora(rank=method.rank, targets=method.targets, rank_pattern=method.rank_pattern)
             model = METHODS["lora"](model, plain).model
     head = model.get_output_embeddings()
     linear = sum(

@@ -13,10 +13,11 @@ from burnish.data.load import Dataset
 from burnish.models.chat_template import set_thinking, split_as_served
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import LocalModel
+from burnish.models.text_windows import windows_of
 from burnish.train.distributed.process_group import SINGLE, ProcessGroup
 
 #: Objectives that learn every answer of a conversation.
-_CONVERSATION_OBJECTIVES = ("sft", "distil", "custom")
+_CONVERSATION_OBJECTIVES = ("sft", "distill", "custom")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +41,17 @@ class TrainContext:
         """Build the context with the base model's tokenizer.
 
         The tokenizer's template asks for reasoning if training rows have any. Conversations are
-        split into the rows that the model will be served (see `split_as_served`).
+        split into the rows that the model will be served (see `split_as_served`), and long texts into
+        windows (see `windows_of`).
         """
         tokenizer = set_thinking(load_tokenizer(base), have_reasoning(dataset.split.train))
         if recipe.train.objective.kind in _CONVERSATION_OBJECTIVES:
-            split = dataset.split
-            split = replace(
-                split,
-                train=_rows_as_served(tokenizer, split.train),
-                validation=_rows_as_served(tokenizer, split.validation),
+            split, max_length = dataset.split, recipe.train.max_length
+            train, validation = (
+                _split_into_windows(tokenizer, _rows_as_served(tokenizer, rows), max_length)
+                for rows in (split.train, split.validation)
             )
+            split = replace(split, train=train, validation=validation)
             dataset = replace(dataset, split=split)
         return cls(recipe, dataset, base, tokenizer, process_group)
 
@@ -66,3 +68,15 @@ def _rows_as_served(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> 
             "earlier answers differently from the last one."
         )
     return tuple(row for parts in split_rows for row in parts)
+
+
+def _split_into_windows(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], max_length: int
+) -> tuple[Row, ...]:
+    split_rows = [windows_of(tokenizer, row, max_length) for row in rows]
+    if counts := [len(windows) for windows in split_rows if len(windows) > 1]:
+        say(
+            f"{len(counts)} texts of more than {max_length} tokens are split into {sum(counts)} "
+            "windows (train.max_length)."
+        )
+    return tuple(row for windows in split_rows for row in windows)

@@ -112,7 +112,7 @@ def check_trainable_together(recipes: dict[str, Recipe]) -> None:
 
 def _begins_at_zero(method: Any) -> bool:
     return not isinstance(method, Lora) or (
-        method.init == "zero" and not (method.start or method.on)
+        method.init == "zero" and not (method.init_from or method.stack_on)
     )
 
 

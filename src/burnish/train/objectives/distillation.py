@@ -17,7 +17,7 @@ from burnish.train.objectives.base import batch_only, target_weight
 
 
 def distillation(settings: Distillation) -> Objective:
-    """Build the objective `distil`."""
+    """Build the objective `distill`."""
 
     def compute_loss(model: PreTrainedModel, batch: PackedBatch) -> BatchLoss:
         hidden, head = target_states(model, batch)

@@ -34,8 +34,8 @@ def grpo(settings: Grpo) -> Objective:
         reference = _token_logprobs([row.reference for row in groups], current)
         per_answer = [advantage for row in groups for advantage in row.advantages]
         advantages = torch.tensor(per_answer, device=current.device)[batch.answer_index]
-        high = settings.clip if settings.clip_high is None else settings.clip_high
-        each = clipped_surrogate(logprobs, old, advantages, (settings.clip, high))
+        high = settings.epsilon if settings.epsilon_high is None else settings.epsilon_high
+        each = clipped_surrogate(logprobs, old, advantages, (settings.epsilon, high))
         # The ratio makes the gradient that of the reverse KL divergence itself, without bias
         # (DeepSeek-V3.2, 2025, arXiv:2512.02556).
         kl = estimate_kl(logprobs, reference) * (logprobs - old).exp()
@@ -44,12 +44,12 @@ def grpo(settings: Grpo) -> Objective:
             weights = weights / answer_lengths(batch)[batch.answer_index]
         is_target = batch.weights > 0
         ratio = (current - old).exp()
-        clipped = (ratio < 1 - settings.clip) | (ratio > 1 + high)
+        clipped = (ratio < 1 - settings.epsilon) | (ratio > 1 + high)
         metrics = {"kl": kl.detach()[is_target], "clipped": clipped.float()[is_target]}
         return BatchLoss(((each + settings.beta * kl) * weights).sum(), metrics)
 
     def examples(rows: Sequence[Row], encode: Encode) -> list[Example]:
-        return rollout_groups(rows, encode, settings.answers, settings.max_new_tokens)
+        return rollout_groups(rows, encode, settings.num_generations, settings.max_new_tokens)
 
     return Objective(
         examples,

@@ -20,7 +20,7 @@ OBJECTIVES: dict[str, Callable[[Any], Objective]] = {
     "orpo": orpo,
     "simpo": simpo,
     "kto": kto,
-    "distil": distillation,
+    "distill": distillation,
     "grpo": grpo,
     "custom": custom,
 }

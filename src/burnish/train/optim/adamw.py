@@ -6,6 +6,7 @@ rounded copies.
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,6 +16,17 @@ from burnish.train.optim.adamw_8bit import MOMENTS, AdamW8bit
 
 #: The optimizer's state of each weight; moments in 8 bits have scales.
 _STATE = ("step", *MOMENTS, *(f"{name}_scale" for name in MOMENTS))
+
+#: Norms and biases, by their names in `transformers` (the rule of its Trainer too).
+_UNDECAYED = re.compile(
+    r"bias|layernorm|rmsnorm|(^|[._])(norm|ln)\w*($|\.)|norm\d*\.weight", re.IGNORECASE
+)
+
+
+def decays(name: str) -> bool:
+    """Return True for weights with weight decay: not norms and biases, whose 0 isn't a simpler
+    model (as in Loshchilov & Hutter's own code)."""
+    return not _UNDECAYED.search(name)
 
 
 class MasterAdamW:
@@ -59,10 +71,19 @@ class MasterAdamW:
         rate = self.learning_rate(number) if rate is None else rate
         for group in self.adamw.param_groups:
             group["lr"] = rate
+        if self.settings.weight_decay:
+            self.decay(1 - rate * self.settings.weight_decay)
         self.adamw.step()
         self.adamw.zero_grad(set_to_none=False)
         self.copy_to_model()
         return rate
+
+    @torch.no_grad()
+    def decay(self, factor: float) -> None:
+        """Multiply the exact values that decay: decoupled weight decay."""
+        for name, master in self.masters.items():
+            if decays(name):
+                master.mul_(factor)
 
     @property
     def moment_bytes(self) -> int:
@@ -84,7 +105,7 @@ class MasterAdamW:
     def learning_rate(self, number: int) -> float:
         """Return the learning rate of step `number` (from 0): linear warm-up, then the schedule."""
         settings = self.settings
-        warmup = math.ceil(settings.warmup_share * self.steps)
+        warmup = math.ceil(settings.warmup_ratio * self.steps)
         if number < warmup:
             return settings.learning_rate * (number + 1) / warmup
         done = (number - warmup) / max(self.steps - warmup, 1)
@@ -128,13 +149,14 @@ class MasterAdamW:
 
 
 def make_adamw(masters: Sequence[torch.Tensor], settings: Train) -> torch.optim.Optimizer:
-    """Make the recipe's AdamW: PyTorch's, or the one with 8-bit moments."""
+    """Make the recipe's AdamW: PyTorch's, or the one with 8-bit moments; without weight decay,
+    which isn't the same for all weights."""
     if settings.optimizer == "adamw_8bit":
-        return AdamW8bit(masters, settings.learning_rate, settings.weight_decay)
+        return AdamW8bit(masters, settings.learning_rate)
     return torch.optim.AdamW(
         list(masters),
         lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
+        weight_decay=0.0,
         # One pass over the memory instead of ten: most of the update in full fine-tuning.
         fused=True,
     )

@@ -29,8 +29,8 @@ class AdamW8bit(torch.optim.Optimizer):
     block; or the moment itself where the tensor is small. Raises Unavailable without bitsandbytes.
     """
 
-    def __init__(self, masters: Sequence[torch.Tensor], rate: float, decay: float) -> None:
-        super().__init__(list(masters), {"lr": rate, "weight_decay": decay})
+    def __init__(self, masters: Sequence[torch.Tensor], rate: float) -> None:
+        super().__init__(list(masters), {"lr": rate})
         functional = import_bitsandbytes("Moments of 8 bits need").functional
         self.functional = functional
         self.codes = {
@@ -48,10 +48,10 @@ class AdamW8bit(torch.optim.Optimizer):
         """Update all tensors by their gradients."""
         for group in self.param_groups:
             for master in group["params"]:
-                self._update(master, group["lr"], group["weight_decay"])
+                self._update(master, group["lr"])
         return closure() if closure else None
 
-    def _update(self, master: torch.Tensor, rate: float, decay: float) -> None:
+    def _update(self, master: torch.Tensor, rate: float) -> None:
         state, grad = self.state[master], master.grad
         assert grad is not None
         if not state:
@@ -66,7 +66,6 @@ class AdamW8bit(torch.optim.Optimizer):
             first.lerp_(chunk, 1 - _BETAS[0])
             second.mul_(_BETAS[1]).addcmul_(chunk, chunk, value=1 - _BETAS[1])
             root = (second / (1 - _BETAS[1] ** number)).sqrt_().add_(_EPSILON)
-            flat[part].mul_(1 - rate * decay)
             flat[part].addcdiv_(first, root, value=-rate / (1 - _BETAS[0] ** number))
             for name, moment in zip(MOMENTS, (first, second), strict=True):
                 self._quantize(state, name, part, moment)

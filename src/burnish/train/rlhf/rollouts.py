@@ -93,13 +93,15 @@ class RolloutSampler:
     ) -> tuple[list[Example], dict[str, float]]:
         """Return the groups that step `step` (from 0) learns from, and the metrics of all groups.
 
-        Groups whose answers all have the same reward teach nothing and are left out.
+        Groups whose answers all have the same reward teach nothing and are left out, unless the loss
+        has a KL term and the model has moved: the term applies to every answer, whatever its reward
+        (Shao et al. 2024, equation 3).
         """
         number = step // count_updates(self.module.settings)
         if self.latest is None or self.latest[0] != number:
             groups = [row for row in rows if isinstance(row, RolloutGroup)]
             rollouts, kept = self._load_saved(number, groups) or self._sample_groups(number, groups)
-            self.latest = (number, kept, _rollout_metrics(rollouts, len(kept)))
+            self.latest = (number, kept, _rollout_metrics(rollouts))
         return list(self.latest[1]), self.latest[2]
 
     def _sample_groups(
@@ -107,7 +109,7 @@ class RolloutSampler:
     ) -> tuple[list[list[Rollout]], list[RolloutGroup]]:
         rollouts = self.sample(groups, number)
         kept = self._with_advantages(groups, rollouts)
-        if self.settings.updates > 1:
+        if self.settings.num_iterations > 1:
             kept = self._with_logprobs(kept, "old")
         self._save(number, groups, rollouts, kept)
         return rollouts, self._with_reference(kept)
@@ -116,7 +118,7 @@ class RolloutSampler:
         """Do the work of `examples_for_step` without leaving a trace."""
         groups = [row for row in rows if isinstance(row, RolloutGroup)]
         kept = self._with_advantages(groups, self.sample(groups, 0))
-        if self.settings.updates > 1:
+        if self.settings.num_iterations > 1:
             kept = self._with_logprobs(kept, "old")
         self._with_reference(kept)
 
@@ -124,7 +126,7 @@ class RolloutSampler:
         """Return the mean reward of greedy answers (of several sampled ones, where the recipe says
         so), and its negative as the `loss`."""
         groups = [row for row in rows if isinstance(row, RolloutGroup)]
-        count = self.settings.validation_answers
+        count = self.settings.num_generations_eval
         temperature = self.settings.temperature if count > 1 else 0.0
         sampled = self._sample(groups, 0, count, temperature)
         rollouts = [rollout for answers in sampled for rollout in answers]
@@ -133,7 +135,9 @@ class RolloutSampler:
 
     def sample(self, groups: Sequence[RolloutGroup], number: int) -> list[list[Rollout]]:
         """Return the answers of each group in round `number`, sampled from the current weights."""
-        return self._sample(groups, number, self.settings.answers, self.settings.temperature)
+        return self._sample(
+            groups, number, self.settings.num_generations, self.settings.temperature
+        )
 
     def _sample(
         self, groups: Sequence[RolloutGroup], number: int, count: int, temperature: float
@@ -156,9 +160,10 @@ class RolloutSampler:
     def _with_advantages(
         self, groups: Sequence[RolloutGroup], rollouts: Sequence[Sequence[Rollout]]
     ) -> list[RolloutGroup]:
-        """Return the groups whose rewards differ, with their answers and advantages."""
+        """Return the groups that change the model, with their answers and advantages."""
         rewards = torch.tensor([[rollout.reward for rollout in each] for each in rollouts])
         advantages = group_advantages(rewards, self.settings.scale_rewards)
+        has_kl = self.settings.beta > 0 and self._has_moved()
         return [
             replace(
                 group,
@@ -166,8 +171,14 @@ class RolloutSampler:
                 advantages=tuple(own.tolist()),
             )
             for group, each, own in zip(groups, rollouts, advantages, strict=True)
-            if len({rollout.reward for rollout in each}) > 1
+            if has_kl or _have_different_rewards(each)
         ]
+
+    def _has_moved(self) -> bool:
+        """Return True if a weight has changed since before training. Where none has, the divergence
+        is rounding error, of which AdamW would make whole steps."""
+        weights, initial = self.module.optimizer.weights, self.initial_weights
+        return any(not torch.equal(weight, initial[name]) for name, weight in weights.items())
 
     def _with_reference(self, groups: list[RolloutGroup]) -> list[RolloutGroup]:
         """Return the groups with the initial log-probabilities, if the loss has a KL term."""
@@ -263,13 +274,17 @@ def _tokenize_rollout(group: RolloutGroup, rollout: Rollout) -> TokenizedRow:
     return TokenizedRow((*group.prompt, *rollout.ids), weights)
 
 
-def _rollout_metrics(rollouts: Sequence[Sequence[Rollout]], kept: int) -> dict[str, float]:
+def _have_different_rewards(rollouts: Sequence[Rollout]) -> bool:
+    return len({rollout.reward for rollout in rollouts}) > 1
+
+
+def _rollout_metrics(rollouts: Sequence[Sequence[Rollout]]) -> dict[str, float]:
     flat = [rollout for each in rollouts for rollout in each]
     rewards = [rollout.reward for rollout in flat]
     return {
         "reward": statistics.fmean(rewards),
         "reward_std": statistics.pstdev(rewards),
-        "skipped": 1 - kept / len(rollouts),
+        "skipped": 1 - sum(map(_have_different_rewards, rollouts)) / len(rollouts),
         **_length_metrics(flat),
     }
 

@@ -104,7 +104,7 @@ class Study:
 def _suggest(trial: Any, field: str, values: Any) -> Any:
     if isinstance(values, tuple):
         return trial.suggest_categorical(field, list(values))
-    suggest = trial.suggest_int if values.whole else trial.suggest_float
+    suggest = trial.suggest_int if values.is_integer else trial.suggest_float
     return suggest(field, values.low, values.high, log=values.log)
 
 

@@ -83,7 +83,11 @@ def check_supported(recipe: Recipe, base: LocalModel) -> None:
     if base.kind != "vision":
         return
     settings, method = recipe.train, recipe.train.method
-    plain = isinstance(method, Lora) and method.init == "zero" and not (method.start or method.on)
+    plain = (
+        isinstance(method, Lora)
+        and method.init == "zero"
+        and not (method.init_from or method.stack_on)
+    )
     others = (
         ("train.objective", settings.objective.kind, isinstance(settings.objective, Sft)),
         ("train.method", method.kind, plain or isinstance(method, Full)),
@@ -98,7 +102,7 @@ def check_supported(recipe: Recipe, base: LocalModel) -> None:
             raise BadRecipe(
                 f"{base.name} reads images, and {name}={value} is for models that read text only.",
                 "Leave it out: train.objective=sft, with train.method full or lora (init=zero), in "
-                "one process (docs/vision.md).",
+                "one process (docs/guides/vision.md).",
             )
 
 
