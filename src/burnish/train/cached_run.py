@@ -63,9 +63,8 @@ def cached_run_folder(recipe: Recipe, dataset: Dataset) -> Path:
         sources.append(hash_json([repr(sorted(row.item.items())) for row in dataset.split.train]))
     # The artifact has the task in it: labels that no row has, for one.
     task = dataset.task.model_dump(mode="json", exclude_defaults=True)
-    key = hash_json(
-        [_VERSION, rows, task, kinds, settings, recipe.model.dtype, base.sha256, *sources]
-    )
+    weights = [recipe.model.dtype, base.sha256, *sources]
+    key = hash_json([_VERSION, rows, task, kinds, settings, *weights])
     return runs_folder() / f"train-{key[:12]}"
 
 

@@ -41,8 +41,8 @@ class TrainContext:
         """Build the context with the base model's tokenizer.
 
         The tokenizer's template asks for reasoning if training rows have any. Conversations are
-        split into the rows that the model will be served (see `split_as_served`), and long texts into
-        windows (see `windows_of`).
+        split into the rows that the model will be served (see `split_as_served`), and long texts
+        into windows (see `windows_of`).
         """
         tokenizer = set_thinking(load_tokenizer(base), have_reasoning(dataset.split.train))
         if recipe.train.objective.kind in _CONVERSATION_OBJECTIVES:

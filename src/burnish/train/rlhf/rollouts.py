@@ -93,9 +93,9 @@ class RolloutSampler:
     ) -> tuple[list[Example], dict[str, float]]:
         """Return the groups that step `step` (from 0) learns from, and the metrics of all groups.
 
-        Groups whose answers all have the same reward teach nothing and are left out, unless the loss
-        has a KL term and the model has moved: the term applies to every answer, whatever its reward
-        (Shao et al. 2024, equation 3).
+        Groups whose answers all have the same reward teach nothing and are left out, unless the
+        loss has a KL term and the model has moved: the term applies to every answer, whatever its
+        reward (Shao et al. 2024, equation 3).
         """
         number = step // count_updates(self.module.settings)
         if self.latest is None or self.latest[0] != number:

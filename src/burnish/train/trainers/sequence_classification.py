@@ -105,8 +105,8 @@ def collect_labels(dataset: Dataset) -> tuple[str, ...]:
 
 
 def class_weights(targets: Sequence[int], labels: int, kind: str) -> torch.Tensor:
-    """Return (labels,) weights: all 1, or balanced as scikit-learn's, n / (labels seen * rows of the
-    label).
+    """Return (labels,) weights: all 1, or balanced as scikit-learn's, n / (labels seen * rows of
+    the label).
 
     A label that no row has, such as a tag inside spans of one word, weighs as much as the rarest
     one that was seen: otherwise a single validation row would outweigh all others.
