@@ -36,7 +36,7 @@ def learn(optimizer, number, target):
     torch.manual_seed(number)
     for weight in optimizer.weights.values():
         weight.grad = weight.detach() - target + 0.1 * torch.randn_like(weight)
-    optimizer.collect()
+    optimizer.accumulate()
     optimizer.step(number)
 
 
@@ -89,7 +89,7 @@ def test_stretches_are_what_the_whole_would_be(monkeypatch):
     whole, parts = (optimizers((10_001,))[1] for _ in range(2))
     for number in range(3):
         learn(whole, number, target=1)
-    monkeypatch.setattr("burnish.train.optim.adamw_8bit._BATCH_SIZE", 2560)
+    monkeypatch.setattr("burnish.train.optim.adamw_8bit._CHUNK", 2560)
     for number in range(3):
         learn(parts, number, target=1)
 
