@@ -64,7 +64,8 @@ def test_loss_and_gradients_are_those_of_the_model_itself(any_model, tmp_path):
         ids, learnt = example.tokenized.ids, example.tokenized.weights
         labels = [token if weight else -100 for token, weight in zip(ids, learnt, strict=True)]
         given = process_prompt(plan.tokenizer, example.row.prompt).inputs(ids, plan.model)
-        own = plan.model(**given, labels=torch.tensor([labels])).loss * example.tokenized.target_count
+        mean = plan.model(**given, labels=torch.tensor([labels])).loss
+        own = mean * example.tokenized.target_count
         loss = plan._loss(example)
 
         assert float(loss.detach()) == pytest.approx(float(own.detach()), rel=1e-5)
