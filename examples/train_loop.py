@@ -142,7 +142,7 @@ for epoch in range(math.ceil(settings.epochs)):
 stream = stream[: math.ceil(len(train) * settings.epochs)]
 steps = math.ceil(len(train) * settings.epochs / settings.batch_size)
 steps = min(steps, settings.max_steps or steps)
-warmup = math.ceil(settings.warmup_share * steps)
+warmup = math.ceil(settings.warmup_ratio * steps)
 twice_an_epoch = max(min(math.ceil(len(train) / settings.batch_size / 2), steps), 1)
 validate_every = settings.evaluate_every or twice_an_epoch
 
