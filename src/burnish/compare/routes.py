@@ -17,8 +17,8 @@ from burnish.compare.teacher_ceiling import CEILING
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.progress import say
 from burnish.core.recipe.data import Task
-from burnish.core.recipe.objectives import Seq2Seq
 from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.support import goes_together
 from burnish.core.records import Prompt, Row, Split, images_of
 from burnish.core.runs import Run
 from burnish.data.load import Dataset
@@ -232,9 +232,8 @@ def with_routes(recipe: Recipe, task: Task) -> Recipe:
     if recipe.compare.routes:
         return recipe
     names = ["base", "few_shot", "fine_tuned"]
-    if isinstance(recipe.train.objective, Seq2Seq):
-        # An encoder wasn't trained to go on behind examples.
-        names.remove("few_shot")
+    objective = recipe.train.objective.kind
+    names = [name for name in names if goes_together("route", name, "objective", objective)]
     if task.kind == "classification" and find_model(recipe.model.name).kind != "vision":
         try:
             find_model(recipe.rag.embedder)
@@ -249,13 +248,9 @@ def with_routes(recipe: Recipe, task: Task) -> Recipe:
     )
 
 
-#: Routes that go by the words of a question.
-_TEXT_ONLY = ("classifier", "encoder", "retrieval", "retrieval_fine_tuned")
-
-
 def refuse_text_only_routes(routes: Sequence[str], rows: Sequence[Row]) -> None:
-    """Raise BadRecipe for routes that see no pictures, where there are some."""
-    blind = [name for name in routes if name in _TEXT_ONLY]
+    """Raise BadRecipe for routes that read no images, where rows have some."""
+    blind = [name for name in routes if not goes_together("route", name, "flag", "images")]
     if blind and any(images_of(row.prompt) for row in rows):
         raise BadRecipe(
             f"The questions hold pictures, and {', '.join(blind)} would go by the words alone.",
