@@ -22,14 +22,12 @@ from train_speed import MODEL, plain_rows
 
 def plan_of(arguments: argparse.Namespace, objective: str) -> Any:
     """A plan ready to fit, and its tokenizer."""
+    from transformers import set_seed
+
     from burnish.core.recipe.recipe import make_recipe
     from burnish.models.load import load_tokenizer
     from burnish.models.pull import pull
-    from burnish.train.trainers.causal_lm import (
-        build_language_model,
-        seed_everything,
-        tokenize_rows,
-    )
+    from burnish.train.trainers.causal_lm import build_language_model, tokenize_rows
 
     base = pull(MODEL)
     changes = [
@@ -45,7 +43,7 @@ def plan_of(arguments: argparse.Namespace, objective: str) -> Any:
         ]  # fmt: skip
     recipe, tokenizer = make_recipe({"model": {"name": MODEL}}, changes), load_tokenizer(base)
     rows = tokenize_rows(tuple(plain_rows(arguments.steps * arguments.batch)), tokenizer, recipe)
-    seed_everything(0)
+    set_seed(0)
     return build_language_model(recipe, base, rows, []), tokenizer
 
 
@@ -109,7 +107,7 @@ def main() -> None:
     if arguments.head:
         print(json.dumps(head_only(arguments)))
         return
-    from burnish.train.distillation.teacher_logits import add_teacher_logits
+    from burnish.train.distillation.teacher_logits import TeacherLogits
 
     spent: dict[str, list[tuple[float, float]]] = {"sft": [], "distill": []}
     with tempfile.TemporaryDirectory() as folder:
@@ -117,7 +115,7 @@ def main() -> None:
         plain, _ = plan_of(arguments, "sft")
         taught, tokenizer = plan_of(arguments, "distill")
         begun = time.perf_counter()
-        taught = add_teacher_logits(taught, tokenizer)
+        taught = TeacherLogits(taught.settings.objective).add_to(taught, tokenizer)
         asking = time.perf_counter() - begun
         kept = sum(file.stat().st_size for file in Path(folder).rglob("*.npy"))
         for plan in (plain, taught):

@@ -11,7 +11,7 @@ from burnish.core.recipe.distill import TeacherEndpoint
 from burnish.core.records import Message, Prompt
 from burnish.engines.answerers import remote
 from burnish.engines.answerers.remote import RemoteAnswerer
-from burnish.evaluate import prediction_cache
+from burnish.evaluate import latency
 from tests.compare.test_verdict import hits
 from tests.fixtures.tickets import WORDS
 from tests.stubs.teacher import Stub, serving
@@ -20,7 +20,7 @@ from tests.stubs.teacher import Stub, serving
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Three single requests are enough here, and tries follow each other at once."""
-    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
+    monkeypatch.setattr(latency, "_QUESTIONS", 3)
     monkeypatch.setattr(remote, "_FIRST_PAUSE", 0.001)
 
 

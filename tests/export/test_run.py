@@ -35,7 +35,8 @@ ROWS = [
         ("a parcel", "never came to me", "delivery"),
     )
 ]
-SHORT = ("train.max_steps=4", "data.near_duplicate=1.0", "data.test_share=0.34", "export.threads=1")
+SHORT = ("train.max_steps=4", "data.near_duplicate=1.0", "data.test_share=0.34", "export.threads=1",
+         "export.points=0.2", "export.relative=0.5")  # fmt: skip
 
 
 @pytest.fixture

@@ -90,7 +90,9 @@ def _costs(result: Mapping[str, Any]) -> ReportTable:
     costs, currency = result["costs"], result["currency"]
     if not costs:
         return ReportTable("", (), (), "")
-    never = "never" if costs["break_even"] is None else f"{costs['break_even']:,} requests"
+    is_dearer = costs["tokens_of_rival"] > costs["tokens"]
+    unpaid = "can't be told from these times" if is_dearer else "never"
+    paid = unpaid if costs["break_even"] is None else f"{costs['break_even']:,} requests"
     return ReportTable(
         "What it costs",
         ("", "Amount"),
@@ -104,7 +106,7 @@ def _costs(result: Mapping[str, Any]) -> ReportTable:
                 (f"1,000 requests, {spelt(route['name'])}", money(route["cost_per_1000"], currency))
                 for route in result["routes"]
             ),
-            (f"The training has paid, beside {spelt(costs['rival'])}", never),
+            (f"The training has paid, beside {spelt(costs['rival'])}", paid),
         ],
         f"{costs['words']} The machine is taken to be busy; an idle one costs the same hour.",
     )

@@ -18,6 +18,7 @@ from burnish.data.split import sample_rows
 from burnish.engines.answerers.registry import open_teacher
 from burnish.engines.protocol import Engine
 from burnish.engines.registry import open_engine
+from burnish.evaluate.latency import Timing
 from burnish.evaluate.prediction_cache import Measurement, evaluate_cached, latency_cached
 from burnish.evaluate.scoring import PromptSet
 from burnish.models.find_artifact import hash_weights
@@ -58,11 +59,11 @@ class RouteRunner:
         scores = scores or self._score(identity, engine, asked)
         if isinstance(engine, TeacherEngine):
             # What came back from elsewhere was timed on the way; asking again costs money.
-            seconds = [prediction.seconds for prediction in scores.predictions]
+            timing = Timing([prediction.seconds for prediction in scores.predictions])
         else:
-            seconds = latency_cached(identity, engine, prompts)
+            timing = latency_cached(name, identity, engine, prompts)
         self.run.events.write(event="measured", route=name, value=scores.interval.value)
-        return Measurement(scores, seconds, engine.memory_bytes)
+        return Measurement(scores, timing.seconds, engine.memory_bytes, timing.busy)
 
     def _score_if_hopeless(
         self, identity: str, engine: Engine, prompt_set: PromptSet, beside: Mapping[str, Scores]

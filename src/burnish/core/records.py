@@ -86,7 +86,8 @@ def images_of(messages: Sequence[Message]) -> tuple[Image, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example. `file` and `line` (1-based; for tables, the data row) say where it came from."""
+    """One example. `file` and `line` (1-based; for tables, the data row) say where it came from; a
+    `text` that doesn't end goes on in another row (models.text_windows)."""
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
@@ -100,6 +101,7 @@ class Row:
     item: Mapping[str, Any] = field(default_factory=dict, hash=False)
     file: str = ""
     line: int = 0
+    ends: bool = True
 
     @property
     def id(self) -> str:
@@ -323,10 +325,10 @@ class Scores:
         return [one.score for one in both], [theirs[one.row] for one in both], clusters_of(both)
 
 
-def clusters_of(predictions: Sequence[Prediction]) -> list[int]:
-    """A number a prediction, the same for those of one group."""
+def clusters_of(items: Sequence["Prediction | Row"]) -> list[int]:
+    """A number a prediction or row, the same for those of one group."""
     first: dict[str, int] = {}
     return [
         first.setdefault(one.group, place) if one.group else place
-        for place, one in enumerate(predictions)
+        for place, one in enumerate(items)
     ]

@@ -1,5 +1,7 @@
 """What is wrong with rows: every finding with its rows and its fix."""
 
+import json
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,11 +11,11 @@ from ftfy.badness import is_bad
 
 from burnish.core.records import Finding, Row, abbreviate
 from burnish.data.duplicates import (
-    content_hash,
     find_continued,
     find_near_pairs,
     normalize_text,
     question_text,
+    said_hash,
 )
 from burnish.data.findings import CODES
 from burnish.data.pii import find_pii_kinds
@@ -63,7 +65,7 @@ def check_rows(file: str, rows: Sequence[Row], near: float) -> list[Finding]:
     findings = [
         make_finding(code, file, numbers, facts) for code, numbers in found.items() if numbers
     ]
-    return [*findings, *_check_label_balance(file, rows)]
+    return [*findings, *_check_labels(file, rows)]
 
 
 def make_finding(
@@ -79,7 +81,7 @@ def _find_row_codes(row: Row) -> Iterator[str]:
     if sum(map(len, _texts(row))) > _LONG:
         yield "long_text"
     if row.text is not None:
-        if not row.text.strip():
+        if _is_blank(row.text):
             yield "empty_answer"
         return
     roles = [message.role for message in row.messages]
@@ -92,9 +94,9 @@ def _find_row_codes(row: Row) -> Iterator[str]:
         ):
             yield "same_answers"
         answers.append(row.rejected)
-    if any(not message.content.strip() and not message.tool_calls for message in answers):
+    if any(_is_blank(message.content) and not message.tool_calls for message in answers):
         yield "empty_answer"
-    if any(not m.content.strip() for m in row.messages if m.role == "user"):
+    if any(_is_blank(m.content) for m in row.messages if m.role == "user"):
         yield "empty_prompt"
     if not _roles_in_order(roles):
         yield "wrong_role"
@@ -117,13 +119,13 @@ def _roles_in_order(roles: Sequence[str]) -> bool:
 def _find_repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
     """Exact and near duplicates, turns that are learnt in several rows, and one question with
     different answers."""
-    hashes = [content_hash(row) for row in rows]
+    hashes = [said_hash(row) for row in rows]
     count = Counter(hashes)
     exact = [row.line for row, own in zip(rows, hashes, strict=True) if count[own] > 1]
     answers: dict[str, set[str]] = defaultdict(set)
     learnt = [row for row in rows if not row.is_preference]
     for row in learnt:
-        answers[_question_text(row)].add(normalize_text(row.answer) or row.answer)
+        answers[_question_text(row)].add(normalize_text(row.answer) or row.answer or _called(row))
     conflicts = [
         row.line for row in learnt if row.messages and len(answers[_question_text(row)]) > 1
     ]
@@ -149,7 +151,7 @@ def _find_contradictions(rows: Sequence[Row]) -> list[int]:
     judged: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.desirable is not None:
-            judged[content_hash(replace(row, desirable=None))].append(row)
+            judged[said_hash(replace(row, desirable=None))].append(row)
     return sorted(
         row.line
         for same in judged.values()
@@ -158,17 +160,48 @@ def _find_contradictions(rows: Sequence[Row]) -> list[int]:
     )
 
 
+def _called(row: Row) -> str:
+    """What the answer of a row calls, where it says nothing."""
+    return json.dumps([call for turn in row.messages[-1:] for call in turn.tool_calls])
+
+
 def _question_text(row: Row) -> str:
     return "\n".join(f"{message.role}: {normalize_text(message.content)}" for message in row.prompt)
 
 
-def _check_label_balance(file: str, rows: Sequence[Row]) -> list[Finding]:
+def _check_labels(file: str, rows: Sequence[Row]) -> list[Finding]:
+    """Labels that few rows have, that are one label in several forms, or the only one."""
     counts = Counter(row.label for row in rows if row.label is not None)
+    if len(counts) < 2:
+        alone = len(rows) > 1 and counts.total() == len(rows)
+        return [make_finding("one_label", file, [row.line for row in rows])] if alone else []
+    forms: dict[str, list[str]] = defaultdict(list)
+    for label in counts:
+        forms[_bare(label)].append(label)
+    several = [label for same in forms.values() if len(same) > 1 for label in same]
     rare = [label for label, n in counts.items() if n < _RARE]
-    if not rare or len(counts) < 2:
-        return []
-    numbers = [row.line for row in rows if row.label in rare]
-    return [make_finding("label_balance", file, numbers, {"labels": abbreviate(rare)})]
+    return [
+        make_finding(code, file, [row.line for row in rows if row.label in some], {"labels": names})
+        for code, some, names in (
+            ("label_balance", set(rare), abbreviate(rare)),
+            ("label_forms", set(several), abbreviate([repr(label) for label in several])),
+        )
+        if some
+    ]
+
+
+def _bare(label: str) -> str:
+    """A label without what hardly tells two apart: case, spaces, signs that can't be seen."""
+    folded = unicodedata.normalize("NFKC", label).casefold()
+    return "".join(sign for sign in folded if not _unseen(sign)) or label
+
+
+def _unseen(sign: str) -> bool:
+    return sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf")
+
+
+def _is_blank(text: str) -> bool:
+    return all(map(_unseen, text))
 
 
 def _check_across_files(by_file: Mapping[str, Sequence[Row]], near: float) -> list[Finding]:

@@ -81,6 +81,16 @@ CODES: dict[str, tuple[Severity, str, str]] = {
         "Some labels have very few rows.",
         "Collect at least 10 rows of each: {labels}.",
     ),
+    "label_forms": (
+        "warning",
+        "Some labels differ in case, spaces or signs that can't be seen, and count as different.",
+        "Write each in one way: {labels}.",
+    ),
+    "one_label": (
+        "warning",
+        "All rows have the same label: there is nothing to tell apart.",
+        "Add rows of the other labels, or leave the label out.",
+    ),
     "unseen_label": (
         "error",
         "Labels are asked in one file that no training row has.",

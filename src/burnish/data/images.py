@@ -1,6 +1,5 @@
 """Pictures that rows name or bring along: each takes its place in the message that it is for."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from burnish.data.spans import BadRow
 Record = Mapping[str, Any]
 
 #: What a column holds that is a picture: a data URL, the name of a file, or the file itself.
-_NAME = re.compile(r"data:image/.*|\S+\.(png|jpe?g|webp|gif|bmp|tiff?)", re.IGNORECASE | re.DOTALL)
+_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 _MAGIC_BYTES = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8")
 
 #: What a part of a message that is a picture is called.
@@ -65,7 +64,14 @@ def _is_image(value: Any) -> bool:
         first = first.get("bytes") or first.get("path")
     if isinstance(first, bytes):
         return first.startswith(_MAGIC_BYTES) or first[8:12] == b"WEBP"
-    return isinstance(first, str) and bool(_NAME.fullmatch(first))
+    return isinstance(first, str) and _is_name(first)
+
+
+def _is_name(text: str) -> bool:
+    """Whether a text is a data URL of a picture, or one word that ends as a picture's file does."""
+    folded = text.lower()
+    named = folded.endswith(_ENDINGS) and folded not in _ENDINGS
+    return folded.startswith("data:image/") or (named and not any(map(str.isspace, text)))
 
 
 def insert_before_question(row: Row, pictures: tuple[Image, ...]) -> Row:

@@ -1,11 +1,11 @@
 """What the answers are, seen from the rows; and the sentence that says why."""
 
-import json
 import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from burnish.core.json_text import BadJson, parse_json
 from burnish.core.recipe.data import Task
 from burnish.core.records import Row
 
@@ -55,6 +55,6 @@ def _infer_kind(rows: Sequence[Row], answers: Sequence[str]) -> tuple[str, str]:
 
 def _is_object(answer: str) -> bool:
     try:
-        return isinstance(json.loads(answer), dict)
-    except (json.JSONDecodeError, RecursionError):
+        return isinstance(parse_json(answer), dict)
+    except BadJson:
         return False

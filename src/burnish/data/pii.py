@@ -10,7 +10,8 @@ from collections.abc import Callable
 import phonenumbers
 from stdnum import iban, luhn
 
-_MAIL = re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b")
+#: One beginning a run of signs, and nothing given back: linear, whatever the text.
+_MAIL = re.compile(r"(?<![\w.+-])[\w.+-]++@[\w-]++(?:\.[\w-]++)+")
 #: Domains that belong to nobody (RFC 2606).
 _EXAMPLE_DOMAIN = re.compile(r"(?:\.|@)(?:example(?:\.(?:com|net|org))?|invalid|test)$")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")

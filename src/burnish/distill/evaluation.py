@@ -167,7 +167,8 @@ def _evaluate(exam: EvaluationSet, sitter: Contestant) -> Measurement:
     prompts = exam.prompts(engine.count_tokens, sitter.instruction, sitter.reasoning_tokens)
     asked = PromptSet(exam.rows, prompts, f"Asking {sitter.name}")
     scores = evaluate_cached(weights, engine, asked, exam.dataset.task, exam.recipe.evaluate)
-    return Measurement(scores, latency_cached(weights, engine, prompts), engine.memory_bytes)
+    timing = latency_cached(sitter.name, weights, engine, prompts)
+    return Measurement(scores, timing.seconds, engine.memory_bytes, timing.busy)
 
 
 def measure_savings(student: Measurement, teacher: Measurement, recipe: Recipe) -> Savings:

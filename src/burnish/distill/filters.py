@@ -5,21 +5,22 @@ first; those that compare rows see only what is left. What counts as an answer t
 `burnish evaluate` would score.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from burnish.core.json_text import BadJson, parse_json
 from burnish.core.recipe.data import Task
 from burnish.core.records import Row
 from burnish.data.check import find_leaks
 from burnish.data.duplicates import find_near_pairs, question_text
 from burnish.distill.teacher_answers import TeacherExample
 from burnish.engines.answerers.protocol import AnswererReply
+from burnish.evaluate.text import unfenced
 
 #: How refusals begin, in the words of the usual assistants.
 _REFUSAL = re.compile(
-    r"\s*(i['’]?m sorry|i am sorry|sorry,|i apologi[sz]e|i can['’]?t|i cannot|i can not|"
+    r"(i['’]?m sorry|i am sorry|sorry,|i apologi[sz]e|i can['’]?t|i cannot|i can not|"
     r"i['’]?m unable|i am unable|i['’]?m not able|i won['’]?t|as an ai|unfortunately, i)",
     re.IGNORECASE,
 )
@@ -47,7 +48,9 @@ def answer_norms(rows: Sequence[Row], task: Task) -> AnswerNorms:
     found = [value for answer in answers if (value := _parse_object(answer)) is not None]
     keys = frozenset.intersection(*map(frozenset, found)) if found else frozenset()
     longest = max(map(len, answers)) if len(answers) >= _KNOWN_ANSWERS else None
-    return AnswerNorms(task, keys, longest, any(_REFUSAL.match(answer) for answer in answers))
+    return AnswerNorms(
+        task, keys, longest, any(_REFUSAL.match(answer.lstrip()) for answer in answers)
+    )
 
 
 def _empty(reply: AnswererReply, standard: AnswerNorms) -> str:
@@ -61,7 +64,7 @@ def _cut_short(reply: AnswererReply, standard: AnswerNorms) -> str:
 
 
 def _refusal(reply: AnswererReply, standard: AnswerNorms) -> str:
-    refused = not standard.refuses and _REFUSAL.match(reply.text)
+    refused = not standard.refuses and _REFUSAL.match(reply.text.lstrip())
     return "the teacher refused" if refused else ""
 
 
@@ -176,13 +179,12 @@ def _drop(lessons: Sequence[TeacherExample], ids: set[str], reason: str) -> list
 
 
 def _strip_fence(text: str) -> str:
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", text, re.DOTALL | re.IGNORECASE)
-    return (fenced.group(1) if fenced else text).strip()
+    return unfenced(text).strip()
 
 
 def _parse_object(text: str) -> dict[str, object] | None:
     try:
-        value = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+        value = parse_json(text)
+    except BadJson:
         return None
     return value if isinstance(value, dict) else None

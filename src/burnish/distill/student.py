@@ -140,7 +140,8 @@ def prepare_student(recipe: Recipe) -> str:
     source = settings.teacher.model if settings.layers_of == "teacher" else recipe.model.name
     rows = calibration_rows(recipe)
     sizes = [settings.neurons, settings.heads, settings.vocab_size]
-    by = [*sizes, *map(content_hash, rows)] if rows else []
+    most = recipe.train.max_length
+    by = [*sizes, most, *map(content_hash, rows)] if rows else []
     origin = hash_json([hash_weights(source), settings.layers, *by])
     artifact = find_artifact(source)
     base = find_model(artifact.base if artifact else source)
@@ -153,7 +154,7 @@ def prepare_student(recipe: Recipe) -> str:
         return name
     model, tokenizer = _load_uncut(base, artifact)
     writes = bool(artifact) or base.kind == "causal"
-    texts = tokenize_rows(rows, tokenizer, writes, recipe.train.max_length)
+    texts = tokenize_rows(rows, tokenizer, writes, most)
     pieces = prune(model, tokenizer, settings, texts)
     say(f"Student: {', '.join(settings.pruning_steps)} of {source}.")
     before = read_manifest(base.path)

@@ -2,12 +2,16 @@
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rapidfuzz import fuzz
 from sacrebleu import sentence_bleu
+
+from burnish.core.json_text import BadJson, parse_json
+from burnish.core.scripts import spaced
 
 _TEMPLATE = re.compile(r"\{\{\s*(item|sample)((?:\.\w+)*)\s*\}\}")
 
@@ -43,8 +47,8 @@ def sample_of(output: str) -> dict[str, Any]:
     """An answer as templates see it."""
     sample: dict[str, Any] = {"output_text": output}
     try:
-        sample["output_json"] = json.loads(output)
-    except (ValueError, RecursionError):
+        sample["output_json"] = parse_json(output)
+    except BadJson:
         return sample
     return sample
 
@@ -54,10 +58,19 @@ def gleu(given: str, wanted: str) -> float:
     (Wu et al. 2016, arXiv:1609.08144)."""
     ours, theirs = (
         Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
-        for words in (given.split(), wanted.split())
+        for words in (_spaced(given).split(), _spaced(wanted).split())
     )
     longest = max(sum(ours.values()), sum(theirs.values()))
     return sum((ours & theirs).values()) / longest if longest else 0.0
+
+
+def _spaced(text: str) -> str:
+    """NFC, with spaces between the characters of scripts that have none between words."""
+    return spaced(_composed(text))
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _rouge(name: str) -> Callable[[str, str], float]:
@@ -78,8 +91,8 @@ CHECKS: Mapping[str, Callable[[str, str], bool]] = {
 }
 #: `text_similarity`: measure → how alike the two texts are, in [0, 1]. (`cosine` needs a model.)
 SIMILARITIES: Mapping[str, Callable[[str, str], float]] = {
-    "fuzzy_match": lambda given, wanted: fuzz.ratio(given, wanted) / 100,
-    "bleu": lambda given, wanted: sentence_bleu(given, [wanted]).score / 100,
+    "fuzzy_match": lambda given, wanted: fuzz.ratio(_composed(given), _composed(wanted)) / 100,
+    "bleu": lambda given, wanted: sentence_bleu(_spaced(given), [_spaced(wanted)]).score / 100,
     "gleu": gleu,
     **{f"rouge_{n}": _rouge(f"rouge{n}") for n in range(1, 6)},
     "rouge_l": _rouge("rougeL"),

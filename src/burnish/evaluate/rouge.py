@@ -1,32 +1,32 @@
 """ROUGE by `rouge-score`, which loads nltk: whoever computes none needn't wait for it."""
 
-import re
+import unicodedata
 
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
-from burnish.evaluate.text import UNSPACED
-
-_WORD = re.compile(r"[^\W_]+")
+from burnish.core.scripts import words
 
 
 class _Words(Tokenizer):
-    """Words of any script: `rouge-score` by itself drops all that isn't a-z, a whole Greek text."""
+    """Words of any script, with their marks: `rouge-score` by itself drops all that isn't a-z, a
+    whole Greek text. What is ASCII it reads by itself."""
 
-    def __init__(self) -> None:
-        self.ascii = DefaultTokenizer(use_stemmer=True)
+    def __init__(self, stemmed: bool) -> None:
+        self.ascii = DefaultTokenizer(use_stemmer=stemmed)
 
     def tokenize(self, text: str) -> list[str]:
-        """Words in lower case; those of ASCII are stemmed."""
-        words = [UNSPACED.sub(r" \1 ", word) for word in _WORD.findall(text.lower())]
-        return [
-            part
-            for word in words
-            for part in (self.ascii.tokenize(word) if word.isascii() else word.split())
-        ]
+        """Words in lower case."""
+        folded = unicodedata.normalize("NFC", text).lower()
+        if folded.isascii():
+            return list(self.ascii.tokenize(folded))
+        parts = (
+            [word] if not word.isascii() else self.ascii.tokenize(word) for word in words(folded)
+        )
+        return [part for some in parts for part in some]
 
 
-_LONGEST = RougeScorer(["rougeL"], tokenizer=_Words())
+_LONGEST = RougeScorer(["rougeL"], tokenizer=_Words(stemmed=True))
 
 
 def rouge_l(expected: str, answer: str) -> float:
@@ -35,5 +35,6 @@ def rouge_l(expected: str, answer: str) -> float:
 
 
 def rouge(name: str, expected: str, answer: str) -> float:
-    """The F-measure `name` (rouge1, ..., rougeL) as `rouge-score` has it."""
-    return float(RougeScorer([name]).score(expected, answer)[name].fmeasure)
+    """The F-measure `name` (rouge1, ..., rougeL) of words of any script, none of them stemmed."""
+    scorer = RougeScorer([name], tokenizer=_Words(stemmed=False))
+    return float(scorer.score(expected, answer)[name].fmeasure)

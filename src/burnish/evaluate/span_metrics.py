@@ -6,14 +6,14 @@ rows.
 """
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-#: An answer in a code fence.
-CODE_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?```\s*", re.DOTALL | re.IGNORECASE)
+from burnish.core.json_text import BadJson, parse_json
+from burnish.evaluate.text import unfenced
+
 _DRAWS, _CONFIDENCE = 2_000, 0.95
 
 
@@ -91,10 +91,9 @@ def _count_spans(expected: str, answer: str) -> tuple[int, int, int]:
 
 def _parse_spans(text: str) -> list[dict[str, object]] | None:
     """The list of objects that an answer is, as it stands or in a code fence; None if it isn't."""
-    fenced = CODE_FENCE.fullmatch(text)
     try:
-        value = json.loads(fenced.group(1) if fenced else text)
-    except (json.JSONDecodeError, RecursionError):
+        value = parse_json(unfenced(text))
+    except BadJson:
         return None
     is_list = isinstance(value, list) and all(isinstance(one, dict) for one in value)
     return value if is_list else None

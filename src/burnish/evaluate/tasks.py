@@ -1,11 +1,11 @@
 """What a task means for asking and scoring: the table TASKS."""
 
-import json
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from burnish.core.errors import BadData
+from burnish.core.json_text import BadJson, parse_json
 from burnish.core.reasoning import join_reasoning
 from burnish.core.recipe.data import Task
 from burnish.core.recipe.evaluate import Evaluate
@@ -71,6 +71,11 @@ def refuse_unanswerable(rows: Sequence[Row]) -> None:
     if not rows:
         raise BadData("There are no test rows.", "Name a test file, or raise data.test_share.")
     for row in rows:
+        if not row.answer and any(turn.tool_calls for turn in row.messages[-1:]):
+            raise BadData(
+                f"{row.id}: the row ends in a tool call, and calls aren't scored.",
+                "Leave such rows to the training file, or end them with what is said at last.",
+            )
         if not row.prompt or not row.answer:
             raise BadData(
                 f"{row.id}: the row has no question with an answer, so no answer can be scored.",
@@ -141,7 +146,7 @@ def with_examples(prompt: Prompt, rows: Sequence[Row]) -> Prompt:
 
 def _json_keys(answer: str) -> list[str]:
     try:
-        value = json.loads(answer)
-    except (json.JSONDecodeError, RecursionError):
+        value = parse_json(answer)
+    except BadJson:
         return []
     return list(value) if isinstance(value, dict) else []

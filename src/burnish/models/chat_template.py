@@ -21,6 +21,8 @@ from burnish.core.images import Image
 from burnish.core.prefix import common_prefix_length
 from burnish.core.records import Message, Row, images_of
 from burnish.models.image_processor import ProcessedPrompt, image_processor_of
+from burnish.models.special_text import guarded, parts_of
+from burnish.models.template_turns import parts_for, turn_for
 
 #: For models that come without a chat template: plain labels, and the end-of-text token as the end
 #: of a turn. A model is given it when it is loaded, and it is saved with what is trained on it.
@@ -80,8 +82,8 @@ def render_prompt(
     tools: Sequence[Mapping[str, Any]] = (),
     thinks: bool = False,
 ) -> str:
-    """The text that a model is asked, ending where its answer begins; `thinks` asks those that can
-    be asked to think first (see `switched`)."""
+    """The text that a model is asked, ending where its answer begins, for `encode_rendered`;
+    `thinks` asks those that can be asked to think first (see `switched`)."""
     return _render(tokenizer, messages, tools, is_prompt=True, thinks=thinks)
 
 
@@ -104,7 +106,14 @@ def encode_prompt(
     text, pictures = render_prompt(tokenizer, messages, tools), images_of(messages)
     if pictures:
         return _encode_with_images(tokenizer, text, pictures)
-    return encode_rendered_prompt(tokenizer, text)
+    if has_source(tokenizer) and len(parts_of(text)) > 1:
+        ids = encode_rendered(tokenizer, text)
+        return list(tokenizer.build_inputs_with_special_tokens(ids))
+    return (
+        encode_rendered_prompt(tokenizer, text)
+        if has_source(tokenizer)
+        else encode_rendered(tokenizer, text)
+    )
 
 
 def encode_rendered_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -122,7 +131,7 @@ def process_prompt(
     sight, pictures = image_processor_of(tokenizer), images_of(messages)
     if sight is None or not pictures:
         return ProcessedPrompt([], {}, {})
-    return sight.process(render_prompt(tokenizer, messages, tools), pictures)
+    return sight.process(_unmarked(render_prompt(tokenizer, messages, tools)), pictures)
 
 
 def has_source(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -131,8 +140,14 @@ def has_source(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of rendered text; the template has put the special tokens in, so none are added."""
+    """Tokens of a text as it is; none are added."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def encode_rendered(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Tokens of rendered text; the template has put the special tokens in, and what somebody wrote
+    is none of them (models.special_text)."""
+    return [token for part in parts_of(text) for token in encode_text(tokenizer, part)]
 
 
 def _encode_with_images(
@@ -140,7 +155,18 @@ def _encode_with_images(
 ) -> list[int]:
     """Tokens of rendered text in which pictures stand, those of the pictures among them."""
     sight = image_processor_of(tokenizer)
-    return sight.process(text, pictures).ids if sight and pictures else encode_text(tokenizer, text)
+    if sight and pictures:
+        return sight.process(_unmarked(text), pictures).ids
+    return encode_rendered(tokenizer, text)
+
+
+def _unmarked(text: str) -> str:
+    """A rendered text that must be encoded in one piece, pictures and all. Raises BadData."""
+    if len(parts_of(text)) > 1:
+        raise BadData(
+            "A text beside pictures holds the text of a special token.", "Remove it from the text."
+        )
+    return text
 
 
 def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) -> TokenizedRow:
@@ -157,13 +183,13 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) ->
         weights = [0.0] * len(source) + [weight] * len(target)
         return _truncate([*source, *target], weights, max_length)
     if row.text is not None:
-        ids = [*encode_text(tokenizer, row.text), _eos_id(tokenizer)]
+        ids = [*encode_text(tokenizer, row.text), *[_eos_id(tokenizer)] * row.ends]
         return _truncate(ids, [0.0, *[1.0] * (len(ids) - 1)], max_length)
     ids, weights, done = [], [], 0
     for position, before, said in _rendered_answers(tokenizer, row):
         shown = images_of(row.messages[done:position])
         between = _encode_with_images(tokenizer, before, shown)
-        answer = encode_text(tokenizer, said)
+        answer = encode_rendered(tokenizer, said)
         ids += [*between, *answer]
         learnt = _count_target_tokens(tokenizer, answer)
         weight = row.messages[position].weight
@@ -310,7 +336,7 @@ def _render(
         return str(
             tokenizer.apply_chat_template(
                 _template_messages(tokenizer, _without_earlier_reasoning(messages, is_prompt)),
-                tools=[dict(tool) for tool in tools] or None,
+                tools=guarded(tokenizer, tools) or None,
                 tokenize=False,
                 add_generation_prompt=is_prompt,
                 add_bos=bool(getattr(tokenizer, "add_bos_token", False)),
@@ -343,21 +369,16 @@ def _template_messages(
         if images_of(messages):
             raise BadData(
                 "There are pictures, and this model reads text only.",
-                "Ask a model that sees (docs/vision.md), or leave the pictures out.",
+                "Ask a model that sees (docs/guides/vision.md), or leave the pictures out.",
             )
-        return [message.as_template() for message in messages]
+        return [turn_for(tokenizer, message) for message in messages]
     for message in messages:
         for word in sight.placeholders:
             if word in "".join(part for part in message.parts if isinstance(part, str)):
                 said = f"A text holds `{word}`, which stands for a picture."
                 raise BadData(said, "Remove it from the text.")
-    return [{**turn.as_template(), "content": _template_content(turn)} for turn in messages]
-
-
-def _template_content(turn: Message) -> list[dict[str, str]]:
     return [
-        {"type": "text", "text": part} if isinstance(part, str) else {"type": "image"}
-        for part in turn.parts
+        {**turn_for(tokenizer, turn), "content": parts_for(tokenizer, turn)} for turn in messages
     ]
 
 

@@ -6,9 +6,8 @@ errors, and training does not begin before they are gone.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -28,6 +27,8 @@ from burnish.models.chat_template import (
 )
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import find_model
+from burnish.models.probes import Probes, probes_of
+from burnish.models.special_text import without_marks
 
 Encode = Callable[[PreTrainedTokenizerBase, Row, int], TokenizedRow]
 Serve = Callable[[PreTrainedTokenizerBase, Sequence[Message]], list[int]]
@@ -70,7 +71,8 @@ CHECKS: dict[str, tuple[str, str]] = {
         "Use a model whose template renders tools, or describe them in the system message.",
     ),
     "special_token_in_text": (
-        "A message holds the text of a special token, which would end or begin a turn.",
+        "A message holds the text of a special token, which many a server takes for the token "
+        "itself: it would end or begin a turn there.",
         "Remove it from the text.",
     ),
 }
@@ -92,6 +94,7 @@ class _Case:
     truncated: TokenizedRow
     prompt_ids: Sequence[int]
     rendered: str
+    probes: Probes
 
 
 def audit_for(model: str, rows: Sequence[Row], max_length: int) -> list[Finding]:
@@ -150,15 +153,19 @@ def _find_codes(
         whole = encode(tokenizer, row, _UNLIMITED)
         cut = whole if len(whole.ids) <= max_length else encode(tokenizer, row, max_length)
         asked = serve(tokenizer, row.prompt) if row.messages and not row.tools else []
-        rendered = render_conversation(tokenizer, row.messages, row.tools) if row.messages else ""
+        rendered = without_marks(_rendered(tokenizer, row))
     except PromptMismatch:
         return ["render_mismatch"], 0
     except BadData:
         return ["template_refuses"], 0
-    case = _Case(row, whole, cut, asked, rendered)
+    case = _Case(row, whole, cut, asked, rendered, probes_of(tokenizer, row))
     return [code for code, wrong in _CHECK_FUNCTIONS.items() if wrong(case, tokenizer)], len(
         whole.ids
     )
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, row: Row) -> str:
+    return render_conversation(tokenizer, row.messages, row.tools) if row.messages else ""
 
 
 def _no_trained_token(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -172,7 +179,7 @@ def _answer_cut(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
 def _end_of_turn_not_trained(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
     ends = end_of_turn(tokenizer)
     learnt = [place for place, weight in enumerate(case.whole.weights) if weight > 0]
-    return bool(learnt) and case.whole.ids[learnt[-1]] not in ends
+    return bool(learnt) and case.row.ends and case.whole.ids[learnt[-1]] not in ends
 
 
 def _doubled_bos(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -188,19 +195,11 @@ def _message_dropped(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
     turns = [replace(turn, reasoning="") for turn in case.row.messages]
     texts = [text for turn in turns for text in turn.parts if isinstance(text, str)]
     texts += [turn.reasoning for turn in case.row.messages[-1:]]  # those before are told nobody
-    return any(text.strip() not in case.rendered for text in texts)
+    return case.probes.lost_text or any(text.strip() not in case.rendered for text in texts)
 
 
 def _tools_dropped(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
-    calls = [call for message in case.row.messages for call in message.tool_calls]
-    names = [str(_unwrap_function(tool).get("name", "")) for tool in (*case.row.tools, *calls)]
-    return any(name not in case.rendered for name in names)
-
-
-def _unwrap_function(tool: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The function of a tool or of a call, which OpenAI's format wraps."""
-    inner = tool.get("function")
-    return inner if isinstance(inner, Mapping) else tool
+    return case.probes.lost_tool
 
 
 def _special_token_in_text(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -16,10 +16,13 @@ from filelock import FileLock
 
 from burnish.core.atomic import write_json
 from burnish.core.progress import progress
+from burnish.rag.analysis import question_terms, terms
 from burnish.rag.store import Ranking
 
 #: Passage id, its document's id, its text.
 IndexedText = tuple[int, int, str]
+#: Goes up with each change of rag.analysis: folders that were read otherwise are made anew.
+ANALYSIS = 2
 #: Bytes that are gathered in memory before they are written.
 _HEAP = 64_000_000
 
@@ -27,11 +30,12 @@ _HEAP = 64_000_000
 @dataclass(frozen=True, slots=True)
 class IndexState:
     """How far the folder has followed: the database's own name, the last passage that came in and
-    the last document that went."""
+    the last document that went; and by which analysis its texts were read."""
 
     database: str = ""
     passage: int = 0
     gone: int = 0
+    analysis: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +50,12 @@ class IndexChanges:
 
 
 class WordIndex:
-    """The words of an index's passages: Porter stems, lower case, without accents."""
+    """The words of an index's passages, as rag.analysis reads them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._state = IndexState()
         self._index: tantivy.Index | None = None
-        self._words = _analyzer()
 
     def update(self, now: IndexState, news: Callable[[IndexState], IndexChanges]) -> None:
         """Bring the folder to where the database is (`now`), by what `news` says since a state.
@@ -63,7 +66,7 @@ class WordIndex:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "lock"):
-            index, then = self._open(now.database)
+            index, then = self._open(now)
             self._state = then if then == now else self._apply_changes(index, news(then))
             self._index = index
 
@@ -72,7 +75,7 @@ class WordIndex:
 
         Raises nothing for any text: a question has words, and no query language.
         """
-        stems = dict.fromkeys(self._words.analyze(question))
+        stems = dict.fromkeys(question_terms(question))
         if self._index is None or not stems or most < 1:
             return []
         query = tantivy.Query.boolean_query(
@@ -92,23 +95,19 @@ class WordIndex:
         ]
         return sorted(scored, key=lambda item: (-item[1], item[0]))
 
-    def _open(self, database: str) -> tuple[tantivy.Index, IndexState]:
+    def _open(self, now: IndexState) -> tuple[tantivy.Index, IndexState]:
         """The folder's index and what it knows: nothing if it had to be made anew."""
         try:
             state = IndexState(
                 **json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
             )
-            if state.database == database:
-                return self._register(tantivy.Index.open(str(self.folder / "index"))), state
+            if (state.database, state.analysis) == (now.database, now.analysis):
+                return tantivy.Index.open(str(self.folder / "index")), state
         except (OSError, ValueError, TypeError):
             pass
         shutil.rmtree(self.folder / "index", ignore_errors=True)
         (self.folder / "index").mkdir()
-        return self._register(tantivy.Index(_SCHEMA, path=str(self.folder / "index"))), IndexState()
-
-    def _register(self, index: tantivy.Index) -> tantivy.Index:
-        index.register_tokenizer("stems", self._words)
-        return index
+        return tantivy.Index(_SCHEMA, path=str(self.folder / "index")), IndexState()
 
     def _apply_changes(self, index: tantivy.Index, news: IndexChanges) -> IndexState:
         writer = index.writer(heap_size=_HEAP, num_threads=1)
@@ -121,7 +120,8 @@ class WordIndex:
                     # It may be here already, if a kill came between the commit and the state.
                     writer.delete_documents_by_term("document", document)
                     fresh = document
-                writer.add_document(tantivy.Document(id=own, document=document, text=text))
+                read = " ".join(terms(text))
+                writer.add_document(tantivy.Document(id=own, document=document, text=read))
                 bar.advance()
         writer.commit()
         writer.wait_merging_threads()
@@ -134,20 +134,8 @@ def _schema() -> tantivy.Schema:
     builder = tantivy.SchemaBuilder()
     builder.add_integer_field("id", fast=True)
     builder.add_integer_field("document", indexed=True, fast=True)
-    builder.add_text_field("text", tokenizer_name="stems", index_option="freq")
+    builder.add_text_field("text", tokenizer_name="whitespace", index_option="freq")
     return builder.build()
-
-
-def _analyzer() -> tantivy.TextAnalyzer:
-    """Words as letters and digits; a word of more than 100 bytes is none."""
-    return (
-        tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-        .filter(tantivy.Filter.remove_long(100))
-        .filter(tantivy.Filter.lowercase())
-        .filter(tantivy.Filter.ascii_fold())
-        .filter(tantivy.Filter.stemmer("english"))
-        .build()
-    )
 
 
 _SCHEMA = _schema()

@@ -24,11 +24,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says. All that isn't white space in `text` lies in one of the blocks."""
+    """What a file says. All that isn't white space in `text` lies in one of the blocks. `notes` say
+    what of it couldn't be read."""
 
     title: str
     text: str
     blocks: tuple[Block, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -36,9 +38,11 @@ class DocumentBuilder:
     """A document that is being read piece by piece, for files whose text has to be put together."""
 
     title: str
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     page: int | None = None
+    notes: tuple[str, ...] = ()
+    _length: int = 0
     _outline: dict[int, str] = field(default_factory=dict)
     _heading_at: int | None = None
 
@@ -47,29 +51,34 @@ class DocumentBuilder:
         if not (text := text.strip()):
             return
         if self._heading_at is None:
-            self._heading_at = len(self.text)
+            self._heading_at = self._length
         self._outline = {own: name for own, name in self._outline.items() if own < level}
         self._outline[level] = text
-        self.text += f"{text}\n\n"
+        self._add(f"{text}\n\n")
 
     def add_block(self, text: str) -> None:
         """Add a paragraph; an empty one is nothing."""
         if not (text := text.strip()):
             return
-        start = len(self.text) if self._heading_at is None else self._heading_at
-        self.text += text
+        start = self._length if self._heading_at is None else self._heading_at
+        self._add(text)
         headings = tuple(self._outline[level] for level in sorted(self._outline))
-        self.blocks.append(Block(start, len(self.text), headings, self.page))
+        self.blocks.append(Block(start, self._length, headings, self.page))
         self._heading_at = None
-        self.text += "\n\n"
+        self._add("\n\n")
 
     def build(self) -> Document:
         """The document; headings at the end with nothing below them are a block of their own."""
+        text = "".join(self.pieces)
         if self._heading_at is not None:
             headings = tuple(self._outline[level] for level in sorted(self._outline))
-            end = len(self.text.rstrip())
+            end = len(text.rstrip())
             self.blocks.append(Block(self._heading_at, end, headings, self.page))
-        return Document(self.title, self.text, tuple(self.blocks))
+        return Document(self.title, text, tuple(self.blocks), self.notes)
+
+    def _add(self, text: str) -> None:
+        self.pieces.append(text)
+        self._length += len(text)
 
 
 Reader = Callable[[Path], Document]

@@ -2,7 +2,8 @@
 
 The share of an answer's words that stand in the passages, by stems and without function words, in
 the sentence that has least of it. An answer made up beside the passages names things that they
-don't; one that picks the wrong thing from the right passage isn't seen (figures: docs/rag.md).
+don't; one that picks the wrong thing from the right passage isn't seen (figures:
+docs/benchmarks/retrieval.md).
 """
 
 import re
@@ -10,7 +11,9 @@ from collections.abc import Sequence
 
 import tantivy
 
-#: Below this an answer is called unsupported; calibrated on XQuAD (docs/rag.md).
+from burnish.rag.analysis import terms
+
+#: Below this an answer is called unsupported; calibrated on XQuAD (docs/benchmarks/retrieval.md).
 LEAST_SUPPORT = 0.6
 #: The number of a citation, which is no word of the answer.
 _CITATION = re.compile(r"\[\d+\]")
@@ -33,15 +36,14 @@ def support(answer: str, passages: Sequence[str], question: str = "") -> float |
 
 
 def _stems(text: str) -> list[str]:
-    """Words that say something, as stems, in order and each time."""
-    return list(_ANALYZER.analyze(text.encode("utf-8", "replace").decode("utf-8")))
+    """Words that say something, as terms, in order and each time."""
+    read = terms(text.encode("utf-8", "replace").decode("utf-8"))
+    return list(_SAYING.analyze(" ".join(read)))
 
 
-_ANALYZER = (
-    tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
-    .filter(tantivy.Filter.lowercase())
-    .filter(tantivy.Filter.ascii_fold())
+#: English function words are no words of an answer (their stems are they themselves).
+_SAYING = (
+    tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace())
     .filter(tantivy.Filter.stopword("english"))
-    .filter(tantivy.Filter.stemmer("english"))
     .build()
 )

@@ -155,6 +155,8 @@ class _Indexer:
         except (BadData, Unavailable) as error:
             self._skip(file, f"{error.what.rstrip('.')}. {error.fix}")
             return []
+        for note in document.notes:
+            say(f"{file}: {note}.")
         spans, most = self.embedder.token_spans, self.settings.chunk_tokens
         return [
             Passage(

@@ -1,11 +1,13 @@
 """An index on a PostgreSQL server with pgvector, in a schema of its own (`burnish_<name>`).
 
 Near vectors by HNSW (Malkov & Yashunin 2016, arXiv:1603.09320), exactly if only some files are
-asked for; words by PostgreSQL's own text search, whose rank knows no rare words as BM25 does.
+asked for; words, as rag.analysis reads them, by PostgreSQL's own text search, whose rank knows no
+rare words as BM25 does.
 """
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from burnish.core.errors import BadRecipe, Unavailable
+from burnish.rag.analysis import question_terms, terms
 from burnish.rag.store import Passage, Ranking
 
 _PREFIX = "burnish_"
@@ -35,6 +38,8 @@ _VECTORS = """
 ALTER TABLE passages ADD COLUMN IF NOT EXISTS vector public.vector({width}) NOT NULL;
 CREATE INDEX IF NOT EXISTS passages_near ON passages USING hnsw (vector public.vector_ip_ops);
 """
+#: The last place of a word that is kept apart.
+_LAST_PLACE = 16_383
 #: What a text may not hold there: lone surrogates and the character 0.
 _UNSTORABLE = re.compile("[\ud800-\udfff\x00]")
 
@@ -117,7 +122,7 @@ class PostgresStore:
                 (
                     document, json.dumps(passage.headings), passage.page, passage.start,
                     passage.end, _replace_unstorable(passage.text),
-                    _replace_unstorable(f"{passage.section}\n{passage.text}"),
+                    _lexemes(_replace_unstorable(f"{passage.section}\n{passage.text}")),
                     _vector_literal(vector),
                 )
                 for passage, vector in zip(passages, vectors, strict=True)
@@ -125,7 +130,7 @@ class PostgresStore:
             with self.database.cursor() as cursor:
                 cursor.executemany(
                     "INSERT INTO passages (document, headings, page, begins, ends, text, words, "
-                    "vector) VALUES (%s, %s, %s, %s, %s, %s, to_tsvector('english', %s), "
+                    "vector) VALUES (%s, %s, %s, %s, %s, %s, %s::tsvector, "
                     "%s::vector)",
                     rows,
                 )
@@ -163,13 +168,13 @@ class PostgresStore:
         self, question: str, most: int, files: Collection[str] | None = None
     ) -> Ranking:
         """The passages with the highest `ts_rank_cd`, of these files only."""
-        words = dict.fromkeys(re.findall(r"\w+", _replace_unstorable(question)))
+        words = dict.fromkeys(question_terms(_replace_unstorable(question)))
         if not words:
             return []
         asked = " | ".join(f"'{word}'" for word in words)
         query, values = _filter_files(
             "SELECT passages.id, ts_rank_cd(words, asked, 1) AS rank FROM passages, "
-            "to_tsquery('english', %s) AS asked",
+            "CAST(%s AS tsquery) AS asked",
             files,
         )
         also = "AND" if files is not None else "WHERE"
@@ -239,6 +244,14 @@ def _schema(name: str) -> str:
 
 def _vector_literal(vector: Any) -> str:
     return json.dumps(np.asarray(vector, dtype=np.float32).tolist())
+
+
+def _lexemes(text: str) -> str:
+    """The terms of a text with their places, as a `tsvector` is written."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, term in enumerate(terms(text), start=1):
+        places[term].append(min(place, _LAST_PLACE))
+    return " ".join(f"'{term}':{','.join(map(str, at))}" for term, at in places.items())
 
 
 def _replace_unstorable(text: str) -> str:

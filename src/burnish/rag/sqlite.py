@@ -16,7 +16,7 @@ import numpy as np
 
 from burnish.core.errors import BadData
 from burnish.rag.binary_vectors import BinaryVectors, binarize
-from burnish.rag.bm25 import IndexChanges, IndexState, WordIndex
+from burnish.rag.bm25 import ANALYSIS, IndexChanges, IndexState, WordIndex
 from burnish.rag.store import Passage, Ranking
 
 #: Passages near by their signs whose exact vectors are compared: so many for each one that is
@@ -199,7 +199,7 @@ class SqliteStore:
     def _read_state(self) -> IndexState:
         """How far the database is."""
         name = self.database.execute("SELECT name FROM own").fetchone()[0]
-        return IndexState(name, self._last_id("passages"), self._last_id("gone"))
+        return IndexState(name, self._last_id("passages"), self._last_id("gone"), ANALYSIS)
 
     def _changes_since(self, then: IndexState) -> IndexChanges:
         """What came and went since. What comes while this is read may be told twice."""

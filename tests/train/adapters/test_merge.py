@@ -110,7 +110,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_left(pair, recipe_of, d
     full = recipe_of("train.max_steps=1", "train.method=full")
     train(full, dataset, out=tmp_path / "full")
     for sources, settings, words in (
-        ([a, b], {"how": "mean"}, "no way to merge"),
+        ([a, b], {"how": "mean"}, "no merge method"),
         ([a], {}, "1 adapters"),
         ([a, b], {"how": "svd", "rank": 4096}, "narrowest layer"),
         ([a, str(tmp_path / "full")], {}, "only adapters of train.method=lora"),

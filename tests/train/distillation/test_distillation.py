@@ -174,7 +174,7 @@ def test_the_kept_lessons_are_those_of_the_teacher_alone(
 
     named = f"train.objective.teacher={teacher}"
     plan = plan_of(dataset.split.train, *DISTIL, named, validation=dataset.split.validation)
-    taught = lessons.add_teacher_logits(plan, tiny_tokenizer)
+    taught = lessons.TeacherLogits(plan.settings.objective).add_to(plan, tiny_tokenizer)
     model = open_local_engine(teacher).model
 
     for row, before in zip((*taught.rows, *taught.validation), (*plan.rows, *plan.validation),

@@ -205,5 +205,5 @@ def test_what_cannot_be_divided_is_refused_in_the_recipe(changes, message):
 
 
 def test_one_device_is_not_shared(recipe_of, dataset, tmp_path):
-    with pytest.raises(BadRecipe, match="there is one device"):
+    with pytest.raises(BadRecipe, match="needs several devices"):
         train(recipe_of("train.parallel=ddp"), dataset, out=tmp_path / "run")

@@ -176,11 +176,25 @@ def test_advantages_are_those_of_the_paper(scaled):
 
 def test_groups_of_equal_worth_are_left_out_and_counted(drawn_of, tmp_path):
     plan, rows, measured = drawn_of(
-        "train.objective={kind: grpo, answers: 3, max_new_tokens: 4, "
+        "train.objective={kind: grpo, answers: 3, max_new_tokens: 4, beta: 0, "
         "reward: {kind: string_check, reference: never, operation: eq}}", "train.batch_size=4",
     )  # fmt: skip
 
     assert not rows and measured["skipped"] == 1.0 and measured["reward"] == 0.0
+
+
+def test_a_group_of_equal_worth_still_holds_a_model_that_has_moved_to_where_it_began(drawn_of):
+    """Advantages of 0, and the divergence of each answer as in other groups."""
+    plan, rows, measured = drawn_of(
+        "train.objective={kind: grpo, answers: 3, max_new_tokens: 4, beta: 0.1, "
+        "reward: {kind: string_check, reference: never, operation: eq}}", "train.batch_size=4",
+    )  # fmt: skip
+
+    assert len(rows) == len(plan.rows) and measured["skipped"] == 1.0
+    assert all(row.advantages == (0.0, 0.0, 0.0) and row.reference for row in rows)
+    means = train_step(plan, rows)
+    assert means["kl"] > 0 and means["loss"] == pytest.approx(0.1 * means["kl"], rel=1e-4)
+    assert any(weight.grad.any() for weight in plan.optimizer.masters.values())
 
 
 def test_a_run_without_any_difference_changes_no_weight_and_says_so(recipe_of, dataset, tmp_path):

@@ -88,7 +88,9 @@ class Train(Section):
         "cosine", description="How the learning rate falls after the warm-up."
     )
     warmup_ratio: float = Field(0.03, ge=0, le=1, description="Share of the steps to warm up in.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="Decoupled weight decay of AdamW; not of norms and biases."
+    )
     optimizer: Literal["adamw", "adamw_8bit"] = Field(
         "adamw",
         description="`adamw_8bit` keeps AdamW's moments in 8 bits (Dettmers et al. 2022, "

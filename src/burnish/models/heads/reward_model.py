@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from burnish.core.errors import BadRecipe
 from burnish.core.records import Message
 from burnish.models.artifact import Artifact
-from burnish.models.chat_template import encode_text, render_conversation
+from burnish.models.chat_template import encode_rendered, render_conversation
 from burnish.models.heads.classifier import build_head_model, load_head_model, save_head_model
 from burnish.models.local_models import LocalModel
 from burnish.models.padding import pad_batch
@@ -36,7 +36,7 @@ class RewardScorer:
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """Its tokens as the chat template gives them; of a long one the end, with the answer."""
         text = render_conversation(self.tokenizer, messages)
-        return tuple(encode_text(self.tokenizer, text)[-self.max_tokens :])
+        return tuple(encode_rendered(self.tokenizer, text)[-self.max_tokens :])
 
     @torch.inference_mode()
     def score(
