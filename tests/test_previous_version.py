@@ -14,7 +14,7 @@ from burnish import api
 from burnish.core.journal import read_journal
 from burnish.core.runs import find_run
 from tests.fixtures.fine_tuning_server import KEY, Server
-from tests.serve.store.test_deployments import ACCOUNT
+from tests.serve.azure.test_router import ACCOUNT
 
 SET = Path(__file__).parent / "fixtures" / "previous_version"
 PLACEHOLDER = b"@HERE@"

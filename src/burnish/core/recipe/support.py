@@ -8,7 +8,7 @@ method or model family is one more choice, and what it can't do is one more rule
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from burnish.core.errors import BadRecipe, BurnishError
+from burnish.core.errors import BadRecipe
 
 #: Axis → its choices. `flag` are settings beside the others; `start` is an adapter that doesn't
 #: begin at zero (init pissa, init_from, stack_on), and `hidden_states` a teacher whose inside is
@@ -34,6 +34,18 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "export": ("importance", "drop_layers", "ready_for"),
 }  # fmt: skip
 
+#: Choices whose names don't explain themselves in a sentence.
+NAMES: Mapping[tuple[str, str], str] = {
+    ("flag", "start"): "an adapter that doesn't begin at zero",
+    ("flag", "hidden_states"): "comparing hidden states or attention",
+    ("flag", "dropout"): "method.dropout",
+    ("flag", "adamw_8bit"): "optimizer adamw_8bit",
+    ("model", "causal"): "a causal language model",
+    ("model", "seq2seq"): "an encoder-decoder",
+    ("model", "vision"): "a vision-language model",
+    ("model", "embedding"): "an embedding model",
+    ("model", "reranker"): "a cross-encoder",
+}
 #: Objectives whose models make no text: labels, vectors, or a reward.
 ENCODING = ("classify", "token_classify", "embed", "reward")
 _NOT_CAUSAL = (*ENCODING, "seq2seq")
@@ -207,7 +219,8 @@ class Conflict:
     @property
     def message(self) -> str:
         """One sentence without a full stop: what doesn't go together, and why."""
-        names = f"{_name(self.axis, self.choice)} doesn't go with {_name(self.other, self.value)}"
+        names = f"{describe(self.axis, self.choice)} doesn't go with "
+        names += describe(self.other, self.value)
         return f"{names}: {self.because}" if self.because else names
 
     @property
@@ -215,12 +228,14 @@ class Conflict:
         """What the first choice goes with; empty where that is all but the second."""
         fitting = allowed(self.axis, self.choice, self.other)
         if self.other in ("flag", "export"):
-            return f"Leave {self.value} out."
+            return f"Leave {describe(self.other, self.value)} out."
         return f"It goes with {self.other} {', '.join(fitting)}." if fitting else ""
 
 
-def _name(axis: str, choice: str) -> str:
-    return choice if axis in ("flag", "run", "export") else f"{axis} {choice}"
+def describe(axis: str, choice: str) -> str:
+    """Return a choice as it stands in a sentence."""
+    plain = choice if axis in ("flag", "run", "export") else f"{axis} {choice}"
+    return NAMES.get((axis, choice), plain)
 
 
 def goes_together(axis: str, choice: str, other: str, value: str) -> bool:
@@ -252,15 +267,23 @@ def conflicts(choices: Mapping[str, Sequence[str]]) -> Iterator[Conflict]:
                     yield Conflict(rule.axis, choice, rule.other, value, rule.because)
 
 
-def require_support(
-    choices: Mapping[str, Sequence[str]],
-    name: str = "",
-    error: type[BurnishError] = BadRecipe,
-) -> None:
-    """Raise `error` for the first two choices that don't go together; `name` is whose they are."""
-    for found in conflicts(choices):
-        subject = f"{name}: " if name else ""
-        raise error(f"{subject}{found.message}.", found.fix)
+def require_model_support(choices: Mapping[str, Sequence[str]], name: str, kind: str) -> None:
+    """Raise BadRecipe for the first of the choices that the model `name`, of a kind, can't do."""
+    for found in conflicts({**choices, "model": (kind,)}):
+        sides = {found.axis: found.choice, found.other: found.value}
+        if "model" not in sides:
+            continue
+        del sides["model"]
+        ((axis, choice),) = sides.items()
+        reason = f": {found.because}" if found.because else ""
+        fitting = ", ".join(allowed("model", kind, axis))
+        raise BadRecipe(
+            f"{name} is {describe('model', kind)}, which doesn't go with {describe(axis, choice)}"
+            f"{reason}.",
+            f"Leave {describe(axis, choice)} out."
+            if axis == "flag"
+            else f"Set train.{axis} to one of: {fitting}; or name another model in model.name.",
+        )
 
 
 def support_table() -> str:

@@ -130,8 +130,8 @@ class _TrialProcess:
         code = self.process.poll()
         try:
             self._report_validations()
-        except Pruned as fault:
-            return TrialResult(self.task, None, fault)
+        except Pruned as pruned:
+            return TrialResult(self.task, None, pruned)
         if code is None:
             return None
         if code == 0:
