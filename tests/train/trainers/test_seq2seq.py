@@ -289,7 +289,7 @@ def test_rows_that_cannot_be_learnt_are_refused(t5_recipe, write_rows):
 
 def test_compare_measures_the_base_and_the_fine_tune(t5_recipe):
     settings = t5_recipe("train.max_steps=60", "compare.forgetting=false", "compare.seeds=1")
-    assert with_routes(settings, settings.task).compare.routes == ("base", "fine_tuned")
+    assert with_routes(settings, settings.task, "seq2seq").compare.routes == ("base", "fine_tuned")
 
     result = compare(settings)
 

@@ -21,7 +21,7 @@ from burnish.core.recipe.support import allowed, conflicts
 from burnish.core.runs import Run, new_run
 from burnish.data.load import load
 from burnish.models.artifact import save_artifact
-from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.train.loop.checkpoint import TrainState, load_weights, step_of
 from burnish.train.loop.context import TrainContext
 from burnish.train.loop.loop import apply_step, save_and_prune
@@ -103,7 +103,7 @@ def check_trainable_together(recipes: dict[str, Recipe]) -> None:
 
 def _start_members(recipes: dict[str, Recipe], out: Path, locks: ExitStack) -> list[_RunningMember]:
     """Tokenize the rows of all members and create or reopen their runs."""
-    base = find_model(next(iter(recipes.values())).model.name)
+    base = Resolved.of(next(iter(recipes.values()))).base
     inputs = {}
     for name, recipe in recipes.items():
         context = TrainContext.create(recipe, load(recipe), base)
