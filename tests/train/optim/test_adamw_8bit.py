@@ -127,5 +127,5 @@ def test_an_update_at_rate_0_moves_nothing():
 
 
 def test_several_processes_have_all_bits():
-    with pytest.raises(BadRecipe, match="adamw_8bit is for one process"):
+    with pytest.raises(BadRecipe, match="adamw_8bit doesn't go with parallel"):
         settings_of("train.optimizer=adamw_8bit", "train.parallel=ddp", "train.devices=2")

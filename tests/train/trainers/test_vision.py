@@ -176,7 +176,7 @@ def test_a_run_does_not_go_on_with_other_pictures(seeing, tmp_path):
     ],
 )
 def test_what_models_that_see_are_not_trained_with_is_refused_by_name(seeing, tmp_path, change):
-    with pytest.raises(BadRecipe, match="reads images"):
+    with pytest.raises(BadRecipe, match="is a vision-language model, which doesn't go with"):
         train(recipe_of(tmp_path, change))
 
     assert not list((tmp_path / ".burnish").glob("runs/*"))
