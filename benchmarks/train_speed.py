@@ -156,7 +156,7 @@ def ours(arguments: argparse.Namespace) -> Trained:
     base, _, rows = loaded(arguments)
     changes = [
         f"train.batch_size={arguments.batch}", f"train.threads={arguments.threads}",
-        f"model.dtype={arguments.dtype}", "train.schedule=constant", "train.warmup_share=0",
+        f"model.dtype={arguments.dtype}", "train.schedule=constant", "train.warmup_ratio=0",
         f"train.learning_rate={arguments.rate}", f"train.method.rank={RANK}",
         f"train.method.alpha={ALPHA}",
         f"train.gradient_checkpointing={str(arguments.checkpointing).lower()}",

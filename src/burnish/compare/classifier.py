@@ -28,7 +28,8 @@ def train_classifier(recipe: Recipe, dataset: Dataset) -> Run:
         )
     local, split = find_model(recipe.rag.embedder), dataset.split
     rows = [[content_hash(row) for row in part] for part in (split.train, split.validation)]
-    run = Run(runs_folder() / f"classifier-{hash_json([rows, local.sha256])[:12]}")
+    task = dataset.task.model_dump(mode="json", exclude_defaults=True)
+    run = Run(runs_folder() / f"classifier-{hash_json([rows, task, local.sha256])[:12]}")
     if (run.artifact / ARTIFACT_FILE).exists():
         say(f"Classifier: fitted by an earlier run ({run.id}).")
         return run

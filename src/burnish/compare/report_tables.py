@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from burnish.core.number_format import duration, gain_interval, interval, money, points, share
+from burnish.core.number_format import name as spelt
 from burnish.core.records import Interval
 from burnish.report.contents import ReportTable
-from burnish.report.numbers import duration, gain_interval, interval, money, points, share
-from burnish.report.numbers import name as spelt
 
 
 def report_tables(result: Mapping[str, Any]) -> list[ReportTable]:
@@ -90,7 +90,9 @@ def _costs(result: Mapping[str, Any]) -> ReportTable:
     costs, currency = result["costs"], result["currency"]
     if not costs:
         return ReportTable("", (), (), "")
-    never = "never" if costs["break_even"] is None else f"{costs['break_even']:,} requests"
+    is_dearer = costs["tokens_of_rival"] > costs["tokens"]
+    unpaid = "can't be told from these times" if is_dearer else "never"
+    paid = unpaid if costs["break_even"] is None else f"{costs['break_even']:,} requests"
     return ReportTable(
         "What it costs",
         ("", "Amount"),
@@ -104,7 +106,7 @@ def _costs(result: Mapping[str, Any]) -> ReportTable:
                 (f"1,000 requests, {spelt(route['name'])}", money(route["cost_per_1000"], currency))
                 for route in result["routes"]
             ),
-            (f"The training has paid, beside {spelt(costs['rival'])}", never),
+            (f"The training has paid, beside {spelt(costs['rival'])}", paid),
         ],
         f"{costs['words']} The machine is taken to be busy; an idle one costs the same hour.",
     )

@@ -190,7 +190,7 @@ def _require_documents(setting: ComparisonSetup) -> IndexedDocuments:
 
 def teacher_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
     """The base prompt; the plain one for a teacher that was trained on such rows."""
-    source = setting.recipe.distil.teacher
+    source = setting.recipe.distill.teacher
     is_trained = not source.endpoint and find_artifact(source.model) is not None
     return (plain_prompts if is_trained else base_prompts)(setting, engine)
 

@@ -18,6 +18,7 @@ from burnish.data.split import sample_rows
 from burnish.engines.answerers.registry import open_teacher
 from burnish.engines.protocol import Engine
 from burnish.engines.registry import open_engine
+from burnish.evaluate.latency import Timing
 from burnish.evaluate.prediction_cache import Measurement, evaluate_cached, latency_cached
 from burnish.evaluate.scoring import PromptSet
 from burnish.models.find_artifact import hash_weights
@@ -58,11 +59,11 @@ class RouteRunner:
         scores = scores or self._score(identity, engine, asked)
         if isinstance(engine, TeacherEngine):
             # What came back from elsewhere was timed on the way; asking again costs money.
-            seconds = [prediction.seconds for prediction in scores.predictions]
+            timing = Timing([prediction.seconds for prediction in scores.predictions])
         else:
-            seconds = latency_cached(identity, engine, prompts)
+            timing = latency_cached(name, identity, engine, prompts)
         self.run.events.write(event="measured", route=name, value=scores.interval.value)
-        return Measurement(scores, seconds, engine.memory_bytes)
+        return Measurement(scores, timing.seconds, engine.memory_bytes, timing.busy)
 
     def _score_if_hopeless(
         self, identity: str, engine: Engine, prompt_set: PromptSet, beside: Mapping[str, Scores]
@@ -134,7 +135,7 @@ class RouteRunner:
     def _source(self, name: str) -> str:
         """The name of the base or the teacher, or the folder of what was trained for this route."""
         if name == CEILING:
-            teacher = self.setting.recipe.distil.teacher
+            teacher = self.setting.recipe.distill.teacher
             # Over there a model may have the name of one that is here.
             return f"{teacher.endpoint} {teacher.model}" if teacher.endpoint else teacher.model
         learns = ROUTES[name].training_rows
@@ -150,7 +151,7 @@ class RouteRunner:
     def _open_engine(self, source: str) -> Engine:
         if self.loaded is None or self.loaded[0] != source:
             self.loaded = None
-            teacher = self.setting.recipe.distil.teacher
+            teacher = self.setting.recipe.distill.teacher
             elsewhere = teacher.endpoint and source.startswith(f"{teacher.endpoint} ")
             opened = (
                 TeacherEngine(open_teacher(self.setting.recipe))

@@ -334,10 +334,10 @@ class Scores:
         return scores, [other_scores[p.row] for p in shared], clusters_of(shared)
 
 
-def clusters_of(predictions: Sequence[Prediction]) -> list[int]:
-    """Return a cluster number per prediction; predictions of one group share it."""
+def clusters_of(items: Sequence["Prediction | Row"]) -> list[int]:
+    """Return a cluster number per prediction or row; those of one group share it."""
     first: dict[str, int] = {}
     return [
-        first.setdefault(prediction.group, index) if prediction.group else index
-        for index, prediction in enumerate(predictions)
+        first.setdefault(item.group, index) if item.group else index
+        for index, item in enumerate(items)
     ]

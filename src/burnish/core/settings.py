@@ -84,7 +84,7 @@ def yield_cores() -> None:
     """Make idle compute threads sleep soon, so that a busy neighbour doesn't stall the others.
 
     By default GNU OpenMP threads spin while they wait; one other busy process then makes training 5
-    to 12 times slower (docs/performance.md). Read when torch loads, so call it before.
+    to 12 times slower (docs/benchmarks/engineering.md). Read when torch loads, so call it before.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

@@ -11,11 +11,11 @@ from ftfy.badness import is_bad
 
 from burnish.core.records import Finding, Row, abbreviate
 from burnish.data.duplicates import (
-    content_hash,
     find_continued,
     find_near_pairs,
     normalize_text,
     question_text,
+    said_hash,
 )
 from burnish.data.findings import CODES
 from burnish.data.pii import find_pii_kinds
@@ -119,7 +119,7 @@ def _roles_in_order(roles: Sequence[str]) -> bool:
 def _find_repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
     """Exact and near duplicates, turns that are learnt in several rows, and one question with
     different answers."""
-    hashes = [content_hash(row) for row in rows]
+    hashes = [said_hash(row) for row in rows]
     count = Counter(hashes)
     exact = [row.line for row, own in zip(rows, hashes, strict=True) if count[own] > 1]
     answers: dict[str, set[str]] = defaultdict(set)
@@ -151,7 +151,7 @@ def _find_contradictions(rows: Sequence[Row]) -> list[int]:
     judged: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.desirable is not None:
-            judged[content_hash(replace(row, desirable=None))].append(row)
+            judged[said_hash(replace(row, desirable=None))].append(row)
     return sorted(
         row.line
         for same in judged.values()

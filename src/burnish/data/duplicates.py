@@ -12,6 +12,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from burnish.core.atomic import hash_json
 from burnish.core.images import image_names_in
@@ -27,12 +28,44 @@ _GREETING = 5
 
 
 def content_hash(row: Row) -> str:
-    """What a row says, whatever file and line it stands on."""
+    """All that a training, a question or a grader sees of a row, whatever file and line it stands
+    on: what is said, and the keys that graders may name."""
+    items = [{"item": repr(sorted(row.item.items()))}] if row.item else []
+    return hash_json([*_spoken(row), *_offered(row), *items])
+
+
+def said_hash(row: Row) -> str:
+    """What a row says: its turns, which of them are learnt, and the tools that are offered. Rows
+    with other numbers or dates beside them say the same."""
+    return hash_json([*_spoken(row), *_offered(row)])
+
+
+def earlier_hash(row: Row) -> str:
+    """What `content_hash` was before it looked at weights, tools and the keys of graders: a test
+    split that was frozen then is found by it."""
+    return hash_json(_spoken(row))
+
+
+def _spoken(row: Row) -> list[Any]:
     turns = [message.as_template() for message in row.messages]
     other = row.rejected.as_template() if row.rejected else None
     judged = [other, row.desirable] if row.is_preference else []
     marked = [[asdict(span) for span in row.spans]] if row.spans else []
-    return hash_json([turns, row.text, row.label, *judged, *marked])
+    return [turns, row.text, row.label, *judged, *marked]
+
+
+def _offered(row: Row) -> list[Any]:
+    """Weights and tools, where they aren't the usual ones."""
+    weights = [message.weight for message in row.messages]
+    unusual = [{"weights": weights}] if any(weight != 1.0 for weight in weights) else []
+    return [*unusual, *([{"tools": [dict(tool) for tool in row.tools]}] if row.tools else [])]
+
+
+def asked_hash(row: Row) -> str:
+    """What a row asks: all turns before the answer, and the tools. Rows that ask the same are one
+    question, however often they stand in a test."""
+    turns = [message.as_template() for message in row.prompt]
+    return hash_json([turns, row.text, [dict(tool) for tool in row.tools]])
 
 
 def question_text(row: Row) -> str:

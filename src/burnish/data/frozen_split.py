@@ -5,7 +5,8 @@ the same rows or is refused.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from burnish.core.atomic import hash_json, write_json
@@ -13,13 +14,29 @@ from burnish.core.errors import TestSplitChanged
 from burnish.core.recipe.data import Data
 from burnish.core.records import Row
 from burnish.core.settings import workspace
-from burnish.data.duplicates import content_hash
+from burnish.data.duplicates import content_hash, earlier_hash
+
+#: How the hashes are made; raised when rows come to have others. Files without one are of the
+#: first kind.
+_FORM = 2
 
 
-def frozen_hashes(data: Data) -> list[str] | None:
-    """The hashes of the frozen test rows of this data, in order; None before the first run."""
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """The frozen test rows of some data: their hashes, in order, and how these are made."""
+
+    rows: list[str]
+    hash_of: Callable[[Row], str]
+
+
+def frozen_rows(data: Data) -> Frozen | None:
+    """The frozen test rows of this data; None before the first run."""
     file = _file(data)
-    return json.loads(file.read_text(encoding="utf-8"))["rows"] if file.exists() else None
+    if not file.exists():
+        return None
+    content = json.loads(file.read_text(encoding="utf-8"))
+    is_current = content.get("form") == _FORM
+    return Frozen(content["rows"], content_hash if is_current else earlier_hash)
 
 
 def freeze(data: Data, test: Sequence[Row]) -> str:
@@ -28,11 +45,13 @@ def freeze(data: Data, test: Sequence[Row]) -> str:
     Raises TestSplitChanged if it differs from what an earlier run has measured on.
     """
     hashes = [content_hash(row) for row in test]
-    before = frozen_hashes(data)
-    if before is None:
-        write_json(_file(data), {"files": _files(data), "rows": hashes})
-    elif before != hashes:
-        gone, new = len(set(before) - set(hashes)), len(set(hashes) - set(before))
+    before = frozen_rows(data)
+    found = [before.hash_of(row) for row in test] if before else []
+    if before is None or before.rows == found:
+        if found != hashes:
+            write_json(_file(data), {"form": _FORM, "files": _files(data), "rows": hashes})
+    else:
+        gone, new = len(set(before.rows) - set(found)), len(set(found) - set(before.rows))
         raise TestSplitChanged(
             f"The test split has changed since it was frozen: {gone} rows are gone, {new} are new. "
             "Figures measured on other questions can't be compared.",

@@ -1,6 +1,5 @@
 """From a recipe to checked, split, frozen rows: the data that every other room works on."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,8 +11,8 @@ from burnish.core.recipe.data import Data, Task
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.records import Finding, Message, Row, Split, describe_rows, images_of
 from burnish.data.check import check_rows, find_empty_files, find_leaks
-from burnish.data.duplicates import content_hash, find_continued, link_clusters
-from burnish.data.frozen_split import freeze, frozen_hashes
+from burnish.data.draws import grouped, words_of
+from burnish.data.frozen_split import freeze, frozen_rows
 from burnish.data.infer_task import infer_task, label_rows
 from burnish.data.read import ReadResult, read_files
 from burnish.data.split import draw_split, sample_rows
@@ -83,7 +82,8 @@ def load(recipe: Recipe, answered: bool = True) -> Dataset:
         chosen = _drop_leaks(chosen, asked, data, notes, "test")
         rows = _drop_leaks(rows, chosen, data, notes, "validation")
     rows = sample_rows(rows, data.max_rows, data.seed)
-    asked = _group_conversations(asked, notes)
+    asked = grouped(asked)
+    notes += [told] if (told := words_of(asked)) else []
     parts = [_add_prompt(part, task) for part in (rows, chosen, asked)]
     notes.append(f"Rows: {len(rows)} to train, {len(chosen)} to validate, {len(asked)} to test.")
     split = Split(parts[0], parts[1], parts[2], test_hash)
@@ -125,38 +125,21 @@ def _draw_test(
     rows: tuple[Row, ...], data: Data, notes: list[str]
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Draw the test split; or find the frozen one again, in a file that may have grown since."""
-    before = frozen_hashes(data)
+    before = frozen_rows(data)
     if before is None:
         return draw_split(rows, data.test_share, data.seed, data.near_duplicate)
-    by_hash = {content_hash(row): row for row in reversed(rows)}
-    missing = [own for own in before if own not in by_hash]
+    by_hash = {before.hash_of(row): row for row in reversed(rows)}
+    missing = [own for own in before.rows if own not in by_hash]
     if missing:
         raise TestSplitChanged(
-            f"{len(missing)} of the {len(before)} frozen test rows are no longer in the data.",
+            f"{len(missing)} of the {len(before.rows)} frozen test rows are no longer in the data.",
             "Put them back; or accept a new split with `burnish check --refreeze` and measure "
             "everything again.",
         )
-    frozen = set(before)
-    notes.append(f"Test split: the {len(before)} rows frozen by an earlier run.")
-    kept = tuple(row for row in rows if content_hash(row) not in frozen)
-    return kept, tuple(by_hash[own] for own in before)
-
-
-def _group_conversations(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...]:
-    """Test rows, those of one conversation as one group: they are no independent questions."""
-    first = link_clusters(len(rows), find_continued(rows))
-    count = Counter(first)
-    rows = tuple(
-        replace(row, group=row.group or (rows[own].id if count[own] > 1 else None))
-        for row, own in zip(rows, first, strict=True)
-    )
-    groups = {row.group or row.id for row in rows}
-    if len(groups) < len(rows):
-        notes.append(
-            f"The {len(rows)} test questions are of {len(groups)} groups or conversations, each of "
-            "which counts as one draw in intervals and tests."
-        )
-    return rows
+    frozen = set(before.rows)
+    notes.append(f"Test split: the {len(before.rows)} rows frozen by an earlier run.")
+    kept = tuple(row for row in rows if before.hash_of(row) not in frozen)
+    return kept, tuple(by_hash[own] for own in before.rows)
 
 
 def _drop_undesirable(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...]:
@@ -170,7 +153,11 @@ def _drop_undesirable(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...
 def _drop_leaks(
     rows: tuple[Row, ...], asked: tuple[Row, ...], data: Data, notes: list[str], name: str
 ) -> tuple[Row, ...]:
-    """Leave out rows whose question, or one nearly like it, stands in the rows that are asked."""
+    """Leave out rows whose question, or one nearly like it, stands in the rows that are asked, and
+    rows of the same groups: a group may have grown since the test split was frozen.
+
+    Raises BadData if a great part of the rows is asked too, or nothing is left.
+    """
     exact, close = find_leaks(rows, asked, data.near_duplicate)
     gone = {row.id for row in (*exact, *close)}
     if len(exact) > _LEAK_LIMIT * max(len(rows), 1):
@@ -184,7 +171,25 @@ def _drop_leaks(
             f"Left out {len(gone)} training rows that stand in the {name} rows "
             f"({len(exact)} the same, {len(close)} nearly)."
         )
-    return tuple(row for row in rows if row.id not in gone)
+    left = tuple(row for row in rows if row.id not in gone)
+    apart = _of_other_groups(left, asked, notes, name)
+    if left and not apart:
+        raise BadData(
+            f"All rows are of groups that stand in the {name} rows too (data.group: {data.group}).",
+            "Name rows of other groups for training, or leave data.group out.",
+        )
+    return apart
+
+
+def _of_other_groups(
+    rows: tuple[Row, ...], asked: tuple[Row, ...], notes: list[str], name: str
+) -> tuple[Row, ...]:
+    """Leave out rows whose group stands in the rows that are asked."""
+    groups = {row.group for row in asked if row.group}
+    kept = tuple(row for row in rows if row.group not in groups)
+    if gone := len(rows) - len(kept):
+        notes.append(f"Left out {gone} training rows: their groups stand in the {name} rows.")
+    return kept
 
 
 def _add_prompt(rows: Sequence[Row], task: Task) -> tuple[Row, ...]:

@@ -2,9 +2,9 @@
 
 It may begin as a part of a model: fewer layers, as DistilBERT begins with every other layer of its
 teacher (Sanh et al. 2019, arXiv:1910.01108), since what is cut is mostly near a copy of its
-neighbours (ShortGPT, Men et al. 2024, arXiv:2403.03853); or narrower ones (distil.cut). Cut, a
-model answers badly: it is meant to learn. It is kept among the models of this machine, under a name
-of its own.
+neighbours (ShortGPT, Men et al. 2024, arXiv:2403.03853); or narrower ones
+(`distill.pruning`). A cut model answers badly until it learns. It is kept among the models of this
+machine, under a name of its own.
 """
 
 import shutil
@@ -54,13 +54,13 @@ def _with_teacher(recipe: Recipe) -> Any:
     """The objective with the teacher's name, where it needs one and none is given."""
     objective = recipe.train.objective
     if isinstance(objective, Distillation) and not objective.teacher:
-        if recipe.distil.teacher.endpoint:
+        if recipe.distill.teacher.endpoint:
             raise BadRecipe(
-                "train.objective=distil needs the teacher's distributions, and an endpoint gives "
+                "train.objective=distill needs the teacher's distributions, and an endpoint gives "
                 "only its words.",
                 "Set train.objective=sft, or name a local run or model in train.objective.teacher.",
             )
-        return objective.model_copy(update={"teacher": recipe.distil.teacher.model})
+        return objective.model_copy(update={"teacher": recipe.distill.teacher.model})
     if isinstance(objective, Classify) and objective.matches_internals:
         return objective.model_copy(update={"teacher": objective.teacher or recipe.model.name})
     return objective
@@ -76,7 +76,7 @@ def sequence_level(recipe: Recipe) -> Recipe:
 
 def _refuse_unteachable(recipe: Recipe) -> None:
     """Raise BadRecipe where model, objective and task don't go together."""
-    objective, settings = recipe.train.objective, recipe.distil
+    objective, settings = recipe.train.objective, recipe.distill
     if not isinstance(objective, Classify):
         if recipe.train.is_encoding or isinstance(objective, Seq2Seq):
             raise BadRecipe(
@@ -101,14 +101,14 @@ def _refuse_unteachable(recipe: Recipe) -> None:
     if settings.pairs != "none":
         raise BadRecipe(
             "A student that chooses labels has no answers of its own to pair.",
-            "Set distil.pairs=none.",
+            "Set distill.pairs=none.",
         )
 
 
 def _refuse_reasoning(recipe: Recipe) -> None:
     """Raise BadRecipe where thoughts are to be learnt and can't be."""
-    settings = recipe.distil
-    if settings.thoughts == "cut":
+    settings = recipe.distill
+    if settings.reasoning == "cut":
         return
     reasons = {
         "A student that chooses labels writes no thoughts": isinstance(
@@ -120,7 +120,8 @@ def _refuse_reasoning(recipe: Recipe) -> None:
     for why, is_so in reasons.items():
         if is_so:
             raise BadRecipe(
-                f"{why}, and distil.thoughts is {settings.thoughts}.", "Set distil.thoughts=cut."
+                f"{why}, and distill.reasoning is {settings.reasoning}.",
+                "Set distill.reasoning=cut.",
             )
 
 
@@ -129,17 +130,18 @@ def prepare_student(recipe: Recipe) -> str:
 
     Raises BadRecipe if there are no such layers, NotFound if the model isn't here.
     """
-    settings = recipe.distil
+    settings = recipe.distill
     if not settings.pruning_steps:
         return find_model(recipe.model.name).name
     if settings.layers_of == "teacher" and settings.teacher.endpoint:
         raise BadRecipe(
-            "A teacher behind an endpoint has no layers to cut.", "Set distil.layers_of=model."
+            "A teacher behind an endpoint has no layers to cut.", "Set distill.layers_of=model."
         )
     source = settings.teacher.model if settings.layers_of == "teacher" else recipe.model.name
     rows = calibration_rows(recipe)
-    sizes = [settings.neurons, settings.heads, settings.pieces]
-    by = [*sizes, *map(content_hash, rows)] if rows else []
+    sizes = [settings.neurons, settings.heads, settings.vocab_size]
+    most = recipe.train.max_length
+    by = [*sizes, most, *map(content_hash, rows)] if rows else []
     origin = hash_json([hash_weights(source), settings.layers, *by])
     artifact = find_artifact(source)
     base = find_model(artifact.base if artifact else source)
@@ -152,7 +154,7 @@ def prepare_student(recipe: Recipe) -> str:
         return name
     model, tokenizer = _load_uncut(base, artifact)
     writes = bool(artifact) or base.kind == "causal"
-    texts = tokenize_rows(rows, tokenizer, writes, recipe.train.max_length)
+    texts = tokenize_rows(rows, tokenizer, writes, most)
     pieces = prune(model, tokenizer, settings, texts)
     say(f"Student: {', '.join(settings.pruning_steps)} of {source}.")
     before = read_manifest(base.path)

@@ -14,7 +14,7 @@ from burnish.data.load import load
 from burnish.data.split import sample_rows
 from burnish.engines.registry import engine_for
 from burnish.evaluate.judge_calibration import calibrate_judge
-from burnish.evaluate.prediction_cache import measure_latencies
+from burnish.evaluate.latency import measure_latencies
 from burnish.evaluate.preference_accuracy import evaluate_pairs
 from burnish.evaluate.scoring import PromptSet, evaluate, perplexity, save_predictions, summary
 from burnish.evaluate.tasks import (
@@ -97,7 +97,7 @@ def evaluate_source(
         run=run,
         source=name,
         scores=scores,
-        latencies=tuple(measure_latencies(engine, prompts)),
+        latencies=tuple(measure_latencies(engine, prompts).seconds),
         perplexity=perplexity(engine, sample_rows(rows, _PERPLEXITY_ROWS, settings.seed)),
         notes=tuple(dataset.notes),
         judge=judge.as_dict() if judge else None,

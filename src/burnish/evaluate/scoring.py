@@ -16,6 +16,7 @@ from burnish.core.recipe.evaluate import Evaluate
 from burnish.core.records import Prediction, Prompt, Row, Scores, clusters_of
 from burnish.core.stats import mean_interval, quantile
 from burnish.engines.protocol import Engine
+from burnish.evaluate.latency import middle
 from burnish.evaluate.metrics import CORPUS_METRICS, METRICS
 from burnish.evaluate.tasks import deciding_metric
 
@@ -130,6 +131,7 @@ def summary(name: str, scores: Scores, latencies: Sequence[float]) -> dict[str, 
     """One route as `--json` prints it. `latencies` are seconds of requests that came alone."""
     predictions = scores.predictions
     n = len(predictions)
+    half = middle(latencies, 0.95)
     return {
         "name": name,
         "metric": scores.metric,
@@ -138,6 +140,7 @@ def summary(name: str, scores: Scores, latencies: Sequence[float]) -> dict[str, 
         "n": scores.interval.n,
         **{key: round(value, 6) for key, value in scores.extra.items()},
         "latency_p50_s": quantile(latencies, 0.5),
+        "latency_p50_ci": [half.low, half.high] if latencies else None,
         "latency_p95_s": quantile(latencies, 0.95),
         "tokens_in": sum(prediction.tokens_in for prediction in predictions) / n,
         "tokens_out": sum(prediction.tokens_out for prediction in predictions) / n,

@@ -22,7 +22,7 @@ from burnish.export.formats.registry import (
     write_export,
 )
 from burnish.export.layer_pruning import drop_layers
-from burnish.export.model_card import render_model_card
+from burnish.export.model_card import format_measurements, render_model_card
 from burnish.export.packaging.ollama import render_modelfile
 from burnish.export.packaging.registry import check_targets, write_targets
 from burnish.export.parity.clients import open_served_model
@@ -51,6 +51,10 @@ class ExportResult:
     def exit_code(self) -> int:
         """0 if it may ship, else 1."""
         return 0 if self.parity.shippable else 1
+
+    def measurements(self) -> dict[str, str]:
+        """Return what the gate measured, as text."""
+        return format_measurements(self.parity.facts, self.size_bytes)
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish export --json` prints."""

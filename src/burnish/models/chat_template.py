@@ -373,7 +373,7 @@ def _template_messages(
         if images_of(messages):
             raise BadData(
                 "The conversation has images; this model reads text only.",
-                "Use a vision-language model (docs/vision.md), or leave the images out.",
+                "Use a vision-language model (docs/guides/vision.md), or leave the images out.",
             )
         return [turn_for(tokenizer, message) for message in messages]
     for message in messages:

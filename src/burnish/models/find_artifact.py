@@ -21,8 +21,11 @@ def find_artifact(source: str | Path) -> Artifact | None:
 
 
 def hash_weights(source: str | Path) -> str:
-    """Return a hash of the weights that `open_engine` would load. Raises NotFound."""
+    """Return a hash of what determines `open_engine`'s answers: weights, their rounding, and the
+    system message for conversations without one. Raises NotFound."""
     artifact = find_artifact(source)
     if artifact is None:
         return find_model(str(source)).sha256
-    return hash_json([artifact.lineage["base"]["sha256"], artifact.lineage["files"]])
+    facts = artifact.lineage
+    rounding = [artifact.kind, artifact.rounding_format, artifact.quantized]
+    return hash_json([facts["base"]["sha256"], facts["files"], artifact.system, rounding])

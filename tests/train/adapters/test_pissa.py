@@ -73,7 +73,7 @@ def test_a_killed_run_ends_in_the_same_bits(dataset, recipe_of, tmp_path):
 
 
 def test_a_rank_above_the_layers_width_is_refused(dataset, plan_of):
-    with pytest.raises(BadRecipe, match="singular parts"):
+    with pytest.raises(BadRecipe, match="singular vectors"):
         plan_of(dataset.split.train, "train.method={kind: lora, rank: 48, init: pissa}")
 
 

@@ -86,8 +86,10 @@ class Train(Section):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
-    warmup_share: float = Field(0.03, ge=0, le=1, description="Share of the steps to warm up in.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay of AdamW.")
+    warmup_ratio: float = Field(0.03, ge=0, le=1, description="Share of the steps to warm up in.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="Decoupled weight decay of AdamW; not of norms and biases."
+    )
     optimizer: Literal["adamw", "adamw_8bit"] = Field(
         "adamw",
         description="`adamw_8bit` keeps AdamW's moments in 8 bits (Dettmers et al. 2022, "
@@ -180,7 +182,7 @@ class Train(Section):
         if self.quantization_aware is None:
             return self
         if not isinstance(self.objective, Sft | Distillation):
-            raise ValueError("quantization_aware goes with objective sft or distil")
+            raise ValueError("quantization_aware goes with objective sft or distill")
         plain = isinstance(self.method, Lora) and not self.method.dropout
         if not plain and not isinstance(self.method, Full):
             raise ValueError("quantization_aware goes with method full, or lora without dropout")
@@ -216,7 +218,7 @@ class Train(Section):
         kind = self.objective.kind
         method = self.method
         if isinstance(method, Lora):
-            knows = method.init == "zero" and not (method.start or method.on)
+            knows = method.init == "zero" and not (method.init_from or method.stack_on)
         else:
             knows = isinstance(method, Full)
         if not knows:

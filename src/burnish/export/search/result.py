@@ -77,7 +77,8 @@ class SearchResult:
     def trial_facts(self, trial: CandidateTrial) -> dict[str, Any]:
         """What was measured of one candidate; the gain is over the trained model."""
         one, n = trial.candidate, len(trial.scores)
-        gain = paired_test(trial.scores, self.rules.trained_scores[:n]).gain if n else None
+        before, clusters = self.rules.trained_scores[:n], self.rules.clusters[:n]
+        gain = paired_test(trial.scores, before, clusters).gain if n else None
         return {
             "format": one.to,
             "quant": one.quant,

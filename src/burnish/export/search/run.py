@@ -15,6 +15,7 @@ from burnish.core.atomic import write_json
 from burnish.core.errors import AlreadyThere, BurnishError
 from burnish.core.progress import progress, say
 from burnish.core.recipe.recipe import Recipe
+from burnish.core.records import clusters_of
 from burnish.core.runs import Run
 from burnish.engines.local.open import open_local_engine
 from burnish.evaluate.metrics import METRICS
@@ -86,7 +87,8 @@ def run_search(
     scores = [score(asked.rows[n].answer, trained.free[n].text) for n in order]
     settings = recipe.export
     shared = count_decisions(len(trials), len(rounds))
-    rules = SearchRules(settings, scores, 1 - (1 - settings.confidence) / shared)
+    clusters = clusters_of([asked.rows[n] for n in order])
+    rules = SearchRules(settings, scores, 1 - (1 - settings.confidence) / shared, clusters)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".search-") as draft:
         _drop_narrow(trials, required_context(asked, trained))
@@ -181,8 +183,7 @@ def _pick_winner(
     rules: SearchRules,
 ) -> tuple[CandidateTrial | None, ExportResult | None, list[str]]:
     """The first finalist that passes the gate; else why none did."""
-    # Several tries at one gate share its error rate.
-    sure = 1 - (1 - recipe.export.confidence) / rules.fit.finalists
+    sure = rules.gate_confidence(len(trials))
     against: list[str] = []
     room = required_context(asked, trained)
     for trial in select_finalists(trials, rules):

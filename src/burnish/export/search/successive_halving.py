@@ -22,11 +22,12 @@ _MEMORY_NOISE = 0.05
 @dataclass(frozen=True, slots=True)
 class SearchRules:
     """What decides: the recipe's section, the trained model's scores in the order of asking, the
-    confidence of one decision."""
+    confidence of one decision, and which questions hang together."""
 
     settings: Export
     trained_scores: Sequence[float]
     confidence: float
+    clusters: Sequence[int] = ()
 
     @property
     def fit(self) -> FormatSearch:
@@ -40,8 +41,18 @@ class SearchRules:
 
     def loss_lower_bound(self, trial: CandidateTrial) -> float:
         """The loss that it surely has."""
-        before = self.trained_scores[: len(trial.scores)]
-        return -loss_bound(trial.scores, before, self.confidence)
+        n = len(trial.scores)
+        return -loss_bound(
+            trial.scores, self.trained_scores[:n], self.confidence, self.clusters[:n]
+        )
+
+    def gate_confidence(self, candidates: int) -> float:
+        """How sure the gate must be of one format, where any of so many may come before it.
+
+        The finalists are those that looked best on the very questions that the gate asks, so all
+        candidates share its error rate (Bonferroni), and not the few that it sees.
+        """
+        return 1 - (1 - self.settings.confidence) / max(candidates, 1)
 
     @property
     def budget(self) -> float:
@@ -67,7 +78,8 @@ def _slower(rules: SearchRules, one: CandidateTrial, other: CandidateTrial) -> b
 
 
 def _less_accurate(rules: SearchRules, one: CandidateTrial, other: CandidateTrial) -> bool:
-    return -loss_bound(one.scores, other.scores, rules.confidence) > 0
+    clusters = rules.clusters[: len(one.scores)]
+    return -loss_bound(one.scores, other.scores, rules.confidence, clusters) > 0
 
 
 _SURELY_WORSE: Mapping[str, Callable[[SearchRules, CandidateTrial, CandidateTrial], bool]] = {

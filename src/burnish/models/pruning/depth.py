@@ -74,6 +74,6 @@ def _find_layer_list(model: Any) -> tuple[torch.nn.Module, str]:
                 return owner, name
     raise BadRecipe(
         f"The layers of a {model.config.model_type} model can't be found.",
-        "Use another model, or leave its layers alone (distil.layers, export.drop_layers, "
+        "Use another model, or leave its layers alone (distill.layers, export.drop_layers, "
         "train.objective.hidden, train.objective.attention).",
     )

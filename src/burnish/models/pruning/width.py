@@ -108,7 +108,7 @@ def keep_groups(model: Any, count: int, used: Sequence[torch.Tensor]) -> None:
     if count not in fitting:
         raise BadRecipe(
             f"This {config.model_type} model has {total} key-value heads; it can't have {count}.",
-            f"Set distil.heads to one of {', '.join(map(str, fitting))}.",
+            f"Set distill.heads to one of {', '.join(map(str, fitting))}.",
         )
     _keep_most_used(attentions_of(model), count, used)
     _set_groups(config, count)
@@ -153,7 +153,7 @@ def _mlp(layer: torch.nn.Module, inner: int, kind: str) -> PrunableBlock:
                 )
     raise BadRecipe(
         f"The neurons of {kind} models can't be found.",
-        "Leave distil.neurons out, or cut layers: distil.layers.",
+        "Leave distill.neurons out, or cut layers: distill.layers.",
     )
 
 
@@ -181,7 +181,7 @@ def _attention(layer: torch.nn.Module, config: Any) -> PrunableBlock:
     raise BadRecipe(
         f"{config.model_type} models can't have fewer heads: their config derives the head size "
         "from the hidden width, or their heads can't be found.",
-        "Leave distil.heads out; distil.neurons and distil.layers make it smaller too.",
+        "Leave distill.heads out; distill.neurons and distill.layers make it smaller too.",
     )
 
 
