@@ -88,7 +88,7 @@ def score_outputs(
             tokens_in=output.tokens_in,
             tokens_out=output.tokens_out,
             seconds=output.seconds,
-            reasoning=reasoning,
+            thought=reasoning,
             group=row.group or "",
         )
         for row, output in zip(rows, outputs, strict=True)

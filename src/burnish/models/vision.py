@@ -81,8 +81,10 @@ def load_trained_vision(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, To
     """
     name = artifact.path.name
     if not has_adapter(artifact):
-        model = load_vision(artifact.path, name, dtype)
-        return model, load_vision_tokenizer(artifact.path, name)
+        return (
+            load_vision(artifact.path, name, dtype),
+            load_vision_tokenizer(artifact.path, name),
+        )
     base = find_base(artifact)
     base_model = load_vision(base.path, base.name, torch.float32)
     adapted = PeftModel.from_pretrained(base_model, artifact.path, autocast_adapter_dtype=False)

@@ -136,7 +136,7 @@ def test_models_that_are_built_otherwise_are_refused():
     with pytest.raises(BadRecipe, match="neurons of gpt2 models"):
         mlps_of(gpt)
     # Its norms of queries and keys go over all heads at once.
-    with pytest.raises(BadRecipe, match="kind olmo2"):
+    with pytest.raises(BadRecipe, match="olmo2 models"):
         attentions_of(Olmo2ForCausalLM(Olmo2Config(**SHAPE)))
     odd = LlamaForCausalLM(LlamaConfig(**{**SHAPE, "num_attention_heads": 8,
                                           "num_key_value_heads": 8}))  # fmt: skip

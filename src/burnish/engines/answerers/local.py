@@ -72,6 +72,6 @@ class LocalAnswerer:
                         answer.tokens_out,
                         answer.seconds,
                         answer.finish_reason,
-                        reasoning=reasoning,
+                        thought=reasoning,
                     ),
                 )

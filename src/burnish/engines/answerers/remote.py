@@ -218,7 +218,7 @@ def _parse_reply(
             seconds=seconds,
             finish_reason=str(choice.get("finish_reason") or "stop"),
             tries=tries,
-            reasoning=reasoning or str(separate_reasoning),
+            thought=reasoning or str(separate_reasoning),
         ),
         "",
     )

@@ -80,6 +80,6 @@ def _format_line(result: "SearchResult", index: int) -> FormatLine:
         memory_bytes=trial.memory_bytes,
         disk_bytes=trial.disk_bytes,
         start_up_s=trial.start_up_s,
-        outcome=outcome,
+        fate=outcome,
         picked=trial is result.pick,
     )
