@@ -350,7 +350,7 @@ def _pick_label(record: Record, columns: Columns) -> str:
     if isinstance(_value(record, columns.label, _LABELS), list | dict):
         raise BadRow(
             "the label is a list or an object, not one class",
-            "Write one label as text; several at once can be trained as the JSON text of an answer.",
+            "Write one label as text; several at once, as the JSON text of an answer.",
         )
     return _pick(record, columns.label, _LABELS)
 

@@ -51,7 +51,7 @@ from burnish.evaluate.run import resolve_task
 from burnish.evaluate.scoring import save_predictions
 from burnish.evaluate.tasks import refuse_unanswerable
 from burnish.models.find_artifact import find_artifact
-from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.rag.indexing import find_documents
 from burnish.report.page import write_report
 from burnish.train.cached_run import train_cached
@@ -85,7 +85,7 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
     student = student_recipe(recipe)
     inputs = {
         "data": dict(dataset.hashes),
-        "base": find_model(student.model.name).identity,
+        "base": Resolved.of(student).base.identity,
         "teacher": dict(teacher.identity),
         "documents": _document_hashes(recipe),
         **({"teachers": [dict(other.identity) for other, _ in others]} if others else {}),

@@ -34,6 +34,7 @@ from burnish.models.local_models import (
 )
 from burnish.models.merge import check_mergeable
 from burnish.models.pruning.vocabulary import write_pieces
+from burnish.models.resolved import Resolved
 
 
 def student_recipe(recipe: Recipe) -> Recipe:
@@ -83,7 +84,7 @@ def _refuse_unteachable(recipe: Recipe) -> None:
                 "Leave train.objective out; for labels, set it to classify.",
             )
         is_teachers = settings.pruning_steps and settings.layers_of == "teacher"
-        kind = "causal" if is_teachers else find_model(recipe.model.name).kind
+        kind = "causal" if is_teachers else Resolved.of(recipe).base.kind
         if kind != "causal":
             reasons = {"seq2seq": "is an encoder-decoder", "vision": "is a vision-language model"}
             reason = reasons.get(kind, "generates no text")
@@ -129,7 +130,7 @@ def prepare_student(recipe: Recipe) -> str:
     """
     settings = recipe.distill
     if not settings.pruning_steps:
-        return find_model(recipe.model.name).name
+        return Resolved.of(recipe).base.name
     if settings.layers_of == "teacher" and settings.teacher.endpoint:
         raise BadRecipe(
             "A teacher behind an endpoint has no layers to cut.", "Set distill.layers_of=model."

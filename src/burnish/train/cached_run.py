@@ -5,6 +5,7 @@ its training, and a second one with the same data and settings trains nothing.
 """
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from burnish.core.atomic import hash_file, hash_json
@@ -16,7 +17,8 @@ from burnish.core.runs import Run, runs_folder
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
 from burnish.models.find_artifact import hash_weights
-from burnish.models.local_models import ARTIFACT_FILE, find_model
+from burnish.models.local_models import ARTIFACT_FILE
+from burnish.models.resolved import Resolved
 from burnish.train.forecast.auto_method import resolve_auto_method
 from burnish.train.run import train, user_code_files
 
@@ -26,8 +28,9 @@ _VERSION = 3
 
 def train_cached(recipe: Recipe, dataset: Dataset) -> Run:
     """Return the finished run of this recipe and this data, which is trained if there is none."""
-    recipe = resolve_auto_method(recipe)
-    run = Run(cached_run_folder(recipe, dataset))
+    resolved = Resolved.of(recipe)
+    recipe = resolve_auto_method(resolved)
+    run = Run(cached_run_folder(replace(resolved, recipe=recipe), dataset))
     if (run.artifact / ARTIFACT_FILE).exists():
         say(f"Fine-tuning: done by an earlier run ({run.id}).")
         return run
@@ -45,8 +48,9 @@ def _can_resume(run: Run, recipe: Recipe, dataset: Dataset) -> bool:
     return inputs.get("data") == dict(dataset.hashes) and run.recipe.model == recipe.model
 
 
-def cached_run_folder(recipe: Recipe, dataset: Dataset) -> Path:
+def cached_run_folder(resolved: Resolved, dataset: Dataset) -> Path:
     """Return the folder of the run of this recipe and this data, whether it exists or not."""
+    recipe = resolved.recipe
     rows = [
         [content_hash(row) for row in part]
         for part in (dataset.split.train, dataset.split.validation)
@@ -55,7 +59,6 @@ def cached_run_folder(recipe: Recipe, dataset: Dataset) -> Path:
     # tracker, which changes no weight.
     settings = recipe.train.model_dump(mode="json", exclude_defaults=True, exclude={"tracker"})
     kinds = [recipe.train.objective.kind, recipe.train.method.kind]
-    base = find_model(recipe.model.name)
     objective = recipe.train.objective
     sources = [hash_weights(name) for name in _source_models(objective)]
     sources += [hash_file(file) for file in user_code_files(objective).values()]
@@ -63,7 +66,7 @@ def cached_run_folder(recipe: Recipe, dataset: Dataset) -> Path:
         sources.append(hash_json([repr(sorted(row.item.items())) for row in dataset.split.train]))
     # The artifact has the task in it: labels that no row has, for one.
     task = dataset.task.model_dump(mode="json", exclude_defaults=True)
-    weights = [recipe.model.dtype, base.sha256, *sources]
+    weights = [recipe.model.dtype, resolved.base.sha256, *sources]
     key = hash_json([_VERSION, rows, task, kinds, settings, *weights])
     return runs_folder() / f"train-{key[:12]}"
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.support import require_model_support
 from burnish.models.local_models import LocalModel
 from burnish.train.loop.context import TrainContext
 from burnish.train.loop.trainer import Trainer
@@ -31,6 +32,5 @@ def trainer_for(context: TrainContext) -> Trainer[Any, Any]:
 
 
 def check_supported(recipe: Recipe, base: LocalModel) -> None:
-    """Raise BadRecipe if the objective isn't for such a model."""
-    seq2seq.check_supported(recipe, base)
-    vision.check_supported(recipe, base)
+    """Raise BadRecipe if the recipe asks for what such a model isn't trained with."""
+    require_model_support(recipe.train.choices, base.name, base.kind)

@@ -25,7 +25,7 @@ from burnish.data.load import Dataset, load
 from burnish.evaluate.tasks import reasoning_length
 from burnish.models.chat_template import encode_prompt
 from burnish.models.load import slow_dtype_warning
-from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.train.adapters.registry import quantization
 from burnish.train.distributed.launch import join_torchrun, launch, reject_idle_processes
 from burnish.train.distributed.process_group import ProcessGroup
@@ -58,9 +58,10 @@ def train(
     reject_idle_processes(recipe.train)
     if is_worker():
         return _train_as_torchrun_worker(recipe)
-    base = find_model(recipe.model.name)
+    resolved = Resolved.of(recipe)
+    base = resolved.base
     check_supported(recipe, base)
-    recipe = resolve_auto_method(recipe, begun=Run(resume.absolute()).recipe if resume else None)
+    recipe = resolve_auto_method(resolved, begun=Run(resume.absolute()).recipe if resume else None)
     if warning := slow_dtype_warning(recipe.model.dtype):
         say(warning)
     dataset = dataset or load(recipe, answered=recipe.train.needs_answers)
@@ -94,7 +95,7 @@ def train_as_worker(process_group: ProcessGroup) -> TrainReport:
     received: Any = process_group.broadcast(None)
     recipe, dataset, run, train_rows, validation_rows = received
     process_group = replace(process_group, mode=recipe.train.parallel)
-    base = find_model(recipe.model.name)
+    base = Resolved.of(recipe).base
     trainer = trainer_for(TrainContext.create(recipe, dataset, base, process_group))
     _train_to_best(trainer, run, train_rows, validation_rows)
     process_group.gather(peak_memory())

@@ -149,7 +149,7 @@ def test_a_batch_behind_virtual_tokens_gives_the_gradients_of_its_rows(method, d
     for row in plan.rows:
         judge = plan.objective.make_loss(plan.language, [row], 128)
         (judge(plan.language, pack([row])).loss / whole).backward()
-        plan.optimizer.collect()
+        plan.optimizer.accumulate()
 
     for name, master in plan.optimizer.masters.items():
         torch.testing.assert_close(master.grad, together[name], rtol=1e-4, atol=1e-6)

@@ -78,5 +78,5 @@ def test_a_rank_above_the_layers_width_is_refused(dataset, plan_of):
 
 
 def test_it_begins_once(recipe_of):
-    with pytest.raises(BadRecipe, match="start"):
+    with pytest.raises(BadRecipe, match="init_from"):
         recipe_of("train.method={kind: lora, init: pissa, start: last}")

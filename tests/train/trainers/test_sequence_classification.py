@@ -186,9 +186,9 @@ def test_a_rare_label_is_found_more_often_if_labels_are_balanced(recipe):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ("train.method=ia3", "method full, or lora"),
-        ("train.method={kind: lora, init: pissa}", "method full, or lora"),
-        ("train.gradient_checkpointing=true", "gradient_checkpointing is not for"),
+        ("train.method=ia3", "it goes with method lora, full"),
+        ("train.method={kind: lora, init: pissa}", "doesn't begin at zero"),
+        ("train.gradient_checkpointing=true", "doesn't go with gradient_checkpointing"),
     ],
 )
 def test_what_an_encoder_cannot_do_is_refused_before_anything(change, words):

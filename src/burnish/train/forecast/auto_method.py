@@ -14,25 +14,26 @@ from burnish.core.recipe.methods import AutoMethod, Lora, Qlora
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.recipe.train import Train
 from burnish.models.load import available_memory
-from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.train.forecast.estimate import estimate_memory, model_shape
 
 #: The share of the free memory that a candidate may need: the estimate is rough.
 _SHARE = 0.85
 
 
-def resolve_auto_method(recipe: Recipe, begun: Recipe | None = None) -> Recipe:
+def resolve_auto_method(resolved: Resolved, begun: Recipe | None = None) -> Recipe:
     """Return the recipe with a method in place of `auto`, and print why. Raises DoesNotFit.
 
     A run that has begun keeps the method that it began with.
     """
+    recipe = resolved.recipe
     auto = recipe.train.method
     if not isinstance(auto, AutoMethod) or recipe.train.is_encoding:
         return recipe
     if begun:
         return recipe.model_copy(update={"train": begun.train})
     free = available_memory()
-    shape = model_shape(find_model(recipe.model.name), auto)
+    shape = model_shape(resolved.base, auto)
     least = float("inf")
     for number, settings in enumerate(_candidates(recipe.train, auto)):
         need = estimate_memory(shape, settings, recipe.model.dtype).total

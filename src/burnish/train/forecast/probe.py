@@ -233,7 +233,7 @@ def _time_checkpoint(module: LanguageModelModule, folder: Path) -> tuple[float, 
     tensors = module.optimizer.state_tensors()
     if not module.process_group.is_main:
         return time.perf_counter() - begun, 0
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".rehearsal-") as folder_name:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".probe-") as folder_name:
         save_checkpoint(Path(folder_name), TrainState(), tensors)
         size = sum(file.stat().st_size for file in Path(folder_name).rglob("*") if file.is_file())
     return time.perf_counter() - begun, size

@@ -16,12 +16,12 @@ from typing import Any
 from burnish.core.atomic import write_json
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import Bar, progress, say
-from burnish.core.recipe.methods import Lora
 from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.support import allowed, conflicts
 from burnish.core.runs import Run, new_run
 from burnish.data.load import load
 from burnish.models.artifact import save_artifact
-from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.train.loop.checkpoint import TrainState, load_weights, step_of
 from burnish.train.loop.context import TrainContext
 from burnish.train.loop.loop import apply_step, save_and_prune
@@ -37,9 +37,6 @@ from burnish.train.multi_lora.member import (
 from burnish.train.report import TrainReport, make_report
 from burnish.train.run import make_lineage
 from burnish.train.trainers.causal_lm import CausalLMTrainer
-
-#: Objectives without stages: no reference, no teacher, no rollouts.
-SUPPORTED_OBJECTIVES = ("sft", "orpo", "simpo")
 
 
 @dataclass(slots=True)
@@ -79,19 +76,13 @@ def check_trainable_together(recipes: dict[str, Recipe]) -> None:
     for name, recipe in recipes.items():
         train = recipe.train
         obstacles = [
+            found.value if found.other == "flag" else f"train.{found.other}={found.value}"
+            for found in conflicts({**train.choices, "run": ("together",)})
+        ]
+        obstacles += [
             what
             for what, applies in (
                 ("another model", recipe.model != first.model),
-                (f"train.method={train.method.kind}", not isinstance(train.method, Lora)),
-                (
-                    f"train.objective={train.objective.kind}",
-                    train.objective.kind not in SUPPORTED_OBJECTIVES,
-                ),
-                ("dropout", getattr(train.method, "dropout", 0) > 0),
-                ("init=pissa, start or on", not _begins_at_zero(train.method)),
-                ("train.parallel", train.parallel != "none"),
-                ("train.tracker", train.tracker is not None),
-                ("train.compile", train.compile),
                 ("keep_checkpoints under 2", train.keep_checkpoints < 2),
                 (
                     "another gradient_checkpointing",
@@ -105,20 +96,14 @@ def check_trainable_together(recipes: dict[str, Recipe]) -> None:
             raise BadRecipe(
                 f"{name} has {', '.join(obstacles)} and can't be trained together with the others.",
                 "Adapters of one model train together: train.method=lora without dropout, and "
-                f"train.objective {', '.join(SUPPORTED_OBJECTIVES)}. "
+                f"train.objective {', '.join(allowed('run', 'together', 'objective'))}. "
                 "Train it alone: burnish train.",
             )
 
 
-def _begins_at_zero(method: Any) -> bool:
-    return not isinstance(method, Lora) or (
-        method.init == "zero" and not (method.init_from or method.stack_on)
-    )
-
-
 def _start_members(recipes: dict[str, Recipe], out: Path, locks: ExitStack) -> list[_RunningMember]:
     """Tokenize the rows of all members and create or reopen their runs."""
-    base = find_model(next(iter(recipes.values())).model.name)
+    base = Resolved.of(next(iter(recipes.values()))).base
     inputs = {}
     for name, recipe in recipes.items():
         context = TrainContext.create(recipe, load(recipe), base)

@@ -137,8 +137,8 @@ class _TrialProcess:
         if code == 0:
             report = Run(self.task.folder).read("report.json")
             return TrialResult(self.task, report["best_validation_loss"])
-        fault = self._read_fault() or self._handle_crash(code)
-        return TrialResult(self.task, None, fault) if fault else None
+        error = self._read_fault() or self._handle_crash(code)
+        return TrialResult(self.task, None, error) if error else None
 
     def _report_validations(self) -> None:
         """Report new validations to the trial. Raises Pruned."""

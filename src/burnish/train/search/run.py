@@ -24,7 +24,7 @@ from burnish.core.recipe.recipe import Recipe, make_recipe
 from burnish.core.recipe.search import Search
 from burnish.core.runs import Run, reopen_or_new_run
 from burnish.data.load import Dataset, load
-from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.train.search.executors import (
     ParallelTrials,
     SerialTrials,
@@ -72,7 +72,7 @@ def search(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = No
             "A search needs validation rows to compare trials by.",
             "Name a file in data.validation, or raise data.validation_share.",
         )
-    base = find_model(recipe.model.name)
+    base = Resolved.of(recipe).base
     inputs = {"data": dict(dataset.hashes), "base": base.identity}
     run = reopen_or_new_run("search", recipe, inputs, out)
     settings = recipe.search

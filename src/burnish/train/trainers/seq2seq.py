@@ -8,16 +8,13 @@ from typing import Any
 import torch
 from transformers import AutoConfig
 
-from burnish.core.errors import BadData, BadRecipe
+from burnish.core.errors import BadData
 from burnish.core.progress import say
-from burnish.core.recipe.objectives import Seq2Seq
-from burnish.core.recipe.recipe import Recipe
 from burnish.core.records import Row
 from burnish.core.runs import Run
 from burnish.models.artifact import Artifact
 from burnish.models.chat_template import encode_pair
 from burnish.models.load import training_dtype
-from burnish.models.local_models import LocalModel
 from burnish.models.seq2seq import load_seq2seq, max_lengths, save_seq2seq, shift_right
 from burnish.models.token_audit import SEQ2SEQ_NOTE
 from burnish.train.batching.examples import reject_undesirable
@@ -77,25 +74,6 @@ class Seq2SeqModule(EncoderModule[Seq2SeqExample]):
             logits.float().flatten(0, 1), targets["input_ids"].flatten(), reduction="none"
         )
         return (losses * weights.flatten()).sum()
-
-
-def check_supported(recipe: Recipe, base: LocalModel) -> None:
-    """Raise BadRecipe if the objective is for encoder-decoders and the base isn't one, or the other
-    way round."""
-    objective = recipe.train.objective
-    if isinstance(objective, Seq2Seq) and base.kind != "seq2seq":
-        raise BadRecipe(
-            f"train.objective=seq2seq is for encoder-decoders, and {base.name} isn't one "
-            f"({base.kind}).",
-            "Name a T5 or a BART in model.name, or leave train.objective out.",
-        )
-    is_language = not recipe.train.is_encoding and not isinstance(objective, Seq2Seq)
-    if is_language and base.kind == "seq2seq":
-        raise BadRecipe(
-            f"{base.name} is an encoder-decoder, and train.objective={objective.kind} is for "
-            "language models.",
-            "Set train.objective=seq2seq, with train.method lora or full.",
-        )
 
 
 class Seq2SeqTrainer(Trainer[Seq2SeqExample, Seq2SeqModule]):

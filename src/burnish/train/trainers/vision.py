@@ -12,18 +12,14 @@ from typing import Any
 
 import torch
 
-from burnish.core.errors import BadRecipe
 from burnish.core.progress import progress
-from burnish.core.recipe.methods import Full, Lora
-from burnish.core.recipe.objectives import Sft
-from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.methods import Lora
 from burnish.core.recipe.train import Train
 from burnish.core.records import Row
 from burnish.core.runs import Run
 from burnish.models.artifact import Artifact
 from burnish.models.chat_template import TokenizedRow, encode_row, process_prompt
 from burnish.models.load import training_dtype
-from burnish.models.local_models import LocalModel
 from burnish.models.vision import load_vision, save_vision
 from burnish.train.adapters.registry import add_peft_adapter, lora_config
 from burnish.train.batching.examples import reject_undesirable
@@ -76,34 +72,6 @@ class VisionModule(EncoderModule[VisionExample]):
         target_ids = torch.tensor([ids[n] for n in targets], device=device)
         losses = torch.nn.functional.cross_entropy(logits.float(), target_ids, reduction="none")
         return (losses * torch.tensor([weights[n] for n in targets], device=device)).sum()
-
-
-def check_supported(recipe: Recipe, base: LocalModel) -> None:
-    """Raise BadRecipe for settings that vision-language models aren't trained with."""
-    if base.kind != "vision":
-        return
-    settings, method = recipe.train, recipe.train.method
-    plain = (
-        isinstance(method, Lora)
-        and method.init == "zero"
-        and not (method.init_from or method.stack_on)
-    )
-    others = (
-        ("train.objective", settings.objective.kind, isinstance(settings.objective, Sft)),
-        ("train.method", method.kind, plain or isinstance(method, Full)),
-        ("train.parallel", settings.parallel, settings.parallel == "none"),
-        ("train.gradient_checkpointing", "true", not settings.gradient_checkpointing),
-        ("train.compile", "true", not settings.compile),
-        ("train.group_by_prefix", "true", not settings.group_by_prefix),
-        ("train.quantization_aware", settings.quantization_aware, not settings.quantization_aware),
-    )
-    for name, value, fits in others:
-        if not fits:
-            raise BadRecipe(
-                f"{base.name} reads images, and {name}={value} is for models that read text only.",
-                "Leave it out: train.objective=sft, with train.method full or lora (init=zero), in "
-                "one process (docs/guides/vision.md).",
-            )
 
 
 class VisionTrainer(Trainer[VisionExample, VisionModule]):
