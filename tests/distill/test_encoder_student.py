@@ -84,7 +84,7 @@ def test_an_encoder_is_left_with_fewer_neurons_and_refused_fewer_heads(
 
     assert AutoModel.from_pretrained(find_model(name).path).config.intermediate_size == 32
     assert Embedder(find_model(name)).encode(["where is my parcel"]).shape == (1, 128)
-    with pytest.raises(BadRecipe, match="kind bert can't be left with fewer heads"):
+    with pytest.raises(BadRecipe, match="bert models can't have fewer heads"):
         prepare_student(recipe_of("distill.heads=1"))
 
 
