@@ -16,9 +16,26 @@ def evenly_spaced(count: int, total: int) -> list[int]:
     return [round(place * (total - 1) / (count - 1)) for place in range(count)]
 
 
+def find_layer_list(model: Any) -> tuple[torch.nn.Module, str]:
+    """Return the module that holds the list of layers, and the list's name.
+
+    Raises BadRecipe for a model that hides its layers.
+    """
+    total = model.config.get_text_config().num_hidden_layers
+    for owner in model.modules():
+        for name, child in owner.named_children():
+            if isinstance(child, torch.nn.ModuleList) and len(child) == total:
+                return owner, name
+    raise BadRecipe(
+        f"burnish doesn't know where a {model.config.model_type} model has its layers.",
+        "Take another model, or leave its layers alone (distil.layers, export.drop_layers, "
+        "train.objective.hidden, train.objective.attention).",
+    )
+
+
 def layers_of(model: Any) -> torch.nn.ModuleList:
     """The layers of a model, in order. Raises BadRecipe for a model that hides them."""
-    owner, name = _find_layer_list(model)
+    owner, name = find_layer_list(model)
     found: torch.nn.ModuleList = getattr(owner, name)
     return found
 
@@ -28,7 +45,7 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
 
     Raises BadRecipe for a model that hides its layers.
     """
-    owner, name = _find_layer_list(model)
+    owner, name = find_layer_list(model)
     layers = getattr(owner, name)
     setattr(owner, name, torch.nn.ModuleList(layers[place] for place in kept))
     config = model.config
@@ -62,17 +79,3 @@ def capture_outputs(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _find_layer_list(model: Any) -> tuple[torch.nn.Module, str]:
-    """The module that holds the list of layers, and the list's name."""
-    total = model.config.get_text_config().num_hidden_layers
-    for owner in model.modules():
-        for name, child in owner.named_children():
-            if isinstance(child, torch.nn.ModuleList) and len(child) == total:
-                return owner, name
-    raise BadRecipe(
-        f"burnish doesn't know where a {model.config.model_type} model has its layers.",
-        "Take another model, or leave its layers alone (distil.layers, export.drop_layers, "
-        "train.objective.hidden, train.objective.attention).",
-    )

@@ -37,8 +37,9 @@ from burnish.train.distillation.teacher_logits import (
     load_teacher_tokenizer,
     teacher_on_device,
 )
+from burnish.train.forward.path import require_packed, target_states
 from burnish.train.loop.language_model import LanguageModelModule
-from burnish.train.objectives.registry import BatchLoss, LossFn, target_states
+from burnish.train.objectives.registry import BatchLoss, LossFn
 
 #: What the matrix is called among the student's weights while it learns.
 _PROJECTION = "into_teacher"
@@ -133,7 +134,10 @@ def add_hidden_state_matching(
             "Set train.objective.hidden=0 and train.objective.attention.weight=0: the "
             "distributions are matched by the text.",
         )
-    imitation = _make_matching(plan.language, teacher_on_device(plan, settings.teacher), settings)
+    teacher = teacher_on_device(plan, settings.teacher)
+    for model, name in ((plan.language, "the student"), (teacher, settings.teacher)):
+        require_packed(model, name, "Matching a teacher's layers")
+    imitation = _make_matching(plan.language, teacher, settings)
     plain = plan.objective.make_loss
 
     def judge_of(model: PreTrainedModel, rows: Sequence[Example], most: int) -> LossFn:

@@ -30,16 +30,15 @@ from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local_models import find_model
 from burnish.train.adapters.registry import language_model
 from burnish.train.batching.examples import CrossTokenizerExample, DistillationExample, Example
-from burnish.train.batching.micro_batches import micro_batches, trim_to_target
+from burnish.train.batching.micro_batches import trim_to_target
 from burnish.train.batching.packed import pack
 from burnish.train.batching.token_alignment import TokenAligner
-from burnish.train.kernels.fused_layers import fuse
-from burnish.train.kernels.packed_attention import ATTENTION
+from burnish.train.forward.path import batches_of, target_states
+from burnish.train.forward.proof import choose_forward_path
 from burnish.train.loop.language_model import LanguageModelModule
 from burnish.train.losses.cross_tokenizer import align_teacher_logprobs
 from burnish.train.losses.divergence import top_k_logprobs
-from burnish.train.losses.linear import LinearCrossEntropy
-from burnish.train.objectives.registry import target_states
+from burnish.train.losses.linear import LinearCrossEntropy, head_logits
 
 #: Rows of a block: what a death costs.
 _BLOCK = 256
@@ -90,7 +89,7 @@ def add_teacher_logits(
     if missing:
         # Loading draws random numbers; a training must not depend on whether it was needed.
         with torch.random.fork_rng(), progress("Asking the teacher", total=len(blocks)) as bar:
-            teacher = load_teacher(settings.teacher, dtype)
+            teacher = load_teacher(settings.teacher, dtype, plan.settings.max_length)
             bar.advance(len(blocks) - len(missing))
             for number in missing:
                 _write(stem, number, _score_block(teacher, asked.block(number), plan, settings))
@@ -152,11 +151,11 @@ def teacher_on_device(plan: LanguageModelModule, source: str) -> Any:
     # Loading draws random numbers; what is learnt must not depend on it.
     with torch.random.fork_rng():
         dtype = next(plan.language.parameters()).dtype
-        return load_teacher(source, dtype).to(plan.accelerator.device)
+        return load_teacher(source, dtype, plan.settings.max_length).to(plan.accelerator.device)
 
 
-def load_teacher(source: str, dtype: torch.dtype) -> Any:
-    """The teacher, ready to read flat batches."""
+def load_teacher(source: str, dtype: torch.dtype, longest: int) -> Any:
+    """Load the teacher, on the forward path that is proven for rows of up to `longest` tokens."""
     artifact = find_artifact(source)
     if artifact and artifact.kind == "virtual":
         raise BadRecipe(
@@ -169,8 +168,8 @@ def load_teacher(source: str, dtype: torch.dtype) -> Any:
     else:
         model = load_model(find_model(source), dtype)
     language = language_model(model)
-    language.set_attn_implementation(ATTENTION)
-    fuse(model)
+    language.requires_grad_(False)
+    choose_forward_path(language, language, source, longest)
     return language.eval()
 
 
@@ -229,13 +228,14 @@ def _score_rows(
     assert isinstance(settings, Distillation)
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     numbers = {id(row): number for number, row in enumerate(rows)}
-    for some in micro_batches(rows, plan.settings.micro_batch_tokens):
+    for some in batches_of(teacher, rows, plan.settings.micro_batch_tokens):
         batch = pack(some, plan.accelerator.device)
         hidden, head = target_states(teacher, batch)
         parts = []
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
-            parts.append(told((hidden[part] @ head.T).float(), batch.targets[part], settings))
+            logits = head_logits(hidden[part], head)
+            parts.append(told(logits, batch.targets[part], settings))
         tokens, logprobs = (torch.cat(side).cpu().numpy() for side in zip(*parts, strict=True))
         places = [len(_target_positions(row)) for row in some]
         apart = _split_rows((tokens.astype(np.int32), logprobs), places)

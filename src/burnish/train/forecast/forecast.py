@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ import torch
 from burnish.core.errors import DoesNotFit
 from burnish.core.progress import Bar, progress
 from burnish.train.batching.examples import Example
-from burnish.train.batching.micro_batches import count_computed_tokens, micro_batches
 from burnish.train.batching.packed import round_up_length
 from burnish.train.batching.sampler import count_updates
 from burnish.train.distributed.process_group import split_by_tokens
@@ -30,6 +30,7 @@ from burnish.train.forecast.memory_claims import (
     first_shortage,
     gather_claims,
 )
+from burnish.train.forward.path import batches_of, count_tokens
 from burnish.train.loop.checkpoint import LANDMARKS, TrainState, save_checkpoint
 from burnish.train.loop.language_model import (
     LanguageModelModule,
@@ -118,6 +119,7 @@ def probe(plan: LanguageModelModule, folder: Path) -> Probe:
     plan = with_zero_reference(plan)
     random = torch.get_rng_state()
     looked = min(plan.steps, _LOOKED_AT)
+    count = partial(count_tokens, plan.language)
     batches = first_batches(plan)
     longest = batches[-1]
     half = longest[: max(1, len(longest) // 2)]
@@ -156,12 +158,12 @@ def probe(plan: LanguageModelModule, folder: Path) -> Probe:
     return Probe(
         baseline=resting,
         peak=max(peak, peak_memory(), resting + int(_final_weights_bytes(plan))),
-        tokens=count_computed_tokens(longest),
+        tokens=count(longest),
         half_peak=half_peak,
-        half_tokens=count_computed_tokens(half),
+        half_tokens=count(half),
         shape_bytes=shape,
-        shapes=len({round_up_length(count_computed_tokens(some)) for some in batches}),
-        longest_row=max(count_computed_tokens([row]) for row in plan.rows),
+        shapes=len({round_up_length(count(some)) for some in batches}),
+        longest_row=max(count([row]) for row in plan.rows),
         answers=max(len(row.answers) for row in plan.rows),
         layers=int(plan.language.config.num_hidden_layers),
         seconds_per_token=speeds,
@@ -171,7 +173,7 @@ def probe(plan: LanguageModelModule, folder: Path) -> Probe:
         rollout_seconds=drawing,
         checkpoint_seconds=checkpoint,
         checkpoint_bytes=size,
-        run_tokens=sum(map(count_computed_tokens, batches)) / looked * plan.steps / plan.team.size,
+        run_tokens=sum(map(count, batches)) / looked * plan.steps / plan.team.size,
     )
 
 
@@ -265,7 +267,8 @@ def first_batches(plan: LanguageModelModule) -> list[list[Example]]:
     rows = (plan.rows_for_step(number) for number in range(min(plan.steps, _LOOKED_AT)))
     parts = (part for step in rows for part in split_by_tokens(step, plan.team.size))
     return sorted(
-        (some for part in parts for some in micro_batches(part, budget)), key=count_computed_tokens
+        (some for part in parts for some in batches_of(plan.language, part, budget)),
+        key=lambda some: count_tokens(plan.language, some),
     )
 
 
@@ -289,7 +292,7 @@ def _seconds_per_token(plan: LanguageModelModule, rows: Sequence[Example], bar: 
     """Of one micro-batch, forth and back."""
     spent = _measure_seconds(lambda: _run_backward(plan, rows))
     bar.advance()
-    return spent / count_computed_tokens(rows)
+    return spent / count_tokens(plan.language, rows)
 
 
 def _measure_seconds(work: Callable[[], object]) -> float:
@@ -302,14 +305,15 @@ def _pass_seconds(plan: LanguageModelModule, rows: Sequence[Example]) -> float:
     """Seconds of a whole pass over rows without learning, from its longest micro-batch."""
     if not rows:
         return 0.0
-    batches = micro_batches(rows, plan.settings.micro_batch_tokens)
+    count = partial(count_tokens, plan.language)
+    batches = batches_of(plan.language, rows, plan.settings.micro_batch_tokens)
     if plan.settings.compile:
         # Without gradients layers are compiled once more, which no later pass does again.
         compute_validation_metrics(plan, _repeat_for_processes(plan, batches[-1]))
     spent = _measure_seconds(
         lambda: compute_validation_metrics(plan, _repeat_for_processes(plan, batches[-1]))
     )
-    return spent / count_computed_tokens(batches[-1]) * sum(map(count_computed_tokens, batches))
+    return spent / count(batches[-1]) * sum(map(count, batches))
 
 
 def _rollout_seconds(plan: LanguageModelModule) -> float:

@@ -3,9 +3,9 @@
 import shutil
 from dataclasses import replace
 
-from burnish.train.batching.micro_batches import count_computed_tokens
 from burnish.train.batching.sampler import group_rows
 from burnish.train.forecast.forecast import Forecast, first_batches
+from burnish.train.forward.path import count_tokens
 from burnish.train.loop.language_model import LanguageModelModule
 
 #: Less than this share of the tokens is not worth an order that is less shuffled.
@@ -43,5 +43,8 @@ def _estimate_grouping_savings(plan: LanguageModelModule) -> float:
     grouped = replace(plan, row_groups=group_rows(plan.rows, settings))
     if grouped.row_groups == plan.row_groups:
         return 0.0
-    before, after = (sum(map(count_computed_tokens, first_batches(one))) for one in (plan, grouped))
+    before, after = (
+        sum(count_tokens(plan.language, some) for some in first_batches(one))
+        for one in (plan, grouped)
+    )
     return 1 - after / before

@@ -11,11 +11,10 @@ from transformers import PreTrainedModel
 from burnish.train.batching.examples import Example
 from burnish.train.batching.micro_batches import (
     count_all_tokens,
-    count_computed_tokens,
-    micro_batches,
 )
 from burnish.train.batching.packed import pack
 from burnish.train.distributed.process_group import split_by_tokens
+from burnish.train.forward.path import batches_of, count_tokens
 from burnish.train.loop.loop import StepResult, TrainingModule
 from burnish.train.loop.step_metrics import MetricMeans
 from burnish.train.objectives.registry import Objective
@@ -90,9 +89,13 @@ def _local_micro_batches(
     """This process's micro-batches of some rows, each with a 1; and with a 0 those that it only
     goes through because another process has more: what is divided comes together in every pass."""
     parts = split_by_tokens(rows, plan.team.size)
-    batches = [micro_batches(part, plan.settings.micro_batch_tokens) for part in parts]
+    most = plan.settings.micro_batch_tokens
+    batches = [batches_of(plan.language, part, most) for part in parts]
     own, most = batches[plan.team.rank], max(map(len, batches))
-    spare = min((some for part in batches for some in part), key=count_computed_tokens)
+    spare = min(
+        (some for part in batches for some in part),
+        key=lambda some: count_tokens(plan.language, some),
+    )
     return [(some, 1) for some in own] + [(spare, 0)] * (most - len(own))
 
 

@@ -27,7 +27,12 @@ from burnish.models.chat_template import TokenizedRow
 from burnish.train.batching.examples import CrossTokenizerExample, Example
 from burnish.train.batching.token_alignment import TokenAligner, target_tokens
 from burnish.train.losses.divergence import DIVERGENCES, TeacherDistribution
-from burnish.train.losses.linear import LinearCrossEntropy, LinearLogProbs
+from burnish.train.losses.linear import (
+    LinearCrossEntropy,
+    LinearLogProbs,
+    head_gradient,
+    head_logits,
+)
 
 #: The rest of a distribution is known no better than this, in float32.
 _LEAST = 1e-7
@@ -83,7 +88,7 @@ def cross_tokenizer_distribution(
 
 def cross_tokenizer_loss(
     hidden: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     learnt: tuple[torch.Tensor, torch.Tensor],
     lesson: TeacherDistribution,
     settings: Distillation,
@@ -123,13 +128,13 @@ class LinearTokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor | None, tokens: torch.Tensor
     ) -> torch.Tensor:
         """hidden (n, d), weight (vocabulary, d), tokens (n, k) → (n, k), float32."""
         found = torch.empty(tokens.shape, dtype=torch.float32, device=hidden.device)
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
-            logits = (hidden[part] @ weight.T).float()
+            logits = head_logits(hidden[part], weight)
             found[part] = logits.gather(1, tokens[part]) - logits.logsumexp(-1, keepdim=True)
         ctx.save_for_backward(hidden, weight, tokens)
         return found
@@ -143,10 +148,10 @@ class LinearTokenLogProbs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
-            logits = (hidden[part] @ weight.T).float()
+            logits = head_logits(hidden[part], weight)
             slopes = torch.softmax(logits, -1).mul_(-grad[part].sum(-1, keepdim=True))
             slopes = slopes.scatter_add_(1, tokens[part], grad[part]).to(hidden.dtype)
-            grad_hidden[part] = slopes @ weight
+            grad_hidden[part] = head_gradient(slopes, weight)
             if grad_weight is not None:
                 grad_weight += slopes.T @ hidden[part]
         return grad_hidden, grad_weight, None

@@ -14,6 +14,7 @@ from burnish.train.batching.examples import Example
 from burnish.train.batching.micro_batches import count_all_tokens, micro_batches
 from burnish.train.batching.packed import pack
 from burnish.train.batching.sampler import count_steps, group_rows
+from burnish.train.forward.path import require_packed
 from burnish.train.loop.language_model import LanguageModelModule, compute_validation_metrics
 from burnish.train.loop.loop import StepResult
 from burnish.train.loop.step_metrics import MetricMeans
@@ -47,6 +48,7 @@ def build_members(
     given, rows, validation = read[0]
     seed_everything(given.recipe.train.seed)
     fit = build_language_model(given.recipe, given.base, rows, validation)
+    require_packed(fit.language, given.base.name, "Training several adapters together")
     names = [_DEFAULT_ADAPTER, *(f"together{number}" for number in range(1, len(read)))]
     for name, (other, _, _) in list(zip(names, read, strict=True))[1:]:
         seed_everything(other.recipe.train.seed)

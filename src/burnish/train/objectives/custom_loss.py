@@ -15,7 +15,7 @@ from burnish.core.recipe.objectives import CustomLoss
 from burnish.core.records import Row
 from burnish.train.batching.examples import RowExample
 from burnish.train.batching.packed import PackedBatch
-from burnish.train.losses.linear import LinearLogProbs
+from burnish.train.losses.linear import LinearLogProbs, head_logits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,19 +23,20 @@ class ScoredAnswer:
     """An answer as the model sees it now: n learnt tokens.
 
     `tokens` (n,) are their ids, `weights` (n,) their loss weights, `logprobs` (n,) their
-    log-probabilities (natural, float32), `hidden` (n, width) what they are predicted from.
+    log-probabilities (natural, float32), `hidden` (n, width) what they are predicted from,
+    by the weight `head` (vocabulary, width); without a head, `hidden` are the logits themselves.
     """
 
     tokens: torch.Tensor
     weights: torch.Tensor
     logprobs: torch.Tensor
     hidden: torch.Tensor
-    head: torch.Tensor
+    head: torch.Tensor | None
 
     @property
     def logits(self) -> torch.Tensor:
         """(n, vocabulary), float32; computed when it is asked for, since it is large."""
-        return (self.hidden @ self.head.T).float()
+        return head_logits(self.hidden, self.head)
 
 
 #: What is taken for a mistake in the file; want of memory is not one.
@@ -80,7 +81,7 @@ def load_loss(settings: CustomLoss) -> CustomLossFn:
 
 
 def compute_losses(
-    loss: CustomLossFn, batch: PackedBatch, hidden: torch.Tensor, head: torch.Tensor
+    loss: CustomLossFn, batch: PackedBatch, hidden: torch.Tensor, head: torch.Tensor | None
 ) -> list[torch.Tensor]:
     """The loss of each row of a batch. hidden (places, width), head (vocabulary, width)."""
     logprobs: torch.Tensor = LinearLogProbs.apply(hidden, head, batch.targets)

@@ -36,8 +36,8 @@ from burnish.train.batching.examples import (
     sft_examples,
     without_answer,
 )
-from burnish.train.batching.micro_batches import micro_batches
 from burnish.train.batching.packed import PackedBatch, pack
+from burnish.train.forward.path import batches_of, target_states
 from burnish.train.losses import policy_gradient as reinforcement
 from burnish.train.losses import preference as preferences
 from burnish.train.losses.cross_tokenizer import cross_tokenizer_distribution, cross_tokenizer_loss
@@ -92,21 +92,6 @@ def answer_logprobs(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
     # A product and not index_add: its order of additions is the same on every device.
     own: torch.Tensor = (batch.answer_index[None] == answers[:, None]).to(tokens.dtype) @ tokens
     return own
-
-
-def target_states(model: PreTrainedModel, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Hidden states of the positions that predict a learnt token, and the head's weight.
-
-    Only these positions reach the vocabulary.
-    """
-    # Weights that are divided come together around a pass of their own (train.fsdp).
-    hidden = getattr(model, "body", model.base_model)(
-        input_ids=batch.ids,
-        position_ids=batch.positions,
-        use_cache=False,
-        layout=batch.layout,
-    ).last_hidden_state[0]
-    return hidden.index_select(0, batch.predict_positions), model.get_output_embeddings().weight
 
 
 def _sft(settings: Sft) -> Objective:
@@ -347,7 +332,7 @@ def _estimate_kl(model: PreTrainedModel, rows: Sequence[Example], most_tokens: i
         if isinstance(row, PreferenceExample) and row.mismatched
     ]
     total = 0.0
-    for some in micro_batches(apart, most_tokens):
+    for some in batches_of(model, apart, most_tokens):
         batch = pack(some, model.device)
         total += float((answer_logprobs(model, batch) - _reference_logprobs(batch)).sum())
     return max(total / len(apart), 0.0) if apart else 0.0

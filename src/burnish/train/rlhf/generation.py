@@ -13,7 +13,8 @@ from burnish.engines.local.engine import LocalEngine
 from burnish.engines.local.kv_cache import ATTENTION as ENGINE_ATTENTION
 from burnish.engines.local.multi_lora import MultiLoraModel
 from burnish.models.adapters.soft_prompts import required_virtual_ids
-from burnish.train.kernels.packed_attention import ATTENTION
+from burnish.models.proof import set_attention
+from burnish.train.forward.path import forward_path
 from burnish.train.loop.language_model import LanguageModelModule
 
 #: Answers made at once: bounds the memory of their keys and values.
@@ -53,7 +54,7 @@ class PolicyEngine:
         try:
             yield
         finally:
-            self.plan.language.set_attn_implementation(ATTENTION)
+            set_attention(self.plan.language, forward_path(self.plan.language).attention)
 
 
 def answer_seed(*place: int) -> int:

@@ -17,8 +17,8 @@ from burnish.core.journal import Journal, read_journal
 from burnish.core.progress import progress
 from burnish.core.runs import Run
 from burnish.train.batching.examples import Example, PreferenceExample
-from burnish.train.batching.micro_batches import micro_batches
 from burnish.train.batching.packed import pack
+from burnish.train.forward.path import batches_of
 from burnish.train.loop.checkpoint import TrainState
 from burnish.train.loop.language_model import LanguageModelModule
 from burnish.train.objectives.registry import answer_logprobs
@@ -62,7 +62,7 @@ def _with_reference(plan: LanguageModelModule, known: ReferenceLogprobs) -> Lang
 def _measure(plan: LanguageModelModule, run: Run, may_begin: bool) -> ReferenceLogprobs:
     rows = [row for row in (*plan.rows, *plan.validation) if isinstance(row, PreferenceExample)]
     shown = {replace(row, answers=row.answers_with_reference, mismatched=None): row for row in rows}
-    batches = micro_batches(list[Example](shown), plan.settings.micro_batch_tokens)
+    batches = batches_of(plan.language, list[Example](shown), plan.settings.micro_batch_tokens)
     lines = read_journal(run.path / "reference.jsonl")
     if len(lines) < len(batches) and not may_begin:
         raise BadData(

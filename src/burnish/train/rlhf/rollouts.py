@@ -25,9 +25,9 @@ from burnish.engines.local.decoding import GenerationRequest
 from burnish.evaluate.rewards import RewardFn, reward_function
 from burnish.models.chat_template import TokenizedRow
 from burnish.train.batching.examples import Example, RolloutGroup
-from burnish.train.batching.micro_batches import micro_batches
 from burnish.train.batching.packed import pack
 from burnish.train.batching.sampler import count_updates
+from burnish.train.forward.path import batches_of
 from burnish.train.loop.language_model import LanguageModelModule
 from burnish.train.losses.policy_gradient import group_advantages
 from burnish.train.objectives.registry import logprobs_at_temperature
@@ -161,7 +161,7 @@ class RolloutSampler:
         """The rows with the log-probabilities of their tokens now, as `name`."""
         self.plan.model.eval()
         known: dict[int, tuple[float, ...]] = {}
-        for some in micro_batches(rows, self.plan.settings.micro_batch_tokens):
+        for some in batches_of(self.plan.language, rows, self.plan.settings.micro_batch_tokens):
             batch = pack(some, self.plan.accelerator.device)
             found = logprobs_at_temperature(self.plan.language, batch, self.settings.temperature)
             left = iter(found.tolist())

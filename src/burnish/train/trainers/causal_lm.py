@@ -30,7 +30,7 @@ from burnish.train.adapters.registry import (
     soft_prompt_ids,
     trainable_weights,
 )
-from burnish.train.batching.examples import Example
+from burnish.train.batching.examples import Example, all_answers
 from burnish.train.batching.micro_batches import trim_to_target
 from burnish.train.batching.sampler import count_steps, group_rows
 from burnish.train.distillation.hidden_states import (
@@ -45,9 +45,9 @@ from burnish.train.distributed.process_group import SINGLE, ProcessGroup
 from burnish.train.distributed.zero import ZeroAdamW
 from burnish.train.forecast.forecast import check_fits, forecast, probe
 from burnish.train.forecast.speed_hints import speed_hints
+from burnish.train.forward.path import forward_path, report_forward_path
+from burnish.train.forward.proof import choose_forward_path
 from burnish.train.kernels.compile import compile_layers, compile_seconds
-from burnish.train.kernels.fused_layers import fuse
-from burnish.train.kernels.packed_attention import ATTENTION
 from burnish.train.loop.checkpoint import TrainState, load_weights
 from burnish.train.loop.language_model import LanguageModelModule
 from burnish.train.loop.peak_memory import release_memory, reset_peak
@@ -107,8 +107,8 @@ def build_language_model(
     )
     add_projection(model, settings)
     language = language_model(model)
-    language.set_attn_implementation(ATTENTION)
-    fuse(model)
+    longest = max(len(answer.ids) for answer in all_answers([*rows, *validation]))
+    choose_forward_path(model, language, base.name, longest, soft_prompt_ids(settings.method))
     if settings.quantization_aware:
         use_rounded_weights(model)
     if settings.gradient_checkpointing:
@@ -165,6 +165,9 @@ def _build(
     given: TrainContext, run: Run, rows: Sequence[Any], validation: Sequence[Any]
 ) -> LanguageModelModule:
     plan = build_language_model(given.recipe, given.base, list(rows), list(validation), given.team)
+    if given.team.is_main:
+        report_forward_path(plan.language, given.base.name)
+        run.events.write(event="forward_path", **forward_path(plan.language).describe())
     return add_rollouts(plan, given.tokenizer, given.dataset.task, run)
 
 
