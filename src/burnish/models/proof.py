@@ -25,6 +25,18 @@ MODEL_FAULTS = (
 )  # fmt: skip
 
 
+class NotCausal(BadRecipe):
+    """A model whose predictions depend on later tokens."""
+
+    @classmethod
+    def by_name(cls, name: str) -> "NotCausal":
+        """Return the error for the model of that name."""
+        return cls(
+            f"{name} is no causal language model: what it predicts depends on later tokens.",
+            "Name a model that generates text from left to right.",
+        )
+
+
 def describe_fault(error: Exception) -> str:
     """Return the kind and the first line of an error. Raises it again if memory ran out."""
     text = str(error).strip()

@@ -15,8 +15,10 @@ import torch
 
 from burnish.core.errors import BadRecipe
 from burnish.models.chat_template import TokenizedRow
+from burnish.models.load import lengths_of_ropes
 from burnish.models.proof import (
     MODEL_FAULTS,
+    NotCausal,
     describe_fault,
     in_float32,
     is_quantized,
@@ -42,10 +44,6 @@ _TOLERANCES = {torch.float32: (1e-3, 5e-3), torch.bfloat16: (0.08, 0.2)}
 
 #: Names in a configuration of what the logits are multiplied by, and how.
 _LOGIT_SCALES = (("logits_scaling", -1), ("logit_scale", 1), ("lm_head_multiplier", 1))
-
-
-class NotCausal(BadRecipe):
-    """A model whose predictions depend on later tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,15 +106,27 @@ class _Proof:
         """Return the first path that is right, set up. Raises BadRecipe if none is."""
         reason = changes_with_length(self.language.config, longest)
         paths: Sequence[ForwardPath] = list(self._candidates(only_single=bool(reason)))
-        with representative_layers(self.language) as is_shallow:
-            exact = self.dtype != torch.float32 and not is_quantized(self.model)
-            with in_float32(self.model) if exact else nullcontext():
-                paths, reason = self._first_right(paths, name, reason)
+        exact = self.dtype != torch.float32 and not is_quantized(self.model)
+        is_shallow = self._runs_with_few_layers()
+        shallow = representative_layers(self.language) if is_shallow else nullcontext()
+        with shallow, in_float32(self.model) if exact else nullcontext():
+            paths, reason = self._first_right(paths, name, reason)
         if is_shallow or exact:
             self.rows = self.rows[1:]
             paths, reason = self._first_right(paths, name, reason)
         self._set_up(replace(paths[0], reason=reason))
         return forward_path(self.language)
+
+    def _runs_with_few_layers(self) -> bool:
+        """True if the model has fewer layers of each kind to be tried with, and runs with them."""
+        ids = torch.tensor([self.rows[0].ids[:4]], device=self.language.device)
+        with representative_layers(self.language) as is_shallow, torch.no_grad():
+            try:
+                self.language(input_ids=ids, use_cache=False)
+            except MODEL_FAULTS as error:
+                describe_fault(error)
+                return False
+        return is_shallow
 
     def _first_right(
         self, paths: Sequence[ForwardPath], name: str, reason: str
@@ -127,6 +137,8 @@ class _Proof:
         """
         try:
             expected = self._measure_itself(name)
+        except NotCausal:
+            raise
         except MODEL_FAULTS as error:
             raise BadRecipe(
                 f"{name} can't be trained: its own forward pass fails ({describe_fault(error)}).",
@@ -217,10 +229,7 @@ class _Proof:
         one, other = (log[:same] for log in logs[-2:])
         error = relative_error(one, other, other.mean())
         if not error <= _TOLERANCES.get(one.dtype, _TOLERANCES[torch.bfloat16])[0]:
-            raise NotCausal(
-                f"{name} is no causal language model: what it predicts depends on later tokens.",
-                "Name a model that generates text from left to right.",
-            )
+            raise NotCausal.by_name(name)
 
     def _measurement(self, logprobs: torch.Tensor) -> Measurement:
         grads = {
@@ -233,14 +242,8 @@ class _Proof:
 
 def changes_with_length(config: Any, longest: int) -> str:
     """Say so if rows of up to `longest` tokens change how others beside them are computed."""
-    text = config.get_text_config()
-    ropes = [getattr(text, "rope_parameters", None) or {}]
-    ropes += [part for part in ropes[0].values() if isinstance(part, dict)]
-    for rope in [part for part in ropes if "rope_type" in part]:
-        usual = getattr(text, "original_max_position_embeddings", text.max_position_embeddings)
-        most = int(rope.get("original_max_position_embeddings") or usual)
-        if rope.get("rope_type") in ("dynamic", "longrope") and longest > most:
-            return f"its positions change for all rows of a batch beyond {most} tokens"
+    if any(longest > most for most in lengths_of_ropes(config.get_text_config())):
+        return "its positions change for all rows of a batch with the longest"
     return ""
 
 

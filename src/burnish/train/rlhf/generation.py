@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.records import Prompt
-from burnish.engines.local.decoding import DecodingBatch, GenerationRequest
+from burnish.engines.local.decoding import GenerationRequest
 from burnish.engines.local.engine import LocalEngine
-from burnish.engines.local.kv_cache import ATTENTION as ENGINE_ATTENTION
 from burnish.engines.local.multi_lora import MultiLoraModel
 from burnish.models.adapters.soft_prompts import required_virtual_ids
 from burnish.models.proof import set_attention
@@ -29,6 +28,7 @@ class PolicyEngine:
     ) -> None:
         self.plan = plan
         self.engine = LocalEngine(MultiLoraModel(plan.language), tokenizer, name)
+        set_attention(plan.language, forward_path(plan.language).attention)
         self.before = len(required_virtual_ids(plan.language))
 
     def request(self, prompt: Prompt, ids: Sequence[int]) -> GenerationRequest:
@@ -41,7 +41,7 @@ class PolicyEngine:
         with self._engine_mode():
             prefix = self.engine.shared_prefix(order)
             for begin in range(0, len(order), _AT_ONCE):
-                running = DecodingBatch(self.plan.language)
+                running = self.engine.path.new_batch(self.plan.language)
                 running.join(order[begin : begin + _AT_ONCE], prefix)
                 while running.requests:
                     running.step()
@@ -50,7 +50,7 @@ class PolicyEngine:
     def _engine_mode(self) -> Iterator[None]:
         """The model as an engine has it: without dropout, with keys and values kept."""
         self.plan.model.eval()
-        self.plan.language.set_attn_implementation(ENGINE_ATTENTION)
+        set_attention(self.plan.language, self.engine.path.attention)
         try:
             yield
         finally:
