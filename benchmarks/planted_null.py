@@ -6,6 +6,7 @@
 Simulated: scores of three routes whose true rates are known, judged as `compare` judges. Real: a
 small random model, rows whose labels mean nothing (shuffled) or are learnable, whole comparisons
 with training; each run draws other rows. `--model NAME` takes a pulled model instead (slow).
+Unequal groups, skewed scores, copies, repeated looks and the search of formats: hard_nulls.py.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from burnish.models.chat_template import TokenizedRow
 from burnish.train.batching.packed import pack
 from burnish.train.forward.path import batches_of, forward_path
 from burnish.train.forward.proof import choose_forward_path
-from burnish.train.objectives.registry import sft_loss
+from burnish.train.objectives.sft import sft_loss
 from tests.fixtures.families import FAMILIES, make_family
 
 #: Families that are trained on the packed path: no change may lose one of them unseen.

@@ -12,7 +12,7 @@ from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Interval, Prediction, Row, Scores
 from burnish.core.stats import mean_interval
 from burnish.data.load import load
-from burnish.evaluate import prediction_cache
+from burnish.evaluate import latency
 from tests.fixtures.tickets import tickets
 
 
@@ -99,7 +99,7 @@ def typed(tiny, write_rows):
 
 
 def test_a_comparison_shows_its_routes_by_type(typed, tmp_path, monkeypatch):
-    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 1)
+    monkeypatch.setattr(latency, "_QUESTIONS", 1)
 
     result = compare(typed("data.question_type=about"), out=tmp_path / "run")
 

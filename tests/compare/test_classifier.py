@@ -13,7 +13,7 @@ from burnish.core.progress import LineReporter, set_reporter
 from burnish.core.records import Message, Prompt, Row
 from burnish.data.load import load
 from burnish.engines.registry import open_engine
-from burnish.evaluate import prediction_cache
+from burnish.evaluate import latency
 from burnish.evaluate.run import evaluate_source
 from burnish.models.heads.embedder import Embedder
 from burnish.models.heads.linear import LinearHead
@@ -23,7 +23,7 @@ from tests.stubs.rule_engine import RuleEngine, row
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
+    monkeypatch.setattr(latency, "_QUESTIONS", 3)
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_two_labels_have_the_odds_of_scikit_learns_model(tiny_embedder):
 
 
 def test_one_label_alone_is_refused(tiny_embedder):
-    with pytest.raises(BadData, match="nothing is to be told apart"):
+    with pytest.raises(BadData, match="nothing to classify"):
         fit_head(Embedder(tiny_embedder), [row("a", "x"), row("b", "x")], [])
 
 

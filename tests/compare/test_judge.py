@@ -8,7 +8,7 @@ from burnish.compare.run import compare
 from burnish.core.errors import BadRecipe
 from burnish.core.runs import list_runs
 from burnish.distill.run import distill
-from burnish.evaluate import prediction_cache
+from burnish.evaluate import latency
 from tests.fixtures.tickets import WORDS
 from tests.stubs.teacher import Stub, serving
 
@@ -16,7 +16,7 @@ from tests.stubs.teacher import Stub, serving
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Three single requests are enough here."""
-    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
+    monkeypatch.setattr(latency, "_QUESTIONS", 3)
 
 
 def part(text, name):
@@ -90,4 +90,4 @@ def test_a_judge_that_people_would_not_trust_stops_it_before_anything_is_measure
 
 def test_a_distillation_compares_words(graded_recipe):
     with pytest.raises(BadRecipe, match="compares words"):
-        distill(graded_recipe("distil.teacher.model=tiny"))
+        distill(graded_recipe("distill.teacher.model=tiny"))

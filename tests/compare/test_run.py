@@ -13,9 +13,11 @@ from burnish.core.errors import AlreadyThere, AuditFailed
 from burnish.core.recipe.recipe import load_recipe
 from burnish.core.runs import find_run, list_runs
 from burnish.core.stats import paired_test
+from burnish.data.frozen_split import thaw
 from burnish.data.load import load
-from burnish.evaluate import prediction_cache
+from burnish.evaluate import latency
 from burnish.evaluate.scoring import load_predictions
+from burnish.models.resolved import Resolved
 from burnish.train.cached_run import cached_run_folder
 from tests.fixtures.worker_process import in_child
 
@@ -25,7 +27,7 @@ FEW = ("compare.forgetting=false",)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Three single requests are enough here."""
-    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
+    monkeypatch.setattr(latency, "_QUESTIONS", 3)
 
 
 def test_what_can_be_learnt_ships_with_a_full_run_folder(ticket_recipe, tmp_path):
@@ -45,15 +47,17 @@ def test_what_can_be_learnt_ships_with_a_full_run_folder(ticket_recipe, tmp_path
     assert report["routes"][1]["tokens_in"] > report["routes"][0]["tokens_in"]
     assert report["routes"][2]["tokens_in"] < report["routes"][0]["tokens_in"]
     assert report["forgetting"]["before"]["n"] == 50
-    prices = {route["name"]: route["cost_per_1000"] for route in report["routes"]}
+    routes = {route["name"]: route for route in report["routes"]}
     costs = report["costs"]
     assert (
         costs["training"] == pytest.approx(costs["training_seconds"] / 3600 * 0.10)
         and costs["training"]
     )
-    saved = prices["few_shot"] - prices["fine_tuned"]
-    assert costs["rival"] == "few_shot" and costs["saved_per_1000"] == pytest.approx(saved)
-    assert (costs["break_even"] is None) == (saved <= 0)
+    assert costs["rival"] == "few_shot" and costs["tokens_of_rival"] > 2 * costs["tokens"]
+    saved = costs["saved"]["value"] * routes["few_shot"]["cost_per_1000"]
+    assert costs["saved_per_1000"] == pytest.approx(saved)
+    assert costs["saved"]["low"] <= costs["saved"]["value"] <= costs["saved"]["high"]
+    assert costs["break_even"] is None, "three pairs of times tell nothing"
     assert find_run(str(tmp_path / "run")).artifact.exists()
     assert "Ship" in result.as_text()
 
@@ -74,7 +78,7 @@ def test_the_page_shows_the_verdict_and_how_to_repeat_it(ticket_recipe, tmp_path
 def test_a_hopeless_route_is_given_up_and_the_verdict_stays(ticket_recipe, tmp_path, monkeypatch):
     whole = compare(ticket_recipe(*FEW, test=90))
     # A fourth of the 90 questions is enough for a look.
-    monkeypatch.setattr(models, "_POLL_INTERVAL", 22)
+    monkeypatch.setattr(models, "_LOOK", 22)
 
     result = compare(ticket_recipe(*FEW, test=90), out=tmp_path / "run")
 
@@ -190,7 +194,7 @@ def die(when):
 def test_a_folder_that_holds_another_result_is_not_written_over(ticket_recipe, tmp_path):
     compare(ticket_recipe("compare.routes=[base]"), out=tmp_path / "run")
 
-    with pytest.raises(AlreadyThere, match="exists already"):
+    with pytest.raises(AlreadyThere, match="already exists"):
         compare(ticket_recipe("compare.routes=[base]"), out=tmp_path / "run")
 
 
@@ -199,7 +203,7 @@ def test_other_settings_are_another_training_and_a_default_that_is_spelt_out_is_
 ):
     def name(*changes):
         recipe = ticket_recipe(*changes)
-        return cached_run_folder(recipe, load(recipe)).name
+        return cached_run_folder(Resolved.of(recipe), load(recipe)).name
 
     usual = name()
     changes = ["method=dora", "method=qlora", "objective=orpo", "method.rank=3", "learning_rate=1"]
@@ -245,3 +249,50 @@ def test_answers_that_are_texts_are_compared_too(tiny, write_rows, ticket_recipe
     assert result.verdict.decision in ("dont_fine_tune", "not_enough_evidence", "ship")
     route = result.as_dict()["routes"][0]
     assert route["metric"] == "chrf" and "corpus_bleu" in route and route["n"] == 4
+
+
+def test_groups_that_are_named_later_count_although_the_answers_are_there(ticket_recipe):
+    recipe = ticket_recipe(*FEW, "compare.routes=[base, few_shot]")
+    first = compare(recipe).routes["base"].scores
+    dataset = load(recipe)
+    rows = [replace(row, group=f"customer {n // 15}") for n, row in enumerate(dataset.split.test)]
+    split = replace(dataset.split, test=tuple(rows))
+    second = compare(recipe, replace(dataset, split=split)).routes["base"].scores
+
+    assert first.values == second.values
+    assert {one.group for one in second.predictions} == {row.group for row in rows}
+    wide, narrow = (found.interval.high - found.interval.low for found in (second, first))
+    assert wide > narrow
+
+
+@pytest.mark.parametrize("part", ["weight", "tools", "item"])
+def test_a_training_is_not_used_again_when_its_rows_have_changed(ticket_recipe, part):
+    recipe = ticket_recipe()
+    dataset = load(recipe)
+    row = dataset.split.train[0]
+    changed = {
+        "weight": replace(
+            row, messages=(*row.messages[:-1], replace(row.messages[-1], weight=0.0))
+        ),
+        "tools": replace(row, tools=({"type": "function", "function": {"name": "look"}},)),
+        "item": replace(row, item={"reference": "other"}),
+    }[part]
+    split = replace(dataset.split, train=(changed, *dataset.split.train[1:]))
+
+    resolved = Resolved.of(recipe)
+    usual = cached_run_folder(resolved, dataset)
+    assert cached_run_folder(resolved, replace(dataset, split=split)) != usual
+    more = dataset.task.model_copy(update={"labels": (*dataset.task.labels, "other")})
+    assert cached_run_folder(resolved, replace(dataset, task=more)) != usual
+
+
+def test_following_the_advice_makes_the_next_look_stricter(ticket_recipe, workspace):
+    recipe = ticket_recipe(*FEW, test=24)
+    first, again = compare(recipe), compare(recipe)
+    recipe = ticket_recipe(*FEW, test=45)
+    thaw(recipe.data)
+    more = compare(recipe)
+
+    assert (first.verdict.look, again.verdict.look, more.verdict.look) == (1, 1, 2)
+    assert more.verdict.confidence > first.verdict.confidence
+    assert len(list((workspace / "looks").glob("*.json"))) == 2

@@ -9,13 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from burnish.compare.looks import alpha_of
 from burnish.compare.verdict import (
     better_than_incumbent,
     compare_with_incumbent,
     decide,
     surely_worse,
 )
-from burnish.core import stats
+from burnish.core import resampling, stats
 from burnish.core.recipe.compare import Compare
 from burnish.core.records import Prediction, Scores
 from burnish.core.stats import mean_interval
@@ -243,7 +244,7 @@ def test_a_gain_worth_having_is_dropped_in_at_most_alpha(rates):
 def test_a_planted_gain_ships_with_the_power_promised():
     random = np.random.default_rng(12)
     ours, theirs = correlated(random, (0.72, 0.6), 4000)
-    n = stats.rows_needed(ours * 1.0, theirs * 1.0, 0.12)
+    n = stats.rows_needed(ours * 1.0, theirs * 1.0, 0.12, Compare().alpha / 2)
 
     found = decisions((0.6, 0.72), Compare(least_gain=0.02), n=n)
 
@@ -251,7 +252,7 @@ def test_a_planted_gain_ships_with_the_power_promised():
 
 
 def test_fine_scores_without_a_gain_ship_in_at_most_alpha(monkeypatch):
-    monkeypatch.setattr(stats, "DRAWS", 500)
+    monkeypatch.setattr(resampling, "DRAWS", 500)
     random = np.random.default_rng(13)
     shipped = 0
     for _ in range(200):
@@ -291,15 +292,73 @@ def test_a_few_small_gains_beside_one_great_loss_do_not_ship_although_the_signs_
     assert verdict.decision == "not_enough_evidence"
 
 
-def test_a_gain_on_most_of_two_dozen_questions_ships():
+def test_a_small_gain_on_nearly_all_questions_ships_from_a_size_on_that_would_show_a_disaster():
     random = np.random.default_rng(0)
-    base = random.uniform(0.2, 0.5, 24)
-    verdict = decide(
-        {"base": scores(base), "fine_tuned": scores(base + random.normal(0.08, 0.08, 24))},
-        Compare(),
-    )
+    found = {}
+    for n in (24, 80):
+        base = random.uniform(0.2, 0.5, n)
+        routes = {"base": scores(base), "fine_tuned": scores(base + random.normal(0.08, 0.08, n))}
+        found[n] = decide(routes, Compare())
 
-    assert verdict.decision == "ship" and verdict.gain.gain.low > 0
+    # One answer in ten that loses everything would eat the gain: 24 questions may miss it.
+    assert found[24].decision == "not_enough_evidence" and found[24].more_rows > 0
+    assert found[80].decision == "ship" and found[80].gain.gain.low > 0
+
+
+def of_sizes(found, sizes):
+    """The same route; its first questions are of one customer, the next of another."""
+    owners = [f"customer {number}" for number, size in enumerate(sizes) for _ in range(size)]
+    grouped = [
+        replace(one, group=owner) for one, owner in zip(found.predictions, owners, strict=True)
+    ]
+    return replace(found, predictions=grouped)
+
+
+def test_one_customer_with_most_rows_ships_nothing_and_is_named():
+    sizes = [100] + [1] * 10
+    random, shipped = np.random.default_rng(17), 0
+    for _ in range(200):
+        leans = random.normal(0, 1, (2, 11)).repeat(sizes, axis=1)
+        marks = leans + random.normal(0, 0.5, (2, 110))
+        routes = {
+            name: of_sizes(scores(mark > 0), sizes)
+            for name, mark in zip(("base", "fine_tuned"), marks, strict=True)
+        }
+        verdict = decide(routes, Compare(least_gain=0.0))
+        shipped += verdict.decision == "ship"
+
+    assert shipped / 200 <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / 200)
+    assert "tell no more than 1.2 equal ones" in verdict.reason
+    assert verdict.visible == 1.0
+
+
+def test_each_further_look_spends_less_of_alpha_and_says_so():
+    routes = {"base": hits(80), "few_shot": hits(100), "fine_tuned": hits(122)}
+    first, third = decide(routes, Compare()), decide(routes, Compare(), look=3)
+
+    assert first.look == 1 and "look" not in first.reason.split("What would")[0]
+    assert third.confidence == pytest.approx(1 - 2 * 0.1 / 12 / 2)
+    assert third.gain.gain.low < first.gain.gain.low
+    assert "This is look 3 at these questions" in third.reason
+    assert sum(alpha_of(0.05, look) for look in range(1, 10_000)) == pytest.approx(0.05, abs=1e-4)
+
+
+def test_following_the_advice_to_collect_more_rows_ships_what_is_no_better_in_at_most_alpha():
+    random, shipped, tries = np.random.default_rng(23), 0, 120
+    for _ in range(tries):
+        answers = {"base": [], "fine_tuned": []}
+        rows = 100
+        for look in range(1, 5):
+            for name, more in zip(answers, correlated(random, (0.6, 0.6), rows), strict=True):
+                answers[name] += more.tolist()
+            routes = {name: scores(values) for name, values in answers.items()}
+            verdict = decide(routes, Compare(least_gain=0.0), look=look)
+            if verdict.decision != "not_enough_evidence":
+                break
+            rows = min(verdict.more_rows, 500)
+        shipped += verdict.decision == "ship"
+
+    assert shipped / tries <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / tries)
 
 
 def test_of_two_fine_tunes_the_better_is_judged_against_those_that_do_not_train():

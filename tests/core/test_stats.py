@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from burnish.core import stats
+from burnish.core import resampling, stats
 
 bits = st.lists(st.integers(0, 1), min_size=1, max_size=60)
 shares = st.lists(st.floats(0, 1, allow_subnormal=False), min_size=2, max_size=20)
@@ -95,10 +95,36 @@ def test_a_paired_test_keeps_its_bounds_and_ignores_the_order_of_wins(pairs, ran
 
 
 def test_a_permutation_test_of_few_rows_finds_the_exact_share_of_signs():
-    found = stats.paired_test([0.9, 0.8, 0.7, 0.65], [0.1, 0.2, 0.3, 0.25])
+    gaps = np.array([0.8, 0.6, 0.4, 0.4])
+    one, two = resampling.sign_flip(gaps, seed=0)
 
-    assert found.p_value == pytest.approx(1 / 16, abs=0.01)
-    assert found.p_two_sided == pytest.approx(2 / 16, abs=0.01)
+    assert one == pytest.approx(1 / 16, abs=0.01)
+    assert two == pytest.approx(2 / 16, abs=0.01)
+    found = stats.paired_test([0.9, 0.8, 0.7, 0.65], [0.1, 0.2, 0.3, 0.25])
+    assert found.p_value >= one - 0.01 and found.p_two_sided >= two - 0.01
+
+
+@pytest.mark.parametrize("rare", [0.02, 0.06, 0.2])
+@pytest.mark.parametrize("n", [15, 30, 60, 200])
+def test_a_rare_disaster_that_a_sample_may_not_show_keeps_small_gains_from_being_sure(
+    rare, n, monkeypatch
+):
+    """A share of the answers is spoiled wholly, the others are a little better: no true gain."""
+    monkeypatch.setattr(resampling, "DRAWS", 1000)
+    random, tries, better, held = np.random.default_rng(6), 400, 0, 0
+    for _ in range(tries):
+        gains = rare / (1 - rare) * random.uniform(0.5, 1.5, n)
+        spoiled = random.random(n) < rare
+        ours, theirs = (
+            np.where(spoiled, 0.0, 0.5 + gains / 2),
+            np.where(spoiled, 1.0, 0.5 - gains / 2),
+        )
+        found = stats.paired_test(ours, theirs)
+        better += found.p_value < 0.05
+        held += found.gain.low <= 0 <= found.gain.high
+
+    assert better <= tries * 0.05 + 2 * math.sqrt(tries * 0.05 * 0.95)
+    assert held >= tries * 0.95 - 2 * math.sqrt(tries * 0.05 * 0.95)
 
 
 def test_routes_that_answer_alike_are_not_told_apart():
@@ -172,7 +198,7 @@ def draws_of(random, kind, size):
 @pytest.mark.parametrize("kind", ["mostly right", "sparse", "hits", "skewed"])
 @pytest.mark.parametrize("n", [12, 60])
 def test_a_95_percent_interval_holds_the_truth_in_about_95_of_100_draws(kind, n, monkeypatch):
-    monkeypatch.setattr(stats, "DRAWS", 1000)
+    monkeypatch.setattr(resampling, "DRAWS", 1000)
     draws, mean = draws_of(np.random.default_rng(1), kind, (300, n))
 
     found = [stats.mean_interval(row.tolist()) for row in draws]
@@ -198,7 +224,7 @@ def test_an_interval_of_a_gain_holds_the_truth_in_about_95_of_100_draws(both, n)
 
 
 def test_an_interval_of_a_gain_in_fine_scores_holds_the_truth_too(monkeypatch):
-    monkeypatch.setattr(stats, "DRAWS", 1000)
+    monkeypatch.setattr(resampling, "DRAWS", 1000)
     random = np.random.default_rng(3)
     ours, theirs = random.beta(4, 2, (300, 40)), random.beta(3, 2, (300, 40))
     truth = 4 / 6 - 3 / 5
@@ -212,7 +238,7 @@ def test_an_interval_of_a_gain_in_fine_scores_holds_the_truth_too(monkeypatch):
 
 @pytest.mark.parametrize("scale", ["hits", "fine"])
 def test_equal_routes_are_called_different_no_more_often_than_alpha(scale, monkeypatch):
-    monkeypatch.setattr(stats, "DRAWS", 500)
+    monkeypatch.setattr(resampling, "DRAWS", 500)
     random = np.random.default_rng(4)
     scores = random.random((2, 500, 50))
     if scale == "hits":
@@ -245,7 +271,10 @@ def test_a_loss_bound_is_where_tango_s_score_test_turns(pairs):
     bound = stats.loss_bound(before, after)
 
     assert (lost - won) / n <= bound <= 1
-    if lost - won < n and 1e-6 < bound < 1:
+    if not won and lost < n:
+        # The exact test of a share: so few are lost in 5 % of draws.
+        assert binom.cdf(lost, n, bound) <= 0.05 + 1e-9
+    elif lost - won < n and 1e-6 < bound < 1:
         # The likelihood's own maximum under "the loss is `bound`", found by trying.
         rare = np.linspace(max(-bound, 0), (1 - bound) / 2, 200_001)[1:-1]
         logs = lost * np.log(rare + bound) + won * np.log(rare)
@@ -255,10 +284,25 @@ def test_a_loss_bound_is_where_tango_s_score_test_turns(pairs):
         assert score == pytest.approx(-1.645, abs=0.02)
 
 
+@pytest.mark.parametrize("won", [0.0, 0.005, 0.02])
+def test_a_loss_as_large_as_allowed_is_passed_in_at_most_alpha(won):
+    random, n, loss, tries = np.random.default_rng(8), 300, 0.01, 1000
+    cells = random.multinomial(n, [loss + won, won, 1 - loss - 2 * won], tries)
+    bounds = {}
+    for lost, gained, _ in cells.tolist():
+        if (lost, gained) not in bounds:
+            before = [1] * lost + [0] * gained + [1] * (n - lost - gained)
+            after = [0] * lost + [1] * gained + [1] * (n - lost - gained)
+            bounds[lost, gained] = stats.loss_bound(before, after)
+    passed = sum(bounds[lost, gained] <= loss for lost, gained, _ in cells.tolist())
+
+    assert passed <= tries * 0.05 + 2 * math.sqrt(tries * 0.05 * 0.95)
+
+
 def test_a_loss_bound_says_something_where_nothing_changed():
     same = [1.0] * 268 + [0.0] * 32
 
-    assert stats.loss_bound(same, same) == pytest.approx(2.7055 / 302.7055, abs=1e-4)
+    assert stats.loss_bound(same, same) == pytest.approx(1 - 0.05 ** (1 / 300), abs=1e-4)
     assert stats.loss_bound([1, 1], [0, 0]) == 1.0
     assert stats.loss_bound([0.5] * 40, [0.5] * 40) < 0.1
 
@@ -311,7 +355,7 @@ def test_a_gap_of_quantiles_is_paired():
 
 def test_a_gain_over_seeds_covers_what_a_training_gives_where_one_training_does_not(monkeypatch):
     """Trainings whose true rate is 0.7, give or take 0.05, beside a rival of 0.6."""
-    monkeypatch.setattr(stats, "DRAWS", 500)
+    monkeypatch.setattr(resampling, "DRAWS", 500)
     random = np.random.default_rng(21)
     several, single, tries = 0, 0, 200
     for _ in range(tries):

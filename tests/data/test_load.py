@@ -1,6 +1,8 @@
 """Splits are a partition, stratified, whole in their clusters, and frozen."""
 
 import json
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,9 @@ from burnish.core.progress import LineReporter, set_reporter
 from burnish.core.recipe.data import Task
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message, Row
-from burnish.data.check import find_leaks
+from burnish.core.settings import workspace
+from burnish.data.check import check_rows, find_leaks
+from burnish.data.duplicates import content_hash, earlier_hash
 from burnish.data.frozen_split import thaw
 from burnish.data.infer_task import infer_task
 from burnish.data.load import load
@@ -112,6 +116,110 @@ def test_a_split_is_stratified_and_moves_no_row_when_rows_are_added():
 
     assert abs(sum(row.label == "b" for row in drawn) - 10) <= 1 and abs(len(drawn) - 40) <= 1
     assert len(set(drawn) - set(again)) <= 1
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_large_group_is_passed_over_and_the_share_is_drawn_all_the_same(seed):
+    large = [row_of(f"large{n} of{n}", group="large") for n in range(500)]
+    others = [row_of(f"w{n} v{n}", group=f"g{n // 4}") for n in range(500)]
+
+    stays, drawn = draw_split([*large, *others], 0.2, seed, 0.8)
+
+    assert 190 <= len(drawn) <= 210
+    assert {row.group for row in stays if row.group == "large"} == {"large"}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_label_is_lost_beyond_a_giant_group(seed):
+    giant = [row_of(f"giant{n} of{n}", label="ab"[n % 2], group="giant") for n in range(60)]
+    some = [row_of(f"w{n} v{n}", label="b", group=f"b{n // 8}") for n in range(16)]
+    others = [row_of(f"x{n} y{n}", label="a") for n in range(10)]
+    held = [row_of(f"c{n} d{n}", label="c", group="all of c") for n in range(3)]
+
+    stays, drawn = draw_split([*giant, *some, *others, *held], 0.1, seed, 0.8)
+
+    assert {row.label for row in drawn} == {"a", "b"}, "c stands in one group, which must be learnt"
+    assert {row.label for row in stays} == {"a", "b", "c"}
+    assert len(drawn) < 30
+
+
+def test_a_group_that_grows_after_the_freeze_does_not_leak_into_training(write_rows):
+    def rows(each):
+        return [
+            {"prompt": f"ask{n}x{m} about{n}x{m}", "completion": "yes", "customer": f"c{n}"}
+            for n in range(20)
+            for m in range(each)
+        ]
+
+    recipe = recipe_for(write_rows("rows.jsonl", rows(2)), group="customer", test_share=0.2)
+    before = load(recipe)
+    write_rows("rows.jsonl", rows(4))
+    after = load(recipe)
+
+    asked = {row.group for row in after.split.test}
+    assert [row.answer for row in before.split.test] == [row.answer for row in after.split.test]
+    assert not asked & {row.group for row in (*after.split.train, *after.split.validation)}
+    assert len(after.split.train) > len(before.split.train)
+    assert any("their groups stand in the test rows" in note for note in after.notes)
+
+
+def test_copies_of_a_test_question_are_one_draw(write_rows):
+    once = [{"prompt": f"ask{n} about{n}", "completion": "yes"} for n in range(12)]
+    test = write_rows("test.jsonl", [*once, *once[:6], *once[:6]])
+    learnt = [{"prompt": f"learn{n} of{n}", "completion": "no"} for n in range(12)]
+
+    dataset = load(recipe_for(write_rows("train.jsonl", learnt), test=[str(test)]))
+
+    groups = Counter(row.group or row.id for row in dataset.split.test)
+    assert sorted(groups.values()) == [1] * 6 + [3] * 6
+    assert any("24 test questions are of 12 groups" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"tools": ({"type": "function", "function": {"name": "look_up"}},)},
+        {"item": {"reference": "other"}},
+        {"messages": (Message("user", "ask"), Message("assistant", "x", weight=0.0))},
+    ],
+    ids=["tools", "keys of graders", "weights"],
+)
+def test_whatever_a_training_or_a_grader_sees_is_in_the_hash_of_a_row(change):
+    row = row_of("ask")
+
+    assert content_hash(replace(row, **change)) != content_hash(row)
+    assert earlier_hash(replace(row, **change)) == earlier_hash(row) == content_hash(row)
+
+
+def test_a_number_beside_a_row_makes_it_no_other_row_to_say_twice():
+    rows = [replace(row_of("ask something long"), item={"id": n}, line=n) for n in (1, 2)]
+    tools = [replace(rows[0], tools=({"name": name},), line=n) for n, name in ((3, "a"), (4, "b"))]
+
+    assert "exact_duplicate" in {one.code for one in check_rows("f", rows, 0.8)}
+    assert "exact_duplicate" not in {one.code for one in check_rows("f", tools, 0.8)}
+
+
+def test_a_test_split_that_was_frozen_by_its_earlier_hashes_is_found(write_rows):
+    tools = [{"type": "function", "function": {"name": "look_up"}}]
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"ask{n} about{n}"},
+                {"role": "assistant", "content": "yes"},
+            ],
+            "tools": tools,
+        }
+        for n in range(20)
+    ]
+    recipe = recipe_for(write_rows("rows.jsonl", rows))
+    first = load(recipe).split.test
+    (file,) = (workspace() / "frozen").glob("*.json")
+    content = json.loads(file.read_text())
+    content.pop("form")
+    file.write_text(json.dumps({**content, "rows": [earlier_hash(row) for row in first]}))
+
+    assert load(recipe).split.test == first
+    assert json.loads(file.read_text())["rows"] == [content_hash(row) for row in first]
 
 
 def test_questions_alone_are_no_task_to_guess():

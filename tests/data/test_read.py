@@ -34,11 +34,12 @@ def test_the_example_of_every_format_is_read_as_that_format(tmp_path, name):
 
 
 def test_chat_rows_keep_weight_name_and_tools(write_rows):
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
     messages = [
         {"role": "user", "content": "2+2?", "name": "Ann"},
         {"role": "assistant", "content": "5", "weight": 0},
         {"role": "user", "content": "Sure?"},
-        {"role": "assistant", "content": None, "tool_calls": [{"id": "c1"}]},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "content": "4", "tool_call_id": "c1"},
         {"role": "assistant", "content": [{"type": "text", "text": "4"}]},
     ]

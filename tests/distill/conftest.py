@@ -14,6 +14,6 @@ def short_pauses(monkeypatch):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Three single requests are enough here."""
-    from burnish.evaluate import prediction_cache
+    from burnish.evaluate import latency
 
-    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
+    monkeypatch.setattr(latency, "_QUESTIONS", 3)

@@ -8,7 +8,7 @@ from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
 from burnish.distill.document_questions import read_passages
 from burnish.distill.run import distill
-from burnish.evaluate import prediction_cache
+from burnish.evaluate import latency
 from tests.stubs.teacher import Stub, serving
 
 HEATER = (
@@ -35,7 +35,7 @@ def recipe_of(tiny, write_rows, tmp_path, stub):
                 "model": {"name": tiny.name},
                 "data": {"test": [str(test)], "near_duplicate": 1.0},
                 "rag": {"documents": [str(tmp_path / "pages")]} if documents else {},
-                "distil": {
+                "distill": {
                     "questions_per_passage": 3,
                     "teacher": {"model": "big", "endpoint": stub.url},
                 },
@@ -66,7 +66,7 @@ def said(text):
 def test_written_rows_keep_their_source_and_what_is_not_in_it_is_dropped(
     recipe_of, stub, monkeypatch
 ):
-    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
+    monkeypatch.setattr(latency, "_QUESTIONS", 3)
     stub.answer = said
 
     result = distill(recipe_of())
@@ -104,7 +104,7 @@ def test_questions_without_documents_are_refused(recipe_of, workspace):
 
 
 def test_further_teachers_read_the_passage_and_have_to_agree(recipe_of, stub, monkeypatch):
-    monkeypatch.setattr(prediction_cache, "_QUESTIONS", 3)
+    monkeypatch.setattr(latency, "_QUESTIONS", 3)
     stub.answer = said
 
     def reads(text):
@@ -114,7 +114,7 @@ def test_further_teachers_read_the_passage_and_have_to_agree(recipe_of, stub, mo
         return "twelve watts" if question.startswith("What does") else "not in the passage"
 
     with serving(Stub(answer=reads)) as second:
-        result = distill(recipe_of(f"distil.teachers=[{{model: b, endpoint: '{second.url}'}}]"))
+        result = distill(recipe_of(f"distill.teachers=[{{model: b, endpoint: '{second.url}'}}]"))
         asked = sum(second.asked.values())
 
     kept, dropped = (

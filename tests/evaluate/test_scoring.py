@@ -1,11 +1,19 @@
 """Asking and scoring: every answer counts once, in the order of the rows."""
 
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
 import pytest
 
 from burnish.core.errors import PromptTooLong
 from burnish.core.recipe.data import Task
 from burnish.core.recipe.evaluate import Evaluate
-from burnish.evaluate.prediction_cache import measure_latencies
+from burnish.evaluate.latency import measure_latencies, middle
 from burnish.evaluate.scoring import (
     PromptSet,
     evaluate,
@@ -66,10 +74,39 @@ def test_perplexity_is_that_of_the_answers_tokens():
 def test_latency_is_measured_on_a_few_prompts_spread_over_all_each_alone():
     engine = RuleEngine(lambda prompt: "odd")
 
-    seconds = measure_latencies(engine, asked().prompts)
+    timing = measure_latencies(engine, asked().prompts)
 
-    assert len(seconds) == 16 and min(seconds) > 0
-    assert len({prompt.messages[-1].content for prompt in engine.asked}) == 16
+    assert len(timing.seconds) == 16 and min(timing.seconds) > 0
+    said = [prompt.messages[-1].content for prompt in engine.asked]
+    assert len(said) == len(set(said)) == 17, "the one that warms up is none of those that count"
+    assert 0 <= timing.busy <= 1
+
+
+def test_a_machine_that_other_programs_keep_busy_is_said_to_be_busy():
+    def waits(prompt):
+        time.sleep(0.05)
+        return "odd"
+
+    work = [sys.executable, "-c", "while True: pass"]
+    # Not a child of this process: a child may be an engine's, whose work is its own.
+    begun = subprocess.run(
+        ["sh", "-c", f"{shlex.join(work)} >/dev/null 2>&1 & echo $!"],
+        capture_output=True,
+        text=True,
+    )
+    try:
+        busy = measure_latencies(RuleEngine(waits), asked().prompts)
+    finally:
+        os.kill(int(begun.stdout), signal.SIGKILL)
+
+    # One program that runs all the time uses one of the processors.
+    assert busy.busy >= 0.5 / psutil.cpu_count()
+
+
+def test_a_median_of_few_times_is_as_uncertain_as_they_are():
+    assert (middle([3.0, 1.0, 2.0], 0.95).low, middle([3.0, 1.0, 2.0], 0.95).high) == (1.0, 3.0)
+    found = middle([n / 100 for n in range(100)], 0.95)
+    assert 0.3 < found.low < found.value < found.high < 0.7
 
 
 def test_a_summary_has_the_fields_that_scripts_read():

@@ -127,6 +127,7 @@ def test_runs_go_through_their_own_gates_and_what_is_refused_leaves_nothing(
     words = ["-q", "export", FIRST, "--to", "onnx", "--quant", "fp32", "--with", SECOND]
     words += ["--out", str(out), "--set", f"data.test={tmp_path / 'test.jsonl'}"]
     words += ["--set", "task.kind=generation", "--set", "export.rows=30", "--json"]
+    words += ["--set", "export.points=0.12", "--set", "export.relative=0.12"]
 
     done = CliRunner().invoke(app, words)
 
@@ -140,7 +141,7 @@ def test_runs_go_through_their_own_gates_and_what_is_refused_leaves_nothing(
         CliRunner().invoke(app, words, catch_exceptions=False)
     from burnish.export import multi_adapter as switching
 
-    wrong = replace(check_export_isolation(open_artifact(out)), wrong="A said B's answer.")
+    wrong = replace(check_export_isolation(open_artifact(out)), leak="A said B's answer.")
     monkeypatch.setattr(switching, "check_export_isolation", lambda artifact: wrong)
     words[words.index("--out") + 1] = str(tmp_path / "leaky")
     with pytest.raises(AdapterLeak, match="A said B's answer"):

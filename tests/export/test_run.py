@@ -35,7 +35,8 @@ ROWS = [
         ("a parcel", "never came to me", "delivery"),
     )
 ]
-SHORT = ("train.max_steps=4", "data.near_duplicate=1.0", "data.test_share=0.34", "export.threads=1")
+SHORT = ("train.max_steps=4", "data.near_duplicate=1.0", "data.test_share=0.34", "export.threads=1",
+         "export.points=0.2", "export.relative=0.5")  # fmt: skip
 
 
 @pytest.fixture
@@ -99,7 +100,7 @@ def test_an_adapter_folder_is_the_adapter(first, trained, tmp_path):
     written = write_export(tmp_path / "adapter", first, "adapter", "as trained")
 
     model = PeftModel.from_pretrained(
-        load_model(api.models()[0], torch.float32), written.path, autocast_adapter_dtype=False
+        load_model(api.models()[0].local, torch.float32), written.path, autocast_adapter_dtype=False
     )
     assert model.peft_config["default"].r == 16
     assert written.kind == "adapter" and written.lineage["export"]["to"] == "adapter"

@@ -189,3 +189,48 @@ def test_every_check_says_what_is_wrong_and_what_to_do(code):
     message, fix = CHECKS[code]
 
     assert message.endswith(".") and fix.endswith(".")
+
+
+NAMES_NO_TOOL = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_a_tool_that_is_dropped_is_found_though_its_name_is_said(tiny_tokenizer):
+    tokenizer = with_template(tiny_tokenizer, NAMES_NO_TOOL)
+    offered = {"type": "function", "function": {"name": "parcel"}}
+    called = {**CALL, "function": {"name": "parcel", "arguments": "{}"}}
+    asked = Message("user", "Where is my parcel?")
+
+    for row in (
+        Row(messages=(asked, Message("assistant", "Here.")), tools=(offered,)),
+        Row(messages=(asked, Message("assistant", "Wait.", tool_calls=(called,)))),
+    ):
+        assert codes([row], tokenizer, 200) == {"tools_dropped"}
+
+
+def test_a_call_whose_arguments_are_dropped_is_found(tiny_tokenizer):
+    names = NAMES_NO_TOOL.replace(
+        "<|im_end|>",
+        "{% for call in message['tool_calls'] or [] %}{{ call['function']['name'] }}{% endfor %}"
+        "<|im_end|>",
+        1,
+    )
+    called = Message("assistant", "", tool_calls=(CALL,))
+
+    found = codes([Row(messages=(Message("user", "a"), called))], with_template(
+        tiny_tokenizer, names), 200)  # fmt: skip
+
+    assert found == {"tools_dropped"}
+
+
+def test_a_message_that_is_dropped_is_found_though_another_says_the_same(tiny_tokenizer):
+    loop = "for message in messages"
+    template = NAMES_NO_TOOL.replace(loop, f"{loop} if message['role'] != 'system'")
+    deaf = with_template(tiny_tokenizer, template)
+
+    row = row_of(ask="Answer in French, please: why?", system="Answer in French")
+
+    assert codes([row], deaf, 200) == {"message_dropped"}

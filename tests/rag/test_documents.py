@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+import time
+import zipfile
+from contextlib import suppress
 
 import docx
 import pytest
@@ -197,3 +200,114 @@ def test_a_missing_library_is_told_with_the_command_that_installs_it(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
 
     assert "pypdf" in done.stdout and "pip install 'burnish[rag]'" in done.stdout
+
+
+def word_file(path, body):
+    """A Word file whose body is this XML."""
+    docx.Document().save(path)
+    with zipfile.ZipFile(path) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    whole = members["word/document.xml"].decode()
+    begin, end = whole.index("<w:body>") + 8, whole.index("<w:sectPr")
+    members["word/document.xml"] = (whole[:begin] + body + whole[end:]).encode()
+    with zipfile.ZipFile(path, "w") as new:
+        for name, content in members.items():
+            new.writestr(name, content)
+    return path
+
+
+def run_of(text, tag="t"):
+    return f'<w:r><w:{tag} xml:space="preserve">{text}</w:{tag}></w:r>'
+
+
+def test_word_is_read_with_its_changes_accepted(tmp_path):
+    gone, new = run_of("ninety euros", "delText"), run_of("forty euros")
+    moved = f"<w:moveFrom w:id='3'>{run_of('old place')}</w:moveFrom>"
+    body = (
+        f"<w:p>{run_of('The deposit is ')}<w:del w:id='1'>{gone}</w:del>"
+        f"<w:ins w:id='2'>{new}</w:ins>{run_of(' per bicycle.')}{moved}</w:p>"
+        f"<w:sdt><w:sdtContent><w:p>{run_of('In a control.')}</w:p></w:sdtContent></w:sdt>"
+        "<w:tbl><w:tr><w:tc>"
+        f"<w:p><w:ins w:id='4'>{run_of('Salt')}</w:ins></w:p></w:tc><w:tc><w:p>{run_of('never')}"
+        "</w:p></w:tc></w:tr><w:tr><w:trPr><w:del w:id='5'/></w:trPr><w:tc><w:p>"
+        f"{run_of('gone')}</w:p></w:tc></w:tr></w:tbl>"
+    )
+
+    document = read_document(word_file(tmp_path / "a.docx", body))
+
+    assert document.text.split("\n\n")[:3] == [
+        "The deposit is forty euros per bicycle.", "In a control.", "Salt | never",
+    ]  # fmt: skip
+
+
+def test_the_title_of_a_drawing_is_not_the_page_s(tmp_path):
+    page = write(
+        tmp_path,
+        "a.html",
+        "<title>Repairs at the depot</title><h1>Repairs</h1><p>Nine days.</p>"
+        "<svg><title>Close icon</title><path/></svg><p>Ask at the counter.</p>",
+    )
+
+    document = read_document(page)
+
+    assert document.title == "Repairs at the depot"
+    assert "icon" not in document.text and "Ask at the counter." in document.text
+
+
+def test_pages_without_text_are_named(tmp_path):
+    document = read_document(write(tmp_path, "a.pdf", pdf("First page", "", "Third page", "")))
+
+    assert document.notes and "pages 2, 4 hold no text" in document.notes[0]
+    assert read_document(write(tmp_path, "b.pdf", pdf("One"))).notes == ()
+
+
+def test_half_a_character_breaks_its_file_or_is_replaced(tmp_path):
+    with pytest.raises(BadData, match="line 2"):
+        read_document(write(tmp_path, "a.jsonl", '{"a": "b"}\n{"a": "c\\ud83d"}\n'))
+    page = read_document(write(tmp_path, "a.html", "<p>half &#xD83D; emoji</p>"))
+    assert page.text.encode()
+
+
+@pytest.mark.parametrize("harm", ["lzma", "huge"])
+def test_an_archive_that_cannot_be_unpacked_is_a_broken_file(tmp_path, harm):
+    file = word_file(tmp_path / "a.docx", f"<w:p>{run_of('text')}</w:p>")
+    with zipfile.ZipFile(file) as old:
+        members = {name: old.read(name) for name in old.namelist()}
+    packed = zipfile.ZIP_LZMA if harm == "lzma" else zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(file, "w", packed) as new:
+        for name, content in members.items():
+            new.writestr(name, content)
+        if harm == "huge":
+            new.writestr("word/media/a.bin", bytes(201_000_000))
+    if harm == "lzma":
+        content = bytearray(file.read_bytes())
+        content[60:400] = bytes(340)
+        file.write_bytes(content)
+
+    with pytest.raises(BadData, match=r"a\.docx"):
+        read_document(file)
+
+
+SLOW = {
+    "spaces": "a" + " " * 100_000 + "b",
+    "lines": "a" + "\r\n" * 50_000 + "b",
+    "tags": "<a " * 33_000,
+    "comments": "<!--" * 25_000,
+    "declarations": "<?" * 50_000,
+    "nested": "<pre>x" * 16_000,
+    "brackets": "[" * 100_000,
+    "dashes": "---\n" * 25_000,
+    "quotes": '"' * 99_999,
+}
+
+
+@pytest.mark.parametrize("name", SLOW)
+@pytest.mark.parametrize("kind", [".txt", ".md", ".html", ".csv", ".jsonl"])
+def test_a_hundred_thousand_signs_are_read_in_no_time_whatever_they_are(tmp_path, kind, name):
+    file = write(tmp_path, f"a{kind}", SLOW[name])
+    began = time.process_time()
+
+    with suppress(BadData):
+        read_document(file)
+
+    assert time.process_time() - began < 8, "quadratic ones take minutes"

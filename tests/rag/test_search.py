@@ -46,11 +46,11 @@ def test_words_are_ranked_by_bm25(store):
     texts = ["the lamp is red", "the lamp the lamp " + "and so on " * 30, "a rare petrel", "the of"]
     made, _ = store(*texts)
 
-    assert [own for own, _ in made.by_words("Which LAMPS are red?", 9)] == [1, 2]
-    rare_beats_common = made.by_words("the petrel", 9)
+    assert [own for own, _ in made.search_words("Which LAMPS are red?", 9)] == [1, 2]
+    rare_beats_common = made.search_words("the petrel", 9)
     assert rare_beats_common[0][0] == 3 and len(rare_beats_common) == 4
-    assert made.by_words('"quotes" OR (NEAR* -^ place:', 9) == [], "no query language"
-    assert made.by_words("?!", 9) == []
+    assert made.search_words('"quotes" OR (NEAR* -^ place:', 9) == [], "no query language"
+    assert made.search_words("?!", 9) == []
 
 
 def test_bm25_is_the_published_formula(store):
@@ -65,7 +65,7 @@ def test_bm25_is_the_published_formula(store):
         idf = math.log(1 + (len(texts) - df + 0.5) / (df + 0.5))
         return idf * tf * 2.2 / (tf + 1.2 * (0.25 + 0.75 * lengths[n] / mean))
 
-    found = dict(made.by_words("petrel wind", 9))
+    found = dict(made.search_words("petrel wind", 9))
 
     assert found[1] == pytest.approx(bm25("petrel", 0) + bm25("wind", 0), rel=1e-6)
     assert found[2] == pytest.approx(bm25("wind", 1), rel=1e-6)
@@ -79,12 +79,12 @@ def test_the_nearest_vectors_are_the_exact_ones_and_follow_changes(store):
     assert [own for own, _ in made.search_vectors(question, 7)] == expected
     only = {"3.txt", "9.txt"}
     assert {own for own, _ in made.search_vectors(question, 7, only)} == {4, 10}
-    assert {own for own, _ in made.by_words("text", 7, only)} == {4, 10}
+    assert {own for own, _ in made.search_words("text", 7, only)} == {4, 10}
 
     other = SqliteStore(Path(made.database.execute("PRAGMA database_list").fetchone()[2]))
     other.remove([f"{expected[0] - 1}.txt"])
     assert [own for own, _ in made.search_vectors(question, 6)] == expected[1:]
-    assert expected[0] not in dict(made.by_words("text", 100))
+    assert expected[0] not in dict(made.search_words("text", 100))
 
 
 def test_files_can_be_chosen_by_a_pattern(folder, index):

@@ -44,7 +44,7 @@ def put(store, file, *texts, vectors=None):
 def said(store, question, **more):
     return [
         passage.text
-        for passage in store.passages([i for i, _ in store.by_words(question, 99, **more)])
+        for passage in store.passages([i for i, _ in store.search_words(question, 99, **more)])
     ]
 
 

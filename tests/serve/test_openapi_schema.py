@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
-from burnish.serve.inference.protocol import UNSUPPORTED_FIELDS, ChatRequest, CompletionRequest
+from burnish.serve.inference.protocol import ChatRequest, CompletionRequest
+from burnish.serve.inference.unsupported import UNSUPPORTED_FIELDS
 from burnish.serve.middleware.guard import MAX_BYTES
 from tests.fixtures.server import KEY
 

@@ -1,4 +1,4 @@
-"""The classifier's route: sentence vectors and one matrix, fitted once and found again.
+"""The classifier route: sentence vectors and a linear head, fitted once and cached.
 
 Often the honest winner for labels on a machine without a GPU, so a fine-tune has to beat it.
 """
@@ -17,18 +17,19 @@ from burnish.train.trainers.logistic_regression import fit_head
 
 
 def train_classifier(recipe: Recipe, dataset: Dataset) -> Run:
-    """The run whose artifact is the classifier of these rows.
+    """Return the run whose artifact is the classifier of these rows.
 
     Raises BadRecipe if the answers aren't labels, NotFound without the embedding model.
     """
     if dataset.task.kind != "classification":
         raise BadRecipe(
-            f"The route `classifier` is for labels, and the task is {dataset.task.kind}.",
+            f"The route `classifier` needs labels; the task is {dataset.task.kind}.",
             "Leave it out of compare.routes, or set task.kind to classification.",
         )
     local, split = find_model(recipe.rag.embedder), dataset.split
     rows = [[content_hash(row) for row in part] for part in (split.train, split.validation)]
-    run = Run(runs_folder() / f"classifier-{hash_json([rows, local.sha256])[:12]}")
+    task = dataset.task.model_dump(mode="json", exclude_defaults=True)
+    run = Run(runs_folder() / f"classifier-{hash_json([rows, task, local.sha256])[:12]}")
     if (run.artifact / ARTIFACT_FILE).exists():
         say(f"Classifier: fitted by an earlier run ({run.id}).")
         return run

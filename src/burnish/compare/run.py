@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from burnish.compare.break_even import TrainingCosts, costs_in_words, training_costs
+from burnish.compare.break_even import TrainingCosts, Work, costs_in_words, training_costs
 from burnish.compare.by_type import TypeScores, format_types, refuse_without_types, scores_by_type
 from burnish.compare.encoder import refuse_encoders
 from burnish.compare.expectations import Expectation, check_expectations, list_expectations
 from burnish.compare.forgetting import Forgetting
+from burnish.compare.looks import alpha_of, look_at
 from burnish.compare.report import comparison_contents
 from burnish.compare.retrieval import open_documents
 from burnish.compare.routes import ROUTES, ComparisonSetup, refuse_text_only_routes, with_routes
@@ -40,11 +41,11 @@ from burnish.data.load import Dataset, load
 from burnish.data.split import sample_rows
 from burnish.engines.answerers.registry import compute_price, open_teacher
 from burnish.evaluate.judge_calibration import CalibratedJudge, calibrate_judge
+from burnish.evaluate.latency import waited
 from burnish.evaluate.prediction_cache import Measurement
 from burnish.evaluate.scoring import save_predictions, summary
 from burnish.evaluate.tasks import refuse_unanswerable
-from burnish.models.load import load_tokenizer
-from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.models.token_audit import audit
 from burnish.report.page import write_report
 from burnish.train.registry import check_supported
@@ -82,7 +83,8 @@ class Comparison:
     @property
     def better(self) -> list[str]:
         """The routes that beat the plain prompt by more than luck, Holm-adjusted; no ceiling."""
-        return better_than_incumbent(self.tests, self.recipe.compare.alpha)
+        alpha = alpha_of(self.recipe.compare.alpha, self.verdict.look)
+        return better_than_incumbent(self.tests, alpha)
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish compare --json` prints."""
@@ -127,7 +129,7 @@ class Comparison:
         of a teacher elsewhere is the price of its tokens."""
         route, test = self.routes[name], self.tests.get(name)
         facts = summary(name, route.scores, route.latencies)
-        teacher = self.recipe.distil.teacher
+        teacher = self.recipe.distill.teacher
         if name == CEILING and teacher.endpoint:
             cost = 1000 * compute_price(teacher, facts["tokens_in"], facts["tokens_out"])
         else:
@@ -138,6 +140,7 @@ class Comparison:
             "p_value": test.p_value if test else None,
             "gain": asdict(test.gain) if test else None,
             "memory_bytes": route.memory_bytes,
+            "busy": route.busy,
             "cost_per_1000": cost,
         }
 
@@ -163,9 +166,14 @@ class Comparison:
         judged = self.verdict.judged
         if not judged or not self.training:
             return None
-        prices = {name: float(self._route_dict(name)["cost_per_1000"]) for name in self.routes}
-        hour = self.recipe.compare.price_per_hour
-        return training_costs(prices, judged, self.training_seconds, hour)
+        work = {name: self._work(name) for name in self.routes}
+        hour, level = self.recipe.compare.price_per_hour, self.recipe.evaluate.confidence
+        return training_costs(work, judged, self.training_seconds, hour, level)
+
+    def _work(self, name: str) -> Work:
+        facts, route = self._route_dict(name), self.routes[name]
+        tokens = facts["tokens_in"] + facts["tokens_out"]
+        return Work(tokens, route.latencies, facts["cost_per_1000"], route.busy)
 
     def _costs_dict(self) -> dict[str, Any] | None:
         costs = self.costs
@@ -187,7 +195,7 @@ class Comparison:
             p_value = "" if route["p_value"] is None else f"p = {route['p_value']:.2g}"
             lines.append(
                 f"  {name:<{width}} {spread:<26} {p_value:<12} "
-                f"{route['latency_p50_s'] * 1000:6.0f} ms {route['tokens_in']:6.0f} tokens in"
+                f"{waited(route):<22} {route['tokens_in']:6.0f} tokens in"
             )
         scores = fully_measured({name: route.scores for name, route in self.routes.items()})
         first = next(iter(scores.values()))
@@ -238,10 +246,10 @@ def compare(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = N
     """
     begun = time.time()
     refuse_encoders(recipe)
-    base = find_model(recipe.model.name)
+    base = Resolved.of(recipe).base
     check_supported(recipe, base)
     dataset = dataset or load(recipe)
-    recipe = with_routes(recipe.model_copy(update={"task": dataset.task}), dataset.task)
+    recipe = with_routes(recipe.model_copy(update={"task": dataset.task}), dataset.task, base.kind)
     rows = sample_rows(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     _refuse_unaskable(recipe, rows)
     setting = _audit_tokens(_with_documents(ComparisonSetup(recipe, dataset, rows)))
@@ -267,11 +275,12 @@ def compare(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = N
     training = models.trainings[judged] if judged else None
     confidence = recipe.evaluate.confidence
 
+    verdict = decide(scores, recipe.compare, list(again.values()), look_at(rows, scores, run.id))
     result = Comparison(
         run=run,
         dataset=dataset,
         recipe=recipe,
-        verdict=_with_judge_note(decide(scores, recipe.compare, list(again.values())), setting),
+        verdict=_with_judge_note(verdict, setting),
         routes=routes,
         tests=compare_with_incumbent(scores, recipe.compare, confidence),
         reseeded=again,
@@ -300,7 +309,7 @@ def _with_judge(setting: ComparisonSetup) -> ComparisonSetup:
     """The setting with a judge that agrees with people, if one is to grade; what they graded is an
     input."""
     recipe = setting.recipe
-    teacher = [recipe.distil.teacher.model] if CEILING in recipe.compare.routes else []
+    teacher = [recipe.distill.teacher.model] if CEILING in recipe.compare.routes else []
     judge = calibrate_judge(recipe.evaluate, [recipe.model.name, *teacher])
     if judge is None:
         return setting
@@ -367,8 +376,7 @@ def _audit_tokens(setting: ComparisonSetup) -> ComparisonSetup:
     findings: dict[Finding, None] = dict.fromkeys(dataset.findings)
     for learns in routes:
         split = learns(setting)
-        tokenizer = load_tokenizer(find_model(recipe.model.name))
-        found = audit((*split.train, *split.validation), tokenizer, recipe.train.max_length)
+        found = audit((*split.train, *split.validation), setting.tokenizer, recipe.train.max_length)
         for finding in found:
             if finding.severity == "error":
                 raise AuditFailed(finding.summary, finding.fix)

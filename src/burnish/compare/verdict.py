@@ -1,7 +1,7 @@
 """Was fine-tuning worth it? One of three decisions, with the reason in plain words.
 
-    ship                  better than every other route (p < alpha each), by at least `least_gain`,
-                          and the whole interval of the gain lies above 0
+    ship                  better than every other route (p < alpha / 2 each at a first look), by at
+                          least `least_gain`, and the whole interval of the gain lies above 0
     dont_fine_tune        the whole interval lies below `least_gain`
     not_enough_evidence   neither can be said with this many questions; about N more would do
 
@@ -10,8 +10,9 @@ comparison must succeed, the chance of shipping a fine-tune that is no better th
 stays at alpha, however many rivals there are and although the best one is found by looking.
 Each end of the interval has a share of alpha (Bonferroni): of the routes that the best rival, or
 the best trained route, was chosen from by looking, and never more than half, so that the interval
-is one of 95 % or more and the decision can be read off it. `docs/evidence.md` has the argument,
-`benchmarks/planted_null.py` the proof by trying.
+is one of 95 % or more and the decision can be read off it. Who looks again, at more rows or with
+another fine-tune, has a smaller share each time (`compare.looks`). The argument is in
+`docs/reference/statistics.md`, the proof by trying in `benchmarks/planted_null.py`.
 
 Where the judged route was trained with several seeds, the one that would ship is the first; the
 interval is made wide enough for the gain that such a training gives (`core.stats.repeated_gain`).
@@ -22,8 +23,9 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Literal
 
+from burnish.compare.looks import alpha_of
 from burnish.compare.teacher_ceiling import CEILING
-from burnish.core.clusters import is_clustered
+from burnish.core.clusters import FEW, effective_number, is_clustered
 from burnish.core.recipe.compare import Compare
 from burnish.core.records import Interval, Scores
 from burnish.core.stats import (
@@ -53,7 +55,7 @@ class Verdict:
     `judged` is the trained route that it is about, empty if there is none; `gain` is its gain over
     the best rival, with an interval of level `confidence`; `p_value` the worst over all rivals, by
     which it ships; `visible` the smallest gain that this test size sees with the power asked for;
-    `more_rows` the test rows that are missing.
+    `more_rows` the test rows that are missing; `look` the number of this look at the questions.
     """
 
     decision: Decision
@@ -67,6 +69,7 @@ class Verdict:
     p_value: float | None
     visible: float
     more_rows: int
+    look: int = 1
 
 
 def best_trained(routes: Mapping[str, Scores]) -> str | None:
@@ -76,11 +79,12 @@ def best_trained(routes: Mapping[str, Scores]) -> str | None:
 
 
 def decide(
-    routes: Mapping[str, Scores], settings: Compare, reseeded: Sequence[Scores] = ()
+    routes: Mapping[str, Scores], settings: Compare, reseeded: Sequence[Scores] = (), look: int = 1
 ) -> Verdict:
     """The verdict over routes that were measured on the same questions; a ceiling has no say.
 
-    `again` are the scores of the judged route, trained with other seeds.
+    `again` are the scores of the judged route, trained with other seeds; `look` is the number of
+    this look at the questions, which decides what it may spend of alpha.
     """
     routes = _contenders(routes)
     rivals = {name: scores for name, scores in routes.items() if name not in TRAINED_ROUTES}
@@ -88,7 +92,7 @@ def decide(
     if judged is None or not rivals:
         return _nothing_to_decide(routes)
     rival = max(rivals, key=lambda name: rivals[name].interval.value)
-    share = settings.alpha / max(len(rivals), _candidate_count(routes), 2)
+    share, next_share = (_share(routes, alpha_of(settings.alpha, one)) for one in (look, look + 1))
     ours, theirs, clusters = routes[judged].paired_with(routes[rival])
     gain = paired_test(ours, theirs, clusters, 1 - 2 * share)
     if reseeded:
@@ -97,7 +101,8 @@ def decide(
         gain = replace(gain, gain=_widen(gain.gain, spread))
     p_value = _worst_p_value(routes, judged, settings)
     decision: Decision = "not_enough_evidence"
-    if _is_real(gain, p_value, settings) and gain.gain.value >= settings.least_gain:
+    alpha = alpha_of(settings.alpha, look)
+    if _is_real(gain, p_value, alpha) and gain.gain.value >= settings.least_gain:
         decision = "ship"
     elif max(_most_favourable(routes, rival, share), gain.gain.high) < settings.least_gain:
         decision = "dont_fine_tune"
@@ -112,12 +117,13 @@ def decide(
         confidence=1 - 2 * share,
         p_value=p_value,
         visible=min(minimum_detectable_gain(ours, theirs, share, settings.power, clusters), 1.0),
-        more_rows=_rows_to_decide(routes, (judged, rival), share, settings)
+        more_rows=_rows_to_decide(routes, (judged, rival), next_share, settings)
         if decision == "not_enough_evidence"
         else 0,
+        look=look,
     )
     headline, reason = _explain(verdict, gain, routes, settings)
-    return replace(verdict, headline=headline, reason=reason)
+    return replace(verdict, headline=headline, reason=reason + _looked(verdict, settings))
 
 
 def compare_with_incumbent(
@@ -206,9 +212,15 @@ def _widen(one: Interval, other: Interval) -> Interval:
     return replace(one, low=min(one.low, other.low), high=max(one.high, other.high))
 
 
-def _is_real(gain: PairedTest, p_value: float, settings: Compare) -> bool:
+def _is_real(gain: PairedTest, p_value: float, alpha: float) -> bool:
     """Whether the gain is more than luck, by the test and by the interval that is shown."""
-    return p_value < settings.alpha and gain.gain.low > 0
+    return p_value < alpha and gain.gain.low > 0
+
+
+def _share(routes: Mapping[str, Scores], alpha: float) -> float:
+    """The share of a look's alpha (half of all at the first one) at each end of the interval."""
+    rivals = len(routes) - _candidate_count(routes)
+    return 2 * alpha / max(rivals, _candidate_count(routes), 2)
 
 
 def _candidate_count(routes: Mapping[str, Scores]) -> int:
@@ -231,7 +243,8 @@ def _rows_to_decide(
     """Test rows with which the open question would be decided with the power asked for.
 
     A gain that looks worth having must be told from none; a smaller one from a gain that is worth
-    having; both at the bound's share of alpha. `pair` is the judged route and its rival.
+    having; both at the share of alpha that the next look will have. `pair` is the judged route
+    and its rival.
     """
     ours, theirs, clusters = routes[pair[0]].paired_with(routes[pair[1]])
     gain = mean(ours) - mean(theirs)
@@ -311,13 +324,14 @@ def _explain(
         )
     open_question = (
         f"That is more than luck, but may be less than the {least} asked for"
-        if _is_real(gain, verdict.p_value or 0, settings)
+        if _is_real(gain, verdict.p_value or 0, alpha_of(settings.alpha, verdict.look))
         else f"That is neither surely more than luck nor surely less than the {least} asked for"
     )
     return f"Not enough evidence: collect about {verdict.more_rows:,} more test rows.", (
         f"{measured} {open_question}: with this many questions a true gain is seen "
         f"{settings.power:.0%} of the time only from {visible} on. About {verdict.more_rows:,} "
-        f"more test rows would decide it; until then use {other}."
+        f"more test rows would decide it, with what the next look may spend of alpha; until then "
+        f"use {other}."
     )
 
 
@@ -325,7 +339,22 @@ def _cluster_note(clusters: Sequence[int]) -> str:
     """What else is said of questions that are no independent ones."""
     if not is_clustered(clusters):
         return ""
-    return f" (of {len(set(clusters))} groups or conversations, each of which counts as one draw)"
+    told = f" (of {len(set(clusters))} groups or conversations, each of which counts as one draw"
+    number = effective_number(clusters)
+    if number < FEW:
+        told += f"; the largest weigh so much that they tell no more than {number:.1f} equal ones"
+    return f"{told})"
+
+
+def _looked(verdict: Verdict, settings: Compare) -> str:
+    """What is said of a look that isn't the first one."""
+    if verdict.look < 2:
+        return ""
+    spent = alpha_of(settings.alpha, verdict.look)
+    return (
+        f" This is look {verdict.look} at these questions: each spends its share of the "
+        f"{settings.alpha:.0%} chance of a wrong ship, and this one has {spent:.2%}."
+    )
 
 
 def _format_points(share: float) -> str:

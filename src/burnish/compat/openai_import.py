@@ -22,6 +22,7 @@ from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Row, Scores
 from burnish.core.runs import Run, new_run
 from burnish.core.stats import PairedTest, paired_test
+from burnish.data.draws import grouped
 from burnish.data.load import load
 from burnish.data.read import read_files
 from burnish.engines.local.open import open_local_engine
@@ -250,7 +251,8 @@ def _compare_answers(
     """How near the base and the new model come to the old answers, question by question."""
     golden = run.path / f"golden-{done.job}.jsonl"
     write_atomic(golden, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in answers))
-    rows = [row for row in read_files([golden], Data(), Task()).rows if row.prompt and row.answer]
+    read_again = read_files([golden], Data(), Task()).rows
+    rows = grouped([row for row in read_again if row.prompt and row.answer])
     before, after = (_score_model(source, rows) for source in (base, artifact))
     for name, scores in (("base", before), ("new", after)):
         save_predictions(run.path / f"predictions-{done.job}-{name}.jsonl", scores.predictions)
@@ -261,7 +263,7 @@ def _compare_answers(
         base=before.interval.value,
         new=after.interval.value,
         same=sum(same) / len(same),
-        gain=paired_test(after.values, before.values),
+        gain=paired_test(*after.paired_with(before)),
     )
 
 

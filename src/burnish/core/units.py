@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field
 
-_QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 _SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 _BYTES = {
     "": 1.0, "b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12,
@@ -16,13 +16,14 @@ _BYTES = {
 
 def _reader(units: Mapping[str, float], example: str) -> Callable[[object], object]:
     def read(value: object) -> object:
-        """The number in the smallest unit. Raises ValueError for words that aren't a quantity."""
+        """Return the number in the smallest unit. Raises ValueError for text that isn't a
+        quantity."""
         if not isinstance(value, str):
             return value
-        found = _QUANTITY.fullmatch(value)
-        if found is None or found[2].lower() not in units:
+        match = _QUANTITY.fullmatch(value.strip())
+        if match is None or match[2].lower() not in units:
             raise ValueError(f"should be a number with a unit, such as {example}")
-        return float(found[1]) * units[found[2].lower()]
+        return float(match[1]) * units[match[2].lower()]
 
     return read
 

@@ -1,30 +1,29 @@
-"""The shapes that rows come in, each a pure function from one record to one `Row`.
+"""The formats of rows, each a pure function from one record to one `Row`.
 
 The table FORMATS is the only list: detection, errors and the docs read it.
 """
 
 import json
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 from burnish.core.errors import BadData
-from burnish.core.images import BadImage, Image, image_from_data_url, join_parts
-from burnish.core.reasoning import split_reasoning
+from burnish.core.json_text import BadJson, parse_json
 from burnish.core.recipe.data import Columns
-from burnish.core.records import Message, Role, Row
-from burnish.data.images import as_bad_row, image_url_of
+from burnish.core.records import Message, Row
+from burnish.data.calls import call_from_text, tools_of
+from burnish.data.messages import message_of, said
 from burnish.data.spans import BadRow, has_spans, has_tags, row_from_spans, row_from_tags
 
 Record = Mapping[str, Any]
 
-#: What other tools call the roles.
-_ROLES = {"human": "user", "gpt": "assistant", "bot": "assistant", "function": "tool"}
-
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """One shape: how to see it by the keys, how to read it, and a line of it for the docs."""
+    """One format: how to recognize it by its keys, how to convert it, and an example line for the
+    docs."""
 
     fits: Callable[[set[str], Columns], bool]
     convert: Callable[[Record, Columns], Row]
@@ -32,85 +31,92 @@ class RowFormat:
 
 
 def chat(record: Record, columns: Columns) -> Row:
-    """OpenAI's chat lines: `messages` with roles, optional `weight`, `name`, `tools`."""
+    """Convert OpenAI's chat format: `messages` with roles, optional `weight`, `name`, `tools`."""
     if "messages" not in record or not isinstance(record["messages"], list):
         raise BadRow("there is no list `messages`", 'Write {"messages": [...]}.')
-    messages = tuple(_message(entry) for entry in record["messages"])
+    messages = tuple(message_of(entry) for entry in record["messages"])
     return Row(
         messages=_with_system(messages, record, columns),
-        tools=_tools(record),
-        item=_extra_fields(record, ("messages", "tools")),
+        tools=tools_of(record),
+        item=_extra_fields(record, ("messages", "tools", "functions")),
     )
 
 
 def sharegpt(record: Record, columns: Columns) -> Row:
-    """ShareGPT: `conversations` of `from` and `value`."""
+    """Convert ShareGPT: `conversations` of `from` and `value` (or `role` and `content`), and
+    `tools`."""
     turns = record.get("conversations")
     if not isinstance(turns, list):
         raise BadRow("there is no list `conversations`")
-    messages = tuple(
-        _message({"role": turn.get("from"), "content": turn.get("value")})
-        if isinstance(turn, Mapping)
-        else _message(turn)
-        for turn in turns
-    )
-    return Row(messages=_with_system(messages, record, columns))
+    messages = tuple(message_of(_turn(turn)) for turn in turns)
+    return Row(messages=_with_system(messages, record, columns), tools=tools_of(record))
+
+
+def _turn(turn: Any) -> Any:
+    """Return a turn of ShareGPT in OpenAI's format, which some files have already."""
+    if not isinstance(turn, Mapping) or "from" not in turn:
+        return turn
+    if turn["from"] == "function_call":
+        return call_from_text(turn.get("value"))
+    return {"role": turn["from"], "content": turn.get("value")}
 
 
 def pairs(record: Record, columns: Columns) -> Row:
-    """A prompt and its completion."""
+    """Convert a prompt and its completion."""
     prompt = _pick(record, columns.prompt, _PROMPTS)
-    return _single_turn_row(
-        record, columns, prompt, _pick(record, columns.completion, _COMPLETIONS)
-    )
+    answer = _pick_answer(record, columns.completion, _COMPLETIONS)
+    return _single_turn_row(record, columns, prompt, answer, _history(record))
 
 
 def prompts(record: Record, columns: Columns) -> Row:
-    """A question alone, for a teacher to answer."""
-    asked = _pick(record, columns.prompt, _PROMPTS)
-    messages = _with_system((Message("user", asked),), record, columns)
+    """Convert a question without an answer, for a teacher."""
+    question = _pick(record, columns.prompt, _PROMPTS)
+    messages = _with_system((Message("user", question),), record, columns)
     return Row(messages=messages, item=_extra_fields(record, _PROMPTS))
 
 
 def alpaca(record: Record, columns: Columns) -> Row:
-    """Instruction, optional input, output."""
+    """Convert instruction, optional input, output; `history` has the earlier turns as pairs."""
     instruction = _pick(record, columns.prompt, ("instruction",))
-    given = record.get("input")
-    prompt = f"{instruction}\n\n{given}" if given else instruction
-    return _single_turn_row(record, columns, prompt, _pick(record, columns.completion, ("output",)))
+    extra_input = record.get("input")
+    prompt = f"{instruction}\n\n{extra_input}" if extra_input else instruction
+    answer = _pick_answer(record, columns.completion, ("output",))
+    return _single_turn_row(record, columns, prompt, answer, _history(record))
 
 
 def openai_preference(record: Record, columns: Columns) -> Row:
-    """OpenAI's preference lines: `input` with messages, a preferred and a non-preferred output."""
-    given = record.get("input")
-    if not isinstance(given, Mapping) or not isinstance(given.get("messages"), list):
+    """Convert OpenAI's preference format: `input` with messages, a preferred and a non-preferred
+    output."""
+    input_fields = record.get("input")
+    if not isinstance(input_fields, Mapping) or not isinstance(input_fields.get("messages"), list):
         raise BadRow(
             "there is no `input` with a list `messages`", 'Write "input": {"messages": [...]}.'
         )
     sides = [record.get(key) for key in ("preferred_output", "non_preferred_output")]
-    return _preference_row(given["messages"], sides, given, columns)
+    return _preference_row(input_fields["messages"], sides, input_fields, columns)
 
 
 def preference(record: Record, columns: Columns) -> Row:
-    """TRL's preference rows: `prompt`, `chosen` and `rejected`, as texts or as messages.
+    """Convert TRL's preference format: `prompt`, `chosen` and `rejected`, as texts or as messages.
 
-    Without a prompt, it is what both conversations begin with.
+    Without a prompt, it is the common beginning of both conversations.
     """
     prompt = record.get(columns.prompt or "prompt")
     sides = [record.get(columns.chosen or "chosen"), record.get(columns.rejected or "rejected")]
     if all(isinstance(side, list) and len(side) > 1 for side in sides):
-        before, other = (list(side)[:-1] for side in sides if side)
-        if before != other:
+        context, other_context = (list(side)[:-1] for side in sides if side)
+        if context != other_context:
             raise BadRow(
                 "the two conversations differ before their last turn",
                 "Let both begin with the same turns; only the last answer is compared.",
             )
-        prompt, sides = before, [side[-1:] for side in sides if side]
+        prompt, sides = context, [side[-1:] for side in sides if side]
     return _preference_row(prompt, sides, record, columns)
 
 
 def unpaired_preference(record: Record, columns: Columns) -> Row:
-    """TRL's unpaired rows (for KTO): `prompt`, `completion`, and `label` true or false."""
+    """Convert TRL's unpaired preference format (for KTO): `prompt`, `completion`, and `label` true
+    or false."""
     label = _TRUTHS.get(str(record.get(columns.label or "label")).lower())
     if label is None:
         raise BadRow(
@@ -120,34 +126,34 @@ def unpaired_preference(record: Record, columns: Columns) -> Row:
     answer = _answer_message(record.get(columns.completion or "completion"), "completion")
     prompt = _context_messages(record.get(columns.prompt or "prompt"))
     messages = _with_system((*prompt, answer), record, columns)
-    return Row(messages=messages, desirable=label, tools=_tools(record))
+    return Row(messages=messages, desirable=label, tools=tools_of(record))
 
 
 def _preference_row(prompt: Any, sides: Sequence[Any], record: Record, columns: Columns) -> Row:
     chosen = _answer_message(sides[0], "preferred answer")
     rejected = _answer_message(sides[1], "rejected answer")
     messages = _with_system((*_context_messages(prompt), chosen), record, columns)
-    return Row(messages=messages, rejected=rejected, tools=_tools(record))
+    return Row(messages=messages, rejected=rejected, tools=tools_of(record))
 
 
 def _context_messages(prompt: Any) -> tuple[Message, ...]:
-    """The turns before an answer that is judged: context, so none of them is learnt."""
+    """Return the turns before a judged answer: context, so none of them is trained."""
     if isinstance(prompt, str):
         return (Message("user", prompt),)
     if not isinstance(prompt, list) or not prompt:
         raise BadRow("there is no prompt", "Write it as a text or as a list of messages.")
     return tuple(
         replace(message, weight=0.0) if message.role == "assistant" else message
-        for message in map(_message, prompt)
+        for message in map(message_of, prompt)
     )
 
 
 def _answer_message(side: Any, name: str) -> Message:
-    """One answer, from its text or from a list of one message."""
+    """Return one answer, from its text or from a list of one message."""
     if isinstance(side, str):
-        return _assistant_message(side)
+        return said(side)
     if isinstance(side, list) and len(side) == 1:
-        message = _message(side[0])
+        message = message_of(side[0])
         if message.role == "assistant":
             return replace(message, weight=1.0)
     if side is None:
@@ -158,8 +164,8 @@ def _answer_message(side: Any, name: str) -> Message:
 
 
 def labeled(record: Record, columns: Columns) -> Row:
-    """A text and its class."""
-    label = _pick(record, columns.label, _LABELS)
+    """Convert a text and its class."""
+    label = unicodedata.normalize("NFC", _pick_label(record, columns).strip())
     row = _single_turn_row(
         record, columns, _pick(record, columns.prompt, (*_PROMPTS, "text")), label
     )
@@ -167,14 +173,14 @@ def labeled(record: Record, columns: Columns) -> Row:
 
 
 def text(record: Record, columns: Columns) -> Row:
-    """Plain text, learnt whole."""
+    """Convert plain text, trained whole."""
     return Row(text=_pick(record, columns.text, ("text",)))
 
 
 _PROMPTS = ("prompt", "question", "query")
 _COMPLETIONS = ("completion", "answer", "response")
 _LABELS = ("label", "category", "intent", "class")
-#: Keys that hold an answer in some shape; a row with one of them isn't a question alone.
+#: Keys of answers in some format; a row with one of them isn't a question alone.
 _ANSWERED = {*_COMPLETIONS, *_LABELS, "output", "chosen", "rejected", "text"}
 _TRUTHS = {"true": True, "false": False}
 
@@ -252,27 +258,33 @@ FORMATS: dict[str, RowFormat] = {
     "text": RowFormat(
         lambda keys, columns: _has(keys, columns.text, ("text",)),
         text,
-        '{"text": "Plain text, learnt whole."}',
+        '{"text": "Plain text, trained whole."}',
     ),
 }
 
 
 def detect_format(keys: set[str], columns: Columns) -> str:
-    """The format that records with these keys have. Raises BadData if none fits."""
-    for name, shape in FORMATS.items():
-        if shape.fits(keys, columns):
+    """Return the format of records with these keys. Raises BadData if none fits."""
+    for name, row_format in FORMATS.items():
+        if row_format.fits(keys, columns):
             return name
     raise BadData(
-        f"Rows with the keys {', '.join(sorted(keys)) or '(none)'} have no known shape.",
+        f"Rows with the keys {', '.join(sorted(keys)) or '(none)'} have no known format.",
         "Name the columns: --set data.columns.prompt=... and data.columns.completion=... (or "
-        f"data.columns.label=...). Known shapes: {', '.join(FORMATS)}.",
+        f"data.columns.label=...). Known formats: {', '.join(FORMATS)}.",
     )
 
 
-def _single_turn_row(record: Record, columns: Columns, prompt: str, answer: str) -> Row:
+def _single_turn_row(
+    record: Record,
+    columns: Columns,
+    prompt: str,
+    answer: str,
+    history: tuple[Message, ...] = (),
+) -> Row:
     context = _optional(record, columns.context, ("context",))
-    asked = f"{context}\n\n{prompt}" if context else prompt
-    messages = (Message("user", asked), _assistant_message(answer))
+    question = f"{context}\n\n{prompt}" if context else prompt
+    messages = (*history, Message("user", question), said(answer))
     return Row(messages=_with_system(messages, record, columns))
 
 
@@ -285,101 +297,82 @@ def _with_system(
     return (Message("system", system), *messages)
 
 
-def _message(entry: Any) -> Message:
-    if not isinstance(entry, Mapping):
-        raise BadRow(f"a message is {type(entry).__name__}, not an object with role and content")
-    role: Any = _ROLES.get(str(entry.get("role")), entry.get("role"))
-    if role not in get_args(Role):
+def _extra_fields(record: Record, conversation_keys: Sequence[str]) -> Record:
+    """Return the fields of a record besides its conversation, for graders."""
+    return {key: value for key, value in record.items() if key not in conversation_keys}
+
+
+def _history(record: Record) -> tuple[Message, ...]:
+    """Return the turns before a question, in the format of LLaMA-Factory and ms-swift: pairs of
+    texts."""
+    history = record.get("history")
+    if isinstance(history, str) and history.strip():
+        try:
+            history = parse_json(history)
+        except BadJson:
+            history = [history]
+    if not history:
+        return ()
+    are_pairs = isinstance(history, list | tuple) and all(
+        isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(t, str) for t in pair)
+        for pair in history
+    )
+    if not are_pairs:
         raise BadRow(
-            f"role {entry.get('role')!r} is not system, user, assistant or tool",
-            "Correct the role.",
-            code="wrong_role",
+            "`history` is not a list of pairs of texts",
+            'Write [["question", "answer"], ...]; if it is not a conversation, rename the column.',
         )
-    calls = entry.get("tool_calls") or ()
-    content, pictures = _content(entry.get("content"), allow_none=bool(calls))
-    if pictures and role == "assistant":
-        raise BadRow("an answer holds a picture", "Only what is asked can hold pictures.")
-    thought = ""
-    if role == "assistant":
-        inside, content = split_reasoning(content)
-        thought = inside or str(entry.get("reasoning_content") or "").strip()
-    weight = entry.get("weight", 1)
-    if weight not in (0, 1):
-        raise BadRow(f"weight {weight!r} is not 0 or 1", "Use 0 to leave a turn untrained.")
-    return Message(
-        role=role,
-        content=content,
-        weight=float(weight),
-        name=entry.get("name"),
-        tool_calls=tuple(calls),
-        tool_call_id=entry.get("tool_call_id"),
-        images=pictures,
-        reasoning=thought,
+    return tuple(
+        turn for question, answer in history for turn in (Message("user", question), said(answer))
     )
-
-
-def _assistant_message(answer: str) -> Message:
-    """An answer, with the thought that it begins with taken apart."""
-    thought, content = split_reasoning(answer)
-    return Message("assistant", content, reasoning=thought)
-
-
-def _content(content: Any, allow_none: bool) -> tuple[str, tuple[Image, ...]]:
-    if isinstance(content, list):  # content parts, as the API takes them
-        return join_parts(_part(part) for part in content)
-    if content is None and allow_none:
-        return "", ()
-    if not isinstance(content, str):
-        raise BadRow(f"a message's content is {type(content).__name__}, not text")
-    return content, ()
-
-
-def _part(part: Any) -> str | Image:
-    """One part of a message: its text, or its picture, which may have been read already."""
-    if isinstance(part, Image):
-        return part
-    if isinstance(part, Mapping):
-        if isinstance(part.get("text"), str):
-            return str(part["text"])
-        if isinstance(url := image_url_of(part), str):
-            try:
-                return image_from_data_url(url)
-            except BadImage as error:
-                raise as_bad_row(error) from error
-    raise BadRow(
-        "a message has content that is neither text nor a picture",
-        'Write {"type": "text", "text": ...} or {"type": "image_url", "image_url": {"url": ...}}.',
-    )
-
-
-def _tools(record: Record) -> tuple[Mapping[str, Any], ...]:
-    tools = record.get("tools") or ()
-    if not isinstance(tools, Sequence) or not all(isinstance(tool, Mapping) for tool in tools):
-        raise BadRow("`tools` is not a list of objects")
-    return tuple(tools)
-
-
-def _extra_fields(record: Record, said: Sequence[str]) -> Record:
-    """What a record holds beside its conversation: what graders look at."""
-    return {key: value for key, value in record.items() if key not in said}
 
 
 def _pick(record: Record, named: str | None, usual: Sequence[str]) -> str:
-    found = _optional(record, named, usual)
-    if found is None:
-        wanted = named or " or ".join(usual)
-        raise BadRow(f"there is no `{wanted}`", f"The row has: {', '.join(record)}.")
-    return found
+    value = _optional(record, named, usual)
+    if value is None:
+        keys = named or " or ".join(usual)
+        raise BadRow(f"there is no `{keys}`", f"The row has: {', '.join(record)}.")
+    return value
+
+
+def _pick_answer(record: Record, named: str | None, usual: Sequence[str]) -> str:
+    """Return an answer; objects are trained as JSON text, but a list of texts is ambiguous."""
+    value = _value(record, named, usual)
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        raise BadRow(
+            "the answer is a list of texts",
+            "Write one of them; if the list itself is the answer, its JSON as text.",
+        )
+    return _pick(record, named, usual)
+
+
+def _pick_label(record: Record, columns: Columns) -> str:
+    if isinstance(_value(record, columns.label, _LABELS), list | dict):
+        raise BadRow(
+            "the label is a list or an object, not one class",
+            "Write one label as text; several at once, as the JSON text of an answer.",
+        )
+    return _pick(record, columns.label, _LABELS)
 
 
 def _optional(record: Record, named: str | None, usual: Sequence[str]) -> str | None:
-    for key in (named,) if named else usual:
-        value = record.get(key)
-        if value is not None:
-            if isinstance(value, dict | list):
-                return json.dumps(value, ensure_ascii=False)
-            return str(value)
-    return None
+    value = _value(record, named, usual)
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, bytes):
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise BadRow(
+                "a column contains bytes that are not UTF-8 text", "Write text."
+            ) from error
+    return None if value is None else str(value)
+
+
+def _value(record: Record, named: str | None, usual: Sequence[str]) -> Any:
+    """Return the first of these keys' values that isn't null; None if all are."""
+    values = (record.get(key) for key in ((named,) if named else usual))
+    return next((value for value in values if value is not None), None)
 
 
 def _has(keys: set[str], named: str | None, usual: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 from rapidfuzz import fuzz
 from sacrebleu import sentence_bleu
 
+from burnish.core.json_text import BadJson, parse_json
+from burnish.core.scripts import spaced
+
 _TEMPLATE = re.compile(r"\{\{\s*(item|sample)((?:\.\w+)*)\s*\}\}")
 
 
 class TemplateError(ValueError):
-    """A template names what isn't there, in `root`: the `item` or the `sample`."""
+    """A template refers to a missing key, in `root`: the `item` or the `sample`."""
 
     def __init__(self, what: str, root: str) -> None:
         super().__init__(what)
@@ -21,50 +25,59 @@ class TemplateError(ValueError):
 
 
 def fill(template: str, item: Mapping[str, Any], output: str) -> str:
-    """A template with what it names put in: keys of a row's `item`, and of what was `said`
-    (`sample.output_text`, and `sample.output_json` where it is JSON). Raises Unfilled."""
+    """Fill a template: keys of a row's `item`, and of the output (`sample.output_text`, and
+    `sample.output_json` if it is JSON). Raises TemplateError."""
 
-    def found(match: re.Match[str]) -> str:
+    def replace(match: re.Match[str]) -> str:
         root, path = match[1], match[2].split(".")[1:]
-        place: Any = item if root == "item" else sample_of(output)
+        value: Any = item if root == "item" else sample_of(output)
         for name in path:
-            inside = isinstance(place, list) and name.isascii() and name.isdigit()
+            is_index = isinstance(value, list) and name.isascii() and name.isdigit()
             try:
-                place = place[int(name)] if inside else place[name]
+                value = value[int(name)] if is_index else value[name]
             except (LookupError, TypeError) as error:
                 missing = f"{{{{{'.'.join((root, *path))}}}}} is not there"
                 raise TemplateError(missing, root) from error
-        return place if isinstance(place, str) else json.dumps(place, ensure_ascii=False)
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
-    return _TEMPLATE.sub(found, template)
+    return _TEMPLATE.sub(replace, template)
 
 
 def sample_of(output: str) -> dict[str, Any]:
-    """An answer as templates see it."""
+    """Return an answer as the `sample` of templates."""
     sample: dict[str, Any] = {"output_text": output}
     try:
-        sample["output_json"] = json.loads(output)
-    except (ValueError, RecursionError):
+        sample["output_json"] = parse_json(output)
+    except BadJson:
         return sample
     return sample
 
 
-def gleu(given: str, wanted: str) -> float:
-    """Google's sentence BLEU: the lesser of precision and recall over 1- to 4-grams of words
+def gleu(output: str, reference: str) -> float:
+    """Return Google's sentence BLEU: the lesser of precision and recall over 1- to 4-grams of words
     (Wu et al. 2016, arXiv:1609.08144)."""
-    ours, theirs = (
+    actual, expected = (
         Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
-        for words in (given.split(), wanted.split())
+        for words in (_spaced(output).split(), _spaced(reference).split())
     )
-    longest = max(sum(ours.values()), sum(theirs.values()))
-    return sum((ours & theirs).values()) / longest if longest else 0.0
+    longest = max(sum(actual.values()), sum(expected.values()))
+    return sum((actual & expected).values()) / longest if longest else 0.0
+
+
+def _spaced(text: str) -> str:
+    """Return NFC with spaces between the characters of scripts without word spaces."""
+    return spaced(_composed(text))
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
 
 
 def _rouge(name: str) -> Callable[[str, str], float]:
-    def score(given: str, wanted: str) -> float:
+    def score(output: str, reference: str) -> float:
         from burnish.evaluate.rouge import rouge
 
-        return rouge(name, wanted, given)
+        return rouge(name, reference, output)
 
     return score
 
@@ -78,8 +91,8 @@ CHECKS: Mapping[str, Callable[[str, str], bool]] = {
 }
 #: `text_similarity`: measure → how alike the two texts are, in [0, 1]. (`cosine` needs a model.)
 SIMILARITIES: Mapping[str, Callable[[str, str], float]] = {
-    "fuzzy_match": lambda given, wanted: fuzz.ratio(given, wanted) / 100,
-    "bleu": lambda given, wanted: sentence_bleu(given, [wanted]).score / 100,
+    "fuzzy_match": lambda given, wanted: fuzz.ratio(_composed(given), _composed(wanted)) / 100,
+    "bleu": lambda given, wanted: sentence_bleu(_spaced(given), [_spaced(wanted)]).score / 100,
     "gleu": gleu,
     **{f"rouge_{n}": _rouge(f"rouge{n}") for n in range(1, 6)},
     "rouge_l": _rouge("rougeL"),

@@ -1,39 +1,40 @@
-"""ROUGE by `rouge-score`, which loads nltk: whoever computes none needn't wait for it."""
+"""ROUGE by `rouge-score`; kept apart because importing nltk is slow."""
 
-import re
+import unicodedata
 
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
-from burnish.evaluate.text import UNSPACED
-
-_WORD = re.compile(r"[^\W_]+")
+from burnish.core.scripts import words
 
 
 class _Words(Tokenizer):
-    """Words of any script: `rouge-score` by itself drops all that isn't a-z, a whole Greek text."""
+    """Tokenizes words of any script, with their marks: `rouge-score` itself drops everything but
+    a-z, a whole Greek text. ASCII words are left to it."""
 
-    def __init__(self) -> None:
-        self.ascii = DefaultTokenizer(use_stemmer=True)
+    def __init__(self, stemmed: bool) -> None:
+        self.ascii = DefaultTokenizer(use_stemmer=stemmed)
 
     def tokenize(self, text: str) -> list[str]:
-        """Words in lower case; those of ASCII are stemmed."""
-        words = [UNSPACED.sub(r" \1 ", word) for word in _WORD.findall(text.lower())]
-        return [
-            part
-            for word in words
-            for part in (self.ascii.tokenize(word) if word.isascii() else word.split())
-        ]
+        """Return the words in lower case."""
+        folded = unicodedata.normalize("NFC", text).lower()
+        if folded.isascii():
+            return list(self.ascii.tokenize(folded))
+        groups = (
+            [word] if not word.isascii() else self.ascii.tokenize(word) for word in words(folded)
+        )
+        return [token for tokens in groups for token in tokens]
 
 
-_LONGEST = RougeScorer(["rougeL"], tokenizer=_Words())
+_LONGEST = RougeScorer(["rougeL"], tokenizer=_Words(stemmed=True))
 
 
 def rouge_l(expected: str, answer: str) -> float:
-    """ROUGE-L F-measure of words of any script, those of ASCII stemmed."""
+    """Return the ROUGE-L F-measure of words of any script, ASCII words stemmed."""
     return float(_LONGEST.score(expected, answer)["rougeL"].fmeasure)
 
 
 def rouge(name: str, expected: str, answer: str) -> float:
-    """The F-measure `name` (rouge1, ..., rougeL) as `rouge-score` has it."""
-    return float(RougeScorer([name]).score(expected, answer)[name].fmeasure)
+    """Return the F-measure `name` (rouge1, ..., rougeL) of words of any script, unstemmed."""
+    scorer = RougeScorer([name], tokenizer=_Words(stemmed=False))
+    return float(scorer.score(expected, answer)[name].fmeasure)

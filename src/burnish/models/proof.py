@@ -180,6 +180,14 @@ def in_float32(model: torch.nn.Module) -> Iterator[None]:
             part.data = part.data.to(dtype)
 
 
+def keep_quantized_weights(model: torch.nn.Module) -> None:
+    """Let layers of 4 bits compute as in training: otherwise bitsandbytes packs their weights anew,
+    in place, when they first answer on a CPU."""
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.training = True
+
+
 def is_quantized(model: torch.nn.Module) -> bool:
     """True if some weights aren't floating-point numbers."""
     return any(not weight.is_floating_point() for weight in model.parameters())

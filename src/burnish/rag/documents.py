@@ -1,7 +1,7 @@
-"""A file → its text and its structure: blocks under headings, each with its place in the text.
+"""A file as text with structure: blocks under headings, each with its position in the text.
 
 Offsets count characters of `Document.text`. For Markdown and plain text that is the file itself;
-of other kinds it is the text that is read out of them, which `read_document` gives again.
+for other kinds it is the extracted text, which `read_document` reproduces.
 """
 
 from collections.abc import Callable
@@ -24,52 +24,61 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says. All that isn't white space in `text` lies in one of the blocks."""
+    """A file's text. All non-white-space of `text` lies in one of the blocks. `notes` say which
+    parts couldn't be read."""
 
     title: str
     text: str
     blocks: tuple[Block, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
 class DocumentBuilder:
-    """A document that is being read piece by piece, for files whose text has to be put together."""
+    """Builds a document piece by piece, for files whose text has to be assembled."""
 
     title: str
-    text: str = ""
+    pieces: list[str] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     page: int | None = None
+    notes: tuple[str, ...] = ()
+    _length: int = 0
     _outline: dict[int, str] = field(default_factory=dict)
     _heading_at: int | None = None
 
     def add_heading(self, level: int, text: str) -> None:
-        """Begin a section; `level` 1 is the outermost. An empty one is nothing."""
+        """Begin a section; `level` 1 is the outermost. An empty heading is ignored."""
         if not (text := text.strip()):
             return
         if self._heading_at is None:
-            self._heading_at = len(self.text)
-        self._outline = {own: name for own, name in self._outline.items() if own < level}
+            self._heading_at = self._length
+        self._outline = {outer: name for outer, name in self._outline.items() if outer < level}
         self._outline[level] = text
-        self.text += f"{text}\n\n"
+        self._add(f"{text}\n\n")
 
     def add_block(self, text: str) -> None:
-        """Add a paragraph; an empty one is nothing."""
+        """Add a paragraph; an empty one is ignored."""
         if not (text := text.strip()):
             return
-        start = len(self.text) if self._heading_at is None else self._heading_at
-        self.text += text
+        start = self._length if self._heading_at is None else self._heading_at
+        self._add(text)
         headings = tuple(self._outline[level] for level in sorted(self._outline))
-        self.blocks.append(Block(start, len(self.text), headings, self.page))
+        self.blocks.append(Block(start, self._length, headings, self.page))
         self._heading_at = None
-        self.text += "\n\n"
+        self._add("\n\n")
 
     def build(self) -> Document:
-        """The document; headings at the end with nothing below them are a block of their own."""
+        """Return the document; trailing headings without content become a block."""
+        text = "".join(self.pieces)
         if self._heading_at is not None:
             headings = tuple(self._outline[level] for level in sorted(self._outline))
-            end = len(self.text.rstrip())
+            end = len(text.rstrip())
             self.blocks.append(Block(self._heading_at, end, headings, self.page))
-        return Document(self.title, self.text, tuple(self.blocks))
+        return Document(self.title, text, tuple(self.blocks), self.notes)
+
+    def _add(self, text: str) -> None:
+        self.pieces.append(text)
+        self._length += len(text)
 
 
 Reader = Callable[[Path], Document]

@@ -1,1 +1,1 @@
-"""Floor 5: the HTTP API."""
+"""The HTTP API: a folder an endpoint, each with `router`, `protocol` and `service`."""

@@ -8,6 +8,7 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from typing_extensions import TypedDict
 
 from burnish.core.disk_errors import describe_disk_error
 from burnish.core.errors import BurnishError, PromptTooLong, StorageFailed
@@ -31,8 +32,23 @@ _BURNISH_CODES: Mapping[type[BurnishError], tuple[str, str | None]] = {
 }
 
 
+class ErrorDetails(TypedDict):
+    """What went wrong; `param` names the field of the request that is at fault."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorObject(TypedDict):
+    """The body of every error response."""
+
+    error: ErrorDetails
+
+
 class RequestError(BurnishError):
-    """A request that is understood and not answered; `param` names the field to blame."""
+    """A request that is understood but refused; `param` names the field at fault."""
 
     def __init__(self, what: str, param: str | None = None, code: str | None = None) -> None:
         super().__init__(what)
@@ -40,15 +56,15 @@ class RequestError(BurnishError):
 
 
 class ModelNotFound(RequestError):
-    """No model of that name is served here."""
+    """No model of that name is served."""
 
     status = 404
 
 
 def error_body(
     status: int, message: str, param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
-    """The body of an error answer."""
+) -> ErrorObject:
+    """Return the body of an error response."""
     kind = "server_error" if status >= 500 else _TYPES.get(status, "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
@@ -60,7 +76,7 @@ def error_response(
     code: str | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """An error answer. ASCII only: a message may quote text that UTF-8 cannot carry."""
+    """Return an error response, in ASCII: a message may quote text that UTF-8 cannot encode."""
     body = json.dumps(error_body(status, message, param, code))
     extra = dict(headers or {})
     if status == 429:
@@ -68,14 +84,14 @@ def error_response(
     return Response(body, status, extra, media_type="application/json")
 
 
-def burnish_error_body(error: BurnishError) -> dict[str, Any]:
-    """The body for one of our own errors."""
+def burnish_error_body(error: BurnishError) -> ErrorObject:
+    """Return the body for an error of burnish's own."""
     param, code = _param_and_code(error)
     return error_body(error.status, str(error), param, code)
 
 
 async def on_burnish_error(request: Request, error: Exception) -> Response:
-    """Answer one of our own errors."""
+    """Answer an error of burnish's own."""
     assert isinstance(error, BurnishError)
     return error_response(error.status, str(error), *_param_and_code(error))
 
@@ -93,34 +109,33 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 
 
 async def on_bad_request(request: Request, error: Exception) -> Response:
-    """Answer a body that doesn't validate with 400 and the first field to blame."""
+    """Answer a request that fails validation with 400 and the first field at fault."""
     assert isinstance(error, RequestValidationError)
     faults: Sequence[Any] = error.errors()
     fault = faults[0]
     if fault["type"] == "json_invalid":
         return error_response(400, "We could not parse the JSON body of your request.")
-    place = [str(part) for part in fault["loc"][1:]]
-    if fault["type"] == "union_tag_invalid":  # the field that says which kind it is
-        place.append(fault["ctx"]["discriminator"].strip("'"))
-    param = ".".join(place) or None
+    path = [str(part) for part in fault["loc"][1:]]
+    if fault["type"] == "union_tag_invalid":  # the discriminator is the field at fault
+        path.append(fault["ctx"]["discriminator"].strip("'"))
+    param = ".".join(path) or None
     message = f"Invalid value for `{param}`: {fault['msg']}." if param else f"{fault['msg']}."
     return error_response(400, message, param, fault["type"])
 
 
 async def on_storage_fault(request: Request, error: Exception) -> Response:
-    """Answer a request whose bytes or row could not be written: nothing of it was acknowledged."""
-    found = describe_disk_error(
-        error if isinstance(error, OSError) else getattr(error, "orig", error)
-    )
-    if found is None:
+    """Answer a request whose bytes or row could not be written; none of it has been kept."""
+    cause = error if isinstance(error, OSError) else getattr(error, "orig", error)
+    description = describe_disk_error(cause)
+    if description is None:
         raise error
-    what, fix = found
-    said = f"{what}: nothing of this request was kept. {fix} on the server, then ask again."
-    return error_response(StorageFailed.status, said, None, "storage_unavailable")
+    what, fix = description
+    message = f"{what}: nothing of this request was kept. {fix} on the server, then ask again."
+    return error_response(StorageFailed.status, message, None, "storage_unavailable")
 
 
 async def on_unexpected_error(request: Request, error: Exception) -> Response:
-    """Answer what should not have happened: no trace leaves the server."""
+    """Answer an unexpected error; no traceback leaves the server."""
     return error_response(500, "The server had an error while processing your request.")
 
 

@@ -1,6 +1,7 @@
-"""Types that requests and answers of several endpoints share."""
+"""Types that the requests and responses of several endpoints share."""
 
-from typing import Annotated
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from fastapi import Query
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -15,13 +16,74 @@ class ApiModel(BaseModel):
 
 
 class StrictApiModel(ApiModel):
-    """A part of a request of which what is unknown here would be promised and not done."""
+    """A record of a request that rejects unknown fields: ignoring one would break a promise."""
 
     model_config = ConfigDict(extra="forbid")
 
 
+class ApiObject(BaseModel):
+    """A record of a response. Each field is a key of the JSON, `null` where it is None."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+def _is_none(value: object) -> bool:
+    return value is None
+
+
+T = TypeVar("T")
+
+#: A field of a response that is left out of the JSON where it is None.
+OmittedIfNone = Annotated[T | None, Field(exclude_if=_is_none)]
+
+
+class IdentifiedObject(ApiObject):
+    """A record of a response that can be the cursor of a list."""
+
+    id: str
+
+
+ObjectT = TypeVar("ObjectT", bound=IdentifiedObject)
+RowT = TypeVar("RowT")
+
+
+class ListPage(ApiObject, Generic[ObjectT]):
+    """One page of a list; clients ask for the next one with `after=last_id`."""
+
+    object: Literal["list"] = "list"
+    data: list[ObjectT]
+    has_more: bool
+    first_id: str | None
+    last_id: str | None
+
+    @classmethod
+    def of(cls, rows: Iterable[RowT], has_more: bool, to_object: Callable[[RowT], ObjectT]) -> Self:
+        """Build the page of `rows`."""
+        data = [to_object(row) for row in rows]
+        return cls(
+            data=data,
+            has_more=has_more,
+            first_id=data[0].id if data else None,
+            last_id=data[-1].id if data else None,
+        )
+
+
+class DeletedObject(ApiObject):
+    """The response to a DELETE request."""
+
+    id: str
+    object: Literal[
+        "file",
+        "model",
+        "response.deleted",
+        "vector_store.deleted",
+        "vector_store.file.deleted",
+    ]
+    deleted: Literal[True] = True
+
+
 def storable_text(value: str) -> str:
-    """Raises ValueError for text that a database cannot hold."""
+    """Return the text unchanged. Raises ValueError for text that a database cannot hold."""
     if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value):
         raise ValueError("it holds a character that cannot be stored")
     return value
@@ -41,3 +103,12 @@ Id = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[\w.-]+$")]
 
 
 PageLimit = Annotated[int, Query(ge=1, le=10_000)]
+
+
+#: What a client may upload a file for.
+UploadPurpose = Literal["fine-tune", "batch", "assistants", "vision", "user_data", "evals"]
+
+
+def binary_content(media_type: str = "application/octet-stream") -> dict[str, Any]:
+    """Return the OpenAPI description of a download, for `responses={200: ...}` of a route."""
+    return {"content": {media_type: {"schema": {"type": "string", "format": "binary"}}}}

@@ -28,7 +28,7 @@ _SHUTDOWN_SECONDS = 30
 
 
 class PortTaken(BurnishError, OSError):
-    """The address cannot be listened on."""
+    """The address is in use or unavailable."""
 
 
 def serve(
@@ -36,17 +36,17 @@ def serve(
     settings: Serve | None = None,
     aliases: Mapping[str, str] | None = None,
 ) -> None:
-    """Serve runs, artifact folders and models until SIGINT or SIGTERM; then finish what has begun.
+    """Serve runs, artifact folders and models until SIGINT or SIGTERM; then finish open requests.
 
-    Says the address, and at the first start the key. Raises NotFound for an unknown source,
-    BadRecipe if nothing is named, PortTaken, StoreUnavailable, Unavailable (the executor);
-    SandboxUnavailable if Python graders are allowed and nothing here can hold them.
+    Reports the address, and at the first start the key. Raises NotFound for an unknown source,
+    BadRecipe without any source, PortTaken, StoreUnavailable, Unavailable (the executor), and
+    SandboxUnavailable if Python graders are allowed and this machine has no sandbox for them.
     """
     settings = settings or Serve()
-    listening = _listen(settings.host, settings.port)
-    host, port = listening.getsockname()[:2]
+    listener = _listen(settings.host, settings.port)
+    host, port = listener.getsockname()[:2]
     with ExitStack() as stack:
-        stack.callback(listening.close)
+        stack.callback(listener.close)
         executor = open_executor(settings.executor, settings.executor_cpus)
         executor.check()
         if settings.python_graders:
@@ -57,43 +57,43 @@ def serve(
             executor,
             python_graders=settings.python_graders,
         )
-        fleet = _open_model_pool(sources, aliases or {}, settings)
-        stack.callback(fleet.close)
+        model_pool = _open_model_pool(sources, aliases or {}, settings)
+        stack.callback(model_pool.close)
         keys = open_keys()
         if value := keys.make_first():
-            say(f"API key, shown once (only its hash is kept): {value}")
-        # Whoever binds to the network chooses the names; on loopback only loopback's are right.
+            say(f"API key, shown once (only its hash is stored): {value}")
+        # On loopback only its own names are valid; on a network the operator chooses the names.
         hosts = LOOPBACK | {settings.host} if settings.host in LOOPBACK else ()
-        app = create_app(fleet, keys, settings, hosts, worker)
-        served = ", ".join([*fleet.engines, *Embedders(aliases or {}).names()])
+        app = create_app(model_pool, keys, settings, hosts, worker)
+        served = ", ".join([*model_pool.engines, *Embedders(aliases or {}).names()])
         say(f"Serving {served} at {base_url(str(host), port)} (Ctrl-C stops it)")
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS
         )
         with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is finished
-            uvicorn.Server(config).run(sockets=[listening])
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def _open_model_pool(
     sources: Sequence[str], aliases: Mapping[str, str], settings: Serve
 ) -> ModelPool:
-    """What answers in words; embedding models are opened when they are first asked."""
+    """Open the generating models; embedding models are loaded on first use."""
     upstream = open_upstreams(settings.upstream)
-    elsewhere = {model.name for model in list_embedders()} | set(upstream)
-    spoken = {name: model for name, model in aliases.items() if model not in elsewhere}
-    named = [source for source in sources if source not in elsewhere]
-    fleet = ModelPool({}, {})
-    if named or spoken or not (sources or upstream):
-        fleet = open_model_pool(named, spoken, _launch_options(settings))
-    more = {name: upstream[model] for name, model in aliases.items() if model in upstream}
-    if twice := fleet.engines.keys() & {**upstream, **more}:
-        raise BadRecipe(f"`{min(twice)}` would name two models.", "Name one of them otherwise.")
-    fleet.engines.update({**upstream, **more})
-    return fleet
+    others = {model.name for model in list_embedders()} | set(upstream)
+    local_aliases = {name: model for name, model in aliases.items() if model not in others}
+    local_sources = [source for source in sources if source not in others]
+    model_pool = ModelPool({}, {})
+    if local_sources or local_aliases or not (sources or upstream):
+        model_pool = open_model_pool(local_sources, local_aliases, _launch_options(settings))
+    upstream |= {name: upstream[model] for name, model in aliases.items() if model in upstream}
+    if ambiguous := model_pool.engines.keys() & upstream:
+        raise BadRecipe(f"`{min(ambiguous)}` would name two models.", "Rename one of them.")
+    model_pool.engines.update(upstream)
+    return model_pool
 
 
 def _launch_options(settings: Serve) -> LaunchOptions:
-    """How the processes of exported folders are started."""
+    """Return the options for the processes of exported folders."""
     return LaunchOptions(
         threads=settings.engine_threads,
         context=settings.engine_context,
@@ -103,7 +103,7 @@ def _launch_options(settings: Serve) -> LaunchOptions:
 
 
 def base_url(host: str, port: int) -> str:
-    """What to give to a client as `base_url`."""
+    """Return the `base_url` for clients."""
     return f"http://[{host}]:{port}/v1" if ":" in host else f"http://{host}:{port}/v1"
 
 
@@ -113,6 +113,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise PortTaken(
-            f"{host}:{port} cannot be listened on: {error.strerror or error}.",
+            f"Cannot listen on {host}:{port}: {error.strerror or error}.",
             "Choose another --port (0 takes a free one).",
         ) from error

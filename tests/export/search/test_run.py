@@ -5,6 +5,7 @@ import random
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -15,7 +16,9 @@ from burnish.core.recipe.export import Export, FormatSearch
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.recipe.serve import Serve
 from burnish.core.records import Interval
+from burnish.core.stats import loss_bound
 from burnish.export.formats import registry as formats
+from burnish.export.parity.differences import MetricChange
 from burnish.export.search import run as fit_room
 from burnish.export.search.limits import broken_limits, explain_impossible
 from burnish.export.search.result import SearchResult
@@ -29,6 +32,7 @@ from burnish.export.search.successive_halving import (
 from burnish.export.search.trial import Candidate, CandidateTrial, list_candidates
 from burnish.models.artifact import open_artifact
 from burnish.report.pareto import Point, pareto_front, pareto_plot
+from tests.fixtures.exports import ROOM
 
 
 def trial(quant, seconds=(), scores=(), memory=100, disk=100):
@@ -56,7 +60,7 @@ def recipe_with_data(known, tmp_path):
 
 
 def searched(first, asked, trained, folder, **fit):
-    recipe = make_recipe({"export": {"fit": {"threads": [1], "first_rows": 20, **fit}}})
+    recipe = make_recipe({"export": {**ROOM, "fit": {"threads": [1], "first_rows": 20, **fit}}})
     tried = [CandidateTrial(candidate) for candidate in list_candidates(recipe.export.fit)]
     return fit_room.run_search(first, asked, trained, recipe, tried, folder)
 
@@ -141,6 +145,33 @@ def test_the_finalists_are_those_that_keep_the_limits_and_the_most_faithful_last
     found = select_finalists(some, rules(finalists=3))
 
     assert [one.candidate.quant for one in found] == ["q1", "q2", "q5"]
+
+
+def test_of_many_formats_that_lose_too_much_one_passes_the_gate_in_at_most_alpha():
+    """13 formats that each spoil as much as is allowed, of 1,000 answers; the three that look best
+    come before the gate, on the questions that they were chosen by."""
+    random, tries, n, settings = np.random.default_rng(3), 500, 1000, Export()
+    losses = random.binomial(n, settings.points, (tries, 13))
+    sure = rules().gate_confidence(13)
+    bounds = {
+        lost: loss_bound([1.0] * n, [0.0] * lost + [1.0] * (n - lost), sure)
+        for lost in range(int(losses.min()), 4)
+    }
+    best = np.sort(losses, axis=1)[:, : settings.fit.finalists]
+    passed = sum(
+        any(bounds.get(int(lost), 1.0) <= settings.points for lost in some) for some in best
+    )
+
+    assert passed <= tries * 0.05 + 2 * (tries * 0.05 * 0.95) ** 0.5
+
+
+def test_equal_answers_to_few_questions_do_not_show_that_nothing_is_lost():
+    def change(n):
+        same = [1.0] * n
+        return MetricChange("exact_match", 1.0, 1.0, loss_bound(same, same), 0.01, 0, n)
+
+    assert not change(30).ok and not change(250).ok
+    assert change(300).ok
 
 
 def test_the_front_is_what_nothing_beats_in_both():
@@ -294,7 +325,7 @@ def test_an_impossible_limit_ends_with_exit_code_1(known, tmp_path):
     assert "No format keeps latency_p95" in shown.output and "too much" in shown.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["export.html", "search.json"]
     with pytest.raises(AlreadyThere):
-        api.export_fit("20260101-first", out=tmp_path / "out", changes=changes)
+        api.export("20260101-first", for_this_machine=True, out=tmp_path / "out", changes=changes)
 
 
 def test_limits_without_a_search_and_a_format_beside_it_are_refused(known):

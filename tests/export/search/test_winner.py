@@ -53,6 +53,7 @@ def test_the_pick_of_a_search_answers_under_the_runs_name(run, known, tmp_path, 
     (tmp_path / "test.jsonl").write_text("\n".join(lines) + "\n")
     changes = [f"data.test={tmp_path / 'test.jsonl'}", "task.kind=generation"]
     changes += ["export.fit.formats=[gguf:f16]", "export.fit.threads=[1]"]
+    changes += ["export.points=0.12", "export.relative=0.12"]
     assert search_formats(run, make_recipe({"model": {"name": "tiny"}}, changes)).pick
     told = {}
     monkeypatch.setattr(api, "serve", lambda sources, **more: told.update(sources=sources, **more))

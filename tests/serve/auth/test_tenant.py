@@ -12,8 +12,8 @@ from burnish.serve.auth.keys import ApiKey, ApiKeys
 from burnish.serve.store.schema import Database, File, Job, StoredObject, sqlite_url
 from tests.fixtures import fine_tuning_server as tuning
 from tests.fixtures.server import KEY
+from tests.serve.azure.test_router import ACCOUNT, wanted
 from tests.serve.inference.test_openai_client import ask
-from tests.serve.store.test_deployments import ACCOUNT, wanted
 from tests.serve.vector_stores.test_service import send
 
 #: What stands for an id in the published paths → the owner's id of that kind.

@@ -2,9 +2,9 @@
 
 import openai
 
+from tests.serve.azure.test_router import Management
 from tests.serve.conformance.chat import ask
 from tests.serve.conformance.registry import check, refused
-from tests.serve.store.test_deployments import Management
 
 DEPLOYMENTS = "Deployments (Azure)"
 AZURE = ("AzureOpenAI",)

@@ -50,7 +50,7 @@ def test_node_and_server_are_killed_and_the_job_ends_in_the_same_weights(
 
     check_whole(server, job, 144)
     said = [event.message for event in events(server.client, job)]
-    assert sum("goes on from its last checkpoint" in message for message in said) == 1
+    assert sum("resumes from its last checkpoint" in message for message in said) == 1
     check_undisturbed(server, job, tmp_path / "undisturbed")
 
 

@@ -203,3 +203,11 @@ def test_a_call_behind_a_thought_is_a_call():
     found = parse_answer(f"<think>\nrefund?\n</think>\n\n{call}", {"refund"})
 
     assert (found.reasoning, found.text, len(found.calls)) == ("refund?", "", 1)
+
+
+def test_half_a_character_in_a_call_is_left_as_an_escape():
+    answer = r'{"name": "refund", "arguments": {"order": "\ud800"}}'
+
+    (call,) = parse_answer(answer, {"refund"}).calls
+
+    assert call["function"]["arguments"].encode() == rb'{"order": "\ud800"}'

@@ -7,7 +7,6 @@ from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from burnish.serve.errors import RequestError
-from burnish.serve.store.deployments import CreateDeployment
 from burnish.serve.store.jobs import record_checkpoints
 from burnish.serve.store.schema import Database
 from burnish.serve.store.workspace import Workspace
@@ -29,9 +28,7 @@ def test_of_deploying_and_deleting_a_model_at_once_one_is_refused(
     properties = {"model": {"name": model}}
     desks = [Workspace(store, tmp_path), Workspace(Database(url), tmp_path)]
     works = {
-        "deploy": lambda desk: desk.deployments.put(
-            "desk", CreateDeployment.model_validate({"properties": properties})
-        ),
+        "deploy": lambda desk: desk.deployments.put("desk", model, {"properties": properties}),
         "delete": lambda desk: desk.delete_model(model),
     }
     last = next(name for name in works if name != first)
@@ -73,9 +70,9 @@ def test_the_same_deployment_may_be_made_by_two_servers_at_once(url, store, tmp_
     desks, made = [Workspace(store, tmp_path), Workspace(Database(url), tmp_path)], []
 
     def put(number):
-        properties = {"model": {"name": f"base-{number}"}}
-        asked = CreateDeployment.model_validate({"properties": properties})
-        made.append(desks[number].deployments.put(f"desk-{round}", asked)[1])
+        model = f"base-{number}"
+        settings = {"properties": {"model": {"name": model}}}
+        made.append(desks[number].deployments.put(f"desk-{round}", model, settings)[1])
 
     for round in range(10):  # noqa: B007 - `put` reads it
         at_once(2, put)

@@ -150,8 +150,8 @@ def test_a_job_whose_disk_gave_out_is_paused_with_the_reason_and_can_be_resumed(
 
     assert desk.jobs.find(job.id).status == "paused"
     assert desk.jobs.find(job.id).error is None
-    events, _ = desk.jobs.parts(JobEventRow, job.id, None, 10)
+    events, _ = desk.jobs.page_children(JobEventRow, job.id, None, 10)
     assert events[0].level == "error" and "The disk is full" in events[0].message
     desk.jobs.release(job.id, "w")
-    desk.jobs.change(job.id, "resume")
+    desk.jobs.transition(job.id, "resume")
     assert desk.jobs.claim(("queued",), "other", 15).id == job.id

@@ -345,8 +345,8 @@ def test_a_row_without_what_the_grader_names_ends_the_job(client):
 @pytest.mark.parametrize(
     ("content", "method", "words"),
     [
-        (rows(12), "dpo", "rows 1, 2, 3, 4, 5 and 7 more: the row isn't of the shape"),
-        (pairs(12), "supervised", "name the method `dpo`"),
+        (rows(12), "dpo", "rows 1, 2, 3, 4, 5 and 7 more: the row does not have the shape"),
+        (pairs(12), "supervised", "choose the method `dpo`"),
         (pairs(12, "same", "same"), "dpo", "rejected one are the same"),
     ],
 )

@@ -45,7 +45,9 @@ def new_job(jobs, number=0, **settings):
 
 
 def told(jobs, job):
-    return [event.key for event in reversed(jobs.parts(JobEventRow, job.id, None, 10_000)[0])]
+    return [
+        event.key for event in reversed(jobs.page_children(JobEventRow, job.id, None, 10_000)[0])
+    ]
 
 
 def at_once(count, work):
@@ -86,7 +88,7 @@ def test_a_store_of_another_version_is_not_opened(url, store):
 @pytest.mark.parametrize(
     ("url", "words"),
     [
-        ("nonsense", "cannot be understood"),
+        ("nonsense", "is invalid"),
         ("postgresql+psycopg://nobody@127.0.0.1:1/none", "cannot be opened"),
         ("sqlite:////nowhere/burnish.db", "cannot be opened"),
         ("oracle+oracledb://x", "needs the package"),
@@ -220,7 +222,7 @@ def test_cancel_and_finish_at_the_same_moment_cannot_both_win(jobs):
                         mine.status, mine.fine_tuned_model = "succeeded", f"ft:{job.id}"
             else:
                 try:
-                    jobs.change(job.id, "cancel")
+                    jobs.transition(job.id, "cancel")
                 except RequestError:
                     return
 

@@ -14,7 +14,7 @@ from burnish.train.forward.path import require_packed
 from burnish.train.forward.proof import changes_with_length, choose_forward_path
 from burnish.train.kernels import packed_attention
 from burnish.train.kernels.fused_layers import LoraProduct
-from burnish.train.objectives.registry import sft_loss
+from burnish.train.objectives.sft import sft_loss
 from tests.fixtures.families import make_family
 from tests.test_families import own_loss, rows_of_tokens
 

@@ -17,7 +17,7 @@ def weights_of(*sizes):
 
 
 def settings_of(*changes):
-    usual = ["train.learning_rate=1e-2", "train.schedule=constant", "train.warmup_share=0"]
+    usual = ["train.learning_rate=1e-2", "train.schedule=constant", "train.warmup_ratio=0"]
     return make_recipe({}, [*usual, *changes]).train
 
 
@@ -36,8 +36,26 @@ def learn(optimizer, number, target):
     torch.manual_seed(number)
     for weight in optimizer.weights.values():
         weight.grad = weight.detach() - target + 0.1 * torch.randn_like(weight)
-    optimizer.collect()
+    optimizer.accumulate()
     optimizer.step(number)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit"])
+def test_weight_decay_pulls_matrices_and_no_norms_or_biases(kind):
+    torch.manual_seed(0)
+    names = ("layers.0.q_proj.weight", "layers.0.q_proj.bias", "layers.0.input_layernorm.weight",
+             "transformer.h.0.ln_1.weight", "encoder.LayerNorm.weight", "embed.weight")  # fmt: skip
+    weights = {name: torch.nn.Parameter(torch.rand(8, 8) + 1) for name in names}
+    begun = {name: weight.detach().clone() for name, weight in weights.items()}
+    optimizer = MasterAdamW(
+        weights, settings_of(f"train.optimizer={kind}", "train.weight_decay=0.1"), 100
+    )
+
+    optimizer.step(0)  # no gradients: nothing but the decay moves a weight
+
+    moved = {name for name, weight in weights.items() if not torch.equal(weight, begun[name])}
+    assert moved == {"layers.0.q_proj.weight", "embed.weight"}
+    torch.testing.assert_close(weights["embed.weight"], begun["embed.weight"] * (1 - 1e-3))
 
 
 def test_the_first_update_is_the_exact_one_and_later_ones_stay_near():
@@ -71,7 +89,7 @@ def test_stretches_are_what_the_whole_would_be(monkeypatch):
     whole, parts = (optimizers((10_001,))[1] for _ in range(2))
     for number in range(3):
         learn(whole, number, target=1)
-    monkeypatch.setattr("burnish.train.optim.adamw_8bit._BATCH_SIZE", 2560)
+    monkeypatch.setattr("burnish.train.optim.adamw_8bit._CHUNK", 2560)
     for number in range(3):
         learn(parts, number, target=1)
 
@@ -109,5 +127,5 @@ def test_an_update_at_rate_0_moves_nothing():
 
 
 def test_several_processes_have_all_bits():
-    with pytest.raises(BadRecipe, match="adamw_8bit is for one process"):
+    with pytest.raises(BadRecipe, match="adamw_8bit doesn't go with parallel"):
         settings_of("train.optimizer=adamw_8bit", "train.parallel=ddp", "train.devices=2")

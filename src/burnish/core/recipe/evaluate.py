@@ -55,7 +55,7 @@ class Evaluate(Section):
 
     metric: Literal[
         "auto", "accuracy", "exact_match", "token_f1", "field_f1", "span_f1", "rouge_l", "bleu",
-        "chrf", "graded",
+        "chrf", "squad_exact_match", "squad_f1", "graded",
     ] = Field(
         "auto",
         description="The score that decides; `auto` takes the task's own, `graded` is the grade "

@@ -8,7 +8,18 @@ from pydantic import Field
 from burnish.core.recipe.section import Section
 
 MetricName = Literal[
-    "auto", "accuracy", "exact_match", "token_f1", "field_f1", "rouge_l", "bleu", "chrf"
+    "auto",
+    "accuracy",
+    "exact_match",
+    "token_f1",
+    "field_f1",
+    "rouge_l",
+    "bleu",
+    "chrf",
+    "squad_exact_match",
+    "squad_f1",
+    "squad_exact_match",
+    "squad_f1",
 ]
 #: What a grader says of two texts; the hosted API's names.
 Similarity = Literal[

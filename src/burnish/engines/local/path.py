@@ -33,6 +33,7 @@ from burnish.models.proof import (
     describe_fault,
     in_float32,
     is_quantized,
+    keep_quantized_weights,
     random_tokens,
     relative_error,
     set_attention,
@@ -75,6 +76,7 @@ def choose_decoding_path(model: Any, name: str) -> DecodingPath:
     """
     was_training = model.training
     model.eval()
+    keep_quantized_weights(model)
     narrow = next(model.parameters()).dtype != torch.float32 and not is_quantized(model)
     try:
         with torch.no_grad(), short_windows(model):

@@ -1,7 +1,7 @@
-"""Who may ask: keys with what each is allowed, of which only the hashes are kept.
+"""API keys and their limits. Only the hashes of the keys are stored.
 
-A key is 256 random bits, so a plain SHA-256 of it can neither be turned back nor guessed. The file
-is read again when it changes: a key that is removed stops working at once.
+A key is 256 random bits, so its plain SHA-256 can be neither inverted nor guessed. The file is read
+again when it changes: a key that is removed stops working at once.
 """
 
 import json
@@ -22,7 +22,7 @@ from burnish.core.errors import AlreadyThere, BadRecipe, NotFound
 from burnish.core.settings import api_key, workspace
 from burnish.serve.auth.tenant import DEFAULT_ORGANIZATION
 
-#: What a key can be bound to: the first word of a path behind /v1.
+#: The routes that a key can be limited to: the first part of a path after /v1.
 ROUTES = (
     "models", "chat", "completions", "embeddings", "responses", "files", "uploads",
     "fine_tuning", "batches", "vector_stores", "deployments", "metrics",
@@ -31,10 +31,10 @@ ROUTES = (
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One key, whose it is, and its limits; an empty limit is none.
+    """A key, its organization and its limits; an empty limit means none.
 
-    `models` are names or patterns (`ft:*`). `most_bytes` (stored) and `most_jobs` (unfinished) are
-    of all that the organisation has, whichever key has made it.
+    `models` are names or patterns (`ft:*`). `most_bytes` (stored) and `most_jobs` (unfinished)
+    limit the whole organization, not only what this key created.
     """
 
     name: str
@@ -48,41 +48,41 @@ class ApiKey:
     created_at: int = field(default_factory=lambda: int(time.time()))
 
     def allows_model(self, name: str) -> bool:
-        """Whether it may use a model."""
+        """Return whether the key may use a model."""
         return not self.models or any(fnmatchcase(name, pattern) for pattern in self.models)
 
-    def allows_route(self, word: str) -> bool:
-        """Whether it may use the paths that begin with `word`."""
-        return not self.routes or word in self.routes
+    def allows_route(self, route: str) -> bool:
+        """Return whether the key may use a route (see `ROUTES`)."""
+        return not self.routes or route in self.routes
 
 
 _ORGANIZATION = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 
-#: Whose request is being answered; outside of any request, somebody who may do all.
+#: The key of the current request; outside of a request, a key without limits.
 CURRENT_KEY: ContextVar[ApiKey] = ContextVar("caller", default=ApiKey("burnish", ""))  # noqa: B039 frozen
 
 
 class ApiKeys:
-    """The keys of a workspace, and the one that the environment names (which may do all)."""
+    """The keys of a workspace, and the unlimited key that the environment sets."""
 
     def __init__(self, file: Path, named: str | None = None) -> None:
         self._file, self._named = file, ApiKey("environment", _hash(named)) if named else None
         self._read_at, self._kept = 0, dict[str, ApiKey]()
 
     def find(self, value: str) -> ApiKey | None:
-        """The key of that value. Hashes are compared, so the time tells nothing of the key."""
-        own = _hash(value)
-        if self._named and self._named.sha256 == own:
+        """Find a key by its value. Hashes are compared, so the time reveals nothing of the key."""
+        digest = _hash(value)
+        if self._named and self._named.sha256 == digest:
             return self._named
-        return next((key for key in self.all() if key.sha256 == own), None)
+        return next((key for key in self.all() if key.sha256 == digest), None)
 
     def find_by_name(self, name: str) -> ApiKey | None:
-        """The key of that name."""
-        known = [*self.all(), *([self._named] if self._named else [])]
-        return next((key for key in known if key.name == name), None)
+        """Find a key by its name."""
+        keys = [*self.all(), *([self._named] if self._named else [])]
+        return next((key for key in keys if key.name == name), None)
 
     def all(self) -> Sequence[ApiKey]:
-        """All that are kept."""
+        """Return all stored keys."""
         changed = self._file.stat().st_mtime_ns if self._file.exists() else 0
         if changed != self._read_at:
             entries = json.loads(self._file.read_text(encoding="utf-8")) if changed else []
@@ -91,31 +91,31 @@ class ApiKeys:
         return list(self._kept.values())
 
     def add(self, wanted: ApiKey) -> str:
-        """Make a key with the limits of `wanted`; returns its value, which is kept nowhere.
+        """Create a key with the limits of `wanted`. Returns its value, which is not stored.
 
-        Raises AlreadyThere for a name that is taken, BadRecipe for an unknown route or a name of
-        an organisation that cannot stand in the name of a model.
+        Raises AlreadyThere for a name in use; BadRecipe for an unknown route, or an organization
+        that cannot be part of a model's name.
         """
         if not _ORGANIZATION.fullmatch(wanted.organization):
             raise BadRecipe(
-                f"`{wanted.organization}` cannot be an organisation's name.",
-                "Small letters, digits, - and _: at most 32, a letter or digit first.",
+                f"`{wanted.organization}` is not a valid name of an organization.",
+                "Use at most 32 small letters, digits, - and _, beginning with a letter or digit.",
             )
         if unknown := set(wanted.routes) - set(ROUTES):
             raise BadRecipe(
-                f"`{', '.join(sorted(unknown))}` is no route.", f"Routes: {', '.join(ROUTES)}"
+                f"`{', '.join(sorted(unknown))}` is not a route.", f"Routes: {', '.join(ROUTES)}"
             )
         with self._lock_file():
             taken = {"environment", *(key.name for key in self.all())}
             if wanted.name in taken:
                 raise AlreadyThere(
-                    f"There is a key `{wanted.name}` already.",
+                    f"A key `{wanted.name}` already exists.",
                     f"burnish key {wanted.name} --remove",
                 )
             return self._store_key(wanted, f"bk-{token_urlsafe(32)}")
 
     def remove(self, name: str) -> None:
-        """Let a key open nothing any more. Raises NotFound."""
+        """Remove a key; it stops working at once. Raises NotFound."""
         with self._lock_file():
             kept = [key for key in self.all() if key.name != name]
             if len(kept) == len(self.all()):
@@ -123,8 +123,8 @@ class ApiKeys:
             self._write(kept)
 
     def make_first(self) -> str | None:
-        """A key for a workspace that has none and is given none; None if there is one."""
-        old = self._file.with_name("api_key")  # where earlier versions kept it readable
+        """Create the first key of a workspace, unless it has one or the environment sets one."""
+        old = self._file.with_name("api_key")  # where earlier versions stored it in plain text
         with self._lock_file():
             if old.exists():
                 value = self._store_key(
@@ -137,8 +137,8 @@ class ApiKeys:
             return self._store_key(ApiKey("first", ""), f"bk-{token_urlsafe(32)}")
 
     def _store_key(self, wanted: ApiKey, value: str) -> str:
-        made = replace(wanted, sha256=_hash(value), created_at=int(time.time()))
-        self._write([*self.all(), made])
+        key = replace(wanted, sha256=_hash(value), created_at=int(time.time()))
+        self._write([*self.all(), key])
         return value
 
     def _lock_file(self) -> FileLock:
@@ -151,7 +151,7 @@ class ApiKeys:
 
 
 def open_keys() -> ApiKeys:
-    """The keys of this workspace (`keys.json`), and `BURNISH_API_KEY`."""
+    """Open the keys of this workspace (`keys.json`) and `BURNISH_API_KEY`."""
     return ApiKeys(workspace() / "keys.json", api_key())
 
 

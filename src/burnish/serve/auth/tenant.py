@@ -1,27 +1,27 @@
-"""Whose things are seen: every row belongs to an organisation, and a request sees only its own.
+"""Multi-tenancy: every row belongs to an organization, and a request sees only its own rows.
 
-The store reads it below every query (`serve.store`), so that no route can forget to ask.
+The store adds the filter below every query (`store.schema`), so that no route can forget it.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-#: The organisation of whoever names none, and of all that was made before there were several.
+#: The organization of keys that name none, and of rows older than organizations.
 DEFAULT_ORGANIZATION = "burnish"
 
-#: For whom the work at hand is done; None is the server itself, which sees all.
+#: The organization of the current request or task; None is the server itself, which sees all.
 ORGANIZATION: ContextVar[str | None] = ContextVar("owner", default=None)
 
 
 def current_organization() -> str:
-    """To whom a new row belongs."""
+    """Return the organization of a new row."""
     return ORGANIZATION.get() or DEFAULT_ORGANIZATION
 
 
 @contextmanager
 def as_organization(organization: str | None) -> Iterator[None]:
-    """Work that sees and makes only what is this organisation's."""
+    """Run a block that sees and creates only rows of this organization."""
     before = ORGANIZATION.set(organization)
     try:
         yield

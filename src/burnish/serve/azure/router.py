@@ -1,48 +1,135 @@
-"""Routes of Azure OpenAI deployments."""
+"""Routes of Azure OpenAI: managing deployments, and asking one."""
 
-from collections.abc import Callable
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Depends
-from fastapi.responses import JSONResponse, Response
+from fastapi import APIRouter, Depends, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from pydantic import ValidationError
 
-from burnish.serve.store.deployments import (
-    _DEPLOYMENTS_PATH,
-    KIND,
-    AzureLocation,
+from burnish.serve.azure.protocol import (
     CreateDeployment,
+    DeploymentList,
     DeploymentName,
-    Deployments,
-    _deployment_body,
+    DeploymentObject,
 )
+from burnish.serve.azure.service import (
+    DEPLOYMENTS_PATH,
+    AzureLocation,
+    deployment_object,
+    put_deployment,
+)
+from burnish.serve.inference.dependencies import CurrentInference
+from burnish.serve.inference.protocol import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatRequest,
+    Completion,
+    CompletionChunk,
+    CompletionRequest,
+    EmbeddingList,
+    EmbeddingRequest,
+)
+from burnish.serve.inference.stream import http_response
+from burnish.serve.openapi import event_stream
+from burnish.serve.protocol import ApiModel
+from burnish.serve.store.dependencies import CurrentWorkspace
+
+RequestT = TypeVar("RequestT", bound=ApiModel)
+Location = Annotated[AzureLocation, Depends()]
+
+management_router = APIRouter(prefix=DEPLOYMENTS_PATH)
 
 
-def management_routes(deployments: Deployments, check_model: Callable[[str], object]) -> APIRouter:
-    """Make, look up, list and delete deployments where `az` and Azure's tutorial do.
+@management_router.put(
+    "/{name}",
+    summary="Create a deployment, or point it to another model",
+    responses={201: {"model": DeploymentObject, "description": "The deployment is new."}},
+)
+def create_deployment(
+    name: DeploymentName,
+    request: CreateDeployment,
+    location: Location,
+    inference: CurrentInference,
+    workspace: CurrentWorkspace,
+    response: Response,
+) -> DeploymentObject:
+    """Create a deployment, or point it to another model."""
+    deployment, is_new = put_deployment(inference, workspace.deployments, name, request)
+    response.status_code = 201 if is_new else 200
+    return deployment_object(deployment, location)
 
-    `check_model` raises for a model that isn't here.
-    """
-    router = APIRouter(prefix=_DEPLOYMENTS_PATH)
-    At = Annotated[AzureLocation, Depends()]
 
-    @router.put("/{name}", summary="Let a model answer to a name")
-    def put_deployment(name: DeploymentName, request: CreateDeployment, place: At) -> Response:
-        check_model(deployments.resolve_checkpoint(request.properties.model.name))
-        record, is_new = deployments.put(name, request)
-        return JSONResponse(_deployment_body(record, place), 201 if is_new else 200)
+@management_router.get("", summary="List the deployments")
+def list_deployments(location: Location, workspace: CurrentWorkspace) -> DeploymentList:
+    """List the deployments."""
+    deployments = workspace.deployments.all()
+    return DeploymentList(value=[deployment_object(one, location) for one in deployments])
 
-    @router.get("", summary="The deployments")
-    def list_deployments(place: At) -> dict[str, Any]:
-        return {
-            "value": [_deployment_body(record, place) for record in deployments.objects.all(KIND)]
-        }
 
-    @router.get("/{name}", summary="One deployment")
-    def get_deployment(name: DeploymentName, place: At) -> dict[str, Any]:
-        return _deployment_body(deployments.find(name), place)
+@management_router.get("/{name}", summary="Describe one deployment")
+def get_deployment(
+    name: DeploymentName, location: Location, workspace: CurrentWorkspace
+) -> DeploymentObject:
+    """Describe a deployment."""
+    return deployment_object(workspace.deployments.find(name), location)
 
-    @router.delete("/{name}", summary="Forget a deployment; its model stays")
-    def delete_deployment(name: DeploymentName, place: At) -> Response:
-        return Response(status_code=200 if deployments.delete(name) else 204)
 
-    return router
+@management_router.delete(
+    "/{name}",
+    summary="Delete a deployment; its model stays",
+    response_class=Response,
+    response_description="The deployment is deleted; there is no body.",
+    responses={204: {"description": "There was no such deployment."}},
+)
+def delete_deployment(
+    name: DeploymentName, location: Location, workspace: CurrentWorkspace
+) -> Response:
+    """Delete a deployment."""
+    return Response(status_code=200 if workspace.deployments.delete(name) else 204)
+
+
+#: The routes of `AzureOpenAI`, which asks a deployment (or a model by its name).
+deployment_router = APIRouter(prefix="/deployments/{name:path}")
+
+
+@deployment_router.post(
+    "/chat/completions",
+    response_model=ChatCompletion,
+    responses={200: event_stream(ChatCompletionChunk)},
+)
+async def create_chat_completion(
+    name: str, body: dict[str, Any], http: Request, inference: CurrentInference
+) -> Response:
+    """Answer a conversation with a deployment."""
+    return http_response(await inference.chat(_parse_request(ChatRequest, name, body), http))
+
+
+@deployment_router.post(
+    "/completions", response_model=Completion, responses={200: event_stream(CompletionChunk)}
+)
+async def create_completion(
+    name: str, body: dict[str, Any], http: Request, inference: CurrentInference
+) -> Response:
+    """Continue plain text with a deployment."""
+    return http_response(
+        await inference.complete(_parse_request(CompletionRequest, name, body), http)
+    )
+
+
+@deployment_router.post("/embeddings")
+async def create_embeddings(
+    name: str, body: dict[str, Any], inference: CurrentInference
+) -> EmbeddingList:
+    """Embed texts with a deployment."""
+    return await inference.embed(_parse_request(EmbeddingRequest, name, body))
+
+
+def _parse_request(request_type: type[RequestT], name: str, body: Mapping[str, Any]) -> RequestT:
+    """Parse the body as a request to the deployment `name`, whatever model it names itself."""
+    try:
+        return request_type.model_validate({**body, "model": name})
+    except ValidationError as error:
+        faults = [{**fault, "loc": ("body", *fault["loc"])} for fault in error.errors()]
+        raise RequestValidationError(faults) from error

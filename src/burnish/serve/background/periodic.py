@@ -1,4 +1,4 @@
-"""Threads that repeat a piece of work until they are stopped, whatever befalls it."""
+"""Threads that run a function periodically and survive its errors."""
 
 import contextvars
 import threading
@@ -10,15 +10,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from burnish.core.errors import BurnishError
 from burnish.core.progress import say
 
-#: What a loop survives: a store that is away, a full disk, a broken file.
-_FAULTS = (SQLAlchemyError, OSError, BurnishError, RuntimeError, ValueError, LookupError, TypeError)
-#: Seconds after a fault.
+#: The errors that a thread survives: an unreachable store, a full disk, a broken file.
+_ERRORS = (SQLAlchemyError, OSError, BurnishError, RuntimeError, ValueError, LookupError, TypeError)
+#: Seconds to wait after an error.
 _PAUSE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class PeriodicThread:
-    """Work that is done again `pause` seconds after it was done; `name` is how its faults begin."""
+    """A function to call again `pause` seconds after it returned; `name` prefixes its errors."""
 
     name: str
     work: Callable[[], None]
@@ -26,32 +26,32 @@ class PeriodicThread:
 
 
 class PeriodicThreads:
-    """A thread for each loop."""
+    """Runs each function in a thread of its own."""
 
     def __init__(self) -> None:
         self.stopped = threading.Event()
         self._threads: list[threading.Thread] = []
 
-    def start(self, *loops: PeriodicThread) -> None:
-        """Begin, in threads that show progress to whoever listens here."""
-        for loop in loops:
+    def start(self, *functions: PeriodicThread) -> None:
+        """Start the threads; they report progress where the caller does."""
+        for function in functions:
             context = contextvars.copy_context()
-            thread = threading.Thread(target=context.run, args=(self._run, loop), daemon=True)
+            thread = threading.Thread(target=context.run, args=(self._run, function), daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def stop(self) -> None:
-        """Tell the loops to end, and wait until they have."""
+        """Tell the threads to end, and wait until they have."""
         self.stopped.set()
         for thread in self._threads:
             thread.join()
 
-    def _run(self, loop: PeriodicThread) -> None:
-        """Until stopped; a fault is told, and what it stopped is tried again."""
+    def _run(self, function: PeriodicThread) -> None:
+        """Call the function until stopped; report an error and try again."""
         while not self.stopped.is_set():
             try:
-                loop.work()
-            except _FAULTS as fault:
-                say(f"{loop.name}: {type(fault).__name__}: {fault}; trying again.")
+                function.work()
+            except _ERRORS as error:
+                say(f"{function.name}: {type(error).__name__}: {error}; trying again.")
                 self.stopped.wait(_PAUSE)
-            self.stopped.wait(loop.pause)
+            self.stopped.wait(function.pause)

@@ -1,7 +1,8 @@
-"""Work that goes on after the answer: batches, and files that come into a vector store.
+"""Background tasks: batches, and the indexing of files for vector stores.
 
-An errand is a record in a state that somebody has to lead on. It is held by a lease, as jobs are;
-whoever dies lets go of it, and the work begins again where its folder or its index stands.
+A task is an object in a state that a worker must advance. The worker holds it by a lease, as with
+jobs; when the worker dies the lease runs out, and another one resumes from the task's folder or
+index.
 """
 
 import time
@@ -19,9 +20,9 @@ from burnish.serve.store.schema import Database, StoredObject, not_leased
 
 @dataclass(frozen=True, slots=True)
 class BackgroundTask:
-    """One kind of work: the records it is about, and what leads one on until it has ended.
+    """A kind of task: the objects it concerns, and the function that advances one to its end.
 
-    `work` (record, whether it is to stop) may be called again for the same record.
+    `run` (object, whether to stop) may be called again for the same object.
     """
 
     kind: str
@@ -31,30 +32,30 @@ class BackgroundTask:
 
 @dataclass
 class BackgroundTasks:
-    """A thread for each kind of errand. Seconds: `lease` of a record, `tick` of a look."""
+    """Runs each kind of task in a thread. Seconds: `lease` of an object, `tick` between polls."""
 
     store: Database
     tasks: Mapping[str, BackgroundTask]
     lease: float = 15.0
     tick: float = 0.25
-    name: str = field(default_factory=lambda: f"errands-{token_hex(8)}")
+    name: str = field(default_factory=lambda: f"tasks-{token_hex(8)}")
 
     def __post_init__(self) -> None:
-        self._loops = PeriodicThreads()
+        self._threads = PeriodicThreads()
 
     def start(self) -> None:
-        """Begin, in threads that show progress to whoever listens here."""
-        self._loops.start(
+        """Start the threads; they report progress where the caller does."""
+        self._threads.start(
             PeriodicThread("Leases", self._renew_leases, self.lease / 4),
             *(
-                PeriodicThread(one.kind, partial(self._run_next, one), self.tick)
-                for one in self.tasks.values()
+                PeriodicThread(task.kind, partial(self._run_next, task), self.tick)
+                for task in self.tasks.values()
             ),
         )
 
     def stop(self) -> None:
-        """Let go of what isn't done; it goes on when a server is there again."""
-        self._loops.stop()
+        """Release unfinished tasks; they resume when a server runs again."""
+        self._threads.stop()
 
     def _run_next(self, task: BackgroundTask) -> None:
         holder = f"{self.name}-{task.kind}"
@@ -64,14 +65,15 @@ class BackgroundTasks:
         try:
             with as_organization(record.organization):
                 task.run(
-                    record, lambda: self._loops.stopped.is_set() or not self._holds(record, holder)
+                    record,
+                    lambda: self._threads.stopped.is_set() or not self._holds(record, holder),
                 )
         finally:
-            mine = update(StoredObject).where(
+            release = update(StoredObject).where(
                 StoredObject.id == record.id, StoredObject.worker == holder
             )
             with self.store.writing() as session:
-                session.execute(mine.values(worker=None, lease_until=None))
+                session.execute(release.values(worker=None, lease_until=None))
 
     def _claim(self, task: BackgroundTask, holder: str) -> StoredObject | None:
         now = time.time()
@@ -96,6 +98,6 @@ class BackgroundTasks:
             )
 
     def _renew_leases(self) -> None:
-        held = update(StoredObject).where(StoredObject.worker.like(f"{self.name}-%"))
+        renew = update(StoredObject).where(StoredObject.worker.like(f"{self.name}-%"))
         with self.store.writing() as session:
-            session.execute(held.values(lease_until=time.time() + self.lease))
+            session.execute(renew.values(lease_until=time.time() + self.lease))

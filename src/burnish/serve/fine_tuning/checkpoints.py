@@ -1,4 +1,4 @@
-"""Models of steps on the way: the adapters inside a finished run's checkpoints, made usable."""
+"""Export the adapters in a finished run's checkpoints as models."""
 
 import json
 import shutil
@@ -16,20 +16,20 @@ _WEIGHTS = "adapter_model.safetensors"
 
 
 def export_steps(run: Run, every: int) -> None:
-    """Write `steps/step-N`, an artifact each, for the last checkpoints at multiples of `every`.
+    """Write an artifact `steps/step-N` for each of the last checkpoints at multiples of `every`.
 
-    The hosted API keeps the models of the last three epochs.
-    A checkpoint has exact weights in float32; they are rounded as the run's own artifact is.
+    The hosted API keeps the models of the last three epochs. A checkpoint has float32 weights; they
+    are rounded to the run's own artifact's dtype.
     """
-    whole = sorted((run.path / "checkpoints").glob("step-*"))
-    chosen = [path for path in whole if step_of(path) % every == 0 or path == whole[-1]]
+    checkpoints = sorted((run.path / "checkpoints").glob("step-*"))
+    chosen = [path for path in checkpoints if step_of(path) % every == 0 or path == checkpoints[-1]]
     for path in chosen[-LANDMARKS:]:
         if not (run.path / "steps" / path.name).exists():
             _export_step(run, step_of(path))
 
 
 def list_exported_steps(run: Run) -> dict[int, Path]:
-    """Step → artifact folder."""
+    """Return the artifact folder of each exported step."""
     return {step_of(path): path for path in sorted((run.path / "steps").glob("step-*"))}
 
 
@@ -44,11 +44,11 @@ def _export_step(run: Run, step: int) -> None:
             if file.name not in (_WEIGHTS, ARTIFACT_FILE):
                 shutil.copy2(file, draft)
         save_file(rounded, draft / _WEIGHTS, metadata={"format": "pt"})
-        facts = json.loads((run.artifact / ARTIFACT_FILE).read_text(encoding="utf-8"))
+        artifact = json.loads((run.artifact / ARTIFACT_FILE).read_text(encoding="utf-8"))
         files = {file.name: hash_file(file) for file in sorted(draft.iterdir())}
-        write_json(draft / ARTIFACT_FILE, {**facts, "step": step, "files": files})
+        write_json(draft / ARTIFACT_FILE, {**artifact, "step": step, "files": files})
 
 
 def _parameter_name(name: str, exact: Mapping[str, object]) -> str:
-    """A parameter's name in the model, where the adapter's own name stands before `weight`."""
+    """Return a parameter's name in the model, which has the adapter's name before `weight`."""
     return name if name in exact else name.replace(".weight", ".default.weight")

@@ -1,18 +1,26 @@
-"""Requests for fine-tuning and jobs as OpenAI clients write and read them."""
+"""Fine-tuning requests, jobs, events and checkpoints as OpenAI clients write and read them."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from burnish.serve.graders.protocol import RewardGrader
-from burnish.serve.protocol import Id, Labels, StrictApiModel, storable_text
+from burnish.serve.protocol import (
+    ApiObject,
+    Id,
+    IdentifiedObject,
+    Labels,
+    OmittedIfNone,
+    StrictApiModel,
+    storable_text,
+)
 from burnish.serve.store.schema import Job, JobCheckpoint, JobEventRow
 
 _AUTO = BeforeValidator(lambda value: None if value in ("auto", -1) else value)
 
 
 class Hyperparameters(StrictApiModel):
-    """How to train; `auto` (for Azure's clients -1, or nothing) leaves a number to us."""
+    """Hyperparameters; `auto`, nothing, or Azure's -1 leave the choice to burnish."""
 
     n_epochs: Annotated[int | None, _AUTO] = Field(None, ge=1, le=50)
     batch_size: Annotated[int | None, _AUTO] = Field(None, ge=1, le=256)
@@ -20,14 +28,17 @@ class Hyperparameters(StrictApiModel):
 
 
 class DpoHyperparameters(Hyperparameters):
-    """The same, and how strongly the model is held to where it began."""
+    """Hyperparameters with `beta`, the weight of the divergence from the initial model."""
 
     beta: Annotated[float | None, _AUTO] = Field(None, gt=0, le=2)
 
 
 class ReinforcementHyperparameters(Hyperparameters):
-    """The same; `compute_multiplier` is of the answers drawn to a question (8), `eval_interval` in
-    steps, `eval_samples` the answers to a validation's question (1: the likeliest)."""
+    """Hyperparameters of reinforcement.
+
+    `compute_multiplier` scales the answers sampled per question (8), `eval_interval` counts steps,
+    `eval_samples` counts the answers per validation question (1: greedy).
+    """
 
     compute_multiplier: Annotated[float | None, _AUTO] = Field(None, gt=1e-5, le=10)
     eval_interval: Annotated[int | None, _AUTO] = Field(None, ge=1)
@@ -38,26 +49,26 @@ class ReinforcementHyperparameters(Hyperparameters):
 
 
 class SupervisedMethod(StrictApiModel):
-    """Learning from whole answers."""
+    """Supervised fine-tuning (SFT)."""
 
     hyperparameters: Hyperparameters | None = None
 
 
 class DpoMethod(StrictApiModel):
-    """Learning from pairs of answers (direct preference optimisation)."""
+    """Direct preference optimisation (DPO) on pairs of answers."""
 
     hyperparameters: DpoHyperparameters | None = None
 
 
 class ReinforcementMethod(StrictApiModel):
-    """Learning from what the model's own answers are worth (GRPO)."""
+    """Reinforcement with a grader (GRPO)."""
 
     grader: RewardGrader
     hyperparameters: ReinforcementHyperparameters | None = None
 
 
 class JobMethod(StrictApiModel):
-    """What is learnt from a row."""
+    """The method of a job and its settings."""
 
     type: Literal["supervised", "dpo", "reinforcement"]
     supervised: SupervisedMethod | None = None
@@ -67,25 +78,25 @@ class JobMethod(StrictApiModel):
     @model_validator(mode="after")
     def _check_settings(self) -> "JobMethod":
         if any(getattr(self, name) for name in _HYPERPARAMETERS if name != self.type):
-            raise ValueError(f"the settings of another method than `{self.type}` are given")
+            raise ValueError(f"settings are given for a method that is not `{self.type}`")
         if self.type == "reinforcement" and self.reinforcement is None:
             raise ValueError("the method `reinforcement` needs a `grader`")
         return self
 
     @property
     def hyperparameters(self) -> Hyperparameters:
-        """Those of the method that is meant."""
-        own = getattr(self, self.type)
-        return (own and own.hyperparameters) or _HYPERPARAMETERS[self.type]()
+        """The hyperparameters of the chosen method."""
+        settings = getattr(self, self.type)
+        return (settings and settings.hyperparameters) or _HYPERPARAMETERS[self.type]()
 
     @property
     def grader(self) -> dict[str, Any] | None:
-        """What rewards answers, as it was written."""
-        found = self.reinforcement and self.reinforcement.grader
-        return found.model_dump(exclude_none=True) if found else None
+        """The grader of a reinforcement, as the client wrote it."""
+        grader = self.reinforcement and self.reinforcement.grader
+        return grader.model_dump(exclude_none=True) if grader else None
 
 
-#: The methods, and which numbers each has.
+#: The hyperparameters by method.
 _HYPERPARAMETERS: dict[str, type[Hyperparameters]] = {
     "supervised": Hyperparameters,
     "dpo": DpoHyperparameters,
@@ -107,16 +118,18 @@ class CreateJob(StrictApiModel):
         None, description="The older place of `method.supervised.hyperparameters`."
     )
     integrations: Annotated[list[dict[str, Any]], Field(max_length=0)] | None = None
-    trainingType: str | int | None = Field(None, description="Azure's; there is one kind here.")
+    trainingType: str | int | None = Field(
+        None, description="Azure's field; ignored, as there is one kind here."
+    )
 
     @property
     def method_name(self) -> str:
-        """The method by its name."""
+        """The name of the method."""
         return self.method.type if self.method else "supervised"
 
     @property
     def requested_hyperparameters(self) -> dict[str, Any]:
-        """The hyperparameters, wherever they were written; the method's own go first."""
+        """The hyperparameters from both places; the method's own take precedence."""
         older = self.hyperparameters.model_dump() if self.hyperparameters else {}
         chosen = self.method.hyperparameters.model_dump() if self.method else older
         names = chosen or Hyperparameters().model_dump()
@@ -124,7 +137,7 @@ class CreateJob(StrictApiModel):
 
     @property
     def requested(self) -> dict[str, Any]:
-        """The hyperparameters, and the grader where there is one."""
+        """The hyperparameters, and the grader if there is one."""
         grader = self.method.grader if self.method else None
         return (
             {**self.requested_hyperparameters, "grader": grader}
@@ -134,63 +147,139 @@ class CreateJob(StrictApiModel):
 
 
 def model_name(job: Job) -> str:
-    """The name of the job's model: the same however often it is asked."""
+    """Return the name of the job's model, which depends on the job alone."""
     return f"ft:{job.model}:{job.organization}:{(job.suffix or '').lower()}:{job.id[-8:]}"
 
 
-def job_body(job: Job) -> dict[str, Any]:
-    """A job as clients read it."""
+Hyperparameter = int | float | str
+
+
+class SharedHyperparametersObject(ApiObject):
+    """The hyperparameters that every method has, as numbers once the files are checked."""
+
+    n_epochs: Hyperparameter
+    batch_size: Hyperparameter
+    learning_rate_multiplier: Hyperparameter
+
+
+class MethodSettingsObject(ApiObject):
+    """All hyperparameters of a method, and the grader of a reinforcement."""
+
+    grader: OmittedIfNone[dict[str, Any]] = None
+    hyperparameters: dict[str, Hyperparameter]
+
+
+class MethodObject(ApiObject):
+    """The method of a job; its settings stand under its name."""
+
+    type: str
+    supervised: OmittedIfNone[MethodSettingsObject] = None
+    dpo: OmittedIfNone[MethodSettingsObject] = None
+    reinforcement: OmittedIfNone[MethodSettingsObject] = None
+
+
+class JobErrorObject(ApiObject):
+    """Why a job failed."""
+
+    code: str
+    message: str
+    param: str | None
+
+
+class JobObject(IdentifiedObject):
+    """A fine-tuning job; times are Unix seconds."""
+
+    object: Literal["fine_tuning.job"] = "fine_tuning.job"
+    created_at: int
+    finished_at: int | None
+    estimated_finish: int | None
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    status: str
+    error: JobErrorObject | None
+    hyperparameters: SharedHyperparametersObject
+    method: MethodObject
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    trained_tokens: int | None
+    seed: int
+    integrations: list[Any]
+    metadata: dict[str, str] | None
+    user_provided_suffix: str | None
+
+
+class JobEventObject(IdentifiedObject):
+    """An event of a job."""
+
+    object: Literal["fine_tuning.job.event"] = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    type: str
+    message: str
+    data: dict[str, Any]
+
+
+class JobCheckpointObject(IdentifiedObject):
+    """A model saved during a job."""
+
+    object: Literal["fine_tuning.job.checkpoint"] = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, int | float]
+
+
+def job_object(job: Job) -> JobObject:
+    """Describe a job."""
     shared = {name: job.hyperparameters[name] for name in Hyperparameters.model_fields}
-    return {
-        "id": job.id,
-        "object": "fine_tuning.job",
-        "created_at": job.created_at,
-        "finished_at": job.finished_at,
-        "estimated_finish": job.estimated_finish,
-        "model": job.model,
-        "fine_tuned_model": job.fine_tuned_model,
-        "organization_id": f"org-{job.organization}",
-        "status": job.status,
-        "error": job.error,
-        "hyperparameters": shared,
-        "method": {"type": job.method, job.method: _method_body(job)},
-        "training_file": job.training_file,
-        "validation_file": job.validation_file,
-        "result_files": job.result_files,
-        "trained_tokens": job.trained_tokens,
-        "seed": job.seed,
-        "integrations": [],
-        "metadata": job.labels,
-        "user_provided_suffix": job.suffix,
-    }
+    settings = MethodSettingsObject(
+        grader=job.asked.get("grader"), hyperparameters=job.hyperparameters
+    )
+    return JobObject(
+        id=job.id,
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+        estimated_finish=job.estimated_finish,
+        model=job.model,
+        fine_tuned_model=job.fine_tuned_model,
+        organization_id=f"org-{job.organization}",
+        status=job.status,
+        error=JobErrorObject(**job.error) if job.error else None,
+        hyperparameters=SharedHyperparametersObject(**shared),
+        method=MethodObject(type=job.method, **{job.method: settings}),
+        training_file=job.training_file,
+        validation_file=job.validation_file,
+        result_files=job.result_files,
+        trained_tokens=job.trained_tokens,
+        seed=job.seed,
+        integrations=[],
+        metadata=job.labels,
+        user_provided_suffix=job.suffix,
+    )
 
 
-def _method_body(job: Job) -> dict[str, Any]:
-    grader = {"grader": job.asked["grader"]} if "grader" in job.asked else {}
-    return {**grader, "hyperparameters": job.hyperparameters}
+def event_object(event: JobEventRow) -> JobEventObject:
+    """Describe an event."""
+    return JobEventObject(
+        id=event.id,
+        created_at=event.created_at,
+        level=event.level,
+        type=event.type,
+        message=event.message,
+        data=event.data,
+    )
 
 
-def event_body(event: JobEventRow) -> dict[str, Any]:
-    """An event as clients read it."""
-    return {
-        "id": event.id,
-        "object": "fine_tuning.job.event",
-        "created_at": event.created_at,
-        "level": event.level,
-        "type": event.type,
-        "message": event.message,
-        "data": event.data,
-    }
-
-
-def checkpoint_body(checkpoint: JobCheckpoint) -> dict[str, Any]:
-    """A checkpoint as clients read it."""
-    return {
-        "id": checkpoint.id,
-        "object": "fine_tuning.job.checkpoint",
-        "created_at": checkpoint.created_at,
-        "fine_tuned_model_checkpoint": checkpoint.name,
-        "fine_tuning_job_id": checkpoint.job,
-        "step_number": checkpoint.step,
-        "metrics": checkpoint.metrics,
-    }
+def checkpoint_object(checkpoint: JobCheckpoint) -> JobCheckpointObject:
+    """Describe a checkpoint."""
+    return JobCheckpointObject(
+        id=checkpoint.id,
+        created_at=checkpoint.created_at,
+        fine_tuned_model_checkpoint=checkpoint.name,
+        fine_tuning_job_id=checkpoint.job,
+        step_number=checkpoint.step,
+        metrics=checkpoint.metrics,
+    )

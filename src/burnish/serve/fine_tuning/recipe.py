@@ -1,6 +1,6 @@
-"""From what a client asks to a recipe: files checked, `auto` turned into numbers.
+"""Turn a job request into a recipe: check its files, resolve `auto` to numbers.
 
-Problems of the request are answered at once; problems of the rows end the job, with their numbers.
+Faults of the request are answered at once; faults of the rows fail the job and name their lines.
 """
 
 import math
@@ -28,14 +28,14 @@ from burnish.train.batching.examples import without_answer
 #: The hosted API's least number of rows.
 MIN_ROWS = 10
 _MAX_BATCH = 16
-#: Answers drawn to a question, times `compute_multiplier`.
+#: Answers sampled per question, times `compute_multiplier`.
 _NUM_GENERATIONS = 8
 _NO_LIMIT = 1 << 30
 _REWARD_ADAPTER: TypeAdapter[Any] = TypeAdapter(Annotated[Reward, Field(discriminator="kind")])
 
 
 class BadFile(BurnishError):
-    """A training or validation file cannot be trained on; `param` says which of the two."""
+    """A training or validation file cannot be used; `param` says which of the two."""
 
     def __init__(self, what: str, fix: str = "", param: str = "training_file") -> None:
         super().__init__(what, fix)
@@ -44,9 +44,9 @@ class BadFile(BurnishError):
 
 @dataclass(frozen=True, slots=True)
 class MethodPreset:
-    """One way to learn: what `auto` means, the learning rate that a multiplier is of, which rows.
+    """A method: its defaults, its learning rate for multiplier 1, its objective and its rows.
 
-    `usual` has the numbers that the client may leave to us, beside the size of a batch.
+    `defaults` has what `auto` stands for, except the batch size; `hint` explains which rows fit.
     """
 
     defaults: Mapping[str, Any]
@@ -57,14 +57,14 @@ class MethodPreset:
 
 
 def reward_from_grader(grader: Mapping[str, Any]) -> dict[str, Any]:
-    """A grader as clients write it → the recipe's reward."""
-    found = {("kind" if name == "type" else name): given for name, given in grader.items()}
-    if "graders" in found:
-        several = found["graders"]
-        one = {several["name"]: several} if "type" in several else several
-        found["graders"] = {name: reward_from_grader(inner) for name, inner in one.items()}
+    """Translate a grader as clients write it into the recipe's reward."""
+    reward = {("kind" if name == "type" else name): value for name, value in grader.items()}
+    if "graders" in reward:
+        graders = reward["graders"]
+        named = {graders["name"]: graders} if "type" in graders else graders
+        reward["graders"] = {name: reward_from_grader(inner) for name, inner in named.items()}
     # The sandbox has one image, whatever tag a grader names.
-    return {name: given for name, given in found.items() if name not in ("name", "image_tag")}
+    return {name: value for name, value in reward.items() if name not in ("name", "image_tag")}
 
 
 METHODS = {
@@ -73,14 +73,14 @@ METHODS = {
         5e-4,
         lambda numbers: {"kind": "sft"},
         lambda row: not row.is_preference,
-        "The method `supervised` learns whole answers: write `messages`, or name the method `dpo`.",
+        "The method `supervised` needs rows with `messages`; for pairs, choose the method `dpo`.",
     ),
     "dpo": MethodPreset(
         {"n_epochs": 1, "learning_rate_multiplier": 1.0, "beta": 0.1},
         5e-5,
         lambda numbers: {"kind": "dpo", "beta": numbers["beta"]},
         lambda row: row.rejected is not None,
-        "The method `dpo` learns from `input`, `preferred_output` and `non_preferred_output`.",
+        "The method `dpo` needs rows with `input`, `preferred_output` and `non_preferred_output`.",
     ),
     "reinforcement": MethodPreset(
         {
@@ -94,21 +94,21 @@ METHODS = {
         1e-4,
         lambda numbers: {
             "kind": "grpo",
-            "answers": max(2, round(_NUM_GENERATIONS * numbers["compute_multiplier"])),
-            "validation_answers": numbers["eval_samples"],
+            "num_generations": max(2, round(_NUM_GENERATIONS * numbers["compute_multiplier"])),
+            "num_generations_eval": numbers["eval_samples"],
             "reward": reward_from_grader(numbers["grader"]),
         },
         lambda row: bool(row.question) and not row.is_preference,
-        "The method `reinforcement` learns from `messages` that end with the user's.",
+        "The method `reinforcement` needs rows with `messages` that end with a user message.",
     ),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class JobSpec:
-    """What a job is to be trained on and how; `auto` is still among the hyperparameters.
+    """The files and settings of a job; hyperparameters may still be `auto`.
 
-    `files` has the file ids by path, so that messages name what the client knows.
+    `file_ids` maps paths to ids, so that messages name what the client knows.
     """
 
     base: str
@@ -121,7 +121,7 @@ class JobSpec:
 
 
 def recipe_for_job(spec: JobSpec) -> tuple[Recipe, dict[str, Any]]:
-    """The recipe that a wish means, and its hyperparameters as numbers.
+    """Return the recipe of a job, and its hyperparameters as numbers.
 
     Raises BadFile for rows that cannot be trained on.
     """
@@ -137,17 +137,17 @@ def recipe_for_job(spec: JobSpec) -> tuple[Recipe, dict[str, Any]]:
         _check_row_count(len(split.validation), 1, "validation_file")
     base = find_model(spec.base)
     tokenizer = load_tokenizer(base)
-    everything = (*split.train, *split.validation)
-    _check_row_shapes(everything, spec)
+    rows = (*split.train, *split.validation)
+    _check_row_shapes(rows, spec)
     if spec.method == "reinforcement":
-        _check_rows_gradable(everything, spec)
-        everything = tuple(map(without_answer, everything))
-    if errors := audit(everything, tokenizer, base.context_length):
+        _check_rows_gradable(rows, spec)
+        rows = tuple(map(without_answer, rows))
+    if errors := audit(rows, tokenizer, base.context_length):
         first = errors[0]
         raise BadFile(
             *_replace_paths(first.summary, first.fix, spec), param=_param_at_fault(first.file, spec)
         )
-    sides = [side for row in everything for side in row.sides]
+    sides = [side for row in rows for side in row.sides]
     parts = [part for side in sides for part in split_as_served(tokenizer, side)]
     longest = max(len(encode_row(tokenizer, part, _NO_LIMIT).ids) for part in parts)
     chosen = resolve_hyperparameters(spec.requested, len(split.train), spec.method)
@@ -158,29 +158,29 @@ def recipe_for_job(spec: JobSpec) -> tuple[Recipe, dict[str, Any]]:
 
 
 def _check_row_shapes(rows: Sequence[Row], spec: JobSpec) -> None:
-    """Raise BadFile for rows that the method cannot learn from."""
+    """Raise BadFile for rows of the wrong shape for the method."""
     method = METHODS[spec.method]
-    wrong = [row for row in rows if not method.accepts(row)]
-    if wrong:
-        own = [row for row in wrong if row.file == wrong[0].file]
-        place = describe_rows(own[0].file, [row.line for row in own])
-        said = f"{place}: the row isn't of the shape that the method needs."
+    rejected = [row for row in rows if not method.accepts(row)]
+    if rejected:
+        file = rejected[0].file
+        lines = describe_rows(file, [row.line for row in rejected if row.file == file])
+        message = f"{lines}: the row does not have the shape that the method needs."
         raise BadFile(
-            *_replace_paths(said, method.hint, spec), param=_param_at_fault(own[0].file, spec)
+            *_replace_paths(message, method.hint, spec), param=_param_at_fault(file, spec)
         )
 
 
 def _check_rows_gradable(rows: Sequence[Row], spec: JobSpec) -> None:
-    """Raise BadFile for rows that the grader cannot be asked about."""
+    """Raise BadFile for rows that the grader cannot score."""
     reward = _REWARD_ADAPTER.validate_python(reward_from_grader(spec.requested["grader"]))
-    several = tuple(reward.graders.values()) if reward.kind == "multi" else (reward,)
-    if any(one.kind == "python" for one in several):  # its source was tried when the job was made
-        asked = [reward_function(one, Task()) for one in several if one.kind != "python"]
+    parts = tuple(reward.graders.values()) if reward.kind == "multi" else (reward,)
+    if any(part.kind == "python" for part in parts):  # its source was loaded with the request
+        functions = [reward_function(part, Task()) for part in parts if part.kind != "python"]
     else:
-        asked = [reward_function(reward, Task())]
-    for row, worth in product(rows, asked):
+        functions = [reward_function(reward, Task())]
+    for row, function in product(rows, functions):
         try:
-            worth(row, "")
+            function(row, "")
         except BadRecipe as error:
             raise BadFile(
                 *_error_with_file_ids(error, spec), param=_param_at_fault(row.file, spec)
@@ -189,9 +189,9 @@ def _check_rows_gradable(rows: Sequence[Row], spec: JobSpec) -> None:
 
 def _check_row_count(rows: int, least: int, param: str) -> None:
     if rows < least:
-        named = param.replace("_", " ")
+        name = param.replace("_", " ")
         raise BadFile(
-            f"The {named} has {rows} example(s), but must have at least {least} examples.",
+            f"The {name} has {rows} example(s), but must have at least {least} examples.",
             "Add more rows.",
             param,
         )
@@ -200,14 +200,14 @@ def _check_row_count(rows: int, least: int, param: str) -> None:
 def resolve_hyperparameters(
     request: dict[str, Any], rows: int, method: str = "supervised"
 ) -> dict[str, Any]:
-    """Hyperparameters with `auto` as numbers: at least ten steps an epoch."""
+    """Resolve `auto` to numbers; the batch size gives an epoch at least ten steps."""
     batch = max(1, min(_MAX_BATCH, rows // MIN_ROWS))
-    usual = {**METHODS[method].defaults, "batch_size": batch}
-    if "eval_interval" in usual:
-        usual["eval_interval"] = max(1, math.ceil(rows / batch / 2))
+    defaults = {**METHODS[method].defaults, "batch_size": batch}
+    if "eval_interval" in defaults:
+        defaults["eval_interval"] = max(1, math.ceil(rows / batch / 2))
     return {
-        name: number if request.get(name, "auto") == "auto" else request[name]
-        for name, number in usual.items()
+        name: default if request.get(name, "auto") == "auto" else request[name]
+        for name, default in defaults.items()
     }
 
 
@@ -223,7 +223,7 @@ def _train_settings(
         "max_length": max(max_new_tokens, 8),
         "evaluate_every": numbers.get("eval_interval", 0),
         "keep_every": epoch,
-        # The number of epochs is the client's to choose.
+        # The client chooses the number of epochs: no early stopping.
         "patience": 0,
     }
 
@@ -246,9 +246,9 @@ def _error_with_file_ids(error: BurnishError, spec: JobSpec) -> tuple[str, str]:
 
 
 def _replace_paths(what: str, fix: str, spec: JobSpec) -> tuple[str, str]:
-    """A message with the ids of files where it has their paths."""
-    for path, name in spec.file_ids.items():
-        what, fix = what.replace(path, name), fix.replace(path, name)
+    """Replace the paths of files in a message by their ids."""
+    for path, file_id in spec.file_ids.items():
+        what, fix = what.replace(path, file_id), fix.replace(path, file_id)
     return what, fix
 
 

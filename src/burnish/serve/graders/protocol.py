@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter
 
 from burnish.serve.errors import RequestError
-from burnish.serve.protocol import StrictApiModel, Text
+from burnish.serve.protocol import ApiObject, OmittedIfNone, StrictApiModel, Text
 
 GraderName = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z_]\w*$")]
 
 
 class StringCheckGrader(StrictApiModel):
-    """1 if two texts are equal (`eq`), not (`ne`), or one holds the other (`like`, `ilike`)."""
+    """1 if two texts are equal (`eq`) or not (`ne`), or the first contains the second (`like`, and
+    `ilike` without regard to case); else 0."""
 
     type: Literal["string_check"]
     name: GraderName
@@ -22,7 +23,7 @@ class StringCheckGrader(StrictApiModel):
 
 
 class TextSimilarityGrader(StrictApiModel):
-    """How alike two texts are, from 0 to 1."""
+    """Similarity of two texts, from 0 to 1."""
 
     type: Literal["text_similarity"]
     name: GraderName
@@ -35,7 +36,7 @@ class TextSimilarityGrader(StrictApiModel):
 
 
 class GraderSampling(StrictApiModel):
-    """How the model of a score model answers."""
+    """Sampling settings of a score model."""
 
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
@@ -45,7 +46,7 @@ class GraderSampling(StrictApiModel):
 
 
 class GraderMessage(StrictApiModel):
-    """A message to the model of a score model."""
+    """A message to a score model."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Text
@@ -53,7 +54,7 @@ class GraderMessage(StrictApiModel):
 
 
 class ScoreModelGrader(StrictApiModel):
-    """A number in `range` that a model gives."""
+    """A number in `range` that a model answers."""
 
     type: Literal["score_model"]
     name: GraderName
@@ -64,7 +65,7 @@ class ScoreModelGrader(StrictApiModel):
 
 
 class PythonGrader(StrictApiModel):
-    """What a function `grade(sample, item)` returns. There is one image, whatever tag is named."""
+    """The number that a function `grade(sample, item)` returns. `image_tag` is ignored."""
 
     type: Literal["python"]
     name: GraderName
@@ -79,7 +80,7 @@ SingleGrader = Annotated[
 
 
 class MultiGrader(StrictApiModel):
-    """A formula over several graders; one alone may stand in `graders` without a name."""
+    """A formula over several graders; a single one may stand in `graders` without a name."""
 
     type: Literal["multi"]
     name: GraderName
@@ -89,14 +90,14 @@ class MultiGrader(StrictApiModel):
             dict[GraderName, SingleGrader], Field(min_length=1, max_length=32), Tag("several")
         ],
         Discriminator(
-            lambda given: "one" if isinstance(given, dict) and "type" in given else "several"
+            lambda value: "one" if isinstance(value, dict) and "type" in value else "several"
         ),
     ]
     calculate_output: Annotated[str, Field(min_length=1, max_length=2000)]
 
     @property
     def graders_by_name(self) -> dict[str, SingleGrader]:
-        """The graders by the names that the formula uses."""
+        """The graders by their names in the formula."""
         return self.graders if isinstance(self.graders, dict) else {self.graders.name: self.graders}
 
 
@@ -108,37 +109,39 @@ Grader = Annotated[
 
 _GRADER_ADAPTER: TypeAdapter[Grader] = TypeAdapter(Grader)
 CODE_REFUSED = (
-    "`python` graders are refused: no request may run code here, unless the operator allows it "
+    "`python` graders are disabled: the operator has to allow requests to run code "
     "(burnish serve --python-graders)."
 )
 
 
 def single_graders(grader: Grader) -> tuple[SingleGrader, ...]:
-    """The graders that a grader is made of."""
+    """Return the graders that a grader consists of."""
     return tuple(grader.graders_by_name.values()) if isinstance(grader, MultiGrader) else (grader,)
 
 
 def reject_code(grader: Grader, allowed: bool, param: str = "grader") -> None:
-    """Raises Refused for a `python` grader where the operator has not allowed them."""
+    """Raise RequestError for a `python` grader where the operator has not allowed them."""
     if not allowed and any(isinstance(one, PythonGrader) for one in single_graders(grader)):
         raise RequestError(CODE_REFUSED, param, "python_graders_off")
 
 
-def contains_code(written: Mapping[str, Any] | None) -> bool:
-    """Whether a stored grader is `python`, or made of one."""
-    return written is not None and any(
+def contains_code(stored: Mapping[str, Any] | None) -> bool:
+    """Return whether a stored grader is `python`, or contains one."""
+    return stored is not None and any(
         isinstance(one, PythonGrader)
-        for one in single_graders(_GRADER_ADAPTER.validate_python(written))
+        for one in single_graders(_GRADER_ADAPTER.validate_python(stored))
     )
 
 
 def _reject_model_graders(grader: Grader) -> Grader:
-    """Raises ValueError for what would ask a model about every answer that is drawn."""
+    """Raise ValueError for a grader that would call a model for every sampled answer."""
     for one in single_graders(grader):
         if isinstance(one, ScoreModelGrader):
-            raise ValueError("`score_model` graders run on samples here, not in a training")
+            raise ValueError(
+                "`score_model` graders are supported by /graders/run, not in a training"
+            )
         if isinstance(one, TextSimilarityGrader) and one.evaluation_metric == "cosine":
-            raise ValueError("`cosine` needs a model, and none is asked in a training here")
+            raise ValueError("`cosine` needs an embedding model, which a training does not call")
     return grader
 
 
@@ -158,3 +161,54 @@ class RunGrader(StrictApiModel):
     grader: Grader
     model_sample: Text
     item: dict[str, Any] | None = None
+
+
+class ValidatedGrader(ApiObject):
+    """The response to POST /fine_tuning/alpha/graders/validate."""
+
+    grader: Grader
+
+
+class GraderErrors(ApiObject):
+    """What went wrong, by the hosted API's names; `*_details` and `*_type` explain it."""
+
+    formula_parse_error: bool = False
+    formula_parse_error_details: OmittedIfNone[str] = None
+    sample_parse_error: bool = False
+    sample_parse_error_details: str | None = None
+    truncated_observation_error: bool = False
+    unresponsive_reward_error: bool = False
+    invalid_variable_error: bool = False
+    invalid_variable_error_details: str | None = None
+    other_error: bool = False
+    other_error_details: OmittedIfNone[str] = None
+    python_grader_server_error: bool = False
+    python_grader_server_error_type: str | None = None
+    python_grader_runtime_error: bool = False
+    python_grader_runtime_error_details: str | None = None
+    model_grader_server_error: bool = False
+    model_grader_server_error_details: str | None = None
+    model_grader_refusal_error: bool = False
+    model_grader_parse_error: bool = False
+    model_grader_parse_error_details: OmittedIfNone[str] = None
+
+
+class GraderMetadata(ApiObject):
+    """How a sample was scored; `execution_time` in seconds."""
+
+    name: str
+    type: str
+    errors: GraderErrors
+    execution_time: float
+    scores: dict[str, float]
+    token_usage: int | None
+    sampled_model_name: str | None
+
+
+class GraderRunObject(ApiObject):
+    """The response to POST /fine_tuning/alpha/graders/run."""
+
+    reward: float
+    sub_rewards: dict[str, float]
+    model_grader_token_usage_per_model: dict[str, int]
+    metadata: GraderMetadata

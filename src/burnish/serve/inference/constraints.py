@@ -1,4 +1,4 @@
-"""What an answer is bound to: a JSON Schema, or the call of a function."""
+"""The constraint on an answer: a JSON Schema, or a forced tool call."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,30 +16,30 @@ _OBJECT: Mapping[str, Any] = {"type": "object"}
 
 
 def answer_grammar(request: GenerationParams) -> str:
-    """The grammar that the answer must follow; empty for free text.
+    """Return the grammar that the answer must follow; empty for free text.
 
-    Raises Refused where the request asks for two things at once, or for what nobody can follow.
+    Raises RequestError for constraints that exclude each other and for an invalid schema.
     """
-    called = forced_tools(request)
+    tools = forced_tools(request)
     schema, param = _requested_schema(request), "response_format"
-    if called and schema is not None:
+    if tools and schema is not None:
         raise RequestError("A forced tool call cannot have a `response_format` too.", "tool_choice")
-    if called:
-        schema, param = {"anyOf": [_call_schema(tool) for tool in called]}, "tools"
+    if tools:
+        schema, param = {"anyOf": [_call_schema(tool) for tool in tools]}, "tools"
     if schema is None:
         return ""
     if request.guided_choice:
         raise RequestError("`guided_choice` and a schema exclude each other.", "guided_choice")
     try:
-        return grammar_from_schema(schema, compact=bool(called))
+        return grammar_from_schema(schema, compact=bool(tools))
     except BadSchema as error:
         raise RequestError(str(error), param, "invalid_schema") from error
 
 
 def forced_tools(request: GenerationParams) -> Sequence[FunctionTool]:
-    """The tools of which one must be called; none if the model may answer in words.
+    """Return the tools of which one must be called; none if the model may answer in text.
 
-    Raises Refused for a choice that is not among the tools.
+    Raises RequestError for a choice that is not among the tools.
     """
     if not isinstance(request, ChatRequest):
         return ()
@@ -53,35 +53,39 @@ def forced_tools(request: GenerationParams) -> Sequence[FunctionTool]:
     function = choice.get("function") if isinstance(choice, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if isinstance(choice, str) or choice.get("type") != "function" or not isinstance(name, str):
-        said = '`tool_choice` is none, auto, required or {"type": "function", "function": {...}}.'
-        raise RequestError(said, "tool_choice", "invalid_value")
-    found = [tool for tool in request.tools or () if tool.function.name == name]
-    if not found:
+        message = (
+            '`tool_choice` must be none, auto, required or {"type": "function", "function": {...}}.'
+        )
+        raise RequestError(message, "tool_choice", "invalid_value")
+    chosen = [tool for tool in request.tools or () if tool.function.name == name]
+    if not chosen:
         raise RequestError("The function of `tool_choice` is not among the tools.", "tool_choice")
-    return found
+    return chosen
 
 
 def _requested_schema(request: GenerationParams) -> Mapping[str, Any] | None:
-    wanted = request.response_format
-    if wanted is None or wanted.type == "text":
+    response_format = request.response_format
+    if response_format is None or response_format.type == "text":
         return None
-    if wanted.type == "json_object":
+    if response_format.type == "json_object":
         return _OBJECT
-    if wanted.json_schema is None:
+    if response_format.json_schema is None:
         raise RequestError("`json_schema` is missing.", "response_format.json_schema")
-    return wanted.json_schema.schema_ or _OBJECT
+    return response_format.json_schema.schema_ or _OBJECT
 
 
 def _call_schema(tool: FunctionTool) -> Mapping[str, Any]:
-    parts = {"name": {"const": tool.function.name}, "arguments": _parameters_schema(tool.function)}
+    properties = {
+        "name": {"const": tool.function.name},
+        "arguments": _parameters_schema(tool.function),
+    }
     return {
         "type": "object",
-        "properties": parts,
-        "required": list(parts),
+        "properties": properties,
+        "required": list(properties),
         "additionalProperties": False,
     }
 
 
 def _parameters_schema(function: FunctionSpec) -> Mapping[str, Any]:
-    given: Mapping[str, Any] | None = function.parameters
-    return {"type": "object", **given} if given else _OBJECT
+    return {"type": "object", **function.parameters} if function.parameters else _OBJECT

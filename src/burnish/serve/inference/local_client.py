@@ -1,66 +1,62 @@
-"""Questions that the server asks itself, outside of any request: lines of a batch, graders."""
+"""Call an endpoint in-process: for the lines of a batch and for graders."""
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from fastapi import Request
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.types import Message
 
 from burnish.core.errors import BurnishError
 from burnish.serve.auth.keys import CURRENT_KEY
 from burnish.serve.errors import burnish_error_body, error_body
-from burnish.serve.inference.embeddings import EmbeddingRequest
-from burnish.serve.inference.protocol import ChatRequest, CompletionRequest
+from burnish.serve.inference.protocol import ChatRequest, CompletionRequest, EmbeddingRequest
 from burnish.serve.inference.service import InferenceService
-
-EndpointCall = Callable[[InferenceService, Mapping[str, Any]], Awaitable[Any]]
-
-
-async def _chat(service: InferenceService, body: Mapping[str, Any]) -> Any:
-    asked = ChatRequest.model_validate({**body, "stream": None})
-    return json.loads(bytes((await service.chat(asked, _undisconnected_request())).body))
+from burnish.serve.protocol import ApiModel
 
 
-async def _complete(service: InferenceService, body: Mapping[str, Any]) -> Any:
-    asked = CompletionRequest.model_validate({**body, "stream": None})
-    return json.loads(bytes((await service.complete(asked, _undisconnected_request())).body))
+async def _chat(service: InferenceService, request: ChatRequest) -> object:
+    return await service.chat(request, _undisconnected_request())
 
 
-async def _embed(service: InferenceService, body: Mapping[str, Any]) -> Any:
-    return await service.embed(EmbeddingRequest.model_validate(dict(body)))
+async def _complete(service: InferenceService, request: CompletionRequest) -> object:
+    return await service.complete(request, _undisconnected_request())
 
 
-#: Path → how it is asked.
-ENDPOINTS: dict[str, EndpointCall] = {
-    "/v1/chat/completions": _chat,
-    "/v1/completions": _complete,
-    "/v1/embeddings": _embed,
+#: The request of each endpoint by its path, and how the service answers it.
+ENDPOINTS: dict[str, tuple[type[ApiModel], Callable[..., Awaitable[object]]]] = {
+    "/v1/chat/completions": (ChatRequest, _chat),
+    "/v1/completions": (CompletionRequest, _complete),
+    "/v1/embeddings": (EmbeddingRequest, InferenceService.embed),
 }
 
 
 async def call_endpoint(
     service: InferenceService, endpoint: str, body: Mapping[str, Any]
 ) -> tuple[int, Any]:
-    """The status and the body that a client would get, with the key that it asks with."""
-    word = endpoint.removeprefix("/v1/").partition("/")[0]
-    if not CURRENT_KEY.get().allows_route(word):
-        return 403, error_body(403, f"This key may not use `{word}`.", None, "route_not_allowed")
+    """Return the status and the JSON body that a client with the current key would get."""
+    route = endpoint.removeprefix("/v1/").partition("/")[0]
+    if not CURRENT_KEY.get().allows_route(route):
+        return 403, error_body(403, f"This key may not use `{route}`.", None, "route_not_allowed")
+    request_type, answer = ENDPOINTS[endpoint]
     try:
-        return 200, await ENDPOINTS[endpoint](service, body)
-    except BurnishError as error:
-        return error.status, burnish_error_body(error)
+        request = request_type.model_validate({**body, "stream": None})
     except ValidationError as error:
         fault = error.errors()[0]
         param = ".".join(str(part) for part in fault["loc"])
-        said = f"Invalid value for `{param}`: {fault['msg']}."
-        return 400, error_body(400, said, param, fault["type"])
+        message = f"Invalid value for `{param}`: {fault['msg']}."
+        return 400, error_body(400, message, param, fault["type"])
+    try:
+        result = await answer(service, request)
+    except BurnishError as error:
+        return error.status, burnish_error_body(error)
+    assert isinstance(result, BaseModel), "a request in-process is not streamed and not left"
+    return 200, result.model_dump(mode="json")
 
 
 def _undisconnected_request() -> Request:
-    """A request whose client never leaves."""
+    """Return a request whose client never disconnects."""
 
     async def receive() -> Message:
         await asyncio.Event().wait()

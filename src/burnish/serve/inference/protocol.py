@@ -1,15 +1,17 @@
-"""Requests and answers as OpenAI clients write and read them.
+"""Requests to models and their responses, as OpenAI clients write and read them.
 
-Unknown fields are accepted and ignored, as the hosted API does. `REFUSED` lists the known ones that
-cannot be ignored without giving a wrong answer.
+Unknown fields of a request are accepted and ignored, as the hosted API does;
+`unsupported.UNSUPPORTED_FIELDS` lists the known ones that cannot be ignored without giving a wrong
+answer. Chunks of a stream are TypedDicts: one is built per token.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import Field
+from pydantic import Field, SkipValidation
+from typing_extensions import TypedDict
 
-from burnish.serve.protocol import ApiModel, Text
+from burnish.serve.protocol import ApiModel, ApiObject, OmittedIfNone, Text
 
 ImageDataUrl = Annotated[str, Field(max_length=2**26)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -17,6 +19,8 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 MAX_CHOICES = 16
 MAX_PROMPTS = 64
+#: Texts of one embedding request, as in the hosted API.
+MAX_TEXTS = 2048
 
 
 class StreamOptions(ApiModel):
@@ -26,13 +30,13 @@ class StreamOptions(ApiModel):
 
 
 class ImageUrl(ApiModel):
-    """A picture as a data URL; `detail` is the model's own affair."""
+    """An image as a data URL; `detail` is ignored."""
 
     url: ImageDataUrl | None = None
 
 
 class ContentPart(ApiModel):
-    """One part of a message's content: text, or a picture where the model sees."""
+    """One part of a message's content: text, or an image for a vision-language model."""
 
     type: str
     text: Text | None = None
@@ -40,7 +44,7 @@ class ContentPart(ApiModel):
 
 
 class FunctionCall(ApiModel):
-    """A function that the model called."""
+    """The function that the model called, with its arguments as JSON text."""
 
     name: Text
     arguments: Text = ""
@@ -63,7 +67,7 @@ class FunctionSpec(ApiModel):
 
 
 class FunctionTool(ApiModel):
-    """A tool; only functions are known."""
+    """A tool; only functions are supported."""
 
     type: Literal["function"]
     function: FunctionSpec
@@ -77,7 +81,7 @@ class JsonSchema(ApiModel):
 
 
 class ResponseFormat(ApiModel):
-    """What the answer has to be."""
+    """The format that the answer must have."""
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
@@ -94,7 +98,7 @@ class ChatMessage(ApiModel):
 
 
 class GenerationParams(ApiModel):
-    """What both kinds of request may say."""
+    """The fields that chat and plain completions share."""
 
     model: Text
     stream: bool | None = None
@@ -131,7 +135,7 @@ class ChatRequest(GenerationParams):
 
 
 class CompletionRequest(GenerationParams):
-    """POST /completions: plain text on, no chat template."""
+    """POST /completions: continue plain text without a chat template."""
 
     prompt: (
         Text
@@ -149,43 +153,240 @@ class CompletionRequest(GenerationParams):
     best_of: int | None = Field(None, ge=1, le=MAX_CHOICES)
 
 
-def _is_text_only(value: Any) -> bool:
-    return bool(value == ["text"])
+_Tokens = Annotated[list[TokenId], Field(min_length=1, max_length=100_000)]
 
 
-def _is_not_forced(value: Any) -> bool:
-    return value in ("auto", "none")
+class EmbeddingRequest(ApiModel):
+    """POST /embeddings."""
+
+    model: Text
+    input: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_TEXTS)]
+        | _Tokens
+        | Annotated[list[_Tokens], Field(min_length=1, max_length=MAX_TEXTS)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = Field(None, ge=1, le=2**16)
+
+    @property
+    def items(self) -> Sequence[str | list[int]]:
+        """The texts, or the tokens of each."""
+        if isinstance(self.input, str) or isinstance(self.input[0], int):
+            return [self.input]  # type: ignore[list-item]
+        return self.input  # type: ignore[return-value]
 
 
-def _is_empty(value: Any) -> bool:
-    return not value
+FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-def _is_one(value: Any) -> bool:
-    return bool(value == 1)
+class PromptTokensDetails(TypedDict):
+    """Prompt tokens that were found in the prefix cache."""
+
+    cached_tokens: int
 
 
-#: Fields whose ignoring would give a wrong answer: which values are harmless, and why not others.
-UNSUPPORTED_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "function_call": (_is_not_forced, "it is deprecated; use `tool_choice`"),
-    "functions": (_is_empty, "`functions` is deprecated and not rendered; use `tools`"),
-    "logit_bias": (_is_empty, "tokens cannot be biased"),
-    "frequency_penalty": (_is_empty, "there is no repetition penalty"),
-    "presence_penalty": (_is_empty, "there is no repetition penalty"),
-    "modalities": (_is_text_only, "only text can be answered"),
-    "audio": (_is_empty, "only text can be answered"),
-    "web_search_options": (_is_empty, "there is no web search"),
-    "echo": (_is_empty, "the prompt is not sent back"),
-    "suffix": (_is_empty, "text cannot be inserted before a suffix"),
-    "best_of": (_is_one, "every answer that is made is sent"),
-}
+class Usage(TypedDict):
+    """Tokens of a request; a prompt that is answered several times counts once."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
 
 
-def unsupported_fields(request: GenerationParams) -> list[tuple[str, str]]:
-    """Fields of the request that cannot be honoured, each with the reason."""
-    values = {name: getattr(request, name, None) for name in UNSUPPORTED_FIELDS}
-    return [
-        (name, f"`{name}` is not supported with this value: {UNSUPPORTED_FIELDS[name][1]}.")
-        for name, value in values.items()
-        if value is not None and not UNSUPPORTED_FIELDS[name][0](value)
-    ]
+class CalledFunction(TypedDict):
+    """The function of a tool call; `arguments` is JSON text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCallObject(TypedDict):
+    """A tool call in a response."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class ToolCallDelta(ToolCallObject):
+    """A tool call in a chunk."""
+
+    index: int
+
+
+class Alternative(TypedDict):
+    """A token, its log-probability, and its UTF-8 bytes (None for part of a character)."""
+
+    token: str
+    bytes: list[int] | None
+    logprob: float
+
+
+class TokenLogprobs(Alternative):
+    """A generated token with the likeliest tokens in its place."""
+
+    top_logprobs: list[Alternative]
+
+
+class ChatLogprobs(TypedDict):
+    """Log-probabilities of a chat answer."""
+
+    content: list[TokenLogprobs]
+    refusal: None
+
+
+class CompletionLogprobs(TypedDict):
+    """Log-probabilities of a plain completion; offsets count characters from the prompt's start."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class AssistantMessage(ApiObject):
+    """The answer of a chat."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str | None
+    refusal: None = None
+    reasoning_content: OmittedIfNone[str] = None
+    tool_calls: OmittedIfNone[list[ToolCallObject]] = None
+
+
+class ChatChoice(ApiObject):
+    """One of the `n` answers to a chat."""
+
+    index: int
+    message: AssistantMessage
+    logprobs: SkipValidation[ChatLogprobs | None]
+    finish_reason: FinishReason
+
+
+class ChatCompletion(ApiObject):
+    """The response to POST /chat/completions."""
+
+    id: str
+    object: Literal["chat.completion"] = "chat.completion"
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class ChatDelta(TypedDict, total=False):
+    """The part of a message that a chunk adds."""
+
+    role: Literal["assistant"]
+    content: str
+    reasoning_content: str
+    tool_calls: list[ToolCallDelta]
+
+
+class ChatChunkChoice(TypedDict):
+    """What a chunk adds to one of the answers."""
+
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatCompletionChunk(TypedDict):
+    """An event of a streamed chat; `usage` is there with `stream_options.include_usage`."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class CompletionChoice(TypedDict):
+    """One continuation of a prompt, or what a chunk adds to it."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: Literal["stop", "length"] | None
+
+
+class Completion(ApiObject):
+    """The response to POST /completions."""
+
+    id: str
+    object: Literal["text_completion"] = "text_completion"
+    created: int
+    model: str
+    choices: list[SkipValidation[CompletionChoice]]
+    usage: Usage
+
+
+class CompletionChunk(TypedDict):
+    """An event of a streamed completion; `usage` as in `ChatCompletionChunk`."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: NotRequired[Usage | None]
+
+
+class EmbeddingObject(ApiObject):
+    """The embedding of one text: numbers, or base64 of little-endian float32."""
+
+    object: Literal["embedding"] = "embedding"
+    index: int
+    embedding: list[float] | str
+
+
+class EmbeddingUsage(TypedDict):
+    """Tokens of the embedded texts."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+class EmbeddingList(ApiObject):
+    """The response to POST /embeddings."""
+
+    object: Literal["list"] = "list"
+    data: list[EmbeddingObject]
+    model: str
+    usage: EmbeddingUsage
+
+
+class ModelObject(ApiObject):
+    """A model as `GET /models` lists it."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
+class FineTunedModelObject(ModelObject):
+    """A fine-tuned model and its base."""
+
+    root: str
+    parent: str | None
+
+
+class ServedModelObject(FineTunedModelObject):
+    """A model that was named when the server started."""
+
+    max_model_len: int
+
+
+AnyModelObject = ServedModelObject | FineTunedModelObject | ModelObject
+
+
+class ModelList(ApiObject):
+    """The response to GET /models."""
+
+    object: Literal["list"] = "list"
+    data: list[AnyModelObject]

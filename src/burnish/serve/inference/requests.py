@@ -1,4 +1,4 @@
-"""From a request on the wire to requests of the engine."""
+"""Build engine requests from an API request."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,12 +25,12 @@ from burnish.serve.inference.protocol import (
     ContentPart,
     GenerationParams,
     ImageUrl,
-    unsupported_fields,
 )
+from burnish.serve.inference.unsupported import unsupported_fields
 
 #: The hosted API's own default for plain completions.
 _COMPLETION_TOKENS = 16
-#: What a model is told whose own template doesn't know of tools.
+#: The instruction for a model whose chat template renders no tools.
 _TOOLS_INSTRUCTION = (
     'You can call a function by answering with nothing but {"name": ..., "arguments": {...}}. '
     "The functions, with the JSON Schema of their arguments:"
@@ -51,30 +51,32 @@ def chat_requests(
     max_new_tokens: int,
     passages: Sequence[Passage] = (),
 ) -> list[GenerationRequest]:
-    """The `n` requests that a chat request asks for, with as many of `passages` as fit.
+    """Build the `n` engine requests of a chat request, with as many of `passages` as fit.
 
-    Without a system message, a model that was trained with one is asked with it. An answer is at
-    most `longest` tokens where the request names no length, and never more than the context holds.
-    Raises Refused, PromptTooLong, BadData.
+    A model trained with a system message gets it where the request has none. An answer has at most
+    `max_new_tokens` tokens where the request sets no limit, and never more than the context holds.
+    Raises RequestError, PromptTooLong, BadData.
     """
     _reject_unsupported(request)
     if request.top_logprobs and not request.logprobs:
         raise RequestError("`top_logprobs` needs `logprobs` to be true.", "top_logprobs")
     grammar = _check_grammar(engine, request)
-    sees = isinstance(engine, VisionEngine)
-    messages = [_as_message(turn, place, sees) for place, turn in enumerate(request.messages)]
+    reads_images = isinstance(engine, VisionEngine)
+    messages = [
+        _as_message(message, index, reads_images) for index, message in enumerate(request.messages)
+    ]
     if engine.system and not any(message.role == "system" for message in messages):
         messages = [Message("system", engine.system), *messages]
     tools = () if request.tool_choice == "none" else _tool_definitions(request)
     if "tools" not in str(engine.tokenizer.chat_template):
         messages, tools = _describe_tools(messages, tools), ()
-    wanted = request.max_completion_tokens or request.max_tokens or max_new_tokens
+    max_new_tokens = request.max_completion_tokens or request.max_tokens or max_new_tokens
     if passages:
-        messages = _add_passages(engine, messages, passages, tools, wanted)
+        messages = _add_passages(engine, messages, passages, tools, max_new_tokens)
     ids = encode_prompt(engine.tokenizer, messages, tools)
     prompt = Prompt(
         tuple(messages),
-        max_new_tokens=wanted,
+        max_new_tokens=max_new_tokens,
         choices=tuple(request.guided_choice or ()),
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
         grammar=grammar,
@@ -85,7 +87,7 @@ def chat_requests(
 def completion_requests(
     engine: ServedEngine, request: CompletionRequest
 ) -> list[tuple[str, list[GenerationRequest]]]:
-    """For each prompt, its text and its `n` requests. Raises Refused, PromptTooLong."""
+    """Return each prompt's text with its `n` requests. Raises RequestError, PromptTooLong."""
     _reject_unsupported(request)
     prompt = Prompt(
         (),
@@ -103,12 +105,12 @@ def completion_requests(
 
 
 def _check_grammar(engine: ServedEngine, request: GenerationParams) -> str:
-    """The grammar that an answer must follow. Raises Refused if the engine can't be held to it."""
+    """Return the grammar of the answer. Raises RequestError if the engine cannot enforce it."""
     grammar = answer_grammar(request)
     if grammar and isinstance(engine, ExternalEngine) and not engine.supports_grammars:
         raise RequestError(
-            f"{request.model} is an exported folder, and {engine.child.name} cannot hold an answer "
-            "to a schema here. Ask without, or serve the run itself (or its --to merged).",
+            f"{request.model} is an exported folder, and {engine.child.name} cannot enforce a "
+            "schema. Leave the schema out, or serve the run itself (or its --to merged).",
             "tool_choice" if forced_tools(request) else "response_format",
             "unsupported_value",
         )
@@ -120,27 +122,29 @@ def _add_passages(
     messages: Sequence[Message],
     passages: Sequence[Passage],
     tools: Sequence[Mapping[str, Any]],
-    wanted: int,
+    max_new_tokens: int,
 ) -> list[Message]:
-    """The messages with numbered passages, and told to cite them.
+    """Add numbered passages and the instruction to cite them.
 
-    A model with a prompt of its training is asked as it was trained. Raises PromptTooLong if not
-    even one passage fits beside the answer.
+    A model trained with a system message keeps it and gets no instruction. Raises PromptTooLong if
+    not even one passage fits beside the answer.
     """
     if not engine.system:
-        told = [turn.content for turn in messages if turn.role == "system"]
-        rest = [turn for turn in messages if turn.role != "system"]
-        messages = [Message("system", "\n\n".join([*told, INSTRUCTION])), *rest]
+        instructions = [message.content for message in messages if message.role == "system"]
+        rest = [message for message in messages if message.role != "system"]
+        messages = [Message("system", "\n\n".join([*instructions, INSTRUCTION])), *rest]
 
-    def count(turns: Sequence[Message]) -> int:
-        return len(encode_prompt(engine.tokenizer, turns, tools))
+    def count_tokens(messages: Sequence[Message]) -> int:
+        return len(encode_prompt(engine.tokenizer, messages, tools))
 
-    room = engine.context_length - min(wanted, engine.context_length // 4)
-    kept = fit_passages(messages, passages, count, room)
-    if not kept:
-        said = f"Not even one passage fits the context of {engine.context_length} tokens."
-        raise PromptTooLong(said, "Ask more briefly, or a model with a longer context.")
-    return list(with_passages(messages, kept))
+    limit = engine.context_length - min(max_new_tokens, engine.context_length // 4)
+    fitting = fit_passages(messages, passages, count_tokens, limit)
+    if not fitting:
+        raise PromptTooLong(
+            f"Not even one passage fits the context of {engine.context_length} tokens.",
+            "Shorten the question, or use a model with a longer context.",
+        )
+    return list(with_passages(messages, fitting))
 
 
 def _tool_definitions(request: ChatRequest) -> tuple[Mapping[str, Any], ...]:
@@ -148,42 +152,45 @@ def _tool_definitions(request: ChatRequest) -> tuple[Mapping[str, Any], ...]:
     try:
         json.dumps(tools, ensure_ascii=False).encode()
     except (RecursionError, UnicodeEncodeError) as error:
-        raise RequestError("`tools` are nested too deeply, or not text.", "tools") from error
+        raise RequestError(
+            "`tools` are nested too deeply, or contain invalid text.", "tools"
+        ) from error
     return tools
 
 
 def _describe_tools(
     messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
 ) -> list[Message]:
-    """The conversation for a template that renders no tools: functions and calls as plain text."""
-    spoken = [
-        replace(turn, content=turn.content or json.dumps([c["function"] for c in turn.tool_calls]))
-        if turn.tool_calls
-        else turn
-        for turn in messages
-    ]
+    """Render functions and calls as plain text, for a chat template that renders no tools."""
+    rendered = [_call_as_text(message) if message.tool_calls else message for message in messages]
     if not tools:
-        return spoken
+        return rendered
     functions = "\n".join(json.dumps(tool["function"], ensure_ascii=False) for tool in tools)
-    told = f"{_TOOLS_INSTRUCTION}\n{functions}"
-    if spoken and spoken[0].role == "system":
-        return [replace(spoken[0], content=f"{spoken[0].content}\n\n{told}"), *spoken[1:]]
-    return [Message("system", told), *spoken]
+    instruction = f"{_TOOLS_INSTRUCTION}\n{functions}"
+    if rendered and rendered[0].role == "system":
+        first, *rest = rendered
+        return [replace(first, content=f"{first.content}\n\n{instruction}"), *rest]
+    return [Message("system", instruction), *rendered]
+
+
+def _call_as_text(message: Message) -> Message:
+    calls = json.dumps([call["function"] for call in message.tool_calls])
+    return replace(message, content=message.content or calls)
 
 
 def _reject_unsupported(request: GenerationParams) -> None:
-    for name, why in unsupported_fields(request):
-        raise RequestError(why, name, "unsupported_value")
+    for name, reason in unsupported_fields(request):
+        raise RequestError(reason, name, "unsupported_value")
 
 
 def _make_requests(
     engine: ServedEngine, prompt: Prompt, ids: Sequence[int], request: GenerationParams
 ) -> list[GenerationRequest]:
-    """`n` requests for the same tokens, each with a seed of its own."""
-    room = max(engine.context_length - len(ids), 1)
+    """Build `n` requests for the same tokens, each with its own seed."""
+    free = max(engine.context_length - len(ids), 1)
     sampled = replace(
         prompt,
-        max_new_tokens=min(prompt.max_new_tokens, room),
+        max_new_tokens=min(prompt.max_new_tokens, free),
         stop=request.stops,
         temperature=1.0 if request.temperature is None else request.temperature,
         top_p=1.0 if request.top_p is None else request.top_p,
@@ -197,48 +204,49 @@ def _make_requests(
     ]
 
 
-def _as_message(turn: ChatMessage, place: int, sees: bool) -> Message:
-    calls = tuple(call.model_dump() for call in turn.tool_calls or ())
-    content, pictures = _read_content(turn, f"messages.{place}.content", sees)
+def _as_message(message: ChatMessage, index: int, reads_images: bool) -> Message:
+    calls = tuple(call.model_dump() for call in message.tool_calls or ())
+    content, images = _read_content(message, f"messages.{index}.content", reads_images)
     return Message(
-        _ROLES[turn.role],
+        _ROLES[message.role],
         content,
-        name=turn.name,
+        name=message.name,
         tool_calls=calls,
-        tool_call_id=turn.tool_call_id,
-        images=pictures,
+        tool_call_id=message.tool_call_id,
+        images=images,
     )
 
 
-def _read_content(turn: ChatMessage, place: str, sees: bool) -> tuple[str, tuple[Image, ...]]:
-    if turn.content is None:
-        if turn.role == "assistant" and turn.tool_calls:
+def _read_content(
+    message: ChatMessage, param: str, reads_images: bool
+) -> tuple[str, tuple[Image, ...]]:
+    if message.content is None:
+        if message.role == "assistant" and message.tool_calls:
             return "", ()
-        raise RequestError("A message needs `content`.", place)
-    if isinstance(turn.content, str):
-        return turn.content, ()
-    return join_parts(
-        _read_part(part, place, sees and turn.role == "user") for part in turn.content
-    )
+        raise RequestError("A message needs `content`.", param)
+    if isinstance(message.content, str):
+        return message.content, ()
+    images_allowed = reads_images and message.role == "user"
+    return join_parts(_read_part(part, param, images_allowed) for part in message.content)
 
 
-def _read_part(part: ContentPart, place: str, sees: bool) -> str | Image:
+def _read_part(part: ContentPart, param: str, images_allowed: bool) -> str | Image:
     if part.type in ("text", "input_text") and part.text is not None:
         return part.text
-    given = part.image_url
-    url = given.url if isinstance(given, ImageUrl) else given
+    image = part.image_url
+    url = image.url if isinstance(image, ImageUrl) else image
     if part.type not in ("image_url", "input_image") or url is None:
-        raise RequestError(f"Content of type `{part.type}` cannot be read.", place)
-    if not sees:
+        raise RequestError(f"Content of type `{part.type}` is not supported.", param)
+    if not images_allowed:
         raise RequestError(
-            f"Content of type `{part.type}` cannot be read: pictures can stand in what the user "
-            "says, to a model that sees.",
-            place,
+            f"Content of type `{part.type}` is not supported: images belong in a user message to "
+            "a vision-language model.",
+            param,
         )
     try:
         return image_from_data_url(url)
     except BadImage as error:
-        raise RequestError(f"{error.what} {error.fix}", place) from error
+        raise RequestError(f"{error.what} {error.fix}", param) from error
 
 
 def _list_prompts(request: CompletionRequest) -> list[str | list[int]]:
@@ -253,5 +261,5 @@ def _token_ids(engine: ServedEngine, prompt: str | list[int]) -> list[int]:
     if not ids:
         raise RequestError("The prompt is empty.", "prompt")
     if max(ids) >= engine.vocabulary:
-        raise RequestError(f"The model knows tokens 0 to {engine.vocabulary - 1}.", "prompt")
+        raise RequestError(f"The model's tokens are 0 to {engine.vocabulary - 1}.", "prompt")
     return ids

@@ -1,82 +1,106 @@
-"""From the engine's answers to bodies and chunks on the wire."""
+"""Build response bodies and stream chunks from an engine's answers."""
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from secrets import token_hex
-from typing import Any
+from typing import Literal
 
 from burnish.core.records import Answer, TokenLogprob
+from burnish.serve.inference.protocol import (
+    Alternative,
+    AssistantMessage,
+    ChatChoice,
+    ChatCompletion,
+    ChatCompletionChunk,
+    ChatDelta,
+    ChatLogprobs,
+    Completion,
+    CompletionChoice,
+    CompletionChunk,
+    CompletionLogprobs,
+    FinishReason,
+    Usage,
+)
 from burnish.serve.inference.tool_calls import AnswerParser, ParsedAnswer, parse_answer
 
 
-def usage(answers: Sequence[Answer], prompts: Sequence[Answer]) -> dict[str, Any]:
-    """Tokens read and made; a prompt that is answered several times is counted once."""
-    asked = sum(answer.tokens_in for answer in prompts)
-    made = sum(answer.tokens_out for answer in answers)
+def usage(answers: Sequence[Answer], prompts: Sequence[Answer]) -> Usage:
+    """Count the tokens of `answers`; `prompts` has one answer to each different prompt."""
+    read = sum(answer.tokens_in for answer in prompts)
+    generated = sum(answer.tokens_out for answer in answers)
     return {
-        "prompt_tokens": asked,
-        "completion_tokens": made,
-        "total_tokens": asked + made,
+        "prompt_tokens": read,
+        "completion_tokens": generated,
+        "total_tokens": read + generated,
         "prompt_tokens_details": {"cached_tokens": sum(one.tokens_cached for one in prompts)},
     }
 
 
 @dataclass(slots=True)
 class ChatFormatter:
-    """Shapes answers as `chat.completion` and `chat.completion.chunk`."""
+    """Formats answers as `chat.completion` and `chat.completion.chunk`."""
 
     model: str
     with_logprobs: bool
-    #: The functions that may be called.
+    #: Names of the functions that may be called.
     functions: Collection[str] = ()
     id: str = field(default_factory=lambda: f"chatcmpl-{token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
     parsers: dict[int, AnswerParser] = field(default_factory=dict)
 
-    def full_body(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """The body of a request that isn't streamed."""
-        return {
-            **self._header("chat.completion"),
-            "choices": [self._choice(*numbered) for numbered in enumerate(answers)],
-            "usage": usage(answers, answers[:1]),
-        }
+    def full_body(self, answers: Sequence[Answer]) -> ChatCompletion:
+        """Return the body of a response that is not streamed."""
+        return ChatCompletion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=[self._choice(index, answer) for index, answer in enumerate(answers)],
+            usage=usage(answers, answers[:1]),
+        )
 
-    def first_chunk(self, index: int) -> dict[str, Any]:
-        """The chunk that names the role of a choice."""
+    def first_chunk(self, index: int) -> ChatCompletionChunk:
+        """Return the chunk that names the role of a choice."""
         return self._chunk(index, {"role": "assistant", "content": ""}, (), None)
 
     def text_chunk(
         self, index: int, text: str, logprobs: Sequence[TokenLogprob]
-    ) -> dict[str, Any] | None:
-        """The chunk that carries more of a choice's thought or words; none while it isn't known
-        what it is."""
-        watch = self._parser(index)
-        watch.held_logprobs += logprobs
-        thought, words = watch.feed(text)
-        if not (thought or words) and (text or self.functions):
+    ) -> ChatCompletionChunk | None:
+        """Return the chunk with more reasoning or text of a choice; None while the text may still
+        turn out to be a tool call."""
+        parser = self._parser(index)
+        parser.held_logprobs += logprobs
+        reasoning, content = parser.feed(text)
+        if not (reasoning or content) and (text or self.functions):
             return None
-        logprobs, watch.held_logprobs = watch.held_logprobs, []
-        return self._chunk(index, _delta(thought, words), logprobs, None)
+        logprobs, parser.held_logprobs = parser.held_logprobs, []
+        return self._chunk(index, _delta(reasoning, content), logprobs, None)
 
-    def final_chunks(self, index: int, answer: Answer) -> list[dict[str, Any]]:
-        """The chunks that bring what was held back, and say why a choice ended."""
-        said, watch = self._parse(answer), self._parser(index)
-        chunks, (thought, words) = [], watch.end()
-        if said.calls:
-            numbered = [{"index": place, **call} for place, call in enumerate(said.calls)]
-            chunks.append(self._chunk(index, {"tool_calls": numbered}, watch.held_logprobs, None))
-        elif thought or words:
-            chunks.append(self._chunk(index, _delta(thought, words), watch.held_logprobs, None))
-        return [*chunks, self._chunk(index, {}, (), _finish_reason(answer, said))]
+    def final_chunks(self, index: int, answer: Answer) -> list[ChatCompletionChunk]:
+        """Return the chunks with the text that was held back and the reason why a choice ended."""
+        parsed, parser = self._parse(answer), self._parser(index)
+        reasoning, content = parser.end()
+        last = self._chunk(index, {}, (), _finish_reason(answer, parsed))
+        if parsed.calls:
+            delta = ChatDelta(
+                tool_calls=[{"index": place, **call} for place, call in enumerate(parsed.calls)]
+            )
+        elif reasoning or content:
+            delta = _delta(reasoning, content)
+        else:
+            return [last]
+        return [self._chunk(index, delta, parser.held_logprobs, None), last]
 
-    def usage_chunk(self, answers: Sequence[Answer], per_prompt: int) -> dict[str, Any]:
-        """The chunk of `stream_options.include_usage`."""
-        counted = usage(answers, answers[::per_prompt])
-        return {**self._header("chat.completion.chunk"), "choices": [], "usage": counted}
-
-    def _header(self, kind: str) -> dict[str, Any]:
-        return {"id": self.id, "object": kind, "created": self.created, "model": self.model}
+    def usage_chunk(self, answers: Sequence[Answer], per_prompt: int) -> ChatCompletionChunk:
+        """Return the chunk of `stream_options.include_usage`."""
+        return {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.model,
+            "choices": [],
+            "usage": usage(answers, answers[::per_prompt]),
+        }
 
     def _parser(self, index: int) -> AnswerParser:
         return self.parsers.setdefault(index, AnswerParser(bool(self.functions)))
@@ -84,49 +108,48 @@ class ChatFormatter:
     def _parse(self, answer: Answer) -> ParsedAnswer:
         return parse_answer(answer.text, self.functions)
 
-    def _choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        said = self._parse(answer)
-        message: dict[str, Any] = {"role": "assistant", "content": said.text, "refusal": None}
-        if said.reasoning:
-            message["reasoning_content"] = said.reasoning
-        if said.calls:
-            message |= {"content": said.text or None, "tool_calls": said.calls}
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": self._logprobs(answer.logprobs) if self.with_logprobs else None,
-            "finish_reason": _finish_reason(answer, said),
-        }
+    def _choice(self, index: int, answer: Answer) -> ChatChoice:
+        parsed = self._parse(answer)
+        return ChatChoice(
+            index=index,
+            message=AssistantMessage(
+                content=(parsed.text or None) if parsed.calls else parsed.text,
+                reasoning_content=parsed.reasoning or None,
+                tool_calls=list(parsed.calls) or None,
+            ),
+            logprobs=_chat_logprobs(answer.logprobs) if self.with_logprobs else None,
+            finish_reason=_finish_reason(answer, parsed),
+        )
 
     def _chunk(
         self,
         index: int,
-        delta: Mapping[str, Any],
+        delta: ChatDelta,
         logprobs: Sequence[TokenLogprob],
-        finish: str | None,
-    ) -> dict[str, Any]:
-        choice = {
-            "index": index,
-            "delta": delta,
-            "logprobs": self._logprobs(logprobs) if logprobs else None,
-            "finish_reason": finish,
+        finish_reason: FinishReason | None,
+    ) -> ChatCompletionChunk:
+        return {
+            "id": self.id,
+            "object": "chat.completion.chunk",
+            "created": self.created,
+            "model": self.model,
+            "choices": [
+                {
+                    "index": index,
+                    "delta": delta,
+                    "logprobs": _chat_logprobs(logprobs) if logprobs else None,
+                    "finish_reason": finish_reason,
+                }
+            ],
         }
-        return {**self._header("chat.completion.chunk"), "choices": [choice]}
-
-    def _logprobs(self, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        content = [
-            {
-                **_token_entry(one.token, one.logprob),
-                "top_logprobs": [_token_entry(token, logprob) for token, logprob in one.top],
-            }
-            for one in logprobs
-        ]
-        return {"content": content, "refusal": None}
 
 
 @dataclass(slots=True)
 class CompletionFormatter:
-    """Shapes answers as `text_completion`; `offsets` are the lengths of each choice's prompt."""
+    """Formats answers as `text_completion`.
+
+    `prompt_lengths` has the characters of each choice's prompt; `per_prompt` is `n`.
+    """
 
     model: str
     with_logprobs: bool
@@ -135,49 +158,65 @@ class CompletionFormatter:
     id: str = field(default_factory=lambda: f"cmpl-{token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def full_body(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """The body of a request that isn't streamed."""
+    def full_body(self, answers: Sequence[Answer]) -> Completion:
+        """Return the body of a response that is not streamed."""
         choices = [
             self._choice(index, answer.text, answer.logprobs, answer.finish_reason)
             for index, answer in enumerate(answers)
         ]
-        counted = usage(answers, answers[:: self.per_prompt])
-        return {**self._header(), "choices": choices, "usage": counted}
+        return Completion(
+            id=self.id,
+            created=self.created,
+            model=self.model,
+            choices=choices,
+            usage=usage(answers, answers[:: self.per_prompt]),
+        )
 
     def first_chunk(self, index: int) -> None:
-        """Plain completions name no role."""
+        """Return nothing: plain completions name no role."""
 
-    def text_chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        """The chunk that carries more text of a choice."""
-        return {**self._header(), "choices": [self._choice(index, text, logprobs, None)]}
+    def text_chunk(
+        self, index: int, text: str, logprobs: Sequence[TokenLogprob]
+    ) -> CompletionChunk:
+        """Return the chunk with more text of a choice."""
+        return self._chunk([self._choice(index, text, logprobs, None)])
 
-    def final_chunks(self, index: int, answer: Answer) -> list[dict[str, Any]]:
-        """The chunk that says why a choice ended."""
-        return [{**self._header(), "choices": [self._choice(index, "", (), answer.finish_reason)]}]
+    def final_chunks(self, index: int, answer: Answer) -> list[CompletionChunk]:
+        """Return the chunk with the reason why a choice ended."""
+        return [self._chunk([self._choice(index, "", (), answer.finish_reason)])]
 
-    def usage_chunk(self, answers: Sequence[Answer], per_prompt: int) -> dict[str, Any]:
-        """The chunk of `stream_options.include_usage`."""
-        return {**self._header(), "choices": [], "usage": usage(answers, answers[::per_prompt])}
+    def usage_chunk(self, answers: Sequence[Answer], per_prompt: int) -> CompletionChunk:
+        """Return the chunk of `stream_options.include_usage`."""
+        return {**self._chunk([]), "usage": usage(answers, answers[::per_prompt])}
 
-    def _header(self) -> dict[str, Any]:
+    def _chunk(self, choices: list[CompletionChoice]) -> CompletionChunk:
         return {
             "id": self.id,
             "object": "text_completion",
             "created": self.created,
             "model": self.model,
+            "choices": choices,
         }
 
     def _choice(
-        self, index: int, text: str, logprobs: Sequence[TokenLogprob], finish: str | None
-    ) -> dict[str, Any]:
-        shown = self._logprobs(index, logprobs) if self.with_logprobs else None
-        return {"index": index, "text": text, "logprobs": shown, "finish_reason": finish}
+        self,
+        index: int,
+        text: str,
+        logprobs: Sequence[TokenLogprob],
+        finish_reason: Literal["stop", "length"] | None,
+    ) -> CompletionChoice:
+        return {
+            "index": index,
+            "text": text,
+            "logprobs": self._logprobs(index, logprobs) if self.with_logprobs else None,
+            "finish_reason": finish_reason,
+        }
 
-    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any]:
-        offsets, place = [], self.prompt_lengths[index]
+    def _logprobs(self, index: int, logprobs: Sequence[TokenLogprob]) -> CompletionLogprobs:
+        offsets, position = [], self.prompt_lengths[index]
         for one in logprobs:
-            offsets.append(place)
-            place += len(one.token)
+            offsets.append(position)
+            position += len(one.token)
         return {
             "tokens": [one.token for one in logprobs],
             "token_logprobs": [one.logprob for one in logprobs],
@@ -186,17 +225,32 @@ class CompletionFormatter:
         }
 
 
-def _delta(thought: str, words: str) -> dict[str, str]:
-    """What is new of a choice. An empty piece is one of its words."""
-    delta = {"reasoning_content": thought} if thought else {}
-    return {**delta, "content": words} if words or not thought else delta
+def _delta(reasoning: str, content: str) -> ChatDelta:
+    """Return what is new of a choice; an empty piece counts as content."""
+    delta = ChatDelta(reasoning_content=reasoning) if reasoning else ChatDelta()
+    if content or not reasoning:
+        delta["content"] = content
+    return delta
 
 
-def _finish_reason(answer: Answer, said: ParsedAnswer) -> str:
-    return "tool_calls" if said.calls else answer.finish_reason
+def _finish_reason(answer: Answer, parsed: ParsedAnswer) -> FinishReason:
+    return "tool_calls" if parsed.calls else answer.finish_reason
 
 
-def _token_entry(token: str, logprob: float) -> dict[str, Any]:
-    """A token with its bytes; part of a character has none that can be named."""
-    raw = None if "\ufffd" in token else list(token.encode())
-    return {"token": token, "bytes": raw, "logprob": logprob}
+def _chat_logprobs(logprobs: Sequence[TokenLogprob]) -> ChatLogprobs:
+    return {
+        "content": [
+            {
+                **_alternative(one.token, one.logprob),
+                "top_logprobs": [_alternative(token, logprob) for token, logprob in one.top],
+            }
+            for one in logprobs
+        ],
+        "refusal": None,
+    }
+
+
+def _alternative(token: str, logprob: float) -> Alternative:
+    """Return a token with its bytes, which are unknown for part of a character."""
+    encoded = None if "\ufffd" in token else list(token.encode())
+    return {"token": token, "bytes": encoded, "logprob": logprob}

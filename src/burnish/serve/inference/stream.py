@@ -1,45 +1,57 @@
-"""Between the event loop, where HTTP lives, and the scheduler's thread, where the model lives."""
+"""Pass answers from the scheduler's thread, where the model runs, to the event loop of HTTP."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 from fastapi import Request as HttpRequest
+from fastapi.responses import Response, StreamingResponse
+from pydantic import BaseModel
 
 from burnish.core.records import Answer, TokenLogprob
 from burnish.engines.local.decoding import GenerationRequest
 from burnish.engines.scheduling.pending import RequestUpdate
 from burnish.engines.scheduling.scheduler import Scheduler
 from burnish.engines.scheduling.served import ServedEngine
-from burnish.serve.errors import burnish_error_body
+from burnish.serve.errors import ErrorObject, burnish_error_body
+from burnish.serve.inference.protocol import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    CompletionChunk,
+)
+
+#: Nobody is left to read the response; nginx's status for a client that closed the connection.
+CLIENT_GONE = 499
+
+BodyT = TypeVar("BodyT", ChatCompletion, Completion, covariant=True)
+ChunkT = TypeVar("ChunkT", ChatCompletionChunk, CompletionChunk)
 
 
-class ResponseFormatter(Protocol):
-    """How answers look on the wire: chat or plain completions."""
+class ResponseFormatter(Protocol[BodyT, ChunkT]):
+    """Formats answers for the wire, as a chat or as plain completions."""
 
-    def full_body(self, answers: Sequence[Answer]) -> dict[str, Any]:
-        """The body of a request that isn't streamed."""
+    def full_body(self, answers: Sequence[Answer]) -> BodyT:
+        """Return the body of a response that is not streamed."""
 
-    def first_chunk(self, index: int) -> dict[str, Any] | None:
-        """What a choice begins with, if anything."""
+    def first_chunk(self, index: int) -> ChunkT | None:
+        """Return the chunk that opens a choice, if there is one."""
 
-    def text_chunk(
-        self, index: int, text: str, logprobs: Sequence[TokenLogprob]
-    ) -> dict[str, Any] | None:
-        """More text of a choice, if it can be shown already."""
+    def text_chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprob]) -> ChunkT | None:
+        """Return the chunk with more text of a choice, if it can be shown already."""
 
-    def final_chunks(self, index: int, answer: Answer) -> list[dict[str, Any]]:
-        """What was held back, and why a choice ended."""
+    def final_chunks(self, index: int, answer: Answer) -> list[ChunkT]:
+        """Return the chunks with the text that was held back and the reason of the end."""
 
-    def usage_chunk(self, answers: Sequence[Answer], per_prompt: int) -> dict[str, Any]:
-        """Tokens read and made."""
+    def usage_chunk(self, answers: Sequence[Answer], per_prompt: int) -> ChunkT:
+        """Return the chunk that counts tokens."""
 
 
 class ResponseStream:
-    """The requests of one HTTP request, and what the scheduler says about them.
+    """The engine requests of one HTTP request, and the scheduler's updates about them.
 
-    Made before anything is sent, so that a full queue is still an error with a status of its own.
+    Submitted before anything is sent, so that a full queue is still an error with its own status.
     """
 
     def __init__(
@@ -56,46 +68,46 @@ class ResponseStream:
         self.pending = scheduler.submit(engine, requests, listeners)
 
     async def answers(self, http: HttpRequest) -> list[Answer] | None:
-        """All answers; None if the client has gone. Raises what the scheduler reports."""
+        """Return all answers; None if the client has gone. Raises what the scheduler reports."""
         gone = asyncio.ensure_future(_wait_for_disconnect(http))
         done: dict[int, Answer] = {}
         try:
             while len(done) < self.count:
-                update = asyncio.ensure_future(self._updates.get())
-                await asyncio.wait({update, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if not update.done():
-                    update.cancel()
+                next_update = asyncio.ensure_future(self._updates.get())
+                await asyncio.wait({next_update, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not next_update.done():
+                    next_update.cancel()
                     return None
-                index, news = update.result()
-                if news.error:
-                    raise news.error
-                if news.answer:
-                    done[index] = news.answer
+                index, update = next_update.result()
+                if update.error:
+                    raise update.error
+                if update.answer:
+                    done[index] = update.answer
             return [done[index] for index in range(self.count)]
         finally:
             gone.cancel()
             self.scheduler.cancel(self.pending)
 
     async def events(
-        self, formatter: ResponseFormatter, with_usage: bool, per_prompt: int
+        self, formatter: ResponseFormatter[BodyT, ChunkT], with_usage: bool, per_prompt: int
     ) -> AsyncIterator[str]:
-        """Server-sent events, `[DONE]` at the end. A fault on the way is an event too."""
+        """Yield server-sent events, `[DONE]` last. An error on the way is an event too."""
         done: dict[int, Answer] = {}
         try:
             for index in range(self.count):
-                if begin := formatter.first_chunk(index):
-                    yield _event(_with_empty_usage(begin, with_usage))
-            async for index, news in self.updates():
-                if news.error:
-                    yield _event(burnish_error_body(news.error))
+                if first := formatter.first_chunk(index):
+                    yield _event(_with_empty_usage(first, with_usage))
+            async for index, update in self.updates():
+                if update.error:
+                    yield _event(burnish_error_body(update.error))
                     return
-                if news.text or news.logprobs:
-                    piece = formatter.text_chunk(index, news.text, news.logprobs)
-                    if piece:
-                        yield _event(_with_empty_usage(piece, with_usage))
-                if news.answer:
-                    done[index] = news.answer
-                    for chunk in formatter.final_chunks(index, news.answer):
+                if update.text or update.logprobs:
+                    chunk = formatter.text_chunk(index, update.text, update.logprobs)
+                    if chunk:
+                        yield _event(_with_empty_usage(chunk, with_usage))
+                if update.answer:
+                    done[index] = update.answer
+                    for chunk in formatter.final_chunks(index, update.answer):
                         yield _event(_with_empty_usage(chunk, with_usage))
             if with_usage:
                 ordered = [done[index] for index in range(self.count)]
@@ -105,20 +117,20 @@ class ResponseStream:
             self.cancel()
 
     async def updates(self) -> AsyncIterator[tuple[int, RequestUpdate]]:
-        """What is new about each request, by its number, until all have ended or one has failed.
+        """Yield (index of the request, update) until all have ended or one has failed.
 
-        Whoever stops listening earlier has to `cancel`.
+        A consumer that stops earlier must call `cancel`.
         """
-        left = self.count
-        while left:
-            index, news = await self._updates.get()
-            left -= bool(news.answer)
-            yield index, news
-            if news.error:
+        unfinished = self.count
+        while unfinished:
+            index, update = await self._updates.get()
+            unfinished -= bool(update.answer)
+            yield index, update
+            if update.error:
                 return
 
     def cancel(self) -> None:
-        """Nobody waits any more."""
+        """Give up the answers that are not finished."""
         self.scheduler.cancel(self.pending)
 
     def _listener(
@@ -129,18 +141,31 @@ class ResponseStream:
                 self._on_answer(update.answer)
             try:
                 loop.call_soon_threadsafe(self._updates.put_nowait, (index, update))
-            except RuntimeError:  # the loop has ended, and with it whoever was listening
+            except RuntimeError:  # the loop has ended, and the client's connection with it
                 self.pending[index].cancelled = True
 
         return on_update
 
 
-def _with_empty_usage(chunk: dict[str, Any], with_usage: bool) -> dict[str, Any]:
-    """With `include_usage`, every chunk before the last has an empty `usage`."""
-    return {**chunk, "usage": None} if with_usage else chunk
+def http_response(result: BaseModel | AsyncIterator[str] | None) -> Response:
+    """Return a body as JSON, events as a stream; None (the client has gone) as `CLIENT_GONE`."""
+    if result is None:
+        return Response(status_code=CLIENT_GONE)
+    if isinstance(result, BaseModel):
+        # Fields that repeat the request hold what the client sent, which may be of any type.
+        return Response(result.model_dump_json(warnings=False), media_type="application/json")
+    headers = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+    return StreamingResponse(result, media_type="text/event-stream", headers=headers)
 
 
-def _event(content: dict[str, Any]) -> str:
+def _with_empty_usage(chunk: ChunkT, with_usage: bool) -> ChunkT:
+    """Add the empty `usage` that every chunk but the last has with `include_usage`."""
+    if with_usage:
+        chunk["usage"] = None
+    return chunk
+
+
+def _event(content: ChatCompletionChunk | CompletionChunk | ErrorObject) -> str:
     return f"data: {json.dumps(content)}\n\n"
 
 

@@ -1,7 +1,7 @@
-"""Calls of functions in what a model says, and what it thinks before it says anything.
+"""Parse the reasoning and the tool calls in a model's output.
 
 Models write a call as `{"name": ..., "arguments": {...}}`, alone, in a list, or each between
-`<tool_call>` marks (the form of Hermes, Qwen and SmolLM); Llama says `parameters`.
+`<tool_call>` marks (the form of Hermes, Qwen and SmolLM); Llama writes `parameters`.
 """
 
 import json
@@ -11,26 +11,25 @@ from secrets import token_hex
 from typing import Any
 
 from burnish.core.reasoning import ReasoningParser, begins_with_reasoning, split_reasoning
+from burnish.serve.inference.protocol import ToolCallObject
 
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedAnswer:
-    """An answer taken apart: a thought, words, and calls as clients read them."""
+    """An answer split into reasoning, text and tool calls."""
 
     text: str
-    calls: Sequence[dict[str, Any]] = ()
+    calls: Sequence[ToolCallObject] = ()
     reasoning: str = ""
 
 
 def parse_answer(answer: str, names: Collection[str]) -> ParsedAnswer:
-    """The thought that an answer begins with, if it does; and its calls, if all that looks like a
-    call is one of a known function."""
-    thought, text = split_reasoning(answer) if begins_with_reasoning(answer) else ("", answer)
-    return replace(
-        _parse_tool_calls(text, names) if names else ParsedAnswer(text), reasoning=thought
-    )
+    """Split an answer; calls count only if each of them is of a function among `names`."""
+    reasoning, text = split_reasoning(answer) if begins_with_reasoning(answer) else ("", answer)
+    parsed = _parse_tool_calls(text, names) if names else ParsedAnswer(text)
+    return replace(parsed, reasoning=reasoning)
 
 
 def _parse_tool_calls(answer: str, names: Collection[str]) -> ParsedAnswer:
@@ -39,16 +38,16 @@ def _parse_tool_calls(answer: str, names: Collection[str]) -> ParsedAnswer:
         blocks = [block.partition(_CLOSE)[0] for block in rest.split(_OPEN)]
     else:
         before, blocks = "", [answer]
-    found = [call for block in blocks for call in _parse_call_block(block)]
-    if not found or any(call is None or call[0] not in names for call in found):
+    calls = [call for block in blocks for call in _parse_call_block(block)]
+    if not calls or any(call is None or call[0] not in names for call in calls):
         return ParsedAnswer(answer)
-    return ParsedAnswer(before.strip(), [_call_body(*call) for call in found if call])
+    return ParsedAnswer(before.strip(), [_tool_call(*call) for call in calls if call])
 
 
 @dataclass(slots=True)
 class AnswerParser:
-    """Takes a stream apart as it comes: tells thought from words, and where there are functions
-    holds words back as soon as they may be a call."""
+    """Splits a stream into reasoning and text; with functions, it holds back text that may turn out
+    to be a tool call."""
 
     with_calls: bool = False
     reasoning: ReasoningParser = field(default_factory=ReasoningParser)
@@ -57,28 +56,27 @@ class AnswerParser:
     held_logprobs: list[Any] = field(default_factory=list)
 
     def feed(self, piece: str) -> tuple[str, str]:
-        """The thought and the words that can be shown now."""
-        thought, said = self.reasoning.feed(piece)
-        self.text += said
+        """Return the reasoning and the text that can be shown now."""
+        reasoning, text = self.reasoning.feed(piece)
+        self.text += text
         begin = self.shown_length
-        self.shown_length = max(
-            begin, _safe_length(self.text) if self.with_calls else len(self.text)
-        )
-        return thought, self.text[begin : self.shown_length]
+        safe = _safe_length(self.text) if self.with_calls else len(self.text)
+        self.shown_length = max(begin, safe)
+        return reasoning, self.text[begin : self.shown_length]
 
     def end(self) -> tuple[str, str]:
-        """What was held back of both, once it is known that there is no call."""
-        thought, said = self.reasoning.feed("", ended=True)
-        self.text += said
-        return thought, self.text[self.shown_length :]
+        """Return the reasoning and the text that were held back, once the stream has ended."""
+        reasoning, text = self.reasoning.feed("", ended=True)
+        self.text += text
+        return reasoning, self.text[self.shown_length :]
 
 
 def _safe_length(text: str) -> int:
-    """How many letters of a text cannot belong to a call."""
+    """Count the leading characters of a text that cannot belong to a call."""
     if text.lstrip()[:1] in ("{", "["):
         return 0
-    if (place := text.find(_OPEN)) >= 0:
-        return place
+    if (mark := text.find(_OPEN)) >= 0:
+        return mark
     for size in range(min(len(_OPEN) - 1, len(text)), 0, -1):
         if text.endswith(_OPEN[:size]):
             return len(text) - size
@@ -86,21 +84,32 @@ def _safe_length(text: str) -> int:
 
 
 def _parse_call_block(block: str) -> list[tuple[str, Mapping[str, Any]] | None]:
-    """The calls in a piece of JSON; None for each thing that is no call."""
+    """Return the calls in a JSON text; None for each element that is not a call."""
     try:
         content = json.loads(block)
     except (ValueError, RecursionError):
         return [None]
-    return [_as_call(one) for one in (content if isinstance(content, list) else [content])]
+    elements = content if isinstance(content, list) else [content]
+    return [_as_call(element) for element in elements]
 
 
-def _as_call(one: Any) -> tuple[str, Mapping[str, Any]] | None:
-    if not isinstance(one, dict) or not isinstance(one.get("name"), str):
+def _as_call(element: Any) -> tuple[str, Mapping[str, Any]] | None:
+    if not isinstance(element, dict) or not isinstance(element.get("name"), str):
         return None
-    given = one.get("arguments", one.get("parameters", {}))
-    return (one["name"], given) if isinstance(given, dict) else None
+    arguments = element.get("arguments", element.get("parameters", {}))
+    return (element["name"], arguments) if isinstance(arguments, dict) else None
 
 
-def _call_body(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
-    return {"id": f"call_{token_hex(12)}", "type": "function", "function": function}
+def _tool_call(name: str, arguments: Mapping[str, Any]) -> ToolCallObject:
+    return {
+        "id": f"call_{token_hex(12)}",
+        "type": "function",
+        "function": {"name": name, "arguments": _json_text(arguments)},
+    }
+
+
+def _json_text(value: Any) -> str:
+    """Return JSON that UTF-8 can encode: a model may write half a character as an escape."""
+    text = json.dumps(value, ensure_ascii=False)
+    has_surrogate = any("\ud800" <= letter <= "\udfff" for letter in text)
+    return json.dumps(value) if has_surrogate else text

@@ -1,7 +1,7 @@
-"""What every request passes first: host, key, size, rate; and the headers of every answer.
+"""Middleware that checks host, key, size and rate of every request, and adds response headers.
 
-The `Host` check keeps a web page that the user visits from reaching a server on loopback under a
-name of its own (DNS rebinding).
+The `Host` check keeps a web page that the user visits from reaching a server on loopback under the
+page's own name (DNS rebinding).
 """
 
 import re
@@ -19,17 +19,17 @@ from burnish.serve.auth.rate_limit import RateLimiter
 from burnish.serve.auth.tenant import DEFAULT_ORGANIZATION, as_organization
 from burnish.serve.errors import error_response
 
-#: Paths that tell nothing and need no key.
+#: Paths that reveal nothing and need no key.
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 MAX_BYTES = 8 * 2**20
-#: Where files are uploaded, a body may be a file (or a part of one) and the few fields around it.
-#: Only exactly there: elsewhere a body is JSON, which is held in memory.
+#: Bytes of a body where files or parts are uploaded, with their form fields. Only on exactly these
+#: paths: elsewhere a body is JSON, which is held in memory.
 UPLOAD_LIMITS = (
     (re.compile(r"(/openai)?(/v1)?/files"), 512 * 2**20 + 2**16),
     (re.compile(r"(/openai)?(/v1)?/uploads/[^/]+/parts"), 64 * 2**20 + 2**16),
 )
-#: Headers that say for whom a client asks, and how such an id begins. An organisation is its own
+#: Headers in which clients name their tenant, and the prefix of its id. An organization is its own
 #: only project.
 _TENANT_HEADERS = {"organization": "org-", "project": "proj_"}
 _SAFE_ID = re.compile(r"[\w.:-]{1,128}", re.ASCII)
@@ -46,36 +46,36 @@ class AuthMiddleware:
     rate_limiter: RateLimiter = field(default_factory=RateLimiter)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer it with an error."""
+        """Pass a request on, or answer it with an error."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         key = self.keys.find(_sent_key(headers)) if _sent_key(headers) else None
         rate = self.rate_limiter.take(key) if key else {}
-        answer = _HeaderSender(send, headers.get("x-request-id", ""), rate)
-        most = max_body_bytes(scope["path"], self.max_bytes)
-        refusal = self._rejection(scope["path"], headers, most, key)
-        if not refusal and "retry-after" in rate:
-            refusal = 429, "This key has asked too often.", "rate_limit_exceeded"
-        if refusal:
-            status, message, code = refusal
+        sender = _HeaderSender(send, headers.get("x-request-id", ""), rate)
+        limit = max_body_bytes(scope["path"], self.max_bytes)
+        rejection = self._rejection(scope["path"], headers, limit, key)
+        if not rejection and "retry-after" in rate:
+            rejection = 429, "The rate limit of this key is exceeded.", "rate_limit_exceeded"
+        if rejection:
+            status, message, code = rejection
             response = error_response(status, message, None, code, {"connection": "close"})
-            await response(scope, receive, answer.send)
+            await response(scope, receive, sender.send)
             return
         if key is None:  # a path that needs none
-            await self.app(scope, _limit_body(receive, most), answer.send)
+            await self.app(scope, _limit_body(receive, limit), sender.send)
             return
         scope["burnish.key"], scope["burnish.organization"] = key.name, key.organization
         before = CURRENT_KEY.set(key)
         try:
             with as_organization(key.organization):
-                await self.app(scope, _limit_body(receive, most), answer.send)
+                await self.app(scope, _limit_body(receive, limit), sender.send)
         finally:
             CURRENT_KEY.reset(before)
 
     def _rejection(
-        self, path: str, headers: Headers, most: int, key: ApiKey | None
+        self, path: str, headers: Headers, limit: int, key: ApiKey | None
     ) -> tuple[int, str, str | None] | None:
         host = _host_name(headers.get("host", ""))
         if self.hosts and host not in self.hosts:
@@ -87,73 +87,72 @@ class AuthMiddleware:
             return 401, message, "invalid_api_key"
         if key is None:
             return 401, "Incorrect API key provided.", "invalid_api_key"
-        if not key.allows_route(word := route_name(path)):
-            return 403, f"This key may not use `{word}`.", "route_not_allowed"
-        if (
-            word == "metrics" and key.organization != DEFAULT_ORGANIZATION
-        ):  # they name everybody's models
-            return 403, "The figures are the operator's.", "route_not_allowed"
+        if not key.allows_route(route := route_name(path)):
+            return 403, f"This key may not use `{route}`.", "route_not_allowed"
+        if route == "metrics" and key.organization != DEFAULT_ORGANIZATION:
+            # They name the models of all organizations.
+            return 403, "The metrics are for the operator.", "route_not_allowed"
         for header, prefix in _TENANT_HEADERS.items():
-            named = headers.get(f"openai-{header}", "").removeprefix(prefix)
-            if named not in ("", key.organization):
-                said = f"The key is of another {header} than OpenAI-{header.capitalize()} says."
-                return 401, said, f"mismatched_{header}"
+            tenant = headers.get(f"openai-{header}", "").removeprefix(prefix)
+            if tenant not in ("", key.organization):
+                message = f"OpenAI-{header.capitalize()} does not match the {header} of the key."
+                return 401, message, f"mismatched_{header}"
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
             return 400, "The Content-Length is not a number.", None
-        if len(length) > 12 or int(length) > most:
-            return 413, _too_large_message(most), "request_too_large"
+        if len(length) > 12 or int(length) > limit:
+            return 413, _too_large_message(limit), "request_too_large"
         return None
 
 
 def max_body_bytes(path: str, default: int = MAX_BYTES) -> int:
-    """Bytes that a body may have."""
-    return next((most for place, most in UPLOAD_LIMITS if place.fullmatch(path)), default)
+    """Return how many bytes a body may have."""
+    return next((limit for pattern, limit in UPLOAD_LIMITS if pattern.fullmatch(path)), default)
 
 
-def _limit_body(receive: Receive, most: int) -> Receive:
-    """Count the bytes of a body that comes without its length."""
+def _limit_body(receive: Receive, limit: int) -> Receive:
+    """Limit the bytes of a body that comes without its length."""
     read = 0
 
     async def receive_counted() -> Message:
         nonlocal read
         message = await receive()
         read += len(message.get("body", b""))
-        if read > most:
-            raise HTTPException(413, _too_large_message(most))
+        if read > limit:
+            raise HTTPException(413, _too_large_message(limit))
         return message
 
     return receive_counted
 
 
-def _too_large_message(most: int) -> str:
-    return f"Maximum content size limit ({most} bytes) exceeded."
+def _too_large_message(limit: int) -> str:
+    return f"Maximum content size limit ({limit} bytes) exceeded."
 
 
 class _HeaderSender:
-    """Adds the headers that clients log: which request, and how long until its answer began."""
+    """Adds the headers that clients log: the request's id, and the time until the response."""
 
     def __init__(self, send: Send, request_id: str, rate: Mapping[str, str]) -> None:
-        self._send, self._begun, self._rate = send, time.perf_counter(), rate
+        self._send, self._start, self._rate = send, time.perf_counter(), rate
         self._id = request_id if _SAFE_ID.fullmatch(request_id) else f"req_{token_hex(16)}"
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self._id
-            spent = (time.perf_counter() - self._begun) * 1000
-            headers["openai-processing-ms"] = f"{spent:.0f}"
+            milliseconds = (time.perf_counter() - self._start) * 1000
+            headers["openai-processing-ms"] = f"{milliseconds:.0f}"
             headers["openai-version"] = "2020-10-01"
             headers.update(self._rate)
         await self._send(message)
 
 
 def route_name(path: str) -> str:
-    """The word of a path by which keys are limited; a deployment's is what is asked of it."""
+    """Return the route of a path, by which keys are limited; a deployment's is its endpoint."""
     parts = [part for part in path.split("/") if part]
     while parts and parts[0] in ("openai", "v1"):
         del parts[0]
-    if parts and parts[0] == "subscriptions":  # where Azure manages deployments
+    if parts and parts[0] == "subscriptions":  # Azure's management API
         return "deployments"
     if parts and parts[0] == "deployments":
         return "chat" if path.endswith("/chat/completions") else parts[-1]
@@ -161,13 +160,13 @@ def route_name(path: str) -> str:
 
 
 def _sent_key(headers: Headers) -> str:
-    """The key as OpenAI clients (`Authorization`) or Azure clients (`api-key`) send it."""
+    """Return the key that OpenAI clients (`Authorization`) or Azure clients (`api-key`) send."""
     scheme, _, token = headers.get("authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else headers.get("api-key", "")
 
 
 def _host_name(host: str) -> str:
-    """The name in a Host header, without its port: `[::1]:8000` is `::1`."""
+    """Return the name in a Host header without its port: `[::1]:8000` is `::1`."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     return host.partition(":")[0].lower()

@@ -11,7 +11,7 @@ _LATENCY_BUCKETS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 
 
 class Metrics:
-    """The figures of one server, in a registry of its own."""
+    """The metrics of one server, in a registry of its own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -19,7 +19,7 @@ class Metrics:
         self.requests = self._register(Counter, "burnish_requests", "Requests answered.", labels)
         self.seconds = Histogram(
             "burnish_request_seconds",
-            "From the request to the end of its answer.",
+            "From a request to the end of its response.",
             ["route"],
             buckets=_LATENCY_BUCKETS,
             registry=self.registry,
@@ -27,7 +27,7 @@ class Metrics:
         self.tokens = self._register(Counter, "burnish_tokens", "Tokens.", ["model", "kind"])
 
     def add_gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """A figure that is asked for when somebody looks."""
+        """Add a gauge whose value is read when the metrics are rendered."""
         self._register(Gauge, name, text, ()).set_function(value)
 
     def count_tokens(self, model: str, answer: Answer) -> None:
@@ -37,7 +37,7 @@ class Metrics:
         self.tokens.labels(model, "completion").inc(answer.tokens_out)
 
     def render(self) -> bytes:
-        """All figures in Prometheus's text format."""
+        """Render all metrics in Prometheus's text format."""
         return generate_latest(self.registry)
 
     def _register(self, kind: Any, name: str, text: str, labels: Any) -> Any:

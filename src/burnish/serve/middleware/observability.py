@@ -1,8 +1,7 @@
-"""What is noted of every request: figures for Prometheus, and who did what.
+"""Middleware that records every request: metrics for Prometheus, and the audit log.
 
 `audit.jsonl` in the workspace has a line for each request that changes something or is refused:
-when, whose key, of which organisation, what, from where, and how it ended. Nothing that was said is
-in it.
+time, key, organization, method and path, client address, status. It holds no content.
 """
 
 import asyncio
@@ -21,27 +20,30 @@ from burnish.core.progress import say
 from burnish.serve.middleware.metrics import Metrics
 
 _READ_METHODS = ("GET", "HEAD", "OPTIONS")
-#: Others are counted as one: a client must not make figures up.
+#: Other methods are counted as one: a client must not create metrics.
 _METHODS = (*_READ_METHODS, "POST", "PUT", "PATCH", "DELETE")
-#: Letters of a path in the journal, which anybody may fill.
+#: Characters of a path in the log, as clients choose the path.
 _MAX_PATH = 500
 
 
 class AuditLog:
-    """`audit.jsonl`, written by one thread: in order, and the event loop waits for no disk."""
+    """`audit.jsonl`, written in order by one thread: the event loop never waits for a disk."""
 
     def __init__(self, path: Path) -> None:
         self._journal = Journal(path)
         self._thread = ThreadPoolExecutor(1, "burnish-audit")
 
     async def write(self, **entry: Any) -> None:
-        """Returns when the entry is on disk. An entry that was begun is written even if whoever
-        waits for it is cancelled; one that cannot be written is said, for the request is done."""
-        writing = self._thread.submit(copy_context().run, self._write, entry)
-        await asyncio.shield(asyncio.wrap_future(writing))
+        """Write an entry, and return when it is on disk.
+
+        The entry is written even if the caller is cancelled. One that cannot be written is
+        reported, as the request is done already.
+        """
+        future = self._thread.submit(copy_context().run, self._write, entry)
+        await asyncio.shield(asyncio.wrap_future(future))
 
     def close(self) -> None:
-        """Write what has come in, and end the thread."""
+        """Write the entries that are waiting, and end the thread."""
         self._thread.shutdown()
 
     def _write(self, entry: Mapping[str, Any]) -> None:
@@ -53,50 +55,50 @@ class AuditLog:
 
 @dataclass(frozen=True)
 class AuditMiddleware:
-    """ASGI middleware around everything else."""
+    """ASGI middleware around all others."""
 
     app: ASGIApp
     metrics: Metrics
     audit: AuditLog | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, and note how it went."""
+        """Pass a request on, and record its outcome."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun, seen = time.perf_counter(), dict[str, Any](status=499, id="", noted=False)
+        start, outcome = time.perf_counter(), dict[str, Any](status=499, id="", recorded=False)
 
         async def send_and_record(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = dict(message["headers"])
-                seen.update(status=message["status"])
-                seen.update(id=headers.get(b"x-request-id", b"").decode("latin-1"))
-            elif not message.get("more_body"):  # who has the whole answer finds it noted
-                await self._record(scope, seen, time.perf_counter() - begun)
+                outcome.update(status=message["status"])
+                outcome.update(id=headers.get(b"x-request-id", b"").decode("latin-1"))
+            elif not message.get("more_body"):  # recorded before the client has the whole response
+                await self._record(scope, outcome, time.perf_counter() - start)
             await send(message)
 
         try:
             await self.app(scope, receive, send_and_record)
         finally:
-            await self._record(scope, seen, time.perf_counter() - begun)
+            await self._record(scope, outcome, time.perf_counter() - start)
 
-    async def _record(self, scope: Scope, seen: dict[str, Any], seconds: float) -> None:
-        if seen["noted"]:
+    async def _record(self, scope: Scope, outcome: dict[str, Any], seconds: float) -> None:
+        if outcome["recorded"]:
             return
-        seen["noted"] = True
+        outcome["recorded"] = True
         route = getattr(scope.get("route"), "path", "unknown")
         method = scope["method"] if scope["method"] in _METHODS else "?"
-        self.metrics.requests.labels(method, route, str(seen["status"])).inc()
+        self.metrics.requests.labels(method, route, str(outcome["status"])).inc()
         self.metrics.seconds.labels(route).observe(seconds)
-        if self.audit and (method not in _READ_METHODS or seen["status"] >= 400):
+        if self.audit and (method not in _READ_METHODS or outcome["status"] >= 400):
             client = scope.get("client")
             await self.audit.write(
                 key=scope.get("burnish.key"),
                 organization=scope.get("burnish.organization"),
                 method=method,
                 path=scope["path"][:_MAX_PATH].encode("utf-8", "replace").decode(),
-                status=seen["status"],
-                request=seen["id"],
+                status=outcome["status"],
+                request=outcome["id"],
                 client=client[0] if client else None,
                 seconds=round(seconds, 3),
             )

@@ -1,7 +1,7 @@
-"""`file_search` in `client.responses`: vector stores are searched, and the answer cites them.
+"""`file_search` in `client.responses`: search vector stores, and cite them in the answer.
 
 A small model is a poor judge of when to search and for what. So the search is always made, before
-the model is asked, for the user's last message; the model reads the numbered passages.
+the model answers, with the user's last message; the model reads the numbered passages.
 """
 
 import re
@@ -11,7 +11,12 @@ from secrets import token_hex
 from typing import Any
 
 from burnish.rag.store import Passage
-from burnish.serve.responses.protocol import FileSearchTool
+from burnish.serve.responses.protocol import (
+    FileCitation,
+    FileSearchItem,
+    FileSearchResult,
+    FileSearchTool,
+)
 from burnish.serve.vector_stores.protocol import SearchVectorStore
 from burnish.serve.vector_stores.service import STORE, VectorStoreHit, VectorStores
 
@@ -20,7 +25,7 @@ _MARK = re.compile(r"\[(\d{1,3})\]")
 
 @dataclass(frozen=True, slots=True)
 class FileSearchCall:
-    """What was looked for, and what was found, best first."""
+    """A search and its hits, best first."""
 
     query: str
     hits: Sequence[VectorStoreHit]
@@ -28,12 +33,12 @@ class FileSearchCall:
 
     @property
     def passages(self) -> list[Passage]:
-        """What the model is to read."""
+        """The passages for the model to read."""
         return [hit.passage for hit in self.hits]
 
-    def item(self, with_results: bool) -> dict[str, Any]:
-        """The search among the items of a response; its results only where they are asked for."""
-        results = [
+    def item(self, with_results: bool) -> FileSearchItem:
+        """Return the output item of the search."""
+        results: list[FileSearchResult] = [
             {
                 "file_id": hit.passage.file,
                 "filename": hit.filename,
@@ -51,11 +56,8 @@ class FileSearchCall:
             "results": results if with_results else None,
         }
 
-    def citations(self, text: str) -> list[dict[str, Any]]:
-        """For each `[n]` of an answer the file of that passage; `index` is where the mark begins.
-
-        The marks stay in the text.
-        """
+    def citations(self, text: str) -> list[FileCitation]:
+        """Return the file of each `[n]` in an answer. The marks stay in the text."""
         return [
             {
                 "type": "file_citation",
@@ -69,26 +71,29 @@ class FileSearchCall:
 
 
 def search_stores(
-    vectors: VectorStores, wanted: Sequence[FileSearchTool], items: Sequence[Mapping[str, Any]]
+    vector_stores: VectorStores,
+    tools: Sequence[FileSearchTool],
+    items: Sequence[Mapping[str, Any]],
 ) -> FileSearchCall | None:
-    """Search for the user's last words; None if nothing is to be searched.
+    """Search for the user's last message; None without a tool or a message.
 
-    Raises NoSuchRecord for a store that isn't here.
+    Raises ObjectNotFound for an unknown vector store.
     """
     query = _last_user_text(items)
-    if not wanted or not query:
+    if not tools or not query:
         return None
     hits: list[VectorStoreHit] = []
-    for tool in wanted:
-        asked = SearchVectorStore(
+    for tool in tools:
+        request = SearchVectorStore(
             query=query,
             max_num_results=tool.max_num_results,
             filters=tool.filters,
             ranking_options=tool.ranking_options,
         )
-        stores = [vectors.workspace.objects.find(STORE, own) for own in tool.vector_store_ids]
-        found = [hit for store in stores for hit in vectors.search(store, asked)]
-        hits += sorted(found, key=lambda hit: -hit.score)[: tool.max_num_results]
+        objects = vector_stores.workspace.objects
+        stores = [objects.find(STORE, name) for name in tool.vector_store_ids]
+        candidates = [hit for store in stores for hit in vector_stores.search(store, request)]
+        hits += sorted(candidates, key=lambda hit: -hit.score)[: tool.max_num_results]
     return FileSearchCall(query, hits)
 
 

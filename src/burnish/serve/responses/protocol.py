@@ -1,19 +1,22 @@
-"""The core of `client.responses` as clients write it, and what it means as a chat."""
+"""Requests and responses of /responses, and the chat that a request stands for.
+
+Output items are TypedDicts: they are stored, sent in events, and read again as history.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
+from typing_extensions import TypedDict
 
 from burnish.serve.errors import RequestError
 from burnish.serve.inference.protocol import ChatRequest, ContentPart
-from burnish.serve.protocol import ApiModel, Id, Labels, StrictApiModel, Text
+from burnish.serve.protocol import ApiModel, ApiObject, Id, Labels, StrictApiModel, Text
 from burnish.serve.vector_stores.protocol import ComparisonFilter, CompoundFilter, RankingOptions
 
 
 class ResponseItem(ApiModel):
-    """A message, a call that the model made, what the call gave, a search that was made, or what
-    was thought before an answer."""
+    """A message, a function call, the output of a call, a file search, or reasoning."""
 
     type: Literal[
         "message", "function_call", "function_call_output", "file_search_call", "reasoning"
@@ -46,7 +49,7 @@ class FileSearchTool(StrictApiModel):
 
 
 class TextFormat(ApiModel):
-    """What the text has to be."""
+    """The format that the text must have."""
 
     type: Literal["text", "json_object", "json_schema"]
     name: Text | None = None
@@ -54,7 +57,7 @@ class TextFormat(ApiModel):
 
 
 class TextSettings(ApiModel):
-    """How the text comes."""
+    """Settings of the text output."""
 
     format: TextFormat | None = None
 
@@ -83,7 +86,7 @@ class CreateResponse(ApiModel):
 
     @property
     def items(self) -> list[dict[str, Any]]:
-        """The input as items."""
+        """The input as a list of items."""
         if isinstance(self.input, str):
             return [{"type": "message", "role": "user", "content": self.input}]
         return [item.model_dump(exclude_none=True) for item in self.input]
@@ -95,19 +98,22 @@ class CreateResponse(ApiModel):
 
     @property
     def searches(self) -> list[FileSearchTool]:
-        """What is to be searched; nothing if the client wants no tool, or one function."""
+        """The searches to make; none if `tool_choice` is `none` or a function."""
         choice = self.tool_choice
         if choice == "none" or (isinstance(choice, dict) and choice.get("type") == "function"):
             return []
         return [tool for tool in self.tools or () if isinstance(tool, FileSearchTool)]
 
     def as_chat(self, items: Sequence[Mapping[str, Any]]) -> ChatRequest:
-        """The same question as a chat about `items`. Raises Refused, pydantic.ValidationError."""
+        """Build the chat about `items`. Raises RequestError, pydantic.ValidationError."""
         items = [item for item in items if item.get("type") not in _SKIPPED_ITEMS]
-        told = [{"role": "system", "content": self.instructions}] if self.instructions else []
+        system = [{"role": "system", "content": self.instructions}] if self.instructions else []
         body = {
             "model": self.model,
-            "messages": [*told, *(_chat_message(item, place) for place, item in enumerate(items))],
+            "messages": [
+                *system,
+                *(_chat_message(item, index) for index, item in enumerate(items)),
+            ],
             "stream": self.stream,
             "temperature": self.temperature,
             "top_p": self.top_p,
@@ -119,7 +125,7 @@ class CreateResponse(ApiModel):
         return ChatRequest.model_validate(body)
 
     def _chat_tool_choice(self) -> Any:
-        """The choice as a chat has it. A search that was made is the call that was required."""
+        """Translate `tool_choice`; a search satisfies `required`."""
         choice = self.tool_choice
         if self.searches and (choice == "required" or isinstance(choice, dict)):
             return None
@@ -128,19 +134,19 @@ class CreateResponse(ApiModel):
         return choice
 
     def _chat_response_format(self) -> dict[str, Any] | None:
-        wanted = self.text and self.text.format
-        if not wanted:
+        text_format = self.text and self.text.format
+        if not text_format:
             return None
-        if wanted.type != "json_schema":
-            return {"type": wanted.type}
-        if wanted.schema_ is None:
+        if text_format.type != "json_schema":
+            return {"type": text_format.type}
+        if text_format.schema_ is None:
             raise RequestError("`schema` is missing.", "text.format.schema")
-        schema = {"name": wanted.name or "answer", "schema": wanted.schema_}
+        schema = {"name": text_format.name or "answer", "schema": text_format.schema_}
         return {"type": "json_schema", "json_schema": schema}
 
 
-def _chat_message(item: Mapping[str, Any], place: int) -> dict[str, Any]:
-    """An item as a message of a chat."""
+def _chat_message(item: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """Translate an item into a message of a chat."""
     kind = item.get("type", "message")
     if kind == "function_call_output":
         return {
@@ -153,7 +159,7 @@ def _chat_message(item: Mapping[str, Any], place: int) -> dict[str, Any]:
         call = {"id": item.get("call_id", ""), "type": "function", "function": function}
         return {"role": "assistant", "content": None, "tool_calls": [call]}
     if "role" not in item:
-        raise RequestError("A message needs a `role`.", f"input.{place}.role")
+        raise RequestError("A message needs a `role`.", f"input.{index}.role")
     content = item.get("content")
     if isinstance(content, list):
         content = [
@@ -163,7 +169,7 @@ def _chat_message(item: Mapping[str, Any], place: int) -> dict[str, Any]:
     return {"role": item["role"], "content": content}
 
 
-#: Items that are no part of what is said: searches are made anew, thoughts are for one answer.
+#: Items left out of the chat: searches are made anew, and reasoning belongs to one answer.
 _SKIPPED_ITEMS = ("file_search_call", "reasoning")
 _TEXT_PARTS = ("input_text", "output_text", "text")
 
@@ -171,3 +177,145 @@ _TEXT_PARTS = ("input_text", "output_text", "text")
 def _chat_tool(tool: ResponseFunctionTool) -> dict[str, Any]:
     function = tool.model_dump(exclude={"type"}, exclude_none=True)
     return {"type": "function", "function": function}
+
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+
+
+class FileCitation(TypedDict):
+    """The file behind a `[n]` mark in the text; `index` is the character where the mark begins."""
+
+    type: Literal["file_citation"]
+    index: int
+    file_id: str
+    filename: str
+
+
+class OutputText(TypedDict):
+    """The text of a message."""
+
+    type: Literal["output_text"]
+    text: str
+    annotations: list[FileCitation]
+    logprobs: list[Any]
+
+
+class MessageItem(TypedDict):
+    """A message of the model."""
+
+    id: str
+    type: Literal["message"]
+    status: ItemStatus
+    role: Literal["assistant"]
+    content: list[OutputText]
+
+
+class ReasoningText(TypedDict):
+    """The text of a reasoning item."""
+
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class ReasoningItem(TypedDict):
+    """The model's reasoning before its answer."""
+
+    id: str
+    type: Literal["reasoning"]
+    status: ItemStatus
+    summary: list[Any]
+    content: list[ReasoningText]
+
+
+class FunctionCallItem(TypedDict):
+    """A function call of the model; `arguments` is JSON text."""
+
+    id: str
+    type: Literal["function_call"]
+    call_id: str
+    status: ItemStatus
+    name: str
+    arguments: str
+
+
+class FileSearchResult(TypedDict):
+    """A passage that a file search found."""
+
+    file_id: str
+    filename: str
+    score: float
+    text: str
+    attributes: dict[str, str | bool | float]
+
+
+class FileSearchItem(TypedDict):
+    """A file search; `results` only if `include` has `file_search_call.results`."""
+
+    id: str
+    type: Literal["file_search_call"]
+    status: ItemStatus
+    queries: list[str]
+    results: list[FileSearchResult] | None
+
+
+OutputItem = MessageItem | ReasoningItem | FunctionCallItem | FileSearchItem
+
+
+class InputTokensDetails(TypedDict):
+    """Prompt tokens that were found in the prefix cache."""
+
+    cached_tokens: int
+
+
+class OutputTokensDetails(TypedDict):
+    """Tokens of reasoning; they are not counted apart and always 0."""
+
+    reasoning_tokens: int
+
+
+class ResponseUsage(TypedDict):
+    """Tokens of a response."""
+
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class IncompleteDetails(TypedDict):
+    """The reason why a response is incomplete."""
+
+    reason: Literal["max_output_tokens"]
+
+
+ResponseStatus = Literal["in_progress", "completed", "incomplete"]
+
+
+class ResponseObject(ApiObject):
+    """A response. Fields with a default repeat the request where it names them; so do unknown
+    fields of the request."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    model: str
+    status: ResponseStatus
+    error: None = None
+    incomplete_details: IncompleteDetails | None
+    output: list[Annotated[OutputItem, Field(discriminator="type")]]
+    usage: ResponseUsage | None
+    store: bool
+    instructions: str | None = None
+    max_output_tokens: int | None = None
+    metadata: dict[str, str] | None = Field({})
+    parallel_tool_calls: bool | None = True
+    previous_response_id: str | None = None
+    temperature: float | None = 1.0
+    text: dict[str, Any] | None = Field({"format": {"type": "text"}})
+    tool_choice: str | dict[str, Any] | None = "auto"
+    tools: list[dict[str, Any]] | None = Field([])
+    top_p: float | None = 1.0
+    truncation: str | None = "disabled"

@@ -1,188 +1,137 @@
-"""Deployments as Azure's management API makes them: a name of the client's for a model.
+"""Deployments: names that clients give to models.
 
-A deployment here costs nothing and is there at once: it is a row, and the model is loaded when it
-is first asked. A deployed model cannot be deleted; a deleted deployment leaves its model.
+A deployment costs nothing and exists at once: it is a row, and the model is loaded on first use. A
+deployed model cannot be deleted; deleting a deployment leaves its model.
 """
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Path
-from pydantic import AfterValidator, Field
 from sqlalchemy import or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from burnish.serve.auth.tenant import current_organization
 from burnish.serve.errors import ModelNotFound, RequestError
-from burnish.serve.protocol import ApiModel, StrictApiModel, storable_text
 from burnish.serve.store.objects import ObjectNotFound, StoredObjects
 from burnish.serve.store.schema import DeletedModel, Job, JobCheckpoint, StoredObject
 
-KIND = "deployment"
-_DEPLOYMENTS_PATH = (
-    "/subscriptions/{subscription}/resourceGroups/{group}"
-    "/providers/Microsoft.CognitiveServices/accounts/{account}/deployments"
-)
-_ShortText = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(storable_text)]
-DeploymentName = Annotated[str, Path(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$")]
+_KIND = "deployment"
 
 
 class InUse(RequestError):
-    """A model that cannot be deleted while a deployment answers with it."""
+    """A model that cannot be deleted while a deployment points to it."""
 
     status = 409
 
 
-class Sku(ApiModel):
-    """How much was bought: kept and shown, no more."""
-
-    name: _ShortText
-    capacity: int | None = Field(None, ge=0, le=2**31)
-
-
-class DeployedModel(StrictApiModel):
-    """Which model: by its name, or by the id of a checkpoint."""
-
-    format: _ShortText = "OpenAI"
-    name: _ShortText
-    version: _ShortText | None = None
-    source: None = Field(None, description="There is no other account to take a model from.")
-    sourceAccount: None = Field(None, description="As `source`.")
-
-
-class DeploymentProperties(ApiModel):
-    """What a deployment consists of."""
-
-    model: DeployedModel
-
-
-class CreateDeployment(ApiModel):
-    """PUT .../deployments/{name}."""
-
-    sku: Sku | None = None
-    properties: DeploymentProperties
-
-
-class AzureLocation:
-    """Where Azure keeps it. There is one account here, whatever the client calls it."""
-
-    def __init__(self, subscription: str, group: str, account: str) -> None:
-        self.folder = _DEPLOYMENTS_PATH.format(
-            subscription=subscription, group=group, account=account
-        )
-
-
 @dataclass(frozen=True, slots=True)
 class Deployments:
-    """The deployments of an organisation."""
+    """The deployments of an organization."""
 
     objects: StoredObjects
 
-    def put(self, name: str, request: CreateDeployment) -> tuple[StoredObject, bool]:
-        """Make one, or let it answer with another model; and whether it is new.
+    def put(self, name: str, model: str, settings: Mapping[str, Any]) -> tuple[StoredObject, bool]:
+        """Create a deployment of `model`, or point an existing one to it; and whether it is new.
 
-        Raises ModelNotFound for a model that was deleted in the meantime.
+        `settings` is kept with it: `sku` and `properties` as the client wrote them. Raises
+        ModelNotFound for a model that was deleted meanwhile.
         """
         try:
-            return self._put(name, request)
-        except IntegrityError:  # somebody else has made it at the same moment
-            return self._put(name, request)
+            return self._put(name, model, settings)
+        except IntegrityError:  # a concurrent request has created it
+            return self._put(name, model, settings)
 
-    def _put(self, name: str, request: CreateDeployment) -> tuple[StoredObject, bool]:
-        body = {"name": name, **request.model_dump(exclude_none=True)}
-        model = self.resolve_checkpoint(request.properties.model.name)
-        body["properties"]["model"]["name"] = model
+    def _put(self, name: str, model: str, settings: Mapping[str, Any]) -> tuple[StoredObject, bool]:
+        properties = settings["properties"]
+        body = {
+            **settings,
+            "name": name,
+            "properties": {**properties, "model": {**properties["model"], "name": model}},
+        }
         now = int(time.time())
         with self.objects.store.writing() as session:
             _lock_model(session, model)
             if session.get(DeletedModel, model):
-                said = f"The model `{model}` does not exist or you do not have access to it."
-                raise ModelNotFound(said, "model", "model_not_found")
-            kept = session.scalar(
+                message = f"The model `{model}` does not exist or you do not have access to it."
+                raise ModelNotFound(message, "model", "model_not_found")
+            deployment = session.scalar(
                 select(StoredObject)
                 .where(StoredObject.id == _deployment_id(name))
                 .with_for_update()
             )
-            if kept is None:
-                kept = StoredObject(
-                    id=_deployment_id(name), kind=KIND, created_at=now, status="ready", body=body
+            if deployment is None:
+                deployment = StoredObject(
+                    id=_deployment_id(name), kind=_KIND, created_at=now, status="ready", body=body
                 )
-                session.add(kept)
-                return kept, True
-            kept.body = body
-            return kept, False
+                session.add(deployment)
+                return deployment, True
+            deployment.body = body
+            return deployment, False
+
+    def all(self) -> Sequence[StoredObject]:
+        """Return all deployments, oldest first."""
+        return self.objects.all(_KIND)
 
     def find(self, name: str) -> StoredObject:
-        """The deployment of that name. Raises NoSuchRecord."""
+        """Find a deployment by its name. Raises ObjectNotFound."""
         try:
-            return self.objects.find(KIND, _deployment_id(name))
+            return self.objects.find(_KIND, _deployment_id(name))
         except ObjectNotFound as error:
-            raise ObjectNotFound(KIND, name) from error
+            raise ObjectNotFound(_KIND, name) from error
 
     def delete(self, name: str) -> bool:
-        """Forget a deployment; whether there was one. Its model stays."""
+        """Delete a deployment, not its model. Returns whether there was one."""
         try:
-            self.objects.delete(KIND, _deployment_id(name))
+            self.objects.delete(_KIND, _deployment_id(name))
         except ObjectNotFound:
             return False
         return True
 
     def model_for(self, name: str) -> str:
-        """The model behind a deployment's name; any other name is a model's already."""
+        """Return the model of the deployment `name`; any other name is a model's already."""
         try:
             return str(self.find(name).body["properties"]["model"]["name"])
         except ObjectNotFound:
             return name
 
     def delete_model(self, model: str) -> None:
-        """Delete a model from all lists. Raises Deployed while a deployment answers with it."""
+        """Delete a model from all lists. Raises InUse while a deployment points to it."""
         with self.objects.store.writing() as session:
             _lock_model(session, model)
-            for one in session.scalars(select(StoredObject).where(StoredObject.kind == KIND)):
-                if one.body["properties"]["model"]["name"] == model:
-                    name = one.body["name"]
-                    said = f"{model} is deployed as `{name}`: delete the deployment first."
-                    raise InUse(said, "model", "model_deployed")
+            deployments = select(StoredObject).where(StoredObject.kind == _KIND)
+            for deployment in session.scalars(deployments):
+                if deployment.body["properties"]["model"]["name"] == model:
+                    name = deployment.body["name"]
+                    message = f"{model} is deployed as `{name}`: delete the deployment first."
+                    raise InUse(message, "model", "model_deployed")
             session.merge(DeletedModel(name=model))
 
     def resolve_checkpoint(self, name: str) -> str:
-        """A model's name, where it may be the id of a checkpoint (`ftckpt_...`)."""
+        """Return the model's name for the id of a checkpoint (`ftckpt_...`); else `name`."""
         with self.objects.store.reading() as session:
-            found = session.scalar(
+            model = session.scalar(
                 select(JobCheckpoint.name)
                 .join(Job, Job.id == JobCheckpoint.job)
                 .where(JobCheckpoint.id == name)
             )
-        return found or name
+        return model or name
 
 
 def _lock_model(session: Session, model: str) -> None:
-    """Until the transaction ends, nobody else deploys or deletes what the model's job has made.
+    """Keep other transactions from deploying or deleting a fine-tuned model.
 
-    SQLite has one writer at a time anyway.
+    Locks the row of the model's job; SQLite has one writer at a time anyway.
     """
-    of_step = select(JobCheckpoint.job).where(JobCheckpoint.name == model)
-    own = or_(Job.fine_tuned_model == model, Job.id.in_(of_step))
-    session.scalars(select(Job.id).where(own).with_for_update()).all()
+    checkpoint_jobs = select(JobCheckpoint.job).where(JobCheckpoint.name == model)
+    is_of_model = or_(Job.fine_tuned_model == model, Job.id.in_(checkpoint_jobs))
+    session.scalars(select(Job.id).where(is_of_model).with_for_update()).all()
 
 
 def _deployment_id(name: str) -> str:
-    """A deployment's id: the same for the same name of the same organisation."""
-    whole = f"{current_organization()}/{name}".encode("utf-8", "replace")
-    return f"deployment-{sha256(whole).hexdigest()[:24]}"
-
-
-def _deployment_body(record: StoredObject, place: AzureLocation) -> dict[str, Any]:
-    """A deployment as Azure's clients read it."""
-    kept = record.body
-    model = {"format": "OpenAI", "version": "1", **kept["properties"]["model"]}
-    return {
-        "id": f"{place.folder}/{kept['name']}",
-        "name": kept["name"],
-        "type": "Microsoft.CognitiveServices/accounts/deployments",
-        "sku": kept.get("sku", {"name": "Standard", "capacity": 1}),
-        "properties": {"model": model, "provisioningState": "Succeeded"},
-    }
+    """Return the id of a deployment, derived from the organization and the name."""
+    key = f"{current_organization()}/{name}".encode("utf-8", "replace")
+    return f"deployment-{sha256(key).hexdigest()[:24]}"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from sqlalchemy import or_, select
 
@@ -15,7 +15,7 @@ from burnish.serve.store.pagination import Order, fetch_page, find_by_id
 from burnish.serve.store.quota import QuotaExceeded, check_storage_quota
 from burnish.serve.store.schema import UNFINISHED, Database, File, Job
 
-#: What a file may be for, and the ending under which its bytes are kept.
+#: The purposes of files, with the suffix under which their bytes are kept.
 PURPOSES = {
     "fine-tune": ".jsonl",
     "fine-tune-results": ".csv",
@@ -29,7 +29,7 @@ PURPOSES = {
 
 
 class StoredFileNotFound(RequestError):
-    """No file of that id is here."""
+    """No file has that id."""
 
     status = 404
 
@@ -45,13 +45,14 @@ class FileStore:
     folder: Path
 
     def path(self, file: File) -> Path:
-        """Where its bytes are."""
+        """Return the path of a file's bytes."""
         return self.folder / (file.id + PURPOSES[file.purpose])
 
     def add(self, source: BinaryIO, filename: str, purpose: str, name: str | None = None) -> File:
-        """Keep the bytes of `source`, then its row: what has a row is whole.
+        """Write the bytes of `source`, then the row: a file with a row is whole.
 
-        A file that has a `name` was allowed when it was announced. Raises QuotaExceeded.
+        The quota of a file with a `name` (its id) was checked when it was announced. Raises
+        QuotaExceeded.
         """
         file = File(id=name or f"file-{token_hex(12)}", filename=filename, purpose=purpose)
         with atomic_file(self.path(file)) as draft:
@@ -61,16 +62,16 @@ class FileStore:
             with self.store.writing() as session:
                 if name is None:
                     check_storage_quota(session, file.bytes)
-                before = session.scalar(select(File).where(File.id == file.id))
-                if before is None:
+                existing = session.scalar(select(File).where(File.id == file.id))
+                if existing is None:
                     session.add(file)
         except QuotaExceeded:
             self.path(file).unlink()
             raise
-        return before or file
+        return existing or file
 
     def find(self, name: str) -> File:
-        """The file of that id. Raises NoSuchFile."""
+        """Find a file by its id. Raises StoredFileNotFound."""
         with self.store.reading() as session:
             file: File | None = find_by_id(session, File, name)
         if file is None:
@@ -80,7 +81,7 @@ class FileStore:
     def page(
         self, purpose: str | None, after: str | None, limit: int, order: Order
     ) -> tuple[Sequence[File], bool]:
-        """Some files, and whether there are more."""
+        """Return one page of files, and whether there are more."""
         query = select(File)
         if purpose:
             query = query.where(File.purpose == purpose)
@@ -88,28 +89,15 @@ class FileStore:
             return fetch_page(session, query, after, limit, order)
 
     def delete(self, name: str) -> None:
-        """Forget a file. Raises NoSuchFile; Refused while an unfinished job needs it."""
+        """Delete a file. Raises StoredFileNotFound; RequestError while a job needs it."""
         with self.store.writing() as session:
             file: File | None = find_by_id(session, File, name)
             if file is None:
                 raise StoredFileNotFound(name)
-            needs = or_(Job.training_file == name, Job.validation_file == name)
-            job = session.scalar(select(Job.id).where(needs, Job.status.in_(UNFINISHED)).limit(1))
+            needs_file = or_(Job.training_file == name, Job.validation_file == name)
+            is_unfinished = Job.status.in_(UNFINISHED)
+            job = session.scalar(select(Job.id).where(needs_file, is_unfinished).limit(1))
             if job:
                 raise RequestError(f"{name} is needed by {job}: cancel the job first.", "id")
             session.delete(file)
         self.path(file).unlink(missing_ok=True)
-
-
-def file_body(file: File) -> dict[str, Any]:
-    """A file as clients read it."""
-    return {
-        "id": file.id,
-        "object": "file",
-        "bytes": file.bytes,
-        "created_at": file.created_at,
-        "filename": file.filename,
-        "purpose": file.purpose,
-        "status": "processed",
-        "status_details": None,
-    }

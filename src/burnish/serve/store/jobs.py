@@ -1,7 +1,7 @@
-"""Jobs as rows: what may happen to one in which state, and who holds it.
+"""Jobs as rows: their state transitions, and the leases of their workers.
 
-A worker holds a job by a lease that it keeps renewing. Everything that it writes is written only if
-the job is still its own, so that a worker that was thought dead and wakes up changes nothing.
+A worker holds a job by a lease that it keeps renewing. It writes only while it holds the job, so
+that a worker that was taken for dead and wakes up changes nothing (fencing).
 """
 
 import time
@@ -29,7 +29,7 @@ from burnish.serve.store.schema import (
 
 
 class JobNotFound(RequestError):
-    """No job of that id is here."""
+    """No job has that id."""
 
     status = 404
 
@@ -38,12 +38,12 @@ class JobNotFound(RequestError):
 
 
 class LeaseLost(BurnishError):
-    """The job isn't this worker's any more."""
+    """The job is no longer held by this worker."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobEvent:
-    """Something to tell about a job; `key` is the same however often it is noticed."""
+    """An event of a job at Unix time `at`. Its `key` keeps it from being recorded twice."""
 
     key: str
     message: str
@@ -55,7 +55,7 @@ class JobEvent:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A request to a job: in which states it is allowed, and what it leads to."""
+    """A change that clients can request: the states that allow it, and the state it leads to."""
 
     action: str
     allowed: Sequence[str]
@@ -65,8 +65,8 @@ class Transition:
 
 
 TRANSITIONS = {
-    change.action: change
-    for change in (
+    transition.action: transition
+    for transition in (
         Transition("cancel", UNFINISHED, "cancelled", "The job has been cancelled", is_final=True),
         Transition("pause", ("queued", "running"), "paused", "The job has been paused"),
         Transition("resume", ("paused",), "queued", "The job has been resumed"),
@@ -81,7 +81,7 @@ class Jobs:
     store: Database
 
     def add(self, job: Job, events: Iterable[JobEvent]) -> Job:
-        """Write a new job and its first events, together. Raises QuotaExceeded."""
+        """Write a new job and its first events in one transaction. Raises QuotaExceeded."""
         with self.store.writing() as session:
             check_job_quota(session)
             session.add(job)
@@ -90,7 +90,7 @@ class Jobs:
         return job
 
     def find(self, name: str) -> Job:
-        """The job of that id. Raises NoSuchJob."""
+        """Find a job by its id. Raises JobNotFound."""
         with self.store.reading() as session:
             job: Job | None = find_by_id(session, Job, name)
         if job is None:
@@ -98,44 +98,44 @@ class Jobs:
         return job
 
     def count_unfinished(self) -> int:
-        """How many of the organisation at work have not ended."""
+        """Count the jobs of the current organization that have not ended."""
         with self.store.reading() as session:
             return len(session.scalars(select(Job.id).where(Job.status.in_(UNFINISHED))).all())
 
     def page(self, query: Select[Job], after: str | None, limit: int) -> tuple[Sequence[Job], bool]:
-        """Some jobs, newest first, and whether there are more."""
+        """Return one page of jobs, newest first, and whether there are more."""
         with self.store.reading() as session:
             return fetch_page(session, query, after, limit)
 
     def page_children(
         self, table: Any, job: str, after: str | None, limit: int
     ) -> tuple[Sequence[Any], bool]:
-        """Events or checkpoints of a job, newest first, and whether there are more."""
+        """Return one page of a job's events or checkpoints, newest first, and if there are more."""
         self.find(job)
         with self.store.reading() as session:
             return fetch_page(session, select(table).where(table.job == job), after, limit)
 
-    def transition(self, name: str, word: str) -> Job:
-        """Cancel, pause or resume. Raises NoSuchJob; Refused in a state that doesn't allow it.
+    def transition(self, name: str, action: str) -> Job:
+        """Cancel, pause or resume a job. Raises JobNotFound; RequestError if its state forbids it.
 
-        Its worker sees the new state at its next look and stops the trainer.
+        The worker sees the new state at its next poll and stops the trainer.
         """
-        change = TRANSITIONS[word]
+        transition = TRANSITIONS[action]
         with self.store.writing() as session:
             if find_by_id(session, Job, name) is None:
                 raise JobNotFound(name)
             job = session.scalars(select(Job).where(Job.id == name).with_for_update()).one()
-            if job.status not in change.allowed:
-                raise RequestError(f"Job {name} is {job.status}: it is too late to {word} it.")
-            job.status, job.estimated_finish = change.status, None
-            if change.is_final:
+            if job.status not in transition.allowed:
+                raise RequestError(f"Job {name} is {job.status}: it is too late to {action} it.")
+            job.status, job.estimated_finish = transition.status, None
+            if transition.is_final:
                 job.finished_at = int(time.time())
             number = session.scalar(select(func.count()).where(JobEventRow.job == name))
-            record_events(session, job, [JobEvent(f"{word}-{number}", change.message)])
+            record_events(session, job, [JobEvent(f"{action}-{number}", transition.message)])
         return job
 
     def claim(self, statuses: Sequence[str], worker: str, lease: float) -> Job | None:
-        """The oldest job in one of these states that nobody holds (any more), for `lease` s."""
+        """Take the oldest job in one of these states that no worker holds, for `lease` seconds."""
         now = time.time()
         with self.store.writing() as session:
             job = session.scalar(
@@ -152,63 +152,64 @@ class Jobs:
         return job
 
     def renew(self, workers: Sequence[str], lease: float) -> None:
-        """Hold on to what these workers hold, for `lease` seconds from now."""
-        held = update(Job).where(Job.worker.in_(workers))
+        """Renew the leases of these workers, for `lease` seconds from now."""
+        renew = update(Job).where(Job.worker.in_(workers))
         with self.store.writing() as session:
-            session.execute(held.values(lease_until=time.time() + lease))
+            session.execute(renew.values(lease_until=time.time() + lease))
 
     @contextmanager
     def locked(self, name: str, worker: str) -> Iterator[tuple[Session, Job]]:
-        """A transaction on a job that `worker` holds. Raises Lost if it doesn't."""
+        """Open a transaction on a job that `worker` holds. Raises LeaseLost if it does not."""
         with self.store.writing() as session:
-            mine = select(Job).where(Job.id == name, Job.worker == worker).with_for_update()
-            job = session.scalar(mine)
+            held = select(Job).where(Job.id == name, Job.worker == worker).with_for_update()
+            job = session.scalar(held)
             if job is None:
                 raise LeaseLost(f"{name} is held by another worker.")
             yield session, job
 
     def release(self, name: str, worker: str) -> None:
-        """Let go of a job, if it is still held."""
+        """Give up the lease of a job, if `worker` still holds it."""
         with self.store.writing() as session:
-            mine = select(Job).where(Job.id == name, Job.worker == worker).with_for_update()
-            if job := session.scalar(mine):
+            held = select(Job).where(Job.id == name, Job.worker == worker).with_for_update()
+            if job := session.scalar(held):
                 job.worker = job.lease_until = None
 
 
 def record_events(session: Session, job: Job, events: Iterable[JobEvent]) -> None:
-    """Write events that haven't been written yet. Whoever calls it holds the job's row."""
-    wanted = {happening.key: happening for happening in events}
-    told = select(JobEventRow.key).where(
-        JobEventRow.job == job.id, JobEventRow.key.in_(list(wanted))
+    """Write the events that are not recorded yet. The caller has locked the job's row."""
+    new = {event.key: event for event in events}
+    recorded = select(JobEventRow.key).where(
+        JobEventRow.job == job.id, JobEventRow.key.in_(list(new))
     )
-    for key in session.scalars(told):
-        del wanted[key]
+    for key in session.scalars(recorded):
+        del new[key]
     rows = [
         {
-            "id": _stable_id("ftevent-", job.id, one.key),
+            "id": _stable_id("ftevent-", job.id, event.key),
             "job": job.id,
-            "key": one.key,
-            "created_at": int(one.at or time.time()),
-            "level": one.level,
-            "type": one.type,
-            "message": make_storable(one.message),
-            "data": one.data,
+            "key": event.key,
+            "created_at": int(event.at or time.time()),
+            "level": event.level,
+            "type": event.type,
+            "message": make_storable(event.message),
+            "data": event.data,
         }
-        for one in wanted.values()
+        for event in new.values()
     ]
     if rows:
         session.execute(insert(JobEventRow), rows)
 
 
-def record_checkpoints(session: Session, job: Job, found: Iterable[dict[str, Any]]) -> None:
-    """Write checkpoints: `step`, `name`, `folder`, `metrics` of each."""
-    for one in found:
-        own = _stable_id("ftckpt_", job.id, str(one["step"]))
-        session.add(JobCheckpoint(id=own, job=job.id, created_at=int(time.time()), **one))
+def record_checkpoints(session: Session, job: Job, checkpoints: Iterable[dict[str, Any]]) -> None:
+    """Write checkpoints, each with `step`, `name`, `folder` and `metrics`."""
+    now = int(time.time())
+    for checkpoint in checkpoints:
+        checkpoint_id = _stable_id("ftckpt_", job.id, str(checkpoint["step"]))
+        session.add(JobCheckpoint(id=checkpoint_id, job=job.id, created_at=now, **checkpoint))
 
 
 def fail_job(session: Session, job: Job, code: str, message: str, param: str | None = None) -> None:
-    """End a job with an error, and say so in its events."""
+    """End a job with an error, and record the event."""
     job.status, job.finished_at, job.estimated_finish = "failed", int(time.time()), None
     message = make_storable(message)
     job.error = {"code": code, "message": message, "param": param}
@@ -221,15 +222,15 @@ def fail_job(session: Session, job: Job, code: str, message: str, param: str | N
 
 
 def make_storable(message: str) -> str:
-    """Text that may quote a broken file, without what UTF-8 or PostgreSQL cannot hold."""
+    """Replace the characters of a message that UTF-8 or PostgreSQL cannot hold."""
     return message.encode("utf-8", "replace").decode("utf-8").replace("\0", "\ufffd")
 
 
 def _lowercase_first(message: str) -> str:
-    """A sentence's beginning, in the middle of another one."""
+    """Begin a sentence with a small letter, to continue another one."""
     return message[:1].lower() + message[1:]
 
 
 def _stable_id(prefix: str, job: str, key: str) -> str:
-    """The same for the same happening, so that it cannot be there twice."""
+    """Derive an id from a key, so that the same thing cannot be recorded twice."""
     return prefix + sha256(f"{job}/{key}".encode()).hexdigest()[:24]

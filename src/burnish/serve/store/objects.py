@@ -1,9 +1,8 @@
-"""What clients make beside files and jobs, as rows of one table."""
+"""Objects that clients create besides files and jobs, as rows of one table."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -15,7 +14,7 @@ from burnish.serve.store.schema import Database, StoredObject
 
 
 class ObjectNotFound(RequestError):
-    """Nothing of that kind and id is here."""
+    """No object of that kind has that id."""
 
     status = 404
 
@@ -25,25 +24,25 @@ class ObjectNotFound(RequestError):
 
 @dataclass(frozen=True, slots=True)
 class StoredObjects:
-    """The records of a store. `parent` is the id of what a record belongs to."""
+    """The objects of a store. `parent` is the id of the object that another one belongs to."""
 
     store: Database
 
-    def add(self, record: StoredObject, more: int = 0) -> StoredObject:
-        """Write a new one, for which the organisation keeps `more` bytes. Raises QuotaExceeded."""
+    def add(self, record: StoredObject, size: int = 0) -> StoredObject:
+        """Write a new object that takes `size` bytes of the quota. Raises QuotaExceeded."""
         with self.store.writing() as session:
-            if more:
-                check_storage_quota(session, more)
+            if size:
+                check_storage_quota(session, size)
             session.add(record)
         return record
 
     def find(self, kind: str, name: str, parent: str | None = None) -> StoredObject:
-        """The record of that kind and id. Raises NoSuchRecord."""
+        """Find an object by its kind and id. Raises ObjectNotFound."""
         with self.store.reading() as session:
             return _find(session, kind, name, parent)
 
     def all(self, kind: str, parent: str | None = None) -> Sequence[StoredObject]:
-        """All of a kind that belong to `parent` (or all), oldest first."""
+        """Return all objects of a kind, or those that belong to `parent`, oldest first."""
         query = select(StoredObject).where(StoredObject.kind == kind).order_by(StoredObject.seq)
         if parent is not None:
             query = query.where(StoredObject.parent == parent)
@@ -53,7 +52,7 @@ class StoredObjects:
     def page(
         self, kind: str, parent: str | None, after: str | None, limit: int, order: Order = "desc"
     ) -> tuple[Sequence[StoredObject], bool]:
-        """Some of a kind, and whether there are more."""
+        """Return one page of a kind, and whether there are more."""
         query = select(StoredObject).where(StoredObject.kind == kind)
         if parent is not None:
             query = query.where(StoredObject.parent == parent)
@@ -62,16 +61,16 @@ class StoredObjects:
 
     @contextmanager
     def editing(self, kind: str, name: str) -> Iterator[StoredObject]:
-        """A record to change; committed at the end of the block. Raises NoSuchRecord."""
+        """Lock an object to change it; committed when the block ends. Raises ObjectNotFound."""
         with self.store.writing() as session:
             yield _find(session, kind, name, locked=True)
 
     def delete(self, kind: str, name: str) -> None:
-        """Forget a record and what belongs to it. Raises NoSuchRecord."""
+        """Delete an object and those that belong to it. Raises ObjectNotFound."""
         with self.store.writing() as session:
             session.delete(_find(session, kind, name))
-            for part in session.scalars(select(StoredObject).where(StoredObject.parent == name)):
-                session.delete(part)
+            for child in session.scalars(select(StoredObject).where(StoredObject.parent == name)):
+                session.delete(child)
 
 
 def _find(
@@ -86,8 +85,3 @@ def _find(
     if record is None:
         raise ObjectNotFound(kind, name)
     return record
-
-
-def object_body(record: StoredObject, kind: str) -> dict[str, Any]:
-    """A record as clients read it: id, kind and time, then its body."""
-    return {"id": record.id, "object": kind, "created_at": record.created_at, **record.body}

@@ -1,6 +1,6 @@
-"""Lists in pages, as clients walk them: `after` the last id they have, `limit` at a time."""
+"""Pages of rows: `limit` rows that follow the one with the id `after`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Select, select
@@ -19,40 +19,27 @@ def fetch_page(
     limit: int,
     order: Order = "desc",
 ) -> tuple[Sequence[RowT], bool]:
-    """The records of `query` that follow `after` in the order of creation; and whether more do.
+    """Return the rows of `query` after `after`, in the order of creation; and whether more follow.
 
-    Raises Refused for an `after` that isn't in the list: page one again would never end.
+    Raises RequestError for an `after` that is not in the list: with the first page again, a client
+    would never reach the end.
     """
     table: Any = query.column_descriptions[0]["entity"]
     if after:
-        # An unstorable id (NUL) is unknown too, and PostgreSQL would not even look it up.
-        place = None
+        # PostgreSQL would refuse to look up an id that cannot be stored (NUL).
+        cursor = None
         if "\0" not in after and after.isascii():
-            place = session.scalar(query.where(table.id == after).with_only_columns(table.seq))
-        if place is None:
+            cursor = session.scalar(query.where(table.id == after).with_only_columns(table.seq))
+        if cursor is None:
             raise RequestError(f"No such object in this list: {after}.", "after", "invalid_cursor")
-        query = query.where(table.seq < place if order == "desc" else table.seq > place)
+        query = query.where(table.seq < cursor if order == "desc" else table.seq > cursor)
     ordered = query.order_by(table.seq.desc() if order == "desc" else table.seq).limit(limit + 1)
-    found = list(session.scalars(ordered))
-    return found[:limit], len(found) > limit
-
-
-def page_body(
-    records: Sequence[RowT], more: bool, shape: Callable[[RowT], dict[str, Any]]
-) -> dict[str, Any]:
-    """The body of a list."""
-    data = [shape(record) for record in records]
-    return {
-        "object": "list",
-        "data": data,
-        "has_more": more,
-        "first_id": data[0]["id"] if data else None,
-        "last_id": data[-1]["id"] if data else None,
-    }
+    rows = list(session.scalars(ordered))
+    return rows[:limit], len(rows) > limit
 
 
 def find_by_id(session: Session, table: Any, name: str) -> Any:
-    """The record of that id, or None."""
+    """Return the row with that id, or None."""
     if "\0" in name or not name.isascii():
         return None
     return session.scalar(select(table).where(table.id == name))

@@ -1,6 +1,6 @@
-"""How much an organisation may keep and train: the limits of the key that asks for more.
+"""Quotas of storage and jobs: the limits of the key that asks for more.
 
-What is counted is all that the key's organisation has, in the transaction that adds to it.
+All that the key's organization has is counted, in the transaction that adds to it.
 """
 
 from sqlalchemy import ColumnElement, Text, cast, func, select, text
@@ -13,7 +13,7 @@ from burnish.serve.store.schema import UNFINISHED, File, Job, StoredObject
 
 
 class QuotaExceeded(RequestError):
-    """The organisation has as much as the key allows. Clients do not try again by themselves."""
+    """The organization has as much as the key allows. The status keeps clients from retrying."""
 
     status = 403
 
@@ -21,53 +21,55 @@ class QuotaExceeded(RequestError):
         super().__init__(what, None, "quota_exceeded")
 
 
-def check_storage_quota(session: Session, more: int) -> None:
-    """Raises QuotaExceeded if `more` bytes are too many beside what is kept: files, announced
-    uploads, stored responses, and what vector stores hold of their files."""
-    most = CURRENT_KEY.get().most_bytes
-    if most is None:
+def check_storage_quota(session: Session, added: int) -> None:
+    """Raise QuotaExceeded if `added` bytes exceed the quota.
+
+    Files, announced uploads, stored responses and the indexes of vector stores count.
+    """
+    limit = CURRENT_KEY.get().most_bytes
+    if limit is None:
         return
     _lock_organization(session)
-    kept = select(func.coalesce(func.sum(File.bytes), 0)).where(
+    files = select(func.coalesce(func.sum(File.bytes), 0)).where(
         File.organization == current_organization()
     )
     announced = select(StoredObject.body).where(
         StoredObject.kind == "upload", StoredObject.status == "pending"
     )
-    stored = int(session.scalar(kept) or 0)
+    stored = int(session.scalar(files) or 0)
     stored += sum(body["bytes"] for body in session.scalars(announced))
     stored += _sum_sizes(session, "response", func.length(cast(StoredObject.body, Text)))
     stored += _sum_sizes(
         session, "vector_store_file", StoredObject.body["usage_bytes"].as_integer()
     )
-    if stored + more > most:
+    if stored + added > limit:
         raise QuotaExceeded(
-            f"{more} bytes more than the {stored} that are kept would exceed the {most} that this "
-            "key allows its organisation: delete files or responses first."
+            f"Adding {added} bytes to the {stored} that are stored would exceed the {limit} that "
+            "this key allows its organization: delete files or responses first."
         )
 
 
 def check_job_quota(session: Session) -> None:
-    """Raises QuotaExceeded if the organisation has enough unfinished jobs."""
-    most = CURRENT_KEY.get().most_jobs
-    if most is None:
+    """Raise QuotaExceeded if another unfinished job exceeds the quota."""
+    limit = CURRENT_KEY.get().most_jobs
+    if limit is None:
         return
     _lock_organization(session)
     unfinished = select(Job.id).where(Job.status.in_(UNFINISHED))
-    if len(session.scalars(unfinished).all()) >= most:
+    if len(session.scalars(unfinished).all()) >= limit:
         raise QuotaExceeded(
-            f"The organisation has {most} unfinished jobs, as many as this key allows: wait, or "
+            f"The organization has {limit} unfinished jobs, as many as this key allows: wait, or "
             "cancel one."
         )
 
 
 def _sum_sizes(session: Session, kind: str, size: ColumnElement[int]) -> int:
-    mine = (StoredObject.kind == kind, StoredObject.organization == current_organization())
-    return int(session.scalar(select(func.coalesce(func.sum(size), 0)).where(*mine)) or 0)
+    condition = (StoredObject.kind == kind, StoredObject.organization == current_organization())
+    return int(session.scalar(select(func.coalesce(func.sum(size), 0)).where(*condition)) or 0)
 
 
 def _lock_organization(session: Session) -> None:
-    """Nobody else of the organisation may count meanwhile. SQLite has one writer anyway."""
+    """Serialize the organization's quota checks. SQLite has one writer anyway."""
     if session.get_bind().dialect.name == "postgresql":
         lock = text("SELECT pg_advisory_xact_lock(hashtext(:name))")
         session.execute(lock, {"name": f"burnish quota {current_organization()}"})

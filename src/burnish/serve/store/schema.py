@@ -1,7 +1,7 @@
-"""What outlives the server: files, jobs, their events, and all else that clients make, in SQL.
+"""The SQL schema: files, jobs, their events, and the other objects that clients create.
 
-SQLite (WAL) in the workspace, or PostgreSQL by its URL; one schema for both. Bytes and weights are
-not here: they lie in folders of the workspace, and a row is written after its bytes are on disk.
+SQLite (WAL) in the workspace, or PostgreSQL by its URL; one schema for both. Bytes and weights lie
+in folders of the workspace, and a row is written after its bytes are on disk.
 """
 
 import sqlite3
@@ -41,25 +41,25 @@ from sqlalchemy.orm import (
 from burnish.core.errors import BurnishError
 from burnish.serve.auth.tenant import DEFAULT_ORGANIZATION, ORGANIZATION, current_organization
 
-#: Raised by one whenever a table or a column is added. An older store gets what it lacks, a newer
-#: one is not opened; a column that is there never changes.
+#: Increased with every new table or column. An older store gets what it lacks; a newer one is not
+#: opened; an existing column never changes.
 SCHEMA_VERSION = 3
-#: States of a job that goes on, or may go on.
+#: States of a job that has not ended.
 UNFINISHED = ("validating_files", "queued", "running", "paused")
-#: Any number that only burnish uses: two servers must not make the tables at once.
+#: An arbitrary id for the lock that keeps two servers from creating the tables at once.
 _CREATE_LOCK_ID = 7_203_991
-#: SQLite counts only an INTEGER up by itself.
+#: SQLite increments only an INTEGER key by itself.
 _AutoIncrement = BigInteger().with_variant(Integer, "sqlite")
 
 
 class StoreUnavailable(BurnishError):
-    """The database cannot be reached, or was made by another version of burnish."""
+    """The database cannot be reached, or was created by another version of burnish."""
 
     status = 503
 
 
 class TableBase(DeclarativeBase):
-    """The base of all tables."""
+    """Base of all tables."""
 
     type_annotation_map = {  # noqa: RUF012 SQLAlchemy's way
         dict[str, Any]: JSON(none_as_null=True),
@@ -75,7 +75,7 @@ class SchemaVersion(TableBase):
 
 
 class OrganizationMixin:
-    """What belongs to an organisation, and is not there for any other."""
+    """Rows of an organization, which no other organization sees."""
 
     organization: Mapped[str] = mapped_column(
         String(64), default=current_organization, server_default=DEFAULT_ORGANIZATION, index=True
@@ -95,7 +95,7 @@ class File(OrganizationMixin, TableBase):
 
 
 class Job(OrganizationMixin, TableBase):
-    """A fine-tuning job: what was asked, where it stands, and who holds it until when."""
+    """A fine-tuning job: its request, its state, and its worker's lease."""
 
     __tablename__ = "jobs"
     seq: Mapped[int] = mapped_column(_AutoIncrement, primary_key=True, autoincrement=True)
@@ -128,7 +128,7 @@ class Job(OrganizationMixin, TableBase):
 
 
 class JobEventRow(TableBase):
-    """What happened to a job. `key` names the happening, so that none is told twice."""
+    """An event of a job. `key` identifies it, so that none is recorded twice."""
 
     __tablename__ = "job_events"
     __table_args__ = (UniqueConstraint("job", "key"),)
@@ -144,7 +144,7 @@ class JobEventRow(TableBase):
 
 
 class JobCheckpoint(TableBase):
-    """A model saved on the way, by the name that it answers to."""
+    """A model saved during a job; `name` is the model's name."""
 
     __tablename__ = "job_checkpoints"
     __table_args__ = (UniqueConstraint("job", "step"),)
@@ -159,9 +159,9 @@ class JobCheckpoint(TableBase):
 
 
 class StoredObject(OrganizationMixin, TableBase):
-    """Anything else that clients make: uploads, batches, vector stores, responses.
+    """Any other object of a client: an upload, a batch, a vector store, a response, a deployment.
 
-    `kind` says which of these, `parent` whose it is, and `body` is what it consists of.
+    `kind` is the type, `parent` the id of the object it belongs to, `body` the content.
     """
 
     __tablename__ = "records"
@@ -177,7 +177,7 @@ class StoredObject(OrganizationMixin, TableBase):
 
 
 class DeletedModel(TableBase):
-    """A model that was deleted; the run that made it stays."""
+    """A model that was deleted; the run that trained it stays."""
 
     __tablename__ = "deleted_models"
     name: Mapped[str] = mapped_column(String(255), primary_key=True)
@@ -186,24 +186,24 @@ class DeletedModel(TableBase):
 def not_leased(
     table: type[Job] | type[StoredObject], now: float, lease: float
 ) -> ColumnElement[bool]:
-    """Whether nobody holds a row (any more), for one who would hold it for `lease` seconds.
+    """Return the condition that no worker holds a row, given leases of `lease` seconds.
 
-    A lease of far longer was given by a clock that has been set back since: a worker that lives has
-    renewed it, and one that is dead must not hold it until that time comes again.
+    A much longer lease was given before the clock was set back: a live worker has renewed it since,
+    and a dead one must not hold the row until that time comes again.
     """
-    ends = table.lease_until
-    return or_(table.worker.is_(None), ends < now, ends > now + 4 * lease)
+    end = table.lease_until
+    return or_(table.worker.is_(None), end < now, end > now + 4 * lease)
 
 
 class Database:
-    """Sessions on one database. What `writing` has left is on disk."""
+    """Sessions of one database. After `writing`, the changes are on disk."""
 
     def __init__(self, url: str) -> None:
         try:
             self._engine = create_engine(url, pool_pre_ping=True)
         except (ArgumentError, NoSuchModuleError) as error:
             raise StoreUnavailable(
-                "The store's URL cannot be understood.",
+                "The URL of the store is invalid.",
                 "For example: postgresql+psycopg://user:password@host/burnish",
             ) from error
         except ModuleNotFoundError as error:
@@ -219,72 +219,74 @@ class Database:
         except SQLAlchemyError as error:
             self._engine.dispose()
             cause = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-            remedy = "Check --store, and that it is running."
+            remedy = "Check --store, and that the database is running."
             if self._engine.dialect.name == "sqlite":
-                remedy = "Its folder must be there and writable, with room on the disk."
+                remedy = "Its folder must exist and be writable, with space on the disk."
             raise StoreUnavailable(f"The store cannot be opened: {cause}.", remedy) from error
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
-        """A session that changes nothing. Its records may be used after it."""
+        """Open a session that only reads. Its rows stay usable afterwards."""
         with _Session(self._engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
-        """A session that is committed at its end, or rolled back if the block raises."""
+        """Open a session that is committed at the end, or rolled back if the block raises."""
         with _Session(self._writer, expire_on_commit=False) as session, session.begin():
             yield session
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._engine.dispose()
 
 
 class _Session(Session):
-    """A session that sees only what belongs to the organisation at work."""
+    """A session that sees only the rows of the current organization."""
 
 
 @event.listens_for(_Session, "do_orm_execute")
 def _filter_by_organization(state: ORMExecuteState) -> None:
-    mine = ORGANIZATION.get()
-    if mine is not None:
-        only = with_loader_criteria(
-            OrganizationMixin, lambda table: table.organization == mine, include_aliases=True
+    organization = ORGANIZATION.get()
+    if organization is not None:
+        own_rows = with_loader_criteria(
+            OrganizationMixin,
+            lambda table: table.organization == organization,
+            include_aliases=True,
         )
-        state.statement = state.statement.options(only)  # type: ignore[attr-defined]
+        state.statement = state.statement.options(own_rows)  # type: ignore[attr-defined]
 
 
 def sqlite_url(workspace: Path) -> str:
-    """The store of a workspace that names no other."""
+    """Return the URL of a workspace's own store, and create the workspace's folder."""
     workspace.mkdir(parents=True, exist_ok=True)
     return f"sqlite:///{workspace / 'burnish.db'}"
 
 
 def _create_tables(connection: Connection) -> None:
-    """Make what is missing. Raises StoreUnavailable for tables of a later version."""
+    """Create missing tables. Raises StoreUnavailable for tables of a later version."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _CREATE_LOCK_ID})
     if not inspect(connection).has_table(SchemaVersion.__tablename__):
         TableBase.metadata.create_all(connection)
         connection.execute(SchemaVersion.__table__.insert(), {"version": SCHEMA_VERSION})  # type: ignore[attr-defined]
-    found = connection.execute(SchemaVersion.__table__.select()).scalar_one()
-    if found < SCHEMA_VERSION:
+    version = connection.execute(SchemaVersion.__table__.select()).scalar_one()
+    if version < SCHEMA_VERSION:
         TableBase.metadata.create_all(connection)
         _add_organization_columns(connection)
         connection.execute(SchemaVersion.__table__.update(), {"version": SCHEMA_VERSION})  # type: ignore[attr-defined]
-    if found > SCHEMA_VERSION:
+    if version > SCHEMA_VERSION:
         raise StoreUnavailable(
-            f"The store has schema {found}, and this version of burnish needs {SCHEMA_VERSION}.",
-            "Use the version that made it, or name another store.",
+            f"The store has schema {version}; this version of burnish needs {SCHEMA_VERSION}.",
+            "Use the version that created it, or name another store.",
         )
 
 
 def _add_organization_columns(connection: Connection) -> None:
-    """What was made before there were organisations belongs to the default one."""
+    """Give rows older than organizations to the default one."""
     for table in TableBase.metadata.sorted_tables:
-        known = {column["name"] for column in inspect(connection).get_columns(table.name)}
-        if "organization" in table.columns and "organization" not in known:
+        existing = {column["name"] for column in inspect(connection).get_columns(table.name)}
+        if "organization" in table.columns and "organization" not in existing:
             connection.execute(
                 text(
                     f"ALTER TABLE {table.name} ADD COLUMN organization VARCHAR(64) "
@@ -297,7 +299,7 @@ def _add_organization_columns(connection: Connection) -> None:
 
 
 def _switch_to_wal(connection: sqlite3.Connection, tries: int = 600) -> None:
-    """Begin write-ahead logging. SQLite's own patience doesn't cover others that switch too."""
+    """Switch to write-ahead logging; SQLite's busy timeout does not cover concurrent switches."""
     for _ in range(tries):
         try:
             connection.execute("PRAGMA journal_mode=WAL")
@@ -311,11 +313,11 @@ def _switch_to_wal(connection: sqlite3.Connection, tries: int = 600) -> None:
 
 
 def _prepare_sqlite(engine: Engine) -> None:
-    """WAL, real fsyncs, patience; and transactions that say at once that they will write."""
+    """Set WAL, full fsyncs and a busy timeout; begin writing transactions as such."""
 
     @event.listens_for(engine, "connect")
     def connect(connection: Any, record: Any) -> None:
-        connection.isolation_level = None  # the driver must not begin transactions of its own
+        connection.isolation_level = None  # the driver must not begin transactions itself
         connection.execute("PRAGMA busy_timeout=30000")
         _switch_to_wal(connection)
         connection.execute("PRAGMA synchronous=FULL")
@@ -323,6 +325,6 @@ def _prepare_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A reader that becomes a writer in the middle fails where another one was quicker.
+        # A reader that turns into a writer fails if another writer came first.
         writes = connection.get_execution_options().get("burnish_writes")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

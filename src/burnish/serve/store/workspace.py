@@ -1,4 +1,4 @@
-"""What the fine-tuning API works with: the store, the files, the jobs, the models made by them."""
+"""The state of the server: files, jobs, objects, deployments, fine-tuned models."""
 
 import io
 import time
@@ -10,17 +10,24 @@ from pathlib import Path
 from sqlalchemy import select
 
 from burnish.core.settings import workspace
+from burnish.serve.protocol import storable_text
 from burnish.serve.store.deployments import Deployments
 from burnish.serve.store.files import FileStore
 from burnish.serve.store.jobs import Jobs
 from burnish.serve.store.objects import StoredObjects
 from burnish.serve.store.schema import Database, DeletedModel, File, Job, JobCheckpoint, sqlite_url
 
+#: Checkpoints with their jobs; the checkpoint that became the model is the job's own.
+_CHECKPOINT_MODELS = (
+    select(JobCheckpoint, Job)
+    .join(Job, Job.id == JobCheckpoint.job)
+    .where(JobCheckpoint.name != Job.fine_tuned_model)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class FineTunedModel:
-    """A model that a job has made: its name, the base's, the artifact's folder, since when, and
-    the organisation whose it is."""
+    """A model that a job has trained. `folder` is the artifact, `created` in Unix seconds."""
 
     name: str
     base: str
@@ -31,7 +38,10 @@ class FineTunedModel:
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The state of the fine-tuning API. `aliases` are more names of base models."""
+    """The state of the server, in `store` and in folders of `home`.
+
+    `aliases` are more names of base models.
+    """
 
     store: Database
     home: Path
@@ -49,7 +59,7 @@ class Workspace:
 
     @property
     def objects(self) -> StoredObjects:
-        """All else that clients have made."""
+        """Objects that clients have created besides files and jobs."""
         return StoredObjects(self.store)
 
     @property
@@ -58,74 +68,80 @@ class Workspace:
         return Deployments(self.objects)
 
     def run_folder(self, job: Job) -> Path:
-        """The one run of a job: by its name it stands among the others in the order of time."""
+        """Return the run folder of a job."""
         return self.home / "runs" / job.run
 
     def job_folder(self, job: Job) -> Path:
-        """Where the trainer's recipe, lock and log are."""
+        """Return the folder of the trainer's recipe, lock and log, and create it."""
         folder = self.home / "jobs" / job.id
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     def add_result_file(self, job: Job, table: str) -> File:
-        """Keep a job's table of steps as a file; the same file however often."""
-        own = f"file-{sha256(f'{job.id}/results'.encode()).hexdigest()[:24]}"
+        """Keep a job's table of step metrics (CSV) as a file. Repeating it makes no second file."""
+        file_id = f"file-{sha256(f'{job.id}/results'.encode()).hexdigest()[:24]}"
         source = io.BytesIO(table.encode())
-        return self.files.add(source, "step_metrics.csv", "fine-tune-results", own)
+        return self.files.add(source, "step_metrics.csv", "fine-tune-results", file_id)
 
     def list_fine_tuned(self) -> Sequence[FineTunedModel]:
-        """All models that jobs have made, those of steps on the way too, oldest first."""
+        """List all fine-tuned models, oldest first, then the models of their checkpoints."""
         with self.store.reading() as session:
             deleted = set(session.scalars(select(DeletedModel.name)))
-            done = session.scalars(
+            jobs = session.scalars(
                 select(Job).where(Job.fine_tuned_model.is_not(None)).order_by(Job.seq)
             ).all()
-            steps = session.execute(
-                select(JobCheckpoint, Job)
-                .join(Job, Job.id == JobCheckpoint.job)
-                .where(JobCheckpoint.name != Job.fine_tuned_model)
-                .order_by(JobCheckpoint.seq)
-            ).all()
-        models = [
-            FineTunedModel(
-                str(job.fine_tuned_model),
-                job.base,
-                self._artifact_folder(job),
-                job.created_at,
-                job.organization,
-            )
-            for job in done
-        ]
-        models += [
-            FineTunedModel(
-                step.name,
-                job.base,
-                self.run_folder(job) / step.folder,
-                step.created_at,
-                job.organization,
-            )
-            for step, job in steps
-        ]
+            checkpoints = session.execute(_CHECKPOINT_MODELS.order_by(JobCheckpoint.seq)).all()
+        models = [self._final_model(job) for job in jobs]
+        models += [self._checkpoint_model(checkpoint, job) for checkpoint, job in checkpoints]
         return [model for model in models if model.name not in deleted]
 
     def find_fine_tuned(self, name: str) -> FineTunedModel | None:
-        """The model of that name, if a job has made it."""
-        return next((model for model in self.list_fine_tuned() if model.name == name), None)
+        """Find a fine-tuned model, or the model of a checkpoint, by its name.
+
+        Every query is by an indexed name: the time does not grow with the number of models.
+        """
+        try:
+            storable_text(name)
+        except ValueError:  # PostgreSQL would refuse to look it up
+            return None
+        with self.store.reading() as session:
+            if session.get(DeletedModel, name):
+                return None
+            job = session.scalar(select(Job).where(Job.fine_tuned_model == name))
+            if job:
+                return self._final_model(job)
+            row = session.execute(_CHECKPOINT_MODELS.where(JobCheckpoint.name == name)).first()
+        return self._checkpoint_model(*row) if row else None
 
     def delete_model(self, name: str) -> None:
-        """Delete a model from all lists; its run stays. Raises Deployed while it is deployed."""
+        """Delete a model from all lists; its run stays. Raises InUse while it is deployed."""
         self.deployments.delete_model(name)
 
-    def _artifact_folder(self, job: Job) -> Path:
-        return self.run_folder(job) / "artifact"
+    def _final_model(self, job: Job) -> FineTunedModel:
+        return FineTunedModel(
+            name=str(job.fine_tuned_model),
+            base=job.base,
+            folder=self.run_folder(job) / "artifact",
+            created=job.created_at,
+            organization=job.organization,
+        )
+
+    def _checkpoint_model(self, checkpoint: JobCheckpoint, job: Job) -> FineTunedModel:
+        return FineTunedModel(
+            name=checkpoint.name,
+            base=job.base,
+            folder=self.run_folder(job) / checkpoint.folder,
+            created=checkpoint.created_at,
+            organization=job.organization,
+        )
 
 
 def open_workspace(url: str = "", aliases: Mapping[str, str] | None = None) -> Workspace:
-    """The desk of this workspace, its store at `url`. Raises StoreUnavailable."""
+    """Open this workspace, with its store at `url`. Raises StoreUnavailable."""
     return Workspace(Database(url or sqlite_url(workspace())), workspace(), aliases or {})
 
 
 def run_name(job_id: str, created_at: int) -> str:
-    """The name of a job's run folder, the same whoever makes it."""
-    begun = time.strftime("%Y%m%d-%H%M%S", time.localtime(created_at))
-    return f"{begun}-job-{job_id[-8:]}"
+    """Return the name of a job's run folder, which sorts by time among the others."""
+    started = time.strftime("%Y%m%d-%H%M%S", time.localtime(created_at))
+    return f"{started}-job-{job_id[-8:]}"

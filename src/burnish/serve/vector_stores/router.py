@@ -1,153 +1,187 @@
-"""The routes /vector_stores."""
+"""Routes of /vector_stores."""
 
-import time
-from typing import Any
+from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
 from burnish.serve.errors import RequestError
-from burnish.serve.protocol import PageLimit
-from burnish.serve.store.pagination import Order, page_body
+from burnish.serve.inference.dependencies import CurrentInference
+from burnish.serve.protocol import DeletedObject, ListPage, PageLimit
+from burnish.serve.store.dependencies import CurrentWorkspace
+from burnish.serve.store.pagination import Order
 from burnish.serve.store.schema import StoredObject
 from burnish.serve.vector_stores.protocol import (
     AttachFile,
     AttachFiles,
     CreateVectorStore,
+    FileBatchObject,
+    FileContentPage,
+    SearchResultsPage,
     SearchVectorStore,
     UpdateFile,
     UpdateVectorStore,
-    file_batch_body,
-    store_file_body,
-    vector_store_body,
+    VectorStoreFileObject,
+    VectorStoreObject,
+    file_batch_object,
+    vector_store_file_object,
+    vector_store_object,
 )
 from burnish.serve.vector_stores.service import BATCH, FILE, STORE, VectorStores
 
-
-def vector_store_routes(vectors: VectorStores) -> APIRouter:
-    """Make, fill and search vector stores."""
-    router, records = APIRouter(prefix="/vector_stores"), vectors.workspace.objects
-
-    def store_body(store: StoredObject) -> dict[str, Any]:
-        return vector_store_body(store, records.all(FILE, store.id), vectors.index_bytes(store.id))
-
-    @router.post("", summary="Make a vector store")
-    def create_store(request: CreateVectorStore) -> dict[str, Any]:
-        return store_body(vectors.create(request))
-
-    @router.get("", summary="The vector stores, newest first")
-    def list_stores(
-        after: str | None = None, limit: PageLimit = 20, order: Order = "desc"
-    ) -> dict[str, Any]:
-        return page_body(*records.page(STORE, None, after, limit, order), store_body)
-
-    @router.get("/{name}", summary="One vector store")
-    def get_store(name: str) -> dict[str, Any]:
-        return store_body(records.find(STORE, name))
-
-    @router.post("/{name}", summary="Rename a vector store, or label it")
-    def update_store(name: str, request: UpdateVectorStore) -> dict[str, Any]:
-        with records.editing(STORE, name) as store:
-            store.body = {**store.body, **request.model_dump(exclude_unset=True)}
-        return store_body(store)
-
-    @router.delete("/{name}", summary="Delete a vector store; its files stay")
-    def delete_store(name: str) -> dict[str, Any]:
-        vectors.delete(name)
-        return {"id": name, "object": "vector_store.deleted", "deleted": True}
-
-    @router.post("/{name}/search", summary="The passages that answer best")
-    def search_store(name: str, request: SearchVectorStore) -> dict[str, Any]:
-        found = vectors.search(records.find(STORE, name), request)
-        with records.editing(STORE, name) as store:
-            store.body = {**store.body, "last_active_at": int(time.time())}
-        return {
-            "object": "vector_store.search_results.page",
-            "search_query": list(request.queries),
-            "data": [hit.body for hit in found],
-            "has_more": False,
-            "next_page": None,
-        }
-
-    router.include_router(_file_routes(vectors), prefix="/{name}/files")
-    router.include_router(_batch_routes(vectors), prefix="/{name}/file_batches")
-    return router
+router = APIRouter(prefix="/vector_stores")
 
 
-def _file_routes(vectors: VectorStores) -> APIRouter:
-    router, records = APIRouter(), vectors.workspace.objects
-
-    @router.post("", summary="Let a file come into a store")
-    def attach_file(name: str, request: AttachFile) -> dict[str, Any]:
-        return store_file_body(vectors.attach(name, request.file_id, request.attributes))
-
-    @router.get("", summary="The files of a store, newest first")
-    def list_files(
-        name: str, after: str | None = None, limit: PageLimit = 20, order: Order = "desc"
-    ) -> dict[str, Any]:
-        records.find(STORE, name)
-        place = f"{name}:{after}" if after else None
-        return page_body(*records.page(FILE, name, place, limit, order), store_file_body)
-
-    @router.get("/{file}", summary="One file of a store")
-    def get_file(name: str, file: str) -> dict[str, Any]:
-        return store_file_body(vectors.find_file(name, file))
-
-    @router.post("/{file}", summary="Change a file's attributes")
-    def update_file(name: str, file: str, request: UpdateFile) -> dict[str, Any]:
-        with records.editing(FILE, vectors.find_file(name, file).id) as held:
-            held.body = {**held.body, "attributes": request.attributes or {}}
-        return store_file_body(held)
-
-    @router.delete("/{file}", summary="Take a file out of a store; the file stays")
-    def detach_file(name: str, file: str) -> dict[str, Any]:
-        vectors.detach(name, file)
-        return {"id": file, "object": "vector_store.file.deleted", "deleted": True}
-
-    @router.get("/{file}/content", summary="The text of a file")
-    def get_file_content(name: str, file: str) -> dict[str, Any]:
-        vectors.find_file(name, file)
-        text = vectors.parse_file(vectors.workspace.files.find(file)).text
-        return {
-            "object": "vector_store.file_content.page",
-            "data": [{"type": "text", "text": text}],
-            "has_more": False,
-            "next_page": None,
-        }
-
-    return router
+async def get_vector_stores(
+    workspace: CurrentWorkspace, inference: CurrentInference
+) -> VectorStores:
+    """Return the vector stores of the workspace."""
+    return VectorStores(workspace, inference.embedders)
 
 
-def _batch_routes(vectors: VectorStores) -> APIRouter:
-    router, records = APIRouter(), vectors.workspace.objects
+CurrentStores = Annotated[VectorStores, Depends(get_vector_stores)]
 
-    def file_batch_body_of(batch: StoredObject) -> dict[str, Any]:
-        return file_batch_body(batch, vectors.files_in_batch(batch))
 
-    @router.post("", summary="Let several files come into a store")
-    def attach_files(name: str, request: AttachFiles) -> dict[str, Any]:
-        records.find(STORE, name)
-        return file_batch_body_of(vectors.attach_all(name, request.file_ids, request.attributes))
+def _describe(stores: VectorStores, store: StoredObject) -> VectorStoreObject:
+    files = stores.workspace.objects.all(FILE, store.id)
+    return vector_store_object(store, files, stores.index_bytes(store.id))
 
-    @router.get("/{batch}", summary="How far the files of a batch are")
-    def get_file_batch(name: str, batch: str) -> dict[str, Any]:
-        return file_batch_body_of(records.find(BATCH, batch, name))
 
-    @router.get("/{batch}/files", summary="The files of a batch")
-    def list_batch_files(name: str, batch: str, after: str | None = None) -> dict[str, Any]:
-        found = vectors.files_in_batch(records.find(BATCH, batch, name))
-        names = [file.body["file_id"] for file in found]
-        if after is not None and after not in names:
-            raise RequestError(f"No such object in this list: {after}.", "after", "invalid_cursor")
-        rest = found[names.index(after) + 1 :] if after else found
-        return page_body(rest, False, store_file_body)
+def _describe_batch(stores: VectorStores, batch: StoredObject) -> FileBatchObject:
+    return file_batch_object(batch, stores.files_in_batch(batch))
 
-    @router.post("/{batch}/cancel", summary="Leave out the files that aren't in yet")
-    def cancel_file_batch(name: str, batch: str) -> dict[str, Any]:
-        found = records.find(BATCH, batch, name)
-        for file in vectors.files_in_batch(found):
-            with records.editing(FILE, file.id) as held:
-                if held.status == "in_progress":
-                    held.status = "cancelled"
-        return file_batch_body_of(found)
 
-    return router
+@router.post("", summary="Create a vector store")
+def create_vector_store(request: CreateVectorStore, stores: CurrentStores) -> VectorStoreObject:
+    """Create a vector store; its files are indexed in the background."""
+    return _describe(stores, stores.create(request))
+
+
+@router.get("", summary="List the vector stores, newest first")
+def list_vector_stores(
+    stores: CurrentStores,
+    after: str | None = None,
+    limit: PageLimit = 20,
+    order: Order = "desc",
+) -> ListPage[VectorStoreObject]:
+    """List vector stores."""
+    rows, has_more = stores.workspace.objects.page(STORE, None, after, limit, order)
+    return ListPage[VectorStoreObject].of(rows, has_more, lambda store: _describe(stores, store))
+
+
+@router.get("/{name}", summary="Describe one vector store")
+def get_vector_store(name: str, stores: CurrentStores) -> VectorStoreObject:
+    """Describe a vector store."""
+    return _describe(stores, stores.workspace.objects.find(STORE, name))
+
+
+@router.post("/{name}", summary="Change the name or the metadata of a vector store")
+def update_vector_store(
+    name: str, request: UpdateVectorStore, stores: CurrentStores
+) -> VectorStoreObject:
+    """Change the name or the metadata of a vector store."""
+    return _describe(stores, stores.update(name, request))
+
+
+@router.delete("/{name}", summary="Delete a vector store; its files stay")
+def delete_vector_store(name: str, stores: CurrentStores) -> DeletedObject:
+    """Delete a vector store."""
+    stores.delete(name)
+    return DeletedObject(id=name, object="vector_store.deleted")
+
+
+@router.post("/{name}/search", summary="Search for the passages that match best")
+def search_vector_store(
+    name: str, request: SearchVectorStore, stores: CurrentStores
+) -> SearchResultsPage:
+    """Search a vector store by meaning and by words."""
+    hits = stores.search(stores.workspace.objects.find(STORE, name), request)
+    stores.touch(name)
+    return SearchResultsPage(
+        search_query=list(request.queries), data=[hit.describe() for hit in hits]
+    )
+
+
+@router.post("/{name}/files", summary="Attach a file to a vector store")
+def attach_file(name: str, request: AttachFile, stores: CurrentStores) -> VectorStoreFileObject:
+    """Attach a file; it is indexed in the background."""
+    return vector_store_file_object(stores.attach(name, request.file_id, request.attributes))
+
+
+@router.get("/{name}/files", summary="List the files of a vector store, newest first")
+def list_vector_store_files(
+    name: str,
+    stores: CurrentStores,
+    after: str | None = None,
+    limit: PageLimit = 20,
+    order: Order = "desc",
+) -> ListPage[VectorStoreFileObject]:
+    """List the files of a vector store."""
+    objects = stores.workspace.objects
+    objects.find(STORE, name)
+    cursor = f"{name}:{after}" if after else None
+    rows, has_more = objects.page(FILE, name, cursor, limit, order)
+    return ListPage[VectorStoreFileObject].of(rows, has_more, vector_store_file_object)
+
+
+@router.get("/{name}/files/{file}", summary="Describe a file of a vector store")
+def get_vector_store_file(name: str, file: str, stores: CurrentStores) -> VectorStoreFileObject:
+    """Describe a file of a vector store."""
+    return vector_store_file_object(stores.find_file(name, file))
+
+
+@router.post("/{name}/files/{file}", summary="Replace the attributes of a file")
+def update_vector_store_file(
+    name: str, file: str, request: UpdateFile, stores: CurrentStores
+) -> VectorStoreFileObject:
+    """Replace the attributes of a file."""
+    return vector_store_file_object(stores.update_attributes(name, file, request.attributes))
+
+
+@router.delete("/{name}/files/{file}", summary="Detach a file from a vector store; the file stays")
+def detach_file(name: str, file: str, stores: CurrentStores) -> DeletedObject:
+    """Detach a file from a vector store."""
+    stores.detach(name, file)
+    return DeletedObject(id=file, object="vector_store.file.deleted")
+
+
+@router.get("/{name}/files/{file}/content", summary="Read the text of a file")
+def get_vector_store_file_content(name: str, file: str, stores: CurrentStores) -> FileContentPage:
+    """Read the text of a file as it was indexed."""
+    stores.find_file(name, file)
+    text = stores.parse_file(stores.workspace.files.find(file)).text
+    return FileContentPage(data=[{"type": "text", "text": text}])
+
+
+@router.post("/{name}/file_batches", summary="Attach several files to a vector store")
+def attach_files(name: str, request: AttachFiles, stores: CurrentStores) -> FileBatchObject:
+    """Attach several files; they are indexed in the background."""
+    stores.workspace.objects.find(STORE, name)
+    batch = stores.attach_all(name, request.file_ids, request.attributes)
+    return _describe_batch(stores, batch)
+
+
+@router.get("/{name}/file_batches/{batch}", summary="Describe a batch of files")
+def get_file_batch(name: str, batch: str, stores: CurrentStores) -> FileBatchObject:
+    """Describe a batch and the progress of its files."""
+    return _describe_batch(stores, stores.workspace.objects.find(BATCH, batch, name))
+
+
+@router.get("/{name}/file_batches/{batch}/files", summary="List the files of a batch")
+def list_batch_files(
+    name: str, batch: str, stores: CurrentStores, after: str | None = None
+) -> ListPage[VectorStoreFileObject]:
+    """List the files of a batch."""
+    files = stores.files_in_batch(stores.workspace.objects.find(BATCH, batch, name))
+    file_ids = [file.body["file_id"] for file in files]
+    if after is not None and after not in file_ids:
+        raise RequestError(f"No such object in this list: {after}.", "after", "invalid_cursor")
+    rest = files[file_ids.index(after) + 1 :] if after else files
+    return ListPage[VectorStoreFileObject].of(rest, False, vector_store_file_object)
+
+
+@router.post("/{name}/file_batches/{batch}/cancel", summary="Cancel the files not indexed yet")
+def cancel_file_batch(name: str, batch: str, stores: CurrentStores) -> FileBatchObject:
+    """Cancel the files of a batch that are not indexed yet."""
+    record = stores.workspace.objects.find(BATCH, batch, name)
+    stores.cancel_batch(record)
+    return _describe_batch(stores, record)

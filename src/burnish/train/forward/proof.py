@@ -22,6 +22,7 @@ from burnish.models.proof import (
     describe_fault,
     in_float32,
     is_quantized,
+    keep_quantized_weights,
     own_attention,
     random_tokens,
     relative_error,
@@ -83,6 +84,7 @@ def choose_forward_path(
     proof = _Proof(model, language, virtual)
     was_training = model.training
     model.eval()
+    keep_quantized_weights(model)
     try:
         with torch.random.fork_rng(), short_windows(language), _stirred(model):
             path = proof.run(name, longest)
