@@ -43,7 +43,7 @@ def test_a_teacher_that_fails_too_often_is_a_no_with_a_sentence(begin, stub, tmp
     out, said = process.communicate(timeout=300)
 
     assert process.returncode == 1 and not out
-    assert "success_ratio asks for 70%" in said and "repeat the command" in said
+    assert "success_ratio requires 70%" in said and "repeat the command" in said
     assert "Traceback" not in said
     kept = [x for x in read_journal(tmp_path / "run" / "requests.jsonl") if not x["error"]]
     assert f"All {len(kept)} answers are kept" in said and kept

@@ -49,7 +49,7 @@ def test_new_questions_that_are_one_are_told_from_new_ones_that_differ():
 
     (warning,) = compute_diversity([*own, *alike], own, task, seed=0).warnings()
 
-    assert "repeat themselves: 2% of their word pairs" in warning
+    assert "are repetitive: 2% of their word pairs" in warning
     assert compute_diversity([*own, *various], own, task, seed=0).warnings() == []
     assert compute_diversity(own, own, task, seed=0).pairs is None, "nothing was made"
     assert compute_diversity([*own, *alike[:20]], own, task, seed=0).pairs is None, "too few to say"

@@ -25,7 +25,7 @@ def test_a_teacher_that_fails_40_percent_stops_the_job_and_nothing_is_lost(stub,
     stub.fault = fails(0.4)
     collector = collector_of()
 
-    with pytest.raises(TeacherStopped, match="success_ratio asks for 70%") as stopped:
+    with pytest.raises(TeacherStopped, match="success_ratio requires 70%") as stopped:
         collector.collect(questions(400), ASKING)
 
     assert stopped.value.code == 1

@@ -75,7 +75,7 @@ def test_the_idle_layer_goes_and_the_answers_stay(deep, tmp_path):
     assert done.parity.facts["same_answers"] == 40
     assert done.artifact.lineage["dropped_layers"] == [2]
     assert sum(done.as_dict()["export"]["matrices"].values()) == 1 + 2 * 7
-    assert "Layers that were left out: 2." in (tmp_path / "out" / "README.md").read_text()
+    assert "Dropped layers: 2." in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_a_layer_that_is_needed_fails_at_the_gate(deep, tmp_path):
