@@ -160,7 +160,7 @@ def test_a_group_that_grows_after_the_freeze_does_not_leak_into_training(write_r
     assert [row.answer for row in before.split.test] == [row.answer for row in after.split.test]
     assert not asked & {row.group for row in (*after.split.train, *after.split.validation)}
     assert len(after.split.train) > len(before.split.train)
-    assert any("their groups stand in the test rows" in note for note in after.notes)
+    assert any("their groups are in the test rows" in note for note in after.notes)
 
 
 def test_copies_of_a_test_question_are_one_draw(write_rows):
@@ -328,7 +328,7 @@ def test_what_was_inferred_and_what_seems_wrong_is_said(write_rows, capsys):
 
     said, fine = capsys.readouterr().err.split("data.format=text.")
     assert "Task: generation (the rows are plain text)." in said
-    assert "Warning: rows.jsonl, row 1: `text` is read as plain text; other columns" in said
+    assert "Warning: rows.jsonl, row 1: `text` is read as plain text; other columns are ignored" in said
     assert "2 labels" in fine and "Warning" not in fine
 
 

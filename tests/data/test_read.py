@@ -218,4 +218,4 @@ def test_columns_beside_plain_text_are_a_warning(tmp_path, data, said):
 
     assert len(found.rows) == 2
     assert [finding.code for finding in found.findings] == ["unread_columns"] * len(said)
-    assert all(f"unread: {said[0]}." in finding.message for finding in found.findings)
+    assert all(f"ignored: {said[0]}." in finding.message for finding in found.findings)

@@ -39,7 +39,7 @@ def reason(one, task="generation", own=(), test=(), labels=()):
         (lesson("I'm sorry, but I can't help."), "generation", (), "the teacher refused"),
         (lesson("As an AI, I"), "qa", (), "the teacher refused"),
         (lesson("I'm sorry, but no."), "generation", ("I'm sorry to hear it.",), ""),
-        (lesson("other"), "classification", ("refund",), "`other` is no label"),
+        (lesson("other"), "classification", ("refund",), "`other` is not a label"),
         (lesson(" refund\n"), "classification", ("refund",), ""),
         (lesson("no object"), "extraction", ('{"a": 1}',), "the answer is not a JSON object"),
         (lesson('{"b": 1}'), "extraction", ('{"a": 1, "b": 2}',), "the object lacks a"),

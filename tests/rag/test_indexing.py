@@ -124,7 +124,7 @@ def test_what_is_not_there_or_cannot_be_a_name_is_refused(folder, index):
             index(folder, name=name)
     with pytest.raises(BadRecipe, match="causal"):
         build_index([folder], "other", {"embedder": "tiny"})
-    with pytest.raises(BadRecipe, match="longer than what tiny-embedder reads"):
+    with pytest.raises(BadRecipe, match="exceed the limit of tiny-embedder"):
         index(folder, name="other", chunk_tokens=300)
     assert not index_folder("other").exists()
 

@@ -141,7 +141,7 @@ def test_an_adapter_for_rounded_weights_is_never_served_beside_its_base(
     fleet = open_model_pool(["tiny", str(tmp_path / "run")])
 
     assert fleet.find("run").model is not fleet.find("tiny").model
-    with pytest.raises(CannotExport, match="rounded as q4_0"):
+    with pytest.raises(CannotExport, match="rounded to q4_0"):
         write_export(
             tmp_path / "out", open_artifact(tmp_path / "run/artifact"), "gguf-lora", "q8_0"
         )
