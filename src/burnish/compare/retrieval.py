@@ -61,6 +61,8 @@ def open_documents(settings: Rag) -> IndexedDocuments:
     name = f"recipe-{hash_json([[str(path) for path in settings.documents], making])[:12]}"
     report = build_index(settings.documents, name, making)
     say(report.as_text().splitlines()[0])
+    if report.note:
+        say(report.note)
     return IndexedDocuments(open_index(name, settings.rerank, settings.rerank_top), settings)
 
 

@@ -102,8 +102,13 @@ def ask(engine: LocalEngine, index: Index, question: str, settings: AnswerSettin
     A model is told to cite; a run is asked as it was trained, with the prompt of its training.
     """
     found = index.search(question, settings.k, settings.files)
-    nearest = max((item.similarity or 0.0 for item in found), default=0.0)
-    if nearest < settings.least_similarity:
+    if not found:
+        say("No passage was found: the model was not asked.")
+        return CitedAnswer(DONT_KNOW, False, ())
+    nearest = max(item.similarity or 0.0 for item in found)
+    # Where the embedder doesn't know the script, no passage has a similarity to judge by.
+    judged = not found.note or any(item.similarity is not None for item in found)
+    if judged and nearest < settings.least_similarity:
         say(f"The nearest passage has a similarity of {nearest:.2f}: the model was not asked.")
         return CitedAnswer(DONT_KNOW, False, ())
     told = INSTRUCTION if engine.system is None else engine.system
