@@ -47,6 +47,8 @@ class BatchedEngine(Engine, Protocol):
 
     #: The prompt of its training, for who brings none.
     system: str | None
+    #: The tokens that end an answer.
+    ends: frozenset[int]
 
     @property
     def batch_key(self) -> int:

@@ -34,6 +34,8 @@ class HeadEngine(ABC):
 
     #: What it is and what it answers with, for an error's words.
     description: str
+    #: No token ends an answer, which is one of the labels.
+    ends: frozenset[int] = frozenset()
 
     def __init__(self, headed: HeadModel, name: str, system: str | None = None) -> None:
         self.headed, self.name, self.system = headed, name, system
@@ -123,7 +125,7 @@ class HeadEngine(ABC):
         if not prompt.messages:
             raise BadData(f"{self.name} is {self.description}.", "Ask it at /chat/completions.")
         bound = replace(prompt, choices=self.allowed_labels(prompt.choices))
-        return GenerationRequest(bound, ids, frozenset(), self.tokenizer)
+        return GenerationRequest(bound, ids, self.ends, self.tokenizer)
 
     def choose(self, requests: Sequence[GenerationRequest], prefix: Prefix | None = None) -> None:
         """Answer each request."""

@@ -17,7 +17,7 @@ from burnish.rag.answer import INSTRUCTION
 from burnish.rag.prompt import fit_passages, with_passages
 from burnish.rag.store import Passage
 from burnish.serve.errors import RequestError
-from burnish.serve.inference.constraints import answer_grammar, forced_tools
+from burnish.serve.inference.constraints import forced_tools, is_constrained
 from burnish.serve.inference.protocol import (
     ChatMessage,
     ChatRequest,
@@ -50,8 +50,11 @@ def chat_requests(
     request: ChatRequest,
     max_new_tokens: int,
     passages: Sequence[Passage] = (),
+    grammar: str = "",
 ) -> list[GenerationRequest]:
     """Build the `n` engine requests of a chat request, with as many of `passages` as fit.
+
+    `grammar` is that of `answer_grammar`.
 
     A model trained with a system message gets it where the request has none. An answer has at most
     `max_new_tokens` tokens where the request sets no limit, and never more than the context holds.
@@ -60,7 +63,6 @@ def chat_requests(
     _reject_unsupported(request)
     if request.top_logprobs and not request.logprobs:
         raise RequestError("`top_logprobs` needs `logprobs` to be true.", "top_logprobs")
-    grammar = _check_grammar(engine, request)
     reads_images = isinstance(engine, VisionEngine)
     messages = [
         _as_message(message, index, reads_images) for index, message in enumerate(request.messages)
@@ -85,7 +87,7 @@ def chat_requests(
 
 
 def completion_requests(
-    engine: ServedEngine, request: CompletionRequest
+    engine: ServedEngine, request: CompletionRequest, grammar: str = ""
 ) -> list[tuple[str, list[GenerationRequest]]]:
     """Return each prompt's text with its `n` requests. Raises RequestError, PromptTooLong."""
     _reject_unsupported(request)
@@ -94,7 +96,7 @@ def completion_requests(
         max_new_tokens=request.max_tokens or _COMPLETION_TOKENS,
         choices=tuple(request.guided_choice or ()),
         top_logprobs=request.logprobs,
-        grammar=_check_grammar(engine, request),
+        grammar=grammar,
     )
     rows = [_token_ids(engine, one) for one in _list_prompts(request)]
     texts = [str(engine.tokenizer.decode(ids)) for ids in rows]
@@ -104,17 +106,19 @@ def completion_requests(
     ]
 
 
-def _check_grammar(engine: ServedEngine, request: GenerationParams) -> str:
-    """Return the grammar of the answer. Raises RequestError if the engine cannot enforce it."""
-    grammar = answer_grammar(request)
-    if grammar and isinstance(engine, ExternalEngine) and not engine.supports_grammars:
+def check_enforceable(engine: ServedEngine, request: GenerationParams) -> None:
+    """Raises RequestError for a request with a schema that the engine cannot enforce."""
+    if (
+        is_constrained(request)
+        and isinstance(engine, ExternalEngine)
+        and not engine.supports_grammars
+    ):
         raise RequestError(
             f"{request.model} is an exported folder, and {engine.child.name} cannot enforce a "
             "schema. Leave the schema out, or serve the run itself (or its --to merged).",
             "tool_choice" if forced_tools(request) else "response_format",
             "unsupported_value",
         )
-    return grammar
 
 
 def _add_passages(
