@@ -195,10 +195,10 @@ class LogprobEngine(ExternalEngine):
 
     @abstractmethod
     def logprob_table(
-        self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1
+        self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1, owner: str = ""
     ) -> LogprobTable:
         """Log-probabilities behind the tokens `ids`; `wanted` are those that will be asked for,
-        and an answer has up to `ahead` of them."""
+        and an answer has up to `ahead` of them. Nothing of another owner's prompts is reused."""
 
     def ensure_alive(self) -> None:
         """Start the child again if it has ended. Raises EngineFailed."""
@@ -229,7 +229,7 @@ class LogprobEngine(ExternalEngine):
         choices = request.prompt.choices
         texts = encode_choices(self.tokenizer, self.ends, choices, request.answer_prefix)
         wanted = sorted({token for text in texts for token in text})
-        table = self.logprob_table(request.ids, wanted, max(map(len, texts)))
+        table = self.logprob_table(request.ids, wanted, max(map(len, texts)), request.owner)
         chosen = find_likeliest(build_choice_tree(texts), table)
         request.text, request.token_ids = choices[chosen], texts[chosen][:-1]
         request.finish = "stop"

@@ -19,6 +19,7 @@ from burnish.core.errors import Unavailable
 from burnish.core.records import TokenLogprob
 from burnish.engines.external.base import DEFAULT_LAUNCH, LaunchOptions, LogprobEngine
 from burnish.engines.external.process import EngineProcess
+from burnish.engines.external.slots import SlotPool
 from burnish.engines.local.decoding import GenerationRequest
 from burnish.models.artifact import Artifact
 from burnish.models.chat_template import encode_text
@@ -49,6 +50,7 @@ class LlamaCppEngine(LogprobEngine):
             raise Unavailable("llama.cpp needs xllamacpp.", "pip install 'burnish[llamacpp]'")
         super().__init__(name, tokenizer, system, running)
         self.file, self.adapter, self.slots = file, adapter, running.slots
+        self._slot_pool = SlotPool(self.slots)
         self._letter = encode_text(tokenizer, "a")[0]
         self.child = self.start_process()
         props = self.child.ask("/props")
@@ -77,15 +79,16 @@ class LlamaCppEngine(LogprobEngine):
         return self.file.stat().st_size
 
     def logprob_table(
-        self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1
+        self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1, owner: str = ""
     ) -> "_LlamaCppLogprobs":
         """Whatever is wanted: the server tells the likeliest tokens, or all."""
-        return _LlamaCppLogprobs(self, ids, ahead)
+        return _LlamaCppLogprobs(self, ids, ahead, owner)
 
-    def complete(self, ids: Sequence[int], **settings: Any) -> dict[str, Any]:
+    def complete(self, ids: Sequence[int], owner: str = "", **settings: Any) -> dict[str, Any]:
         """One request of the server's own kind (`POST /completion`)."""
         body = {**_SAMPLING, "prompt": list(ids), "return_tokens": True, **settings}
-        return dict(self.child.ask("/completion", body))
+        with self._slot_pool.take(owner) as slot:
+            return dict(self.child.ask("/completion", {**body, **_slot_fields(*slot)}))
 
     def generate(self, request: GenerationRequest) -> Generator[None]:
         """A free answer, as the server tells its text; one with log-probabilities comes at once."""
@@ -99,7 +102,10 @@ class LlamaCppEngine(LogprobEngine):
             **_generation_fields(request),
             "stream": True,
         }
-        with closing(self.child.stream("/completion", body)) as said:
+        with (
+            self._slot_pool.take(request.owner) as slot,
+            closing(self.child.stream("/completion", {**body, **_slot_fields(*slot)})) as said,
+        ):
             for one in said:
                 ended = one.get("stop_type") == "eos"
                 request.feed(one["content"], one["tokens_predicted"] - ended)
@@ -111,12 +117,13 @@ class LlamaCppEngine(LogprobEngine):
         """A whole answer with the log-probability of each token, `shown` others beside it."""
         given = self.complete(
             request.ids,
+            request.owner,
             **_generation_fields(request),
             stop=list(request.prompt.stop),
             n_probs=max(shown, 1),
         )
         tokens: list[int] = given["tokens"]
-        logprobs = self._logprobs(request.ids, tokens, given, shown)
+        logprobs = self._logprobs(request, tokens, given, shown)
         for token, told in zip(tokens, logprobs, strict=True):
             if token in self.ends:
                 request.finish = "stop"
@@ -127,7 +134,11 @@ class LlamaCppEngine(LogprobEngine):
         request.finish = request.finish or "length"
 
     def _logprobs(
-        self, ids: Sequence[int], tokens: Sequence[int], given: Mapping[str, Any], shown: int
+        self,
+        request: GenerationRequest,
+        tokens: Sequence[int],
+        given: Mapping[str, Any],
+        shown: int,
     ) -> tuple[TokenLogprob, ...]:
         """The log-probability of each token of an answer.
 
@@ -138,19 +149,24 @@ class LlamaCppEngine(LogprobEngine):
             return tuple(self._logprob(one, shown) for one in told)
         found = []
         for place, token in enumerate(tokens):
-            told = self.next_logprobs([*ids, *tokens[:place]], self.vocabulary)
+            ids = [*request.ids, *tokens[:place]]
+            told = self.next_logprobs(ids, self.vocabulary, request.owner)
             own = next(one for one in told if one["id"] == token)
             found.append(self._logprob({**own, "top_logprobs": told}, shown))
         return tuple(found)
 
-    def next_logprobs(self, ids: Sequence[int], shown: int) -> list[dict[str, Any]]:
+    def next_logprobs(
+        self, ids: Sequence[int], shown: int, owner: str = ""
+    ) -> list[dict[str, Any]]:
         """The likeliest next tokens behind `ids`, as the server tells them.
 
         It tells nothing about a token that is half a character, so another one is forced; what is
         told are the model's own probabilities all the same.
         """
         bias = [[self._letter, 1e4]]
-        given = self.complete(ids, n_predict=1, temperature=0, n_probs=shown, logit_bias=bias)
+        given = self.complete(
+            ids, owner, n_predict=1, temperature=0, n_probs=shown, logit_bias=bias
+        )
         return list(given["completion_probabilities"][0]["top_logprobs"])
 
     def _logprob(self, told: Mapping[str, Any], shown: int) -> TokenLogprob:
@@ -172,14 +188,21 @@ def _generation_fields(request: GenerationRequest) -> dict[str, Any]:
     }
 
 
+def _slot_fields(number: int, may_reuse: bool) -> dict[str, Any]:
+    """The slot of a request, which reads the whole prompt anew if it may not reuse its last one."""
+    return {"id_slot": number} | ({} if may_reuse else {"cache_prompt": False})
+
+
 class _LlamaCppLogprobs:
     """Log-probabilities of the next token behind a prompt and some tokens more, asked for once.
 
     A question brings the model's own `ahead` next tokens with it: mostly those of the answer.
     """
 
-    def __init__(self, engine: LlamaCppEngine, ids: Sequence[int], ahead: int = 1) -> None:
-        self.engine, self.ids, self.ahead = engine, list(ids), ahead
+    def __init__(
+        self, engine: LlamaCppEngine, ids: Sequence[int], ahead: int = 1, owner: str = ""
+    ) -> None:
+        self.engine, self.ids, self.ahead, self.owner = engine, list(ids), ahead, owner
         self.known: dict[tuple[int, ...], dict[int, float]] = {}
 
     def top_logprobs(self, behind: tuple[int, ...]) -> tuple[dict[int, float], float]:
@@ -187,7 +210,7 @@ class _LlamaCppLogprobs:
         if behind not in self.known:
             self._look_ahead(behind)
         if behind not in self.known:
-            self._keep(behind, self.engine.next_logprobs([*self.ids, *behind], _TOP_TOKENS))
+            self._keep(behind, self._next_logprobs(behind, _TOP_TOKENS))
         logs = self.known[behind]
         return logs, min(logs.values())
 
@@ -195,13 +218,20 @@ class _LlamaCppLogprobs:
         """All tokens of the vocabulary."""
         if len(self.known.get(behind, ())) < self.engine.vocabulary:
             shown = self.engine.vocabulary
-            self._keep(behind, self.engine.next_logprobs([*self.ids, *behind], shown))
+            self._keep(behind, self._next_logprobs(behind, shown))
         return self.known[behind]
+
+    def _next_logprobs(self, behind: tuple[int, ...], shown: int) -> list[dict[str, Any]]:
+        return self.engine.next_logprobs([*self.ids, *behind], shown, self.owner)
 
     def _look_ahead(self, behind: tuple[int, ...]) -> None:
         """What the model goes on with; of no use if the server has left something out."""
         given = self.engine.complete(
-            [*self.ids, *behind], n_predict=self.ahead, temperature=0, n_probs=_TOP_TOKENS
+            [*self.ids, *behind],
+            self.owner,
+            n_predict=self.ahead,
+            temperature=0,
+            n_probs=_TOP_TOKENS,
         )
         told = given.get("completion_probabilities", ())
         if len(told) == len(given["tokens"]):

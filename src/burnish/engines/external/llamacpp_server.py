@@ -11,6 +11,8 @@ from typing import Any
 
 import xllamacpp
 
+from burnish.core.settings import engine_key
+
 _CACHES = {
     "f16": xllamacpp.ggml_type.GGML_TYPE_F16,
     "q8_0": xllamacpp.ggml_type.GGML_TYPE_Q8_0,
@@ -31,6 +33,11 @@ def make_parameters(asked: dict[str, Any]) -> Any:
     # A conversation that outgrows the context is an error, not a reason to forget its beginning.
     chosen.ctx_shift = chosen.warmup = False
     chosen.verbosity = -1
+    # Any program of this machine and any web page can reach the port: nobody is answered without
+    # the key, and no page is told that it may read an answer.
+    chosen.api_keys = [engine_key()]
+    chosen.cors_origins, chosen.cors_credentials = "", False
+    chosen.ui = chosen.endpoint_slots = False
     # It would keep what past requests have computed, up to 8 GiB; a slot's last prompt stays.
     chosen.cache_ram_mib = 0
     chosen.lora_adapters = [

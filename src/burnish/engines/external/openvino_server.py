@@ -51,6 +51,11 @@ class OpenVinoServer(EngineServer):
         self._held = wanted
         return log_softmax(given["logits"])
 
+    def forget_prompt(self) -> None:
+        """Drop the keys and values of the last prompt."""
+        self._request.reset_state()
+        self._held = []
+
     def encode_chat(self, asked: dict[str, Any]) -> list[int]:
         """Tokens of a conversation, rendered and encoded by OpenVINO GenAI itself."""
         text = self.tokenizer.apply_chat_template(

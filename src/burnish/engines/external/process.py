@@ -11,12 +11,13 @@ import urllib.error
 import urllib.request
 import weakref
 from collections.abc import Generator, Mapping, Sequence
+from secrets import token_urlsafe
 from typing import Any
 
 import psutil
 
 from burnish.core.errors import BurnishError, PromptTooLong
-from burnish.core.settings import child_environment
+from burnish.core.settings import ENGINE_KEY, child_environment
 
 #: Seconds that a child gets to load its model, and to answer one request.
 _TIMEOUT = 600
@@ -27,6 +28,8 @@ _SIGNAL_REASONS = {
     signal.SIGABRT: "it gave up (abort)",
     signal.SIGBUS: "it crashed (bus error)",
 }
+#: Without the proxies of the environment: what is asked must not leave this machine.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 #: Runs a module until its standard input ends, so that it never outlives who started it.
 _EXIT_WITH_PARENT = (
     "import os, runpy, sys, threading\n"
@@ -56,17 +59,18 @@ class EngineProcess:
     ) -> None:
         """Start a module (the first word) with arguments and wait until it serves.
 
-        Without `url` the child prints a line of JSON that has it. `settings` are variables of its
-        environment. Raises EngineFailed if it ends before.
+        Without `url` the child is one of ours: it prints a line of JSON that has it, and answers
+        nobody without the key that it finds in its environment. `settings` are further variables
+        of its environment. Raises EngineFailed if it ends before.
         """
-        self.name = name
+        self.name, self._key = name, token_urlsafe(32) if url is None else None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the child
         self._process = subprocess.Popen(
             [sys.executable, "-c", _EXIT_WITH_PARENT, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if url is None else self._log,
             stderr=self._log,
-            env=child_environment(settings or {}),
+            env=child_environment({**(settings or {}), ENGINE_KEY: self._key or ""}),
             # Ctrl-C is for whoever started it, who may have answers to finish first.
             process_group=0,
         )
@@ -81,7 +85,7 @@ class EngineProcess:
         Raises EngineFailed if the child has died or refuses; PromptTooLong where it says so.
         """
         try:
-            return _request_json(f"{self.url}{path}", body, key)
+            return _request_json(f"{self.url}{path}", body, key or self._key)
         except urllib.error.HTTPError as error:
             said = error.read().decode(errors="replace")[:500]
             if "context" in said and ("exceed" in said or "holds" in said):
@@ -101,7 +105,7 @@ class EngineProcess:
         has died or refuses.
         """
         try:
-            with _open_response(f"{self.url}{path}", body, key) as answer:
+            with _open_response(f"{self.url}{path}", body, key or self._key) as answer:
                 for line in answer:
                     if not line.strip():
                         continue
@@ -181,7 +185,7 @@ def _open_response(
         headers["Authorization"] = f"Bearer {key}"
     content = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=content, headers=headers)
-    answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    answer: http.client.HTTPResponse = _DIRECT.open(request, timeout=_TIMEOUT)
     return answer
 
 

@@ -11,10 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from secrets import compare_digest
 from typing import Any
 
 import numpy as np
 
+from burnish.core.settings import engine_key
+
+#: The names under which the server answers: a page of another name must not reach it.
+_HOSTS = ("127.0.0.1", "localhost")
+_MAX_BODY_BYTES = 64 * 2**20
 #: What a library raises about a question.
 _FAULTS = (RuntimeError, ValueError, LookupError, TypeError)
 
@@ -24,6 +30,8 @@ class EngineServer(ABC):
 
     #: Tokens that end an answer, as the folder itself says.
     ends: Sequence[int]
+    #: The owner of the last prompt.
+    _owner: str = ""
 
     @abstractmethod
     def next_logprobs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
@@ -44,12 +52,23 @@ class EngineServer(ABC):
     def select_adapter(self, asked: dict[str, Any]) -> None:  # noqa: B027 most have nothing to turn
         """Answer what is asked next with the weights that it names, where there are several."""
 
+    def forget_prompt(self) -> None:  # noqa: B027 most keep nothing from prompt to prompt
+        """Drop what is held of the last prompt, where something is."""
+
+    def select_owner(self, asked: dict[str, Any]) -> None:
+        """Forget the last prompt if it was another owner's: its time would tell what it was."""
+        owner = asked.get("owner", "")
+        if owner != self._owner:
+            self._owner = owner
+            self.forget_prompt()
+
     def complete(self, asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Each token of an answer with its log-probability as it is made, up to one of `ends`.
 
         The last has `stop`, and says whether the answer has `ended` by itself.
         """
         self.select_adapter(asked)
+        self.select_owner(asked)
         draw = np.random.default_rng(asked.get("seed"))
         made: list[int] = []
         while len(made) < asked["most"]:
@@ -84,6 +103,7 @@ class EngineServer(ABC):
     def wanted_logprobs(self, asked: dict[str, Any]) -> list[float]:
         """Log-probabilities of the tokens `wanted`."""
         self.select_adapter(asked)
+        self.select_owner(asked)
         logs = self.next_logprobs(asked["ids"], asked["behind"])
         return [float(logs[token]) for token in asked["wanted"]]
 
@@ -114,15 +134,23 @@ def _sample_token(
 
 
 def make_handler(
-    doors: Mapping[str, Callable[[dict[str, Any]], Any]],
+    doors: Mapping[str, Callable[[dict[str, Any]], Any]], key: str
 ) -> type[BaseHTTPRequestHandler]:
     """Answers POSTs of JSON by path; what the model refuses is a 400 with the reason.
 
-    What comes piece by piece is sent so, a line each, for as long as somebody listens.
+    What comes piece by piece is sent so, a line each, for as long as somebody listens. Without the
+    key nobody is answered: any program of this machine, and any web page, can reach the port.
     """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            if status := self._refusal():
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.close_connection = True
+                return
             body = self.rfile.read(int(self.headers["Content-Length"]))
             try:
                 status, said = 200, doors[self.path](json.loads(body))
@@ -136,6 +164,19 @@ def make_handler(
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
+
+        def _refusal(self) -> int:
+            """Return the status for a request that is not answered; 0 for any other."""
+            host = self.headers.get("Host", "").rpartition(":")[0]
+            sent = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            length = self.headers.get("Content-Length", "")
+            if host not in _HOSTS:
+                return 400
+            if not compare_digest(sent.encode("utf-8", "replace"), key.encode()):
+                return 401
+            if not (length.isascii() and length.isdigit() and len(length) < 12):
+                return 411
+            return 413 if int(length) > _MAX_BODY_BYTES else 0
 
         def _send_lines(self, said: Iterator[Any]) -> None:
             self.send_response(200)
@@ -167,7 +208,7 @@ def serve(open_runner: Callable[[dict[str, Any]], EngineServer]) -> None:
         "/tokenize": runner.tokenize,
         "/v1/chat/completions": runner.chat,
     }
-    server = HTTPServer(("127.0.0.1", 0), make_handler(doors))
+    server = HTTPServer(("127.0.0.1", 0), make_handler(doors, engine_key()))
     sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{server.server_port}"}) + "\n")
     sys.stdout.flush()
     os.dup2(2, 1)
