@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import tracemalloc
 
 import httpx
 import pytest
@@ -146,7 +147,7 @@ def test_a_broken_body_is_a_400(http, body):
         {"stop": 5},
         {"stream": "yes"},
         {"stream_options": []},
-        {"tools": [{"a": "\ud800"}]},
+        {"tools": [{"a": "b"}]},
         {"tools": 7},
         {"logit_bias": []},
         {"response_format": "text"},
@@ -209,3 +210,37 @@ def test_an_answer_says_which_request_it_is_for_and_how_long_it_took(http):
     assert mine.headers["x-request-id"] == "mine-1"
     assert int(mine.headers["openai-processing-ms"]) >= 0
     assert forged.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {**GOOD, "unknown": {"deep": ["\ud800"]}}),
+        ("/v1/chat/completions", {**GOOD, "metadata": {"\udfff": "a"}}),
+        ("/v1/completions", {"model": "tiny", "prompt": "a", "user": "\ud83d"}),
+        ("/v1/embeddings", {"model": "tiny", "input": "\ud800"}),
+    ],
+)
+def test_half_of_a_character_anywhere_in_a_body_is_a_400(http, path, body):
+    assert "surrogate" in error(http.post(path, content=json.dumps(body)), 400)["message"]
+
+
+def test_a_whole_character_in_two_escapes_is_text(http):
+    body = json.dumps({**GOOD, "user": "\U0001f600", "unknown": "\\ud800"})
+    assert "\\ud83d\\ude00" in body
+
+    assert http.post("/v1/chat/completions", content=body).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[{}] * 1_000_000, [{}] * 90_000, {"a": [[]] * 300_000}, {str(n): n for n in range(200_000)}],
+)
+def test_a_body_of_many_small_things_costs_no_more_than_its_bytes(http, content):
+    messages = [{"role": "user", "content": content}]
+    body = json.dumps({**GOOD, "messages": messages, "logit_bias": content}).encode()
+    tracemalloc.start()
+    assert len(error(http.post("/v1/chat/completions", content=body), 400)["message"]) < 500
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * len(body)
