@@ -10,6 +10,7 @@ import pytest
 from burnish.serve.middleware.guard import MAX_BYTES, max_body_bytes
 from tests.fixtures.server import KEY
 
+JSON = {"content-type": "application/json"}
 AUTH = {"authorization": f"Bearer {KEY}"}
 GOOD = {
     "model": "tiny",
@@ -222,14 +223,17 @@ def test_an_answer_says_which_request_it_is_for_and_how_long_it_took(http):
     ],
 )
 def test_half_of_a_character_anywhere_in_a_body_is_a_400(http, path, body):
-    assert "surrogate" in error(http.post(path, content=json.dumps(body)), 400)["message"]
+    assert (
+        "surrogate"
+        in error(http.post(path, content=json.dumps(body), headers=JSON), 400)["message"]
+    )
 
 
 def test_a_whole_character_in_two_escapes_is_text(http):
     body = json.dumps({**GOOD, "user": "\U0001f600", "unknown": "\\ud800"})
     assert "\\ud83d\\ude00" in body
 
-    assert http.post("/v1/chat/completions", content=body).status_code == 200
+    assert http.post("/v1/chat/completions", content=body, headers=JSON).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -240,7 +244,10 @@ def test_a_body_of_many_small_things_costs_no_more_than_its_bytes(http, content)
     messages = [{"role": "user", "content": content}]
     body = json.dumps({**GOOD, "messages": messages, "logit_bias": content}).encode()
     tracemalloc.start()
-    assert len(error(http.post("/v1/chat/completions", content=body), 400)["message"]) < 500
+    assert (
+        len(error(http.post("/v1/chat/completions", content=body, headers=JSON), 400)["message"])
+        < 500
+    )
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40 * len(body)
