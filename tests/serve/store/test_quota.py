@@ -1,7 +1,9 @@
 """Limits of what an organisation may keep and train at once."""
 
 import contextlib
+import time
 
+import httpx
 import openai
 import pytest
 
@@ -97,3 +99,49 @@ def test_an_organisation_has_so_many_unfinished_jobs_and_no_more(client_of):
         client.fine_tuning.jobs.cancel(first)
         second = tuning.begin(client)
         client.fine_tuning.jobs.cancel(second)
+
+
+def test_metadata_attributes_and_batches_count(client_of):
+    labels = {f"key{n}": "x" * 500 for n in range(16)}
+    with client_of("labels", most_bytes=20_000) as client:
+        file = tuning.upload(client, b"{}", "batch")
+        for create in (
+            lambda: client.vector_stores.create(metadata=labels),
+            lambda: client.batches.create(
+                input_file_id=file, endpoint="/v1/completions", completion_window="24h",
+                metadata=labels,
+            ),
+        ):  # fmt: skip
+            full(lambda create=create: [create() for _ in range(4)])
+
+
+def test_a_deployment_keeps_no_unknown_fields_and_counts(server, client_of):
+    path = server.address.removesuffix("/v1") + (
+        "/subscriptions/s/resourceGroups/g/providers/Microsoft.CognitiveServices/accounts/a"
+        "/deployments/big?api-version=2024-10-01"
+    )
+    model = {"format": "OpenAI", "name": "tiny"}
+    with client_of("deploying", most_bytes=1000) as client:
+        body = {"properties": {"model": model, "notes": "x" * 100_000}, "tags": ["x"] * 1000}
+        answer = httpx.put(path, json=body, headers={"api-key": client.api_key})
+        assert answer.status_code in (200, 201)
+        assert tuning.upload(client, b"x" * 500, "batch"), "what is unknown was not kept"
+
+
+def test_answers_of_a_batch_count_and_end_at_the_quota(client_of):
+    body = {"model": "tiny", "prompt": "red", "max_tokens": 16}
+    rows = [
+        {"custom_id": str(n), "method": "POST", "url": "/v1/completions", "body": body}
+        for n in range(80)
+    ]
+    content = tuning.lines(rows)
+    with client_of("batching", most_bytes=len(content) + 8000) as client:
+        made = client.batches.create(
+            input_file_id=tuning.upload(client, content, "batch"),
+            endpoint="/v1/completions", completion_window="24h",
+        )  # fmt: skip
+        while (done := client.batches.retrieve(made.id)).status != "completed":
+            time.sleep(0.05)
+        errors = client.files.content(done.error_file_id).text
+
+    assert 0 < done.request_counts.completed < 80 and "quota_exceeded" in errors

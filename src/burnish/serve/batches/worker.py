@@ -34,6 +34,7 @@ from burnish.serve.inference.local_client import call_endpoint
 from burnish.serve.inference.service import InferenceService
 from burnish.serve.store.files import StoredFileNotFound
 from burnish.serve.store.jobs import make_storable
+from burnish.serve.store.quota import QuotaExceeded, check_storage_quota
 from burnish.serve.store.schema import StoredObject
 from burnish.serve.store.workspace import Workspace
 
@@ -83,7 +84,7 @@ class BatchWorker:
             return None
         if batch.status == "validating":
             batch = batches.set_status(batch.id, "in_progress", ("validating",))
-        journal = Journal(self.workspace.home / "batches" / batch.id / "answers.jsonl")
+        journal = Journal(self._journal_path(batch))
         results = read_journal(journal.path)
         done = {result["custom_id"] for result in results}
         rest = [line for line in lines if line["custom_id"] not in done]
@@ -155,11 +156,30 @@ class BatchWorker:
                 "message": "The batch's key has been removed.",
             }
             return [_line_result(line, None, error) for line in lines]
+        if message := self._quota_error(batch, key):
+            error = {"code": "quota_exceeded", "message": message}
+            return [_line_result(line, None, error) for line in lines]
         responses = self._call_endpoint(key, batch.body["endpoint"], lines)
         return [
             _line_result(line, response, None)
             for line, response in zip(lines, responses, strict=True)
         ]
+
+    def _quota_error(self, batch: StoredObject, key: ApiKey) -> str:
+        """Return why no more answers may be kept; empty while there is room for them."""
+        journal = self._journal_path(batch)
+        before = CURRENT_KEY.set(key)
+        try:
+            with self.workspace.store.writing() as session:
+                check_storage_quota(session, journal.stat().st_size if journal.exists() else 0)
+        except QuotaExceeded as error:
+            return error.what
+        finally:
+            CURRENT_KEY.reset(before)
+        return ""
+
+    def _journal_path(self, batch: StoredObject) -> Path:
+        return self.workspace.home / "batches" / batch.id / "answers.jsonl"
 
     def _call_endpoint(
         self, key: ApiKey, endpoint: str, lines: Sequence[Mapping[str, Any]]

@@ -1,5 +1,6 @@
 """Objects that clients create besides files and jobs, as rows of one table."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,10 +30,12 @@ class StoredObjects:
     store: Database
 
     def add(self, record: StoredObject, size: int = 0) -> StoredObject:
-        """Write a new object that takes `size` bytes of the quota. Raises QuotaExceeded."""
+        """Write a new object that takes `size` bytes of the quota besides its JSON.
+
+        Raises QuotaExceeded.
+        """
         with self.store.writing() as session:
-            if size:
-                check_storage_quota(session, size)
+            check_storage_quota(session, size + len(json.dumps(record.body)))
             session.add(record)
         return record
 
