@@ -74,6 +74,17 @@ class ApiObject(BaseModel):
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
+def limit_total_length(limit: int) -> AfterValidator:
+    """Return the validator of texts that cost as much as they have characters together."""
+
+    def check(texts: list[str]) -> list[str]:
+        if (total := sum(map(len, texts))) > limit:
+            raise ValueError(f"the texts have {total} characters; at most {limit} are allowed")
+        return texts
+
+    return AfterValidator(check)
+
+
 def _is_none(value: object) -> bool:
     return value is None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import tracemalloc
 
 import httpx
@@ -251,3 +252,33 @@ def test_a_body_of_many_small_things_costs_no_more_than_its_bytes(http, content)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 40 * len(body)
+
+
+def test_a_body_with_two_ends_is_refused_and_its_connection_closed(house):
+    host, port = house.address.removeprefix("http://").split(":")
+    request = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {KEY}\r\n"
+        "content-type: application/json\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n"
+        "0\r\n\r\nGET /v1/models HTTP/1.1\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        client.sendall(request.encode())
+        answer = b""
+        while received := client.recv(4096):
+            answer += received
+
+    assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"guided_choice": ["x" * 999 + str(n % 10) for n in range(40)]}, "value_error"),
+        ({"messages": [{"role": "user", "content": "a " * 400_000}]}, "context_length_exceeded"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2000}]}, None),
+    ],
+)
+def test_what_would_take_long_is_refused_before_it_is_read(http, change, code):
+    found = error(http.post("/v1/chat/completions", json={**GOOD, **change}), 400)
+
+    assert code is None or found["code"] == code

@@ -30,6 +30,8 @@ from burnish.serve.inference.unsupported import unsupported_fields
 
 #: The hosted API's own default for plain completions.
 _COMPLETION_TOKENS = 16
+#: Characters of a token, at most, on the average of a whole prompt: 4 are usual.
+_MAX_TOKEN_CHARS = 64
 #: The instruction for a model whose chat template renders no tools.
 _TOOLS_INSTRUCTION = (
     'You can call a function by answering with nothing but {"name": ..., "arguments": {...}}. '
@@ -73,6 +75,7 @@ def chat_requests(
     if "tools" not in str(engine.tokenizer.chat_template):
         messages, tools = _describe_tools(messages, tools), ()
     max_new_tokens = request.max_completion_tokens or request.max_tokens or max_new_tokens
+    _check_length(engine, messages, tools)
     if passages:
         messages = _add_passages(engine, messages, passages, tools, max_new_tokens)
     ids = encode_prompt(engine.tokenizer, messages, tools)
@@ -149,6 +152,23 @@ def _add_passages(
             "Shorten the question, or use a model with a longer context.",
         )
     return list(with_passages(messages, fitting))
+
+
+def _check_length(
+    engine: ServedEngine, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raises PromptTooLong for a text that is too long before its tokens are counted.
+
+    Encoding megabytes takes seconds, in which no other prompt is encoded.
+    """
+    count = sum(len(message.content) for message in messages)
+    count += len(json.dumps(tools)) if tools else 0
+    if count > engine.context_length * _MAX_TOKEN_CHARS:
+        raise PromptTooLong(
+            f"The prompt has {count} characters, more than the {engine.context_length} tokens of "
+            "the model's context can hold.",
+            "Shorten the prompt.",
+        )
 
 
 def _tool_definitions(request: ChatRequest) -> tuple[Mapping[str, Any], ...]:
@@ -261,6 +281,8 @@ def _list_prompts(request: CompletionRequest) -> list[str | list[int]]:
 
 
 def _token_ids(engine: ServedEngine, prompt: str | list[int]) -> list[int]:
+    if isinstance(prompt, str):
+        _check_length(engine, [Message("user", prompt)], ())
     ids = encode_rendered_prompt(engine.tokenizer, prompt) if isinstance(prompt, str) else prompt
     if not ids:
         raise RequestError("The prompt is empty.", "prompt")
