@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Tests wait for servers and deaths half of their time, so one more than there are cores.
 WORKERS := $(shell $(PYTHON) -c "import os; print(os.cpu_count() + 1)")
 
-.PHONY: setup demo test check docs clean
+.PHONY: setup demo test check docs site clean
 
 setup: $(STAMP)
 
@@ -36,5 +36,8 @@ test: check
 docs: setup
 	$(BIN)/python -m tests.write_docs
 
+site: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist site

@@ -68,7 +68,7 @@ def loaded(arguments: argparse.Namespace) -> tuple[Any, Any, list[Any]]:
 
     changes = [
         f"train.batch_size={arguments.batch}", f"train.threads={arguments.threads}",
-        f"model.dtype={arguments.dtype}", "train.schedule=constant", "train.warmup_share=0",
+        f"model.dtype={arguments.dtype}", "train.schedule=constant", "train.warmup_ratio=0",
         f"train.learning_rate={RATE}", f"train.method.rank={RANK}", f"train.method.alpha={ALPHA}",
         "train.objective=dpo", f"train.objective.beta={BETA}",
     ]  # fmt: skip
@@ -83,7 +83,7 @@ def ours(arguments: argparse.Namespace) -> tuple[list[float], Seconds]:
     from burnish.train.adapters.registry import trainable_weights
     from burnish.train.loop.checkpoint import TrainState
     from burnish.train.loop.language_model import train_step
-    from burnish.train.rlhf.reference import add_reference_logprobs
+    from burnish.train.rlhf.reference import ReferenceLogprobs
     from burnish.train.trainers.causal_lm import build_language_model
 
     recipe, base, rows = loaded(arguments)
@@ -94,7 +94,7 @@ def ours(arguments: argparse.Namespace) -> tuple[list[float], Seconds]:
     )
     with tempfile.TemporaryDirectory() as folder:
         begun = now()
-        plan = add_reference_logprobs(plan, Run(Path(folder)), TrainState())
+        plan = ReferenceLogprobs().before_first_step(plan, Run(Path(folder)), TrainState())
         for step in range(arguments.steps):
             some = plan.rows[step * arguments.batch : (step + 1) * arguments.batch]
             losses.append(train_step(plan, some)["loss"])

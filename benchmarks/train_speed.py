@@ -156,7 +156,7 @@ def ours(arguments: argparse.Namespace) -> Trained:
     base, _, rows = loaded(arguments)
     changes = [
         f"train.batch_size={arguments.batch}", f"train.threads={arguments.threads}",
-        f"model.dtype={arguments.dtype}", "train.schedule=constant", "train.warmup_share=0",
+        f"model.dtype={arguments.dtype}", "train.schedule=constant", "train.warmup_ratio=0",
         f"train.learning_rate={arguments.rate}", f"train.method.rank={RANK}",
         f"train.method.alpha={ALPHA}",
         f"train.gradient_checkpointing={str(arguments.checkpointing).lower()}",
@@ -252,7 +252,7 @@ def reference(arguments: argparse.Namespace) -> Trained:
     for step in range(arguments.steps):
         begun = time.perf_counter()
         some = rows[step * arguments.batch : (step + 1) * arguments.batch]
-        learnt, total = sum(row.trained for row in some), 0.0
+        learnt, total = sum(row.target_count for row in some), 0.0
         for row in some:
             logits = model(input_ids=torch.tensor([row.ids]), use_cache=False).logits[0, :-1]
             each = torch.nn.functional.cross_entropy(
@@ -309,7 +309,7 @@ def utilisation(arguments: argparse.Namespace, seconds: list[float]) -> float:
     frozen = sum(layer.weight.numel() for layer in layers)
     adapters = RANK * sum(layer.in_features + layer.out_features for layer in layers)
     timed = rows[arguments.batch :]
-    tokens, learnt = sum(len(row.ids) for row in timed), sum(row.trained for row in timed)
+    tokens, learnt = sum(len(row.ids) for row in timed), sum(row.target_count for row in timed)
     vocabulary = 4 * config.vocab_size * config.hidden_size
     work = tokens * (4 * frozen + 6 * adapters) + learnt * vocabulary
     rate = product_rate(1024, config.hidden_size, config.intermediate_size, arguments.dtype)

@@ -41,7 +41,7 @@ settings, method = recipe.train, recipe.train.method
 for name in ("objective", "optimizer", "quantization_aware", "compile", "parallel"):
     if getattr(settings, name) != getattr(Train(), name):
         sys.exit(f"train.{name} is not at its default; this page has LoRA, SFT and AdamW only.")
-if method.kind != "lora" or method.init != "zero" or method.start or method.on:
+if method.kind != "lora" or method.init != "zero" or method.init_from or method.stack_on:
     sys.exit("train.method is not plain LoRA; this page has nothing else.")
 if out.exists():
     sys.exit(f"{out} exists already.")
@@ -74,7 +74,7 @@ model = AutoModelForCausalLM.from_pretrained(
 targets = "all-linear" if method.targets == ("all-linear",) else list(method.targets)
 lora = LoraConfig(
     r=method.rank, lora_alpha=method.alpha, lora_dropout=method.dropout, target_modules=targets,
-    rank_pattern=dict(method.ranks), use_rslora=method.rslora, task_type="CAUSAL_LM",
+    rank_pattern=dict(method.rank_pattern), use_rslora=method.rslora, task_type="CAUSAL_LM",
 )  # fmt: skip
 peft_model = get_peft_model(model, lora, autocast_adapter_dtype=False)
 model.set_attn_implementation(ATTENTION)  # rows in one flat sequence, each sees itself only
@@ -142,7 +142,7 @@ for epoch in range(math.ceil(settings.epochs)):
 stream = stream[: math.ceil(len(train) * settings.epochs)]
 steps = math.ceil(len(train) * settings.epochs / settings.batch_size)
 steps = min(steps, settings.max_steps or steps)
-warmup = math.ceil(settings.warmup_share * steps)
+warmup = math.ceil(settings.warmup_ratio * steps)
 twice_an_epoch = max(min(math.ceil(len(train) / settings.batch_size / 2), steps), 1)
 validate_every = settings.evaluate_every or twice_an_epoch
 

@@ -85,6 +85,17 @@ def test_a_function_is_short_and_takes_few_arguments(file):
         assert len(own) <= 6 or is_route_or_word, function.name
 
 
+def test_the_command_line_imports_the_api_and_core_only():
+    for file in (PACKAGE / "cli").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            named = (
+                [getattr(node, "module", None) or ""] if isinstance(node, ast.ImportFrom) else []
+            )
+            named += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            rooms = {name.split(".")[1] for name in named if name.startswith("burnish.")}
+            assert rooms <= {"api", "core", "cli"}, f"{file.name}:{node.lineno}"
+
+
 def test_only_the_settings_read_the_environment():
     readers = [f for f in FILES if "os.environ" in f.read_text() or "getenv" in f.read_text()]
 

@@ -9,7 +9,7 @@ import pytest
 import regex
 
 import burnish
-from burnish.data.pii import personal_kinds
+from burnish.data.pii import find_pii_kinds
 
 ROOT = Path(burnish.__file__).parent
 _CALLS = frozenset(
@@ -72,7 +72,7 @@ def test_a_pattern_reads_any_text_in_time_that_grows_with_it(library, pattern, f
 def test_personal_data_is_looked_for_in_time_that_grows_with_the_text(text):
     began = time.process_time()
 
-    personal_kinds(text)
+    find_pii_kinds(text)
 
     assert time.process_time() - began < 4
 
@@ -86,4 +86,4 @@ def test_personal_data_is_looked_for_in_time_that_grows_with_the_text(text):
     ],
 )
 def test_mail_addresses_are_still_found(text, kinds):
-    assert personal_kinds(text) == kinds
+    assert find_pii_kinds(text) == kinds

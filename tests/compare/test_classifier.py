@@ -120,7 +120,7 @@ def test_two_labels_have_the_odds_of_scikit_learns_model(tiny_embedder):
 
 
 def test_one_label_alone_is_refused(tiny_embedder):
-    with pytest.raises(BadData, match="nothing is to be told apart"):
+    with pytest.raises(BadData, match="nothing to classify"):
         fit_head(Embedder(tiny_embedder), [row("a", "x"), row("b", "x")], [])
 
 

@@ -17,6 +17,7 @@ from burnish.data.frozen_split import thaw
 from burnish.data.load import load
 from burnish.evaluate import latency
 from burnish.evaluate.scoring import load_predictions
+from burnish.models.resolved import Resolved
 from burnish.train.cached_run import cached_run_folder
 from tests.fixtures.worker_process import in_child
 
@@ -202,7 +203,7 @@ def test_other_settings_are_another_training_and_a_default_that_is_spelt_out_is_
 ):
     def name(*changes):
         recipe = ticket_recipe(*changes)
-        return cached_run_folder(recipe, load(recipe)).name
+        return cached_run_folder(Resolved.of(recipe), load(recipe)).name
 
     usual = name()
     changes = ["method=dora", "method=qlora", "objective=orpo", "method.rank=3", "learning_rate=1"]
@@ -278,13 +279,11 @@ def test_a_training_is_not_used_again_when_its_rows_have_changed(ticket_recipe, 
     }[part]
     split = replace(dataset.split, train=(changed, *dataset.split.train[1:]))
 
-    assert cached_run_folder(recipe, replace(dataset, split=split)) != cached_run_folder(
-        recipe, dataset
-    )
+    resolved = Resolved.of(recipe)
+    usual = cached_run_folder(resolved, dataset)
+    assert cached_run_folder(resolved, replace(dataset, split=split)) != usual
     more = dataset.task.model_copy(update={"labels": (*dataset.task.labels, "other")})
-    assert cached_run_folder(recipe, replace(dataset, task=more)) != cached_run_folder(
-        recipe, dataset
-    )
+    assert cached_run_folder(resolved, replace(dataset, task=more)) != usual
 
 
 def test_following_the_advice_makes_the_next_look_stricter(ticket_recipe, workspace):

@@ -42,8 +42,8 @@ def test_a_teacher_elsewhere_is_a_ceiling_asked_once_and_priced_by_its_tokens(
     # It has the name of the base here, which isn't asked in its stead.
     changes = [
         "compare.forgetting=false", "compare.routes=[base, few_shot, teacher]",
-        f"distil.teacher.endpoint={stub.url}", f"distil.teacher.model={tiny.name}",
-        "distil.teacher.price_in=100", "distil.teacher.price_out=1000",
+        f"distill.teacher.endpoint={stub.url}", f"distill.teacher.model={tiny.name}",
+        "distill.teacher.price_in=100", "distill.teacher.price_out=1000",
     ]  # fmt: skip
     result = compare(ticket_recipe(*changes), out=tmp_path / "run")
 
@@ -63,7 +63,7 @@ def test_a_teacher_elsewhere_is_a_ceiling_asked_once_and_priced_by_its_tokens(
 
 def test_a_model_of_this_machine_can_be_the_teacher(ticket_recipe, tiny):
     result = compare(
-        ticket_recipe("compare.routes=[base, teacher]", f"distil.teacher.model={tiny.name}")
+        ticket_recipe("compare.routes=[base, teacher]", f"distill.teacher.model={tiny.name}")
     )
 
     assert result.routes["teacher"].memory_bytes > 0

@@ -78,7 +78,7 @@ def test_a_chat_example_becomes_a_recipe(meant, tmp_path):
     assert (recipe.train.learning_rate, recipe.train.schedule) == (1e-5, "linear")
     assert (method.kind, method.rank, method.alpha, method.dropout) == ("qlora", 16, 32, 0.05)
     assert recipe.train.max_length == 2048 and recipe.data.columns.text is None
-    assert (recipe.train.warmup_share, recipe.train.seed) == (0.1, 42), "AutoTrain's own"
+    assert (recipe.train.warmup_ratio, recipe.train.seed) == (0.1, 42), "AutoTrain's own"
     notes = "\n".join(found.notes)
     assert "hub.token changes nothing here: nothing is uploaded" in notes
     assert "merge_adapter" in notes and "moments have all their bits" in notes

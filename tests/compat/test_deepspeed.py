@@ -78,7 +78,7 @@ def test_a_usual_file_becomes_a_recipe(meant):
     assert recipe.model.dtype == "bfloat16"
     assert (train.parallel, train.devices, train.batch_size) == ("zero2", 4, 2 * 4 * 4)
     assert (train.learning_rate, train.weight_decay, train.max_grad_norm) == (3e-4, 0.01, 0.5)
-    assert (train.schedule, train.max_steps, train.warmup_share) == ("linear", 500, 0.1)
+    assert (train.schedule, train.max_steps, train.warmup_ratio) == ("linear", 500, 0.1)
 
 
 def test_what_changes_nothing_is_named(meant):
@@ -168,7 +168,7 @@ def test_a_batch_of_each_process_wants_their_number_and_a_warm_up_that_of_all_st
 
     alone = train_of(meant({"train_micro_batch_size_per_gpu": 2}), "train.parallel=none")
     warmed = train_of(meant({"scheduler": {"type": "WarmupLR"}}), "train.max_steps=4000")
-    assert (alone.train.batch_size, warmed.train.warmup_share) == (2, 0.25)
+    assert (alone.train.batch_size, warmed.train.warmup_ratio) == (2, 0.25)
 
 
 def test_the_scheduler_has_the_last_word_on_the_rate_wherever_it_stands(meant):

@@ -78,7 +78,7 @@ def test_an_example_becomes_a_recipe_with_kaitos_defaults(meant):
     assert recipe.model.name == "microsoft/Phi-3-mini-128k-instruct"
     assert (method.kind, method.rank, method.alpha, method.double_quant) == ("qlora", 8, 8, True)
     assert (train.learning_rate, train.epochs, train.batch_size) == (5e-5, 3, 1)
-    assert (train.schedule, train.warmup_share, train.seed) == ("linear", 0.0, 42)
+    assert (train.schedule, train.warmup_ratio, train.seed) == ("linear", 0.0, 42)
     notes = "\n".join(found.notes)
     assert "tuning.input isn't fetched" in notes and "no cluster" in notes
     assert "tuning.output.image changes nothing here" in notes

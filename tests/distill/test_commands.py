@@ -1,4 +1,4 @@
-"""`burnish distil` as a process of its own: stopped by the gate, and killed in the middle."""
+"""`burnish distill` as a process of its own: stopped by the gate, and killed in the middle."""
 
 import json
 import os
@@ -23,12 +23,12 @@ def begin(tiny_folder, write_rows, stub, tmp_path):
     test = write_rows("test.jsonl", tickets(30, 6))
     stub.answer = label_of
     said = [
-        "distil", "--train", train, "--test", test, "--model", "tiny", "--teacher", "big",
+        "distill", "--train", train, "--test", test, "--model", "tiny", "--teacher", "big",
         "--out", tmp_path / "run", "--json",
     ]  # fmt: skip
     settings = (
-        f"distil.teacher.endpoint={stub.url}", f"distil.teacher.concurrency={CONCURRENCY}",
-        "distil.teacher.retries=0", "data.near_duplicate=1.0", "train.max_steps=40",
+        f"distill.teacher.endpoint={stub.url}", f"distill.teacher.concurrency={CONCURRENCY}",
+        "distill.teacher.retries=0", "data.near_duplicate=1.0", "train.max_steps=40",
         "train.learning_rate=1e-2", "train.threads=1",
     )  # fmt: skip
     said += [word for setting in settings for word in ("--set", setting)]

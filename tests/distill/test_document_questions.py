@@ -35,7 +35,7 @@ def recipe_of(tiny, write_rows, tmp_path, stub):
                 "model": {"name": tiny.name},
                 "data": {"test": [str(test)], "near_duplicate": 1.0},
                 "rag": {"documents": [str(tmp_path / "pages")]} if documents else {},
-                "distil": {
+                "distill": {
                     "questions_per_passage": 3,
                     "teacher": {"model": "big", "endpoint": stub.url},
                 },
@@ -114,7 +114,7 @@ def test_further_teachers_read_the_passage_and_have_to_agree(recipe_of, stub, mo
         return "twelve watts" if question.startswith("What does") else "not in the passage"
 
     with serving(Stub(answer=reads)) as second:
-        result = distill(recipe_of(f"distil.teachers=[{{model: b, endpoint: '{second.url}'}}]"))
+        result = distill(recipe_of(f"distill.teachers=[{{model: b, endpoint: '{second.url}'}}]"))
         asked = sum(second.asked.values())
 
     kept, dropped = (

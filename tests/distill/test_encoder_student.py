@@ -1,4 +1,4 @@
-"""An encoder as the student of `burnish distil`: it learns a teacher's labels."""
+"""An encoder as the student of `burnish distill`: it learns a teacher's labels."""
 
 import json
 import shutil
@@ -27,9 +27,9 @@ def recipe_of(ticket_recipe, tiny_embedder, stub):
 
     def build(*changes):
         usual = (
-            "model.name=tiny-embedder", "distil.teacher.model=big", "train.objective=classify",
+            "model.name=tiny-embedder", "distill.teacher.model=big", "train.objective=classify",
             "train.epochs=10",
-            f"distil.teacher.endpoint={stub.url}", "train.method=full", "train.learning_rate=3e-3",
+            f"distill.teacher.endpoint={stub.url}", "train.method=full", "train.learning_rate=3e-3",
         )  # fmt: skip
         return make_recipe(ticket_recipe().model_dump(mode="json"), (*usual, *changes))
 
@@ -37,7 +37,7 @@ def recipe_of(ticket_recipe, tiny_embedder, stub):
 
 
 def test_an_encoder_learns_the_teachers_labels_and_is_measured_beside_it(recipe_of, tmp_path):
-    result = distill(recipe_of("distil.fine_tuned=true"), out=tmp_path / "run")
+    result = distill(recipe_of("distill.fine_tuned=true"), out=tmp_path / "run")
 
     assert result.exit_code == 0, result.as_text()
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -64,7 +64,7 @@ def test_an_encoder_is_cut_to_some_of_its_layers_and_still_read_as_one(
     write_manifest(models / "deep", {**read_manifest(tiny_embedder.path), "name": "deep"})
     monkeypatch.setenv("BURNISH_MODELS", str(models))
 
-    name = prepare_student(recipe_of("model.name=deep", "distil.layers=3"))
+    name = prepare_student(recipe_of("model.name=deep", "distill.layers=3"))
 
     whole, cut = (AutoModel.from_pretrained(find_model(one).path) for one in ("deep", name))
     assert name == "deep-3-layers" and cut.config.num_hidden_layers == 3
@@ -80,12 +80,12 @@ def test_an_encoder_is_left_with_fewer_neurons_and_refused_fewer_heads(
     shutil.copytree(tiny_embedder.path, tmp_path / "models" / "tiny-embedder")
     monkeypatch.setenv("BURNISH_MODELS", str(tmp_path / "models"))
 
-    name = prepare_student(recipe_of("distil.neurons=0.5"))
+    name = prepare_student(recipe_of("distill.neurons=0.5"))
 
     assert AutoModel.from_pretrained(find_model(name).path).config.intermediate_size == 32
     assert Embedder(find_model(name)).encode(["where is my parcel"]).shape == (1, 128)
     with pytest.raises(BadRecipe, match="kind bert can't be left with fewer heads"):
-        prepare_student(recipe_of("distil.heads=1"))
+        prepare_student(recipe_of("distill.heads=1"))
 
 
 def test_an_encoder_with_fewer_word_pieces_reads_what_it_knows_as_before(
@@ -96,14 +96,14 @@ def test_an_encoder_with_fewer_word_pieces_reads_what_it_knows_as_before(
     whole = Embedder(tiny_embedder)
     known = [row.prompt[-1].content for row in load(recipe_of()).split.train]
 
-    name = prepare_student(recipe_of("distil.pieces=180"))
+    name = prepare_student(recipe_of("distill.vocab_size=180"))
 
     fewer = Embedder(find_model(name))
     assert name.startswith("tiny-embedder-180-pieces-")
     assert AutoModel.from_pretrained(find_model(name).path).config.vocab_size == 180
     assert np.allclose(fewer.encode(known), whole.encode(known), atol=1e-6)
     with pytest.raises(BadRecipe, match="alone are"):
-        prepare_student(recipe_of("distil.pieces=20"))
+        prepare_student(recipe_of("distill.vocab_size=20"))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_an_encoder_with_fewer_word_pieces_reads_what_it_knows_as_before(
     [
         (["train.objective=sft"], "writes no text"),
         (["train.objective=embed"], "learns a teacher's words"),
-        (["distil.pairs=student"], "no answers of its own"),
+        (["distill.pairs=student"], "no answers of its own"),
         (["task.kind=generation"], "is for labels"),
     ],
 )

@@ -13,7 +13,7 @@ from tests.fixtures.tickets import WORDS
 
 
 def taught_by(stub, recipe, *changes):
-    named = ["distil.teacher.model=big", f"distil.teacher.endpoint={stub.url}"]
+    named = ["distill.teacher.model=big", f"distill.teacher.endpoint={stub.url}"]
     return changed(recipe, *named, *changes)
 
 
@@ -24,7 +24,7 @@ def pairs_of(result):
 def test_a_student_learns_to_prefer_the_teachers_answer_to_its_own(ticket_recipe, stub):
     stub.answer = label_of
     recipe = taught_by(
-        stub, ticket_recipe(), "distil.pairs=student", "train.objective=dpo", "train.epochs=2"
+        stub, ticket_recipe(), "distill.pairs=student", "train.objective=dpo", "train.epochs=2"
     )
 
     result = distill(recipe)
@@ -53,7 +53,7 @@ def test_of_two_samples_the_better_one_is_chosen(ticket_recipe, stub):
 
     stub.answer = answer
     recipe = taught_by(
-        stub, ticket_recipe(), "distil.pairs=teacher", "distil.teacher.temperature=0.8"
+        stub, ticket_recipe(), "distill.pairs=teacher", "distill.teacher.temperature=0.8"
     )
 
     result = distill(recipe)
@@ -73,9 +73,12 @@ def test_of_two_samples_the_better_one_is_chosen(ticket_recipe, stub):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        (["train.objective=dpo"], "distil.pairs=student"),
-        (["distil.pairs=teacher"], "temperature 0 are the same"),
-        (["distil.pairs=teacher", "distil.teacher.temperature=1", "distil.grow=8"], "kind: file"),
+        (["train.objective=dpo"], "distill.pairs=student"),
+        (["distill.pairs=teacher"], "temperature 0 are the same"),
+        (
+            ["distill.pairs=teacher", "distill.teacher.temperature=1", "distill.self_instruct=8"],
+            "kind: file",
+        ),
     ],
 )
 def test_pairs_that_cannot_be_are_refused_before_anything_is_asked(

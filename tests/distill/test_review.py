@@ -66,7 +66,7 @@ def lessons_of(collector, others, recipe, rows):
 @pytest.fixture
 def reviewed(collector_of, second):
     """A run of nine questions, of which the teachers disagree on three; and how to do it again."""
-    run = new_run("distil", labelled(make_recipe({"distil": {"teacher": {"model": "big"}}})), {})
+    run = new_run("distill", labelled(make_recipe({"distill": {"teacher": {"model": "big"}}})), {})
 
     def again():
         one = collector_of(run)
@@ -99,8 +99,8 @@ def test_free_text_agrees_by_the_metric(collector_of, stub, second, least, dropp
     stub.answer = lambda text: "the parcel comes on Monday"
     second.answer = lambda text: "the parcel comes Tuesday"
     one, other = collector_of(), collector_of(model="other", endpoint=second.url)
-    distil = one.recipe.distil.model_copy(update={"agreement": least})
-    recipe = one.recipe.model_copy(update={"task": Task(kind="generation"), "distil": distil})
+    settings = one.recipe.distill.model_copy(update={"agreement": least})
+    recipe = one.recipe.model_copy(update={"task": Task(kind="generation"), "distill": settings})
 
     found = lessons_of(one, [other], recipe, questions(1))
 
@@ -222,8 +222,8 @@ def test_a_whole_distillation_with_two_teachers_and_a_person(ticket_recipe, stub
     stub.answer = label_of
     second.answer = lambda text: "refund" if "password" in text else label_of(text)
     recipe = changed(
-        ticket_recipe(), "distil.teacher.model=big", f"distil.teacher.endpoint={stub.url}",
-        f"distil.teachers=[{{model: other, endpoint: '{second.url}'}}]",
+        ticket_recipe(), "distill.teacher.model=big", f"distill.teacher.endpoint={stub.url}",
+        f"distill.teachers=[{{model: other, endpoint: '{second.url}'}}]",
     )  # fmt: skip
 
     first = distill(recipe)
@@ -243,7 +243,7 @@ def test_a_whole_distillation_with_two_teachers_and_a_person(ticket_recipe, stub
 
 
 def test_a_review_begins_without_loading_what_computes(tmp_path):
-    run = new_run("distil", make_recipe({}), {})
+    run = new_run("distill", make_recipe({}), {})
     (run.path / "dropped.jsonl").write_text("")
     program = (
         "import sys; from burnish.cli.main import app\n"

@@ -1,4 +1,4 @@
-"""`distil` from rows to report, on a tiny model that really learns."""
+"""`distill` from rows to report, on a tiny model that really learns."""
 
 import json
 
@@ -31,8 +31,8 @@ def test_a_remote_teachers_answers_train_a_student_and_all_is_on_the_disk(
         text[-1], f" {label_of(text)}\n"
     )
     recipe = changed(
-        ticket_recipe(), "distil.teacher.model=big", f"distil.teacher.endpoint={stub.url}",
-        "distil.teacher.price_in=10", "distil.teacher.terms=Outputs may train models.",
+        ticket_recipe(), "distill.teacher.model=big", f"distill.teacher.endpoint={stub.url}",
+        "distill.teacher.price_in=10", "distill.teacher.terms=Outputs may train models.",
     )  # fmt: skip
 
     result = distill(recipe, out=tmp_path / "run")
@@ -59,14 +59,14 @@ def test_a_remote_teachers_answers_train_a_student_and_all_is_on_the_disk(
     assert "Answer with exactly one of these labels" in stub.bodies[0]["messages"][0]["content"]
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "The student has learnt" in page and "Gain over baseline" in page
-    assert "Outputs may train models." in page and "burnish distil" in page
+    assert "Outputs may train models." in page and "burnish distill" in page
     assert open_local_engine(tmp_path / "run").name == result.training.id
 
 
 def test_the_same_command_again_asks_and_trains_nothing(ticket_recipe, stub):
     stub.answer = label_of
     recipe = changed(
-        ticket_recipe(), "distil.teacher.model=big", f"distil.teacher.endpoint={stub.url}"
+        ticket_recipe(), "distill.teacher.model=big", f"distill.teacher.endpoint={stub.url}"
     )
     first = distill(recipe)
     asked = sum(stub.asked.values())
@@ -84,8 +84,8 @@ def test_a_local_run_teaches_and_the_three_numbers_are_those_of_the_files(
 ):
     taught = train(ticket_recipe())
     recipe = changed(
-        ticket_recipe(), f"distil.teacher.model={taught.run}", "distil.layers=2",
-        "distil.fine_tuned=true", "train.method=full", "train.learning_rate=3e-3",
+        ticket_recipe(), f"distill.teacher.model={taught.run}", "distill.layers=2",
+        "distill.fine_tuned=true", "train.method=full", "train.learning_rate=3e-3",
     )  # fmt: skip
 
     result = distill(recipe, out=tmp_path / "run")
@@ -109,8 +109,8 @@ def test_rows_that_are_questions_alone_are_answered(ticket_recipe, write_rows, s
     stub.answer = label_of
     asked = write_rows("asked.jsonl", [{"prompt": row["text"]} for row in tickets(60, 3)])
     recipe = changed(
-        ticket_recipe(), f"data.train=[{asked}]", "distil.teacher.model=big",
-        f"distil.teacher.endpoint={stub.url}",
+        ticket_recipe(), f"data.train=[{asked}]", "distill.teacher.model=big",
+        f"distill.teacher.endpoint={stub.url}",
     )  # fmt: skip
 
     result = distill(recipe)
@@ -118,18 +118,18 @@ def test_rows_that_are_questions_alone_are_answered(ticket_recipe, write_rows, s
     assert result.decision == "learnt" and result.agreement() is None
     assert sum(result.counts()[part] for part in ("train", "validation")) == 60
     with pytest.raises(BadRecipe, match="fine_tuned=false"):
-        distill(changed(recipe, "distil.fine_tuned=true"))
+        distill(changed(recipe, "distill.fine_tuned=true"))
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
         ([], "No teacher is named"),
-        (["distil.teacher.model=x", "distil.teacher.endpoint=http://127.0.0.1:9/v1",
-          "train.objective=distil"], "only its words"),
-        (["distil.teacher.model=tiny", "distil.layers=9"], "has 2 layers"),
-        (["distil.teacher.model=x", "distil.teacher.endpoint=http://127.0.0.1:9/v1",
-          "distil.layers=2", "distil.layers_of=teacher"], "no layers to cut"),
+        (["distill.teacher.model=x", "distill.teacher.endpoint=http://127.0.0.1:9/v1",
+          "train.objective=distill"], "only its words"),
+        (["distill.teacher.model=tiny", "distill.layers=9"], "has 2 layers"),
+        (["distill.teacher.model=x", "distill.teacher.endpoint=http://127.0.0.1:9/v1",
+          "distill.layers=2", "distill.layers_of=teacher"], "no layers to cut"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_before_anything_is_asked(ticket_recipe, workspace, changes, says):
@@ -144,15 +144,15 @@ def test_a_run_that_stopped_goes_on_in_its_folder_with_another_budget(
 ):
     stub.answer = label_of
     recipe = changed(
-        ticket_recipe(), "distil.teacher.model=big", f"distil.teacher.endpoint={stub.url}",
-        "distil.teacher.max_new_tokens=1", "distil.teacher.concurrency=1",
+        ticket_recipe(), "distill.teacher.model=big", f"distill.teacher.endpoint={stub.url}",
+        "distill.teacher.max_new_tokens=1", "distill.teacher.concurrency=1",
     )  # fmt: skip
     with pytest.raises(TeacherStopped):
-        distill(changed(recipe, "distil.teacher.budget_tokens=1"), out=tmp_path / "run")
+        distill(changed(recipe, "distill.teacher.budget_tokens=1"), out=tmp_path / "run")
 
-    result = distill(changed(recipe, "distil.teacher.retries=1"), out=tmp_path / "run")
+    result = distill(changed(recipe, "distill.teacher.retries=1"), out=tmp_path / "run")
 
-    assert result.run.path == tmp_path / "run" and result.run.recipe.distil.teacher.retries == 1
+    assert result.run.path == tmp_path / "run" and result.run.recipe.distill.teacher.retries == 1
     with pytest.raises(AlreadyThere):
         distill(recipe, out=tmp_path / "run")
 
@@ -162,8 +162,8 @@ def test_a_student_learns_to_think_and_is_measured_by_what_it_says_then(
 ):
     stub.answer = lambda text: f"<think>\nhm\n</think>\n\n{label_of(text)}"
     recipe = changed(
-        ticket_recipe(), "distil.teacher.model=big", f"distil.teacher.endpoint={stub.url}",
-        "distil.thoughts=ask", "train.method=full", "train.learning_rate=3e-3", "train.epochs=8",
+        ticket_recipe(), "distill.teacher.model=big", f"distill.teacher.endpoint={stub.url}",
+        "distill.reasoning=ask", "train.method=full", "train.learning_rate=3e-3", "train.epochs=8",
     )  # fmt: skip
 
     result = distill(recipe, out=tmp_path / "run")
@@ -185,12 +185,14 @@ def test_a_student_learns_to_think_and_is_measured_by_what_it_says_then(
     ("change", "why"),
     [
         ("train.objective=classify", "chooses labels writes no thoughts"),
-        ("distil.pairs=student", "Pairs are of answers without thoughts"),
-        ("distil.questions_per_passage=2", "documents come without thoughts"),
+        ("distill.pairs=student", "Pairs are of answers without thoughts"),
+        ("distill.questions_per_passage=2", "documents come without thoughts"),
     ],
 )
 def test_what_has_no_thoughts_is_refused_where_they_are_to_be_kept(ticket_recipe, change, why):
-    recipe = changed(ticket_recipe(), "distil.teacher.model=tiny", "distil.thoughts=keep", change)
+    recipe = changed(
+        ticket_recipe(), "distill.teacher.model=tiny", "distill.reasoning=keep", change
+    )
 
     with pytest.raises(BadRecipe, match=why):
         distill(recipe)

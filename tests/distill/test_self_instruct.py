@@ -14,8 +14,8 @@ def test_new_questions_are_answered_and_copies_are_not(stub, collector_of):
     made = "\n".join(["Here they are:", *lines, '{"question": "broken o'])
     stub.answer = lambda text: made if "Write 8 new ones" in text else f"re: {text}"
     collector = collector_of()
-    distil = collector.recipe.distil.model_copy(update={"grow": 10})
-    recipe = collector.recipe.model_copy(update={"distil": distil})
+    settings = collector.recipe.distill.model_copy(update={"self_instruct": 10})
+    recipe = collector.recipe.model_copy(update={"distill": settings})
 
     lessons = self_instruct(collector, questions(20), QuestionFormat("", 16), recipe)
 
@@ -45,8 +45,8 @@ def harder(text):
 
 
 def with_evolve(collector, count):
-    distil = collector.recipe.distil.model_copy(update={"evolve": count})
-    return collector.recipe.model_copy(update={"distil": distil})
+    settings = collector.recipe.distill.model_copy(update={"evol_instruct": count})
+    return collector.recipe.model_copy(update={"distill": settings})
 
 
 def test_questions_get_harder_in_turn_and_copies_are_dropped(stub, collector_of):

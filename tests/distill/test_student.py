@@ -44,7 +44,7 @@ def test_a_student_is_a_model_like_any_other_and_is_cut_once(own_models, ticket_
     taught = train(ticket_recipe("train.max_steps=3"))
     recipe = make_recipe(
         {"model": {"name": "tiny"}},
-        ["distil.layers=2", f"distil.layers_of={of}", f"distil.teacher.model={taught.run}"],
+        ["distill.layers=2", f"distill.layers_of={of}", f"distill.teacher.model={taught.run}"],
     )
 
     name = prepare_student(recipe)
@@ -69,8 +69,8 @@ def test_more_layers_than_there_are_is_refused():
 def test_a_student_may_be_narrower_and_learns_like_any_other(own_models, ticket_recipe, of, capsys):
     taught = train(ticket_recipe("train.max_steps=3")).run
     recipe = ticket_recipe(
-        "distil.layers=2", "distil.neurons=0.5", "distil.heads=1", f"distil.layers_of={of}",
-        f"distil.teacher.model={taught}",
+        "distill.layers=2", "distill.neurons=0.5", "distill.heads=1", f"distill.layers_of={of}",
+        f"distill.teacher.model={taught}",
     )  # fmt: skip
     set_reporter(LineReporter())
 
@@ -90,17 +90,17 @@ def test_a_student_may_be_narrower_and_learns_like_any_other(own_models, ticket_
     assert prepare_student(other) != name, "other rows may leave others"
     learns = ticket_recipe(
         f"model.name={name}", "train.method=full", "train.learning_rate=3e-3", "train.max_steps=3",
-        f"train.objective={{kind: distil, teacher: {taught}, attention: {{weight: 1}}}}",
+        f"train.objective={{kind: distill, teacher: {taught}, attention: {{weight: 1}}}}",
     )  # fmt: skip
     assert train(learns).losses[-1] > 0
 
 
 def changes_of(recipe):
-    kept = recipe.distil
+    kept = recipe.distill
     return (
-        f"distil.layers={kept.layers}", f"distil.neurons={kept.neurons}",
-        f"distil.heads={kept.heads}", f"distil.layers_of={kept.layers_of}",
-        f"distil.teacher.model={kept.teacher.model}",
+        f"distill.layers={kept.layers}", f"distill.neurons={kept.neurons}",
+        f"distill.heads={kept.heads}", f"distill.layers_of={kept.layers_of}",
+        f"distill.teacher.model={kept.teacher.model}",
     )  # fmt: skip
 
 
@@ -108,7 +108,7 @@ def test_the_width_is_measured_by_questions_too_and_by_nothing_not_at_all(
     own_models, ticket_recipe, write_rows
 ):
     asked = write_rows("asked.jsonl", [{"prompt": f"where is parcel {n}"} for n in range(20)])
-    changes = ("distil.neurons=0.25", "distil.teacher.model=tiny")
+    changes = ("distill.neurons=0.25", "distill.teacher.model=tiny")
 
     name = prepare_student(ticket_recipe(f"data.train=[{asked}]", *changes))
 
@@ -118,6 +118,6 @@ def test_the_width_is_measured_by_questions_too_and_by_nothing_not_at_all(
 
 
 def test_only_a_tokenizer_of_word_pieces_can_do_with_fewer(own_models, ticket_recipe):
-    with pytest.raises(BadRecipe, match=r"this one is BPE.*\n.*distil.pieces out"):
-        prepare_student(ticket_recipe("distil.pieces=300", "distil.teacher.model=tiny"))
+    with pytest.raises(BadRecipe, match=r"this one is BPE.*\n.*distill.vocab_size out"):
+        prepare_student(ticket_recipe("distill.vocab_size=300", "distill.teacher.model=tiny"))
     assert not list(own_models.glob("*pieces*"))

@@ -100,7 +100,7 @@ def test_an_adapter_folder_is_the_adapter(first, trained, tmp_path):
     written = write_export(tmp_path / "adapter", first, "adapter", "as trained")
 
     model = PeftModel.from_pretrained(
-        load_model(api.models()[0], torch.float32), written.path, autocast_adapter_dtype=False
+        load_model(api.models()[0].local, torch.float32), written.path, autocast_adapter_dtype=False
     )
     assert model.peft_config["default"].r == 16
     assert written.kind == "adapter" and written.lineage["export"]["to"] == "adapter"

@@ -13,7 +13,7 @@ from burnish.train.adapters.registry import add_lora
 @pytest.fixture
 def saved(tiny, tiny_tokenizer, tmp_path):
     torch.manual_seed(0)
-    model = add_lora(load_model(tiny, torch.float32), Lora(rank=4))
+    model = add_lora(load_model(tiny, torch.float32), Lora(rank=4)).model
     for name, weight in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(weight)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from burnish.core import number_format as numbers
 from burnish.core.records import Finding, Interval
-from burnish.report import numbers
 from burnish.report.contents import (
     ClassLine,
     Curve,

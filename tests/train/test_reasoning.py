@@ -14,9 +14,9 @@ from burnish.evaluate.scoring import perplexity
 from burnish.models.chat_template import render_prompt
 from burnish.models.local_models import find_model, write_manifest
 from burnish.train.batching.sampler import group_rows
-from burnish.train.loop.trainer import TrainContext
+from burnish.train.loop.context import TrainContext
 from burnish.train.run import train
-from burnish.train.trainers.causal_lm import tokenize_splits
+from burnish.train.trainers.causal_lm import CausalLMTrainer
 from tests.fixtures.training import FACTS
 from tests.models.test_chat_template import SWITCHABLE
 
@@ -84,7 +84,7 @@ def test_a_conversation_with_its_thoughts_is_learnt_answer_by_answer(
     said = [(m.content, m.reasoning) for row in rows for m in (row.messages[-1],)]
     assert said == [(m.content, m.thought) for row in singles for m in (row.messages[-1],)]
     pairs = {frozenset((place, place + 1)) for place in range(0, len(rows), 2)}
-    units = group_rows(tokenize_splits(given)[0], recipe.train)
+    units = group_rows(CausalLMTrainer(given).tokenize()[0], recipe.train)
     assert set(map(frozenset, units)) == pairs, "what they have in common is computed once"
     assert train(recipe, learning(dataset, talks), out=tmp_path / "run").steps == 1
     engine = open_local_engine(tmp_path / "run")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from burnish.engines.chat import ChatSession
+    from burnish.api import ChatSession
 
 
 def command(

@@ -25,9 +25,7 @@ def command(
     """
     from burnish import api
 
-    if refreeze:
-        api.refreeze(files[0])
-    report = api.check(files, model=model, changes=changes or ())
+    report = api.check(files, model=model, changes=changes or (), refreeze=refreeze)
     text = "\n".join(
         [*map(_format_finding, report.findings), _format_summary(report.findings, report.rows)]
     )

@@ -38,15 +38,15 @@ def command(
     """
     from burnish import api
 
-    wished = [] if seeds is None else [f"compare.seeds={seeds}"]
     result = api.compare(
         recipe,
         out=out,
+        seeds=seeds,
         train=train or (),
         validation=validation or (),
         test=test or (),
         model=model,
-        changes=[*wished, *(changes or ())],
+        changes=changes or (),
     )
     show(result.as_text(), result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)

@@ -1,4 +1,4 @@
-"""`burnish distil`: a teacher's skill in a small student."""
+"""`burnish distill`: a teacher's skill in a small student."""
 
 from typing import Annotated
 
@@ -34,19 +34,19 @@ def command(
     and measure baseline, student and teacher on one frozen test split.
 
     Exit code 1 if the student is no better than before, or the teacher failed too often; then the
-    same command goes on where it stopped. Example: burnish distil recipe.yaml --teacher last
+    same command goes on where it stopped. Example: burnish distill recipe.yaml --teacher last
     """
     from burnish import api
 
-    named = [f"distil.teacher.model={teacher}"] if teacher else []
     result = api.distill(
         recipe,
         out=out,
+        teacher=teacher,
         train=train or (),
         validation=validation or (),
         test=test or (),
         model=model,
-        changes=[*(changes or ()), *named],
+        changes=changes or (),
     )
     show(result.as_text(), result.as_dict(), as_json)
     raise typer.Exit(result.exit_code)

@@ -7,10 +7,9 @@ import typer
 
 from burnish.cli.options import AsJson
 from burnish.cli.output import format_table, show
-from burnish.core.errors import BadRecipe
 
 if TYPE_CHECKING:
-    from burnish.train.forecast.memory_table import Assumptions, TableCell
+    from burnish.api import Assumptions, TableCell
 
 
 def command(
@@ -25,7 +24,7 @@ def command(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Reckon the memory of training on 1, 2, 4 and 8 GPUs, for each method and way to divide it.
+    """Estimate the memory of training on 1, 2, 4 and 8 GPUs, for each method and way to divide it.
 
     Nothing is run: a training says by itself what it will need, from steps that it rehearses.
 
@@ -33,44 +32,23 @@ def command(
 
     Example: burnish forecast "Llama 3.1 8B" --tokens 4096
     """
-    from burnish.train.forecast.memory_table import Assumptions, memory_table
+    from burnish import api
 
-    terms = Assumptions(
-        memory=_parse_bytes(memory), tokens=tokens, rank=rank, checkpointing=checkpointing
-    )
-    cells = memory_table(terms, model)
-    text = (
-        f"{_format_parts(cells) if model else _format_overview(cells)}\n\n{_format_legend(terms)}"
-    )
-    show(text, [cell.as_dict() for cell in cells], as_json)
-
-
-def _parse_bytes(text: str) -> float:
-    from pydantic import TypeAdapter, ValidationError
-
-    from burnish.core.units import Bytes
-
-    try:
-        return float(TypeAdapter(Bytes).validate_python(text))
-    except ValidationError as error:
-        raise BadRecipe(f"--memory {text} is no size.", "Write it as 24GB or 80GB.") from error
+    table = api.forecast(model, memory, tokens, rank, checkpointing)
+    body = _format_parts(table.cells) if model else _format_overview(table.cells)
+    show(f"{body}\n\n{_format_legend(table.assumptions)}", table.as_list(), as_json)
 
 
 def _format_overview(cells: Sequence["TableCell"]) -> str:
-    """A line for each way to divide; the one GPU of its first column divides nothing."""
-    from burnish.train.forecast.memory_table import COUNTS, WAYS
-
-    found = {(c.model, c.method, c.parallel, c.gpus): _format_cell(c) for c in cells}
+    """Return a line for each way to divide; the one GPU of its first column divides nothing."""
+    texts = {(c.model, c.method, c.parallel, c.gpus): _format_cell(c) for c in cells}
+    counts = sorted({cell.gpus for cell in cells} - {1})
+    ways = dict.fromkeys((c.model, c.method, c.parallel) for c in cells if c.gpus > 1)
     lines = [
-        [
-            name, method, way, found[name, method, "none", 1],
-            *[found[name, method, way, count] for count in COUNTS[1:]],
-        ]
-        for name in dict.fromkeys(cell.model for cell in cells)
-        for method, ways in WAYS.items()
+        [*way, texts[(*way[:2], "none", 1)], *[texts[(*way, count)] for count in counts]]
         for way in ways
-    ]  # fmt: skip
-    heads = ["model", "method", "parallel", "1 GPU", *[f"{count} GPUs" for count in COUNTS[1:]]]
+    ]
+    heads = ["model", "method", "parallel", "1 GPU", *[f"{count} GPUs" for count in counts]]
     return format_table(heads, lines)
 
 

@@ -10,11 +10,12 @@ from burnish.cli.output import show
 
 def command(
     name: Annotated[str | None, typer.Argument(help="A name for the key.")] = None,
-    model: Annotated[
-        list[str] | None, typer.Option(help="Only this model, or pattern (`ft:*`); repeatable.")
+    models: Annotated[
+        list[str] | None,
+        typer.Option("--model", help="Only this model, or pattern (`ft:*`); repeatable."),
     ] = None,
-    route: Annotated[
-        list[str] | None, typer.Option(help="Only this route (`chat`); repeatable.")
+    routes: Annotated[
+        list[str] | None, typer.Option("--route", help="Only this route (`chat`); repeatable.")
     ] = None,
     per_minute: Annotated[
         int | None, typer.Option(min=1, help="At most so many requests a minute.")
@@ -38,17 +39,17 @@ def command(
     from burnish import api
 
     if name is None:
-        keys = api.keys()
+        keys = api.key()
         shown = "\n".join(f"{key['name']:20} {_format_limits(key)}" for key in keys) or "No keys."
         show(shown, keys, as_json)
     elif remove:
-        api.remove_key(name)
+        api.key(name, remove=True)
         show(f"Removed: {name}", {"removed": name}, as_json)
     else:
-        value = api.make_key(
+        value = api.key(
             name,
-            model or (),
-            route or (),
+            models=models or (),
+            routes=routes or (),
             per_minute=per_minute,
             organization=organization,
             most_bytes=most_bytes,

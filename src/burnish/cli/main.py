@@ -15,6 +15,7 @@ from burnish.cli import (
     chat,
     check,
     compare,
+    distill,
     evaluate,
     export,
     forecast,
@@ -33,11 +34,9 @@ from burnish.cli import (
     serve,
     train,
 )
-from burnish.cli import (
-    distill as distil,
-)
 from burnish.core.errors import BurnishError
 from burnish.core.progress import LineReporter, set_reporter
+from burnish.core.recipe.renamed_keys import note
 from burnish.core.settings import is_worker
 
 app = typer.Typer(
@@ -48,7 +47,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 COMMANDS = (
-    init, pull, models, check, forecast, train, merge, evaluate, compare, distil, review,
+    init, pull, models, check, forecast, train, merge, evaluate, compare, distill, review,
     export, index, search, ask, chat, serve, key, import_openai, olive, runs, recipe,
 )  # fmt: skip
 for word in COMMANDS:
@@ -58,8 +57,15 @@ for word in COMMANDS:
     )(word.command)
 
 
+#: Old words that are accepted for one release, and the new ones.
+RENAMED_COMMANDS = {"distil": distill}
+for old, word in RENAMED_COMMANDS.items():
+    app.command(old, hidden=True)(word.command)
+
+
 @app.callback(invoke_without_command=True)
 def configure(
+    context: typer.Context,
     version: bool = typer.Option(False, "--version", help="Print the version."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress on stderr."),
 ) -> None:
@@ -69,6 +75,9 @@ def configure(
         raise typer.Exit
     if not quiet and not is_worker():
         set_reporter(_make_reporter())
+    if context.invoked_subcommand in RENAMED_COMMANDS:
+        new = RENAMED_COMMANDS[context.invoked_subcommand].__name__.rpartition(".")[2]
+        note(f"`burnish {context.invoked_subcommand}` is now `burnish {new}`")
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.ERROR)
 

@@ -33,9 +33,8 @@ def command(
 
     Example: burnish merge RUN_A RUN_B --weight 0.7 --weight 0.3 --how ties
     """
-    from burnish.multi_adapter import MergeOptions, merge
+    from burnish import api
 
-    merging = MergeOptions(how=how, density=density, rank=rank, seed=seed)
-    run = merge(runs, weights or [1 / len(runs)] * len(runs), merging, out)
-    told = {"artifact": str(run.artifact), "next": f"burnish chat {run.id}"}
-    show(format_facts(told), run.read("report.json"), as_json)
+    run = api.merge(runs, weights or (), out, how=how, density=density, rank=rank, seed=seed)
+    facts = {"artifact": str(run.artifact), "next": f"burnish chat {run.id}"}
+    show(format_facts(facts), run.read("report.json"), as_json)

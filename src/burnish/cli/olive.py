@@ -33,8 +33,8 @@ def command(
     from burnish import api
 
     done = api.olive(words)
-    told = {name: str(value) for name, value in done.facts.items() if name != "passes"}
-    lines = {"folder": str(done.folder), **told}
+    facts = {name: str(value) for name, value in done.facts.items() if name != "passes"}
+    lines = {"folder": str(done.folder), **facts}
     if done.next:
         lines["next"] = done.next
     show(

@@ -2,16 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from burnish.cli.options import Changes, RecipeFile
 
-if TYPE_CHECKING:
-    from burnish.core.recipe.recipe import Recipe as Whole
-
-_HELP = "Take what {} says; what is otherwise here is said in comments."
+_HELP = "Take what {} says; comments name what differs here."
 
 
 def command(
@@ -37,27 +34,14 @@ def command(
     """
     import yaml
 
-    from burnish.compat.autotrain import read_autotrain
-    from burnish.compat.deepspeed import read_deepspeed
-    from burnish.compat.kaito import read_kaito
-    from burnish.core.recipe.recipe import recipe_schema
+    from burnish import api
 
     if schema:
-        typer.echo(json.dumps(recipe_schema(), indent=2))
+        typer.echo(json.dumps(api.recipe(schema=True), indent=2))
         return
-    wanted = changes or []
-    files = ((deepspeed, read_deepspeed), (autotrain, read_autotrain), (kaito, read_kaito))
-    for file, read in files:
-        if file:
-            meant = read(file)
-            asked = _read_recipe(recipe, [*meant.changes, *wanted]).train
-            wanted = [*meant.changes, *meant.dependent(asked), *wanted]
-            typer.echo("".join(f"# {note}\n" for note in meant.notes), nl=False)
-    resolved = _read_recipe(recipe, wanted)
-    typer.echo(yaml.safe_dump(resolved.model_dump(mode="json"), sort_keys=False), nl=False)
-
-
-def _read_recipe(recipe: Path | None, changes: list[str]) -> "Whole":
-    from burnish.core.recipe.recipe import load_recipe, make_recipe
-
-    return load_recipe(recipe, changes) if recipe else make_recipe({}, changes)
+    resolved = api.recipe(
+        recipe, changes or (), deepspeed=deepspeed, autotrain=autotrain, kaito=kaito
+    )
+    typer.echo("".join(f"# {note}\n" for note in resolved.notes), nl=False)
+    values = resolved.recipe.model_dump(mode="json")
+    typer.echo(yaml.safe_dump(values, sort_keys=False), nl=False)

@@ -12,12 +12,11 @@ from burnish.cli.output import show
 from burnish.core.errors import BadData
 
 if TYPE_CHECKING:
-    from burnish.core.runs import Run
-    from burnish.distill.review import DisputedRow
+    from burnish.api import DisputedRow, Review
 
 
 def command(
-    run: Annotated[str, typer.Argument(help="A run of `burnish distil`, or `last`.")] = "last",
+    run: Annotated[str, typer.Argument(help="A run of `burnish distill`, or `last`.")] = "last",
     sample: Annotated[
         int | None, typer.Option(min=1, help="Show only so many rows, drawn by --seed.")
     ] = None,
@@ -29,24 +28,23 @@ def command(
 
     One key a row: k keeps the first answer, 2 to 9 that of another teacher, e writes another one,
     d drops the row, s skips it for now, q ends. Every decision is on the disk at once; the next
-    `burnish distil RUN/recipe.yaml` learns accordingly. With --json, or where no terminal is, the
+    `burnish distill RUN/recipe.yaml` learns accordingly. With --json, or where no terminal is, the
     rows are listed.
     """
-    from burnish.core.runs import find_run
-    from burnish.distill.review import list_disputed
+    from burnish import api
 
-    found = find_run(run)
-    rows = list_disputed(found, sample, seed)
+    review = api.review(run, sample, seed)
+    rows = review.rows
     if as_json or not sys.stdin.isatty():
         listed = "\n\n".join(_format_row(row) for row in rows) or "No row waits."
         show(listed, [asdict(row) for row in rows], as_json)
         return
     for number, row in enumerate(rows, start=1):
         typer.echo(f"\n{number} of {len(rows)}\n{_format_row(row)}")
-        if not _ask_decision(found, row):
+        if not _ask_decision(review, row):
             break
-    left = len(list_disputed(found, sample, seed))
-    typer.echo(f"\n{left} rows wait. What was decided counts from the next `burnish distil` on.")
+    left = len(api.review(run, sample, seed).rows)
+    typer.echo(f"\n{left} rows wait. The next `burnish distill` learns what was decided.")
 
 
 def _format_row(row: "DisputedRow") -> str:
@@ -62,10 +60,8 @@ def _format_row(row: "DisputedRow") -> str:
     return "\n".join(lines)
 
 
-def _ask_decision(run: "Run", row: "DisputedRow") -> bool:
+def _ask_decision(review: "Review", row: "DisputedRow") -> bool:
     """Ask until a decision is written down; False to end the review."""
-    from burnish.distill.review import decide
-
     words = {"k": "keep", "d": "drop", "e": "edit", "s": "skip"}
     while True:
         typer.echo("keep, drop, edit, skip, quit? [k/d/e/s/q] ", nl=False)
@@ -74,13 +70,13 @@ def _ask_decision(run: "Run", row: "DisputedRow") -> bool:
         if key in ("q", "\x04"):
             return False
         answers = [answer for _, answer in row.answers]
-        place = int(key) - 1 if key.isdecimal() else 0
+        index = int(key) - 1 if key.isdecimal() else 0
         word = "keep" if key.isdecimal() else words.get(key, "")
-        if not word or not 0 <= place < max(len(answers), 1):
+        if not word or not 0 <= index < max(len(answers), 1):
             continue
-        answer = answers[place] if answers else ""
+        answer = answers[index] if answers else ""
         try:
-            decide(run, row, word, _edit_answer(answer) if word == "edit" else answer)
+            review.decide(row, word, _edit_answer(answer) if word == "edit" else answer)
         except BadData as error:
             typer.echo(str(error))
             continue

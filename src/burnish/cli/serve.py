@@ -1,13 +1,10 @@
 """`burnish serve`: models and runs behind the OpenAI API."""
 
-import json
-from collections.abc import Iterable
 from typing import Annotated
 
 import typer
 
 from burnish.cli.options import Changes
-from burnish.core.progress import say
 
 Best = Annotated[
     bool,
@@ -25,9 +22,9 @@ def command(
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    alias: Annotated[
+    aliases: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=MODEL", help="Serve a model under another name too."),
+        typer.Option("--alias", metavar="NAME=MODEL", help="Serve a model under another name too."),
     ] = None,
     store: Annotated[
         str | None,
@@ -62,33 +59,16 @@ def command(
     """
     from burnish import api
 
-    own = {"host": host, "port": port, "store": store, "executor": executor}
-    own["python_graders"] = python_graders or None
-    settings = [*_upstream_changes(upstream or ()), *(changes or ())]
-    settings += [f"serve.{name}={value}" for name, value in own.items() if value is not None]
-    elsewhere = any(change.startswith("serve.upstream") for change in settings)
-    named, aliases = sources or ([] if elsewhere else ["smollm2-135m-instruct"]), [*(alias or ())]
-    if best:
-        from burnish.export.search.winner import resolve_best
-
-        named, aliases, measured = resolve_best(named, aliases)
-        settings = [*measured, *settings]
-    if self_test:
-        _check_isolation(named, settings)
-    api.serve(named, aliases=aliases, changes=settings)
-
-
-def _check_isolation(named: list[str], settings: list[str]) -> None:
-    """That adapters do not mix, as far as they answer here."""
-    from burnish import api
-    from burnish.core.recipe.recipe import make_recipe
-
-    api.check_isolation(named)
-    for name in make_recipe({}, settings).serve.upstream:
-        say(f"{name}: at another server, of which nothing is proven.")
-
-
-def _upstream_changes(given: Iterable[str]) -> list[str]:
-    """`MODEL=URL` as one change of the recipe, before those that say more of each."""
-    table = {model: {"url": url} for model, _, url in (pair.partition("=") for pair in given)}
-    return [f"serve.upstream={json.dumps(table)}"] if table else []
+    api.serve(
+        sources or (),
+        aliases or (),
+        best,
+        self_test,
+        changes or (),
+        host=host,
+        port=port,
+        store=store,
+        executor=executor,
+        upstream=upstream or (),
+        python_graders=python_graders,
+    )

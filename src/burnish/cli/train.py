@@ -2,7 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -17,19 +17,12 @@ from burnish.cli.options import (
     ValidationFiles,
 )
 from burnish.cli.output import format_facts, format_size, show
-from burnish.core.errors import BadRecipe
 from burnish.core.progress import format_clock
 from burnish.core.settings import is_worker
 
 if TYPE_CHECKING:
-    from burnish.train.report import TrainReport
-    from burnish.train.search.run import SearchReport
+    from burnish.api import SearchReport, TrainReport
 
-
-_NOT_TOGETHER = (
-    "--together needs a recipe and --out, and goes without --resume, --search and --space.",
-    "burnish train a.yaml --together b.yaml --out adapters",
-)
 _Space = Annotated[
     Path | None,
     typer.Option(
@@ -78,39 +71,31 @@ def command(
     """
     from burnish import api
 
-    settings = [
-        *_read_space(space),
-        *(changes or ()),
-        *([f"train.method={method}"] if method else ()),
-    ]
-    files: api.RecipeInputs = {
-        "train": train or (),
-        "validation": validation or (),
-        "test": test or (),
-        "model": model,
-        "changes": settings,
-    }
-    if together:
-        if recipe is None or out is None or resume or search or space:
-            raise BadRecipe(*_NOT_TOGETHER)
-        _train_together([recipe, *together], out, settings, as_json)
-        return
-    if search or space:
-        result = api.train_search(recipe, out=out, **files)
-        show(_format_search(result), result.as_dict(), as_json)
-        return
-    report = api.train(recipe, out=out, resume=resume, **files)
-    if not is_worker():
-        show(_format_report(report), report.as_dict(), as_json)
-
-
-def _read_space(space: Path | None) -> list[str]:
-    from burnish.compat.olive_search_space import recipe_changes
-
-    return recipe_changes(space) if space else []
+    result = api.train(
+        recipe,
+        out,
+        resume,
+        search,
+        space,
+        together or (),
+        train=train or (),
+        validation=validation or (),
+        test=test or (),
+        model=model,
+        method=method,
+        changes=changes or (),
+    )
+    if isinstance(result, list):
+        show(_format_runs(result, out), [report.as_dict() for report in result], as_json)
+    elif search or space:
+        show(_format_search(cast("SearchReport", result)), result.as_dict(), as_json)
+    elif not is_worker():
+        show(_format_report(cast("TrainReport", result)), result.as_dict(), as_json)
 
 
 def _format_report(report: "TrainReport") -> str:
+    from burnish import api
+
     text = format_facts(
         {
             "artifact": str(report.artifact),
@@ -118,38 +103,21 @@ def _format_report(report: "TrainReport") -> str:
             "time": format_clock(report.train_seconds),
             "tokens/s": f"{report.tokens_per_second:.0f}",
             "peak memory": format_size(report.peak_memory_bytes),
-            "next": _next_step(report),
+            "next": api.next_command(report),
         }
     )
-    for found in report.diagnoses:
-        text += f"\n\n{found.message}\n{found.fix}"
+    for diagnosis in report.diagnoses:
+        text += f"\n\n{diagnosis.message}\n{diagnosis.fix}"
     return text
 
 
-def _train_together(recipes: list[Path], out: Path, changes: list[str], as_json: bool) -> None:
-    from burnish.multi_adapter import train_together
-
-    reports = train_together(recipes, out, changes)
-    text = format_facts(
+def _format_runs(reports: "list[TrainReport]", out: Path | None) -> str:
+    return format_facts(
         {
-            report.run: f"{report.steps} steps ({report.stopped}), burnish chat {out / report.run}"
+            report.run: f"{report.steps} steps ({report.stopped}), burnish chat {out}/{report.run}"
             for report in reports
         }
     )
-    show(text, [report.as_dict() for report in reports], as_json)
-
-
-def _next_step(report: "TrainReport") -> str:
-    """What to do with the artifact: its kind says."""
-    from burnish.models.artifact import open_artifact
-
-    words = {
-        "classifier": "serve {}",
-        "token_classifier": "serve {}",
-        "embedder": "index FOLDER --name NAME --embedder {}",
-    }
-    kind = open_artifact(Path(report.artifact)).kind
-    return f"burnish {words.get(kind, 'chat {}').format(report.run)}"
 
 
 def _format_search(result: "SearchReport") -> str:

@@ -9,6 +9,7 @@ from burnish.core.errors import BadRecipe
 from burnish.core.recipe.methods import Full
 from burnish.core.recipe.objectives import Classify, TokenClassify
 from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.support import goes_together
 from burnish.core.recipe.train import Train
 from burnish.core.runs import Run
 from burnish.data.load import Dataset
@@ -50,7 +51,7 @@ def train_encoder(recipe: Recipe, dataset: Dataset) -> Run:
 
 def refuse_encoders(recipe: Recipe) -> None:
     """Raise BadRecipe if the recipe trains no language model."""
-    if recipe.train.is_encoding:
+    if not goes_together("run", "compare", "objective", recipe.train.objective.kind):
         raise BadRecipe(
             f"compare fine-tunes a language model, and train.objective is "
             f"{recipe.train.objective.kind}.",

@@ -85,7 +85,7 @@ def _always(recipe: Recipe, dataset: Dataset) -> str:
     return f"a few-shot prompt carries up to {recipe.compare.shots} examples each time"
 
 
-#: The documents' rules that can be read off a recipe and its rows (docs/evidence.md).
+#: The documents' rules that can be read off a recipe and its rows (docs/guides/compare.md).
 RULES = (
     Rule("External facts are better looked up than trained.",
          _documents, "retrieval", "fine_tuned", _scores_more),

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from burnish.core.number_format import duration, gain_interval, interval, money, points, share
+from burnish.core.number_format import name as spelt
 from burnish.core.records import Interval
 from burnish.report.contents import ReportTable
-from burnish.report.numbers import duration, gain_interval, interval, money, points, share
-from burnish.report.numbers import name as spelt
 
 
 def report_tables(result: Mapping[str, Any]) -> list[ReportTable]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from statistics import mean
 
+from transformers import PreTrainedTokenizerBase
+
 from burnish.compare.classifier import train_classifier
 from burnish.compare.encoder import train_encoder
 from burnish.compare.retrieval import IndexedDocuments, prompts_with_passages, rows_with_passages
@@ -17,8 +19,8 @@ from burnish.compare.teacher_ceiling import CEILING
 from burnish.core.errors import BadRecipe, NotFound
 from burnish.core.progress import say
 from burnish.core.recipe.data import Task
-from burnish.core.recipe.objectives import Seq2Seq
 from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.support import goes_together
 from burnish.core.records import Prompt, Row, Split, images_of
 from burnish.core.runs import Run
 from burnish.data.load import Dataset
@@ -36,8 +38,8 @@ from burnish.evaluate.tasks import (
 from burnish.models.chat_template import encode_row, split_as_served
 from burnish.models.find_artifact import find_artifact
 from burnish.models.heads.embedder import Embedder
-from burnish.models.load import load_tokenizer
 from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.train.cached_run import train_cached
 
 #: Examples that are too long for the context are passed over; this many times `shots` are tried.
@@ -56,6 +58,11 @@ class ComparisonSetup:
     rows: Sequence[Row]
     documents: IndexedDocuments | None = None
     judge: CalibratedJudge | None = None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The base model's tokenizer."""
+        return Resolved.of(self.recipe).tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +171,7 @@ def retrieval_rows(setting: ComparisonSetup) -> Split:
     """The rows with the passages found for their questions; some training rows without those that
     hold the answer."""
     documents, split, recipe = _require_documents(setting), setting.dataset.split, setting.recipe
-    tokenizer = load_tokenizer(find_model(recipe.model.name))
+    tokenizer = setting.tokenizer
     room, seed = recipe.train.max_length, recipe.train.seed
 
     def size(row: Row) -> int:
@@ -190,7 +197,7 @@ def _require_documents(setting: ComparisonSetup) -> IndexedDocuments:
 
 def teacher_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
     """The base prompt; the plain one for a teacher that was trained on such rows."""
-    source = setting.recipe.distil.teacher
+    source = setting.recipe.distill.teacher
     is_trained = not source.endpoint and find_artifact(source.model) is not None
     return (plain_prompts if is_trained else base_prompts)(setting, engine)
 
@@ -227,15 +234,14 @@ def similar_examples(
     return [[usable[place] for place in places] for places in nearest]
 
 
-def with_routes(recipe: Recipe, task: Task) -> Recipe:
-    """The recipe with the usual routes of its task, if it names none."""
+def with_routes(recipe: Recipe, task: Task, kind: str) -> Recipe:
+    """Return the recipe with the usual routes of its task and kind of model, if it names none."""
     if recipe.compare.routes:
         return recipe
     names = ["base", "few_shot", "fine_tuned"]
-    if isinstance(recipe.train.objective, Seq2Seq):
-        # An encoder wasn't trained to go on behind examples.
-        names.remove("few_shot")
-    if task.kind == "classification" and find_model(recipe.model.name).kind != "vision":
+    objective = recipe.train.objective.kind
+    names = [name for name in names if goes_together("route", name, "objective", objective)]
+    if task.kind == "classification" and kind != "vision":
         try:
             find_model(recipe.rag.embedder)
             names.insert(-1, "classifier")
@@ -249,13 +255,9 @@ def with_routes(recipe: Recipe, task: Task) -> Recipe:
     )
 
 
-#: Routes that go by the words of a question.
-_TEXT_ONLY = ("classifier", "encoder", "retrieval", "retrieval_fine_tuned")
-
-
 def refuse_text_only_routes(routes: Sequence[str], rows: Sequence[Row]) -> None:
-    """Raise BadRecipe for routes that see no pictures, where there are some."""
-    blind = [name for name in routes if name in _TEXT_ONLY]
+    """Raise BadRecipe for routes that read no images, where rows have some."""
+    blind = [name for name in routes if not goes_together("route", name, "flag", "images")]
     if blind and any(images_of(row.prompt) for row in rows):
         raise BadRecipe(
             f"The questions hold pictures, and {', '.join(blind)} would go by the words alone.",

@@ -45,8 +45,7 @@ from burnish.evaluate.latency import waited
 from burnish.evaluate.prediction_cache import Measurement
 from burnish.evaluate.scoring import save_predictions, summary
 from burnish.evaluate.tasks import refuse_unanswerable
-from burnish.models.load import load_tokenizer
-from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.models.token_audit import audit
 from burnish.report.page import write_report
 from burnish.train.registry import check_supported
@@ -130,7 +129,7 @@ class Comparison:
         of a teacher elsewhere is the price of its tokens."""
         route, test = self.routes[name], self.tests.get(name)
         facts = summary(name, route.scores, route.latencies)
-        teacher = self.recipe.distil.teacher
+        teacher = self.recipe.distill.teacher
         if name == CEILING and teacher.endpoint:
             cost = 1000 * compute_price(teacher, facts["tokens_in"], facts["tokens_out"])
         else:
@@ -247,10 +246,10 @@ def compare(recipe: Recipe, dataset: Dataset | None = None, out: Path | None = N
     """
     begun = time.time()
     refuse_encoders(recipe)
-    base = find_model(recipe.model.name)
+    base = Resolved.of(recipe).base
     check_supported(recipe, base)
     dataset = dataset or load(recipe)
-    recipe = with_routes(recipe.model_copy(update={"task": dataset.task}), dataset.task)
+    recipe = with_routes(recipe.model_copy(update={"task": dataset.task}), dataset.task, base.kind)
     rows = sample_rows(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     _refuse_unaskable(recipe, rows)
     setting = _audit_tokens(_with_documents(ComparisonSetup(recipe, dataset, rows)))
@@ -310,7 +309,7 @@ def _with_judge(setting: ComparisonSetup) -> ComparisonSetup:
     """The setting with a judge that agrees with people, if one is to grade; what they graded is an
     input."""
     recipe = setting.recipe
-    teacher = [recipe.distil.teacher.model] if CEILING in recipe.compare.routes else []
+    teacher = [recipe.distill.teacher.model] if CEILING in recipe.compare.routes else []
     judge = calibrate_judge(recipe.evaluate, [recipe.model.name, *teacher])
     if judge is None:
         return setting
@@ -377,8 +376,7 @@ def _audit_tokens(setting: ComparisonSetup) -> ComparisonSetup:
     findings: dict[Finding, None] = dict.fromkeys(dataset.findings)
     for learns in routes:
         split = learns(setting)
-        tokenizer = load_tokenizer(find_model(recipe.model.name))
-        found = audit((*split.train, *split.validation), tokenizer, recipe.train.max_length)
+        found = audit((*split.train, *split.validation), setting.tokenizer, recipe.train.max_length)
         for finding in found:
             if finding.severity == "error":
                 raise AuditFailed(finding.summary, finding.fix)

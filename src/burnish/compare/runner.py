@@ -135,7 +135,7 @@ class RouteRunner:
     def _source(self, name: str) -> str:
         """The name of the base or the teacher, or the folder of what was trained for this route."""
         if name == CEILING:
-            teacher = self.setting.recipe.distil.teacher
+            teacher = self.setting.recipe.distill.teacher
             # Over there a model may have the name of one that is here.
             return f"{teacher.endpoint} {teacher.model}" if teacher.endpoint else teacher.model
         learns = ROUTES[name].training_rows
@@ -151,7 +151,7 @@ class RouteRunner:
     def _open_engine(self, source: str) -> Engine:
         if self.loaded is None or self.loaded[0] != source:
             self.loaded = None
-            teacher = self.setting.recipe.distil.teacher
+            teacher = self.setting.recipe.distill.teacher
             elsewhere = teacher.endpoint and source.startswith(f"{teacher.endpoint} ")
             opened = (
                 TeacherEngine(open_teacher(self.setting.recipe))

@@ -31,7 +31,7 @@ class TeacherEngine:
         batch_size: int = 16,
         advance: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """One answer a prompt; how many at once is the recipe's `distil.teacher.concurrency`.
+        """One answer a prompt; how many at once is the recipe's `distill.teacher.concurrency`.
 
         Raises TeacherStopped if one stays without an answer: a gap would lower the ceiling.
         """

@@ -11,8 +11,8 @@ stays at alpha, however many rivals there are and although the best one is found
 Each end of the interval has a share of alpha (Bonferroni): of the routes that the best rival, or
 the best trained route, was chosen from by looking, and never more than half, so that the interval
 is one of 95 % or more and the decision can be read off it. Who looks again, at more rows or with
-another fine-tune, has a smaller share each time (`compare.looks`). `docs/evidence.md` has the
-argument, `benchmarks/planted_null.py` the proof by trying.
+another fine-tune, has a smaller share each time (`compare.looks`). The argument is in
+`docs/reference/statistics.md`, the proof by trying in `benchmarks/planted_null.py`.
 
 Where the judged route was trained with several seeds, the one that would ship is the first; the
 interval is made wide enough for the gain that such a training gives (`core.stats.repeated_gain`).

@@ -51,7 +51,7 @@ KEYS: Mapping[str, KeyRule] = {
     "params.epochs": KeyRule("train.epochs"),
     "params.batch_size": KeyRule(),
     "params.gradient_accumulation": KeyRule(),
-    "params.warmup_ratio": KeyRule("train.warmup_share"),
+    "params.warmup_ratio": KeyRule("train.warmup_ratio"),
     "params.weight_decay": KeyRule("train.weight_decay"),
     "params.max_grad_norm": KeyRule("train.max_grad_norm"),
     "params.seed": KeyRule("train.seed"),

@@ -135,7 +135,7 @@ class DeepspeedConfig(ImportedConfig):
                 "Add --set train.max_steps=N, or give scheduler.params.total_num_steps.",
             )
         if self.warmup_steps is not None:
-            found.append(f"train.warmup_share={self.warmup_steps / (train.max_steps or 1)}")
+            found.append(f"train.warmup_ratio={self.warmup_steps / (train.max_steps or 1)}")
         return found
 
 

@@ -90,7 +90,7 @@ KEYS: Mapping[str, KeyRule] = {
     "TrainingArguments.max_steps": KeyRule("train.max_steps"),
     "TrainingArguments.per_device_train_batch_size": KeyRule(),
     "TrainingArguments.gradient_accumulation_steps": KeyRule(),
-    "TrainingArguments.warmup_ratio": KeyRule("train.warmup_share"),
+    "TrainingArguments.warmup_ratio": KeyRule("train.warmup_ratio"),
     "TrainingArguments.weight_decay": KeyRule("train.weight_decay"),
     "TrainingArguments.max_grad_norm": KeyRule("train.max_grad_norm"),
     "TrainingArguments.seed": KeyRule("train.seed"),

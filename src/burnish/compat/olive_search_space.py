@@ -27,7 +27,7 @@ _FIELDS = {
     "max_steps": "train.max_steps",
     "max_seq_len": "train.max_length",
     "weight_decay": "train.weight_decay",
-    "warmup_ratio": "train.warmup_share",
+    "warmup_ratio": "train.warmup_ratio",
     "lr_scheduler_type": "train.schedule",
     "max_grad_norm": "train.max_grad_norm",
 }

@@ -43,8 +43,8 @@ class Run:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe as resolved when the run began."""
-        return load_recipe(self.path / "recipe.yaml")
+        """The recipe as resolved when the run began, by whatever version wrote it."""
+        return load_recipe(self.path / "recipe.yaml", noted=False)
 
     @property
     def events(self) -> Journal:

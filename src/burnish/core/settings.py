@@ -93,7 +93,8 @@ def yield_cores() -> None:
     """Let idle compute threads sleep soon, so that a busy neighbour doesn't stall the others.
 
     By default the threads of GNU OpenMP spin while they wait; one other busy process then makes
-    training 5 to 12 times slower (docs/performance.md). Read when torch loads, so call it before.
+    training 5 to 12 times slower (docs/benchmarks/engineering.md). Read when torch loads, so call
+    it before.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

@@ -3,7 +3,7 @@
 Everything is paired: two routes answer the same questions, and what is compared is the score of one
 question under both. Scores are in [0, 1]. Questions that hang together share a number in `clusters`
 (see `core.clusters`). `scipy` and `statsmodels` do the arithmetic where they can;
-`docs/evidence.md` says why these methods.
+`docs/reference/statistics.md` says why these methods.
 """
 
 import math

@@ -4,6 +4,8 @@ import csv
 import io
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ _SEPARATORS = ",;|\t"
 _TOLD = re.compile(r"sep=(.)\r?(?:\n|\Z)", re.IGNORECASE)
 #: Characters of a field, beyond what anybody writes: the library's own limit is 131,072.
 _LONGEST = 1 << 30
+#: A process of its own that reads a Parquet file.
+_TRY = "import sys, polars; polars.read_parquet(sys.argv[1])"
 
 
 def read_table(file: Path, faults: Faults, separator: str = "") -> Iterator[Numbered]:
@@ -65,6 +69,10 @@ def read_table(file: Path, faults: Faults, separator: str = "") -> Iterator[Numb
 
 def read_parquet(file: Path, faults: Faults) -> Iterator[Numbered]:
     """The rows of a Parquet file; NaN, by which tables write what is missing, is None."""
+    if not _can_be_read(file):
+        fault = "the table can't be read: it ends the process that tries"
+        faults.add("broken_table", 1, fault, "Write it again.")
+        return
     try:
         frame = polars.read_parquet(file)
     except (polars.exceptions.PolarsError, polars.exceptions.PanicException, OSError) as error:
@@ -73,6 +81,15 @@ def read_parquet(file: Path, faults: Faults) -> Iterator[Numbered]:
         return
     for number, row in enumerate(frame.iter_rows(named=True), start=1):
         yield number, {name: None if _is_nan(value) else value for name, value in row.items()}
+
+
+def _can_be_read(file: Path) -> bool:
+    """Whether a process survives reading it: over sizes that make no sense polars aborts, which no
+    exception tells. What it raises by itself is no matter here."""
+    tried = subprocess.run(
+        [sys.executable, "-c", _TRY, str(file)], stdin=subprocess.DEVNULL, capture_output=True
+    )
+    return tried.returncode >= 0
 
 
 def _is_nan(value: Any) -> bool:

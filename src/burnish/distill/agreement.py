@@ -42,7 +42,7 @@ def add_opinions(
 def agreement_filter(recipe: Recipe, task: Task) -> Callable[[TeacherExample], TeacherExample]:
     """What drops a lesson on which the teachers don't agree, as the recipe measures it."""
     score = METRICS[deciding_metric(task, recipe.evaluate)]
-    least = recipe.distil.agreement or (1.0 if task.kind in _SAME else _FREE_TEXT)
+    least = recipe.distill.agreement or (1.0 if task.kind in _SAME else _FREE_TEXT)
 
     def judged(lesson: TeacherExample) -> TeacherExample:
         for opinion in () if lesson.dropped else lesson.opinions:

@@ -20,7 +20,7 @@ def save_examples(
     """`teacher.jsonl`: what is learnt, as chat rows with where each came from; `dropped.jsonl`: the
     others, with the reason. Both whole or not at all."""
     kept, dropped = [], []
-    settings = recipe.distil.teacher
+    settings = recipe.distill.teacher
     source = {
         "name": teacher.name,
         **teacher.identity,

@@ -109,7 +109,7 @@ class Budget:
             raise TeacherStopped(
                 f"Only {self.known + self.first_try} of {self.known + self.asked} questions were "
                 f"answered at the first try "
-                f"({self.success_ratio:.0%}; distil.teacher.success_ratio asks for "
+                f"({self.success_ratio:.0%}; distill.teacher.success_ratio asks for "
                 f"{self.settings.success_ratio:.0%}). {kept} The last fault: {self.last_error}",
                 "See to the endpoint, then repeat the command: it asks only what isn't answered.",
             )
@@ -118,7 +118,7 @@ class Budget:
                 f"The budget is spent: {sum(self.paid) + self.tokens_in + self.tokens_out:,} "
                 f"tokens, {compute_price(self.settings, *self.paid) + self.money:.2f} in money. "
                 f"{kept}",
-                "Raise distil.teacher.budget_tokens or .budget_money and repeat the command, or "
+                "Raise distill.teacher.budget_tokens or .budget_money and repeat the command, or "
                 "set data.max_rows.",
             )
 
@@ -135,7 +135,7 @@ class Budget:
                 f"The {self.expected.questions} questions would take about {tokens:,} tokens and "
                 f"{money:.2f} in money, after {spent:,} and {spent_money:.2f}; the budget is "
                 f"{f'{most:,} tokens' if most else f'{purse:.2f}'}. Nothing more was asked.",
-                "Raise distil.teacher.budget_tokens or .budget_money, or set data.max_rows.",
+                "Raise distill.teacher.budget_tokens or .budget_money, or set data.max_rows.",
             )
 
     def as_dict(self) -> dict[str, float]:

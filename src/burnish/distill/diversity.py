@@ -35,7 +35,7 @@ class Diversity:
     pairs: tuple[float, float] | None
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish distil --json` prints."""
+        """The shape that `burnish distill --json` prints."""
         return asdict(self)
 
     def warnings(self) -> list[str]:
@@ -50,7 +50,7 @@ class Diversity:
             found.append(
                 f"The new questions repeat themselves: {self.pairs[0]:.0%} of their word pairs are "
                 f"different, of people's {self.pairs[1]:.0%}. Begin with more seeds, or raise "
-                "distil.teacher.temperature."
+                "distill.teacher.temperature."
             )
         return found
 

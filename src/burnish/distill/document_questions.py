@@ -65,7 +65,7 @@ def write_questions(
 
     Raises TeacherStopped as the collector does.
     """
-    count = recipe.distil.questions_per_passage
+    count = recipe.distill.questions_per_passage
     prompts = [
         Prompt(
             (

@@ -65,9 +65,9 @@ class EvaluationSet:
 
     def question_format(self, collector: AnswerCollector) -> QuestionFormat:
         """How a teacher is asked; one that was trained for the task is told nothing about it."""
-        teacher, settings = collector.teacher, collector.recipe.distil
+        teacher, settings = collector.teacher, collector.recipe.distill
         told = [self.instruction()] if teacher.needs_instructions else []
-        if settings.thoughts == "ask":
+        if settings.reasoning == "ask":
             told.append(_THINK)
         thoughts = _teacher_reasoning_tokens(collector)
         task, own = self.dataset.task, settings.teacher.max_new_tokens
@@ -75,7 +75,7 @@ class EvaluationSet:
             instruction="\n\n".join(filter(None, told)),
             max_new_tokens=own or self.answer_tokens(teacher.count_tokens) + thoughts,
             choices=task.labels if TASKS[task.kind].constrained and not thoughts else (),
-            keeps_reasoning=settings.thoughts != "cut",
+            keeps_reasoning=settings.reasoning != "cut",
         )
 
     def _answered_rows(self) -> Sequence[Row]:
@@ -84,8 +84,8 @@ class EvaluationSet:
 
 def _teacher_reasoning_tokens(collector: AnswerCollector) -> int:
     """Tokens of room for what a teacher thinks before its answer; 0 if it answers at once."""
-    trained, settings = collector.teacher.reasoning_tokens, collector.recipe.distil
-    if settings.thoughts == "cut":
+    trained, settings = collector.teacher.reasoning_tokens, collector.recipe.distill
+    if settings.reasoning == "cut":
         return trained
     return settings.teacher.max_new_tokens or trained or _REASONING_TOKENS
 
@@ -196,7 +196,7 @@ def model_summary(name: str, routes: Mapping[str, Measurement], recipe: Recipe) 
         cost = facts["seconds_in_batch"] * 1000 / 3600 * recipe.compare.price_per_hour
     else:
         tokens = facts["tokens_in"], facts["tokens_out"]
-        cost = 1000 * compute_price(recipe.distil.teacher, *tokens)
+        cost = 1000 * compute_price(recipe.distill.teacher, *tokens)
     both = own.scores.paired_with(routes[BASELINE].scores)
     test = paired_test(*both, recipe.evaluate.confidence)
     is_base = name == BASELINE

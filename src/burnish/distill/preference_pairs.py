@@ -55,32 +55,32 @@ class SecondAnswerer:
 def refuse_unpaired(recipe: Recipe) -> None:
     """Raise BadRecipe for an objective that learns from pairs where none are to be made."""
     kind = recipe.train.objective.kind
-    if kind in PREFERENCE_OBJECTIVES and recipe.distil.pairs == "none":
+    if kind in PREFERENCE_OBJECTIVES and recipe.distill.pairs == "none":
         raise BadRecipe(
             f"train.objective={kind} learns from two answers to a question, and a teacher gives "
             "one.",
-            "Set distil.pairs=student, or =teacher.",
+            "Set distill.pairs=student, or =teacher.",
         )
 
 
 def refuse_ungraded(recipe: Recipe, dataset: Dataset) -> None:
     """Raise BadRecipe where two samples of the teacher couldn't be told apart."""
-    settings = recipe.distil
+    settings = recipe.distill
     if settings.pairs != "teacher":
         return
     if not settings.teacher.temperature:
         raise BadRecipe(
             "Two samples of a teacher at temperature 0 are the same.",
-            "Set distil.teacher.temperature, to 0.8 for instance.",
+            "Set distill.teacher.temperature, to 0.8 for instance.",
         )
     rows = (*dataset.split.train, *dataset.split.validation)
-    made = settings.grow or settings.evolve or settings.questions_per_passage
+    made = settings.self_instruct or settings.evol_instruct or settings.questions_per_passage
     bare = made or any(not row.answer for row in rows)
     if bare and isinstance(settings.grader, MetricReward):
         raise BadRecipe(
             "Some rows have no answer of their own, so a metric can't tell which of two samples is "
             "better.",
-            "Set distil.grader to a function of your own (kind: file), or distil.pairs=student.",
+            "Set distill.grader to a function of your own (kind: file), or distill.pairs=student.",
         )
 
 
@@ -90,12 +90,12 @@ def second_answerer(
     """Who is asked for second answers: the student, by its greedy answer and told nothing; or the
     teacher, with another seed."""
     recipe = collector.recipe
-    if recipe.distil.pairs == "teacher":
+    if recipe.distill.pairs == "teacher":
         data = recipe.data.model_copy(update={"seed": recipe.data.seed + 1})
         other = recipe.model_copy(update={"data": data})
         return SecondAnswerer(AnswerCollector(collector.teacher, collector.run, other), asking)
-    distil = recipe.distil.model_copy(update={"teacher": Settings(model=student)})
-    own = recipe.model_copy(update={"distil": distil})
+    settings = recipe.distill.model_copy(update={"teacher": Settings(model=student)})
+    own = recipe.model_copy(update={"distill": settings})
     model = LocalAnswerer(student, recipe.evaluate.batch_size)
     return SecondAnswerer(
         AnswerCollector(model, collector.run, own), replace(asking, instruction="")
@@ -109,8 +109,8 @@ def make_pairs(
     kept = {part: [one for one in some if not one.dropped] for part, some in lessons.items()}
     asked = [_prompt(lesson, second.question_format) for some in kept.values() for lesson in some]
     said = iter(second.collector.ask(asked))
-    worth = reward_function(exam.recipe.distil.grader, exam.dataset.task)
-    by_metric = isinstance(exam.recipe.distil.grader, MetricReward)
+    worth = reward_function(exam.recipe.distill.grader, exam.dataset.task)
+    by_metric = isinstance(exam.recipe.distill.grader, MetricReward)
     found: dict[str, list[AnswerPair]] = {}
     for part, some in kept.items():
         found[part] = []
@@ -132,7 +132,7 @@ def make_pairs(
 def _order_pair(pair: AnswerPair, other: str, exam: EvaluationSet) -> AnswerPair:
     """The pair with the better answer first, or why it is none."""
     better, worse, scores = pair.example.row.answer, other, pair.scores
-    if scores and scores[1] > scores[0] and exam.recipe.distil.pairs == "teacher":
+    if scores and scores[1] > scores[0] and exam.recipe.distill.pairs == "teacher":
         better, worse, scores = worse, better, (scores[1], scores[0])
     dropped = why_unlearnable(better, exam.dataset.task)
     if better.strip() == worse.strip():
@@ -152,7 +152,7 @@ def save_pairs(run: Run, recipe: Recipe, found: Mapping[str, Sequence[AnswerPair
             "rejected": pair.row.rejected.content,
             "row": pair.example.original.id,
             "split": part,
-            "against": recipe.distil.pairs,
+            "against": recipe.distill.pairs,
             "scores": pair.scores,
             "requests": [*pair.example.keys, pair.key],
         }

@@ -49,17 +49,17 @@ def calibration_rows(recipe: Recipe) -> Sequence[Row]:
 
     Up to 256 of them for the width, and all for word pieces. Raises BadRecipe if there are none.
     """
-    settings = recipe.distil
-    if not (settings.neurons or settings.heads or settings.pieces):
+    settings = recipe.distill
+    if not (settings.neurons or settings.heads or settings.vocab_size):
         return ()
     found = load(recipe, answered=False).split.train if recipe.data.train else ()
     if not found:
         raise BadRecipe(
             "There are no training rows to choose by what the student keeps.",
-            "Name a file with rows in data.train, or leave distil.neurons, distil.heads and "
-            "distil.pieces out.",
+            "Name a file with rows in data.train, or leave distill.neurons, distill.heads and "
+            "distill.vocab_size out.",
         )
-    return found if settings.pieces else sample_rows(found, _ROWS, recipe.evaluate.seed)
+    return found if settings.vocab_size else sample_rows(found, _ROWS, recipe.evaluate.seed)
 
 
 def tokenize_rows(rows: Sequence[Row], tokenizer: Any, writes: bool, most: int) -> Texts:
@@ -83,7 +83,7 @@ def prune(model: Any, tokenizer: Any, settings: Distill, texts: Texts) -> Sequen
     Raises BadRecipe for more than there is, and for models that can't be cut so.
     """
     before = _sizes(model)
-    pieces = select_pieces(tokenizer, texts, settings.pieces) if settings.pieces else []
+    pieces = select_pieces(tokenizer, texts, settings.vocab_size) if settings.vocab_size else []
     config = model.config.get_text_config()
     mlps = mlps_of(model) if settings.neurons else []
     attentions = attentions_of(model) if settings.heads else []
@@ -109,7 +109,7 @@ def prune_layers(model: Any, count: int) -> list[int]:
     total = model.config.num_hidden_layers
     if count > total:
         raise BadRecipe(
-            f"The model has {total} layers; {count} can't be kept.", f"Set distil.layers={total}."
+            f"The model has {total} layers; {count} can't be kept.", f"Set distill.layers={total}."
         )
     kept = evenly_spaced(count, total)
     keep_layers(model, kept)

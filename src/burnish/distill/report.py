@@ -82,7 +82,7 @@ class DistillationResult:
         return {name: route.scores for name, route in self.routes.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish distil --json` prints."""
+        """The shape that `burnish distill --json` prints."""
         recipe = self.evaluation_set.recipe
         lines = [model_summary(name, self.routes, recipe) for name in self.routes]
         return {
@@ -237,7 +237,7 @@ def distillation_contents(result: DistillationResult, command: str) -> ReportCon
 
 def _facts(result: DistillationResult) -> dict[str, str]:
     recipe, saved, counts = result.evaluation_set.recipe, result.savings, result.counts()
-    accounts, teacher = result.accounts, recipe.distil.teacher
+    accounts, teacher = result.accounts, recipe.distill.teacher
     kept = f"{saved.quality.value:.1%} ({_format_interval(saved.quality)})"
     facts = {
         "Share of the teacher's quality kept": kept,
@@ -250,8 +250,8 @@ def _facts(result: DistillationResult) -> dict[str, str]:
         "Teacher": f"{teacher.model} {teacher.endpoint}".strip(),
         "Student": f"{recipe.model.name}"
         + (
-            f", cut to {', '.join(recipe.distil.pruning_steps)}"
-            if recipe.distil.pruning_steps
+            f", cut to {', '.join(recipe.distill.pruning_steps)}"
+            if recipe.distill.pruning_steps
             else ""
         ),
         "Objective": recipe.train.objective.kind,

@@ -2,7 +2,7 @@
 disagree.
 
 `reviews.jsonl` of a run has a line for every decision, on the disk before the next row is shown. It
-is kept under a hash of the question and of all that was answered, so the next `burnish distil` in
+is kept under a hash of the question and of all that was answered, so the next `burnish distill` in
 this workspace finds it; and other answers are another row to decide on.
 """
 
@@ -57,7 +57,7 @@ def list_disputed(run: Run, sample: int | None = None, seed: int = 0) -> list[Di
     file = run.path / "dropped.jsonl"
     if not file.exists():
         raise NotFound(
-            f"{run.id} holds no answers of a teacher.", "Name a run of `burnish distil`."
+            f"{run.id} holds no answers of a teacher.", "Name a run of `burnish distill`."
         )
     rows = {
         row.key: row for line in read_journal(file) if "key" in line for row in (_parse_line(line),)

@@ -1,4 +1,4 @@
-"""`burnish distil`, top to bottom: a teacher answers, a student learns, both are measured."""
+"""`burnish distill`, top to bottom: a teacher answers, a student learns, both are measured."""
 
 import shlex
 import shutil
@@ -51,7 +51,7 @@ from burnish.evaluate.run import resolve_task
 from burnish.evaluate.scoring import save_predictions
 from burnish.evaluate.tasks import refuse_unanswerable
 from burnish.models.find_artifact import find_artifact
-from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.rag.indexing import find_documents
 from burnish.report.page import write_report
 from burnish.train.cached_run import train_cached
@@ -73,10 +73,10 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
     rows = sample_rows(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     refuse_unanswerable(rows)
     own = [row.answer for row in dataset.split.train]
-    if recipe.distil.fine_tuned and not (own and all(own)):
+    if recipe.distill.fine_tuned and not (own and all(own)):
         raise BadRecipe(
             "Some training rows have no answer of their own to learn from.",
-            "Set distil.fine_tuned=false.",
+            "Set distill.fine_tuned=false.",
         )
     exam = EvaluationSet(recipe, dataset, rows)
     refuse_ungraded(recipe, dataset)
@@ -85,13 +85,13 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
     student = student_recipe(recipe)
     inputs = {
         "data": dict(dataset.hashes),
-        "base": find_model(student.model.name).identity,
+        "base": Resolved.of(student).base.identity,
         "teacher": dict(teacher.identity),
         "documents": _document_hashes(recipe),
         **({"teachers": [dict(other.identity) for other, _ in others]} if others else {}),
     }
     _allow_resume(recipe, out)
-    run = reopen_or_new_run("distil", recipe, inputs, out)
+    run = reopen_or_new_run("distill", recipe, inputs, out)
     with run.lock():
         collector = AnswerCollector(teacher, run, recipe)
         further = [AnswerCollector(other, run, own) for other, own in others]
@@ -104,7 +104,7 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
         training = train_cached(student, _student_dataset(exam, collector, student, lessons))
         _keep_artifact(run, training)
         routes = {BASELINE: evaluate_baseline(exam, student)}
-        if recipe.distil.fine_tuned:
+        if recipe.distill.fine_tuned:
             say("Training on the rows' own answers")
             plain = train_cached(sequence_level(student), dataset)
             routes[FINE_TUNED] = evaluate_model(exam, FINE_TUNED, str(plain.artifact))
@@ -120,7 +120,7 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
 def _refuse_judge(recipe: Recipe) -> None:
     if recipe.evaluate.metric == "graded":
         raise BadRecipe(
-            "burnish distil compares words, and evaluate.metric is graded.",
+            "burnish distill compares words, and evaluate.metric is graded.",
             "Take another metric here, and `graded` in burnish compare or burnish evaluate.",
         )
 
@@ -130,7 +130,7 @@ def _write_report(result: DistillationResult) -> DistillationResult:
     run = result.run
     for name, found in result.routes.items():
         save_predictions(run.path / f"predictions-{name}.jsonl", found.scores.predictions)
-    again = shlex.join(["burnish", "distil", str(run.path / "recipe.yaml")])
+    again = shlex.join(["burnish", "distill", str(run.path / "recipe.yaml")])
     write_report(distillation_contents(result, again), run.path / "report.html")
     write_json(run.path / "report.json", result.as_dict())
     run.events.write(event="distilled", decision=result.decision)
@@ -145,26 +145,26 @@ def _allow_resume(recipe: Recipe, out: Path | None) -> None:
     """Let the run that was begun at `out` go on at another pace or with another budget."""
     if not out or not (out / "recipe.yaml").exists() or (out / "report.json").exists():
         return
-    before, now = load_recipe(out / "recipe.yaml"), recipe.distil
-    same = _question_settings(before.distil) == _question_settings(now)
-    distil = before.distil.model_copy(update={"teacher": now.teacher, "teachers": now.teachers})
-    if same and before.model_copy(update={"distil": distil}) == recipe:
+    before, now = load_recipe(out / "recipe.yaml"), recipe.distill
+    same = _question_settings(before.distill) == _question_settings(now)
+    settings = before.distill.model_copy(update={"teacher": now.teacher, "teachers": now.teachers})
+    if same and before.model_copy(update={"distill": settings}) == recipe:
         recipe.save(out / "recipe.yaml")
 
 
-def _question_settings(distil: Distill) -> list[list[object]]:
-    both = (distil.teacher, *distil.teachers)
+def _question_settings(settings: Distill) -> list[list[object]]:
+    both = (settings.teacher, *settings.teachers)
     return [[getattr(teacher, name) for name in _QUESTION_SETTINGS] for teacher in both]
 
 
 def _with_teachers_named(recipe: Recipe) -> Recipe:
     """The recipe with the id of the run that is the last one now: soon it is another one."""
-    distil = recipe.distil
+    settings = recipe.distill
     named = {
-        "teacher": _resolve_last_run(distil.teacher),
-        "teachers": tuple(map(_resolve_last_run, distil.teachers)),
+        "teacher": _resolve_last_run(settings.teacher),
+        "teachers": tuple(map(_resolve_last_run, settings.teachers)),
     }
-    return recipe.model_copy(update={"distil": distil.model_copy(update=named)})
+    return recipe.model_copy(update={"distill": settings.model_copy(update=named)})
 
 
 def _resolve_last_run(settings: Settings) -> Settings:
@@ -176,14 +176,16 @@ def _resolve_last_run(settings: Settings) -> Settings:
 def _further_recipes(recipe: Recipe) -> list[Recipe]:
     """The recipe as each further teacher would have it: itself in the place of the first."""
     return [
-        recipe.model_copy(update={"distil": recipe.distil.model_copy(update={"teacher": settings})})
-        for settings in recipe.distil.teachers
+        recipe.model_copy(
+            update={"distill": recipe.distill.model_copy(update={"teacher": settings})}
+        )
+        for settings in recipe.distill.teachers
     ]
 
 
 def _with_teachers_task(recipe: Recipe) -> Recipe:
     """What the recipe leaves open about the task, as a local teacher was trained."""
-    settings = recipe.distil.teacher
+    settings = recipe.distill.teacher
     if settings.endpoint or not settings.model:
         return recipe
     artifact = find_artifact(settings.model)
@@ -198,18 +200,18 @@ def _collect_examples(
     asking = exam.question_format(collector)
     both = (*split.train, *split.validation)
     found = collector.collect(both, asking)
-    if recipe.distil.grow:
+    if recipe.distill.self_instruct:
         found += self_instruct(collector, split.train, asking, recipe)
-    if recipe.distil.evolve:
+    if recipe.distill.evol_instruct:
         found += evol_instruct(collector, split.train, asking, recipe)
     for other in further:
         _release_teacher(collector.teacher)
         found = add_opinions(found, other, exam.question_format(other))
         _release_teacher(other.teacher)
-    if recipe.distil.questions_per_passage:
+    if recipe.distill.questions_per_passage:
         found += _write_from_documents(collector, further)
     _release_teacher(collector.teacher)
-    near = (recipe.distil.near_duplicate, recipe.data.near_duplicate)
+    near = (recipe.distill.near_duplicate, recipe.data.near_duplicate)
     agreed, decided = agreement_filter(recipe, task), decision_filter(load_decisions(collector.run))
     standard = answer_norms([row for row in both if row.answer], task)
     found = check_examples(
@@ -278,7 +280,7 @@ def _draw_validation(rows: Mapping[str, Row], recipe: Recipe) -> set[str]:
 
 def _document_hashes(recipe: Recipe) -> dict[str, str]:
     """The hashes of the files that questions are written from. Raises BadRecipe without any."""
-    if not recipe.distil.questions_per_passage:
+    if not recipe.distill.questions_per_passage:
         return {}
     if not recipe.rag.documents:
         raise BadRecipe(
@@ -309,7 +311,7 @@ def _student_dataset(
 ) -> Dataset:
     """What the student learns from: the teacher's answers, or pairs of answers."""
     taught = _with_teacher_answers(exam.dataset, lessons)
-    if exam.recipe.distil.pairs == "none":
+    if exam.recipe.distill.pairs == "none":
         return taught
     method = student.train.method
     source = getattr(method, "start", None) or student.model.name

@@ -46,11 +46,11 @@ by 20 words at the most. Write one JSON object and nothing else: {{"question": "
 def self_instruct(
     collector: AnswerCollector, seeds: Sequence[Row], asking: QuestionFormat, recipe: Recipe
 ) -> list[TeacherExample]:
-    """Up to `distil.grow` new rows with the teacher's answers; near copies say that they are.
+    """Return up to `distill.self_instruct` new rows with the teacher's answers, near copies marked.
 
     Raises TeacherStopped as the collector does.
     """
-    wanted, data = recipe.distil.grow, recipe.data
+    wanted, data = recipe.distill.self_instruct, recipe.data
     texts = _texts(seeds)
     prompts = []
     for number in range(math.ceil(wanted / _WANTED)):
@@ -66,16 +66,18 @@ def self_instruct(
 def evol_instruct(
     collector: AnswerCollector, seeds: Sequence[Row], asking: QuestionFormat, recipe: Recipe
 ) -> list[TeacherExample]:
-    """Up to `distil.evolve` harder rows with the teacher's answers; near copies say that they are.
+    """Return up to `distill.evol_instruct` harder rows with the teacher's answers.
 
-    Each question becomes one harder one; if more are wanted than there are questions, the harder
-    ones are rewritten in turn. Raises TeacherStopped as the collector does.
+    Near copies are marked. Each question becomes one harder one; if more are wanted than there are
+    questions, the harder ones are rewritten in turn. Raises TeacherStopped as the collector does.
     """
     texts = _texts(seeds)
     due = random.Random(recipe.data.seed).sample(texts, len(texts))
     new: list[str] = []
-    while due and len(new) < recipe.distil.evolve:
-        due = _rewrite_harder(collector, due[: recipe.distil.evolve - len(new)], len(new), recipe)
+    while due and len(new) < recipe.distill.evol_instruct:
+        due = _rewrite_harder(
+            collector, due[: recipe.distill.evol_instruct - len(new)], len(new), recipe
+        )
         new += due
     kept, dropped = _split_near_copies(texts, list(dict.fromkeys(new)), "evolved", recipe)
     return [*collector.collect(kept, asking), *dropped]

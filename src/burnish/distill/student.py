@@ -2,9 +2,9 @@
 
 It may begin as a part of a model: fewer layers, as DistilBERT begins with every other layer of its
 teacher (Sanh et al. 2019, arXiv:1910.01108), since what is cut is mostly near a copy of its
-neighbours (ShortGPT, Men et al. 2024, arXiv:2403.03853); or narrower ones (distil.cut). Cut, a
-model answers badly: it is meant to learn. It is kept among the models of this machine, under a name
-of its own.
+neighbours (ShortGPT, Men et al. 2024, arXiv:2403.03853); or narrower ones
+(`distill.pruning`). A cut model answers badly until it learns. It is kept among the models of this
+machine, under a name of its own.
 """
 
 import shutil
@@ -35,6 +35,7 @@ from burnish.models.local_models import (
 )
 from burnish.models.merge import check_mergeable
 from burnish.models.pruning.vocabulary import write_pieces
+from burnish.models.resolved import Resolved
 
 
 def student_recipe(recipe: Recipe) -> Recipe:
@@ -54,13 +55,13 @@ def _with_teacher(recipe: Recipe) -> Any:
     """The objective with the teacher's name, where it needs one and none is given."""
     objective = recipe.train.objective
     if isinstance(objective, Distillation) and not objective.teacher:
-        if recipe.distil.teacher.endpoint:
+        if recipe.distill.teacher.endpoint:
             raise BadRecipe(
-                "train.objective=distil needs the teacher's distributions, and an endpoint gives "
+                "train.objective=distill needs the teacher's distributions, and an endpoint gives "
                 "only its words.",
                 "Set train.objective=sft, or name a local run or model in train.objective.teacher.",
             )
-        return objective.model_copy(update={"teacher": recipe.distil.teacher.model})
+        return objective.model_copy(update={"teacher": recipe.distill.teacher.model})
     if isinstance(objective, Classify) and objective.matches_internals:
         return objective.model_copy(update={"teacher": objective.teacher or recipe.model.name})
     return objective
@@ -76,7 +77,7 @@ def sequence_level(recipe: Recipe) -> Recipe:
 
 def _refuse_unteachable(recipe: Recipe) -> None:
     """Raise BadRecipe where model, objective and task don't go together."""
-    objective, settings = recipe.train.objective, recipe.distil
+    objective, settings = recipe.train.objective, recipe.distill
     if not isinstance(objective, Classify):
         if recipe.train.is_encoding or isinstance(objective, Seq2Seq):
             raise BadRecipe(
@@ -84,7 +85,7 @@ def _refuse_unteachable(recipe: Recipe) -> None:
                 "Leave train.objective out; for labels, set it to classify.",
             )
         is_teachers = settings.pruning_steps and settings.layers_of == "teacher"
-        kind = "causal" if is_teachers else find_model(recipe.model.name).kind
+        kind = "causal" if is_teachers else Resolved.of(recipe).base.kind
         if kind != "causal":
             others = {"seq2seq": "is an encoder-decoder", "vision": "is a model that sees"}
             why = others.get(kind, "writes no text")
@@ -101,14 +102,14 @@ def _refuse_unteachable(recipe: Recipe) -> None:
     if settings.pairs != "none":
         raise BadRecipe(
             "A student that chooses labels has no answers of its own to pair.",
-            "Set distil.pairs=none.",
+            "Set distill.pairs=none.",
         )
 
 
 def _refuse_reasoning(recipe: Recipe) -> None:
     """Raise BadRecipe where thoughts are to be learnt and can't be."""
-    settings = recipe.distil
-    if settings.thoughts == "cut":
+    settings = recipe.distill
+    if settings.reasoning == "cut":
         return
     reasons = {
         "A student that chooses labels writes no thoughts": isinstance(
@@ -120,7 +121,8 @@ def _refuse_reasoning(recipe: Recipe) -> None:
     for why, is_so in reasons.items():
         if is_so:
             raise BadRecipe(
-                f"{why}, and distil.thoughts is {settings.thoughts}.", "Set distil.thoughts=cut."
+                f"{why}, and distill.reasoning is {settings.reasoning}.",
+                "Set distill.reasoning=cut.",
             )
 
 
@@ -129,16 +131,16 @@ def prepare_student(recipe: Recipe) -> str:
 
     Raises BadRecipe if there are no such layers, NotFound if the model isn't here.
     """
-    settings = recipe.distil
+    settings = recipe.distill
     if not settings.pruning_steps:
-        return find_model(recipe.model.name).name
+        return Resolved.of(recipe).base.name
     if settings.layers_of == "teacher" and settings.teacher.endpoint:
         raise BadRecipe(
-            "A teacher behind an endpoint has no layers to cut.", "Set distil.layers_of=model."
+            "A teacher behind an endpoint has no layers to cut.", "Set distill.layers_of=model."
         )
     source = settings.teacher.model if settings.layers_of == "teacher" else recipe.model.name
     rows = calibration_rows(recipe)
-    sizes = [settings.neurons, settings.heads, settings.pieces]
+    sizes = [settings.neurons, settings.heads, settings.vocab_size]
     most = recipe.train.max_length
     by = [*sizes, most, *map(content_hash, rows)] if rows else []
     origin = hash_json([hash_weights(source), settings.layers, *by])

@@ -87,7 +87,7 @@ class AnswerCollector:
     def __init__(self, teacher: Answerer, run: Run, recipe: Recipe) -> None:
         self.teacher, self.run, self.recipe = teacher, run, recipe
         self.known = _load_replies(run)
-        self.budget = Budget(recipe.distil.teacher, ExpectedUsage(0, 0, 0, 0))
+        self.budget = Budget(recipe.distill.teacher, ExpectedUsage(0, 0, 0, 0))
 
     def collect(self, rows: Sequence[Row], asking: QuestionFormat) -> list[TeacherExample]:
         """The rows with the teacher's answers. Raises TeacherStopped as the ledger does."""
@@ -170,7 +170,7 @@ class AnswerCollector:
             )
         )
         if expected.questions:
-            money = expected.money(self.recipe.distil.teacher)
+            money = expected.money(self.recipe.distill.teacher)
             priced = f", about {money:.2f} {self.recipe.compare.currency}" if money else ""
             say(
                 f"{self.teacher.name}: {expected.questions} questions of about "
@@ -195,7 +195,7 @@ class AnswerCollector:
         return self._with_sampling(with_instruction(prompt, asking.instruction))
 
     def _with_sampling(self, prompt: Prompt) -> Prompt:
-        settings = self.recipe.distil.teacher
+        settings = self.recipe.distill.teacher
         return replace(
             prompt,
             temperature=settings.temperature,
@@ -255,7 +255,7 @@ def _refuse_unaskable(rows: Sequence[Row]) -> None:
         if row.text is not None or not _turns(row):
             raise BadData(
                 f"{row.id}: the row has no question that a teacher could answer.",
-                "Rows to distil are prompts, pairs, labelled texts or conversations.",
+                "Rows to distill are prompts, pairs, labelled texts or conversations.",
             )
         if row.tools:
             raise BadData(

@@ -34,7 +34,8 @@ def measure_agreement(
     the answers and one more on which they disagree.
 
     The one more keeps it honest where they nearly always agree: of 30 answers without a
-    disagreement, the plain bootstrap and the asymptotic interval say "surely 1" (docs/evidence.md).
+    disagreement, the plain bootstrap and the asymptotic interval say "surely 1"
+    (docs/benchmarks/statistics.md).
     Kappa is not a number where both give all answers the same grade. Raises ValueError if the
     lengths differ.
     """

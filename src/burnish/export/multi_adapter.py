@@ -20,6 +20,7 @@ from burnish.engines.local.open import open_local_engine
 from burnish.engines.scheduling.isolation_check import AdapterLeak, check_export_isolation
 from burnish.export.formats.onnx_multi_lora import write_multi_adapter
 from burnish.export.formats.registry import resolve_quant, write_lineage
+from burnish.export.model_card import format_measurements
 from burnish.export.parity.clients import open_served_model
 from burnish.export.parity.gate import Parity, measure_parity
 from burnish.export.parity.questions import ask_trained, make_questions
@@ -41,6 +42,10 @@ class MultiAdapterExport:
     def exit_code(self) -> int:
         """0 if all may ship, else 1."""
         return 0 if all(parity.shippable for parity in self.parities.values()) else 1
+
+    def measurements(self, run: str) -> dict[str, str]:
+        """Return what the gate of one run's adapter measured, as text."""
+        return format_measurements(self.parities[run].facts, self.size_bytes)
 
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish export --with --json` prints."""

@@ -10,19 +10,19 @@ from burnish.core.atomic import write_atomic, write_json
 from burnish.core.errors import NotFound
 from burnish.core.progress import say
 from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.support import allowed, goes_together
 from burnish.core.runs import Run
 from burnish.engines.external.base import LaunchOptions
 from burnish.engines.local.open import open_local_engine
 from burnish.export.formats.gguf_tokenizer import CannotExport
-from burnish.export.formats.importance_matrix import IMPORTANCE_FORMATS, compute_importance
+from burnish.export.formats.importance_matrix import compute_importance
 from burnish.export.formats.registry import (
-    ADAPTER_FORMATS,
     check_seq2seq_export,
     resolve_quant,
     write_export,
 )
 from burnish.export.layer_pruning import drop_layers
-from burnish.export.model_card import render_model_card
+from burnish.export.model_card import format_measurements, render_model_card
 from burnish.export.packaging.ollama import render_modelfile
 from burnish.export.packaging.registry import check_targets, write_targets
 from burnish.export.parity.clients import open_served_model
@@ -52,6 +52,10 @@ class ExportResult:
         """0 if it may ship, else 1."""
         return 0 if self.parity.shippable else 1
 
+    def measurements(self) -> dict[str, str]:
+        """Return what the gate measured, as text."""
+        return format_measurements(self.parity.facts, self.size_bytes)
+
     def as_dict(self) -> dict[str, Any]:
         """The shape that `burnish export --json` prints."""
         return {
@@ -72,14 +76,15 @@ def export(run: Run, recipe: Recipe, out: Path | None = None) -> ExportResult:
     quant = resolve_quant(settings.to, settings.quant)
     artifact = open_artifact(run.artifact)
     check_seq2seq_export(settings, settings.to, artifact)
-    if settings.importance and settings.to not in IMPORTANCE_FORMATS:
+    if settings.importance and not goes_together("export", "importance", "format", settings.to):
+        fitting = " or ".join(allowed("export", "importance", "format"))
         raise CannotExport(
             f"--to {settings.to} isn't rounded by importance.",
-            f"Leave export.importance out, or use --to {' or '.join(IMPORTANCE_FORMATS)}.",
+            f"Leave export.importance out, or use --to {fitting}.",
         )
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     check_targets(settings.ready_for, settings.to, artifact, tokenizer)
-    if settings.drop_layers and settings.to in ADAPTER_FORMATS:
+    if settings.drop_layers and not goes_together("export", "drop_layers", "format", settings.to):
         raise CannotExport(
             f"--to {settings.to} ships an adapter, and layers are left out of the whole model.",
             "Leave export.drop_layers out, or use --to merged or gguf.",

@@ -369,7 +369,7 @@ def _template_messages(
         if images_of(messages):
             raise BadData(
                 "There are pictures, and this model reads text only.",
-                "Ask a model that sees (docs/vision.md), or leave the pictures out.",
+                "Ask a model that sees (docs/guides/vision.md), or leave the pictures out.",
             )
         return [turn_for(tokenizer, message) for message in messages]
     for message in messages:

@@ -35,7 +35,7 @@ def load_model(
     if local.kind == "vision":
         raise BadRecipe(
             f"{local.name} is a model that sees, and this is for those that read text only.",
-            "See docs/vision.md for what it can do here, or name a language model.",
+            "See docs/guides/vision.md for what it can do here, or name a language model.",
         )
     if local.kind != "causal":
         raise BadRecipe(f"{local.name} is an {local.kind} model; it doesn't write text.")

@@ -2,7 +2,8 @@
 
 The share of an answer's words that stand in the passages, by stems and without function words, in
 the sentence that has least of it. An answer made up beside the passages names things that they
-don't; one that picks the wrong thing from the right passage isn't seen (figures: docs/rag.md).
+don't; one that picks the wrong thing from the right passage isn't seen (figures:
+docs/benchmarks/retrieval.md).
 """
 
 import re
@@ -12,7 +13,7 @@ import tantivy
 
 from burnish.rag.analysis import terms
 
-#: Below this an answer is called unsupported; calibrated on XQuAD (docs/rag.md).
+#: Below this an answer is called unsupported; calibrated on XQuAD (docs/benchmarks/retrieval.md).
 LEAST_SUPPORT = 0.6
 #: The number of a citation, which is no word of the answer.
 _CITATION = re.compile(r"\[\d+\]")

@@ -25,7 +25,7 @@ _DRAWN_TAGS = frozenset({"svg", "math"})
 _KEPT_TAGS = _UNREAD_TAGS | _DRAWN_TAGS | {"title", "pre"}
 
 
-class Page:
+class HtmlPage:
     """A page that is being read, as lxml's parsers tell it; `draft` is what it says."""
 
     def __init__(self, title: str) -> None:

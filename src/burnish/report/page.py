@@ -4,8 +4,8 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from burnish.core import number_format as numbers
 from burnish.core.atomic import write_atomic
-from burnish.report import numbers
 from burnish.report.contents import ReportContents
 from burnish.report.plots import curve_plot, forecast_ranges, route_plot
 

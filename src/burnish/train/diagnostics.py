@@ -1,9 +1,9 @@
-"""What a run's own figures say went wrong, and which setting to change.
+"""Diagnoses of a run from its own metrics, each with the setting to change.
 
-Each rule looks at the metrics of a whole run (`metrics.jsonl`) and answers with the figures that it
-saw; most runs have nothing to tell. The rules are the troubleshooting lists of the field's courses
-put into numbers: overfitting, no learning, a rate that is too high, a run that ended too early, a
-machine that became slower.
+Each rule reads the metrics of a whole run (`metrics.jsonl`) and quotes the figures that it found;
+most runs have no diagnosis. The rules put common troubleshooting advice into numbers: overfitting,
+no learning, a learning rate that is too high, a run that ended too early, a machine that slowed
+down.
 """
 
 import statistics
@@ -18,7 +18,7 @@ Entries = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """One thing that a run shows, with the figures behind it, and the setting to change."""
+    """A problem of a run, with the figures that show it and the setting to change."""
 
     code: str
     message: str
@@ -26,39 +26,39 @@ class Diagnosis:
 
 
 def diagnose(metrics: Entries, settings: Train) -> list[Diagnosis]:
-    """All that the metrics of a finished or stopped run show."""
+    """Return the diagnoses of a finished or stopped run."""
     steps = [entry for entry in metrics if "learning_rate" in entry]
-    judged = [entry for entry in metrics if "validation_loss" in entry]
-    if len(steps) < _LEAST:
+    validations = [entry for entry in metrics if "validation_loss" in entry]
+    if len(steps) < _MIN_STEPS:
         return []
     rules = RULES_BY_OBJECTIVE.get(settings.objective.kind, LOSS_RULES)
-    found = (rule(steps, judged, settings) for rule in rules)
-    return [diagnosis for diagnosis in found if diagnosis]
+    diagnoses = (rule(steps, validations, settings) for rule in rules)
+    return [diagnosis for diagnosis in diagnoses if diagnosis]
 
 
-#: Fewer steps than this show nothing.
-_LEAST = 12
+#: A run of fewer steps has no diagnosis.
+_MIN_STEPS = 12
 
 
-def _overfitting(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
-    losses = [entry["validation_loss"] for entry in judged]
+def _overfitting(steps: Entries, validations: Entries, settings: Train) -> Diagnosis | None:
+    losses = [entry["validation_loss"] for entry in validations]
     if len(losses) < 3 or losses[-1] < 1.1 * min(losses):
         return None
-    best = judged[losses.index(min(losses))]
-    then = _mean(entry["loss"] for entry in steps if entry["step"] <= best["step"])
-    now = _mean(entry["loss"] for entry in steps if entry["step"] > best["step"])
-    if now >= then:
+    best = validations[losses.index(min(losses))]
+    before = _mean(entry["loss"] for entry in steps if entry["step"] <= best["step"])
+    after = _mean(entry["loss"] for entry in steps if entry["step"] > best["step"])
+    if after >= before:
         return None
     return Diagnosis(
         "overfitting",
         f"Validation loss rose from {min(losses):.3f} (step {best['step']}) to {losses[-1]:.3f} "
-        f"while training loss fell from {then:.3f} to {now:.3f}: the rows are learnt by heart.",
+        f"while training loss fell from {before:.3f} to {after:.3f}: the model memorizes the rows.",
         f"The weights of step {best['step']} were kept. Collect more rows, or lower train.epochs "
         f"(now {settings.epochs:g}) or the method's rank, or set its dropout to 0.1.",
     )
 
 
-def _no_learning(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
+def _no_learning(steps: Entries, validations: Entries, settings: Train) -> Diagnosis | None:
     first, last = _first_and_last_medians(steps, "loss")
     if last < 0.95 * first or not _is_calm(steps):
         return None
@@ -70,20 +70,20 @@ def _no_learning(steps: Entries, judged: Entries, settings: Train) -> Diagnosis 
     )
 
 
-def _rate_too_high(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
+def _rate_too_high(steps: Entries, validations: Entries, settings: Train) -> Diagnosis | None:
     if _is_calm(steps):
         return None
-    worst = max(steps[_LEAST // 2 :], key=lambda entry: entry["loss"])
+    worst = max(steps[_MIN_STEPS // 2 :], key=lambda entry: entry["loss"])
     return Diagnosis(
         "rate_too_high",
-        f"Training loss jumped to {worst['loss']:.3f} at step {worst['step']}, twice what it had "
-        "been.",
-        f"Set train.learning_rate={settings.learning_rate / 3:.1g}, or raise train.warmup_share.",
+        f"Training loss jumped to {worst['loss']:.3f} at step {worst['step']}, twice what it was "
+        "before.",
+        f"Set train.learning_rate={settings.learning_rate / 3:.1g}, or raise train.warmup_ratio.",
     )
 
 
-def _ended_early(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
-    losses = [entry["validation_loss"] for entry in judged]
+def _ended_early(steps: Entries, validations: Entries, settings: Train) -> Diagnosis | None:
+    losses = [entry["validation_loss"] for entry in validations]
     if len(losses) < 4 or losses[-1] > min(losses) or losses[-1] > 0.97 * losses[-2]:
         return None
     return Diagnosis(
@@ -93,7 +93,7 @@ def _ended_early(steps: Entries, judged: Entries, settings: Train) -> Diagnosis 
     )
 
 
-def _slowing_down(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
+def _slowing_down(steps: Entries, validations: Entries, settings: Train) -> Diagnosis | None:
     speeds = [{"speed": entry["tokens"] / max(entry["seconds"], 1e-9)} for entry in steps]
     first, last = _first_and_last_medians(speeds[1:], "speed")
     if last > 0.5 * first:
@@ -105,7 +105,7 @@ def _slowing_down(steps: Entries, judged: Entries, settings: Train) -> Diagnosis
     )
 
 
-def _all_rewards_equal(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
+def _all_rewards_equal(steps: Entries, validations: Entries, settings: Train) -> Diagnosis | None:
     skipped = _mean(entry["skipped"] for entry in steps)
     if skipped < 0.8:
         return None
@@ -113,25 +113,27 @@ def _all_rewards_equal(steps: Entries, judged: Entries, settings: Train) -> Diag
         "all_rewards_equal",
         f"In {skipped:.0%} of the groups all answers got the same reward (mean "
         f"{_mean(entry['reward'] for entry in steps):.2f}): there was nothing to learn from.",
-        "If the reward is low, train with sft first (train.method.start), or reward half-right "
+        "If the reward is low, train with sft first (train.method.init_from), or reward half-right "
         "answers too; if it is high, take harder questions. Or raise train.objective.temperature.",
     )
 
 
-def _reward_does_not_rise(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
+def _reward_does_not_rise(
+    steps: Entries, validations: Entries, settings: Train
+) -> Diagnosis | None:
     first, last = _first_and_last_medians(steps, "reward")
     spread = statistics.median(entry["reward_std"] for entry in steps)
-    if last > first + 0.1 * spread or _all_rewards_equal(steps, judged, settings):
+    if last > first + 0.1 * spread or _all_rewards_equal(steps, validations, settings):
         return None
     return Diagnosis(
         "reward_does_not_rise",
         f"The reward didn't rise: {first:.3f} at the beginning, {last:.3f} at the end.",
-        "Read what was drawn (answers.jsonl of the run). If good answers do get more, raise "
+        "Read the sampled answers (answers.jsonl of the run). If good ones do get more, raise "
         f"train.learning_rate to {3 * settings.learning_rate:.1g}, or train.batch_size.",
     )
 
 
-def _answers_explode(steps: Entries, judged: Entries, settings: Train) -> Diagnosis | None:
+def _answers_explode(steps: Entries, validations: Entries, settings: Train) -> Diagnosis | None:
     first, last = _first_and_last_medians(steps, "answer_tokens")
     cut = _first_and_last_medians(steps, "cut")
     if last < 2 * first or cut[1] <= cut[0]:
@@ -145,7 +147,7 @@ def _answers_explode(steps: Entries, judged: Entries, settings: Train) -> Diagno
 
 
 Rule = Callable[[Entries, Entries, Train], Diagnosis | None]
-#: Rules for losses of any kind and scale, and those that take them for nats.
+#: Rules for losses of any kind and scale; for rewards; and for losses in nats.
 LOSS_RULES: tuple[Rule, ...] = (_overfitting, _ended_early, _slowing_down)
 REWARD_RULES: tuple[Rule, ...] = (_all_rewards_equal, _reward_does_not_rise, _answers_explode)
 RULES: tuple[Rule, ...] = (*LOSS_RULES, _no_learning, _rate_too_high)
@@ -153,16 +155,16 @@ RULES_BY_OBJECTIVE: dict[str, tuple[Rule, ...]] = {"sft": RULES, "grpo": REWARD_
 
 
 def _is_calm(steps: Entries) -> bool:
-    """Whether no loss is twice the median of the ten before it, once a run is under way."""
+    """Return True if no loss is twice the median of the ten before it, after the first steps."""
     losses = [entry["loss"] for entry in steps]
     return all(
-        losses[place] <= 2 * statistics.median(losses[max(place - 10, 0) : place]) + 0.05
-        for place in range(_LEAST // 2, len(losses))
+        losses[step] <= 2 * statistics.median(losses[max(step - 10, 0) : step]) + 0.05
+        for step in range(_MIN_STEPS // 2, len(losses))
     )
 
 
 def _first_and_last_medians(entries: Entries, key: str) -> tuple[float, float]:
-    """Medians of the first and of the last quarter."""
+    """Return the medians of the first and of the last quarter."""
     quarter = max(len(entries) // 4, 1)
     values = [entry[key] for entry in entries]
     return statistics.median(values[:quarter]), statistics.median(values[-quarter:])

@@ -1,4 +1,4 @@
-"""What a training run leaves behind as its result."""
+"""The report of a training run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,12 +15,12 @@ from burnish.train.loop.peak_memory import peak_memory
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
-    """The result of a run. Seconds, bytes, and the mean loss of a learnt token (in nats), or of a
+    """The result of a run. Seconds, bytes, and the mean loss of a target token (in nats), or of a
     row where answers are compared.
 
     `tokens_per_second` counts the tokens of the rows, prompts included; `losses` has one entry a
-    step. `forecast` carries what was expected beside what happened, and `diagnoses` what the
-    figures say went wrong.
+    step. `forecast` has the forecast quantities with what they came to, and `diagnoses` what the
+    metrics say went wrong.
     """
 
     run: str
@@ -39,50 +39,50 @@ class TrainReport:
     diagnoses: Sequence[Diagnosis] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish train --json` prints and `report.json` holds."""
+        """Return the shape that `burnish train --json` prints and `report.json` holds."""
         return asdict(self)
 
 
-def make_report(run: Run, plan: TrainingModule, state: TrainState) -> TrainReport:
-    """What a run that has ended comes to, from its own files and all processes' peaks."""
+def make_report(run: Run, module: TrainingModule, state: TrainState) -> TrainReport:
+    """Make the report of a finished run from its files and the peaks of all processes."""
     metrics = read_journal(run.path / "metrics.jsonl")
-    peaks = plan.team.gather(peak_memory())
-    peak, spent = peaks[0], state.seconds + state.other_seconds
+    peaks = module.process_group.gather(peak_memory())
+    peak, seconds = peaks[0], state.seconds + state.other_seconds
     disk = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
     actual = {
         "peak memory": peak,
         TOTAL_PEAK_MEMORY: sum(peaks),
-        "training time": spent,
+        "training time": seconds,
         "disk": disk,
     }
     return TrainReport(
         run=run.id,
         artifact=str(run.artifact),
         steps=state.step,
-        epochs=round(state.step * plan.settings.batch_size / len(plan.rows), 2),
+        epochs=round(state.step * module.settings.batch_size / len(module.rows), 2),
         stopped=state.stopped,
-        train_seconds=spent,
+        train_seconds=seconds,
         tokens_per_second=state.tokens / state.seconds if state.seconds else 0.0,
         peak_memory_bytes=peak,
-        trained_parameters=plan.optimizer.parameter_count,
-        total_parameters=sum(weight.numel() for weight in plan.model.parameters()),
-        best_validation_loss=state.best_loss if plan.validation else None,
+        trained_parameters=module.optimizer.parameter_count,
+        total_parameters=sum(weight.numel() for weight in module.model.parameters()),
+        best_validation_loss=state.best_loss if module.validation else None,
         losses=[entry["loss"] for entry in metrics if "loss" in entry],
-        diagnoses=diagnose(metrics, plan.settings),
+        diagnoses=diagnose(metrics, module.settings),
         forecast=[
             {**quantity, "actual": actual[quantity["name"]]}
-            for quantity in _scale_forecast(run, plan, state)
+            for quantity in _scale_forecast(run, module, state)
         ],
     )
 
 
-def _scale_forecast(run: Run, plan: TrainingModule, state: TrainState) -> list[dict[str, Any]]:
-    """The forecast; its time is that of the steps which were done, if the run stopped early."""
-    share = state.step / plan.steps
+def _scale_forecast(run: Run, module: TrainingModule, state: TrainState) -> list[dict[str, Any]]:
+    """Return the forecast, with its time scaled to the steps done if the run stopped early."""
+    share = state.step / module.steps
     bounds = ("low", "expected", "high")
     return [
-        {**found, **{bound: found[bound] * share for bound in bounds}}
-        if found["unit"] == "seconds"
-        else found
-        for found in run.read_list("forecast.json")
+        {**quantity, **{bound: quantity[bound] * share for bound in bounds}}
+        if quantity["unit"] == "seconds"
+        else quantity
+        for quantity in run.read_list("forecast.json")
     ]

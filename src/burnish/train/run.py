@@ -1,4 +1,4 @@
-"""`burnish train`, top to bottom.
+"""`burnish train`, from top to bottom.
 
 `examples/train_loop.py` does the same for LoRA SFT on one page, and ends in the same weights.
 """
@@ -8,7 +8,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+from transformers import set_seed
 
 from burnish.core.atomic import hash_file, write_json
 from burnish.core.errors import BadRecipe
@@ -16,27 +18,28 @@ from burnish.core.progress import say
 from burnish.core.recipe.objectives import CustomLoss, Grpo
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.recipe.rewards import FileReward
+from burnish.core.records import Message
 from burnish.core.runs import Run, new_run
 from burnish.core.settings import is_worker
 from burnish.data.load import Dataset, load
 from burnish.evaluate.tasks import reasoning_length
 from burnish.models.chat_template import encode_prompt
 from burnish.models.load import slow_dtype_warning
-from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.train.adapters.registry import quantization
 from burnish.train.distributed.launch import join_torchrun, launch, reject_idle_processes
 from burnish.train.distributed.process_group import ProcessGroup
 from burnish.train.forecast.auto_method import resolve_auto_method
 from burnish.train.loop.checkpoint import TrainState, load_weights
-from burnish.train.loop.loop import OnValidation, TrainingModule, fit
+from burnish.train.loop.context import TrainContext
+from burnish.train.loop.loop import OnValidation, fit
 from burnish.train.loop.peak_memory import peak_memory
 from burnish.train.loop.resource_errors import resource_errors
 from burnish.train.loop.resume import reopen_run, resume
 from burnish.train.loop.trackers import open_tracker
-from burnish.train.loop.trainer import TrainContext
+from burnish.train.loop.trainer import ExampleT, ModuleT, Trainer
 from burnish.train.registry import check_supported, trainer_for
 from burnish.train.report import TrainReport, make_report
-from burnish.train.trainers.causal_lm import seed_everything
 
 
 def train(
@@ -46,85 +49,87 @@ def train(
     resume: Path | None = None,
     on_validation: OnValidation | None = None,
 ) -> TrainReport:
-    """Fine-tune one model; leave in the run folder all that is needed to use it or to repeat it.
+    """Fine-tune one model; leave in the run folder all that is needed to use or to repeat it.
 
-    Raises AuditFailed or DoesNotFit before a weight moves, TrainingStopped when the machine gives
-    out on the way; then `resume` names the run's folder and training goes on from its last
-    checkpoint, to the same weights. Raises Busy while another process trains the same run.
+    Raises AuditFailed or DoesNotFit before the first step, TrainingStopped when memory or a process
+    is lost on the way; with `resume`, the run's folder, training continues from the last checkpoint
+    and ends in the same weights. Raises Busy while another process trains the same run.
     """
     reject_idle_processes(recipe.train)
     if is_worker():
-        return _join_torchrun(recipe)
-    base = find_model(recipe.model.name)
+        return _train_as_torchrun_worker(recipe)
+    resolved = Resolved.of(recipe)
+    base = resolved.base
     check_supported(recipe, base)
-    recipe = resolve_auto_method(recipe, begun=Run(resume.absolute()).recipe if resume else None)
-    if note := slow_dtype_warning(recipe.model.dtype):
-        say(note)
-    own = recipe.train.objective
+    recipe = resolve_auto_method(resolved, begun=Run(resume.absolute()).recipe if resume else None)
+    if warning := slow_dtype_warning(recipe.model.dtype):
+        say(warning)
     dataset = dataset or load(recipe, answered=recipe.train.needs_answers)
-    given = TrainContext.create(recipe, dataset, base)
-    course = trainer_for(recipe, base)
-    rows, validation = course.tokenize(given)
+    context = TrainContext.create(recipe, dataset, base)
+    train_rows, validation_rows = trainer_for(context).tokenize()
+    code_files = user_code_files(recipe.train.objective)
     inputs: dict[str, Any] = {"data": dict(dataset.hashes), "base": base.identity}
-    code = user_code_files(own)
-    inputs |= {name: hash_file(file) for name, file in code.items()}
+    inputs |= {name: hash_file(file) for name, file in code_files.items()}
     run = reopen_run(resume, recipe, inputs) if resume else new_run("train", recipe, inputs, out)
-
-    for name, file in code.items():
+    for name, file in code_files.items():
         shutil.copyfile(file, run.path / f"{name}.py")
-    then = f"burnish train --resume {run.id}"
-    with run.lock(), resource_errors(f"then: {then}"), launch(recipe.train, then) as team:
-        team.broadcast((recipe, dataset, run, rows, validation))
-        plan, state = _train_to_best(
-            replace(given, team=team), run, (rows, validation), on_validation
-        )
-        course.save(run.artifact, plan, given, make_lineage(run, given, state))
-        report = make_report(run, plan, state)
+
+    command = f"burnish train --resume {run.id}"
+    with (
+        run.lock(),
+        resource_errors(f"then: {command}"),
+        launch(recipe.train, command) as process_group,
+    ):
+        process_group.broadcast((recipe, dataset, run, train_rows, validation_rows))
+        trainer = trainer_for(context.with_process_group(process_group))
+        module, state = _train_to_best(trainer, run, train_rows, validation_rows, on_validation)
+        trainer.save(run.artifact, module, make_lineage(run, context, state))
+        report = make_report(run, module, state)
         write_json(run.path / "report.json", report.as_dict())
         run.events.write(event="trained", steps=state.step, stopped=state.stopped)
-        return team.broadcast(report)
+        return process_group.broadcast(report)
 
 
-#: What a process has to tell that only listens.
-_NOTHING: Any = None
+def train_as_worker(process_group: ProcessGroup) -> TrainReport:
+    """Train as a worker of a process group, whose main process writes all files."""
+    received: Any = process_group.broadcast(None)
+    recipe, dataset, run, train_rows, validation_rows = received
+    process_group = replace(process_group, mode=recipe.train.parallel)
+    base = Resolved.of(recipe).base
+    trainer = trainer_for(TrainContext.create(recipe, dataset, base, process_group))
+    _train_to_best(trainer, run, train_rows, validation_rows)
+    process_group.gather(peak_memory())
+    report: Any = process_group.broadcast(None)
+    return cast(TrainReport, report)
 
 
-def train_as_worker(team: ProcessGroup) -> TrainReport:
-    """Train as one of a team that another process leads, which alone writes files."""
-    recipe, dataset, run, rows, validation = team.broadcast(_NOTHING)
-    base = find_model(recipe.model.name)
-    team = replace(team, mode=recipe.train.parallel)
-    given = TrainContext.create(recipe, dataset, base, team)
-    _train_to_best(given, run, (rows, validation))
-    team.gather(peak_memory())
-    report: TrainReport = team.broadcast(_NOTHING)
-    return report
-
-
-def _join_torchrun(recipe: Recipe) -> TrainReport:
-    with join_torchrun(recipe.train) as team:
-        return train_as_worker(team)
+def _train_as_torchrun_worker(recipe: Recipe) -> TrainReport:
+    with join_torchrun(recipe.train) as process_group:
+        return train_as_worker(process_group)
 
 
 def _train_to_best(
-    given: TrainContext,
+    trainer: Trainer[ExampleT, ModuleT],
     run: Run,
-    rows: tuple[Sequence[Any], Sequence[Any]],
+    train_rows: Sequence[ExampleT],
+    validation_rows: Sequence[ExampleT],
     on_validation: OnValidation | None = None,
-) -> tuple[TrainingModule, TrainState]:
-    """Train from where the run stands; the plan's model then has the best weights."""
-    course, team = trainer_for(given.recipe, given.base), given.team
-    seed_everything(given.recipe.train.seed)
-    plan = replace(course.build(given, run, *rows), team=team, on_validation=on_validation)
-    state = resume(run, plan) or TrainState()
-    plan = course.before_first_step(plan, given, run, state)
-    if team.is_main:
-        run.events.write(event="training", from_step=state.step, steps=plan.steps)
-    with _with_tracker(plan, run, state) as followed:
-        state = fit(followed, run, state)
-    best = load_weights(run.path / "checkpoints", state.best_step) if team.is_main else {}
-    plan.optimizer.set_weights(best)
-    return plan, state
+) -> tuple[ModuleT, TrainState]:
+    """Train from the run's last checkpoint on; return the module with the best weights."""
+    context = trainer.context
+    set_seed(context.recipe.train.seed)
+    module = trainer.build(run, train_rows, validation_rows)
+    module = replace(module, process_group=context.process_group, on_validation=on_validation)
+    state = resume(run, module) or TrainState()
+    module = trainer.before_first_step(module, run, state)
+    is_main = context.process_group.is_main
+    if is_main:
+        run.events.write(event="training", from_step=state.step, steps=module.steps)
+    with _with_tracker(module, run, state) as tracked:
+        state = fit(tracked, run, state)
+    best = load_weights(run.path / "checkpoints", state.best_step) if is_main else {}
+    module.optimizer.set_weights(best)
+    return module, state
 
 
 def train_in(
@@ -133,9 +138,9 @@ def train_in(
     dataset: Dataset | None = None,
     on_validation: OnValidation | None = None,
 ) -> TrainReport:
-    """Train in this folder: go on if a run was begun there, else begin one.
+    """Train in this folder: resume the run that was begun there, or begin one.
 
-    What was left by a death while the folder was being made is cleared away.
+    A folder that was left half-made by a crash is cleared.
     """
     if (folder / "inputs.json").exists():
         return train(recipe, dataset, resume=folder, on_validation=on_validation)
@@ -144,43 +149,45 @@ def train_in(
 
 
 def user_code_files(objective: object) -> dict[str, Path]:
-    """The operator's own Python that a training runs, by the name that its run keeps it under.
+    """Return the user's Python files that a training runs, by their names in the run folder.
 
-    Raises BadRecipe if it isn't there.
+    Raises BadRecipe if one doesn't exist.
     """
-    found = {}
+    files = {}
     if isinstance(objective, CustomLoss):
-        found["loss"] = objective.file
+        files["loss"] = objective.file
     if isinstance(objective, Grpo) and isinstance(objective.reward, FileReward):
-        found["reward"] = objective.reward.file
-    for file in found.values():
+        files["reward"] = objective.reward.file
+    for file in files.values():
         if not file.is_file():
-            raise BadRecipe(f"There is no file {file}.", "Correct it in train.objective.")
-    return found
+            raise BadRecipe(f"There is no file {file}.", "Fix the path in train.objective.")
+    return files
 
 
 @contextmanager
-def _with_tracker(plan: TrainingModule, run: Run, state: TrainState) -> Iterator[TrainingModule]:
-    """The plan with the tracker that the recipe names, which is closed at the end."""
-    if plan.settings.tracker is None or not plan.team.is_main:
-        yield plan
+def _with_tracker(module: ModuleT, run: Run, state: TrainState) -> Iterator[ModuleT]:
+    """Give the module the tracker that the recipe names; close it at the end."""
+    if module.settings.tracker is None or not module.process_group.is_main:
+        yield module
         return
-    log, close = open_tracker(plan.settings.tracker, run, state.step)
+    log_metrics, close = open_tracker(module.settings.tracker, run, state.step)
     try:
-        yield replace(plan, log_metrics=log)
+        yield replace(module, log_metrics=log_metrics)
     finally:
         close()
 
 
-def make_lineage(run: Run, given: TrainContext, state: TrainState) -> dict[str, Any]:
-    """Where the artifact came from."""
-    dataset = given.dataset
+def make_lineage(run: Run, context: TrainContext, state: TrainState) -> dict[str, Any]:
+    """Return the artifact's lineage: data, recipe, versions, run and step that it came from."""
+    dataset, tokenizer = context.dataset, context.tokenizer
+
+    def count_tokens(messages: Sequence[Message]) -> int:
+        return len(encode_prompt(tokenizer, messages))
+
     return {
         "system": dataset.task.prompt,
         "task": dataset.task.model_dump(mode="json"),
-        "thoughts": reasoning_length(
-            dataset.split.train, lambda some: len(encode_prompt(given.tokenizer, some))
-        ),
+        "thoughts": reasoning_length(dataset.split.train, count_tokens),
         "data": dict(dataset.hashes),
         "recipe": run.recipe.model_dump(mode="json"),
         "versions": run.read("inputs.json")["versions"],

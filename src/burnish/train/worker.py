@@ -1,6 +1,6 @@
-"""`python -m burnish.train.worker RANK SIZE PORT`: a process that trains for a leader.
+"""`python -m burnish.train.worker RANK SIZE PORT`: a worker process of a training run.
 
-`burnish train` starts it. It writes no file and shows nothing; what it says, it says when it dies.
+`burnish train` starts it. It writes no file and prints nothing but the error that it dies of.
 """
 
 import sys
@@ -11,10 +11,10 @@ from burnish.train.run import train_as_worker
 
 
 def main(rank: str, size: str, port: str) -> None:
-    """Train until the leader has what it needs."""
+    """Train until the main process has finished."""
     silence_library_hints()
-    with join_main(int(rank), int(size), int(port)) as team:
-        train_as_worker(team)
+    with join_main(int(rank), int(size), int(port)) as process_group:
+        train_as_worker(process_group)
 
 
 if __name__ == "__main__":

@@ -325,7 +325,7 @@ def test_an_impossible_limit_ends_with_exit_code_1(known, tmp_path):
     assert "No format keeps latency_p95" in shown.output and "too much" in shown.output
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["export.html", "search.json"]
     with pytest.raises(AlreadyThere):
-        api.export_fit("20260101-first", out=tmp_path / "out", changes=changes)
+        api.export("20260101-first", for_this_machine=True, out=tmp_path / "out", changes=changes)
 
 
 def test_limits_without_a_search_and_a_format_beside_it_are_refused(known):

@@ -97,7 +97,7 @@ def developer_messages_are_system_messages(c, w):
 @check(
     CHAT,
     "content may be a list of parts",
-    "text; [pictures](vision.md) for a model that sees, else refused by name",
+    "text; [images](../guides/vision.md) for a vision-language model, else refused by name",
 )
 def content_may_be_parts(c, w):
     parts = [{"type": "text", "text": "red"}]

@@ -219,3 +219,11 @@ def test_a_schema_that_never_ends_compiling_is_refused_while_others_are_answered
         with pytest.raises(openai.BadRequestError, match="seconds of processor time") as refused:
             one.result()
         assert refused.value.param == "response_format"
+
+
+def test_half_a_character_in_a_call_is_left_as_an_escape():
+    answer = r'{"name": "refund", "arguments": {"order": "\ud800"}}'
+
+    (call,) = parse_answer(answer, {"refund"}).calls
+
+    assert call["function"]["arguments"].encode() == rb'{"order": "\ud800"}'

@@ -26,8 +26,8 @@ KILLED = -9
 METHODS = {
     "bottleneck": "{kind: bottleneck, size: 8}",
     "mlp": "{kind: bottleneck, size: 8, after: mlp}",
-    "prompt": "{kind: prompt, tokens: 5}",
-    "prefix": "{kind: prefix, tokens: 5}",
+    "prompt": "{kind: prompt, num_virtual_tokens: 5}",
+    "prefix": "{kind: prefix, num_virtual_tokens: 5}",
 }
 ASKED = Prompt((Message("system", "Sort the request."), Message("user", "parcel late")), 6)
 
@@ -149,7 +149,7 @@ def test_a_batch_behind_virtual_tokens_gives_the_gradients_of_its_rows(method, d
     for row in plan.rows:
         judge = plan.objective.make_loss(plan.language, [row], 128)
         (judge(plan.language, pack([row])).loss / whole).backward()
-        plan.optimizer.collect()
+        plan.optimizer.accumulate()
 
     for name, master in plan.optimizer.masters.items():
         torch.testing.assert_close(master.grad, together[name], rtol=1e-4, atol=1e-6)
@@ -157,7 +157,7 @@ def test_a_batch_behind_virtual_tokens_gives_the_gradients_of_its_rows(method, d
 
 def test_a_student_with_virtual_tokens_learns_from_a_teacher_without(dataset, recipe_of, tmp_path):
     recipe = recipe_of(
-        f"train.method={METHODS['prompt']}", "train.objective=distil",
+        f"train.method={METHODS['prompt']}", "train.objective=distill",
         "train.objective.teacher=tiny", "train.objective.weight=0.1", "train.learning_rate=0.05",
     )  # fmt: skip
     report = train(recipe, dataset, out=tmp_path / "run")

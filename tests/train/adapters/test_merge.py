@@ -110,7 +110,7 @@ def test_what_cannot_be_merged_is_refused_and_nothing_is_left(pair, recipe_of, d
     full = recipe_of("train.max_steps=1", "train.method=full")
     train(full, dataset, out=tmp_path / "full")
     for sources, settings, words in (
-        ([a, b], {"how": "mean"}, "no way to merge"),
+        ([a, b], {"how": "mean"}, "no merge method"),
         ([a], {}, "1 adapters"),
         ([a, b], {"how": "svd", "rank": 4096}, "narrowest layer"),
         ([a, str(tmp_path / "full")], {}, "only adapters of train.method=lora"),
@@ -128,7 +128,7 @@ def test_an_adapter_on_another_is_kept_as_both_on_the_untouched_base(
     below = pair[1]
     recipe = recipe_of(
         "model.dtype=float32", "train.max_steps=4", "train.method.rank=3",
-        f"train.method.on={below}", "train.method.targets=[q_proj,down_proj]",
+        f"train.method.stack_on={below}", "train.method.targets=[q_proj,down_proj]",
     )  # fmt: skip
     plain = recipe_of(
         "model.dtype=float32", "train.max_steps=4", "train.method.rank=3",
@@ -156,7 +156,7 @@ def test_an_adapter_on_another_is_kept_as_both_on_the_untouched_base(
 def test_a_stacked_training_that_is_killed_goes_on_to_the_same_bits(
     pair, recipe_of, dataset, tmp_path
 ):
-    recipe = recipe_of("train.max_steps=7", f"train.method.on={pair[0]}")
+    recipe = recipe_of("train.max_steps=7", f"train.method.stack_on={pair[0]}")
     train(recipe, dataset, out=tmp_path / "whole")
 
     def cut():
@@ -166,4 +166,4 @@ def test_a_stacked_training_that_is_killed_goes_on_to_the_same_bits(
     assert in_child(cut) == -9
     train(recipe, dataset, resume=tmp_path / "cut")
     assert weights(tmp_path / "cut") == weights(tmp_path / "whole")
-    assert Run(tmp_path / "cut").recipe.train.method.on == str(pair[0])
+    assert Run(tmp_path / "cut").recipe.train.method.stack_on == str(pair[0])

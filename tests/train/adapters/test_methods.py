@@ -81,7 +81,7 @@ def test_layers_may_have_ranks_of_their_own_and_the_scale_of_rslora(plan_of, dat
 def test_an_adapter_is_trained_further(dataset, recipe_of, tmp_path):
     first = train(recipe_of("model.dtype=float32"), dataset, out=tmp_path / "first")
 
-    further = recipe_of("model.dtype=float32", f"train.method.start={tmp_path / 'first'}")
+    further = recipe_of("model.dtype=float32", f"train.method.init_from={tmp_path / 'first'}")
     second = train(further, dataset, out=tmp_path / "second")
 
     assert second.losses[0] < 0.7 * first.losses[0]
@@ -91,7 +91,7 @@ def test_an_adapter_is_trained_further(dataset, recipe_of, tmp_path):
 @pytest.mark.parametrize("other", ["{kind: lora, rank: 4}", "{kind: lora, targets: [q_proj]}"])
 def test_an_adapter_of_another_shape_is_refused(other, dataset, recipe_of, tmp_path):
     train(recipe_of("train.max_steps=1"), dataset, out=tmp_path / "first")
-    changed = recipe_of(f"train.method={other}", f"train.method.start={tmp_path / 'first'}")
+    changed = recipe_of(f"train.method={other}", f"train.method.init_from={tmp_path / 'first'}")
 
     with pytest.raises(BadRecipe, match="adapter of"):
         train(changed, dataset, out=tmp_path / "second")
@@ -101,7 +101,9 @@ def test_full_weights_are_no_adapter_to_go_on_from(dataset, recipe_of, tmp_path)
     train(recipe_of("train.method=full", "train.max_steps=1"), dataset, out=tmp_path / "first")
 
     with pytest.raises(BadRecipe, match="no adapter"):
-        train(recipe_of(f"train.method.start={tmp_path / 'first'}"), dataset, tmp_path / "second")
+        train(
+            recipe_of(f"train.method.init_from={tmp_path / 'first'}"), dataset, tmp_path / "second"
+        )
 
 
 def test_the_artifact_says_how_its_base_was_held(dataset, recipe_of, tmp_path):

@@ -172,5 +172,5 @@ def test_killed_in_the_middle_it_ends_in_the_same_bits(recipe_of, dataset, tmp_p
     ],
 )  # fmt: skip
 def test_what_cant_be_rounded_is_refused_by_the_recipe(change, recipe_of):
-    with pytest.raises(BadRecipe, match="quantization_aware goes with"):
+    with pytest.raises(BadRecipe, match="quantization_aware doesn't go with"):
         recipe_of(AWARE, change)

@@ -23,7 +23,7 @@ from burnish.train.kernels.packed_attention import (
 )
 from burnish.train.loop.language_model import train_step
 from burnish.train.losses.linear import LinearCrossEntropy
-from burnish.train.objectives.registry import sft_loss
+from burnish.train.objectives.sft import sft_loss
 from tests.fixtures.training import logged, make_rows, on_passages
 
 

@@ -10,8 +10,8 @@ from transformers import LlamaForCausalLM
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Split
-from burnish.train.distillation.hidden_states import add_hidden_state_matching
-from burnish.train.distillation.teacher_logits import add_teacher_logits
+from burnish.train.distillation.hidden_states import MatchHiddenStates
+from burnish.train.distillation.teacher_logits import TeacherLogits
 from burnish.train.loop.language_model import compute_validation_metrics, train_step
 from burnish.train.run import train
 from tests.fixtures.training import make_rows
@@ -28,7 +28,7 @@ def wide(models_beside_tiny):
 def related(teacher="wide", weight=1.0, **more):
     named = "".join(f", {name}: {value}" for name, value in more.items())
     return (
-        "train.objective.kind=distil", f"train.objective.teacher={teacher}",
+        "train.objective.kind=distill", f"train.objective.teacher={teacher}",
         f"train.objective.attention={{weight: {weight}{named}}}", "train.method=full",
     )  # fmt: skip
 
@@ -67,6 +67,14 @@ def as_in_the_paper(models, ids, layers, heads):
     return total
 
 
+def with_teacher(plan, tokenizer):
+    return TeacherLogits(plan.settings.objective).add_to(plan, tokenizer)
+
+
+def matched(plan, tokenizer):
+    return MatchHiddenStates(plan.settings.objective).match(plan, tokenizer)
+
+
 @pytest.mark.parametrize(("layer", "heads"), [(3, None), (2, 8)])
 @pytest.mark.parametrize("system", ["Sort the request.", ""])
 def test_the_loss_is_that_of_the_paper_row_by_row(
@@ -74,10 +82,10 @@ def test_the_loss_is_that_of_the_paper_row_by_row(
 ):
     rows = make_rows(5, system=system)
     options = {"layer": layer, "heads": heads or "null"}
-    plan = add_teacher_logits(plan_of(rows, *related(weight=0.3, **options)), tiny_tokenizer)
+    plan = with_teacher(plan_of(rows, *related(weight=0.3, **options)), tiny_tokenizer)
 
     without = compute_validation_metrics(plan, plan.rows)
-    found = compute_validation_metrics(add_hidden_state_matching(plan, tiny_tokenizer), plan.rows)
+    found = compute_validation_metrics(matched(plan, tiny_tokenizer), plan.rows)
 
     eager = {"attn_implementation": "eager", "dtype": torch.float32}
     models = [LlamaForCausalLM.from_pretrained(wide / name, **eager) for name in ("tiny", "wide")]
@@ -96,16 +104,16 @@ def test_how_rows_are_packed_changes_nothing(plan_of, wide, tiny_tokenizer):
     found = []
     for most in (32, 2000):
         changes = (*related(), f"train.micro_batch_tokens={most}")
-        plan = add_teacher_logits(plan_of(rows, *changes), tiny_tokenizer)
-        found.append(train_step(add_hidden_state_matching(plan, tiny_tokenizer), plan.rows))
+        plan = with_teacher(plan_of(rows, *changes), tiny_tokenizer)
+        found.append(train_step(matched(plan, tiny_tokenizer), plan.rows))
         found[-1]["gradient"] = plan.optimizer.clip()
     assert found[0] == pytest.approx(found[1], rel=1e-4)
 
 
 def test_a_teacher_like_its_student_is_no_distance_away(plan_of, wide, tiny_tokenizer, dataset):
-    plan = add_teacher_logits(plan_of(dataset.split.train[:5], *related("tiny")), tiny_tokenizer)
+    plan = with_teacher(plan_of(dataset.split.train[:5], *related("tiny")), tiny_tokenizer)
 
-    assert train_step(add_hidden_state_matching(plan, tiny_tokenizer), plan.rows)["attention"] == (
+    assert train_step(matched(plan, tiny_tokenizer), plan.rows)["attention"] == (
         pytest.approx(0, abs=1e-6)
     )
 
@@ -140,5 +148,5 @@ def test_what_cannot_be_compared_is_refused(recipe_of, dataset, wide, monkeypatc
     monkeypatch.setattr(
         "burnish.train.distillation.attention_relations._NAMES", (("wq", "wk", "wv"),)
     )
-    with pytest.raises(BadRecipe, match="doesn't know the matrices"):
+    with pytest.raises(BadRecipe, match="doesn't know the names"):
         train(recipe_of(*related()), dataset)

@@ -127,7 +127,7 @@ def test_the_divergence_is_that_of_trl(divergence, beta, temperature):
         torch.testing.assert_close(ours, other, rtol=1e-3, atol=1e-4)
 
 
-DISTIL = ("train.objective.kind=distil", "train.objective.weight=1.0", "train.objective.top_k=20")
+DISTIL = ("train.objective.kind=distill", "train.objective.weight=1.0", "train.objective.top_k=20")
 
 
 @pytest.fixture
@@ -174,7 +174,7 @@ def test_the_kept_lessons_are_those_of_the_teacher_alone(
 
     named = f"train.objective.teacher={teacher}"
     plan = plan_of(dataset.split.train, *DISTIL, named, validation=dataset.split.validation)
-    taught = lessons.add_teacher_logits(plan, tiny_tokenizer)
+    taught = lessons.TeacherLogits(plan.settings.objective).add_to(plan, tiny_tokenizer)
     model = open_local_engine(teacher).model
 
     for row, before in zip((*taught.rows, *taught.validation), (*plan.rows, *plan.validation),
@@ -195,4 +195,4 @@ def test_what_makes_no_lesson_is_refused(recipe_of, dataset, teacher, tiny_folde
     with pytest.raises(BadRecipe, match=r"train\.objective\.teacher"):
         train(recipe_of(*DISTIL), dataset)
     with pytest.raises(BadRecipe, match="beta is for"):
-        make_recipe({}, ["train.objective.kind=distil", "train.objective.beta=0.2"])
+        make_recipe({}, ["train.objective.kind=distill", "train.objective.beta=0.2"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoModel, BertConfig, BertModel, set_seed
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
@@ -15,10 +15,9 @@ from burnish.core.runs import Run, find_run
 from burnish.data.load import load
 from burnish.distill.student import student_recipe
 from burnish.models.local_models import find_model, read_manifest, write_manifest
-from burnish.train.loop.trainer import TrainContext
+from burnish.train.loop.context import TrainContext
 from burnish.train.run import train
-from burnish.train.trainers.causal_lm import seed_everything
-from burnish.train.trainers.sequence_classification import CLASSIFIER_TRAINER
+from burnish.train.trainers.sequence_classification import ClassifierTrainer
 from tests.fixtures.tickets import tickets
 from tests.train.distillation.test_attention_relations import given_by
 
@@ -56,9 +55,9 @@ def recipe(tiny_embedder, tmp_path, monkeypatch, write_rows):
 
 def plan_of(recipe):
     base = find_model(recipe.model.name)
-    given = TrainContext.create(recipe, load(recipe), base)
-    seed_everything(0)
-    return CLASSIFIER_TRAINER.build(given, Run(Path()), *CLASSIFIER_TRAINER.tokenize(given))
+    trainer = ClassifierTrainer(TrainContext.create(recipe, load(recipe), base))
+    set_seed(0)
+    return trainer.build(Run(Path()), *trainer.tokenize())
 
 
 def both_ways(models, ids, heads):
@@ -130,7 +129,7 @@ def test_hidden_states_are_compared_text_by_text_through_a_matrix(recipe):
 
 
 def test_each_layer_is_held_to_one_of_the_teachers(recipe):
-    changes = ("model.name=deep", "distil.layers=2", "distil.teacher.model=tiny")
+    changes = ("model.name=deep", "distill.layers=2", "distill.teacher.model=tiny")
     student = student_recipe(recipe(*changes, weight=0, hidden=1.0, teacher=""))
 
     plan = plan_of(student)
@@ -140,7 +139,7 @@ def test_each_layer_is_held_to_one_of_the_teachers(recipe):
     assert not any("into_teacher" in name for name, _ in plan.model.named_parameters())
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(dict(one.state_dict()), dict(other.state_dict()))
-    with pytest.raises(BadRecipe, match="The student has 3 layers and small 1"):
+    with pytest.raises(BadRecipe, match="The student has 3 layers and small has 1"):
         plan_of(recipe("model.name=deep", teacher="small", weight=0, hidden=1.0))
 
 
@@ -162,7 +161,7 @@ def test_a_teacher_may_be_a_run_that_has_learnt_labels(recipe):
 
 
 def test_a_cut_student_is_held_to_the_whole_of_it(recipe):
-    changes = ("model.name=deep", "distil.layers=2", "distil.teacher.model=tiny")
+    changes = ("model.name=deep", "distill.layers=2", "distill.teacher.model=tiny")
 
     student = student_recipe(recipe(*changes, teacher=""))
 

@@ -10,9 +10,10 @@ from transformers import LlamaForCausalLM
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.recipe import make_recipe
 from burnish.models.pruning.depth import evenly_spaced
-from burnish.train.distillation.hidden_states import add_hidden_state_matching, add_projection
-from burnish.train.distillation.teacher_logits import add_teacher_logits
+from burnish.train.distillation.hidden_states import MatchHiddenStates
+from burnish.train.distillation.teacher_logits import TeacherLogits
 from burnish.train.loop.language_model import compute_validation_metrics, train_step
+from burnish.train.objectives.distillation import distillation
 from burnish.train.run import train
 
 
@@ -24,9 +25,17 @@ def deep(models_beside_tiny):
 
 def held(teacher="deep", weight=1.0):
     return (
-        "train.objective.kind=distil", f"train.objective.teacher={teacher}",
+        "train.objective.kind=distill", f"train.objective.teacher={teacher}",
         f"train.objective.hidden={weight}", "train.method=full",
     )  # fmt: skip
+
+
+def with_teacher(plan, tokenizer):
+    return TeacherLogits(plan.settings.objective).add_to(plan, tokenizer)
+
+
+def matched(plan, tokenizer):
+    return MatchHiddenStates(plan.settings.objective).match(plan, tokenizer)
 
 
 def test_layers_are_evenly_apart_with_the_first_and_the_last():
@@ -41,10 +50,10 @@ def test_the_loss_is_the_plain_distance_between_mapped_layers(
     plan_of, deep, dataset, tiny_tokenizer
 ):
     rows = dataset.split.train[:5]
-    plan = add_teacher_logits(plan_of(rows, *held(weight=0.3)), tiny_tokenizer)
+    plan = with_teacher(plan_of(rows, *held(weight=0.3)), tiny_tokenizer)
 
     without = compute_validation_metrics(plan, plan.rows)
-    found = compute_validation_metrics(add_hidden_state_matching(plan, tiny_tokenizer), plan.rows)
+    found = compute_validation_metrics(matched(plan, tiny_tokenizer), plan.rows)
 
     student = LlamaForCausalLM.from_pretrained(deep / "tiny")
     teacher = LlamaForCausalLM.from_pretrained(deep / "deep")
@@ -95,19 +104,18 @@ def test_a_teacher_of_the_same_width_needs_no_matrix_and_is_its_own_image(
     plan_of, deep, dataset, tiny_tokenizer
 ):
     rows = dataset.split.train[:5]
-    plan = add_hidden_state_matching(
-        add_teacher_logits(plan_of(rows, *held("tiny")), tiny_tokenizer), tiny_tokenizer
-    )
+    plan = matched(with_teacher(plan_of(rows, *held("tiny")), tiny_tokenizer), tiny_tokenizer)
 
     assert not hasattr(plan.language, "into_teacher")
     assert train_step(plan, plan.rows)["hidden"] == pytest.approx(0, abs=1e-6)
 
 
 def test_what_cannot_be_compared_is_refused(recipe_of, dataset, deep, tmp_path):
-    with pytest.raises(BadRecipe, match="none to hold"):
+    with pytest.raises(BadRecipe, match="too few to match"):
         train(recipe_of(*held("tiny"), "model.name=deep"), dataset)
     with pytest.raises(BadRecipe, match="set on_policy 0"):
         make_recipe({}, [*held(), "train.objective.weight=1", "train.objective.on_policy=0.5"])
     with pytest.raises(BadRecipe, match="puts tokens before a row"):
         make_recipe({}, [*held()[:3], "train.method=prompt"])
-    assert add_projection(None, make_recipe({}, []).train) is None
+    plain = make_recipe({}, [*held(weight=0)]).train.objective
+    assert [type(stage) for stage in distillation(plain).stages] == [TeacherLogits]

@@ -12,13 +12,13 @@ from burnish.core.records import Row
 from burnish.core.runs import find_run
 from burnish.engines.local.open import open_local_engine
 from burnish.train.batching.packed import pack
-from burnish.train.distillation.on_policy import add_on_policy_answers
-from burnish.train.distillation.teacher_logits import add_teacher_logits
+from burnish.train.distillation.on_policy import OnPolicyAnswers
+from burnish.train.distillation.teacher_logits import TeacherLogits
 from burnish.train.loop.language_model import train_step
-from burnish.train.objectives.registry import target_states
+from burnish.train.losses.forward import target_states
 from burnish.train.run import train
 
-OWN = ("train.objective.kind=distil", "train.objective.weight=1.0", "train.objective.on_policy=1")
+OWN = ("train.objective.kind=distill", "train.objective.weight=1.0", "train.objective.on_policy=1")
 
 
 @pytest.fixture
@@ -30,7 +30,9 @@ def teacher(recipe_of, dataset):
 def drawing_plan(plan_of, dataset, tokenizer, teacher, *changes):
     named = f"train.objective.teacher={teacher}"
     plan = plan_of(dataset.split.train, *OWN, named, *changes, validation=dataset.split.validation)
-    return add_on_policy_answers(add_teacher_logits(plan, tokenizer), tokenizer)
+    settings = plan.settings.objective
+    plan = TeacherLogits(settings).add_to(plan, tokenizer)
+    return OnPolicyAnswers(settings).add_sampler(plan, tokenizer)
 
 
 def both_logits(plan, teacher, row):
@@ -115,8 +117,8 @@ def test_what_has_no_question_or_learns_its_own_words_is_refused(
     recipe_of, dataset, plan_of, tiny_tokenizer
 ):
     with pytest.raises(BadRecipe, match="set weight 1"):
-        make_recipe({}, ["train.objective.kind=distil", "train.objective.on_policy=0.5"])
+        make_recipe({}, ["train.objective.kind=distill", "train.objective.on_policy=0.5"])
     plan = plan_of([Row(text="only a text", file="t", line=1)], *OWN,
                    "train.objective.teacher=tiny")  # fmt: skip
     with pytest.raises(BadData, match="plain text"):
-        add_on_policy_answers(plan, tiny_tokenizer)
+        OnPolicyAnswers(plan.settings.objective).add_sampler(plan, tiny_tokenizer)

@@ -192,10 +192,10 @@ def test_torchrun_may_start_the_processes_and_only_one_of_them_speaks(
     "changes, message",
     [
         (["train.devices=2"], "devices above 1 go with parallel"),
-        (["train.parallel=ddp", "train.objective=grpo"], "grpo is trained by one process only"),
+        (["train.parallel=ddp", "train.objective=grpo"], "grpo doesn't go with parallel ddp"),
         (
-            ["train.parallel=ddp", "train.objective={kind: distil, weight: 1, on_policy: 0.5}"],
-            "on_policy answers are drawn by one process only",
+            ["train.parallel=ddp", "train.objective={kind: distill, weight: 1, on_policy: 0.5}"],
+            "on_policy doesn't go with parallel ddp",
         ),
     ],
 )
@@ -205,5 +205,5 @@ def test_what_cannot_be_divided_is_refused_in_the_recipe(changes, message):
 
 
 def test_one_device_is_not_shared(recipe_of, dataset, tmp_path):
-    with pytest.raises(BadRecipe, match="there is one device"):
+    with pytest.raises(BadRecipe, match="needs several devices"):
         train(recipe_of("train.parallel=ddp"), dataset, out=tmp_path / "run")

@@ -9,12 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from transformers import set_seed
 
 from burnish.core.recipe.recipe import make_recipe
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import find_model
-from burnish.train.forecast.forecast import probe
-from burnish.train.trainers.causal_lm import build_language_model, seed_everything, tokenize_rows
+from burnish.train.forecast.probe import probe
+from burnish.train.trainers.causal_lm import build_language_model, tokenize_rows
 from tests.fixtures.training import make_rows
 
 LONG = "red green blue " * 60
@@ -29,7 +30,7 @@ def main(tokens: str, folder: str) -> None:
         ["train.batch_size=64", f"train.micro_batch_tokens={tokens}"],
     )
     rows = tokenize_rows(make_rows(64, system=LONG, longest=400), load_tokenizer(tiny), recipe)
-    seed_everything(0)
+    set_seed(0)
     print(json.dumps(asdict(probe(build_language_model(recipe, tiny, rows, []), Path(folder)))))
 
 

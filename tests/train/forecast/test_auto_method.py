@@ -7,6 +7,7 @@ from burnish.core.progress import LineReporter, set_reporter
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import Run
 from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.train.forecast import auto_method as auto
 from burnish.train.forecast.estimate import ModelShape, estimate_memory, model_shape
 from burnish.train.run import train
@@ -37,7 +38,7 @@ def test_with_plenty_the_recipe_stays_as_it_is_but_for_the_method(tiny, free, ca
     set_reporter(LineReporter())
     asked = recipe(tiny.name, method={"kind": "auto", "rank": 4})
 
-    found = auto.resolve_auto_method(asked).train
+    found = auto.resolve_auto_method(Resolved.of(asked)).train
 
     assert (found.method.kind, found.method.rank) == ("lora", 4)
     assert found.model_copy(update={"method": asked.train.method}) == asked.train
@@ -53,7 +54,7 @@ def test_less_memory_takes_slower_ways_one_after_the_other(tiny, free, monkeypat
     chosen = []
     for need in sorted(set(needs), reverse=True):
         free(need / auto._SHARE)
-        chosen.append(ways.index(auto.resolve_auto_method(asked).train))
+        chosen.append(ways.index(auto.resolve_auto_method(Resolved.of(asked)).train))
 
     assert chosen == sorted(chosen) and chosen[0] == 0 and len(chosen) > 4
     kinds = [(ways[at].method.kind, ways[at].gradient_checkpointing) for at in chosen]
@@ -74,7 +75,7 @@ def test_what_fits_nowhere_is_refused_with_the_least_that_it_needs(tiny, free, w
     free(0.3e9)
 
     with pytest.raises(DoesNotFit, match=r"needs about 0\.\d GB even on 4-bit weights and 0\.3 GB"):
-        auto.resolve_auto_method(recipe(tiny.name))
+        auto.resolve_auto_method(Resolved.of(recipe(tiny.name)))
 
 
 def test_a_run_has_what_was_chosen_in_its_recipe_and_goes_on_with_it(tiny, free, dataset, tmp_path):

@@ -10,19 +10,18 @@ import torch
 
 from burnish.core.errors import DoesNotFit
 from burnish.train.forecast.forecast import (
-    Probe,
     check_fits,
     forecast,
-    probe,
     suggest_setting,
 )
+from burnish.train.forecast.probe import ProbeResult, probe
 from burnish.train.run import train
 from tests.fixtures.training import make_rows, preferred, preferring
 
 
 def state_of(plan):
     weights = {name: weight.detach().clone() for name, weight in plan.model.named_parameters()}
-    return weights, plan.optimizer.tensors(), torch.get_rng_state()
+    return weights, plan.optimizer.state_tensors(), torch.get_rng_state()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -64,7 +63,7 @@ def rehearsed(tokens, folder):
     """A probe in a process of its own."""
     command = [sys.executable, "-m", "tests.train.forecast.probe_process", str(tokens), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return Probe(**json.loads(done.stdout))
+    return ProbeResult(**json.loads(done.stdout))
 
 
 def test_a_run_that_does_not_fit_is_refused_with_a_setting_that_does(tiny, tmp_path):

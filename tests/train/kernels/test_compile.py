@@ -64,7 +64,7 @@ def test_compiled_layers_learn_the_same(changes, plan_of):
 
 @pytest.mark.parametrize("change", ["train.objective=classify", "train.parallel=ddp"])
 def test_what_cannot_be_compiled_is_refused(change):
-    with pytest.raises(BadRecipe, match="compile is"):
+    with pytest.raises(BadRecipe, match="compile"):
         make_recipe({"train": {"compile": True}}, [change])
 
 

@@ -118,9 +118,9 @@ def test_what_torch_says_without_memory_is_understood():
 
 
 def test_numbers_that_run_away_stop_the_run_and_are_not_kept(dataset, recipe_of, tmp_path):
-    recipe = recipe_of("train.learning_rate=1e30", "train.warmup_share=0")
+    recipe = recipe_of("train.learning_rate=1e30", "train.warmup_ratio=0")
 
-    with pytest.raises(TrainingStopped, match="no longer a number at step") as caught:
+    with pytest.raises(TrainingStopped, match="no longer a finite number at step") as caught:
         train(recipe, dataset, out=tmp_path / "run")
 
     assert "half the train.learning_rate" in caught.value.fix

@@ -103,7 +103,7 @@ def test_spans_are_the_same_text_and_leave_nothing_out(answers, tiny_tokenizer, 
         sides = [
             reader.text([t for t in some[slice(*part)] if t not in reader.ends]).split()
             for reader, some, part in zip(
-                (pairing.ours, pairing.theirs), ids, (span.student, span.teacher), strict=True
+                (pairing.student, pairing.teacher), ids, (span.student, span.teacher), strict=True
             )
         ]
         assert "".join(sides[0]) == "".join(sides[1]) and "\ufffd" not in "".join(sides[0])
@@ -134,7 +134,7 @@ def test_words_are_the_same_text_whatever_signs_and_spaces(tiny_tokenizer, other
         assert len(known) > 15
         for token, own in known:
             if own != tiny_tokenizer.eos_token_id:
-                assert pairing.ours.text([own]) == change(pairing.theirs.text([token]))
+                assert pairing.student.text([own]) == change(pairing.teacher.text([token]))
     assert plain[other_tokenizer.eos_token_id] == tiny_tokenizer.eos_token_id
     assert other_tokenizer.bos_token_id not in np.nonzero(plain >= 0)[0]
 
@@ -213,7 +213,7 @@ def test_the_events_of_a_teacher_are_chances_that_sum_to_one(tiny_tokenizer, oth
 
 
 CROSS = (
-    "train.objective.kind=distil", "train.objective.weight=1.0", "train.objective.top_k=40",
+    "train.objective.kind=distill", "train.objective.weight=1.0", "train.objective.top_k=40",
     "train.method=full", "train.epochs=8", "train.learning_rate=3e-3",
 )  # fmt: skip
 

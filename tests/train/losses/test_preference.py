@@ -20,13 +20,14 @@ from burnish.train.adapters.registry import METHODS, trainable_weights
 from burnish.train.batching.examples import PreferenceExample
 from burnish.train.batching.micro_batches import count_computed_tokens, micro_batches
 from burnish.train.batching.packed import pack
-from burnish.train.distillation.teacher_logits import add_teacher_logits
+from burnish.train.distillation.teacher_logits import TeacherLogits
 from burnish.train.loop.checkpoint import TrainState
 from burnish.train.loop.language_model import compute_validation_metrics, train_step
 from burnish.train.losses import preference as preferences
+from burnish.train.losses.forward import answer_logprobs
 from burnish.train.losses.linear import LinearLogProbs
-from burnish.train.objectives.registry import OBJECTIVES, answer_logprobs
-from burnish.train.rlhf.reference import add_reference_logprobs
+from burnish.train.objectives.registry import OBJECTIVES
+from burnish.train.rlhf.reference import ReferenceLogprobs
 from tests.fixtures.training import ANSWERS, chosen, make_rows, preferring
 from tests.train.batching.test_packed import stir
 
@@ -39,8 +40,11 @@ def referred(plan_of, tiny_tokenizer, tmp_path):
 
     def build(rows, *changes):
         run = Run(tmp_path / f"run-{next(count)}")
-        plan = add_teacher_logits(plan_of(rows, *changes), tiny_tokenizer)
-        plan = add_reference_logprobs(plan, run, TrainState())
+        plan = plan_of(rows, *changes)
+        for stage in plan.objective.stages:
+            if isinstance(stage, TeacherLogits):
+                plan = stage.add_to(plan, tiny_tokenizer)
+            plan = stage.before_first_step(plan, run, TrainState())
         stir(plan.model)
         return plan
 
@@ -287,7 +291,7 @@ def test_before_training_nothing_is_gained(plan_of, tmp_path):
     rows = preferring(make_rows(6))
     plan = plan_of(rows, "train.objective=dpo", "train.micro_batch_tokens=64")
 
-    plan = add_reference_logprobs(plan, Run(tmp_path / "run"), TrainState())
+    plan = ReferenceLogprobs().before_first_step(plan, Run(tmp_path / "run"), TrainState())
 
     means = compute_validation_metrics(plan, plan.rows)
     assert means["loss"] == pytest.approx(0.6931, abs=1e-4)
@@ -298,7 +302,7 @@ def test_a_lost_reference_is_not_measured_from_a_model_that_has_moved(plan_of, t
     plan = plan_of(preferring(make_rows(4)), "train.objective=dpo")
 
     with pytest.raises(BadData, match=r"reference\.jsonl isn't whole"):
-        add_reference_logprobs(plan, Run(tmp_path / "run"), TrainState(step=3))
+        ReferenceLogprobs().before_first_step(plan, Run(tmp_path / "run"), TrainState(step=3))
 
 
 def test_rows_of_another_shape_than_the_objective_learns_from_are_refused(plan_of):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
+from burnish import api
 from burnish.cli.main import app
 from burnish.core.errors import BadRecipe
 from burnish.core.journal import read_journal
@@ -17,7 +18,6 @@ from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import Run
 from burnish.engines.registry import open_engine
 from burnish.models.artifact import open_artifact
-from burnish.multi_adapter import train_together as together
 from burnish.train.multi_lora.run import train_together
 from burnish.train.run import train
 from tests.fixtures.training import WORDS, die_at_sync, weights
@@ -158,4 +158,4 @@ def test_the_command_trains_the_recipes_and_refuses_what_means_nothing(recipes, 
     assert open_artifact(tmp_path / "out" / "bb" / "artifact").kind == "adapter"
     assert isinstance(CliRunner().invoke(app, said).exception, BadRecipe)
     with pytest.raises(BadRecipe, match="same file name"):
-        together([files[0], tmp_path / "." / "a.yaml"], tmp_path / "twice")
+        api.train(files[0], tmp_path / "twice", together=[tmp_path / "." / "a.yaml"])

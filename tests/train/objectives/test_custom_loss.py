@@ -89,8 +89,8 @@ def test_a_margin_between_two_answers_is_learnt_and_resumed(own, dataset, recipe
         ("def other(): pass", "no function"),
         ("import nothing_of_that_name", "doesn't load: ModuleNotFoundError"),
         ("def loss(answers, row): return 1 / 0", "row 1: ZeroDivisionError"),
-        ("def loss(answers, row): return 1.0", "gave float"),
-        ("def loss(answers, row): return answers[0].logprobs", "gave Tensor"),
+        ("def loss(answers, row): return 1.0", "returned float"),
+        ("def loss(answers, row): return answers[0].logprobs", "returned Tensor"),
         ("def loss(answers, row): return answers[0].logprobs.sum().detach()", "depend"),
     ],
 )

@@ -17,7 +17,7 @@ def weights_of(*sizes):
 
 
 def settings_of(*changes):
-    usual = ["train.learning_rate=1e-2", "train.schedule=constant", "train.warmup_share=0"]
+    usual = ["train.learning_rate=1e-2", "train.schedule=constant", "train.warmup_ratio=0"]
     return make_recipe({}, [*usual, *changes]).train
 
 
@@ -36,7 +36,7 @@ def learn(optimizer, number, target):
     torch.manual_seed(number)
     for weight in optimizer.weights.values():
         weight.grad = weight.detach() - target + 0.1 * torch.randn_like(weight)
-    optimizer.collect()
+    optimizer.accumulate()
     optimizer.step(number)
 
 
@@ -89,7 +89,7 @@ def test_stretches_are_what_the_whole_would_be(monkeypatch):
     whole, parts = (optimizers((10_001,))[1] for _ in range(2))
     for number in range(3):
         learn(whole, number, target=1)
-    monkeypatch.setattr("burnish.train.optim.adamw_8bit._BATCH_SIZE", 2560)
+    monkeypatch.setattr("burnish.train.optim.adamw_8bit._CHUNK", 2560)
     for number in range(3):
         learn(parts, number, target=1)
 
@@ -127,5 +127,5 @@ def test_an_update_at_rate_0_moves_nothing():
 
 
 def test_several_processes_have_all_bits():
-    with pytest.raises(BadRecipe, match="adamw_8bit is for one process"):
+    with pytest.raises(BadRecipe, match="adamw_8bit doesn't go with parallel"):
         settings_of("train.optimizer=adamw_8bit", "train.parallel=ddp", "train.devices=2")

@@ -49,7 +49,7 @@ def test_plain_text_asks_nothing(recipe_of, dataset, tmp_path):
 
 def test_the_reward_rises(recipe_of, dataset, tmp_path):
     recipe = recipe_of(
-        grpo(answers=8, max_new_tokens=8, beta=0.0), "train.epochs=5", "train.batch_size=8",
+        grpo(num_generations=8, max_new_tokens=8, beta=0.0), "train.epochs=5", "train.batch_size=8",
         "model.dtype=float32", "train.learning_rate=1e-2", "train.evaluate_every=50",
     )  # fmt: skip
 
@@ -144,8 +144,8 @@ def padded(rows, left=False):
 @pytest.mark.parametrize("loss", ["dapo", "grpo", "dr_grpo"])
 def test_a_step_is_that_of_trl(loss, drawn_of, tiny, tmp_path):
     plan, rows, _ = drawn_of(
-        grpo(answers=4, max_new_tokens=10, beta=0.3, updates=2, clip=0.05, clip_high=0.1,
-             loss=loss, temperature=0.8),
+        grpo(num_generations=4, max_new_tokens=10, beta=0.3, num_iterations=2, epsilon=0.05,
+             epsilon_high=0.1, loss=loss, temperature=0.8),
         "train.batch_size=6", "train.micro_batch_tokens=128",
     )  # fmt: skip
     assert len(micro_batches(rows, 128)) > 1
@@ -213,7 +213,7 @@ def test_a_run_without_any_difference_changes_no_weight_and_says_so(recipe_of, d
 
 def test_an_answer_is_what_the_engine_says(drawn_of, tiny_tokenizer):
     """Drawn with the fused layers and the question read once for all, it is the same answer."""
-    plan, rows, _ = drawn_of(grpo(answers=4, max_new_tokens=12), "train.batch_size=6")
+    plan, rows, _ = drawn_of(grpo(num_generations=4, max_new_tokens=12), "train.batch_size=6")
     group = plan.rows[0]
 
     likeliest = plan.example_source._sample([group], 0, 2, 0.0)[0]
@@ -230,7 +230,7 @@ def test_an_answer_is_what_the_engine_says(drawn_of, tiny_tokenizer):
 
 def test_killed_between_two_updates_it_ends_in_the_same_bits(recipe_of, dataset, tmp_path):
     recipe = recipe_of(
-        grpo(answers=4, max_new_tokens=6, updates=2), "train.method.dropout=0.1",
+        grpo(num_generations=4, max_new_tokens=6, num_iterations=2), "train.method.dropout=0.1",
         "train.max_steps=7", "train.batch_size=6", "model.dtype=bfloat16",
     )  # fmt: skip
     train(recipe, dataset, out=tmp_path / "whole")
@@ -256,7 +256,7 @@ def test_killed_between_two_updates_it_ends_in_the_same_bits(recipe_of, dataset,
 def test_every_method_learns_from_rewards(method, recipe_of, dataset, tmp_path):
     """And is held to what it was: the divergence from before the first step is nothing."""
     recipe = recipe_of(
-        grpo(answers=3, max_new_tokens=4), f"train.method={method}", "train.max_steps=2",
+        grpo(num_generations=3, max_new_tokens=4), f"train.method={method}", "train.max_steps=2",
         "model.dtype=float32",
     )  # fmt: skip
 
@@ -271,7 +271,7 @@ def test_every_method_learns_from_rewards(method, recipe_of, dataset, tmp_path):
 def test_an_adapter_that_is_trained_further_is_its_own_reference(recipe_of, dataset, tmp_path):
     before = train(recipe_of("train.max_steps=3"), dataset, out=runs_folder() / "before")
     recipe = recipe_of(
-        grpo(answers=3, max_new_tokens=4), f"train.method.start={before.run}",
+        grpo(num_generations=3, max_new_tokens=4), f"train.method.init_from={before.run}",
         "train.max_steps=2",
     )  # fmt: skip
 

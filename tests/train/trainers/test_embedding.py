@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import set_seed
 
 from burnish.compare.classifier import train_classifier
 from burnish.core.errors import BadData, BadRecipe
@@ -19,11 +20,10 @@ from burnish.engines.registry import open_engine
 from burnish.models.artifact import open_artifact
 from burnish.models.heads.embedder import Embedder
 from burnish.models.local_models import find_model
-from burnish.train.loop.trainer import TrainContext
+from burnish.train.loop.context import TrainContext
 from burnish.train.losses.contrastive import LOSSES
 from burnish.train.run import train
-from burnish.train.trainers.causal_lm import seed_everything
-from burnish.train.trainers.embedding import EMBEDDING_TRAINER
+from burnish.train.trainers.embedding import EmbeddingTrainer
 from tests.fixtures.tickets import tickets
 from tests.fixtures.worker_process import in_child
 
@@ -59,10 +59,10 @@ def recipe(tiny_embedder, write_rows):
 
 def plan_of(settings):
     base = find_model(settings.model.name)
-    given = TrainContext.create(settings, load(settings), base)
-    rows, validation = EMBEDDING_TRAINER.tokenize(given)
-    seed_everything(0)
-    return EMBEDDING_TRAINER.build(given, Run(Path()), rows, validation)
+    trainer = EmbeddingTrainer(TrainContext.create(settings, load(settings), base))
+    rows, validation = trainer.tokenize()
+    set_seed(0)
+    return trainer.build(Run(Path()), rows, validation)
 
 
 def without_dropout(plan):
@@ -244,7 +244,7 @@ def test_what_has_no_two_texts_or_makes_no_vectors_is_refused(recipe, workspace)
         train(recipe("model.name=tiny"))
     (row, *_) = load(recipe()).split.train
     alone = replace(load(recipe()), split=Split((replace(row, messages=row.prompt),), (), ()))
-    with pytest.raises(BadData, match="no two texts"):
+    with pytest.raises(BadData, match="doesn't have two texts"):
         train(recipe(), alone)
 
     assert not list(workspace.glob("runs/*"))

@@ -19,9 +19,9 @@ from burnish.evaluate.run import evaluate_source
 from burnish.models.artifact import open_artifact
 from burnish.models.heads.reward_model import load_reward_model
 from burnish.models.local_models import find_model
-from burnish.train.loop.trainer import TrainContext
+from burnish.train.loop.context import TrainContext
 from burnish.train.run import train
-from burnish.train.trainers.reward_model import REWARD_TRAINER
+from burnish.train.trainers.reward_model import RewardModelTrainer
 from tests.fixtures.training import WORDS, make_rows
 
 
@@ -90,9 +90,9 @@ def test_loss_and_gradients_are_those_of_bradley_and_terry(recipe, tmp_path):
     asked = recipe("train.micro_batch_tokens=32")
     dataset = Dataset(Split(pairs(8), (), ()), asked.task, (), (), {})
     base = find_model(asked.model.name)
-    given = TrainContext.create(asked, dataset, base)
-    rows, _ = REWARD_TRAINER.tokenize(given)
-    plan = REWARD_TRAINER.build(given, Run(Path()), rows, [])
+    trainer = RewardModelTrainer(TrainContext.create(asked, dataset, base))
+    rows, _ = trainer.tokenize()
+    plan = trainer.build(Run(Path()), rows, [])
     whole = 0.0
     for row in rows:
         better, worse = (
@@ -129,7 +129,7 @@ def test_a_run_that_stops_goes_on_to_the_same_weights(recipe, tmp_path):
 
 def test_answers_are_drawn_towards_what_a_reward_model_likes(recipe, tiny, tmp_path):
     run = train(recipe()).run
-    grpo = {"kind": "grpo", "reward": {"kind": "model", "run": run}, "answers": 4}
+    grpo = {"kind": "grpo", "reward": {"kind": "model", "run": run}, "num_generations": 4}
     worth = reward_function(
         make_recipe({"train": {"objective": grpo}}).train.objective.reward, recipe().task
     )
@@ -168,7 +168,7 @@ def test_single_answers_are_refused_and_so_is_a_chat(recipe, write_rows, tmp_pat
 
 
 def test_an_encoder_is_no_beginning(recipe, tiny_embedder):
-    with pytest.raises(BadRecipe, match="begins as a language model"):
+    with pytest.raises(BadRecipe, match="trained from a language model"):
         train(recipe(model=tiny_embedder.name))
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from transformers import set_seed
 
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.recipe.recipe import make_recipe
@@ -17,9 +18,9 @@ from burnish.engines.registry import open_engine
 from burnish.evaluate.run import evaluate_source
 from burnish.models.artifact import open_artifact
 from burnish.models.local_models import find_model
-from burnish.train.loop.trainer import TrainContext
+from burnish.train.loop.context import TrainContext
 from burnish.train.run import train
-from burnish.train.trainers.sequence_classification import CLASSIFIER_TRAINER, class_weights
+from burnish.train.trainers.sequence_classification import ClassifierTrainer, class_weights
 from tests.fixtures.tickets import WORDS, tickets
 from tests.fixtures.training import weights_after
 
@@ -129,12 +130,11 @@ def plan_of(settings, rows=None):
     if rows:
         dataset = replace(dataset, split=replace(dataset.split, train=rows))
     base = find_model(settings.model.name)
-    from burnish.train.trainers.causal_lm import seed_everything
 
-    given = TrainContext.create(settings, dataset, base)
-    rows, validation = CLASSIFIER_TRAINER.tokenize(given)
-    seed_everything(0)
-    return CLASSIFIER_TRAINER.build(given, Run(Path()), rows, validation)
+    trainer = ClassifierTrainer(TrainContext.create(settings, dataset, base))
+    rows, validation = trainer.tokenize()
+    set_seed(0)
+    return trainer.build(Run(Path()), rows, validation)
 
 
 def test_a_steps_loss_and_gradients_do_not_depend_on_how_it_is_cut(recipe):
@@ -186,9 +186,9 @@ def test_a_rare_label_is_found_more_often_if_labels_are_balanced(recipe):
 @pytest.mark.parametrize(
     "change, words",
     [
-        ("train.method=ia3", "method full, or lora"),
-        ("train.method={kind: lora, init: pissa}", "method full, or lora"),
-        ("train.gradient_checkpointing=true", "gradient_checkpointing is not for"),
+        ("train.method=ia3", "it goes with method lora, full"),
+        ("train.method={kind: lora, init: pissa}", "doesn't begin at zero"),
+        ("train.gradient_checkpointing=true", "doesn't go with gradient_checkpointing"),
     ],
 )
 def test_what_an_encoder_cannot_do_is_refused_before_anything(change, words):
@@ -201,7 +201,7 @@ def test_answers_that_are_no_labels_are_refused_and_nothing_is_left(recipe, work
         train(recipe("task.kind=generation"))
     dataset = load(recipe())
     one = tuple(row for row in dataset.split.train if row.answer == "refund")
-    with pytest.raises(BadData, match="nothing is to be told apart"):
+    with pytest.raises(BadData, match="nothing to classify"):
         train(recipe(), replace(dataset, split=replace(dataset.split, train=one)))
 
     assert not list(workspace.glob("runs/*"))

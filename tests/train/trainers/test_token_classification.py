@@ -184,14 +184,14 @@ def test_words_bear_the_tags_of_their_spans_and_tags_give_the_spans_back(tiny_en
 
 def test_only_first_tokens_are_learnt_and_padding_is_not(recipe):
     from burnish.core.runs import Run
-    from burnish.train.loop.trainer import TrainContext
-    from burnish.train.trainers.token_classification import TOKEN_CLASSIFIER_TRAINER
+    from burnish.train.loop.context import TrainContext
+    from burnish.train.trainers.token_classification import TokenClassifierTrainer
 
     settings = recipe("train.objective={kind: token_classify, class_weights: balanced}")
     base = find_model(settings.model.name)
-    given = TrainContext.create(settings, load(settings), base)
-    rows, validation = TOKEN_CLASSIFIER_TRAINER.tokenize(given)
-    plan = TOKEN_CLASSIFIER_TRAINER.build(given, Run(given.base.path), rows, validation)
+    trainer = TokenClassifierTrainer(TrainContext.create(settings, load(settings), base))
+    rows, validation = trainer.tokenize()
+    plan = trainer.build(Run(base.path), rows, validation)
     plan.model.eval()
     for module in plan.model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -212,10 +212,10 @@ def test_only_first_tokens_are_learnt_and_padding_is_not(recipe):
 
 def test_rows_without_spans_and_slow_tokenizers_are_refused(recipe, write_rows):
     plain = write_rows("plain.jsonl", [{"prompt": f"a {n}?", "completion": "b"} for n in range(20)])
-    with pytest.raises(BadData, match="no text with labelled spans"):
+    with pytest.raises(BadData, match="isn't a text with labelled spans"):
         train(recipe(f"data.train=[{plain}]", "data.test=[]"))
     none = write_rows("none.jsonl", [{"text": f"a {n}", "spans": []} for n in range(20)])
-    with pytest.raises(BadData, match="nothing is to be found"):
+    with pytest.raises(BadData, match="nothing to find"):
         train(recipe(f"data.train=[{none}]", "data.test=[]"))
 
 

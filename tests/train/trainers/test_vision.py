@@ -18,9 +18,9 @@ from burnish.engines.local.open import open_local_engine
 from burnish.models.artifact import open_artifact
 from burnish.models.chat_template import encode_row, process_prompt
 from burnish.models.local_models import find_model
-from burnish.train.loop.trainer import TrainContext
+from burnish.train.loop.context import TrainContext
 from burnish.train.run import train
-from burnish.train.trainers.vision import VISION_TRAINER
+from burnish.train.trainers.vision import VisionTrainer
 from tests.fixtures.vision_models import COLOURS, WRITERS, image_file, lines, row_of, shown
 
 
@@ -51,9 +51,9 @@ def any_model(request, seeing):
 def begin(recipe, run=None):
     """The plan of a recipe before its first step."""
     base = find_model(recipe.model.name)
-    given = TrainContext.create(recipe, load(recipe), base)
-    rows, validation = VISION_TRAINER.tokenize(given)
-    return VISION_TRAINER.build(given, run, rows, validation)
+    trainer = VisionTrainer(TrainContext.create(recipe, load(recipe), base))
+    rows, validation = trainer.tokenize()
+    return trainer.build(run, rows, validation)
 
 
 def test_loss_and_gradients_are_those_of_the_model_itself(any_model, tmp_path):
@@ -61,10 +61,11 @@ def test_loss_and_gradients_are_those_of_the_model_itself(any_model, tmp_path):
     plan.model.eval()
     weights = list(plan.model.parameters())
     for example in plan.rows[:3]:
-        ids, learnt = example.encoded.ids, example.encoded.weights
+        ids, learnt = example.tokenized.ids, example.tokenized.weights
         labels = [token if weight else -100 for token, weight in zip(ids, learnt, strict=True)]
         given = process_prompt(plan.tokenizer, example.row.prompt).inputs(ids, plan.model)
-        own = plan.model(**given, labels=torch.tensor([labels])).loss * example.encoded.trained
+        mean = plan.model(**given, labels=torch.tensor([labels])).loss
+        own = mean * example.tokenized.target_count
         loss = plan._loss(example)
 
         assert float(loss.detach()) == pytest.approx(float(own.detach()), rel=1e-5)
@@ -175,7 +176,7 @@ def test_a_run_does_not_go_on_with_other_pictures(seeing, tmp_path):
     ],
 )
 def test_what_models_that_see_are_not_trained_with_is_refused_by_name(seeing, tmp_path, change):
-    with pytest.raises(BadRecipe, match="sees"):
+    with pytest.raises(BadRecipe, match="is a vision-language model, which doesn't go with"):
         train(recipe_of(tmp_path, change))
 
     assert not list((tmp_path / ".burnish").glob("runs/*"))
@@ -190,7 +191,7 @@ def test_a_picture_behind_the_last_learnt_answer_is_seen_all_the_same(any_model,
 
     plan = begin(recipe)
 
-    assert plan.rows[0].encoded.trained == plan.rows[1].encoded.trained > 0
+    assert plan.rows[0].tokenized.target_count == plan.rows[1].tokenized.target_count > 0
     assert plan._compute_metrics(plan.rows, learns=True)["loss"] > 0
 
 

@@ -105,7 +105,7 @@ _FIELDS = {
     "--learning_rate": "train.learning_rate",
     "--gradient_checkpointing": "train.gradient_checkpointing",
     "--lr_scheduler_type": "train.schedule",
-    "--warmup_ratio": "train.warmup_share",
+    "--warmup_ratio": "train.warmup_ratio",
     "--weight_decay": "train.weight_decay",
     "--max_grad_norm": "train.max_grad_norm",
     "--seed": "train.seed",

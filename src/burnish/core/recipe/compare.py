@@ -27,7 +27,7 @@ class Compare(Section):
         description="The routes to measure; empty: base, few_shot, fine_tuned and, for labels, "
         "classifier (if `rag.embedder` is here). `encoder`, for labels too, fine-tunes "
         "`rag.embedder` itself, in minutes. Those with retrieval need `rag.documents`; "
-        "`teacher`, a ceiling that the verdict leaves out, needs `distil.teacher`.",
+        "`teacher`, a ceiling that the verdict leaves out, needs `distill.teacher`.",
     )
     shots: int = Field(8, ge=1, description="Examples in the few-shot prompt, if they fit.")
     examples: Literal["drawn", "similar"] = Field(

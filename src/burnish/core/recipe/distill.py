@@ -47,7 +47,7 @@ class Distill(Section):
         description="Least score between two teachers' answers, by the metric that decides, for "
         "them to agree; if empty 1 for labels and objects, 0.5 for free text.",
     )
-    thoughts: Literal["cut", "keep", "ask"] = Field(
+    reasoning: Literal["cut", "keep", "ask"] = Field(
         "cut",
         description="What a teacher thinks before its answer is left out (`cut`), or learnt with "
         "it (`keep`); `ask` also tells the teacher to think aloud (chain of thought, Wei et al. "
@@ -83,7 +83,7 @@ class Distill(Section):
         description="Leave the student this many key-value heads a layer, with the query heads of "
         "each: those that give most on the training rows. All if empty.",
     )
-    pieces: int | None = Field(
+    vocab_size: int | None = Field(
         None,
         ge=1,
         description="Leave the student, an encoder, this many of its word pieces: all single "
@@ -99,13 +99,13 @@ class Distill(Section):
         description="Questions with answers that the teacher writes about each passage of "
         "`rag.documents`, beside the training rows; 0: none.",
     )
-    grow: int = Field(
+    self_instruct: int = Field(
         0,
         ge=0,
         description="New questions that the teacher makes after the training rows' own and then "
         "answers; 0: none.",
     )
-    evolve: int = Field(
+    evol_instruct: int = Field(
         0,
         ge=0,
         description="Harder questions that the teacher makes out of the training rows' own and "
@@ -130,6 +130,6 @@ class Distill(Section):
             "layers": self.layers,
             "neurons": self.neurons,
             "heads": self.heads,
-            "pieces": self.pieces,
+            "pieces": self.vocab_size,
         }
         return tuple(f"{size} {name}" for name, size in sizes.items() if size is not None)

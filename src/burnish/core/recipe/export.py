@@ -104,6 +104,13 @@ class Export(Section):
     relative: float = Field(
         0.02, gt=0, lt=1, description="The same as a share of the trained model's score."
     )
+    points_if_equal: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="Loss that is still shippable where every answer is the same: n equal answers "
+        "exclude a loss of more than 1 - 0.05^(1/n), which is 5 points at 59 and 1 point at 299.",
+    )
     confidence: float = Field(
         0.95, gt=0.5, lt=1, description="How sure it must be that the loss is smaller (one side)."
     )

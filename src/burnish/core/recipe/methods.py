@@ -22,13 +22,13 @@ class LowRank(Section):
     targets: Annotated[tuple[str, ...], BeforeValidator(as_tuple)] = Field(
         ("all-linear",), description="Layers that get an adapter: `all-linear`, or their names."
     )
-    ranks: dict[str, Annotated[int, Field(ge=1)]] = Field(
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = Field(
         {}, description="Other ranks for some layers, by the end of their names: `{q_proj: 4}`."
     )
     rslora: bool = Field(
         False, description="Scale by alpha / sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732)."
     )
-    start: str | None = Field(
+    init_from: str | None = Field(
         None, description="A run of the same base whose adapter is trained further."
     )
 
@@ -43,7 +43,7 @@ class Lora(LowRank):
         "as an adapter of twice the rank (Meng et al. 2024, arXiv:2404.02948).",
     )
 
-    on: str | None = Field(
+    stack_on: str | None = Field(
         None,
         description="A run whose adapter is put into the frozen weights before training; what is "
         "kept is both as one adapter, whose rank is their sum.",
@@ -51,10 +51,10 @@ class Lora(LowRank):
 
     @model_validator(mode="after")
     def _check_start(self) -> "Lora":
-        if self.on and (self.start or self.init != "zero"):
-            raise ValueError("on goes without start, and with init zero")
-        if self.init == "pissa" and self.start:
-            raise ValueError("start begins with another run's adapter, and init with its own")
+        if self.stack_on and (self.init_from or self.init != "zero"):
+            raise ValueError("stack_on goes without init_from, and with init zero")
+        if self.init == "pissa" and self.init_from:
+            raise ValueError("init_from begins with another run's adapter, and init with its own")
         return self
 
 
@@ -103,7 +103,9 @@ class PromptTuning(Section):
     """Learnt embeddings of tokens before every prompt (Lester et al. 2021, arXiv:2104.08691)."""
 
     kind: Literal["prompt"] = "prompt"
-    tokens: int = Field(20, ge=1, description="How many virtual tokens; they come on top of rows.")
+    num_virtual_tokens: int = Field(
+        20, ge=1, description="How many virtual tokens; they come on top of rows."
+    )
 
 
 class PrefixTuning(Section):
@@ -111,4 +113,6 @@ class PrefixTuning(Section):
     arXiv:2101.00190)."""
 
     kind: Literal["prefix"] = "prefix"
-    tokens: int = Field(20, ge=1, description="How many virtual tokens; they come on top of rows.")
+    num_virtual_tokens: int = Field(
+        20, ge=1, description="How many virtual tokens; they come on top of rows."
+    )

@@ -41,7 +41,7 @@ class Classify(Section):
     teacher: str = Field(
         "",
         description="Another encoder with the student's tokens (a run or a model) for `hidden` and "
-        "`attention`, in memory beside it; in `burnish distil`, the whole `model.name` if empty.",
+        "`attention`, in memory beside it; in `burnish distill`, the whole `model.name` if empty.",
     )
     hidden: float = Field(
         0.0,
@@ -194,11 +194,11 @@ class Grpo(Section):
     reward: Annotated[Annotated[Reward, Field(discriminator="kind")], kind_or("metric")] = Field(
         MetricReward(), description="What an answer is worth."
     )
-    answers: int = Field(8, ge=2, description="Answers drawn to each question.")
+    num_generations: int = Field(8, ge=2, description="Answers drawn to each question.")
     max_new_tokens: int = Field(
         0, ge=0, description="Longest answer; 0: half more than the rows' longest (256 without)."
     )
-    validation_answers: int = Field(
+    num_generations_eval: int = Field(
         1, ge=1, description="Answers to a question of a validation; 1: the likeliest one."
     )
     temperature: float = Field(
@@ -207,13 +207,16 @@ class Grpo(Section):
     beta: float = Field(
         0.04, ge=0, description="How strongly the model is held to where it began; 0 saves a pass."
     )
-    updates: int = Field(
+    num_iterations: int = Field(
         1, ge=1, description="Optimizer steps on the same answers before new ones are drawn."
     )
-    clip: float = Field(
-        0.2, gt=0, lt=1, description="From the second of `updates` on: how far a chance may move."
+    epsilon: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="From the second of `num_iterations` on: how far a chance may move.",
     )
-    clip_high: float | None = Field(
+    epsilon_high: float | None = Field(
         None, gt=0, description="The same upwards (DAPO, Yu et al. 2025, arXiv:2503.14476: 0.28)."
     )
     loss: Literal["dapo", "grpo", "dr_grpo"] = Field(
@@ -231,9 +234,9 @@ class Distillation(Section):
     (Hinton et al. 2015, arXiv:1503.02531). The teacher is a local model; where its tokens are
     others than the student's, the two are matched by their text."""
 
-    kind: Literal["distil"] = "distil"
+    kind: Literal["distill"] = "distill"
     teacher: str = Field(
-        "", description="A run or a model; in `burnish distil`, `distil.teacher.model` if empty."
+        "", description="A run or a model; in `burnish distill`, `distill.teacher.model` if empty."
     )
     divergence: Literal["forward_kl", "reverse_kl", "jsd"] = Field(
         "forward_kl",

@@ -22,6 +22,13 @@ from burnish.core.recipe.distill import Distill
 from burnish.core.recipe.evaluate import Evaluate
 from burnish.core.recipe.export import Export
 from burnish.core.recipe.rag import Rag
+from burnish.core.recipe.renamed_keys import (
+    both_given,
+    current_key,
+    current_names,
+    current_value,
+    note,
+)
 from burnish.core.recipe.search import Search
 from burnish.core.recipe.section import Section
 from burnish.core.recipe.serve import Serve
@@ -42,7 +49,7 @@ class Recipe(Section):
     evaluate: Evaluate = Field(Evaluate(), description="How answers are scored.")
     rag: Rag = Field(Rag(), description="Documents to answer from.")
     compare: Compare = Field(Compare(), description="Which routes are measured.")
-    distil: Distill = Field(
+    distill: Distill = Field(
         Distill(), description="A teacher, and the student that learns from it."
     )
     export: Export = Field(Export(), description="What is shipped, and the gate before it.")
@@ -54,10 +61,11 @@ class Recipe(Section):
         write_atomic(path, content)
 
 
-def load_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
+def load_recipe(path: Path, changes: Iterable[str] = (), noted: bool = True) -> Recipe:
     """Read a recipe and apply `section.field=value` changes.
 
-    Raises BadRecipe with file, line and the nearest known key.
+    Old names of keys are read too; `noted` says so, for files that a person wrote. Raises BadRecipe
+    with file, line and the nearest known key.
     """
     if path.suffix.lower() in _TABLES:
         raise BadRecipe(
@@ -75,11 +83,12 @@ def load_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
         raise BadRecipe(f"{path} is not YAML: {error}", "Mend the file at that line.") from error
     if not isinstance(values, dict):
         raise BadRecipe(f"{path} is not a mapping of sections.", "Begin it with `task:`.")
-    lines = dict(_lines(root, str(path)))
+    lines = {current_key(key): line for key, line in _lines(root, str(path))}
+    current = current_names(values, str(path), noted=noted)
     # A section in which nothing stands but comments.
-    empty = {name for name in Recipe.model_fields if values.get(name, "") is None}
-    values = {name: value for name, value in values.items() if name not in empty}
-    values = _with_changes(values, changes)
+    empty = {name for name in Recipe.model_fields if current.get(name, "") is None}
+    current = {name: value for name, value in current.items() if name not in empty}
+    values = _with_changes(current, changes)
     return with_absolute_paths(_parse(values, str(path), lines), path.parent)
 
 
@@ -98,9 +107,12 @@ def with_absolute_paths(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(update=sections)
 
 
-def make_recipe(values: Mapping[str, Any] | None = None, changes: Iterable[str] = ()) -> Recipe:
-    """A recipe from plain values, for Python callers and for the command line's flags."""
-    return _parse(_with_changes(dict(values or {}), changes), "the recipe", {})
+def make_recipe(
+    values: Mapping[str, Any] | None = None, changes: Iterable[str] = (), noted: bool = True
+) -> Recipe:
+    """Return a recipe from plain values, for Python callers and for the command line's flags."""
+    current = current_names(values or {}, "the recipe", noted=noted)
+    return _parse(_with_changes(current, changes), "the recipe", {})
 
 
 def recipe_schema() -> dict[str, Any]:
@@ -197,23 +209,37 @@ def _enclosing_keys(place: str) -> Iterator[str]:
 def _with_changes(values: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]:
     """Apply `a.b=value` changes; values are read as YAML, so numbers and lists work."""
     changed: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    spellings: dict[str, str] = {}
     for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals or not key:
-            raise BadRecipe(f"`--set {change}` has no `=`.", "Write --set section.field=value.")
-        *sections, field = key.strip().split(".")
-        place = changed
-        for section in sections:
-            inner = place.get(section)
+        key, value = _parse_change(change, spellings)
+        *sections, field = key.split(".")
+        section = changed
+        for name in sections:
+            inner = section.get(name)
             if isinstance(inner, str):
                 inner = {"kind": inner}
-            place[section] = inner if isinstance(inner, dict) else {}
-            place = place[section]
-        try:
-            place[field] = yaml.load(text, Loader=_ScalarLoader)
-        except yaml.YAMLError as error:
-            raise BadRecipe(f"`--set {change}`: the value cannot be read.") from error
+            section[name] = inner if isinstance(inner, dict) else {}
+            section = section[name]
+        section[field] = value
     return changed
+
+
+def _parse_change(change: str, spellings: dict[str, str]) -> tuple[str, object]:
+    """Return the key of a change by its new name, and the value; `spellings` are those so far."""
+    key, equals, text = change.partition("=")
+    key = key.strip()
+    if not equals or not key:
+        raise BadRecipe(f"`--set {change}` has no `=`.", "Write --set section.field=value.")
+    try:
+        value = yaml.load(text, Loader=_ScalarLoader)
+    except yaml.YAMLError as error:
+        raise BadRecipe(f"`--set {change}`: the value cannot be read.") from error
+    new = current_key(key)
+    if spellings.setdefault(new, key) != key:
+        raise BadRecipe(*both_given("--set", spellings[new] if key == new else key, new))
+    if new != key:
+        note(f"`{key}` is now `{new}`")
+    return new, current_value(new, value, f"--set {key}")
 
 
 class _ScalarLoader(yaml.SafeLoader):

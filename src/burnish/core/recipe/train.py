@@ -31,6 +31,7 @@ from burnish.core.recipe.objectives import (
     TokenClassify,
 )
 from burnish.core.recipe.section import Section, kind_or
+from burnish.core.recipe.support import ENCODING, conflicts
 
 
 class Train(Section):
@@ -86,7 +87,7 @@ class Train(Section):
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="How the learning rate falls after the warm-up."
     )
-    warmup_share: float = Field(0.03, ge=0, le=1, description="Share of the steps to warm up in.")
+    warmup_ratio: float = Field(0.03, ge=0, le=1, description="Share of the steps to warm up in.")
     weight_decay: float = Field(
         0.0, ge=0, description="Decoupled weight decay of AdamW; not of norms and biases."
     )
@@ -147,84 +148,42 @@ class Train(Section):
     @property
     def is_encoding(self) -> bool:
         """Whether what is trained makes no text: labels, vectors, or what an answer is worth."""
-        return isinstance(self.objective, Classify | Embed | RewardObjective | TokenClassify)
+        return self.objective.kind in ENCODING
 
     @property
     def needs_answers(self) -> bool:
         """Whether rows must have an answer; else the model draws its own."""
         return not isinstance(self.objective, Grpo)
 
-    @model_validator(mode="after")
-    def _check_parallel(self) -> "Train":
-        if self.parallel == "none":
-            if self.devices > 1:
-                raise ValueError("devices above 1 go with parallel: ddp, zero1, zero2 or zero3")
-            return self
-        if self.optimizer == "adamw_8bit":
-            raise ValueError("optimizer adamw_8bit is for one process")
-        if self.is_encoding or isinstance(self.objective, Grpo | Seq2Seq):
-            raise ValueError(f"objective {self.objective.kind} is trained by one process only")
-        if isinstance(self.objective, Distillation) and self.objective.on_policy:
-            raise ValueError("on_policy answers are drawn by one process only")
-        if isinstance(self.objective, Distillation) and self.objective.matches_internals:
-            raise ValueError("hidden states and attention are compared by one process only")
-        if self.shards_weights:
-            if not isinstance(self.method, Lora | Full):
-                raise ValueError(f"method {self.method.kind} goes with parallel: ddp, zero1, zero2")
-            if isinstance(self.objective, Dpo | Kto):
-                raise ValueError(
-                    f"objective {self.objective.kind} goes with parallel: ddp, zero1, zero2"
-                )
-        return self
+    @property
+    def choices(self) -> dict[str, tuple[str, ...]]:
+        """What is chosen on each axis of the support table."""
+        method, objective = self.method, self.objective
+        flags = {
+            "gradient_checkpointing": self.gradient_checkpointing,
+            "compile": self.compile,
+            "group_by_prefix": self.group_by_prefix,
+            "quantization_aware": self.quantization_aware,
+            "adamw_8bit": self.optimizer == "adamw_8bit",
+            "on_policy": getattr(objective, "on_policy", 0),
+            "hidden_states": getattr(objective, "matches_internals", False),
+            "dropout": getattr(method, "dropout", 0),
+            "start": getattr(method, "init_from", None)
+            or getattr(method, "stack_on", None)
+            or getattr(method, "init", "zero") != "zero",
+            "tracker": self.tracker,
+        }
+        return {
+            "objective": (objective.kind,),
+            "method": (method.kind,),
+            "parallel": (self.parallel,),
+            "flag": tuple(name for name, is_set in flags.items() if is_set),
+        }
 
     @model_validator(mode="after")
-    def _check_quantization_aware(self) -> "Train":
-        if self.quantization_aware is None:
-            return self
-        if not isinstance(self.objective, Sft | Distillation):
-            raise ValueError("quantization_aware goes with objective sft or distil")
-        plain = isinstance(self.method, Lora) and not self.method.dropout
-        if not plain and not isinstance(self.method, Full):
-            raise ValueError("quantization_aware goes with method full, or lora without dropout")
-        if self.shards_weights:
-            raise ValueError("quantization_aware goes with parallel: none, ddp, zero1, zero2")
-        return self
-
-    @model_validator(mode="after")
-    def _check_compile(self) -> "Train":
-        for name in ("compile", "group_by_prefix"):
-            if not getattr(self, name):
-                continue
-            if self.is_encoding or isinstance(self.objective, Seq2Seq):
-                raise ValueError(f"{name} is not for objective {self.objective.kind}")
-            if self.parallel != "none":
-                raise ValueError(f"{name} is for one process")
-        return self
-
-    @model_validator(mode="after")
-    def _check_teacher_positions(self) -> "Train":
-        is_held = isinstance(self.objective, Distillation) and self.objective.matches_internals
-        if is_held and isinstance(self.method, PromptTuning | PrefixTuning):
-            raise ValueError(
-                f"method {self.method.kind} puts tokens before a row that the teacher doesn't "
-                "have: set objective.hidden and objective.attention.weight 0"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _check_encoder_method(self) -> "Train":
-        if not self.is_encoding and not isinstance(self.objective, Seq2Seq):
-            return self
-        kind = self.objective.kind
-        method = self.method
-        if isinstance(method, Lora):
-            knows = method.init == "zero" and not (method.start or method.on)
-        else:
-            knows = isinstance(method, Full)
-        if not knows:
-            raise ValueError(
-                f"objective {kind} goes with method full, or lora as it begins at zero"
-            )
-        if self.gradient_checkpointing:
-            raise ValueError(f"gradient_checkpointing is not for objective {kind}")
+    def _check_support(self) -> "Train":
+        if self.parallel == "none" and self.devices > 1:
+            raise ValueError("devices above 1 go with parallel: ddp, zero1, zero2 or zero3")
+        for conflict in conflicts(self.choices):
+            raise ValueError(f"{conflict.message} ({conflict.fix.rstrip('.').lower()})")
         return self

@@ -19,8 +19,8 @@ def compute_price(settings: Settings, tokens_in: float, tokens_out: float) -> fl
 
 def open_teacher(recipe: Recipe) -> Answerer:
     """The teacher of a recipe. Raises BadRecipe if none is named, NotFound if it isn't here."""
-    thinks, batch_size = recipe.distil.thoughts != "cut", recipe.evaluate.batch_size
-    return open_answerer(recipe.distil.teacher, "distil.teacher", batch_size, thinks)
+    thinks, batch_size = recipe.distill.reasoning != "cut", recipe.evaluate.batch_size
+    return open_answerer(recipe.distill.teacher, "distill.teacher", batch_size, thinks)
 
 
 def open_answerer(

@@ -46,7 +46,7 @@ class RemoteAnswerer:
     reasoning_tokens = 0
     engine = None
 
-    def __init__(self, settings: ModelEndpoint, section: str = "distil.teacher") -> None:
+    def __init__(self, settings: ModelEndpoint, section: str = "distill.teacher") -> None:
         self.settings, self.name, self._section = settings, settings.model, section
         endpoint = settings.endpoint.rstrip("/")
         self.identity: Mapping[str, Any] = {"endpoint": endpoint, "model": settings.model}

@@ -3,7 +3,7 @@
 Where rows have different adapters, the base multiplies all of them at once and each adapter its own
 rows, as Punica and S-LoRA do (Chen et al. 2023, arXiv:2310.18547; Sheng et al. 2023,
 arXiv:2311.03285). PEFT's mixed batches give the same numbers, in up to twice the time of a pass
-(docs/serve.md).
+(docs/benchmarks/serving.md).
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from burnish.core.errors import BadRecipe
 from burnish.core.progress import progress
 from burnish.core.recipe.recipe import Recipe
+from burnish.core.recipe.support import allowed
 from burnish.data.load import load
 from burnish.data.split import sample_rows
 from burnish.export.formats.gguf import map_layer_tensor
@@ -24,7 +25,7 @@ from burnish.models.merge import load_merged_model
 #: GGUF's name of a matrix (`blk.3.attn_q`) → mean square of each input column (width,).
 Importance = Mapping[str, np.ndarray]
 #: Formats of `--to` whose matrices are rounded with it.
-IMPORTANCE_FORMATS = ("gguf", "gguf-lora", "openvino")
+IMPORTANCE_FORMATS = allowed("export", "importance", "format")
 _ROWS = 256
 #: Of a matrix's mean: a column that the rows never use isn't free to become anything.
 _FLOOR = 1e-3

@@ -50,7 +50,7 @@ PRECISIONS: Mapping[str, OnnxPrecision] = {
     "fp32": OnnxPrecision("fp32"),
 }
 #: Of a prompt only its last place is asked for the next token: all others don't reach the head,
-#: which is a fifth of a small model's products (19 % more tokens read a second, docs/export.md).
+#: which is a fifth of a small model's products (19 % more tokens read a second).
 _ALWAYS = ("prune_lm_head=true",)
 _NEEDED = ("model.onnx", "genai_config.json")
 

@@ -16,6 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from burnish.core.atomic import atomic_folder, hash_file, write_json
 from burnish.core.recipe.export import Export
+from burnish.core.recipe.support import CHOICES, allowed, goes_together
 from burnish.export.formats.gguf import write_gguf
 from burnish.export.formats.gguf_lora import check_not_rounded, write_gguf_adapter
 from burnish.export.formats.gguf_quants import QUANTS
@@ -31,12 +32,8 @@ from burnish.models.merge import load_adapted_model, load_merged_model
 from burnish.models.seq2seq import has_adapter
 
 OptionalImportance = Importance | None
-#: Formats of `--to` that leave the base as it is.
-ADAPTER_FORMATS = ("adapter", "gguf-lora")
 #: Kinds of artifacts that stand beside their base.
 _ADAPTER_KINDS = ("adapter", *NON_PEFT_ADAPTERS)
-#: Formats of `--to` that an encoder-decoder has.
-_SEQ2SEQ_FORMATS = ("merged", "adapter")
 _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
@@ -156,16 +153,16 @@ FORMATS = {
 
 
 def check_seq2seq_export(settings: Export, to: str, artifact: Artifact) -> None:
-    """Raises CannotExport for what can't be done with an encoder-decoder."""
+    """Raise CannotExport for what can't be done with an encoder-decoder."""
     if artifact.kind != "seq2seq":
         return
-    if to not in _SEQ2SEQ_FORMATS:
+    if not goes_together("model", "seq2seq", "format", to):
         raise CannotExport(
             f"--to {to} is for language models, and {artifact.path} is an encoder-decoder.",
             "Use --to merged: a folder of safetensors, which transformers reads.",
         )
-    for name in ("drop_layers", "ready_for"):
-        if getattr(settings, name):
+    for name in CHOICES["export"]:
+        if getattr(settings, name) and not goes_together("model", "seq2seq", "export", name):
             raise CannotExport(
                 f"export.{name} is for language models, and {artifact.path} is an encoder-decoder.",
                 f"Leave export.{name} out.",
@@ -201,7 +198,7 @@ def write_export(
 
 def _native_formats(artifact: Artifact) -> tuple[str, ...]:
     """The formats in which it is as an artifact what it was."""
-    return _SEQ2SEQ_FORMATS if artifact.kind == "seq2seq" else ("adapter",)
+    return allowed("model", "seq2seq", "format") if artifact.kind == "seq2seq" else ("adapter",)
 
 
 def write_lineage(draft: Path, artifact: Artifact, to: str, facts: Mapping[str, Any]) -> None:

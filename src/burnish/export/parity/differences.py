@@ -48,13 +48,15 @@ def compare_metric(
         for side in (before, after)
     )
     mean = sum(old) / len(old)
+    changed = sum(a.text != b.text for a, b in zip(before, after, strict=True))
+    budget = min(settings.points, settings.relative * mean)
     return MetricChange(
         metric=asked.metric,
         trained=mean,
         exported=sum(new) / len(new),
         loss_at_most=loss_bound(old, new, settings.confidence, clusters_of(asked.rows)),
-        budget=min(settings.points, settings.relative * mean),
-        changed=sum(a.text != b.text for a, b in zip(before, after, strict=True)),
+        budget=budget if changed else max(budget, settings.points_if_equal),
+        changed=changed,
         n=len(old),
     )
 
@@ -74,7 +76,10 @@ def explain_excess_loss(name: str, change: MetricChange, settings: Export) -> st
         return (
             f"{what}: {100 * loss:.1f} points lost ({sure}), of {100 * change.budget:.1f} allowed."
         )
-    binding = "points" if change.budget >= settings.points else "relative"
+    if not change.changed:
+        binding = "points_if_equal"
+    else:
+        binding = "points" if change.budget >= settings.points else "relative"
     return (
         f"{what}, but {change.n} questions can't show that the loss is within "
         f"{100 * change.budget:.1f} points ({sure}): ask more (--set export.rows=...), "

@@ -73,6 +73,6 @@ def _find_layer_list(model: Any) -> tuple[torch.nn.Module, str]:
                 return owner, name
     raise BadRecipe(
         f"burnish doesn't know where a {model.config.model_type} model has its layers.",
-        "Take another model, or leave its layers alone (distil.layers, export.drop_layers, "
+        "Take another model, or leave its layers alone (distill.layers, export.drop_layers, "
         "train.objective.hidden, train.objective.attention).",
     )

@@ -29,7 +29,7 @@ def select_pieces(tokenizer: Any, texts: Sequence[Sequence[int]], count: int) ->
     if kind != "WordPiece":
         raise BadRecipe(
             f"Only a tokenizer of word pieces can do with fewer; this one is {kind}.",
-            "Leave distil.pieces out; distil.layers and distil.neurons make it smaller too.",
+            "Leave distill.vocab_size out; distill.layers and distill.neurons make it smaller too.",
         )
     vocabulary: dict[str, int] = backend["model"]["vocab"]
     begin = backend["model"]["continuing_subword_prefix"]
@@ -39,7 +39,7 @@ def select_pieces(tokenizer: Any, texts: Sequence[Sequence[int]], count: int) ->
         raise BadRecipe(
             f"The tokenizer has {len(vocabulary):,} pieces; {count:,} can't be left, as its "
             f"special tokens and single characters alone are {len(kept):,}.",
-            f"Set distil.pieces between {len(kept)} and {len(vocabulary)}.",
+            f"Set distill.vocab_size between {len(kept)} and {len(vocabulary)}.",
         )
     used = Counter(token for text in texts for token in text)
     others = sorted(set(vocabulary.values()) - kept, key=lambda number: (-used[number], number))

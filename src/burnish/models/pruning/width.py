@@ -107,7 +107,7 @@ def keep_groups(model: Any, count: int, used: Sequence[torch.Tensor]) -> None:
     if count not in fitting:
         raise BadRecipe(
             f"This {config.model_type} model has {total} key-value heads; {count} can't be left.",
-            f"Set distil.heads to one of {', '.join(map(str, fitting))}.",
+            f"Set distill.heads to one of {', '.join(map(str, fitting))}.",
         )
     _keep_most_used(attentions_of(model), count, used)
     _set_groups(config, count)
@@ -150,7 +150,7 @@ def _mlp(layer: torch.nn.Module, inner: int, kind: str) -> PrunableBlock:
                 return PrunableBlock([(one, 1) for one in found[:-1]], found[-1], 1, 1, inner)
     raise BadRecipe(
         f"burnish doesn't know where models of the kind {kind} have their neurons.",
-        "Leave distil.neurons out, or cut layers: distil.layers.",
+        "Leave distill.neurons out, or cut layers: distill.layers.",
     )
 
 
@@ -172,7 +172,7 @@ def _attention(layer: torch.nn.Module, whole: Any) -> PrunableBlock:
     raise BadRecipe(
         f"Models of the kind {whole.model_type} can't be left with fewer heads: their config says "
         "the size of a head by the hidden width, or burnish doesn't know where they have them.",
-        "Leave distil.heads out; distil.neurons and distil.layers make it smaller too.",
+        "Leave distill.heads out; distill.neurons and distill.layers make it smaller too.",
     )
 
 

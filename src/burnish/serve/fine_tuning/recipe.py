@@ -94,8 +94,8 @@ METHODS = {
         1e-4,
         lambda numbers: {
             "kind": "grpo",
-            "answers": max(2, round(_NUM_GENERATIONS * numbers["compute_multiplier"])),
-            "validation_answers": numbers["eval_samples"],
+            "num_generations": max(2, round(_NUM_GENERATIONS * numbers["compute_multiplier"])),
+            "num_generations_eval": numbers["eval_samples"],
             "reward": reward_from_grader(numbers["grader"]),
         },
         lambda row: bool(row.question) and not row.is_preference,

@@ -192,7 +192,7 @@ class JobWorker:
             record_events(session, row, [JobEvent("started", "Fine-tuning job started")])
             is_step = (JobEventRow.job == job.id, JobEventRow.type == "metrics")
             recorded = session.scalar(select(func.count()).where(*is_step)) or 0
-        make_recipe(job.recipe).save(folder / "recipe.yaml")
+        make_recipe(job.recipe, noted=False).save(folder / "recipe.yaml")
         files = [str(file) for file in (folder / "recipe.yaml", run.path, outcome)]
         trainer = self.executor.start(
             ProcessTask("burnish.serve.fine_tuning.trainer", files, folder / "trainer.log")

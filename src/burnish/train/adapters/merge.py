@@ -1,7 +1,7 @@
-"""Adapters of one base merged into a new one, which is a run like any other.
+"""Merge adapters of one base into a new adapter, in a run of its own.
 
-The arithmetic is PEFT's `add_weighted_adapter`, always on whole updates (scaling B A): merging the
-As and the Bs by themselves, as PEFT's plain `linear` and `ties` do, is not what the papers say.
+The arithmetic is PEFT's `add_weighted_adapter`, always on whole updates (scaling B A): PEFT's plain
+`linear` and `ties` merge A and B separately, which isn't what the papers describe.
 """
 
 from collections.abc import Sequence
@@ -29,18 +29,19 @@ COMBINATION_TYPES = {
     "dare_ties": "dare_ties_svd",
 }
 
-#: What PEFT calls the adapter of a model that has one.
+#: PEFT's name of the only adapter of a model.
 _DEFAULT_ADAPTER = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MergeOptions:
-    """How updates are merged, by their weights.
+    """How the updates of the adapters are merged.
 
-    `linear`: their weighted sum, exactly; the ranks add up. `svd`: the same, as well as `rank` (the
-    largest if 0) can say it. `ties`: the largest `density` of each, the sign that most of the sum
-    has, and only what agrees with it (Yadav et al. 2023, arXiv:2306.01708). `dare_ties`: instead of
-    the largest, some drawn by `seed` and scaled up (Yu et al. 2023, arXiv:2311.03099).
+    `linear`: their weighted sum, exactly; the ranks add up. `svd`: the best approximation of that
+    sum of rank `rank` (the largest one if 0). `ties`: the largest share `density` of each update,
+    the majority sign of their sum, and only values that agree with it (Yadav et al. 2023,
+    arXiv:2306.01708). `dare_ties`: a random share, chosen by `seed` and scaled up, instead of the
+    largest (Yu et al. 2023, arXiv:2311.03099).
     """
 
     how: str = "linear"
@@ -54,13 +55,13 @@ def merge(
 ) -> Run:
     """Merge the adapters of runs into a new run.
 
-    Raises NotFound for an unknown run; BadRecipe for what can't be merged: other kinds of models,
-    other bases, another number of weights.
+    Raises NotFound for an unknown run; BadRecipe for adapters that can't be merged (another kind,
+    another base) and a wrong number of weights.
     """
     if merging.how not in COMBINATION_TYPES or not 0 < merging.density <= 1:
         raise BadRecipe(
-            f"There is no way to merge called {merging.how} with density {merging.density}.",
-            f"Ways: {', '.join(COMBINATION_TYPES)}; a density lies between 0 and 1.",
+            f"There is no merge method {merging.how} with density {merging.density}.",
+            f"Methods: {', '.join(COMBINATION_TYPES)}; a density is above 0 and at most 1.",
         )
     if len(sources) < 2 or len(weights) != len(sources):
         raise BadRecipe(
@@ -86,8 +87,8 @@ def merge(
         ],
         **asdict(merging),
     }
-    recipe = make_recipe(dict(first.lineage["recipe"]))
-    data = {name: own for one in artifacts for name, own in one.lineage["data"].items()}
+    recipe = make_recipe(first.lineage["recipe"], noted=False)
+    data = {name: digest for one in artifacts for name, digest in one.lineage["data"].items()}
     run = new_run("merge", recipe, {"data": data, "base": first.lineage["base"], **facts}, out)
     base = find_base(first)
     lineage = {
@@ -107,7 +108,7 @@ def merge(
 def merge_adapters(
     artifacts: Sequence[Artifact], weights: Sequence[float], merging: MergeOptions
 ) -> Any:
-    """The base in float32 with one adapter, the artifacts' by their weights."""
+    """Return the base in float32 with one adapter, merged from those of the artifacts."""
     model: Any = load_model(find_base(artifacts[0]), torch.float32, torch.device("cpu"))
     names = [f"part{number}" for number in range(len(artifacts))]
     for name, artifact in zip(names, artifacts, strict=True):
@@ -132,13 +133,13 @@ def merge_adapters(
 
 
 def _check_rank(model: Any, rank: int) -> None:
-    narrowest = min(
+    max_rank = min(
         min(layer.base_layer.weight.shape) for layer in model.modules() if hasattr(layer, "lora_A")
     )
-    if rank > narrowest:
+    if rank > max_rank:
         raise BadRecipe(
-            f"Rank {rank} is more than the {narrowest} of the narrowest layer.",
-            f"Name a --rank of at most {narrowest}.",
+            f"Rank {rank} is more than {max_rank}, the width of the narrowest layer.",
+            f"Set --rank to at most {max_rank}.",
         )
 
 
@@ -150,14 +151,14 @@ def _add_adapter(model: Any, folder: Path, name: str) -> Any:
 
 
 def _open_lora(source: str) -> Artifact:
-    """The LoRA adapter of a run. Raises NotFound, and BadRecipe if it holds something else."""
+    """Open the LoRA adapter of a run. Raises NotFound, and BadRecipe for another artifact."""
     artifact = find_artifact(source) or open_artifact(find_run(source).artifact)
-    kind = _method(artifact) if artifact.kind == "adapter" else "no adapter"
-    if kind != "lora":
+    method = _method(artifact) if artifact.kind == "adapter" else "no adapter"
+    if method != "lora":
         raise BadRecipe(
-            f"{source} holds {kind}, and only adapters of train.method=lora can be merged.",
-            "Name runs of that method. qlora, dora and others are no sum of two matrices on the "
-            "base's own weights.",
+            f"{source} has {method}, and only adapters of train.method=lora can be merged.",
+            "Name runs of that method. The updates of qlora, dora and others aren't a product of "
+            "two matrices on the base's own weights.",
         )
     return artifact
 

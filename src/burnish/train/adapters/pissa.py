@@ -1,11 +1,12 @@
-"""PiSSA: adapters that begin as the weights' largest singular parts (Meng et al. 2024,
-arXiv:2404.02948), which learn faster than adapters that begin as zero.
+"""PiSSA: adapters initialised with the weights' principal singular vectors (Meng et al. 2024,
+arXiv:2404.02948), which learn faster than adapters that begin at zero.
 
-Trained are B A with W - s B0 A0 frozen beside it. What is kept is an ordinary LoRA of twice the
-rank on the untouched W, as in the paper's appendix: s (B A - B0 A0) = s [B, -B0] [A; A0].
+B A is trained, with W - s B0 A0 frozen beside it. The saved adapter is an ordinary LoRA of twice
+the rank on the untouched W, as in the paper's appendix: s (B A - B0 A0) = s [B, -B0] [A; A0].
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,19 +19,24 @@ from burnish.core.errors import BadRecipe
 _ITERATIONS = 16
 
 
-@torch.no_grad()
-def init_pissa(adapted: Any) -> None:
-    """Give each adapter of a fresh PEFT model its layer's largest singular parts.
+#: Layer name → its initial (A0, B0), which `to_lora` subtracts.
+Principal = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
-    The model computes what the base does, but for rounding. Raises BadRecipe for a rank above a
-    layer's width.
+
+@torch.no_grad()
+def init_pissa(adapted: Any) -> Principal:
+    """Set each adapter of a new PEFT model to the principal singular vectors of its layer.
+
+    The model computes what its base does, up to rounding. Returns the initial matrices. Raises
+    BadRecipe for a rank above a layer's width.
     """
-    adapted.principal = {}
+    principal = {}
     for name, layer in _layers(adapted):
         weight, rank = layer.get_base_layer().weight, layer.r["default"]
         if rank > min(weight.shape):
             raise BadRecipe(
-                f"{name} is a matrix of {tuple(weight.shape)}; it has no {rank} singular parts.",
+                f"{name} is a matrix of {tuple(weight.shape)}; it has fewer than {rank} singular "
+                "vectors.",
                 f"Set train.method.rank to at most {min(weight.shape)}, or init=zero.",
             )
         left, sizes, right = torch.svd_lowrank(weight.float(), q=rank, niter=_ITERATIONS)
@@ -38,15 +44,16 @@ def init_pissa(adapted: Any) -> None:
         a, b = layer.lora_A["default"].weight, layer.lora_B["default"].weight
         a.copy_((right * roots).T)
         b.copy_(left * roots)
-        adapted.principal[name] = (a.clone(), b.clone())
+        principal[name] = (a.clone(), b.clone())
         weight.copy_(weight.float() - _product(layer, a, b))
+    return principal
 
 
 @torch.no_grad()
-def to_lora(adapted: Any) -> None:
-    """Turn a trained model of `begin_as_principal` into an ordinary LoRA of twice the rank."""
+def to_lora(adapted: Any, principal: Principal) -> None:
+    """Turn a trained model of `init_pissa` into an ordinary LoRA of twice the rank."""
     for name, layer in _layers(adapted):
-        first_a, first_b = adapted.principal[name]
+        first_a, first_b = principal[name]
         a, b = layer.lora_A["default"], layer.lora_B["default"]
         weight = layer.get_base_layer().weight
         weight.copy_(weight.float() + _product(layer, first_a, first_b))
@@ -57,7 +64,6 @@ def to_lora(adapted: Any) -> None:
     config.r *= 2
     config.rank_pattern = {name: 2 * rank for name, rank in config.rank_pattern.items()}
     config.lora_alpha *= math.sqrt(2) if config.use_rslora else 2
-    del adapted.principal
 
 
 def _layers(adapted: Any) -> list[tuple[str, Any]]:

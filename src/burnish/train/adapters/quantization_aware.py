@@ -1,9 +1,9 @@
-"""Training on the weights that a file of 4 bits will hold: quantisation-aware fine-tuning.
+"""Quantization-aware fine-tuning: training with the weights that a 4-bit file will have.
 
-Each pass computes with the rounded weights (of LoRA: the adapter merged, then rounded), and the
+Each pass computes with the rounded weights (with LoRA: the adapter merged, then rounded), and the
 gradient goes to the exact ones as if nothing had been rounded: the straight-through estimator
 (Bengio et al. 2013, arXiv:1308.3432; Jacob et al. 2017, arXiv:1712.05877). Validation computes with
-the rounded weights too, so the checkpoint that is kept is the best one once rounded.
+the rounded weights too, so the best checkpoint is the one that is best after rounding.
 """
 
 from types import MethodType
@@ -19,7 +19,7 @@ from burnish.train.kernels.fused_layers import lora_forward
 
 
 class _RoundWeight(torch.autograd.Function):
-    """A weight on the grid, whose gradient is the exact weight's."""
+    """A rounded weight, whose gradient goes to the exact one."""
 
     @staticmethod
     def forward(ctx: Any, weight: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
@@ -28,12 +28,12 @@ class _RoundWeight(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """Straight through."""
+        """Pass the gradient through."""
         return grad
 
 
 class _RoundedLora(torch.autograd.Function):
-    """`x Q(W + s B A)'`: the gradients of A and B are LoRA's, that of x sees what was rounded."""
+    """`x Q(W + s B A)'`: the gradients of A and B are LoRA's, that of x uses the rounded weight."""
 
     @staticmethod
     def forward(  # type: ignore[override]
@@ -69,7 +69,7 @@ _lora = lora_forward(_RoundedLora)
 
 
 def use_rounded_weights(model: torch.nn.Module) -> None:
-    """Let every layer that will be rounded compute with its rounded weight; call it after `fuse`.
+    """Make every layer that will be rounded compute with its rounded weight; call it after `fuse`.
 
     LoRA's own matrices stay exact: they are merged before anything is rounded.
     """

@@ -1,5 +1,4 @@
-"""What the loop learns from: a row as tokens, alone or with what a teacher says of it, or answers
-to one question that are compared."""
+"""Examples: rows as tokens, alone, with a teacher's distributions, or as answers to compare."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,19 +12,18 @@ from burnish.models.chat_template import TokenizedRow
 
 Encode = Callable[[Row], TokenizedRow]
 
-#: Longest answer where the rows show none.
-_UNKNOWN = 256
+#: The most tokens of an answer where the rows have none.
+_DEFAULT_MAX_NEW_TOKENS = 256
 
 
 @dataclass(frozen=True, slots=True)
 class PreferenceExample:
-    """Answers to one question, compared with one another or with what the model said before.
+    """Answers to one prompt, compared with one another or with the reference model.
 
-    A pair has the preferred answer first; a judged answer stands alone and is `desirable` or not.
-    `mismatched` is the question with the answer to another one, which only KTO looks at (None where
-    the question leaves no room for it). `reference`
-    has the log-probabilities (natural, summed) of the answers, then of the mismatched one, before
-    training.
+    A pair has the preferred answer first; a judged answer is alone, and `desirable` or not.
+    `mismatched` is the prompt with the answer to another one, which only KTO needs (None where the
+    prompt leaves no room for it). `reference` has the log-probabilities (natural, summed) of the
+    answers before training, then that of the mismatched one.
     """
 
     answers: tuple[TokenizedRow, ...]
@@ -35,16 +33,16 @@ class PreferenceExample:
 
     @property
     def answers_with_reference(self) -> tuple[TokenizedRow, ...]:
-        """All that has a reference, in its order."""
+        """All answers that have a reference, in its order."""
         return (*self.answers, self.mismatched) if self.mismatched else self.answers
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DistillationExample:
-    """A row and what a teacher says at its learnt places, in their order.
+    """A row with a teacher's distributions at its targets, in order.
 
-    `tokens` (places, k) are the likeliest ones, `logprobs` (places, k + 1) their log-probabilities
-    and that of all others together (see train.divergence).
+    `tokens` (targets, k) are the likeliest ones, `logprobs` (targets, k + 1) their
+    log-probabilities and that of all others together (see `losses.divergence`).
     """
 
     row: TokenizedRow
@@ -59,11 +57,12 @@ class DistillationExample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CrossTokenizerExample:
-    """A row and what a teacher with other tokens says of the same text (see train.matching).
+    """A row with the distributions of a teacher with another tokenizer (see
+    `losses.cross_tokenizer`).
 
-    `tokens` (places, 1 + k): how many of the row's tokens the span has that begins here (0: none
-    does), then the student's tokens for the teacher's likeliest ones (-1: no more). `logprobs`
-    (places, k + 2): of the span's text, of those tokens, and of all else together.
+    `tokens` (targets, 1 + k): the length of the span that begins here, in the row's tokens (0: none
+    begins), then the student's tokens for the teacher's likeliest ones (-1: no more). `logprobs`
+    (targets, k + 2): of the span's text, of those tokens, and of all else together.
     """
 
     row: TokenizedRow
@@ -86,12 +85,12 @@ class RowExample:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RolloutGroup:
-    """A question and the answers that the model itself has given to it (see train.drawing).
+    """A prompt with the model's own answers (see `rlhf.rollouts`).
 
-    `prompt` are the question's tokens, `longest` those that an answer may have. `advantages` has a
-    number an answer; `old` and `reference` the log-probability of each token of all answers, when
-    they were drawn and before training (empty: as they are now). Before the drawing the answers are
-    stand-ins of the longest length that are worth nothing.
+    `prompt` are its tokens. `advantages` has a number for each answer; `old` and `reference` the
+    log-probability of each token of all answers, when they were sampled and before training (empty:
+    as they are now). Before sampling, the answers are placeholders of `max_new_tokens` tokens with
+    an advantage of 0.
     """
 
     prompt: tuple[int, ...]
@@ -114,18 +113,18 @@ Example = (
 
 
 def all_answers(examples: Sequence[Example]) -> list[TokenizedRow]:
-    """All answers, in the order in which a batch counts them."""
+    """Return all answers, in the order of a batch."""
     return [answer for example in examples for answer in example.answers]
 
 
 def sft_examples(rows: Sequence[Row], encode: Encode) -> list[Example]:
-    """Rows whose answers are learnt. Raises BadData where one is marked as undesirable."""
+    """Encode rows with their answers. Raises BadData where one is marked as undesirable."""
     reject_undesirable(rows)
     return [encode(row) for row in rows]
 
 
 def reject_undesirable(rows: Sequence[Row]) -> None:
-    """Raises BadData where an answer is marked as undesirable."""
+    """Raise BadData where an answer is marked as undesirable."""
     _reject(
         [row for row in rows if row.desirable is False],
         "the answer is undesirable, and this objective would learn it.",
@@ -134,7 +133,7 @@ def reject_undesirable(rows: Sequence[Row]) -> None:
 
 
 def row_examples(rows: Sequence[Row], encode: Encode) -> list[Example]:
-    """Any rows, with all their answers."""
+    """Encode rows of any kind, with all their answers."""
     return [
         RowExample(tuple(encode(side) for side in (row.sides if row.rejected else (row,))), row)
         for row in rows
@@ -142,18 +141,19 @@ def row_examples(rows: Sequence[Row], encode: Encode) -> list[Example]:
 
 
 def preference_pairs(rows: Sequence[Row], encode: Encode) -> list[Example]:
-    """Rows of two answers, the preferred one first. Raises BadData where one has no other."""
+    """Encode pairs of answers, the preferred one first. Raises BadData for a single answer."""
     _reject(
         [row for row in rows if row.rejected is None],
         "there is no rejected answer to compare with.",
-        "Give every row a chosen and a rejected answer (docs/data.md), or set another objective: "
-        "train.objective=sft for answers, =kto for answers marked true or false.",
+        "Give every row a chosen and a rejected answer (docs/reference/data-formats.md), or set "
+        "another objective: train.objective=sft for answers, =kto for answers marked true or "
+        "false.",
     )
     return [PreferenceExample(tuple(encode(side) for side in row.sides)) for row in rows]
 
 
 def kto_examples(rows: Sequence[Row], encode: Encode) -> list[Example]:
-    """Rows of one judged answer, each beside its question with the answer of the next other one.
+    """Encode judged answers, each with its prompt and the answer of the next other prompt.
 
     A row with two answers becomes two rows, as in the paper. Raises BadData for rows that don't say
     whether their answer is desirable.
@@ -161,13 +161,14 @@ def kto_examples(rows: Sequence[Row], encode: Encode) -> list[Example]:
     _reject(
         [row for row in rows if not row.is_preference],
         "nothing says whether the answer is desirable.",
-        'Give every row "label": true or false (docs/data.md), or set train.objective=sft.',
+        'Give every row "label": true or false (docs/reference/data-formats.md), or set '
+        "train.objective=sft.",
     )
     single = [side for row in rows for side in _split_pair(row)]
     examples: list[Example] = []
-    for place, row in enumerate(single):
-        behind = (single[(place + step) % len(single)] for step in range(1, len(single)))
-        other = next((some for some in behind if some.prompt != row.prompt), row)
+    for index, row in enumerate(single):
+        following = (single[(index + step) % len(single)] for step in range(1, len(single)))
+        other = next((one for one in following if one.prompt != row.prompt), row)
         mismatched = encode(replace(row, messages=(*row.prompt, other.messages[-1])))
         examples.append(
             PreferenceExample(
@@ -180,39 +181,41 @@ def kto_examples(rows: Sequence[Row], encode: Encode) -> list[Example]:
 
 
 def without_answer(row: Row) -> Row:
-    """The row with an empty answer and nothing else learnt: what is asked, as it will be asked.
-    Plain text asks nothing and stays what it is."""
+    """Return the row with an empty answer and no other target: the prompt as it will be sampled
+    from. Plain text has no prompt and is returned as it is."""
     if row.text is not None:
         return row
-    asked = tuple(
+    prompt = tuple(
         replace(message, weight=0.0) if message.role == "assistant" else message
         for message in row.question
     )
-    return replace(row, messages=(*asked, Message("assistant", "")), rejected=None)
+    return replace(row, messages=(*prompt, Message("assistant", "")), rejected=None)
 
 
 def rollout_groups(
     rows: Sequence[Row], encode: Encode, answers: int, max_new_tokens: int = 0
 ) -> list[Example]:
-    """Rows as questions with room for so many answers. Raises BadData for plain text."""
+    """Encode rows as prompts with room for `answers` answers. Raises BadData for plain text."""
     _reject(
         [row for row in rows if not row.question],
         "there is no question to answer.",
         "Write conversations, or set train.objective=sft to learn plain text.",
     )
-    known = [encode(row).target_count for row in rows if row.answer]
-    longest = max_new_tokens or max([16, *(math.ceil(1.5 * length) for length in known)])
-    if not max_new_tokens and len(known) < len(rows):
-        longest = _UNKNOWN
-    found: list[Example] = []
+    lengths = [encode(row).target_count for row in rows if row.answer]
+    longest = max_new_tokens or max([16, *(math.ceil(1.5 * length) for length in lengths)])
+    if not max_new_tokens and len(lengths) < len(rows):
+        longest = _DEFAULT_MAX_NEW_TOKENS
+    groups: list[Example] = []
     for row in rows:
-        whole = encode(without_answer(row))
-        prompt = whole.ids[: whole.weights.index(1.0)]
-        stand_in = TokenizedRow(
-            (*prompt, *longest * whole.ids[-1:]), (*[0.0] * len(prompt), *longest * (1.0,))
+        encoded = encode(without_answer(row))
+        prompt = encoded.ids[: encoded.weights.index(1.0)]
+        placeholder = TokenizedRow(
+            (*prompt, *longest * encoded.ids[-1:]), (*[0.0] * len(prompt), *longest * (1.0,))
         )
-        found.append(RolloutGroup(prompt, row, longest, answers * (stand_in,), answers * (0.0,)))
-    return found
+        groups.append(
+            RolloutGroup(prompt, row, longest, answers * (placeholder,), answers * (0.0,))
+        )
+    return groups
 
 
 def _split_pair(row: Row) -> list[Row]:
@@ -224,5 +227,5 @@ def _split_pair(row: Row) -> list[Row]:
 
 def _reject(rows: Sequence[Row], what: str, fix: str) -> None:
     if rows:
-        place = describe_rows(rows[0].file, [row.line for row in rows])
-        raise BadData(f"{place}: {what}", fix)
+        named = describe_rows(rows[0].file, [row.line for row in rows])
+        raise BadData(f"{named}: {what}", fix)

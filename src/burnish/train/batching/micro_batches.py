@@ -1,4 +1,4 @@
-"""How the rows of a step are cut into micro-batches."""
+"""Micro-batches: how the rows of a step are split into forward passes."""
 
 from collections.abc import Sequence
 
@@ -6,71 +6,73 @@ from burnish.models.chat_template import TokenizedRow
 from burnish.train.batching.examples import Example, all_answers
 from burnish.train.batching.packed import count_known_tokens, count_shared_prefix
 
-#: Rows that begin alike go together where that leaves less than this share to compute; rows of like
-#: length leave attention fewer places to pad.
+#: Rows are batched by prefix where that leaves less than this share of the tokens to compute; else
+#: by length, which leaves less padding in attention.
 _WORTH_IT = 0.9
-#: Places of padded rows in attention, beside the tokens that a micro-batch may have.
-_PADDED = 8
+#: The most positions of padded rows in attention, as a multiple of a micro-batch's tokens.
+_MAX_PADDING = 8
 
 
 def trim_to_target(row: TokenizedRow) -> TokenizedRow:
-    """The row up to its last learnt token: what comes behind it teaches nothing."""
-    last = max((place for place, weight in enumerate(row.weights) if weight > 0), default=-1)
+    """Return the row up to its last target token: nothing is learned from what follows."""
+    last = max((n for n, weight in enumerate(row.weights) if weight > 0), default=-1)
     return TokenizedRow(row.ids[: last + 1], row.weights[: last + 1])
 
 
-def micro_batches(rows: Sequence[Example], most_tokens: int) -> list[list[Example]]:
-    """Rows of like length together, or those that begin alike where that leaves a good deal less to
-    compute; at most `most_tokens` computed tokens each, and no row is cut."""
+def micro_batches(rows: Sequence[Example], max_tokens: int) -> list[list[Example]]:
+    """Return micro-batches of at most `max_tokens` computed tokens; no row is cut.
+
+    Rows of like length go together, or those with common prefixes where that leaves less to
+    compute.
+    """
     if not rows:
         return []
-    alike = sorted(rows, key=_first_answer_ids)
+    by_prefix = sorted(rows, key=_first_answer_ids)
     prefix = count_shared_prefix(all_answers(rows))
-    by_length = sorted(alike, key=lambda row: count_computed_tokens([row]))
+    by_length = sorted(by_prefix, key=lambda row: count_computed_tokens([row]))
     batches = [
-        sorted(some, key=_first_answer_ids)
-        for some in _fill_batches(by_length, prefix, most_tokens)
+        sorted(batch, key=_first_answer_ids)
+        for batch in _fill_batches(by_length, prefix, max_tokens)
     ]
-    least = sum(map(count_computed_tokens, batches))
-    if count_computed_tokens(alike) < _WORTH_IT * least:
-        others = _fill_batches(alike, prefix, most_tokens, in_order=True)
-        if sum(map(count_computed_tokens, others)) < _WORTH_IT * least:
-            return others
+    computed = sum(map(count_computed_tokens, batches))
+    if count_computed_tokens(by_prefix) < _WORTH_IT * computed:
+        prefix_batches = _fill_batches(by_prefix, prefix, max_tokens, in_order=True)
+        if sum(map(count_computed_tokens, prefix_batches)) < _WORTH_IT * computed:
+            return prefix_batches
     return batches
 
 
 def _fill_batches(
-    rows: Sequence[Example], prefix: int, most_tokens: int, in_order: bool = False
+    rows: Sequence[Example], prefix: int, max_tokens: int, in_order: bool = False
 ) -> list[list[Example]]:
-    """Rows in this order, as many at a time as fit; `in_order`: each shares what it has in common
-    with the row before it, and not the prefix of all alone."""
+    """Fill batches with rows in this order; with `in_order` each row shares its common prefix with
+    the row before it, else only the prefix of all rows."""
     batches: list[list[Example]] = []
-    used = places = longest = 0
+    used = count = longest = 0
     for row in rows:
         before = batches[-1][-1:] if in_order and batches else []
-        own = count_computed_tokens([*before, row]) - (
-            count_computed_tokens(before) if before else prefix
-        )
-        count, length = len(row.answers), max(len(answer.ids) for answer in row.answers) - prefix
-        padded = (places + count) * max(longest, length)
-        if batches and used + own <= most_tokens and padded <= _PADDED * most_tokens:
+        known = count_computed_tokens(before) if before else prefix
+        added = count_computed_tokens([*before, row]) - known
+        answers, length = len(row.answers), max(len(answer.ids) for answer in row.answers) - prefix
+        padded = (count + answers) * max(longest, length)
+        if batches and used + added <= max_tokens and padded <= _MAX_PADDING * max_tokens:
             batches[-1].append(row)
-            used, places, longest = used + own, places + count, max(longest, length)
+            used, count, longest = used + added, count + answers, max(longest, length)
         else:
             batches.append([row])
-            used, places, longest = count_computed_tokens([row]), count, length
+            used, count, longest = count_computed_tokens([row]), answers, length
     return batches
 
 
 def count_computed_tokens(rows: Sequence[Example]) -> int:
-    """Tokens that the layers see when these rows are one micro-batch: what is shared, once."""
+    """Return the tokens that the layers compute for one micro-batch: shared ones count once."""
     answers = all_answers(rows)
     known = count_known_tokens(answers)
-    return known[0] + sum(len(row.ids) - own for row, own in zip(answers, known, strict=True))
+    return known[0] + sum(len(row.ids) - shared for row, shared in zip(answers, known, strict=True))
 
 
 def count_all_tokens(rows: Sequence[Example]) -> int:
-    """Tokens of all answers with their questions, whatever of it is shared."""
+    """Return the tokens of all answers with their prompts; shared ones count every time."""
     return sum(len(answer.ids) for answer in all_answers(rows))
 
 

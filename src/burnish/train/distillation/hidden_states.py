@@ -1,11 +1,12 @@
-"""A student whose layers come to hold what its teacher's do.
+"""Hidden-state matching: each layer of the student is held to a layer of its teacher.
 
-At every learnt place each layer of the student is held to a layer of the teacher, evenly apart with
-the first and the last one (as `distil.layers` cuts): the hints of FitNets (Romero et al. 2015,
-arXiv:1412.6550), with the layer map of TinyBERT (Jiao et al. 2020, arXiv:1909.10351). The distance
-is squared and relative to the teacher's own length, so that one weight serves all models. Where the
-widths differ, one learnt matrix leads from the student's space into the teacher's; it is thrown
-away when the student is saved. Attention of the last layer may be held as well (train.relations).
+At every target position the student's layers are compared with as many of the teacher's, evenly
+spaced with the first and the last one (as `distill.layers` prunes): the hints of FitNets (Romero et
+al. 2015, arXiv:1412.6550), with the layer map of TinyBERT (Jiao et al. 2020, arXiv:1909.10351). The
+distance is squared and relative to the length of the teacher's state, so that one weight serves all
+models. Where the widths differ, a trained projection maps the student's states to the teacher's
+width; it is dropped when the student is saved. Self-attention relations of the last layer may be
+matched as well (`distillation.attention_relations`).
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.objectives import Distillation
 from burnish.core.recipe.train import Train
+from burnish.core.runs import Run
 from burnish.models.artifact import find_base
 from burnish.models.find_artifact import find_artifact
 from burnish.models.local_models import find_model
@@ -37,36 +39,77 @@ from burnish.train.distillation.teacher_logits import (
     load_teacher_tokenizer,
     teacher_on_device,
 )
-from burnish.train.loop.language_model import LanguageModelModule
-from burnish.train.objectives.registry import BatchLoss, LossFn, target_states
+from burnish.train.loop.context import TrainContext
+from burnish.train.loop.language_model import LanguageModelModule, Stage
+from burnish.train.losses.batch_loss import BatchLoss, LossFn
+from burnish.train.losses.forward import target_states
 
-#: What the matrix is called among the student's weights while it learns.
+#: The name of the projection among the student's modules while it trains.
 _PROJECTION = "into_teacher"
 
 
-def add_projection(model: Any, settings: Train) -> None:
-    """Give a student of another width the matrix that leads into its teacher's space."""
-    objective = settings.objective
-    if not isinstance(objective, Distillation) or not objective.hidden or not objective.teacher:
-        return
-    theirs = _hidden_size(_load_config(objective.teacher))
-    project_to(model, theirs, settings.seed)
+@dataclass(frozen=True, slots=True)
+class MatchHiddenStates(Stage):
+    """Adds the distances between the layers of student and teacher to the objective's loss."""
+
+    settings: Distillation
+
+    def extend_model(self, model: Any, settings: Train) -> None:
+        """Add the projection to a student of another width than its teacher's."""
+        if self.settings.hidden and self.settings.teacher:
+            teacher_width = _hidden_size(_load_config(self.settings.teacher))
+            add_projection(model, teacher_width, settings.seed)
+
+    def prepare(
+        self, module: LanguageModelModule, context: TrainContext, run: Run
+    ) -> LanguageModelModule:
+        """See `match`."""
+        return self.match(module, context.tokenizer)
+
+    def match(
+        self, module: LanguageModelModule, tokenizer: PreTrainedTokenizerBase
+    ) -> LanguageModelModule:
+        """Return the module whose loss has the distances from the teacher in it.
+
+        Raises BadRecipe where tokens or layers can't be compared.
+        """
+        name = self.settings.teacher
+        if not have_same_tokens(load_teacher_tokenizer(name), tokenizer):
+            raise BadRecipe(
+                f"{name} has another tokenizer than the student, so their hidden states belong to "
+                "different tokens.",
+                "Set train.objective.hidden=0 and train.objective.attention.weight=0: the "
+                "distributions are matched by the text.",
+            )
+        teacher = teacher_on_device(module, name)
+        matching = _make_matching(module.language, teacher, self.settings)
+        make_plain_loss = module.objective.make_loss
+
+        def make_loss(model: PreTrainedModel, rows: Sequence[Example], max_tokens: int) -> LossFn:
+            plain_loss = make_plain_loss(model, rows, max_tokens)
+            return lambda model, batch: matching.compute_loss(plain_loss, batch)
+
+        return replace(module, objective=replace(module.objective, make_loss=make_loss))
+
+    def before_save(self, model: Any) -> None:
+        """Remove the projection."""
+        drop_projection(model)
 
 
-def project_to(model: Any, theirs: int, seed: int) -> None:
-    """Give a student whose width isn't `theirs` a matrix that leads there, drawn by `seed`."""
+def add_projection(model: Any, teacher_width: int, seed: int) -> None:
+    """Add a projection to `teacher_width`, initialised by `seed`, unless the widths are equal."""
     language = language_model(model)
-    ours = _hidden_size(language.config)
-    if ours != theirs:
+    width = _hidden_size(language.config)
+    if width != teacher_width:
         weight = next(language.parameters())
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            matrix = torch.nn.Linear(ours, theirs, bias=False)
-        language.add_module(_PROJECTION, matrix.to(weight.device, weight.dtype))
+            projection = torch.nn.Linear(width, teacher_width, bias=False)
+        language.add_module(_PROJECTION, projection.to(weight.device, weight.dtype))
 
 
 def drop_projection(model: Any) -> None:
-    """Take the matrix away again."""
+    """Remove the projection, if there is one."""
     language = language_model(model)
     if hasattr(language, _PROJECTION):
         delattr(language, _PROJECTION)
@@ -74,9 +117,8 @@ def drop_projection(model: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class HiddenStateMatching:
-    """A student and its teacher in memory, with the layers that are compared: `ours` and `theirs`
-    as many as one another, none where hidden states aren't; `held` is None where attention
-    isn't."""
+    """A student and its loaded teacher with the layers that are compared: as many of one as of the
+    other, none where only attention is; `relations` is None where attention isn't."""
 
     student: Any
     teacher: Any
@@ -90,107 +132,84 @@ class HiddenStateMatching:
         """Of the student and of the teacher, where attention is compared."""
         return (self.relations.student, self.relations.teacher) if self.relations else (None, None)
 
-    def compute_loss(self, judge: LossFn, batch: PackedBatch) -> BatchLoss:
-        """What the objective says, and each distance times its weight."""
-        students, teachers = self.projections
+    def compute_loss(self, plain_loss: LossFn, batch: PackedBatch) -> BatchLoss:
+        """Return the objective's own loss plus each distance times its weight."""
+        student_projections, teacher_projections = self.projections
         with (
-            _capture_states(self.student_layers, batch) as ours,
-            _capture_projections(students) as mine,
+            _capture_states(self.student_layers, batch) as student_states,
+            _capture_projections(student_projections) as student_relations,
         ):
-            said = judge(self.student, batch)
+            plain = plain_loss(self.student, batch)
         with (
             torch.no_grad(),
-            _capture_states(self.teacher_layers, batch) as theirs,
-            _capture_projections(teachers) as yours,
+            _capture_states(self.teacher_layers, batch) as teacher_states,
+            _capture_projections(teacher_projections) as teacher_relations,
         ):
             target_states(self.teacher, batch)
-        loss, measured = said.loss, dict(said.metrics)
-        learnt = batch.weights > 0
+        loss, metrics = plain.loss, dict(plain.metrics)
+        is_target = batch.weights > 0
         if self.student_layers:
-            places = relative_distances(self.student, ours, theirs)
-            loss = loss + self.weight * (places @ batch.weights)
-            measured["hidden"] = places.detach()[learnt]
+            distances = relative_distances(self.student, student_states, teacher_states)
+            loss = loss + self.weight * (distances @ batch.weights)
+            metrics["hidden"] = distances.detach()[is_target]
         if self.relations:
-            # A row weighs as much as its learnt places do, as in all else that is summed here.
-            places = packed_divergence(self.relations, mine, yours, batch)[batch.answer_index]
-            loss = loss + self.relations.weight * (places @ batch.weights)
-            measured["attention"] = places.detach()[learnt]
-        return BatchLoss(loss, measured)
-
-
-def add_hidden_state_matching(
-    plan: LanguageModelModule, tokenizer: PreTrainedTokenizerBase
-) -> LanguageModelModule:
-    """The plan whose student is held to its teacher's layers; as it is if the recipe doesn't say
-    so. Raises BadRecipe where places or layers can't be compared."""
-    settings = plan.settings.objective
-    if not isinstance(settings, Distillation) or not settings.matches_internals:
-        return plan
-    if not have_same_tokens(load_teacher_tokenizer(settings.teacher), tokenizer):
-        raise BadRecipe(
-            f"{settings.teacher} has another tokenizer than the student, so their hidden states "
-            "stand at other places.",
-            "Set train.objective.hidden=0 and train.objective.attention.weight=0: the "
-            "distributions are matched by the text.",
-        )
-    imitation = _make_matching(plan.language, teacher_on_device(plan, settings.teacher), settings)
-    plain = plan.objective.make_loss
-
-    def judge_of(model: PreTrainedModel, rows: Sequence[Example], most: int) -> LossFn:
-        judge = plain(model, rows, most)
-        return lambda model, batch: imitation.compute_loss(judge, batch)
-
-    return replace(plan, objective=replace(plan.objective, make_loss=judge_of))
+            # A row weighs as much as its targets do, as in all else that is summed here.
+            per_row = packed_divergence(self.relations, student_relations, teacher_relations, batch)
+            distances = per_row[batch.answer_index]
+            loss = loss + self.relations.weight * (distances @ batch.weights)
+            metrics["attention"] = distances.detach()[is_target]
+        return BatchLoss(loss, metrics)
 
 
 def _make_matching(student: Any, teacher: Any, settings: Distillation) -> HiddenStateMatching:
-    """The layers of both are found here, once."""
-    name, relations = settings.teacher, settings.attention
-    ours, theirs = match_layers(student, teacher, name) if settings.hidden else ((), ())
-    pair = relation_pair(student, teacher, relations, name) if relations.weight else None
-    return HiddenStateMatching(student, teacher, ours, theirs, settings.hidden, pair)
+    """Find the layers of both, once."""
+    name, attention = settings.teacher, settings.attention
+    layers = match_layers(student, teacher, name) if settings.hidden else ((), ())
+    pair = relation_pair(student, teacher, attention, name) if attention.weight else None
+    return HiddenStateMatching(student, teacher, *layers, settings.hidden, pair)
 
 
 def match_layers(
     student: Any, teacher: Any, name: str
 ) -> tuple[Sequence[torch.nn.Module], Sequence[torch.nn.Module]]:
-    """All layers of a student, and as many of its teacher's, evenly apart with the first and the
-    last one; `name` is the teacher's. Raises BadRecipe if it has fewer."""
-    ours, total = list(layers_of(student)), len(layers_of(teacher))
-    if len(ours) > total:
+    """Return all layers of a student and as many of its teacher's, evenly spaced with the first
+    and the last one; `name` is the teacher's. Raises BadRecipe if the teacher has fewer."""
+    student_layers, total = list(layers_of(student)), len(layers_of(teacher))
+    if len(student_layers) > total:
         raise BadRecipe(
-            f"The student has {len(ours)} layers and {name} {total}; there is none to hold each of "
-            "them to.",
+            f"The student has {len(student_layers)} layers and {name} has {total}: too few to "
+            "match each of the student's with one.",
             "Set train.objective.hidden=0, or name a deeper teacher.",
         )
-    return ours, [layers_of(teacher)[number] for number in evenly_spaced(len(ours), total)]
+    numbers = evenly_spaced(len(student_layers), total)
+    return student_layers, [layers_of(teacher)[number] for number in numbers]
 
 
 def relative_distances(
-    student: Any, ours: Sequence[torch.Tensor], theirs: Sequence[torch.Tensor]
+    student: Any, student_states: Sequence[torch.Tensor], teacher_states: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """(layers, ..., width) of both → (...): how far a student's states are from its teacher's, the
-    mean over the layers, through the matrix where it has one."""
-    matrix = getattr(student, _PROJECTION, torch.nn.Identity())
-    pairs = zip(ours, theirs, strict=True)
-    return torch.stack([relative_distance(matrix(one), other) for one, other in pairs]).mean(0)
+    """(layers, ..., width) of both → (...): the mean distance of a student's states from its
+    teacher's over the layers, through the projection if there is one."""
+    projection = getattr(student, _PROJECTION, torch.nn.Identity())
+    pairs = zip(student_states, teacher_states, strict=True)
+    return torch.stack([relative_distance(projection(one), other) for one, other in pairs]).mean(0)
 
 
-def relative_distance(ours: torch.Tensor, theirs: torch.Tensor) -> torch.Tensor:
-    """(..., width) of both → (...): the squared distance in squared lengths of `theirs`."""
-    ours, theirs = ours.float(), theirs.float()
-    return (ours - theirs).square().sum(-1) / theirs.square().sum(-1).clamp_min(1e-6)
+def relative_distance(student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """(..., width) of both → (...): the squared distance over the squared length of `teacher`."""
+    student, teacher = student.float(), teacher.float()
+    return (student - teacher).square().sum(-1) / teacher.square().sum(-1).clamp_min(1e-6)
 
 
 def _capture_states(
     layers: Sequence[torch.nn.Module], batch: PackedBatch
 ) -> AbstractContextManager[list[torch.Tensor]]:
-    """What layers give (places, width) at the batch's learnt places, as a pass goes on."""
+    """Collect the outputs (targets, width) of layers at the batch's targets during a pass."""
 
-    def at_places(states: Any) -> torch.Tensor:
+    def at_targets(states: Any) -> torch.Tensor:
         return hidden_states_of(states)[0].index_select(0, batch.predict_positions)
 
-    return capture_outputs(layers, at_places)
+    return capture_outputs(layers, at_targets)
 
 
 def _capture_projections(

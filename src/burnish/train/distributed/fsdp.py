@@ -1,8 +1,8 @@
-"""The weights of a model divided over processes too: PyTorch's FSDP2 (Zhao et al. 2023,
-arXiv:2304.11277), which is stage 3 of ZeRO.
+"""Weights sharded over processes: PyTorch's FSDP2 (Zhao et al. 2023, arXiv:2304.11277), stage 3 of
+ZeRO.
 
-Each layer's weights are brought together while it computes. The optimizer moves each process's own
-rows of every weight; checkpoints hold whole tensors by name, as those of one process do.
+Each layer's weights are gathered while it computes. The optimizer updates each process's rows of
+every weight; checkpoints have whole tensors by name, as those of one process do.
 """
 
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ from burnish.train.optim.adamw import MasterAdamW
 from burnish.train.optim.adamw_8bit import MOMENTS
 
 
-def shard(language: Any, team: ProcessGroup) -> None:
-    """Leave each process its rows of every weight of a language model, on its own device."""
-    mesh = init_device_mesh(default_device().type, (team.size,))
+def shard(language: Any, process_group: ProcessGroup) -> None:
+    """Shard a language model: each process keeps its rows of every weight, on its own device."""
+    mesh = init_device_mesh(default_device().type, (process_group.size,))
     for layer in language.base_model.layers:
         fully_shard(layer, mesh=mesh)
     fully_shard(language, mesh=mesh)
-    # The loss reads the head itself; what computes the states must count as the forward pass.
+    # The loss reads the head itself, so FSDP must gather around the pass that computes the states.
     language.body = MethodType(_body, language)
     register_fsdp_forward_method(language, "body")
 
@@ -38,24 +38,24 @@ def _body(self: Any, **inputs: Any) -> Any:
 
 
 class FsdpAdamW(MasterAdamW):
-    """`MasterAdamW` on this process's rows of weights that `divide` has divided."""
+    """`MasterAdamW` on this process's rows of the weights of `shard`."""
 
     def __init__(
         self,
         weights: Mapping[str, torch.nn.Parameter],
         settings: Train,
         steps: int,
-        team: ProcessGroup,
+        process_group: ProcessGroup,
     ) -> None:
         self.sharded: dict[str, Any] = dict(weights)
-        self.team = team
+        self.process_group = process_group
         super().__init__(
             {name: _local(weight) for name, weight in weights.items()}, settings, steps
         )
 
     @property
     def parameter_count(self) -> int:
-        """Numbers that move, in all processes together."""
+        """Trainable parameters, in all processes together."""
         return sum(weight.numel() for weight in self.sharded.values())
 
     def accumulate(self) -> None:
@@ -64,11 +64,11 @@ class FsdpAdamW(MasterAdamW):
             if weight.grad is not None:
                 grad = self.masters[name].grad
                 assert grad is not None
-                grad.add_(_local(weight.grad), alpha=self.team.size)
+                grad.add_(_local(weight.grad), alpha=self.process_group.size)
                 weight.grad = None
 
     def clip(self) -> float:
-        """Bound the norm of the step's gradients over all processes; returns what it was."""
+        """Clip the norm of the step's gradients over all processes; return what it was."""
         grads = [master.grad for master in self.masters.values() if master.grad is not None]
         square = torch.stack([grad.square().sum() for grad in grads]).sum()
         dist.all_reduce(square)
@@ -78,27 +78,29 @@ class FsdpAdamW(MasterAdamW):
         return float(norm)
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
-        """Everything that an update depends on, by name and whole, at the leader; the others, who
-        must call this too, get nothing."""
+        """Return all that an update depends on, whole and by name, on the main process; the others
+        must call this too, and get nothing."""
         saved = {}
         for key, own in super().state_tensors().items():
             kind, _, name = key.partition(".")
             whole = own if kind == "step" else self._gather_weight(name, own)
-            if self.team.is_main:
+            if self.process_group.is_main:
                 saved[key] = whole.cpu()
         return saved
 
     @torch.no_grad()
     def set_weights(self, exact: Mapping[str, torch.Tensor]) -> None:
-        """Go to the exact weights that the leader has."""
+        """Set the exact weights that the main process passes."""
         super().set_weights(
             {name: self._scatter_weight(name, exact.get(name)) for name in self.sharded}
         )
 
     @torch.no_grad()
     def restore(self, saved: Mapping[str, torch.Tensor]) -> None:
-        """Go back to what the leader's `tensors` gave, to however many processes."""
-        steps = self.team.broadcast({key: saved[key] for key in saved if key.startswith("step.")})
+        """Restore the `state_tensors` that the main process passes, of any number of processes."""
+        steps = self.process_group.broadcast(
+            {key: saved[key] for key in saved if key.startswith("step.")}
+        )
         kinds = ("master", *(MOMENTS if steps else ()))
         own = {
             f"{kind}.{name}": self._scatter_weight(name, saved.get(f"{kind}.{name}"))
@@ -116,7 +118,7 @@ class FsdpAdamW(MasterAdamW):
         return whole
 
     def _scatter_weight(self, name: str, whole: torch.Tensor | None) -> torch.Tensor:
-        """This process's rows of what the leader has."""
+        """Return this process's rows of the main process's tensor."""
         like = self.sharded[name]
         mesh: DeviceMesh = like.device_mesh
         if whole is None:

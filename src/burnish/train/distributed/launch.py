@@ -1,8 +1,8 @@
-"""Starting the processes that train together, or joining those that a launcher has started.
+"""Launch the processes that train together, or join those that torchrun has started.
 
-`burnish train` starts the other processes of this machine itself and leads them. Where torchrun has
-started them all (`torchrun -m burnish train ...`, several machines too), each finds its place in
-the environment.
+`burnish train` starts the worker processes of this machine itself. Where torchrun has started them
+all (`torchrun -m burnish train ...`, several machines too), each takes its rank from the
+environment.
 """
 
 import subprocess
@@ -22,17 +22,17 @@ from burnish.core.errors import BadRecipe, BurnishError, TrainingStopped
 from burnish.core.progress import say
 from burnish.core.recipe.train import Train
 from burnish.core.settings import is_launched_by_torchrun
-from burnish.train.distributed.process_group import PATIENCE, SINGLE, ProcessGroup
+from burnish.train.distributed.process_group import SINGLE, TIMEOUT, ProcessGroup
 
-_HERE = "127.0.0.1"
+_LOCALHOST = "127.0.0.1"
 
-#: Seconds that a process which has lost another one waits to learn which it was.
+#: Seconds to wait, after a collective operation failed, for the exit of the process that broke it.
 _GRACE = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerProcess:
-    """A process that we started, and what it says on stderr."""
+    """A process that this one has started, with its stderr."""
 
     rank: int
     process: subprocess.Popen[bytes]
@@ -40,7 +40,7 @@ class WorkerProcess:
 
     @property
     def exit_description(self) -> str:
-        """How it ended, in words; empty while it runs or if it ended well."""
+        """How it ended, in words; empty while it runs and if it ended well."""
         code = self.process.poll()
         if not code:
             return ""
@@ -52,8 +52,8 @@ class WorkerProcess:
 
 
 def reject_idle_processes(settings: Train) -> None:
-    """Raises BadRecipe if torchrun has started processes and the recipe gives them nothing to do;
-    otherwise each of them would train by itself."""
+    """Raise BadRecipe if torchrun has started processes and the recipe gives them nothing to do:
+    each of them would train alone."""
     if is_launched_by_torchrun() and settings.parallel == "none":
         raise BadRecipe(
             "torchrun has started the processes, and train.parallel is none.",
@@ -62,45 +62,47 @@ def reject_idle_processes(settings: Train) -> None:
 
 
 @contextmanager
-def launch(settings: Train, then: str) -> Iterator[ProcessGroup]:
-    """The team that the recipe asks for, this process leading; it is dissolved at the end.
+def launch(settings: Train, command: str) -> Iterator[ProcessGroup]:
+    """Start the process group that the recipe asks for, this process as rank 0, and end it.
 
-    Raises BadRecipe if there aren't as many devices, TrainingStopped when one of the processes
-    dies; `then` says how to go on.
+    Raises BadRecipe if there are too few devices, TrainingStopped when one of the processes dies;
+    `command` resumes the run.
     """
     if settings.parallel == "none":
         yield SINGLE
         return
     if is_launched_by_torchrun():
-        with join_torchrun(settings) as team:
-            yield team
+        with join_torchrun(settings) as process_group:
+            yield process_group
         return
     size = _world_size(settings)
-    store = TCPStore(_HERE, 0, is_master=True, wait_for_workers=False, timeout=PATIENCE)
+    store = TCPStore(_LOCALHOST, 0, is_master=True, wait_for_workers=False, timeout=TIMEOUT)
     say(f"Training in {size} processes ({settings.parallel})")
-    followers = [_start(rank, size, store.port) for rank in range(1, size)]
+    workers = [_start(rank, size, store.port) for rank in range(1, size)]
     try:
-        _wait_for_workers(store, followers)
+        _wait_for_workers(store, workers)
         with _init_process_group(store, 0, size):
             yield ProcessGroup(0, size, settings.parallel)
     except RuntimeError as fault:
-        if isinstance(fault, BurnishError) or not (fate := _first_exit(followers)):
+        if isinstance(fault, BurnishError) or not (exited := _first_exit(workers)):
             raise
-        raise TrainingStopped(fate, f"What is saved is whole; then: {then}") from fault
+        raise TrainingStopped(
+            exited, f"The saved checkpoints are whole; then: {command}"
+        ) from fault
     finally:
-        for follower in followers:
-            follower.process.kill()
-            follower.process.wait()
-            follower.stderr.close()
+        for worker in workers:
+            worker.process.kill()
+            worker.process.wait()
+            worker.stderr.close()
 
 
 @contextmanager
 def join_torchrun(settings: Train) -> Iterator[ProcessGroup]:
-    """The team that torchrun has started, this process at the place that it was given."""
-    local = dist.get_node_local_rank()
+    """Join the process group of torchrun, with the rank that it has given to this process."""
+    local_rank = dist.get_node_local_rank()
     if torch.cuda.is_available():
-        torch.cuda.set_device(local)
-    dist.init_process_group(_backend(), timeout=PATIENCE)
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group(_backend(), timeout=TIMEOUT)
     try:
         yield ProcessGroup(dist.get_rank(), dist.get_world_size(), settings.parallel)
     finally:
@@ -109,8 +111,8 @@ def join_torchrun(settings: Train) -> Iterator[ProcessGroup]:
 
 @contextmanager
 def join_main(rank: int, size: int, port: int) -> Iterator[ProcessGroup]:
-    """The team whose leader has started this process."""
-    store = TCPStore(_HERE, port, is_master=False, timeout=PATIENCE)
+    """Join the process group whose main process has started this one."""
+    store = TCPStore(_LOCALHOST, port, is_master=False, timeout=TIMEOUT)
     store.set(f"here-{rank}", "")
     with _init_process_group(store, rank, size):
         yield ProcessGroup(rank, size)
@@ -120,7 +122,7 @@ def join_main(rank: int, size: int, port: int) -> Iterator[ProcessGroup]:
 def _init_process_group(store: Store, rank: int, size: int) -> Iterator[None]:
     if torch.cuda.is_available():
         torch.cuda.set_device(rank)
-    dist.init_process_group(_backend(), store=store, rank=rank, world_size=size, timeout=PATIENCE)
+    dist.init_process_group(_backend(), store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield
     finally:
@@ -132,53 +134,53 @@ def _backend() -> str:
 
 
 def _world_size(settings: Train) -> int:
-    """How many processes. Raises BadRecipe if there are too few devices, or nobody says."""
-    there = torch.cuda.device_count()
-    size = settings.devices or there
-    if there and size > there:
+    """Return the number of processes. Raises BadRecipe for too few devices, or if it isn't set."""
+    gpus = torch.cuda.device_count()
+    size = settings.devices or gpus
+    if gpus and size > gpus:
         raise BadRecipe(
-            f"train.devices is {size} and this machine has {there} GPUs.",
-            f"Set train.devices={there}, or leave it out.",
+            f"train.devices is {size} and this machine has {gpus} GPUs.",
+            f"Set train.devices={gpus}, or leave it out.",
         )
     if size < 2:
         raise BadRecipe(
-            f"train.parallel={settings.parallel} shares the work, and there is one device.",
+            f"train.parallel={settings.parallel} needs several devices, and there is one.",
             "Set train.parallel=none; or, to share a CPU's cores, train.devices to 2 or more.",
         )
     return size
 
 
 def _start(rank: int, size: int, port: int) -> WorkerProcess:
-    said = tempfile.TemporaryFile()  # noqa: SIM115 closed when the team is dissolved
-    words = [sys.executable, "-m", "burnish.train.worker", str(rank), str(size), str(port)]
-    # A session of its own: Ctrl-C reaches the leader, which ends the others.
+    stderr = tempfile.TemporaryFile()  # noqa: SIM115 closed when the process group ends
+    arguments = [sys.executable, "-m", "burnish.train.worker", str(rank), str(size), str(port)]
+    # A session of its own: Ctrl-C reaches the main process, which ends the workers.
     process = subprocess.Popen(
-        words,
+        arguments,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
-        stderr=said,
+        stderr=stderr,
         start_new_session=True,
     )
-    return WorkerProcess(rank, process, said)
+    return WorkerProcess(rank, process, stderr)
 
 
-def _wait_for_workers(store: TCPStore, followers: Sequence[WorkerProcess]) -> None:
-    """Wait until all have come. Raises RuntimeError if one dies before."""
-    keys = [f"here-{follower.rank}" for follower in followers]
+def _wait_for_workers(store: TCPStore, workers: Sequence[WorkerProcess]) -> None:
+    """Wait until all workers have joined. Raises RuntimeError if one dies before."""
+    keys = [f"here-{worker.rank}" for worker in workers]
     while not store.check(keys):
-        if any(follower.exit_description for follower in followers):
+        if any(worker.exit_description for worker in workers):
             raise RuntimeError("A process died before it had joined.")
         time.sleep(0.05)
 
 
-def _first_exit(followers: Sequence[WorkerProcess]) -> str:
-    """What became of the process that died first; empty if all live."""
+def _first_exit(workers: Sequence[WorkerProcess]) -> str:
+    """Describe the exit of the process that died first; return "" if all live."""
     until = time.monotonic() + _GRACE
     while time.monotonic() < until:
-        ended = [follower for follower in followers if follower.exit_description]
+        ended = [worker for worker in workers if worker.exit_description]
         if ended:
-            # Whoever was killed comes first: the others may only have lost it.
-            first = min(ended, key=lambda follower: follower.process.returncode)
-            return f"Process {first.rank} of {len(followers) + 1} {first.exit_description}."
+            # A killed process comes first: the others may only have lost the connection to it.
+            first = min(ended, key=lambda worker: worker.process.returncode)
+            return f"Process {first.rank} of {len(workers) + 1} {first.exit_description}."
         time.sleep(0.05)
     return ""

@@ -1,4 +1,4 @@
-"""The processes that train one model together: who they are, and what they tell each other.
+"""The process group: processes that train one model together, and what they exchange.
 
 Collective operations are torch.distributed's: NCCL between GPUs, Gloo between CPUs. All processes
 must call them in the same order.
@@ -17,12 +17,12 @@ from burnish.train.batching.examples import Example
 T = TypeVar("T")
 
 #: A process that dies is noticed at once; one that writes a checkpoint is waited for.
-PATIENCE = timedelta(days=1)
+TIMEOUT = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """Process `rank` (from 0) of `size`; `mode` is `train.parallel`, what they divide."""
+    """Process `rank` (from 0) of `size`; `mode` is `train.parallel`, what they shard."""
 
     rank: int = 0
     size: int = 1
@@ -30,48 +30,48 @@ class ProcessGroup:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files, prints, and is asked."""
+        """True for rank 0, the only process that writes files and prints."""
         return self.rank == 0
 
-    def broadcast(self, thing: T) -> T:
-        """What the leader has; the others' `thing` is not looked at."""
+    def broadcast(self, value: T) -> T:
+        """Return the main process's `value` in every process."""
         if self.size == 1:
-            return thing
-        held = [thing if self.is_main else None]
-        dist.broadcast_object_list(held, src=0)
-        return held[0]  # type: ignore[return-value]
+            return value
+        values = [value if self.is_main else None]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]  # type: ignore[return-value]
 
-    def gather(self, thing: T) -> list[T]:
-        """What each process has, by rank."""
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, by rank, in every process."""
         if self.size == 1:
-            return [thing]
-        held: list[Any] = [None] * self.size
-        dist.all_gather_object(held, thing)
-        return held
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
 
     def reseed(self, seed: int, step: int) -> None:
-        """Random numbers of this process for one step, so that no two drop out the same, and a
-        resumed run the same as an undisturbed one. A process alone goes on with those it has."""
+        """Seed torch for one step, so that processes have different dropout masks, and a resumed
+        run the same ones as an undisturbed run. A single process keeps its random state."""
         if self.size > 1:
             torch.manual_seed(hash((seed, step, self.rank)))
 
 
-#: A process that trains by itself.
+#: A process that trains alone.
 SINGLE = ProcessGroup()
 
 
 def split_by_tokens(rows: Sequence[Example], count: int) -> list[list[Example]]:
-    """Rows dealt out in `count` parts: the longest first, each to whoever has the least so far."""
+    """Split rows into `count` parts: the longest first, each to the part with the fewest tokens."""
     if count == 1:
         return [list(rows)]
     parts: list[list[Example]] = [[] for _ in range(count)]
-    loads = [0] * count
-    for row in sorted(rows, key=lambda row: -_tokens(row)):
-        least = loads.index(min(loads))
+    tokens = [0] * count
+    for row in sorted(rows, key=lambda row: -_count_tokens(row)):
+        least = tokens.index(min(tokens))
         parts[least].append(row)
-        loads[least] += _tokens(row)
+        tokens[least] += _count_tokens(row)
     return parts
 
 
-def _tokens(row: Example) -> int:
+def _count_tokens(row: Example) -> int:
     return sum(len(answer.ids) for answer in row.answers)

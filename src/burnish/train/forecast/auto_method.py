@@ -1,8 +1,8 @@
-"""`train.method: auto`: the first of a few ways to train that fits into this machine.
+"""`train.method: auto`: the first of a few methods and settings that fits into this machine.
 
-LoRA as the recipe has it; then with fewer rows at a time; then with the activations computed twice;
-then on 4-bit weights. Each costs more time than the one before and learns the same, but for the
-last, which learns on rounded weights.
+LoRA as the recipe has it; then with fewer rows at a time; then with gradient checkpointing; then on
+4-bit weights. Each is slower than the one before and learns the same, except for the last one,
+which trains on rounded weights.
 """
 
 import importlib.util
@@ -14,27 +14,28 @@ from burnish.core.recipe.methods import AutoMethod, Lora, Qlora
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.recipe.train import Train
 from burnish.models.load import available_memory
-from burnish.models.local_models import find_model
+from burnish.models.resolved import Resolved
 from burnish.train.forecast.estimate import estimate_memory, model_shape
 
-#: The share of the free memory that a choice may need: the reckoning is rough.
+#: The share of the free memory that a candidate may need: the estimate is rough.
 _SHARE = 0.85
 
 
-def resolve_auto_method(recipe: Recipe, begun: Recipe | None = None) -> Recipe:
-    """The recipe with a method in place of `auto`, and why on the terminal. Raises DoesNotFit.
+def resolve_auto_method(resolved: Resolved, begun: Recipe | None = None) -> Recipe:
+    """Return the recipe with a method in place of `auto`, and print why. Raises DoesNotFit.
 
-    A run that was begun keeps what it began with.
+    A run that has begun keeps the method that it began with.
     """
-    asked = recipe.train.method
-    if not isinstance(asked, AutoMethod) or recipe.train.is_encoding:
+    recipe = resolved.recipe
+    auto = recipe.train.method
+    if not isinstance(auto, AutoMethod) or recipe.train.is_encoding:
         return recipe
     if begun:
         return recipe.model_copy(update={"train": begun.train})
     free = available_memory()
-    shape = model_shape(find_model(recipe.model.name), asked)
+    shape = model_shape(resolved.base, auto)
     least = float("inf")
-    for number, settings in enumerate(_candidates(recipe.train, asked)):
+    for number, settings in enumerate(_candidates(recipe.train, auto)):
         need = estimate_memory(shape, settings, recipe.model.dtype).total
         if need <= _SHARE * free:
             say(_reason(settings, need, free, usual=number == 0))
@@ -47,20 +48,20 @@ def resolve_auto_method(recipe: Recipe, begun: Recipe | None = None) -> Recipe:
     )
 
 
-def _candidates(train: Train, asked: AutoMethod) -> Iterator[Train]:
-    """What is tried, in order."""
-    numbers = asked.model_dump(exclude={"kind"})
-    kinds: list[Lora | Qlora] = [Lora(**numbers)]
+def _candidates(train: Train, auto: AutoMethod) -> Iterator[Train]:
+    """Yield the settings to try, in order."""
+    options = auto.model_dump(exclude={"kind"})
+    methods: list[Lora | Qlora] = [Lora(**options)]
     if importlib.util.find_spec("bitsandbytes"):
-        kinds.append(Qlora(**numbers))
-    for method in kinds:
-        for again in (train.gradient_checkpointing, True):
+        methods.append(Qlora(**options))
+    for method in methods:
+        for checkpointing in (train.gradient_checkpointing, True):
             tokens = train.micro_batch_tokens
             while tokens >= min(train.max_length, train.micro_batch_tokens):
                 yield train.model_copy(
                     update={
                         "method": method,
-                        "gradient_checkpointing": again,
+                        "gradient_checkpointing": checkpointing,
                         "micro_batch_tokens": tokens,
                     }
                 )

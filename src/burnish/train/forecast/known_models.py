@@ -1,7 +1,7 @@
-"""Language models that everybody knows, by the sizes in their public configurations.
+"""Well-known language models, by the sizes in their public configurations.
 
-From these sizes follow the numbers of weights, which tests compare with the models as transformers
-builds them and with what their makers publish.
+The numbers of weights follow from these sizes; tests compare them with the models that transformers
+builds and with the published numbers.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from burnish.train.forecast.estimate import ModelShape
 
 @dataclass(frozen=True, slots=True)
 class PublicModel:
-    """Sizes of a Llama or a Qwen 2: `width` is that of one attention head; `tied`, that embedding
-    and head are one matrix; `biased`, that queries, keys and values have biases."""
+    """Sizes of a Llama or a Qwen 2. `tied`: embedding and head are one matrix; `biased`: queries,
+    keys and values have biases."""
 
     layers: int
     hidden: int
@@ -29,14 +29,15 @@ class PublicModel:
     @property
     def matrix_shapes(self) -> tuple[tuple[int, int], ...]:
         """(in, out) of each matrix of a layer: queries, keys, values, output; gate, up, down."""
-        asked, known = self.heads * self.head_dim, self.key_value_heads * self.head_dim
-        attention = ((self.hidden, asked), *[(self.hidden, known)] * 2, (asked, self.hidden))
-        return *attention, *[(self.hidden, self.intermediate)] * 2, (self.intermediate, self.hidden)
+        queries, keys = self.heads * self.head_dim, self.key_value_heads * self.head_dim
+        attention = ((self.hidden, queries), *[(self.hidden, keys)] * 2, (queries, self.hidden))
+        mlp = (*[(self.hidden, self.intermediate)] * 2, (self.intermediate, self.hidden))
+        return *attention, *mlp
 
     @property
     def linear(self) -> int:
         """Numbers in the matrices of all layers."""
-        return self.layers * sum(inside * outside for inside, outside in self.matrix_shapes)
+        return self.layers * sum(inputs * outputs for inputs, outputs in self.matrix_shapes)
 
     @property
     def weights(self) -> int:
@@ -46,11 +47,11 @@ class PublicModel:
         return self.linear + rest + (1 if self.tied else 2) * self.vocabulary * self.hidden
 
     def shape(self, method: LowRank | Full) -> ModelShape:
-        """The sizes that memory depends on, with a low-rank method on all linear layers."""
-        moving = self.weights
+        """Return the sizes that memory depends on, with a low-rank method on all linear layers."""
+        trainable = self.weights
         if isinstance(method, LowRank):
-            ends = sum(inside + outside for inside, outside in self.matrix_shapes)
-            moving = self.layers * method.rank * ends
+            widths = sum(inputs + outputs for inputs, outputs in self.matrix_shapes)
+            trainable = self.layers * method.rank * widths
         return ModelShape(
             layers=self.layers,
             hidden=self.hidden,
@@ -58,7 +59,7 @@ class PublicModel:
             key_value_width=self.key_value_heads * self.head_dim,
             frozen=self.weights if isinstance(method, LowRank) else 0,
             linear=self.linear,
-            trainable=moving,
+            trainable=trainable,
         )
 
 

@@ -1,5 +1,7 @@
-"""What each of the processes that train together needs of the memory that it may share with others:
-processes of one machine without GPU share its main memory, with GPUs each has its own."""
+"""Memory claims: what each process of a process group needs of its memory.
+
+Processes of one machine without GPUs share its main memory; with GPUs each process has its own.
+"""
 
 import platform
 from collections import defaultdict
@@ -15,8 +17,8 @@ from burnish.train.loop.peak_memory import current_memory
 
 @dataclass(frozen=True, slots=True)
 class MemoryClaim:
-    """Bytes that one process will need at its peak, those that it has now, and those that are free
-    in the memory that it draws from."""
+    """Bytes that one process needs at its peak (low, expected, high), bytes that it uses now, and
+    bytes that are free in the memory of its `device`."""
 
     device: str
     low: float
@@ -26,33 +28,33 @@ class MemoryClaim:
     free: int
 
 
-def gather_claims(team: ProcessGroup, peak: "Quantity") -> tuple[MemoryClaim, ...]:
-    """What all processes need, by rank; each calls this with its own peak."""
-    place = platform.node()
+def gather_claims(process_group: ProcessGroup, peak: "Quantity") -> tuple[MemoryClaim, ...]:
+    """Return the claims of all processes, by rank; each calls this with its own peak."""
+    device = platform.node()
     if torch.cuda.is_available():
-        place += f"/{torch.cuda.current_device()}"
+        device += f"/{torch.cuda.current_device()}"
     bounds = (peak.low, peak.expected, peak.high)
-    own = MemoryClaim(place, *bounds, used=current_memory(), free=available_memory())
-    return tuple(team.gather(own))
+    own = MemoryClaim(device, *bounds, used=current_memory(), free=available_memory())
+    return tuple(process_group.gather(own))
 
 
 def first_shortage(claims: Sequence[MemoryClaim]) -> tuple[float, float] | None:
-    """The bytes that are needed and those that are there, of the first memory in which the peaks of
-    all who draw from it have no room together; None if all have."""
-    places = defaultdict(list)
+    """Return the (needed, available) bytes of the first memory that is too small for the processes
+    that share it; None if everything fits."""
+    by_device = defaultdict(list)
     for claim in claims:
-        places[claim.device].append(claim)
-    for sharing in places.values():
-        need = sum(claim.high for claim in sharing)
-        there = min(claim.free for claim in sharing) + sum(claim.used for claim in sharing)
-        if need > there:
-            return need, there
+        by_device[claim.device].append(claim)
+    for sharing in by_device.values():
+        needed = sum(claim.high for claim in sharing)
+        available = min(claim.free for claim in sharing) + sum(claim.used for claim in sharing)
+        if needed > available:
+            return needed, available
     return None
 
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """One forecast with its interval, and what came out. `unit` is `bytes` or `seconds`."""
+    """One forecast with its interval, and the actual value. `unit` is `bytes` or `seconds`."""
 
     name: str
     unit: str

@@ -1,6 +1,6 @@
-"""What fits on which GPUs: models, methods and ways to divide them, reckoned from their shapes.
+"""The table of `burnish forecast`: which models fit on which GPUs, by method and parallel mode.
 
-The arithmetic is that of `train.estimate` (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054), for
+The arithmetic is that of `forecast.estimate` (ZeRO, Rajbhandari et al. 2020, arXiv:1910.02054), for
 weights in bfloat16.
 """
 
@@ -14,17 +14,17 @@ from burnish.models.local_models import find_model
 from burnish.train.forecast.estimate import MemoryEstimate, ModelShape, estimate_memory, model_shape
 from burnish.train.forecast.known_models import KNOWN_MODELS
 
-#: GPUs that are reckoned with.
+#: Numbers of GPUs in the table.
 COUNTS = (1, 2, 4, 8)
 
-#: Method → the ways in which several processes can divide it.
+#: Method → the parallel modes of several GPUs.
 WAYS: Mapping[str, tuple[str, ...]] = {
     "qlora": ("ddp", "zero1", "zero2"),
     "lora": ("ddp", "zero1", "zero2", "zero3"),
     "full": ("ddp", "zero1", "zero2", "zero3"),
 }
 
-#: The share of a GPU that a training may fill: the rest is the driver's and the allocator's.
+#: The share of a GPU that a training may fill: the driver and the allocator need the rest.
 SHARE = 0.9
 
 ShapeFn = Callable[[LowRank | Full], ModelShape]
@@ -32,8 +32,8 @@ ShapeFn = Callable[[LowRank | Full], ModelShape]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumptions:
-    """What is assumed of every training: bytes of a GPU, tokens of a pass, rank of the adapters,
-    and whether activations are computed twice."""
+    """Assumptions for every training: bytes of a GPU, tokens of a pass, rank of the adapters, and
+    gradient checkpointing."""
 
     memory: float = 24e9
     tokens: int = 2048
@@ -43,7 +43,7 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True)
 class TableCell:
-    """One training: `gpus` devices that divide it as `parallel` says. Bytes of each GPU."""
+    """One training on `gpus` devices with `train.parallel`. Bytes of each GPU."""
 
     model: str
     method: str
@@ -53,7 +53,7 @@ class TableCell:
     fits: bool
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish forecast --json` prints."""
+        """Return the shape that `burnish forecast --json` prints."""
         parts = asdict(self.need)
         del parts["process"]
         return {
@@ -67,40 +67,45 @@ class TableCell:
         }
 
 
-def memory_table(terms: Assumptions, model: str = "") -> list[TableCell]:
-    """Every method and way for the well-known models, or for one: theirs, or one of this machine.
+def memory_table(assumptions: Assumptions, model: str = "") -> list[TableCell]:
+    """Return all methods and parallel modes for the well-known models, or for one model: one of
+    them, or one of this machine.
 
-    Raises NotFound for a model that is neither.
+    Raises NotFound for an unknown model.
     """
-    return [cell for name, shaped in _models(model).items() for cell in _cells(name, shaped, terms)]
+    return [
+        cell
+        for name, shape_fn in _models(model).items()
+        for cell in _cells(name, shape_fn, assumptions)
+    ]
 
 
-def _models(asked: str) -> dict[str, ShapeFn]:
-    public: dict[str, ShapeFn] = {name: model.shape for name, model in KNOWN_MODELS.items()}
-    if not asked:
-        return public
-    for name, shape in public.items():
-        if name.lower() == asked.lower():
-            return {name: shape}
-    base = find_model(asked)
+def _models(model: str) -> dict[str, ShapeFn]:
+    known: dict[str, ShapeFn] = {name: one.shape for name, one in KNOWN_MODELS.items()}
+    if not model:
+        return known
+    for name, shape_fn in known.items():
+        if name.lower() == model.lower():
+            return {name: shape_fn}
+    base = find_model(model)
     return {base.name: lambda method: model_shape(base, method)}
 
 
-def _cells(name: str, shaped: ShapeFn, terms: Assumptions) -> Iterator[TableCell]:
-    methods = (Qlora(rank=terms.rank), Lora(rank=terms.rank), Full())
-    # 4 bits are a way to hold the weights; the adapters are those of LoRA.
-    adapted, whole = shaped(methods[1]), shaped(methods[2])
+def _cells(name: str, shape_fn: ShapeFn, assumptions: Assumptions) -> Iterator[TableCell]:
+    methods = (Qlora(rank=assumptions.rank), Lora(rank=assumptions.rank), Full())
+    # QLoRA stores the weights in 4 bits; its adapters are those of LoRA.
+    adapted, full = shape_fn(methods[1]), shape_fn(methods[2])
     for method in methods:
-        shape = whole if isinstance(method, Full) else adapted
+        shape = full if isinstance(method, Full) else adapted
         for count in COUNTS:
             for parallel in WAYS[method.kind] if count > 1 else ("none",):
                 settings = Train(
                     method=method,
                     parallel=parallel,
                     devices=count if count > 1 else 0,
-                    micro_batch_tokens=terms.tokens,
-                    gradient_checkpointing=terms.checkpointing,
+                    micro_batch_tokens=assumptions.tokens,
+                    gradient_checkpointing=assumptions.checkpointing,
                 )
                 need = estimate_memory(shape, settings, "bfloat16")
-                fits = need.on_device <= SHARE * terms.memory
+                fits = need.on_device <= SHARE * assumptions.memory
                 yield TableCell(name, method.kind, parallel, count, need, fits)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole folders from which a run goes on bit by bit as if undisturbed.
+"""Checkpoints: a run that resumes from one ends in the same weights, bit for bit.
 
     checkpoints/step-000050/tensors.safetensors   exact weights, optimizer moments, random states
     checkpoints/step-000050/checkpoint.json       step, best so far, and the hash of the tensors
@@ -28,8 +28,9 @@ LANDMARKS = 3
 
 @dataclass(slots=True)
 class TrainState:
-    """Where a run stands. `step` counts finished optimizer steps, which took `seconds`;
-    `other_seconds` went into validations and checkpoints."""
+    """The state of a run. `step` counts finished optimizer steps, which took `seconds`;
+    validations and checkpoints took `other_seconds`. `waited` counts the validations since the
+    best one, for early stopping; `stopped` says why the run has ended."""
 
     step: int = 0
     best_step: int = 0
@@ -57,7 +58,7 @@ def save_checkpoint(folder: Path, state: TrainState, tensors: Mapping[str, torch
 
 
 def last_checkpoint(folder: Path) -> tuple[TrainState, dict[str, torch.Tensor]] | None:
-    """The newest checkpoint that is undamaged, with the random states restored; or None."""
+    """Return the newest undamaged checkpoint and restore its random states; None without one."""
     for path in sorted(folder.glob("step-*"), reverse=True):
         try:
             facts = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
@@ -66,7 +67,7 @@ def last_checkpoint(folder: Path) -> tuple[TrainState, dict[str, torch.Tensor]] 
         except (OSError, ValueError, KeyError, SafetensorError):
             whole = False
         if not whole:
-            say(f"{path.name} is damaged; going back to the checkpoint before it.")
+            say(f"{path.name} is damaged; falling back to the checkpoint before it.")
             shutil.rmtree(path)
             continue
         _restore_random(tensors, facts.pop("python_random"))
@@ -75,18 +76,18 @@ def last_checkpoint(folder: Path) -> tuple[TrainState, dict[str, torch.Tensor]] 
 
 
 def load_weights(folder: Path, step: int) -> dict[str, torch.Tensor]:
-    """The exact weights of the checkpoint of `step`, by parameter name."""
-    # The moments, twice as much, stay on the disk.
+    """Return the exact weights of the checkpoint of `step`, by parameter name."""
+    # The moments, twice as large, are not read.
     with safe_open(folder / f"step-{step:06}" / "tensors.safetensors", framework="pt") as file:
         return {
             name.removeprefix("master."): file.get_tensor(name)
-            for name in file.keys()  # noqa: SIM118 it is no dictionary
+            for name in file.keys()  # noqa: SIM118 it isn't a dictionary
             if name.startswith("master.")
         }
 
 
 def prune(folder: Path, keep: int, every: int = 0) -> None:
-    """Keep the newest `keep` checkpoints, the best that each of them speaks of, and the newest
+    """Delete all checkpoints but the newest `keep`, the best step of each of them, and the newest
     `LANDMARKS` at multiples of `every`."""
     whole = sorted(folder.glob("step-*"))
     newest = whole[-keep:]
@@ -101,7 +102,7 @@ def prune(folder: Path, keep: int, every: int = 0) -> None:
 
 
 def step_of(checkpoint: Path) -> int:
-    """The step after which a checkpoint was made."""
+    """Return the step after which a checkpoint was saved."""
     return int(checkpoint.name.removeprefix("step-"))
 
 

@@ -1,14 +1,18 @@
-"""The training step of a language model: micro-batches, loss, gradients, validation."""
+"""Training of a language model: objective, stages, and the step with its micro-batches."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
-from burnish.train.batching.examples import Example
+from burnish.core.recipe.train import Train
+from burnish.core.records import Row
+from burnish.core.runs import Run
+from burnish.train.adapters.adapted_model import AdaptedModel
+from burnish.train.batching.examples import Encode, Example
 from burnish.train.batching.micro_batches import (
     count_all_tokens,
     count_computed_tokens,
@@ -16,34 +20,91 @@ from burnish.train.batching.micro_batches import (
 )
 from burnish.train.batching.packed import pack
 from burnish.train.distributed.process_group import split_by_tokens
+from burnish.train.loop.checkpoint import TrainState
+from burnish.train.loop.context import TrainContext
 from burnish.train.loop.loop import StepResult, TrainingModule
 from burnish.train.loop.step_metrics import MetricMeans
-from burnish.train.objectives.registry import Objective
+from burnish.train.losses.batch_loss import LossFn
+
+
+class Stage:
+    """Work that an objective needs done before the first step.
+
+    Each method is called at one moment of a run, in the order below. By default it does nothing.
+    """
+
+    def extend_model(self, model: Any, settings: Train) -> None:
+        """Add weights of its own to the model, before the optimizer is made."""
+
+    def prepare(
+        self, module: "LanguageModelModule", context: TrainContext, run: Run
+    ) -> "LanguageModelModule":
+        """Return the module with its examples completed, or with a source of examples.
+
+        The weights are those of before training, in a resumed run too: its checkpoint is loaded
+        afterwards.
+        """
+        return module
+
+    def for_probe(self, module: "LanguageModelModule") -> "LanguageModelModule":
+        """Return the module for the probe, with stand-ins for what `before_first_step` adds."""
+        return module
+
+    def rows_to_score(self, module: "LanguageModelModule") -> Sequence[Example]:
+        """Return the rows that `before_first_step` passes through the model, for the forecast."""
+        return ()
+
+    def before_first_step(
+        self, module: "LanguageModelModule", run: Run, state: TrainState
+    ) -> "LanguageModelModule":
+        """Return the module with what takes long to compute; the forecast has said how long."""
+        return module
+
+    def before_save(self, model: Any) -> None:
+        """Remove the weights that `extend_model` has added."""
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What a language model learns from rows.
+
+    `examples` turns rows into examples, and `weight` gives the denominator of their summed loss.
+    `make_loss` (model, rows of a step, most tokens of a forward pass) returns the loss function of
+    the step's micro-batches, and may look at all of the rows first. `audit_row` returns the part of
+    a row that the token audit reads. `stages` do what is needed before the first step, in order.
+    """
+
+    examples: Callable[[Sequence[Row], Encode], list[Example]]
+    weight: Callable[[Sequence[Example]], float]
+    make_loss: Callable[[PreTrainedModel, Sequence[Example], int], LossFn]
+    audit_row: Callable[[Row], Row] = lambda row: row
+    stages: tuple[Stage, ...] = ()
 
 
 class ExampleSource(Protocol):
-    """Makes what is learnt from questions: answers of the model itself (train.drawing,
-    train.on_policy)."""
+    """Makes the examples of a step from prompts: the model's own answers (`rlhf.rollouts`,
+    `distillation.on_policy`)."""
 
     def examples_for_step(
         self, rows: Sequence[Example], step: int
     ) -> tuple[list[Example], dict[str, float]]:
-        """What step `step` (from 0) learns from, perhaps nothing, and what is measured of it."""
+        """Return the examples of step `step` (from 0), perhaps none, and their metrics."""
 
     def dry_run(self, rows: Sequence[Example]) -> None:
-        """All that `learn` computes, without a trace."""
+        """Do the work of `examples_for_step` without leaving a trace."""
 
     def roll_back(self, step: int) -> None:
-        """Forget what belongs to steps that will be done again."""
+        """Forget what belongs to steps from `step` on, which will be repeated."""
 
     def validate(self, rows: Sequence[Example]) -> dict[str, float]:
-        """A validation: a `loss` to be made small, and what else is measured."""
+        """Return validation metrics, among them the `loss` to minimise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LanguageModelModule(TrainingModule):
-    """A language model that learns what an objective says."""
+class LanguageModelModule(TrainingModule[Example]):
+    """A language model in training. `language` is the model inside its PEFT wrapper."""
 
+    adapted: AdaptedModel
     language: PreTrainedModel
     objective: Objective
     accelerator: Accelerator
@@ -51,63 +112,71 @@ class LanguageModelModule(TrainingModule):
     example_source: ExampleSource | None = None
 
     def training_step(self, rows: Sequence[Example], step: int) -> StepResult:
-        """See `train_step`; where the model draws its own answers, they are what is learnt from."""
-        drawn: dict[str, float] = {}
+        """Compute the gradients of one step, on the examples of the source if there is one."""
+        metrics: dict[str, float] = {}
         if self.example_source:
-            rows, drawn = self.example_source.examples_for_step(rows, step)
+            rows, metrics = self.example_source.examples_for_step(rows, step)
         if not rows:
-            return StepResult({"loss": 0.0, **drawn}, 0)
-        return StepResult({**train_step(self, rows), **drawn}, count_all_tokens(rows))
+            return StepResult({"loss": 0.0, **metrics}, 0)
+        return StepResult({**train_step(self, rows), **metrics}, count_all_tokens(rows))
 
     def validation_step(self, rows: Sequence[Example]) -> dict[str, float]:
-        """See `validation_means`."""
+        """Return the validation metrics of `rows`."""
         return compute_validation_metrics(self, rows)
 
+    def roll_back(self, step: int) -> None:
+        """Forget the examples that were made for steps from `step` on."""
+        if self.example_source:
+            self.example_source.roll_back(step)
 
-def train_step(plan: LanguageModelModule, rows: Sequence[Example]) -> dict[str, float]:
-    """Gradients of one optimizer step. Returns its `loss` and what else the objective measures.
 
-    The loss is summed and divided once by the rows' weight in the whole step (their learnt tokens,
+def train_step(module: LanguageModelModule, rows: Sequence[Example]) -> dict[str, float]:
+    """Compute the gradients of one optimizer step. Returns its `loss` and the objective's metrics.
+
+    The loss is summed and divided once by the rows' weight in the whole step (their target tokens,
     or their number): averaging each micro-batch by itself would weight short rows too much.
     """
-    plan.model.train()
-    means = MetricMeans(plan.objective.weight(rows))
-    judge = plan.objective.make_loss(plan.language, rows, plan.settings.micro_batch_tokens)
-    for some, counts in _local_micro_batches(plan, rows):
-        judgement = judge(plan.language, pack(some, plan.accelerator.device))
-        plan.accelerator.backward(judgement.loss * (counts / means.weight))
-        plan.optimizer.accumulate()
+    module.model.train()
+    means = MetricMeans(module.objective.weight(rows))
+    loss_fn = module.objective.make_loss(module.language, rows, module.settings.micro_batch_tokens)
+    for examples, counts in _local_micro_batches(module, rows):
+        batch_loss = loss_fn(module.language, pack(examples, module.accelerator.device))
+        module.accelerator.backward(batch_loss.loss * (counts / means.weight))
+        module.optimizer.accumulate()
         if counts:
-            means.add(judgement)
+            means.add(batch_loss)
         # Its graph would stay beside that of the next micro-batch.
-        del judgement
-    return means.reduce(plan.team).as_dict()
+        del batch_loss
+    return means.reduce(module.process_group).as_dict()
 
 
 def _local_micro_batches(
-    plan: LanguageModelModule, rows: Sequence[Example]
+    module: LanguageModelModule, rows: Sequence[Example]
 ) -> list[tuple[list[Example], int]]:
-    """This process's micro-batches of some rows, each with a 1; and with a 0 those that it only
-    goes through because another process has more: what is divided comes together in every pass."""
-    parts = split_by_tokens(rows, plan.team.size)
-    batches = [micro_batches(part, plan.settings.micro_batch_tokens) for part in parts]
-    own, most = batches[plan.team.rank], max(map(len, batches))
-    spare = min((some for part in batches for some in part), key=count_computed_tokens)
-    return [(some, 1) for some in own] + [(spare, 0)] * (most - len(own))
+    """Return the micro-batches of this process, each with a 1, then padding ones with a 0.
+
+    A process with fewer micro-batches than another one passes padding through the model, since
+    sharded weights are gathered in every pass by all processes.
+    """
+    parts = split_by_tokens(rows, module.process_group.size)
+    batches = [micro_batches(part, module.settings.micro_batch_tokens) for part in parts]
+    local, most = batches[module.process_group.rank], max(map(len, batches))
+    smallest = min((batch for part in batches for batch in part), key=count_computed_tokens)
+    return [(batch, 1) for batch in local] + [(smallest, 0)] * (most - len(local))
 
 
 @torch.no_grad()
 def compute_validation_metrics(
-    plan: LanguageModelModule, rows: Sequence[Example]
+    module: LanguageModelModule, rows: Sequence[Example]
 ) -> dict[str, float]:
-    """The same means over rows from which nothing is learnt."""
-    plan.model.eval()
-    if plan.example_source:
-        return plan.example_source.validate(rows)
-    means = MetricMeans(plan.objective.weight(rows))
-    judge = plan.objective.make_loss(plan.language, rows, plan.settings.micro_batch_tokens)
-    for some, counts in _local_micro_batches(plan, rows):
-        judgement = judge(plan.language, pack(some, plan.accelerator.device))
+    """Return the `loss` and the objective's metrics of `rows`, without gradients."""
+    module.model.eval()
+    if module.example_source:
+        return module.example_source.validate(rows)
+    means = MetricMeans(module.objective.weight(rows))
+    loss_fn = module.objective.make_loss(module.language, rows, module.settings.micro_batch_tokens)
+    for examples, counts in _local_micro_batches(module, rows):
+        batch_loss = loss_fn(module.language, pack(examples, module.accelerator.device))
         if counts:
-            means.add(judgement)
-    return means.reduce(plan.team).as_dict()
+            means.add(batch_loss)
+    return means.reduce(module.process_group).as_dict()

@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work: of the GPU if there is one, else of this process."""
+"""Peak memory: of the GPU if there is one, else of this process."""
 
 import ctypes
 import resource
@@ -11,7 +11,7 @@ _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def reset_peak() -> None:
-    """Begin a new measurement, where the system allows it (Linux, CUDA)."""
+    """Reset the peak to the current use, where the system allows it (Linux, CUDA)."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     elif _RESET.exists():
@@ -19,7 +19,7 @@ def reset_peak() -> None:
 
 
 def peak_memory() -> int:
-    """Bytes at the highest point since `reset_peak` (of the whole process, elsewhere)."""
+    """Return the peak in bytes since `reset_peak` (elsewhere, since the process began)."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
     if _STATUS.exists():
@@ -29,7 +29,7 @@ def peak_memory() -> int:
 
 
 def current_memory() -> int:
-    """Bytes in use now."""
+    """Return the bytes in use now."""
     if torch.cuda.is_available():
         return int(torch.cuda.memory_allocated())
     return _status("VmRSS") if _STATUS.exists() else peak_memory()

@@ -1,4 +1,4 @@
-"""Going on with a run: whether it is the same one, and from where."""
+"""Resuming a run: check that its inputs are the same, and go back to its last checkpoint."""
 
 import shutil
 from pathlib import Path
@@ -12,17 +12,16 @@ from burnish.core.progress import say
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.runs import Run
 from burnish.train.loop.checkpoint import TrainState, last_checkpoint
-from burnish.train.loop.language_model import LanguageModelModule
 from burnish.train.loop.loop import TrainingModule
 
 
 def reopen_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
-    """The run to go on with. Raises BadData if what went into it has changed since it began."""
+    """Return the run to resume. Raises BadData if its inputs have changed since it began."""
     run = Run(folder.absolute())
     before = run.read("inputs.json")
-    same = {name: before.get(name) == given for name, given in inputs.items()}
-    same["recipe"] = _fixed_settings(run.recipe) == _fixed_settings(recipe)
-    for name, is_same in same.items():
+    unchanged = {name: before.get(name) == value for name, value in inputs.items()}
+    unchanged["recipe"] = _fixed_settings(run.recipe) == _fixed_settings(recipe)
+    for name, is_same in unchanged.items():
         if not is_same:
             raise BadData(
                 f"The {name} of {run.id} has changed since the run began.",
@@ -32,31 +31,32 @@ def reopen_run(folder: Path, recipe: Recipe, inputs: dict[str, Any]) -> Run:
 
 
 def _fixed_settings(recipe: Recipe) -> tuple[Any, Any]:
-    """What must stay as it was; how many processes share the work may change."""
+    """Return the settings that a resumed run must not change; its number of processes may."""
     train = recipe.train.model_dump(exclude={"parallel", "devices", "threads"})
     return train, recipe.model
 
 
-def resume(run: Run, plan: TrainingModule) -> TrainState | None:
-    """Go back to the last whole checkpoint; forget what was half-written or measured after it."""
-    state, tensors = (roll_back(run, plan) if plan.team.is_main else None) or (None, {})
-    state = plan.team.broadcast(state)
+def resume(run: Run, module: TrainingModule) -> TrainState | None:
+    """Restore the last whole checkpoint, in all processes. Returns its state, None without one."""
+    checkpoint = roll_back(run, module) if module.process_group.is_main else None
+    state, tensors = checkpoint or (None, {})
+    state = module.process_group.broadcast(state)
     if state is None:
         return None
-    plan.optimizer.restore(tensors)
-    say(f"Going on with {run.id} after step {state.step} of {plan.steps}")
+    module.optimizer.restore(tensors)
+    say(f"Resuming {run.id} after step {state.step} of {module.steps}")
     return state
 
 
-def roll_back(run: Run, plan: TrainingModule) -> tuple[TrainState, dict[str, torch.Tensor]] | None:
-    """The run's last whole checkpoint, with all that came after it removed."""
+def roll_back(
+    run: Run, module: TrainingModule
+) -> tuple[TrainState, dict[str, torch.Tensor]] | None:
+    """Remove from the run all that came after its last whole checkpoint, which is returned."""
     for draft in [*run.path.glob(".*"), *run.path.glob("checkpoints/.*")]:
         shutil.rmtree(draft) if draft.is_dir() else draft.unlink()
-    found = last_checkpoint(run.path / "checkpoints")
-    step = found[0].step if found else 0
+    checkpoint = last_checkpoint(run.path / "checkpoints")
+    step = checkpoint[0].step if checkpoint else 0
     metrics = run.path / "metrics.jsonl"
-    kept = [entry for entry in read_journal(metrics) if entry["step"] <= step]
-    rewrite_journal(metrics, kept)
-    if isinstance(plan, LanguageModelModule) and plan.example_source:
-        plan.example_source.roll_back(step)
-    return found
+    rewrite_journal(metrics, [entry for entry in read_journal(metrics) if entry["step"] <= step])
+    module.roll_back(step)
+    return checkpoint

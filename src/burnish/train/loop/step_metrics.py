@@ -1,41 +1,42 @@
-"""What a step, or a validation, comes to: its mean loss and the means of what else is measured."""
+"""Mean loss and mean metrics of a step or a validation."""
 
 from collections import defaultdict
 
 from burnish.train.distributed.process_group import ProcessGroup
-from burnish.train.objectives.registry import BatchLoss
+from burnish.train.losses.batch_loss import BatchLoss
 
 
 class MetricMeans:
-    """Sums over micro-batches, divided once at the end."""
+    """Sums over micro-batches, divided once at the end; `weight` is the loss's denominator."""
 
     def __init__(self, weight: float) -> None:
         self.weight, self.loss = weight, 0.0
         self.sums: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
 
-    def add(self, judgement: BatchLoss) -> None:
+    def add(self, batch_loss: BatchLoss) -> None:
         """Add one micro-batch."""
-        self.loss += float(judgement.loss.detach())
-        for name, values in judgement.metrics.items():
+        self.loss += float(batch_loss.loss.detach())
+        for name, values in batch_loss.metrics.items():
             self.sums[name] += float(values.sum())
             self.counts[name] += len(values)
 
-    def reduce(self, team: ProcessGroup) -> "MetricMeans":
-        """The sums of all processes."""
-        if team.size == 1:
+    def reduce(self, process_group: ProcessGroup) -> "MetricMeans":
+        """Return the sums over all processes."""
+        if process_group.size == 1:
             return self
-        whole = MetricMeans(self.weight)
-        for loss, sums, counts in team.gather((self.loss, dict(self.sums), dict(self.counts))):
-            whole.loss += loss
+        total = MetricMeans(self.weight)
+        gathered = process_group.gather((self.loss, dict(self.sums), dict(self.counts)))
+        for loss, sums, counts in gathered:
+            total.loss += loss
             for name, count in counts.items():
-                whole.sums[name] += sums[name]
-                whole.counts[name] += count
-        return whole
+                total.sums[name] += sums[name]
+                total.counts[name] += count
+        return total
 
     def as_dict(self) -> dict[str, float]:
-        """`loss`, and by name what was measured; what no row was about is left out."""
-        found = {name: self.sums[name] / count for name, count in self.counts.items() if count}
-        if {"rewards/chosen", "rewards/rejected"} <= found.keys():
-            found["rewards/margin"] = found["rewards/chosen"] - found["rewards/rejected"]
-        return {"loss": self.loss / self.weight, **found}
+        """Return `loss` and the metrics by name; a metric without a value is left out."""
+        means = {name: self.sums[name] / count for name, count in self.counts.items() if count}
+        if {"rewards/chosen", "rewards/rejected"} <= means.keys():
+            means["rewards/margin"] = means["rewards/chosen"] - means["rewards/rejected"]
+        return {"loss": self.loss / self.weight, **means}

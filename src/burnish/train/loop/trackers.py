@@ -1,4 +1,4 @@
-"""Curves for people who watch their runs elsewhere: what `metrics.jsonl` gets, a tracker gets too.
+"""Experiment trackers (TensorBoard, MLflow, ...): they get the metrics that `metrics.jsonl` gets.
 
 The trackers are those of `accelerate`; each needs its own library.
 """
@@ -13,16 +13,17 @@ from burnish.core.errors import Unavailable
 from burnish.core.runs import Run
 
 _PROJECT = "burnish"
-#: Hears of each step and each validation: (step, numbers by name).
+#: Called after each step and each validation with (step, metrics by name).
 MetricLogger = Callable[[int, Mapping[str, float]], None]
 
 
 def open_tracker(name: str, run: Run, step: int) -> tuple[MetricLogger, Callable[[], None]]:
-    """The tracker's ear, and how it is closed. `step` is the last one that it knows already.
+    """Return the function that logs to the tracker, and the one that closes it. `step` is the last
+    one that it has already.
 
-    TensorBoard's files lie in the run, under `tensorboard/`; the others keep them where their own
-    settings say: in the project `burnish`, as the run `run.id`, which a resumed training goes on
-    with. Raises Unavailable without the library.
+    TensorBoard's files are in the run, under `tensorboard/`; the others store them where their own
+    settings say: in the project `burnish`, as the run `run.id`, which a resumed training continues.
+    Raises Unavailable without the library.
     """
     if find_spec(name) is None:
         raise Unavailable(
@@ -33,14 +34,14 @@ def open_tracker(name: str, run: Run, step: int) -> tuple[MetricLogger, Callable
     tracker = LOGGER_TYPE_TO_CLASS[name](project, **_SETTINGS[name](run, step))
     tracker.start()
 
-    def log(step: int, numbers: Mapping[str, float]) -> None:
-        tracker.log(dict(numbers), step=step)
+    def log(step: int, metrics: Mapping[str, float]) -> None:
+        tracker.log(dict(metrics), step=step)
 
     return log, tracker.finish
 
 
 def _tensorboard_settings(run: Run, step: int) -> dict[str, Any]:
-    # What was drawn after the checkpoint that the run goes on from is drawn anew.
+    # Points after the checkpoint that the run resumes from are logged again.
     return {"logging_dir": str(run.path), "purge_step": step + 1}
 
 
@@ -48,12 +49,12 @@ def _mlflow_settings(run: Run, step: int) -> dict[str, Any]:
     import mlflow
 
     # MLflow gives its runs ids of its own, so ours is the name.
-    known = mlflow.search_runs(
+    runs = mlflow.search_runs(
         experiment_names=[_PROJECT],
         filter_string=f"attributes.run_name = '{run.id}'",
         output_format="list",
     )
-    return {"run_name": run.id, "run_id": known[0].info.run_id if known else None}
+    return {"run_name": run.id, "run_id": runs[0].info.run_id if runs else None}
 
 
 _SETTINGS: Mapping[str, Callable[[Run, int], dict[str, Any]]] = {

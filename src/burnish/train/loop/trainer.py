@@ -1,100 +1,51 @@
-"""A way to train, from rows to an artifact: what `train` calls, whatever kind of model it is."""
+"""The interface of a trainer: the steps of a training run that depend on the kind of model."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Generic, TypeVar
 
-from transformers import PreTrainedTokenizerBase
-
-from burnish.core.progress import say
-from burnish.core.recipe.recipe import Recipe
-from burnish.core.records import Row, have_reasoning
 from burnish.core.runs import Run
-from burnish.data.load import Dataset
 from burnish.models.artifact import Artifact
-from burnish.models.chat_template import set_thinking, split_as_served
-from burnish.models.load import load_tokenizer
-from burnish.models.local_models import LocalModel
-from burnish.models.text_windows import windows_of
-from burnish.train.distributed.process_group import SINGLE, ProcessGroup
 from burnish.train.loop.checkpoint import TrainState
+from burnish.train.loop.context import TrainContext
 from burnish.train.loop.loop import TrainingModule
 
-#: Objectives that learn each answer of a conversation.
-_CONVERSATION_OBJECTIVES = ("sft", "distil", "custom")
+ExampleT = TypeVar("ExampleT")
+ModuleT = TypeVar("ModuleT", bound=TrainingModule)
 
 
-@dataclass(frozen=True, slots=True)
-class TrainContext:
-    """What a training begins with."""
+class Trainer(ABC, Generic[ExampleT, ModuleT]):
+    """Trains one kind of model: from rows to examples, to a module that `fit` trains, to an
+    artifact.
 
-    recipe: Recipe
-    dataset: Dataset
-    base: LocalModel
-    tokenizer: PreTrainedTokenizerBase
-    team: ProcessGroup = SINGLE
-
-    @classmethod
-    def create(
-        cls, recipe: Recipe, dataset: Dataset, base: LocalModel, team: ProcessGroup = SINGLE
-    ) -> Self:
-        """With the base's tokenizer; one whose template can ask for thoughts does so if the rows to
-        learn from have any. Conversations are rows as they will be served (see `as_served`)."""
-        tokenizer = set_thinking(load_tokenizer(base), have_reasoning(dataset.split.train))
-        if recipe.train.objective.kind in _CONVERSATION_OBJECTIVES:
-            split = dataset.split
-            most = recipe.train.max_length
-            parts = [
-                _in_windows(tokenizer, _rows_as_served(tokenizer, rows), most)
-                for rows in (split.train, split.validation)
-            ]
-            split = replace(split, train=parts[0], validation=parts[1])
-            dataset = replace(dataset, split=split)
-        return cls(recipe, dataset, base, tokenizer, team)
-
-
-def _rows_as_served(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row]) -> tuple[Row, ...]:
-    parts = [split_as_served(tokenizer, row) for row in rows]
-    if several := sum(len(some) > 1 for some in parts):
-        say(
-            f"{several} conversations are learnt answer by answer: the model's template shows "
-            "earlier answers otherwise than they were said."
-        )
-    return tuple(row for some in parts for row in some)
-
-
-def _in_windows(
-    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Row], most: int
-) -> tuple[Row, ...]:
-    parts = [windows_of(tokenizer, row, most) for row in rows]
-    if longer := [len(some) for some in parts if len(some) > 1]:
-        say(
-            f"{len(longer)} texts of more than {most} tokens are learnt in {sum(longer)} windows "
-            "(train.max_length)."
-        )
-    return tuple(row for some in parts for row in some)
-
-
-def start_immediately(
-    plan: TrainingModule, given: TrainContext, run: Run, state: TrainState
-) -> TrainingModule:
-    """Nothing needs to be done before the first step."""
-    return plan
-
-
-@dataclass(frozen=True, slots=True)
-class Trainer:
-    """The parts of a training that depend on what is trained.
-
-    `examples` gives the rows to learn from and those to validate, and refuses what can't be
-    learnt from; `prepare` the plan with its model; `ready` does what comes before the first step;
-    `save` (folder, plan, given, lineage) writes the artifact.
+    `train.run` calls the methods in the order in which they stand here. Each process of a process
+    group has a trainer of its own; `tokenize` and `save` run on the main process only.
     """
 
-    tokenize: Callable[[TrainContext], tuple[Sequence[Any], Sequence[Any]]]
-    build: Callable[[TrainContext, Run, Sequence[Any], Sequence[Any]], TrainingModule]
-    save: Callable[[Path, Any, TrainContext, Mapping[str, Any]], Artifact]
-    before_first_step: Callable[[Any, TrainContext, Run, TrainState], TrainingModule] = (
-        start_immediately
-    )
+    def __init__(self, context: TrainContext) -> None:
+        self.context = context
+
+    @abstractmethod
+    def tokenize(self) -> tuple[Sequence[ExampleT], Sequence[ExampleT]]:
+        """Return the training and the validation rows as examples.
+
+        Raises AuditFailed, BadData or BadRecipe for rows that the model can't learn from.
+        """
+
+    @abstractmethod
+    def build(
+        self, run: Run, train_rows: Sequence[ExampleT], validation_rows: Sequence[ExampleT]
+    ) -> ModuleT:
+        """Load the model, mark its trainable weights and make its optimizer.
+
+        Raises BadData without training rows.
+        """
+
+    def before_first_step(self, module: ModuleT, run: Run, state: TrainState) -> ModuleT:
+        """Do what has to be done once the checkpoint at `state`, if there is one, is loaded."""
+        return module
+
+    @abstractmethod
+    def save(self, folder: Path, module: ModuleT, lineage: Mapping[str, Any]) -> Artifact:
+        """Write the trained model to `folder`."""

@@ -1,18 +1,19 @@
-"""How far a student is from a teacher that has other tokens.
+"""Cross-tokenizer distillation: the divergence from a teacher that has another tokenizer.
 
-Wherever both tokenizations of the answer have a boundary (train.alignment), both models have read
-the same text and say how it goes on. What can go on is put into events that both can weigh:
+Where both tokenizations of the answer have a boundary (`batching.token_alignment`), both models
+have read the same text and predict what follows. The continuations are grouped into events that
+both models have a probability for:
 
 - the text up to the next common boundary, by the chain rule over its tokens (approximate likelihood
   matching, Minixhofer et al. 2025, arXiv:2503.20083);
-- each of the teacher's likeliest tokens that is a token of the student too, as the same text;
+- each of the teacher's top-k tokens that is also a token of the student, as the same text;
 - everything else together.
 
-The events of one side exclude each other and their chances sum to 1, so any divergence of
-distributions holds. With the same tokens on both sides it is the divergence of train.divergence
-over the teacher's likeliest tokens and the one in the row. Universal logit distillation (Boizard
-et al. 2024, arXiv:2402.12030) compares sorted chances instead, whatever they are chances of; here
-what has no counterpart is left to the last event.
+The events exclude each other and their probabilities sum to 1, so any divergence of distributions
+applies. With the same tokens on both sides it is that of `losses.divergence` over the teacher's
+top-k tokens and the one in the row. Universal logit distillation (Boizard et al. 2024,
+arXiv:2402.12030) compares sorted probabilities instead, whatever their tokens; here tokens without
+a counterpart are left to the last event.
 """
 
 from collections.abc import Sequence
@@ -29,96 +30,101 @@ from burnish.train.batching.token_alignment import TokenAligner, target_tokens
 from burnish.train.losses.divergence import DIVERGENCES, TeacherDistribution
 from burnish.train.losses.linear import LinearCrossEntropy, LinearLogProbs
 
-#: The rest of a distribution is known no better than this, in float32.
+#: The precision of a distribution's last event, in float32.
 _LEAST = 1e-7
-#: The logarithm of an event that isn't there, on both sides: it adds nothing.
+#: The logarithm of a missing event, on both sides: it adds nothing.
 _ABSENT = -46.0
 
 
 def align_teacher_logprobs(
-    ours: TokenizedRow,
-    theirs: TokenizedRow,
-    said: tuple[np.ndarray, np.ndarray],
-    pairing: TokenAligner,
+    student_row: TokenizedRow,
+    teacher_row: TokenizedRow,
+    teacher_scores: tuple[np.ndarray, np.ndarray],
+    aligner: TokenAligner,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a teacher has `said` at the learnt places of `theirs`, as `Matched` keeps it of `ours`.
+    """Return the tokens and log-probabilities of a `CrossTokenizerExample` of `student_row`.
 
-    `said`: its likeliest tokens (places, k), and the log-probabilities (places, 1 + k) of the
-    learnt token and of those.
+    `teacher_scores` are those at the targets of `teacher_row`: top-k tokens (targets, k), and
+    the log-probabilities (targets, 1 + k) of the target and of these.
     """
-    tokens, logprobs = said
-    mine, their = target_tokens(ours), target_tokens(theirs)
-    kept = tokens.shape[1]
-    found = np.full((len(mine), 1 + kept), -1, dtype=np.int32)
-    found[:, 0] = 0
-    logs = np.full((len(mine), kept + 2), _ABSENT, dtype=np.float32)
-    for span in pairing.align(ours, theirs):
+    tokens, logprobs = teacher_scores
+    student_targets, teacher_targets = target_tokens(student_row), target_tokens(teacher_row)
+    top_k = tokens.shape[1]
+    aligned_tokens = np.full((len(student_targets), 1 + top_k), -1, dtype=np.int32)
+    aligned_tokens[:, 0] = 0
+    aligned_logprobs = np.full((len(student_targets), top_k + 2), _ABSENT, dtype=np.float32)
+    for span in aligner.align(student_row, teacher_row):
         (begin, end), (first, last) = span.student, span.teacher
-        words = pairing.token_map(span.leading_spaces)[tokens[first]]
-        known = (words >= 0) & (words != mine[begin]) & (tokens[first] != their[first])
-        _, unlike = np.unique(words, return_index=True)
-        places = np.array([place for place in sorted(unlike) if known[place]], dtype=np.int64)
-        own, others = logprobs[first:last, 0].sum(), logprobs[first, 1:][places]
-        rest = 1 - np.exp(own) - np.exp(others).sum()
-        found[begin, 0] = end - begin
-        found[begin, 1 : 1 + len(places)] = words[places]
-        logs[begin, 0], logs[begin, -1] = own, np.log(max(rest, _LEAST))
-        logs[begin, 1 : 1 + len(places)] = others
-    return found, logs
+        mapped = aligner.token_map(span.leading_spaces)[tokens[first]]
+        is_usable = mapped >= 0
+        is_usable &= mapped != student_targets[begin]
+        is_usable &= tokens[first] != teacher_targets[first]
+        _, unique = np.unique(mapped, return_index=True)
+        columns = np.array([column for column in sorted(unique) if is_usable[column]], np.int64)
+        target, others = logprobs[first:last, 0].sum(), logprobs[first, 1:][columns]
+        rest = 1 - np.exp(target) - np.exp(others).sum()
+        aligned_tokens[begin, 0] = end - begin
+        aligned_tokens[begin, 1 : 1 + len(columns)] = mapped[columns]
+        aligned_logprobs[begin, 0] = target
+        aligned_logprobs[begin, -1] = np.log(max(rest, _LEAST))
+        aligned_logprobs[begin, 1 : 1 + len(columns)] = others
+    return aligned_tokens, aligned_logprobs
 
 
 def cross_tokenizer_distribution(
     rows: Sequence[Example], length: int, device: torch.device
 ) -> TeacherDistribution:
-    """What the teacher says at the `length` learnt places of a batch; at the spare ones nothing."""
-    some = [row for row in rows if isinstance(row, CrossTokenizerExample)]
-    tokens = np.concatenate([row.tokens for row in some]).astype(np.int64)
-    logprobs = np.concatenate([row.logprobs for row in some])
-    spare = ((0, length - len(tokens)), (0, 0))
+    """Return the teacher's events at the `length` targets of a batch; padding has none."""
+    examples = [row for row in rows if isinstance(row, CrossTokenizerExample)]
+    tokens = np.concatenate([row.tokens for row in examples]).astype(np.int64)
+    logprobs = np.concatenate([row.logprobs for row in examples])
+    padding = ((0, length - len(tokens)), (0, 0))
     return TeacherDistribution(
-        torch.from_numpy(np.pad(tokens, spare)).to(device),
-        torch.from_numpy(np.pad(logprobs, spare)).to(device),
+        torch.from_numpy(np.pad(tokens, padding)).to(device),
+        torch.from_numpy(np.pad(logprobs, padding)).to(device),
     )
 
 
 def cross_tokenizer_loss(
     hidden: torch.Tensor,
     weight: torch.Tensor,
-    learnt: tuple[torch.Tensor, torch.Tensor],
-    lesson: TeacherDistribution,
+    targets_and_weights: tuple[torch.Tensor, torch.Tensor],
+    teacher: TeacherDistribution,
     settings: Distillation,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """hidden (n, d), weight (vocabulary, d), learnt: targets and their weights, each (n,) → the
-    mixed loss (a scalar), the cross-entropy of each place and the divergence (times T squared) of
-    each span."""
-    (targets, weights), heat, share = learnt, settings.temperature, settings.weight
-    lengths, words = lesson.tokens[:, 0], lesson.tokens[:, 1:]
+    """hidden (n, d), weight (vocabulary, d), targets_and_weights, each (n,) → the mixed loss (a
+    scalar), the cross-entropy of each target and the divergence (times T squared) of each span."""
+    targets, weights = targets_and_weights
+    temperature, share = settings.temperature, settings.weight
+    lengths, top_tokens = teacher.tokens[:, 0], teacher.tokens[:, 1:]
     begins = lengths.nonzero().squeeze(1)
-    wanted = torch.cat([targets[:, None], words.clamp_min(0)], 1)
-    found = LinearTokenLogProbs.apply(hidden / heat, weight, wanted)
-    own = found[:, 0]
-    entropies = -own if heat == 1 else -LinearLogProbs.apply(hidden, weight, targets)
-    here = torch.where(words[begins] < 0, _ABSENT, found[begins, 1:])
-    text = _sum_spans(own, begins, lengths[begins])
-    rest = (1 - text.exp() - here.exp().sum(-1)).clamp_min(_LEAST).log()
-    ours = torch.cat([text[:, None], here, rest[:, None]], 1)
+    scored = torch.cat([targets[:, None], top_tokens.clamp_min(0)], 1)
+    logprobs = LinearTokenLogProbs.apply(hidden / temperature, weight, scored)
+    target_logprobs = logprobs[:, 0]
+    entropies = -target_logprobs
+    if temperature != 1:
+        entropies = -LinearLogProbs.apply(hidden, weight, targets)
+    top = torch.where(top_tokens[begins] < 0, _ABSENT, logprobs[begins, 1:])
+    text = _sum_spans(target_logprobs, begins, lengths[begins])
+    rest = (1 - text.exp() - top.exp().sum(-1)).clamp_min(_LEAST).log()
+    student = torch.cat([text[:, None], top, rest[:, None]], 1)
     divergence = DIVERGENCES[settings.divergence]
-    apart = heat**2 * divergence(lesson.logprobs[begins], ours, settings.beta)
-    loss = (1 - share) * (entropies @ weights) + share * (apart @ weights[begins])
-    return loss, entropies.detach(), apart.detach()
+    divergences = temperature**2 * divergence(teacher.logprobs[begins], student, settings.beta)
+    loss = (1 - share) * (entropies @ weights) + share * (divergences @ weights[begins])
+    return loss, entropies.detach(), divergences.detach()
 
 
-def _sum_spans(own: torch.Tensor, begins: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """The log-probabilities (n,) of the tokens of each span, summed: (spans,)."""
-    steps = torch.arange(int(lengths.max()) if len(lengths) else 0, device=own.device)
-    places = (begins[:, None] + steps).clamp_max(len(own) - 1)
-    return (own[places] * (steps < lengths[:, None])).sum(-1)
+def _sum_spans(logprobs: torch.Tensor, begins: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Return (spans,) the sums of log-probabilities (n,) over the tokens of each span."""
+    offsets = torch.arange(int(lengths.max()) if len(lengths) else 0, device=logprobs.device)
+    positions = (begins[:, None] + offsets).clamp_max(len(logprobs) - 1)
+    return (logprobs[positions] * (offsets < lengths[:, None])).sum(-1)
 
 
 class LinearTokenLogProbs(torch.autograd.Function):
-    """The log-probabilities (natural) of some tokens under `softmax(hidden @ weight.T)`.
+    """The log-probabilities (natural) of k tokens each under `softmax(hidden @ weight.T)`.
 
-    Chunk by chunk as `LinearLogProbs`; the backward pass computes the logits again.
+    Chunk by chunk as `LinearLogProbs`; the backward pass recomputes the logits.
     """
 
     @staticmethod
@@ -126,27 +132,27 @@ class LinearTokenLogProbs(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor
     ) -> torch.Tensor:
         """hidden (n, d), weight (vocabulary, d), tokens (n, k) → (n, k), float32."""
-        found = torch.empty(tokens.shape, dtype=torch.float32, device=hidden.device)
+        logprobs = torch.empty(tokens.shape, dtype=torch.float32, device=hidden.device)
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
             logits = (hidden[part] @ weight.T).float()
-            found[part] = logits.gather(1, tokens[part]) - logits.logsumexp(-1, keepdim=True)
+            logprobs[part] = logits.gather(1, tokens[part]) - logits.logsumexp(-1, keepdim=True)
         ctx.save_for_backward(hidden, weight, tokens)
-        return found
+        return logprobs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Of a logit: its own share of `grad`, less its chance times the sum of all."""
+        """The gradient of a logit: that of its token, minus its probability times their sum."""
         hidden, weight, tokens = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
             logits = (hidden[part] @ weight.T).float()
-            slopes = torch.softmax(logits, -1).mul_(-grad[part].sum(-1, keepdim=True))
-            slopes = slopes.scatter_add_(1, tokens[part], grad[part]).to(hidden.dtype)
-            grad_hidden[part] = slopes @ weight
+            logit_grads = torch.softmax(logits, -1).mul_(-grad[part].sum(-1, keepdim=True))
+            logit_grads = logit_grads.scatter_add_(1, tokens[part], grad[part]).to(hidden.dtype)
+            grad_hidden[part] = logit_grads @ weight
             if grad_weight is not None:
-                grad_weight += slopes.T @ hidden[part]
+                grad_weight += logit_grads.T @ hidden[part]
         return grad_hidden, grad_weight, None

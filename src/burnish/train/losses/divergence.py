@@ -1,8 +1,8 @@
-"""How far a student's distribution is from its teacher's, over the tokens that the teacher kept.
+"""Divergence of a student's distribution from its teacher's, over the teacher's top-k tokens.
 
-A distribution is `k` likeliest tokens of the teacher and one bucket for all others together; with
-`k` as large as the vocabulary it is the whole one. Merging the others can only lower a divergence
-(the data-processing inequality), and it holds the student to their sum.
+A distribution is the teacher's `k` likeliest tokens and one bucket for all others together; with
+`k` as large as the vocabulary it is complete. Merging the others can only lower a divergence (the
+data-processing inequality), and it still constrains the student's probability of their sum.
 """
 
 import math
@@ -18,14 +18,14 @@ from burnish.core.recipe.objectives import Distillation
 from burnish.train.batching.examples import DistillationExample, Example
 from burnish.train.losses.linear import LinearCrossEntropy
 
-#: Chances below this are taken to be this: a logarithm must exist.
+#: Probabilities are clamped to this: their logarithm must exist.
 _LEAST = 1e-20
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherDistribution:
-    """What a teacher says at `n` places: `tokens` (n, k), likeliest first; `logprobs` (n, k + 1),
-    natural, at the temperature; the last column is that of all other tokens together."""
+    """A teacher's distributions at `n` targets: `tokens` (n, k), likeliest first; `logprobs`
+    (n, k + 1), natural, at the temperature; the last column is that of all other tokens."""
 
     tokens: torch.Tensor
     logprobs: torch.Tensor
@@ -34,17 +34,17 @@ class TeacherDistribution:
 def teacher_distribution(
     rows: Sequence[Example], length: int, device: torch.device
 ) -> TeacherDistribution:
-    """What the teacher says at the `length` learnt places of a batch; the spare ones at its end,
-    which weigh nothing, hold an even distribution."""
-    taught = [row for row in rows if isinstance(row, DistillationExample)]
-    tokens = np.concatenate([row.tokens for row in taught])
-    logprobs = np.concatenate([row.logprobs for row in taught])
-    spare, kept_tokens = length - len(tokens), tokens.shape[1]
-    tokens = np.concatenate([tokens, np.tile(np.arange(kept_tokens), (spare, 1))])
-    even = np.full((spare, kept_tokens + 1), -np.log(kept_tokens + 1), dtype=np.float32)
+    """Return the teacher's distributions at the `length` targets of a batch; padding at its end,
+    whose weights are 0, has a uniform distribution."""
+    examples = [row for row in rows if isinstance(row, DistillationExample)]
+    tokens = np.concatenate([row.tokens for row in examples])
+    logprobs = np.concatenate([row.logprobs for row in examples])
+    padding, top_k = length - len(tokens), tokens.shape[1]
+    tokens = np.concatenate([tokens, np.tile(np.arange(top_k), (padding, 1))])
+    uniform = np.full((padding, top_k + 1), -np.log(top_k + 1), dtype=np.float32)
     return TeacherDistribution(
         torch.from_numpy(tokens.astype(np.int64)).to(device),
-        torch.from_numpy(np.concatenate([logprobs, even])).to(device),
+        torch.from_numpy(np.concatenate([logprobs, uniform])).to(device),
     )
 
 
@@ -63,8 +63,8 @@ def jsd(teacher: torch.Tensor, student: torch.Tensor, beta: float) -> torch.Tens
     """Generalised Jensen-Shannon divergence (Agarwal et al. 2024, arXiv:2306.13649, eq. 1):
     (n, buckets) → (n,). `beta` is the teacher's share of the mixture."""
     mixture = torch.logaddexp(teacher + math.log(beta), student + math.log1p(-beta))
-    ours, theirs = (forward_kl(side, mixture, beta) for side in (student, teacher))
-    return beta * theirs + (1 - beta) * ours
+    student_kl, teacher_kl = (forward_kl(side, mixture, beta) for side in (student, teacher))
+    return beta * teacher_kl + (1 - beta) * student_kl
 
 
 #: `train.objective.divergence` → the divergence.
@@ -76,13 +76,14 @@ DIVERGENCES: dict[str, Callable[[torch.Tensor, torch.Tensor, float], torch.Tenso
 
 
 def top_k_logprobs(logits: torch.Tensor, temperature: float, top_k: int) -> TeacherDistribution:
-    """The lesson in a teacher's logits (n, vocabulary), float32; they are overwritten."""
+    """Return the distributions of a teacher's logits (n, vocabulary), float32, which are
+    overwritten."""
     logits = logits.div_(temperature)
     norm = logits.logsumexp(-1, keepdim=True)
-    found = logits.topk(min(top_k, logits.shape[-1]), -1)
-    others = torch.softmax(logits, -1, out=logits).scatter_(1, found.indices, 0.0).sum(-1)
-    logprobs = torch.cat([found.values - norm, others.clamp_min(_LEAST).log()[:, None]], -1)
-    return TeacherDistribution(found.indices, logprobs)
+    top = logits.topk(min(top_k, logits.shape[-1]), -1)
+    others = torch.softmax(logits, -1, out=logits).scatter_(1, top.indices, 0.0).sum(-1)
+    logprobs = torch.cat([top.values - norm, others.clamp_min(_LEAST).log()[:, None]], -1)
+    return TeacherDistribution(top.indices, logprobs)
 
 
 class LinearDivergence(torch.autograd.Function):
@@ -90,11 +91,11 @@ class LinearDivergence(torch.autograd.Function):
 
     Chunk by chunk as `LinearCrossEntropy`, and with its two products: both losses share the logits,
     and their gradients are one matrix. The divergence's derivative by the log-probabilities of the
-    buckets is taken by autograd, over k + 1 columns; from there to the logits it is, for a student
-    `q` at temperature T, derivatives `g` and their sum `G`,
+    buckets is computed by autograd, over k + 1 columns; from there to the logits it is, for a
+    student `q` at temperature T, derivatives `g` and their sum `G`,
 
-        (g_i - q_i G) / T        for a kept token
-        q_j (g_o / q_o - G) / T  for any other one, with q_o the chance of all of those together
+        (g_i - q_i G) / T        for a top-k token
+        q_j (g_o / q_o - G) / T  for any other one, with q_o the probability of all of those
 
     so that the vocabulary is passed over as often as by cross-entropy alone, and twice more.
     """
@@ -104,79 +105,91 @@ class LinearDivergence(torch.autograd.Function):
         ctx: Any,
         hidden: torch.Tensor,
         weight: torch.Tensor,
-        learnt: tuple[torch.Tensor, torch.Tensor],
-        lesson: TeacherDistribution,
+        targets_and_weights: tuple[torch.Tensor, torch.Tensor],
+        teacher: TeacherDistribution,
         settings: Distillation,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """hidden (n, d), weight (vocabulary, d), learnt: targets and their weights, each (n,) →
-        the mixed loss (a scalar), and cross-entropy and divergence (times T squared) of each place,
-        which have no gradient."""
-        targets, weights = learnt
+        """hidden (n, d), weight (vocabulary, d), targets_and_weights, each (n,) → the mixed loss (a
+        scalar), and cross-entropy and divergence (times T squared) of each target, which have no
+        gradient."""
+        targets, weights = targets_and_weights
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
         entropies = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        apart = torch.empty_like(entropies)
+        divergences = torch.empty_like(entropies)
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
             logits = (hidden[part] @ weight.T).float()
-            here = TeacherDistribution(lesson.tokens[part], lesson.logprobs[part])
-            entropies[part], apart[part], grad = _mix_losses(logits, targets[part], here, settings)
+            chunk = TeacherDistribution(teacher.tokens[part], teacher.logprobs[part])
+            entropies[part], divergences[part], grad = _mix_losses(
+                logits, targets[part], chunk, settings
+            )
             scale = weights[part, None].to(hidden.dtype)
             grad = grad.to(hidden.dtype)
             grad_hidden[part] = (grad @ weight).mul_(scale)
             if grad_weight is not None:
                 grad_weight += grad.T @ (hidden[part] * scale)
         ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.mark_non_differentiable(entropies, apart)
+        ctx.mark_non_differentiable(entropies, divergences)
         share = settings.weight
-        total = ((1 - share) * entropies + share * apart) @ weights.float()
-        return total, entropies, apart
+        total = ((1 - share) * entropies + share * divergences) @ weights.float()
+        return total, entropies, divergences
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor, *_: Any) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Scale the gradients that the forward pass took."""
+        """Scale the gradients that the forward pass computed."""
         hidden, weight = ctx.saved_tensors
         scale = grad.to(hidden.dtype)
         return hidden * scale, None if weight is None else weight * scale, None, None, None
 
 
 def _mix_losses(
-    logits: torch.Tensor, targets: torch.Tensor, lesson: TeacherDistribution, settings: Distillation
+    logits: torch.Tensor,
+    targets: torch.Tensor,
+    teacher: TeacherDistribution,
+    settings: Distillation,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Cross-entropies, divergences times T squared, and the mixed loss's derivative by the logits,
-    which are overwritten."""
-    heat, share = settings.temperature, settings.weight
+    """Return cross-entropies, divergences times T squared, and the mixed loss's derivative by the
+    logits, which are overwritten."""
+    temperature, share = settings.temperature, settings.weight
     norm = logits.logsumexp(-1)
     entropies = norm - logits.gather(1, targets[:, None]).squeeze(1)
-    cool = None if heat == 1 else torch.softmax(logits, -1)
-    if cool is not None:
-        norm = logits.div_(heat).logsumexp(-1)
-    top = logits.gather(1, lesson.tokens) - norm[:, None]
-    chances = torch.softmax(logits, -1, out=logits)
-    others = chances.scatter_(1, lesson.tokens, 0.0).sum(-1).clamp_min_(_LEAST)
-    student = torch.cat([top, others.log()[:, None]], -1)
-    apart, slopes = _divergence_and_gradient(lesson.logprobs, student, settings)
-    together = slopes.sum(-1)
+    plain_probabilities = None if temperature == 1 else torch.softmax(logits, -1)
+    if plain_probabilities is not None:
+        norm = logits.div_(temperature).logsumexp(-1)
+    top = logits.gather(1, teacher.tokens) - norm[:, None]
+    probabilities = torch.softmax(logits, -1, out=logits)
+    others = probabilities.scatter_(1, teacher.tokens, 0.0).sum(-1).clamp_min_(_LEAST)
+    student_logprobs = torch.cat([top, others.log()[:, None]], -1)
+    divergences, bucket_grads = _divergence_and_gradient(
+        teacher.logprobs, student_logprobs, settings
+    )
+    grad_sum = bucket_grads.sum(-1)
     # T squared times 1 / T.
-    for_others = share * heat * (slopes[:, -1] / others - together)
-    for_top = share * heat * (slopes[:, :-1] - top.exp() * together[:, None])
-    if cool is None:
-        for_others += 1 - share
-        for_top += (1 - share) * top.exp()
-    grad = chances.mul_(for_others[:, None]).scatter_(1, lesson.tokens, for_top)
-    if cool is not None:
-        grad.add_(cool, alpha=1 - share)
+    other_grads = share * temperature * (bucket_grads[:, -1] / others - grad_sum)
+    top_grads = share * temperature * (bucket_grads[:, :-1] - top.exp() * grad_sum[:, None])
+    if plain_probabilities is None:
+        other_grads += 1 - share
+        top_grads += (1 - share) * top.exp()
+    grad = probabilities.mul_(other_grads[:, None]).scatter_(1, teacher.tokens, top_grads)
+    if plain_probabilities is not None:
+        grad.add_(plain_probabilities, alpha=1 - share)
     ones = torch.full_like(norm, share - 1)
-    return entropies, heat**2 * apart, grad.scatter_add_(1, targets[:, None], ones[:, None])
+    return (
+        entropies,
+        temperature**2 * divergences,
+        grad.scatter_add_(1, targets[:, None], ones[:, None]),
+    )
 
 
 def _divergence_and_gradient(
     teacher: torch.Tensor, student: torch.Tensor, settings: Distillation
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Divergences (n,), and their derivatives by the student's log-probabilities (n, k + 1)."""
+    """Return divergences (n,), and their derivatives by the student's log-probabilities
+    (n, k + 1)."""
     with torch.enable_grad():
         leaf = student.detach().requires_grad_()
-        apart = DIVERGENCES[settings.divergence](teacher, leaf, settings.beta)
-        slopes = torch.autograd.grad(apart.sum(), leaf)[0]
-    return apart.detach(), slopes
+        divergences = DIVERGENCES[settings.divergence](teacher, leaf, settings.beta)
+        gradients = torch.autograd.grad(divergences.sum(), leaf)[0]
+    return divergences.detach(), gradients

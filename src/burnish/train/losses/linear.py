@@ -1,4 +1,7 @@
-"""Losses as pure functions of tensors, summed; whoever calls them divides once per step."""
+"""Cross-entropy and log-probabilities of a linear head, without all logits in memory.
+
+Losses are summed; the caller divides once per step.
+"""
 
 from typing import Any
 
@@ -9,7 +12,7 @@ from torch.autograd.function import once_differentiable
 class LinearCrossEntropy(torch.autograd.Function):
     """Cross-entropy of `hidden @ weight.T` against targets, weighted and summed.
 
-    Logits exist for one chunk at a time, and their gradient is taken while they do, so that the
+    Logits exist for one chunk at a time, and their gradient is computed while they do, so that the
     memory is that of a chunk and not of positions × vocabulary (the idea of Liger Kernel, Hsu et
     al. 2024, arXiv:2410.10989, and Cut Cross-Entropy, Wijmans et al. 2024, arXiv:2411.09009).
     """
@@ -31,14 +34,14 @@ class LinearCrossEntropy(torch.autograd.Function):
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
             logits = (hidden[part] @ weight.T).float()
-            chosen = logits.gather(1, targets[part, None]).squeeze(1)
-            highest, where = logits.max(-1)
-            chances = torch.softmax(logits, -1, out=logits)
-            # The highest chance is at least 1 / vocabulary, so its logarithm is always exact.
-            norm = highest - chances.gather(1, where[:, None]).squeeze(1).log()
-            total += ((norm - chosen) * weights[part]).sum()
-            chances.scatter_add_(1, targets[part, None], torch.full_like(norm, -1.0)[:, None])
-            grad = chances.to(hidden.dtype)
+            target_logits = logits.gather(1, targets[part, None]).squeeze(1)
+            highest, argmax = logits.max(-1)
+            probabilities = torch.softmax(logits, -1, out=logits)
+            # The highest probability is at least 1 / vocabulary, so its logarithm is always exact.
+            norm = highest - probabilities.gather(1, argmax[:, None]).squeeze(1).log()
+            total += ((norm - target_logits) * weights[part]).sum()
+            probabilities.scatter_add_(1, targets[part, None], torch.full_like(norm, -1.0)[:, None])
+            grad = probabilities.to(hidden.dtype)
             scale = weights[part, None].to(hidden.dtype)
             grad_hidden[part] = (grad @ weight).mul_(scale)
             if grad_weight is not None:
@@ -49,7 +52,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Scale the gradients that the forward pass took."""
+        """Scale the gradients that the forward pass computed."""
         hidden, weight = ctx.saved_tensors
         scale = grad.to(hidden.dtype)
         return hidden * scale, None if weight is None else weight * scale, None, None
@@ -58,8 +61,8 @@ class LinearCrossEntropy(torch.autograd.Function):
 class LinearLogProbs(torch.autograd.Function):
     """The log-probability (natural) of each target under `softmax(hidden @ weight.T)`.
 
-    Chunk by chunk as above, for losses that aren't a sum over tokens: what each token passes on to
-    its hidden state is known before its share in the loss is.
+    Chunk by chunk as above, for losses that aren't a sum over tokens: the gradient of each token's
+    log-probability by its hidden state is known before the token's share in the loss is.
     """
 
     @staticmethod
@@ -67,30 +70,32 @@ class LinearLogProbs(torch.autograd.Function):
         ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
     ) -> torch.Tensor:
         """hidden (n, d), weight (vocabulary, d), targets (n,) → (n,), float32."""
-        found = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        inward = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        token_grads = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for part in _chunks(hidden):
             logits = (hidden[part] @ weight.T).float()
-            found[part] = logits.gather(1, targets[part, None]).squeeze(1) - logits.logsumexp(-1)
-            if inward is not None:
-                inward[part] = _surprise(logits, targets[part]).to(hidden.dtype) @ weight
-        ctx.save_for_backward(hidden, weight, targets, inward)
-        return found
+            logprobs[part] = logits.gather(1, targets[part, None]).squeeze(1) - logits.logsumexp(-1)
+            if token_grads is not None:
+                token_grads[part] = (
+                    _logprob_gradient(logits, targets[part]).to(hidden.dtype) @ weight
+                )
+        ctx.save_for_backward(hidden, weight, targets, token_grads)
+        return logprobs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        """Scale what each token passes on; logits are computed again only if the weight moves."""
-        hidden, weight, targets, inward = ctx.saved_tensors
+        """Scale the tokens' gradients; logits are recomputed only for the weight's gradient."""
+        hidden, weight, targets, token_grads = ctx.saved_tensors
         scale = grad[:, None].to(hidden.dtype)
         grad_weight = None
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight)
             for part in _chunks(hidden):
                 logits = (hidden[part] @ weight.T).float()
-                own = _surprise(logits, targets[part]).to(hidden.dtype)
-                grad_weight += own.T @ (hidden[part] * scale[part])
-        return None if inward is None else inward * scale, grad_weight, None
+                logit_grads = _logprob_gradient(logits, targets[part]).to(hidden.dtype)
+                grad_weight += logit_grads.T @ (hidden[part] * scale[part])
+        return None if token_grads is None else token_grads * scale, grad_weight, None
 
 
 def _chunks(hidden: torch.Tensor) -> list[slice]:
@@ -98,8 +103,8 @@ def _chunks(hidden: torch.Tensor) -> list[slice]:
     return [slice(begin, begin + step) for begin in range(0, len(hidden), step)]
 
 
-def _surprise(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The log-probability's derivative by the logits: 1 at the target, minus all chances."""
-    chances = torch.softmax(logits, -1)
-    ones = torch.ones_like(targets, dtype=chances.dtype)[:, None]
-    return chances.neg_().scatter_add_(1, targets[:, None], ones)
+def _logprob_gradient(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Return the log-probability's derivative by the logits: 1 at the target, minus softmax."""
+    probabilities = torch.softmax(logits, -1)
+    ones = torch.ones_like(targets, dtype=probabilities.dtype)[:, None]
+    return probabilities.neg_().scatter_add_(1, targets[:, None], ones)

@@ -1,4 +1,4 @@
-"""One of several adapters on the same weights: how it begins, learns beside others, and is kept."""
+"""One of several adapters on the same weights: how it begins, its joint step, how it is saved."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import set_seed
 
 from burnish.core.recipe.methods import Lora
 from burnish.train.adapters.registry import lora_config
@@ -14,16 +15,15 @@ from burnish.train.batching.examples import Example
 from burnish.train.batching.micro_batches import count_all_tokens, micro_batches
 from burnish.train.batching.packed import pack
 from burnish.train.batching.sampler import count_steps, group_rows
+from burnish.train.loop.context import TrainContext
 from burnish.train.loop.language_model import LanguageModelModule, compute_validation_metrics
 from burnish.train.loop.loop import StepResult
 from burnish.train.loop.step_metrics import MetricMeans
-from burnish.train.loop.trainer import TrainContext
 from burnish.train.multi_lora.layers import AdapterSegments, forward_jointly, install_joint_layers
-from burnish.train.objectives.registry import OBJECTIVES
 from burnish.train.optim.adamw import MasterAdamW
-from burnish.train.trainers.causal_lm import build_language_model, seed_everything
+from burnish.train.trainers.causal_lm import build_language_model, objective_of
 
-#: What PEFT calls the adapter of a model that has one.
+#: PEFT's name of the only adapter of a model.
 _DEFAULT_ADAPTER = "default"
 
 
@@ -35,89 +35,91 @@ class LoraMember(LanguageModelModule):
     segments: AdapterSegments
 
     def validation_step(self, rows: Sequence[Example]) -> dict[str, float]:
-        """Means over rows from which nothing is learnt, with this adapter alone."""
+        """Return the validation metrics of `rows` with this adapter alone."""
         self.segments.use_only(self.name)
         return compute_validation_metrics(self, rows)
 
 
 def build_members(
-    read: Sequence[tuple[TrainContext, list[Example], list[Example]]],
+    inputs: Sequence[tuple[TrainContext, list[Example], list[Example]]],
 ) -> list[LoraMember]:
-    """One model with all adapters, each as it would have begun alone."""
-    given, rows, validation = read[0]
-    seed_everything(given.recipe.train.seed)
-    fit = build_language_model(given.recipe, given.base, rows, validation)
-    names = [_DEFAULT_ADAPTER, *(f"together{number}" for number in range(1, len(read)))]
-    for name, (other, _, _) in list(zip(names, read, strict=True))[1:]:
-        seed_everything(other.recipe.train.seed)
-        assert isinstance(other.recipe.train.method, Lora)
-        fit.model.add_adapter(
-            name, lora_config(other.recipe.train.method), autocast_adapter_dtype=False
-        )
-    parts = install_joint_layers(fit.model)
-    shared = {one.name: getattr(fit, one.name) for one in fields(fit)}
-    found = []
-    for name, (own, learns, validates) in zip(names, read, strict=True):
-        settings = own.recipe.train
-        weights, steps = _adapter_weights(fit.model, name), count_steps(len(learns), settings)
-        mine = {
-            "rows": learns,
-            "units": group_rows(learns, settings),
-            "validation": validates,
+    """Build one model with all adapters, each as it would have begun alone.
+
+    `inputs` has the context, the training and the validation rows of each.
+    """
+    context, train_rows, validation_rows = inputs[0]
+    set_seed(context.recipe.train.seed)
+    module = build_language_model(context.recipe, context.base, train_rows, validation_rows)
+    names = [_DEFAULT_ADAPTER, *(f"together{number}" for number in range(1, len(inputs)))]
+    for name, (context, _, _) in list(zip(names, inputs, strict=True))[1:]:
+        set_seed(context.recipe.train.seed)
+        assert isinstance(context.recipe.train.method, Lora)
+        config = lora_config(context.recipe.train.method)
+        module.model.add_adapter(name, config, autocast_adapter_dtype=False)
+    segments = install_joint_layers(module.model)
+    shared = {field.name: getattr(module, field.name) for field in fields(module)}
+    members = []
+    for name, (context, train_rows, validation_rows) in zip(names, inputs, strict=True):
+        settings = context.recipe.train
+        weights = _adapter_weights(module.model, name)
+        own = {
+            "rows": train_rows,
+            "row_groups": group_rows(train_rows, settings),
+            "validation": validation_rows,
             "settings": settings,
-            "objective": OBJECTIVES[settings.objective.kind](settings.objective),
-            "optimizer": MasterAdamW(weights, settings, steps),
+            "objective": objective_of(context.recipe),
+            "optimizer": MasterAdamW(weights, settings, count_steps(len(train_rows), settings)),
         }
-        found.append(LoraMember(**shared | mine, name=name, segments=parts))
-    return found
+        members.append(LoraMember(**shared | own, name=name, segments=segments))
+    return members
 
 
 def _adapter_weights(model: torch.nn.Module, name: str) -> dict[str, torch.nn.Parameter]:
-    """The weights of one adapter, under the names that they would have alone."""
-    found = {
+    """Return the weights of one adapter, under the names that they would have alone."""
+    weights = {
         key.replace(f".{name}.", f".{_DEFAULT_ADAPTER}."): weight
         for key, weight in model.named_parameters()
         if f".{name}." in key and "lora_" in key
     }
-    for weight in found.values():
+    for weight in weights.values():
         weight.requires_grad_(True)
-    return found
+    return weights
 
 
 def joint_training_step(members: Sequence[tuple[LoraMember, int]]) -> list[StepResult]:
-    """Gradients of one step of each member (its plan, and the step from 0): their micro-batches
-    side by side, the first of each in one pass, then the second."""
-    plans = [plan for plan, _ in members]
-    rows = [plan.rows_for_step(step) for plan, step in members]
-    first = plans[0]
+    """Compute the gradients of one step (from 0) of each member: their micro-batches side by side,
+    the first of each in one pass, then the second."""
+    modules = [module for module, _ in members]
+    rows = [module.rows_for_step(step) for module, step in members]
+    first = modules[0]
     first.model.train()
-    means, judges, batches = [], [], []
-    for plan, own in zip(plans, rows, strict=True):
-        most = plan.settings.micro_batch_tokens
-        means.append(MetricMeans(plan.objective.weight(own)))
-        judges.append(plan.objective.make_loss(plan.language, own, most))
-        batches.append(micro_batches(own, most))
-    for some in zip_longest(*batches):
-        there = [
-            (number, pack(part, first.accelerator.device))
-            for number, part in enumerate(some)
-            if part
+    means, loss_fns, batches = [], [], []
+    for module, own_rows in zip(modules, rows, strict=True):
+        max_tokens = module.settings.micro_batch_tokens
+        means.append(MetricMeans(module.objective.weight(own_rows)))
+        loss_fns.append(module.objective.make_loss(module.language, own_rows, max_tokens))
+        batches.append(micro_batches(own_rows, max_tokens))
+    for side_by_side in zip_longest(*batches):
+        packed = [
+            (number, pack(examples, first.accelerator.device))
+            for number, examples in enumerate(side_by_side)
+            if examples
         ]
-        named = [(plans[number].name, batch) for number, batch in there]
+        named = [(modules[number].name, batch) for number, batch in packed]
         models = forward_jointly(first.language, first.segments, named)
         losses = []
-        for (number, batch), model in zip(there, models, strict=True):
-            judgement = judges[number](model, batch)
-            means[number].add(judgement)
-            losses.append(judgement.loss / means[number].weight)
+        for (number, batch), model in zip(packed, models, strict=True):
+            batch_loss = loss_fns[number](model, batch)
+            means[number].add(batch_loss)
+            losses.append(batch_loss.loss / means[number].weight)
         first.accelerator.backward(torch.stack(losses).sum())
-        for number, _ in there:
-            plans[number].optimizer.accumulate()
+        for number, _ in packed:
+            modules[number].optimizer.accumulate()
         # Their graphs would stay beside those of the next micro-batches.
-        del losses, judgement, model, models
+        del losses, batch_loss, model, models
     return [
-        StepResult(mean.as_dict(), count_all_tokens(own))
-        for mean, own in zip(means, rows, strict=True)
+        StepResult(mean.as_dict(), count_all_tokens(own_rows))
+        for mean, own_rows in zip(means, rows, strict=True)
     ]
 
 
@@ -129,7 +131,7 @@ class SingleAdapter:
         self.peft_config = {name: model.peft_config[name]}
 
     def save_pretrained(self, folder: Path, **settings: Any) -> None:
-        """PEFT puts an adapter that isn't called default into a folder of its name."""
+        """Save the adapter into `folder` itself: PEFT gives one of another name a folder."""
         self.model.save_pretrained(folder, selected_adapters=[self.name], **settings)
         if self.name != _DEFAULT_ADAPTER:
             for file in (folder / self.name).iterdir():

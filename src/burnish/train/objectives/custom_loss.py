@@ -1,7 +1,7 @@
-"""A loss of one's own: a function in a Python file that the recipe names.
+"""The objective `custom`: a loss function in a Python file that the recipe names.
 
-The file is run as it is, so it is the operator's to name and never a request's: the methods of a
-fine-tuning job (`serve.tuning`) don't know this objective.
+The file is executed, so only the operator may name it, never an HTTP request: the methods of a
+fine-tuning job (`serve.fine_tuning.recipe`) don't include this objective.
 """
 
 import importlib.util
@@ -9,21 +9,27 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from burnish.core.errors import BadRecipe
 from burnish.core.recipe.objectives import CustomLoss
 from burnish.core.records import Row
-from burnish.train.batching.examples import RowExample
+from burnish.train.batching.examples import RowExample, row_examples
 from burnish.train.batching.packed import PackedBatch
+from burnish.train.loop.language_model import Objective
+from burnish.train.losses.batch_loss import BatchLoss
+from burnish.train.losses.forward import target_states
 from burnish.train.losses.linear import LinearLogProbs
+from burnish.train.objectives.base import batch_only, row_count
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoredAnswer:
-    """An answer as the model sees it now: n learnt tokens.
+    """The n target tokens of an answer, as the model predicts them now.
 
     `tokens` (n,) are their ids, `weights` (n,) their loss weights, `logprobs` (n,) their
-    log-probabilities (natural, float32), `hidden` (n, width) what they are predicted from.
+    log-probabilities (natural, float32), `hidden` (n, width) the states that predict them; `head`
+    (vocabulary, width) is the weight of the output layer.
     """
 
     tokens: torch.Tensor
@@ -34,11 +40,11 @@ class ScoredAnswer:
 
     @property
     def logits(self) -> torch.Tensor:
-        """(n, vocabulary), float32; computed when it is asked for, since it is large."""
+        """(n, vocabulary), float32; computed on access, since it is large."""
         return (self.hidden @ self.head.T).float()
 
 
-#: What is taken for a mistake in the file; want of memory is not one.
+#: Errors that are a mistake in the file; being out of memory is none.
 _FAULTS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
     RuntimeError, SyntaxError, TypeError, ValueError,
@@ -48,10 +54,10 @@ CustomLossFn = Callable[[Sequence[ScoredAnswer], Row], torch.Tensor]
 
 
 def load_loss(settings: CustomLoss) -> CustomLossFn:
-    """The function that the recipe names. Raises BadRecipe if it isn't there or doesn't load."""
+    """Load the function that the recipe names. Raises BadRecipe if it is missing or fails."""
     named = f"`{settings.function}` of {settings.file}"
     if not settings.file.is_file():
-        raise BadRecipe(f"There is no file {settings.file}.", "Correct train.objective.file.")
+        raise BadRecipe(f"There is no file {settings.file}.", "Fix train.objective.file.")
     spec = importlib.util.spec_from_file_location("burnish_custom_loss", settings.file)
     if spec is None or spec.loader is None:
         raise BadRecipe(f"{settings.file} isn't a Python file.", "Name one that ends in .py.")
@@ -60,21 +66,21 @@ def load_loss(settings: CustomLoss) -> CustomLossFn:
         spec.loader.exec_module(module)
     except _FAULTS as error:
         raise BadRecipe(
-            f"{settings.file} doesn't load: {type(error).__name__}: {error}", "Correct it."
+            f"{settings.file} doesn't load: {type(error).__name__}: {error}", "Fix it."
         ) from error
     function = getattr(module, settings.function, None)
     if not callable(function):
-        raise BadRecipe(f"There is no function {named}.", "Correct train.objective.function.")
+        raise BadRecipe(f"There is no function {named}.", "Fix train.objective.function.")
 
     def loss(answers: Sequence[ScoredAnswer], row: Row) -> torch.Tensor:
         try:
-            found = function(answers, row, **settings.settings)
+            result = function(answers, row, **settings.settings)
         except _FAULTS as error:
             raise BadRecipe(
                 f"{named} failed on {row.file}, row {row.line}: {type(error).__name__}: {error}",
-                "Correct it, then start a new run.",
+                "Fix it, then start a new run.",
             ) from error
-        return _check_loss(found, named)
+        return _check_loss(result, named)
 
     return loss
 
@@ -82,34 +88,46 @@ def load_loss(settings: CustomLoss) -> CustomLossFn:
 def compute_losses(
     loss: CustomLossFn, batch: PackedBatch, hidden: torch.Tensor, head: torch.Tensor
 ) -> list[torch.Tensor]:
-    """The loss of each row of a batch. hidden (places, width), head (vocabulary, width)."""
+    """Return the loss of each row of a batch. hidden (targets, width), head (vocabulary, width)."""
     logprobs: torch.Tensor = LinearLogProbs.apply(hidden, head, batch.targets)
-    found, begin = [], 0
+    losses, begin = [], 0
     for example in batch.examples:
         end = begin + len(example.answers)
-        places = [
+        positions = [
             ((batch.answer_index == number) & (batch.weights > 0)).nonzero()[:, 0]
             for number in range(begin, end)
         ]
         begin = end
         answers = [
-            ScoredAnswer(batch.targets[own], batch.weights[own], logprobs[own], hidden[own], head)
-            for own in places
+            ScoredAnswer(batch.targets[at], batch.weights[at], logprobs[at], hidden[at], head)
+            for at in positions
         ]
         if isinstance(example, RowExample):
-            found.append(loss(answers, example.row))
-    return found
+            losses.append(loss(answers, example.row))
+    return losses
 
 
-def _check_loss(found: object, named: str) -> torch.Tensor:
-    if not isinstance(found, torch.Tensor) or found.numel() != 1:
+def custom(settings: CustomLoss) -> Objective:
+    """Build the objective `custom`. Raises BadRecipe if the function doesn't load."""
+    loss = load_loss(settings)
+
+    def compute_loss(model: PreTrainedModel, batch: PackedBatch) -> BatchLoss:
+        return BatchLoss(
+            torch.stack(compute_losses(loss, batch, *target_states(model, batch))).sum()
+        )
+
+    return Objective(row_examples, row_count, batch_only(compute_loss))
+
+
+def _check_loss(result: object, named: str) -> torch.Tensor:
+    if not isinstance(result, torch.Tensor) or result.numel() != 1:
         raise BadRecipe(
-            f"{named} gave {type(found).__name__}, not a tensor of one number.",
+            f"{named} returned {type(result).__name__}, not a tensor of one number.",
             "Return the row's loss, for instance a sum or a mean.",
         )
-    if torch.is_grad_enabled() and not found.requires_grad:
+    if torch.is_grad_enabled() and not result.requires_grad:
         raise BadRecipe(
-            f"What {named} gives doesn't depend on the model.",
+            f"The result of {named} doesn't depend on the model.",
             "Compute it from the answers' logprobs or logits, without detach() or item().",
         )
-    return found.float().reshape(())
+    return result.float().reshape(())

@@ -1,7 +1,7 @@
-"""AdamW on float32 copies of the weights that move.
+"""AdamW on float32 copies (masters) of the trainable weights.
 
 A bfloat16 weight has 8 bits of mantissa: at a learning rate of 1e-4 most updates would round to
-nothing. The exact values and the accumulated gradients live here in float32; the model holds their
+zero. The exact values and the accumulated gradients are here in float32; the model has their
 rounded copies.
 """
 
@@ -14,19 +14,18 @@ import torch
 from burnish.core.recipe.train import Train
 from burnish.train.optim.adamw_8bit import MOMENTS, AdamW8bit
 
-#: What an update leaves for the next one, of each weight; scales where moments are rounded.
+#: The optimizer's state of each weight; moments in 8 bits have scales.
 _STATE = ("step", *MOMENTS, *(f"{name}_scale" for name in MOMENTS))
 
-
-#: Norms and biases, by the names that `transformers` has for them (its Trainer's rule too).
+#: Norms and biases, by their names in `transformers` (the rule of its Trainer too).
 _UNDECAYED = re.compile(
     r"bias|layernorm|rmsnorm|(^|[._])(norm|ln)\w*($|\.)|norm\d*\.weight", re.IGNORECASE
 )
 
 
 def decays(name: str) -> bool:
-    """Whether weight decay pulls a weight towards 0: not norms and biases, whose 0 is no simpler
-    model (Loshchilov & Hutter's own code, and every Trainer since)."""
+    """Return True for weights with weight decay: not norms and biases, whose 0 isn't a simpler
+    model (as in Loshchilov & Hutter's own code)."""
     return not _UNDECAYED.search(name)
 
 
@@ -47,7 +46,7 @@ class MasterAdamW:
 
     @property
     def parameter_count(self) -> int:
-        """Numbers that move."""
+        """The number of trainable parameters."""
         return sum(master.numel() for master in self.masters.values())
 
     def accumulate(self) -> None:
@@ -60,14 +59,14 @@ class MasterAdamW:
                 weight.grad = None
 
     def clip(self) -> float:
-        """Bound the norm of the step's gradients; returns what it was."""
+        """Clip the norm of the step's gradients; return what it was."""
         masters = list(self.masters.values())
         return float(torch.nn.utils.clip_grad_norm_(masters, self.settings.max_grad_norm))
 
     def step(self, number: int, rate: float | None = None) -> float:
-        """Update number `number` (from 0), at the schedule's rate or at `rate`. Returns the rate.
+        """Do update `number` (from 0) at the schedule's learning rate or `rate`; return the rate.
 
-        At a rate of 0 the weights stay what they are, to the last bit: such a step is a rehearsal.
+        At a rate of 0 the weights don't change by a bit, as the probe needs it.
         """
         rate = self.learning_rate(number) if rate is None else rate
         for group in self.adamw.param_groups:
@@ -81,44 +80,44 @@ class MasterAdamW:
 
     @torch.no_grad()
     def decay(self, factor: float) -> None:
-        """Decoupled weight decay: multiply the exact values that decay."""
+        """Multiply the exact values that decay: decoupled weight decay."""
         for name, master in self.masters.items():
             if decays(name):
                 master.mul_(factor)
 
     @property
     def moment_bytes(self) -> int:
-        """Bytes of the moments that the updates so far have left."""
+        """The bytes of the moments."""
         states = self.adamw.state.values()
         return sum(int(part.nbytes) for state in states for part in state.values())
 
     def reset(self) -> None:
-        """Drop gradients and moments, as if no step had been made."""
+        """Drop gradients and moments, as before the first step."""
         self.adamw.state.clear()
         self.adamw.zero_grad(set_to_none=False)
 
     @torch.no_grad()
     def copy_to_model(self) -> None:
-        """Give the model the rounded copies of the exact values."""
+        """Copy the exact values, rounded, to the model."""
         for name, weight in self.weights.items():
             weight.copy_(self.masters[name])
 
     def learning_rate(self, number: int) -> float:
-        """The learning rate of step `number` (from 0): linear warm-up, then the schedule."""
+        """Return the learning rate of step `number` (from 0): linear warm-up, then the schedule."""
         settings = self.settings
-        warm = math.ceil(settings.warmup_share * self.steps)
-        if number < warm:
-            return settings.learning_rate * (number + 1) / warm
-        done = (number - warm) / max(self.steps - warm, 1)
-        left = {
+        warmup = math.ceil(settings.warmup_ratio * self.steps)
+        if number < warmup:
+            return settings.learning_rate * (number + 1) / warmup
+        done = (number - warmup) / max(self.steps - warmup, 1)
+        factor = {
             "constant": 1.0,
             "linear": 1.0 - done,
             "cosine": 0.5 * (1.0 + math.cos(math.pi * done)),
         }[settings.schedule]
-        return settings.learning_rate * left
+        return settings.learning_rate * factor
 
     def state_tensors(self) -> dict[str, torch.Tensor]:
-        """Everything that an update depends on, for a checkpoint."""
+        """Return all tensors that an update depends on, for a checkpoint."""
         saved = {f"master.{name}": master for name, master in self.masters.items()}
         for name, master in self.masters.items():
             for key, value in self.adamw.state.get(master, {}).items():
@@ -127,14 +126,14 @@ class MasterAdamW:
 
     @torch.no_grad()
     def set_weights(self, exact: Mapping[str, torch.Tensor]) -> None:
-        """Go to these exact weights."""
+        """Set the exact weights."""
         for name, master in self.masters.items():
             master.copy_(exact[name])
         self.copy_to_model()
 
     @torch.no_grad()
     def restore(self, saved: Mapping[str, torch.Tensor]) -> None:
-        """Go back to what `tensors` gave."""
+        """Restore what `state_tensors` returned."""
         for name, master in self.masters.items():
             master.copy_(saved[f"master.{name}"])
             if f"step.{name}" in saved:
@@ -150,14 +149,14 @@ class MasterAdamW:
 
 
 def make_adamw(masters: Sequence[torch.Tensor], settings: Train) -> torch.optim.Optimizer:
-    """AdamW as the recipe has it: PyTorch's, or with moments of 8 bits; without the decay, which
-    isn't the same for all weights."""
+    """Make the recipe's AdamW: PyTorch's, or the one with 8-bit moments; without weight decay,
+    which isn't the same for all weights."""
     if settings.optimizer == "adamw_8bit":
         return AdamW8bit(masters, settings.learning_rate)
     return torch.optim.AdamW(
         list(masters),
         lr=settings.learning_rate,
         weight_decay=0.0,
-        # One pass over the memory instead of ten: where all weights move, most of the update.
+        # One pass over the memory instead of ten: most of the update in full fine-tuning.
         fused=True,
     )

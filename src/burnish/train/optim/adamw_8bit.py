@@ -1,8 +1,8 @@
 """AdamW whose moments are kept in 8 bits (Dettmers et al. 2022, arXiv:2110.02861).
 
-A block of 256 numbers has one scale, its largest; the 256 values below are closer together near
-zero (dynamic quantisation). An update makes the moments plain, a stretch at a time, computes in
-float32 and rounds them again; `bitsandbytes` rounds. Weights stay exact: only the moments lose.
+A block of 256 numbers has one scale, its largest; the 256 code values are closer together near zero
+(dynamic quantization). An update dequantizes the moments, a chunk at a time, computes in float32
+and quantizes them again with `bitsandbytes`. The weights stay exact; only the moments are rounded.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,27 +12,27 @@ import torch
 
 from burnish.models.quantization.nf4 import import_bitsandbytes
 
-#: Numbers that share a scale, as the paper has it.
+#: Numbers that share a scale, as in the paper.
 _BLOCK = 256
-#: Smaller tensors keep their moments in float32, as the paper's do.
-_LEAST = 4096
-#: Numbers whose moments are plain at once: 16 MB each, whole blocks.
-_AT_ONCE = 1 << 22
+#: Smaller tensors keep their moments in float32, as in the paper.
+_MIN_SIZE = 4096
+#: Numbers whose moments are dequantized at once: 16 MB each, whole blocks.
+_CHUNK = 1 << 22
 _BETAS, _EPSILON = (0.9, 0.999), 1e-8
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class AdamW8bit(torch.optim.Optimizer):
-    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with moments of about one byte a number.
+    """AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101) with 8-bit moments.
 
-    The state of a tensor is `step`, and of each moment its bytes and `<moment>_scale`, one a block;
-    or the moment itself where the tensor is small. Raises Unavailable without bitsandbytes.
+    The state of a tensor is `step`, and for each moment its bytes and `<moment>_scale`, one a
+    block; or the moment itself where the tensor is small. Raises Unavailable without bitsandbytes.
     """
 
     def __init__(self, masters: Sequence[torch.Tensor], rate: float) -> None:
         super().__init__(list(masters), {"lr": rate})
         functional = import_bitsandbytes("Moments of 8 bits need").functional
-        self.rounding = functional
+        self.functional = functional
         self.codes = {
             name: functional.create_dynamic_map(signed=name == "exp_avg") for name in MOMENTS
         }
@@ -59,53 +59,53 @@ class AdamW8bit(torch.optim.Optimizer):
         state["step"] += 1
         number = int(state["step"])
         flat, gradient = master.view(-1), grad.view(-1)
-        for begin in range(0, len(flat), _AT_ONCE):
-            part = slice(begin, begin + _AT_ONCE)
+        for begin in range(0, len(flat), _CHUNK):
+            part = slice(begin, begin + _CHUNK)
             first, second = (self._dequantize(state, name, part) for name in MOMENTS)
-            own = gradient[part]
-            first.lerp_(own, 1 - _BETAS[0])
-            second.mul_(_BETAS[1]).addcmul_(own, own, value=1 - _BETAS[1])
-            size = (second / (1 - _BETAS[1] ** number)).sqrt_().add_(_EPSILON)
-            flat[part].addcdiv_(first, size, value=-rate / (1 - _BETAS[0] ** number))
+            chunk = gradient[part]
+            first.lerp_(chunk, 1 - _BETAS[0])
+            second.mul_(_BETAS[1]).addcmul_(chunk, chunk, value=1 - _BETAS[1])
+            root = (second / (1 - _BETAS[1] ** number)).sqrt_().add_(_EPSILON)
+            flat[part].addcdiv_(first, root, value=-rate / (1 - _BETAS[0] ** number))
             for name, moment in zip(MOMENTS, (first, second), strict=True):
                 self._quantize(state, name, part, moment)
 
     def _init_state(self, master: torch.Tensor, state: dict[str, Any]) -> None:
         state["step"] = torch.zeros(())
-        numbers, place = master.numel(), master.device
+        numbers, device = master.numel(), master.device
         for name in MOMENTS:
-            if numbers < _LEAST:
-                state[name] = torch.zeros(numbers, device=place)
+            if numbers < _MIN_SIZE:
+                state[name] = torch.zeros(numbers, device=device)
                 continue
             zero = int(self.codes[name].abs().argmin())
-            state[name] = torch.full((numbers,), zero, dtype=torch.uint8, device=place)
-            state[f"{name}_scale"] = torch.zeros(-(-numbers // _BLOCK), device=place)
+            state[name] = torch.full((numbers,), zero, dtype=torch.uint8, device=device)
+            state[f"{name}_scale"] = torch.zeros(-(-numbers // _BLOCK), device=device)
 
     def _dequantize(self, state: dict[str, Any], name: str, part: slice) -> torch.Tensor:
-        """A stretch of a moment, float32, a copy where it is kept in bytes."""
-        kept: torch.Tensor = state[name][part]
-        if kept.dtype != torch.uint8:
-            return kept
-        found: torch.Tensor = self.rounding.dequantize_blockwise(
-            kept, absmax=state[f"{name}_scale"][_blocks(part)], code=self._code_values(name, kept),
-            blocksize=_BLOCK,
+        """Return a chunk of a moment, float32; a copy where it is kept in bytes."""
+        stored: torch.Tensor = state[name][part]
+        if stored.dtype != torch.uint8:
+            return stored
+        moment: torch.Tensor = self.functional.dequantize_blockwise(
+            stored, absmax=state[f"{name}_scale"][_blocks(part)],
+            code=self._code_values(name, stored), blocksize=_BLOCK,
         )  # fmt: skip
-        return found
+        return moment
 
     def _quantize(
         self, state: dict[str, Any], name: str, part: slice, moment: torch.Tensor
     ) -> None:
         if state[name].dtype != torch.uint8:
-            return  # it was changed where it is
-        rounded, how = self.rounding.quantize_blockwise(
+            return  # it was updated in place
+        quantized, state_of_blocks = self.functional.quantize_blockwise(
             moment, code=self._code_values(name, moment), blocksize=_BLOCK
         )
-        state[name][part] = rounded
-        state[f"{name}_scale"][_blocks(part)] = how.absmax
+        state[name][part] = quantized
+        state[f"{name}_scale"][_blocks(part)] = state_of_blocks.absmax
 
-    def _code_values(self, name: str, beside: torch.Tensor) -> torch.Tensor:
-        """The 256 values of a moment, on the device of the tensor that they are for."""
-        code: torch.Tensor = self.codes[name].to(beside.device)
+    def _code_values(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        """Return the 256 code values of a moment, on the device of `tensor`."""
+        code: torch.Tensor = self.codes[name].to(tensor.device)
         self.codes[name] = code
         return code
 

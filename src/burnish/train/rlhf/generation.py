@@ -1,5 +1,7 @@
-"""The model under training answers questions, by the engine's batched decoding and from the very
-weights that are trained; a question is read once for all its answers."""
+"""Generation from the weights in training, by the engine's batched decoding.
+
+A prompt is read once for all its answers.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -16,46 +18,46 @@ from burnish.models.adapters.soft_prompts import required_virtual_ids
 from burnish.train.kernels.packed_attention import ATTENTION
 from burnish.train.loop.language_model import LanguageModelModule
 
-#: Answers made at once: bounds the memory of their keys and values.
-_AT_ONCE = 64
+#: Answers generated at once: bounds the memory of their keys and values.
+_BATCH_SIZE = 64
 
 
 class PolicyEngine:
-    """A plan's model as an engine."""
+    """The model of a module as an engine."""
 
     def __init__(
-        self, plan: LanguageModelModule, tokenizer: PreTrainedTokenizerBase, name: str
+        self, module: LanguageModelModule, tokenizer: PreTrainedTokenizerBase, name: str
     ) -> None:
-        self.plan = plan
-        self.engine = LocalEngine(MultiLoraModel(plan.language), tokenizer, name)
-        self.before = len(required_virtual_ids(plan.language))
+        self.module = module
+        self.engine = LocalEngine(MultiLoraModel(module.language), tokenizer, name)
+        self.virtual_tokens = len(required_virtual_ids(module.language))
 
     def request(self, prompt: Prompt, ids: Sequence[int]) -> GenerationRequest:
-        """A question, by the tokens that a row has for it. Raises PromptTooLong."""
-        return self.engine.build_request_from_ids(prompt, ids[self.before :])
+        """Build the request for a prompt by its token ids in a row. Raises PromptTooLong."""
+        return self.engine.build_request_from_ids(prompt, ids[self.virtual_tokens :])
 
     def generate(self, requests: Sequence[GenerationRequest]) -> None:
-        """Make the answers, which the requests then hold."""
-        order = sorted(requests, key=lambda one: len(one.ids))
+        """Generate the answers, which the requests then hold."""
+        by_length = sorted(requests, key=lambda request: len(request.ids))
         with self._engine_mode():
-            prefix = self.engine.shared_prefix(order)
-            for begin in range(0, len(order), _AT_ONCE):
-                running = DecodingBatch(self.plan.language)
-                running.join(order[begin : begin + _AT_ONCE], prefix)
-                while running.requests:
-                    running.step()
+            prefix = self.engine.shared_prefix(by_length)
+            for begin in range(0, len(by_length), _BATCH_SIZE):
+                batch = DecodingBatch(self.module.language)
+                batch.join(by_length[begin : begin + _BATCH_SIZE], prefix)
+                while batch.requests:
+                    batch.step()
 
     @contextmanager
     def _engine_mode(self) -> Iterator[None]:
-        """The model as an engine has it: without dropout, with keys and values kept."""
-        self.plan.model.eval()
-        self.plan.language.set_attn_implementation(ENGINE_ATTENTION)
+        """Switch the model to evaluation mode and to the engine's attention."""
+        self.module.model.eval()
+        self.module.language.set_attn_implementation(ENGINE_ATTENTION)
         try:
             yield
         finally:
-            self.plan.language.set_attn_implementation(ATTENTION)
+            self.module.language.set_attn_implementation(ATTENTION)
 
 
-def answer_seed(*place: int) -> int:
-    """The seed of the random generator of one answer, by where it stands in the run."""
-    return int.from_bytes(hashlib.sha256(repr(place).encode()).digest()[:7], "big")
+def answer_seed(*position: int) -> int:
+    """Return the seed of one answer's random generator, by its position in the run."""
+    return int.from_bytes(hashlib.sha256(repr(position).encode()).digest()[:7], "big")

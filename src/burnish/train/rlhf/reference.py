@@ -1,13 +1,13 @@
-"""Log-probabilities of answers before training, which some objectives measure gains from.
+"""Reference log-probabilities: those of the answers before training, for DPO and KTO.
 
-The reference is the model before its first step, so no second model is held: all answers are
-measured once, and `reference.jsonl` of the run keeps them, a line for each micro-batch. A run that
-is killed meanwhile goes on behind the last whole line; the micro-batches are the same, and so are
+The reference is the model before its first step, so no second model is held: every answer is scored
+once, and `reference.jsonl` of the run keeps the scores, one line for each micro-batch. A run that
+is killed meanwhile continues after the last whole line; the micro-batches are the same, and so are
 the numbers, to the last bit.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -20,69 +20,83 @@ from burnish.train.batching.examples import Example, PreferenceExample
 from burnish.train.batching.micro_batches import micro_batches
 from burnish.train.batching.packed import pack
 from burnish.train.loop.checkpoint import TrainState
-from burnish.train.loop.language_model import LanguageModelModule
-from burnish.train.objectives.registry import answer_logprobs
+from burnish.train.loop.language_model import LanguageModelModule, Stage
+from burnish.train.losses.forward import answer_logprobs
 
-ReferenceLogprobs = dict[PreferenceExample, tuple[float, ...]]
-
-
-def add_reference_logprobs(
-    plan: LanguageModelModule, run: Run, state: TrainState
-) -> LanguageModelModule:
-    """The plan whose rows know their reference; as it is for objectives without one.
-
-    The time is added to `state`. Raises BadData if a run that has begun lost its references.
-    """
-    if not plan.objective.needs_reference:
-        return plan
-    begun = time.perf_counter()
-    leads = plan.team.is_main
-    known = plan.team.broadcast(_measure(plan, run, may_begin=state.step == 0) if leads else {})
-    state.other_seconds += time.perf_counter() - begun
-    return _with_reference(plan, known)
+#: Example → the log-probabilities of its `answers_with_reference`.
+_Reference = Mapping[PreferenceExample, tuple[float, ...]]
 
 
-def with_zero_reference(plan: LanguageModelModule) -> LanguageModelModule:
-    """The plan with a reference of 0 in every row: for rehearsals, whose loss means nothing."""
-    rows = [row for row in (*plan.rows, *plan.validation) if isinstance(row, PreferenceExample)]
-    return _with_reference(plan, {row: (0.0,) * len(row.answers_with_reference) for row in rows})
+class ReferenceLogprobs(Stage):
+    """Scores all answers with the weights of before training."""
+
+    def for_probe(self, module: LanguageModelModule) -> LanguageModelModule:
+        """Return the module with a reference of 0 in every row."""
+        zeros = {row: (0.0,) * len(row.answers_with_reference) for row in _preference_rows(module)}
+        return _with_reference(module, zeros)
+
+    def rows_to_score(self, module: LanguageModelModule) -> Sequence[Example]:
+        """Return all rows: each is scored once."""
+        return [*module.rows, *module.validation]
+
+    def before_first_step(
+        self, module: LanguageModelModule, run: Run, state: TrainState
+    ) -> LanguageModelModule:
+        """Return the module whose rows have their reference; adds the seconds to `state`.
+
+        Raises BadData if a run that has begun lost its reference.
+        """
+        begun = time.perf_counter()
+        is_main = module.process_group.is_main
+        scores = _score(module, run, may_begin=state.step == 0) if is_main else {}
+        reference = module.process_group.broadcast(scores)
+        state.other_seconds += time.perf_counter() - begun
+        return _with_reference(module, reference)
 
 
-def _with_reference(plan: LanguageModelModule, known: ReferenceLogprobs) -> LanguageModelModule:
-    def known_rows(rows: Sequence[Example]) -> list[Example]:
+def _preference_rows(module: LanguageModelModule) -> list[PreferenceExample]:
+    rows = (*module.rows, *module.validation)
+    return [row for row in rows if isinstance(row, PreferenceExample)]
+
+
+def _with_reference(module: LanguageModelModule, reference: _Reference) -> LanguageModelModule:
+    def complete(rows: Sequence[Example]) -> list[Example]:
         return [
-            replace(row, reference=known[row]) if isinstance(row, PreferenceExample) else row
+            replace(row, reference=reference[row]) if isinstance(row, PreferenceExample) else row
             for row in rows
         ]
 
-    return replace(plan, rows=known_rows(plan.rows), validation=known_rows(plan.validation))
+    return replace(module, rows=complete(module.rows), validation=complete(module.validation))
 
 
 @torch.no_grad()
-def _measure(plan: LanguageModelModule, run: Run, may_begin: bool) -> ReferenceLogprobs:
-    rows = [row for row in (*plan.rows, *plan.validation) if isinstance(row, PreferenceExample)]
-    shown = {replace(row, answers=row.answers_with_reference, mismatched=None): row for row in rows}
-    batches = micro_batches(list[Example](shown), plan.settings.micro_batch_tokens)
+def _score(module: LanguageModelModule, run: Run, may_begin: bool) -> _Reference:
+    """Score the micro-batches that `reference.jsonl` doesn't have yet."""
+    scored = {
+        replace(row, answers=row.answers_with_reference, mismatched=None): row
+        for row in _preference_rows(module)
+    }
+    batches = micro_batches(list[Example](scored), module.settings.micro_batch_tokens)
     lines = read_journal(run.path / "reference.jsonl")
     if len(lines) < len(batches) and not may_begin:
         raise BadData(
             f"{run.id} has begun and its reference.jsonl isn't whole.",
             "Put the file back, or start a new run.",
         )
-    known: ReferenceLogprobs = {}
+    reference: dict[PreferenceExample, tuple[float, ...]] = {}
     journal = Journal(run.path / "reference.jsonl")
-    plan.model.eval()
-    with progress("Measuring the reference", total=len(batches)) as bar:
-        for number, some in enumerate(batches):
+    module.model.eval()
+    with progress("Scoring the reference", total=len(batches)) as bar:
+        for number, rows in enumerate(batches):
             if number < len(lines):
-                chances = lines[number]["logprobs"]
+                logprobs = lines[number]["logprobs"]
             else:
-                batch = pack(some, plan.accelerator.device)
-                chances = answer_logprobs(plan.language, batch).tolist()
-                journal.write(batch=number, logprobs=chances)
-            left = iter(chances)
-            for row in some:
+                batch = pack(rows, module.accelerator.device)
+                logprobs = answer_logprobs(module.language, batch).tolist()
+                journal.write(batch=number, logprobs=logprobs)
+            remaining = iter(logprobs)
+            for row in rows:
                 if isinstance(row, PreferenceExample):
-                    known[shown[row]] = tuple(next(left) for _ in row.answers)
+                    reference[scored[row]] = tuple(next(remaining) for _ in row.answers)
             bar.advance()
-    return known
+    return reference

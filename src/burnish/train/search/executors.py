@@ -1,7 +1,7 @@
-"""The trainings of a search: one after another in this process, or several at once.
+"""Execution of a search's trials: one after another in this process, or several in parallel.
 
-Whoever trains knows nothing of the study. Several at once are processes of their own; what they
-measure is read from their folders, and one that falls behind is stopped from here.
+The training code knows nothing of the study. Parallel trials are worker processes; their metrics
+are read from their folders, and a trial that falls behind is stopped from here.
 """
 
 import json
@@ -22,15 +22,15 @@ from burnish.data.load import Dataset
 from burnish.train.run import train_in
 from burnish.train.search.study import Pruned, Trial
 
-#: Seconds between two looks at the processes.
-_TICK = 0.5
-#: Faults that end one training and not the search.
+#: Seconds between two polls of the processes.
+_POLL_SECONDS = 0.5
+#: Errors that end one trial and not the search.
 _TRIAL_FAULTS = {fault.__name__: fault for fault in (DoesNotFit, TrainingStopped)}
 
 
 @dataclass(frozen=True, slots=True)
 class TrialTask:
-    """One training of a search; `attempt` is its trial, if it is one."""
+    """One training of a search; `trial` is None for the repetitions of the best settings."""
 
     recipe: Recipe
     folder: Path
@@ -39,7 +39,7 @@ class TrialTask:
 
 @dataclass(frozen=True, slots=True)
 class TrialResult:
-    """A training's best validation loss, or the fault that it was given up for."""
+    """A training's best validation loss, or the error that ended it."""
 
     task: TrialTask
     loss: float | None
@@ -55,53 +55,54 @@ class SerialTrials:
 
     dataset: Dataset
 
-    def __call__(self, trainings: Iterator[TrialTask]) -> Iterator[TrialResult]:
-        """Train each as soon as the one before it was dealt with."""
-        for one in trainings:
-            watch = one.trial.report if one.trial else None
+    def __call__(self, tasks: Iterator[TrialTask]) -> Iterator[TrialResult]:
+        """Run each task once the result of the one before it is consumed."""
+        for task in tasks:
+            on_validation = task.trial.report if task.trial else None
             try:
-                report = train_in(one.folder, one.recipe, self.dataset, watch)
+                report = train_in(task.folder, task.recipe, self.dataset, on_validation)
             except (Pruned, *_TRIAL_FAULTS.values()) as fault:
-                yield TrialResult(one, None, fault)
+                yield TrialResult(task, None, fault)
             else:
-                yield TrialResult(one, report.best_validation_loss)
+                yield TrialResult(task, report.best_validation_loss)
 
 
 @dataclass(frozen=True, slots=True)
 class ParallelTrials:
-    """Trains up to `most` at once, each in a process; their logs are in folders of `folder`."""
+    """Trains up to `workers` at once, each in a process; their logs are in folders of `folder`."""
 
     executor: Executor
-    most: int
+    workers: int
     folder: Path
 
-    def __call__(self, trainings: Iterator[TrialTask]) -> Iterator[TrialResult]:
-        """Train; those that end first come first. Raises what is wrong with more than one."""
-        at_work: list[_TrialProcess] = []
+    def __call__(self, tasks: Iterator[TrialTask]) -> Iterator[TrialResult]:
+        """Yield results in the order in which trials end. Raises errors that all trials share."""
+        running: list[_TrialProcess] = []
         try:
             while True:
-                while len(at_work) < self.most and (one := next(trainings, None)):
-                    if report := Run(one.folder).read("report.json"):  # by an earlier life
-                        yield TrialResult(one, report["best_validation_loss"])
+                while len(running) < self.workers and (task := next(tasks, None)):
+                    # A search that was killed has trained this one already.
+                    if report := Run(task.folder).read("report.json"):
+                        yield TrialResult(task, report["best_validation_loss"])
                     else:
-                        own = self.folder / one.folder.name
-                        at_work.append(_TrialProcess(one, self.executor, own))
-                if not at_work:
+                        log_folder = self.folder / task.folder.name
+                        running.append(_TrialProcess(task, self.executor, log_folder))
+                if not running:
                     return
-                for process in list(at_work):
-                    if ended := process.poll():
-                        process.process.stop()
-                        at_work.remove(process)
-                        yield ended
-                time.sleep(_TICK)
+                for trial in list(running):
+                    if result := trial.poll():
+                        trial.process.stop()
+                        running.remove(trial)
+                        yield result
+                time.sleep(_POLL_SECONDS)
         finally:
-            for process in at_work:
-                process.process.stop()
+            for trial in running:
+                trial.process.stop()
 
 
 @dataclass
 class _TrialProcess:
-    """A process for one training, begun again if it dies. Two of one folder wait for each other."""
+    """A process for one training, restarted if it dies. Two of one folder wait for each other."""
 
     task: TrialTask
     executor: Executor
@@ -125,22 +126,22 @@ class _TrialProcess:
         self.process = self.executor.start(task)
 
     def poll(self) -> TrialResult | None:
-        """How the training has ended, if it has. Raises the fault that isn't this one's alone."""
+        """Return the result if the training has ended. Raises errors that all trials share."""
         code = self.process.poll()
         try:
             self._report_validations()
-        except Pruned as fault:
-            return TrialResult(self.task, None, fault)
+        except Pruned as pruned:
+            return TrialResult(self.task, None, pruned)
         if code is None:
             return None
         if code == 0:
             report = Run(self.task.folder).read("report.json")
             return TrialResult(self.task, report["best_validation_loss"])
-        why = self._read_fault() or self._handle_crash(code)
-        return TrialResult(self.task, None, why) if why else None
+        error = self._read_fault() or self._handle_crash(code)
+        return TrialResult(self.task, None, error) if error else None
 
     def _report_validations(self) -> None:
-        """Tell the trial of validations that are new. Raises Pruned."""
+        """Report new validations to the trial. Raises Pruned."""
         if not self.task.trial:
             return
         for entry in read_journal(self.task.folder / "metrics.jsonl"):
@@ -149,25 +150,25 @@ class _TrialProcess:
                 self.task.trial.report(entry["step"], entry["validation_loss"])
 
     def _read_fault(self) -> BurnishError | None:
-        """The fault that the process wrote down. Raises it if every training would end so."""
+        """Return the error that the process wrote down. Raises it if all trials share it."""
         if not self.outcome.exists():
             return None
-        told = json.loads(self.outcome.read_text(encoding="utf-8"))
-        if told["kind"] in _TRIAL_FAULTS:
-            return _TRIAL_FAULTS[told["kind"]](told["what"], told["fix"])
-        raise BurnishError(told["what"], told["fix"])
+        outcome = json.loads(self.outcome.read_text(encoding="utf-8"))
+        if outcome["kind"] in _TRIAL_FAULTS:
+            return _TRIAL_FAULTS[outcome["kind"]](outcome["what"], outcome["fix"])
+        raise BurnishError(outcome["what"], outcome["fix"])
 
     def _handle_crash(self, code: int) -> BurnishError | None:
-        """Begin again; or, after many deaths without getting further, the reason to give up."""
+        """Restart; after many crashes without progress return the reason to give up."""
         steps = [entry["step"] for entry in read_journal(self.task.folder / "metrics.jsonl")]
-        got_to = max(steps, default=0)
-        self.crashes = self.crashes + 1 if got_to <= self.crashed_at_step else 1
-        self.crashed_at_step = max(self.crashed_at_step, got_to)
-        why = f"The process of {self.task.folder.name} ended ({describe_exit(code)})"
+        last_step = max(steps, default=0)
+        self.crashes = self.crashes + 1 if last_step <= self.crashed_at_step else 1
+        self.crashed_at_step = max(self.crashed_at_step, last_step)
+        crash = f"The process of {self.task.folder.name} ended ({describe_exit(code)})"
         self.process.stop()
         if self.crashes >= MAX_CRASHES:
-            said = f"What it said: {self.folder / 'trainer.log'}"
-            return TrainingStopped(f"{why} {self.crashes} times without getting further.", said)
-        say(f"{why}; it goes on from its last checkpoint.")
+            fix = f"Read its log: {self.folder / 'trainer.log'}"
+            return TrainingStopped(f"{crash} {self.crashes} times without progress.", fix)
+        say(f"{crash}; it resumes from its last checkpoint.")
         self._start()
         return None

@@ -1,6 +1,6 @@
-"""Optuna's study of one search: what to try next, and which trial has fallen behind.
+"""Optuna's study of one search: the next trial, and whether a trial should be pruned.
 
-One process asks and tells; others only train. The study is a journal that survives it.
+One process asks and tells; others only train. The study is a journal that survives the process.
 """
 
 from collections.abc import Mapping
@@ -15,26 +15,26 @@ Settings = Mapping[str, Any]
 
 
 class Pruned(BurnishError):
-    """A trial fell behind the others and was given up."""
+    """A trial fell behind the others and was stopped."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One trial: the settings to try, and what has become of them so far."""
+    """One trial: its number from 1, Optuna's own trial, and the settings to try."""
 
     number: int
     optuna_trial: Any
     settings: Settings
 
     def report(self, step: int, loss: float) -> None:
-        """Hear of a validation. Raises Pruned if the trial has fallen behind."""
+        """Report a validation to Optuna. Raises Pruned if the trial has fallen behind."""
         self.optuna_trial.report(loss, step)
         if self.optuna_trial.should_prune():
-            raise Pruned(f"Given up at step {step}.")
+            raise Pruned(f"Pruned at step {step}.")
 
 
 class Study:
-    """The trials of one search, from all its lives."""
+    """The trials of one search, across restarts."""
 
     def __init__(self, name: str, journal: Path, settings: Search) -> None:
         self.optuna = _import_optuna()
@@ -51,16 +51,16 @@ class Study:
             storage=self.optuna.storages.JournalStorage(backend),
             pruner=pruners.MedianPruner() if settings.prune else pruners.NopPruner(),
         )
-        # A search that goes on draws on, and not the first draws again.
-        begun = len(self.study.get_trials())
-        self.study.sampler = samplers[settings.sampler](seed=settings.seed + begun)
+        # A resumed search must not draw the first samples again.
+        finished = len(self.study.get_trials())
+        self.study.sampler = samplers[settings.sampler](seed=settings.seed + finished)
         for trial in self.study.get_trials(states=[self.optuna.trial.TrialState.RUNNING]):
-            # The process died in the middle of it; its settings come first now.
+            # The process died during this trial; its settings come first now.
             self.study.enqueue_trial(trial.params)
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
 
     def ask(self) -> Trial | None:
-        """The next trial; None when as many as were asked for have ended or are at work."""
+        """Return the next trial; None when all trials have ended or are running."""
         state = self.optuna.trial.TrialState
         counted = [state.COMPLETE, state.PRUNED, state.RUNNING]
         before = len(self.study.get_trials(states=counted))
@@ -69,43 +69,43 @@ class Study:
         trial = self.study.ask()
         settings = {
             field: value
-            for field, room in self.settings.space.items()
-            if (value := _suggest(trial, field, room)) is not None
+            for field, values in self.settings.space.items()
+            if (value := _suggest(trial, field, values)) is not None
         }
         return Trial(before + 1, trial, settings)
 
-    def tell(self, attempt: Trial, outcome: float | None) -> None:
-        """End the trial with its loss; None if it was given up."""
+    def tell(self, trial: Trial, loss: float | None) -> None:
+        """End the trial with its loss; None if it was pruned or failed."""
         state = self.optuna.trial.TrialState
-        if outcome is None:
-            self.study.tell(attempt.optuna_trial, state=state.PRUNED)
+        if loss is None:
+            self.study.tell(trial.optuna_trial, state=state.PRUNED)
         else:
-            self.study.tell(attempt.optuna_trial, outcome)
+            self.study.tell(trial.optuna_trial, loss)
 
     @property
     def best(self) -> Settings:
-        """The settings of the lowest loss. Raises TrainingStopped if no trial came to its end."""
+        """The settings of the lowest loss. Raises TrainingStopped if no trial was completed."""
         state = self.optuna.trial.TrialState
         if not self.study.get_trials(states=[state.COMPLETE]):
             raise TrainingStopped(
-                "No trial came to its end.", "Look at the trials' folders; narrow search.space."
+                "No trial was completed.", "Read the trials' folders; narrow search.space."
             )
         return dict(self.study.best_params)
 
     @property
     def trials(self) -> list[dict[str, Any]]:
-        """All trials: settings, loss (None if it has none), and how it ended."""
+        """All trials: settings, loss (None if it has none), and Optuna's final state."""
         return [
             {"settings": trial.params, "loss": trial.value, "ended": trial.state.name.lower()}
             for trial in self.study.get_trials()
         ]
 
 
-def _suggest(trial: Any, field: str, room: Any) -> Any:
-    if isinstance(room, tuple):
-        return trial.suggest_categorical(field, list(room))
-    draw = trial.suggest_int if room.is_integer else trial.suggest_float
-    return draw(field, room.low, room.high, log=room.log)
+def _suggest(trial: Any, field: str, values: Any) -> Any:
+    if isinstance(values, tuple):
+        return trial.suggest_categorical(field, list(values))
+    suggest = trial.suggest_int if values.is_integer else trial.suggest_float
+    return suggest(field, values.low, values.high, log=values.log)
 
 
 def _import_optuna() -> Any:

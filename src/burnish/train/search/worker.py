@@ -1,8 +1,8 @@
-"""`python -m burnish.train.search.worker RECIPE RUN OUTCOME`: one training in a process of its own.
+"""`python -m burnish.train.search.worker RECIPE RUN OUTCOME`: one training in a worker process.
 
-It may be killed at any moment: started again, it goes on from the run's last checkpoint. It holds a
-lock beside its recipe, so that nobody else trains in the same folder, and ends when whoever started
-it has gone.
+It may be killed at any moment: restarted, it resumes from the run's last checkpoint. It holds a
+lock beside its recipe, so that no other process trains in the same folder, and exits when its
+parent does.
 """
 
 import sys
@@ -21,7 +21,7 @@ from burnish.train.run import train_in
 
 
 def main(paths: Sequence[str], then: Callable[[Run, Recipe], None] | None = None) -> int:
-    """Train, or go on training. What a person has to mend is written to the outcome."""
+    """Train, or resume; write an error to OUTCOME. `then` is called after the training."""
     recipe, run, outcome = map(Path, paths)
     exit_with_parent()
     set_reporter(LineReporter())
@@ -32,8 +32,8 @@ def main(paths: Sequence[str], then: Callable[[Run, Recipe], None] | None = None
             if then:
                 then(Run(run), settings)
         except BurnishError as error:
-            told = {"kind": type(error).__name__, "what": error.what, "fix": error.fix}
-            write_json(outcome, told)
+            fault = {"kind": type(error).__name__, "what": error.what, "fix": error.fix}
+            write_json(outcome, fault)
             return error.code
     return 0
 

@@ -1,11 +1,9 @@
-"""How a language model is trained: rows as tokens, its layers, its forecast, its artifact."""
+"""The trainer of causal language models: token audit, model, forecast, artifact."""
 
-import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
@@ -14,72 +12,62 @@ from burnish.core.atomic import write_json
 from burnish.core.errors import AuditFailed, BadData
 from burnish.core.progress import say
 from burnish.core.recipe.recipe import Recipe
-from burnish.core.recipe.train import Train
 from burnish.core.records import Row
 from burnish.core.runs import Run
 from burnish.models.artifact import Artifact, save_artifact
-from burnish.models.chat_template import encode_row
-from burnish.models.load import default_device, load_model, training_dtype
+from burnish.models.chat_template import TokenizedRow, encode_row
+from burnish.models.load import default_device
 from burnish.models.local_models import LocalModel
 from burnish.models.token_audit import audit
-from burnish.train.adapters.quantization_aware import use_rounded_weights
-from burnish.train.adapters.registry import (
-    METHODS,
-    finalize_adapter,
-    language_model,
-    soft_prompt_ids,
-    trainable_weights,
-)
+from burnish.train.adapters.adapted_model import AdaptedModel
+from burnish.train.adapters.registry import language_model, soft_prompt_ids, trainable_weights
 from burnish.train.batching.examples import Example
 from burnish.train.batching.micro_batches import trim_to_target
 from burnish.train.batching.sampler import count_steps, group_rows
-from burnish.train.distillation.hidden_states import (
-    add_hidden_state_matching,
-    add_projection,
-    drop_projection,
-)
-from burnish.train.distillation.on_policy import add_on_policy_answers
-from burnish.train.distillation.teacher_logits import add_teacher_logits
-from burnish.train.distributed.fsdp import FsdpAdamW, shard
 from burnish.train.distributed.process_group import SINGLE, ProcessGroup
-from burnish.train.distributed.zero import ZeroAdamW
-from burnish.train.forecast.forecast import check_fits, forecast, probe
+from burnish.train.forecast.forecast import check_fits, forecast
+from burnish.train.forecast.probe import probe
 from burnish.train.forecast.speed_hints import speed_hints
-from burnish.train.kernels.compile import compile_layers, compile_seconds
-from burnish.train.kernels.fused_layers import fuse
-from burnish.train.kernels.packed_attention import ATTENTION
+from burnish.train.kernels.compile import compile_seconds
 from burnish.train.loop.checkpoint import TrainState, load_weights
-from burnish.train.loop.language_model import LanguageModelModule
+from burnish.train.loop.language_model import LanguageModelModule, Objective
 from burnish.train.loop.peak_memory import release_memory, reset_peak
-from burnish.train.loop.trainer import TrainContext, Trainer
+from burnish.train.loop.trainer import Trainer
 from burnish.train.objectives.registry import OBJECTIVES
-from burnish.train.optim.adamw import MasterAdamW
-from burnish.train.rlhf.reference import add_reference_logprobs
-from burnish.train.rlhf.rollouts import add_rollouts
+from burnish.train.trainers.trainable_model import (
+    load_adapted_model,
+    load_trainable_model,
+    make_optimizer,
+)
+
+
+def objective_of(recipe: Recipe) -> Objective:
+    """Build the objective of the recipe. Raises BadRecipe."""
+    return OBJECTIVES[recipe.train.objective.kind](recipe.train.objective)
 
 
 def tokenize_rows(
     rows: tuple[Row, ...], tokenizer: PreTrainedTokenizerBase, recipe: Recipe
 ) -> list[Example]:
-    """Rows as tokens, after the token audit. Raises AuditFailed: the audit is a hard stop.
+    """Return the rows as examples, after the token audit.
 
-    Raises BadData for rows that aren't what the objective learns from.
+    Raises AuditFailed, and BadData for rows that the objective can't learn from.
     """
-    objective = OBJECTIVES[recipe.train.objective.kind](recipe.train.objective)
+    objective = objective_of(recipe)
     check_token_audit([objective.audit_row(row) for row in rows], tokenizer, recipe)
-    before = soft_prompt_ids(recipe.train.method)
-    return objective.examples(
-        rows,
-        lambda row: trim_to_target(encode_row(tokenizer, row, recipe.train.max_length)).with_prefix(
-            before
-        ),
-    )
+    virtual_tokens = soft_prompt_ids(recipe.train.method)
+
+    def encode(row: Row) -> TokenizedRow:
+        encoded = trim_to_target(encode_row(tokenizer, row, recipe.train.max_length))
+        return encoded.with_prefix(virtual_tokens)
+
+    return objective.examples(rows, encode)
 
 
 def check_token_audit(
     rows: Sequence[Row], tokenizer: PreTrainedTokenizerBase, recipe: Recipe
 ) -> None:
-    """The token audit as a hard stop. Raises AuditFailed."""
+    """Raise AuditFailed if the token audit finds an error."""
     findings = audit(rows, tokenizer, recipe.train.max_length)
     if errors := [finding for finding in findings if finding.severity == "error"]:
         first = errors[0]
@@ -90,138 +78,116 @@ def check_token_audit(
 def build_language_model(
     recipe: Recipe,
     base: LocalModel,
-    rows: list[Example],
-    validation: list[Example],
-    team: ProcessGroup = SINGLE,
+    train_rows: list[Example],
+    validation_rows: list[Example],
+    process_group: ProcessGroup = SINGLE,
 ) -> LanguageModelModule:
-    """The model with its trainable weights marked, optimizer and objective: ready to fit."""
-    if not rows:
+    """Load the model and make its optimizer; the objective's stages haven't prepared it yet.
+
+    Raises BadData without training rows.
+    """
+    if not train_rows:
         raise BadData("There are no training rows.", "Name a file with rows in data.train.")
-    settings = recipe.train
-    if settings.threads or team.size > 1:
-        torch.set_num_threads(settings.threads or max(torch.get_num_threads() // team.size, 1))
-    # What is divided goes to the devices in parts; no device need hold the whole.
-    place = torch.device("cpu") if settings.shards_weights else default_device()
-    model = METHODS[settings.method.kind](
-        load_model(base, training_dtype(recipe.model.dtype), place), settings.method
-    )
-    add_projection(model, settings)
-    language = language_model(model)
-    language.set_attn_implementation(ATTENTION)
-    fuse(model)
-    if settings.quantization_aware:
-        use_rounded_weights(model)
-    if settings.gradient_checkpointing:
-        language.activation_checkpointing_enable({"use_reentrant": False})
-    if settings.compile:
-        compile_layers(language)
+    settings, objective = recipe.train, objective_of(recipe)
+    if settings.threads or process_group.size > 1:
+        share = max(torch.get_num_threads() // process_group.size, 1)
+        torch.set_num_threads(settings.threads or share)
+    adapted = load_trainable_model(recipe, base, objective.stages)
+    model = adapted.model
     accelerator = Accelerator(cpu=default_device().type == "cpu")
-    steps = count_steps(len(rows), settings)
-    optimizer = _make_optimizer(model, settings, steps, team)
-    texts = sum(file.stat().st_size for file in base.path.glob("*.json"))
+    steps = count_steps(len(train_rows), settings)
+    optimizer = make_optimizer(model, settings, steps, process_group)
+    text_files = sum(file.stat().st_size for file in base.path.glob("*.json"))
     weights = sum(w.numel() * w.element_size() for w in trainable_weights(model).values())
     return LanguageModelModule(
         model=model,
-        language=language,
-        objective=OBJECTIVES[settings.objective.kind](settings.objective),
+        adapted=adapted,
+        language=language_model(model),
+        objective=objective,
         optimizer=optimizer,
-        rows=rows,
-        row_groups=group_rows(rows, settings),
-        validation=validation,
+        rows=train_rows,
+        row_groups=group_rows(train_rows, settings),
+        validation=validation_rows,
         settings=settings,
         accelerator=accelerator,
-        team=team,
-        artifact_bytes=weights + texts,
+        process_group=process_group,
+        artifact_bytes=weights + text_files,
     )
 
 
-def _make_optimizer(model: Any, settings: Train, steps: int, team: ProcessGroup) -> MasterAdamW:
-    if settings.shards_weights:
-        shard(language_model(model), team)
-        return FsdpAdamW(trainable_weights(model), settings, steps, team)
-    if team.size > 1:
-        return ZeroAdamW(trainable_weights(model), settings, steps, team)
-    return MasterAdamW(trainable_weights(model), settings, steps)
+class CausalLMTrainer(Trainer[Example, LanguageModelModule]):
+    """Trains causal language models, with every objective of `objectives.registry`."""
+
+    def tokenize(self) -> tuple[list[Example], list[Example]]:
+        """Return the training and the validation rows as examples. See `tokenize_rows`."""
+        context, split = self.context, self.context.dataset.split
+        return (
+            tokenize_rows(split.train, context.tokenizer, context.recipe),
+            tokenize_rows(split.validation, context.tokenizer, context.recipe),
+        )
+
+    def build(
+        self, run: Run, train_rows: Sequence[Example], validation_rows: Sequence[Example]
+    ) -> LanguageModelModule:
+        """Load the model, make its optimizer, and let the objective's stages prepare the module."""
+        context = self.context
+        module = build_language_model(
+            context.recipe,
+            context.base,
+            list(train_rows),
+            list(validation_rows),
+            context.process_group,
+        )
+        for stage in module.objective.stages:
+            module = stage.prepare(module, context, run)
+        return module
+
+    def before_first_step(
+        self, module: LanguageModelModule, run: Run, state: TrainState
+    ) -> LanguageModelModule:
+        """Forecast a run that hasn't begun, then let the objective's stages complete the module.
+
+        Raises DoesNotFit.
+        """
+        reset_peak()
+        if not state.step:
+            _forecast(module, run)
+        for stage in module.objective.stages:
+            module = stage.before_first_step(module, run, state)
+        return module
+
+    def save(
+        self, folder: Path, module: LanguageModelModule, lineage: Mapping[str, Any]
+    ) -> Artifact:
+        """Write the adapter, or the whole model if all of its weights were trained."""
+        context, adapted = self.context, module.adapted
+        if module.settings.shards_weights:
+            adapted = self._load_unsharded(folder.parent, lineage["step"])
+        for stage in module.objective.stages:
+            stage.before_save(adapted.model)
+        adapted.finalize()
+        return save_artifact(folder, adapted.model, context.tokenizer, context.base, lineage)
+
+    def _load_unsharded(self, run: Path, step: int) -> AdaptedModel:
+        """Load the whole model with the weights of a checkpoint, on the main process."""
+        release_memory()
+        context = self.context
+        adapted = load_adapted_model(context.recipe, context.base, torch.device("cpu"))
+        weights = trainable_weights(adapted.model)
+        with torch.no_grad():
+            for name, exact in load_weights(run / "checkpoints", step).items():
+                weights[name].copy_(exact)
+        return adapted
 
 
-def seed_everything(seed: int) -> None:
-    """Python, numpy and torch."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-def tokenize_splits(given: TrainContext) -> tuple[list[Example], list[Example]]:
-    """Rows to learn from and to validate, as tokens. Raises what `encoded` raises."""
-    split = given.dataset.split
-    rows, validation = (
-        tokenize_rows(part, given.tokenizer, given.recipe)
-        for part in (split.train, split.validation)
-    )
-    return rows, validation
-
-
-def _build(
-    given: TrainContext, run: Run, rows: Sequence[Any], validation: Sequence[Any]
-) -> LanguageModelModule:
-    plan = build_language_model(given.recipe, given.base, list(rows), list(validation), given.team)
-    return add_rollouts(plan, given.tokenizer, given.dataset.task, run)
-
-
-def _before_first_step(
-    plan: LanguageModelModule, given: TrainContext, run: Run, state: TrainState
-) -> LanguageModelModule:
-    """The plan with what a teacher or the model itself says beforehand, and its forecast made.
-
-    Raises DoesNotFit.
-    """
-    plan = add_on_policy_answers(_add_teacher_logits(plan, given), given.tokenizer)
-    plan = add_hidden_state_matching(plan, given.tokenizer)
-    reset_peak()
-    if not state.step:
-        seen = probe(plan, run.path)
-        if plan.settings.compile:
-            say(f"Compiling the layers took {compile_seconds():.0f} s.")
-        expected = forecast(plan, seen)
-        if plan.team.is_main:
-            write_json(run.path / "forecast.json", expected.as_list())
-            check_fits(seen, expected, run.path)
-            for hint in speed_hints(plan, expected):
-                say(hint)
-    return add_reference_logprobs(plan, run, state)
-
-
-def _add_teacher_logits(plan: LanguageModelModule, given: TrainContext) -> LanguageModelModule:
-    """Of a team the leader asks the teacher, and the others read what it has kept."""
-    rows = (*given.dataset.split.train, *given.dataset.split.validation)
-    mine = add_teacher_logits(plan, given.tokenizer, rows) if plan.team.is_main else plan
-    plan.team.broadcast("asked")
-    return mine if plan.team.is_main else add_teacher_logits(plan, given.tokenizer, rows)
-
-
-def _save(
-    folder: Path, plan: LanguageModelModule, given: TrainContext, lineage: Mapping[str, Any]
-) -> Artifact:
-    model = plan.model
-    if plan.settings.shards_weights:
-        model = _load_unsharded(folder.parent, plan, given, lineage["step"])
-    drop_projection(model)
-    finalize_adapter(model)
-    return save_artifact(folder, model, given.tokenizer, given.base, lineage)
-
-
-def _load_unsharded(run: Path, plan: LanguageModelModule, given: TrainContext, step: int) -> Any:
-    """The whole model with the weights of a checkpoint, as the leader writes it."""
-    release_memory()
-    model = METHODS[plan.settings.method.kind](
-        load_model(given.base, training_dtype(given.recipe.model.dtype), torch.device("cpu")),
-        plan.settings.method,
-    )
-    weights = trainable_weights(model)
-    with torch.no_grad():
-        for name, exact in load_weights(run / "checkpoints", step).items():
-            weights[name].copy_(exact)
-    return model
-
-
-CAUSAL_LM_TRAINER = Trainer(tokenize_splits, _build, _save, _before_first_step)
+def _forecast(module: LanguageModelModule, run: Run) -> None:
+    """Write the forecast to the run, print hints for a faster one. Raises DoesNotFit."""
+    measurements = probe(module, run.path)
+    if module.settings.compile:
+        say(f"Compiling the layers took {compile_seconds():.0f} s.")
+    expected = forecast(module, measurements)
+    if module.process_group.is_main:
+        write_json(run.path / "forecast.json", expected.as_list())
+        check_fits(measurements, expected, run.path)
+        for hint in speed_hints(module, expected):
+            say(hint)

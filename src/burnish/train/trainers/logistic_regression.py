@@ -1,4 +1,4 @@
-"""A linear classifier on sentence vectors: multinomial logistic regression, trained in seconds."""
+"""A linear classifier on sentence embeddings: multinomial logistic regression, fit in seconds."""
 
 from collections.abc import Sequence
 
@@ -12,24 +12,24 @@ from burnish.engines.heads.base import user_text
 from burnish.models.heads.embedder import Embedder
 from burnish.models.heads.linear import LinearHead
 
-#: Inverse strengths of the L2 penalty that are tried; the validation rows choose, or the middle
-#: one is taken where there are none.
+#: Inverse strengths of the L2 penalty to try; the validation rows decide, or the middle one is
+#: taken where there are none.
 _STRENGTHS = (100.0, 10.0, 1.0)
 
 
 def fit_head(embedder: Embedder, train: Sequence[Row], validation: Sequence[Row]) -> LinearHead:
-    """Fit the classifier that does best on the validation rows.
+    """Fit the classifier that is best on the validation rows.
 
     Raises BadData if the training rows have fewer than two labels.
     """
     labels = tuple(sorted({row.answer for row in train}))
     if len(labels) < 2:
         raise BadData(
-            f"All training rows have the label {''.join(labels)!r}; nothing is to be told apart.",
+            f"All training rows have the label {''.join(labels)!r}; there is nothing to classify.",
             "Add rows with another label.",
         )
     with progress("Reading for the classifier", total=len(train) + len(validation)) as bar:
-        vectors, held = (
+        vectors, validation_vectors = (
             embedder.encode(
                 [user_text(row.prompt) for row in rows], advance=lambda n: bar.advance(n)
             )
@@ -39,13 +39,14 @@ def fit_head(embedder: Embedder, train: Sequence[Row], validation: Sequence[Row]
     strengths = _STRENGTHS if validation else _STRENGTHS[1:2]
     heads = [_fit(vectors, answers, labels, strength) for strength in strengths]
     expected = [row.answer for row in validation]
-    return max(heads, key=lambda head: _count_correct(head, held, expected))
+    return max(heads, key=lambda head: _count_correct(head, validation_vectors, expected))
 
 
 def _fit(
     vectors: np.ndarray, answers: np.ndarray, labels: tuple[str, ...], strength: float
 ) -> LinearHead:
-    """Weights (labels, width). Of two labels scikit-learn keeps one row, the second's log-odds."""
+    """Return weights (labels, width). For two labels scikit-learn keeps one row, the second's
+    log-odds."""
     model = LogisticRegression(C=strength, max_iter=1000).fit(vectors, answers)
     weight, bias = model.coef_.astype(np.float32), model.intercept_.astype(np.float32)
     if len(labels) == 2:
@@ -56,4 +57,4 @@ def _fit(
 
 def _count_correct(head: LinearHead, vectors: np.ndarray, expected: Sequence[str]) -> int:
     chosen = head.log_probs(vectors).argmax(1) if len(expected) else []
-    return sum(head.labels[place] == said for place, said in zip(chosen, expected, strict=True))
+    return sum(head.labels[one] == label for one, label in zip(chosen, expected, strict=True))

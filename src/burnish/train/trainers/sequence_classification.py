@@ -1,4 +1,4 @@
-"""`train.objective: classify`: a model with a head of labels, trained on labelled rows."""
+"""The trainer of `train.objective: classify`: a model with a classification head."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ import torch
 from burnish.core.errors import BadData, BadRecipe
 from burnish.core.progress import say
 from burnish.core.recipe.objectives import Classify
+from burnish.core.recipe.recipe import Recipe
 from burnish.core.records import Row
 from burnish.core.runs import Run
 from burnish.data.load import Dataset
@@ -23,55 +24,53 @@ from burnish.train.distillation.encoder_teacher import (
     encoder_teacher,
     load_encoder_teacher,
 )
-from burnish.train.distillation.hidden_states import drop_projection, project_to
-from burnish.train.loop.trainer import TrainContext, Trainer
+from burnish.train.distillation.hidden_states import add_projection, drop_projection
+from burnish.train.loop.trainer import Trainer
 from burnish.train.trainers.base import (
     EncoderExample,
     EncoderModule,
     apply_adapter,
     batch_by_length,
-    build_module,
     encode_texts,
     max_text_tokens,
+    module_fields,
     pad_to_device,
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClassifierModule(EncoderModule):
-    """A classification head in training; `weights` (labels,) are those of the labels' losses,
-    `beside` the teacher whose layers it is held to."""
+class ClassifierModule(EncoderModule[EncoderExample]):
+    """A classifier in training; `weights` (labels,) are those of the labels' losses."""
 
     weights: torch.Tensor
     teacher: EncoderTeacher | None = None
 
     def _compute_metrics(self, rows: Sequence[EncoderExample], learns: bool) -> dict[str, float]:
-        """Cross-entropy, the mean over the rows by their labels' weights (as torch's), and the
-        share of the rows whose likeliest label is right; beside a teacher also how far it is, the
-        mean over the rows."""
+        """Return the cross-entropy, averaged over the rows by their labels' weights (as torch's),
+        and the accuracy; with a teacher also the mean distances from it."""
         targets = torch.tensor([row.target for row in rows], device=self.weights.device)
-        texts, whole = [row.texts[0] for row in rows], float(self.weights[targets].sum())
-        loss = right = 0.0
-        away: dict[str, float] = defaultdict(float)
-        for places in batch_by_length(texts, self.settings.micro_batch_tokens):
+        texts, total_weight = [row.texts[0] for row in rows], float(self.weights[targets].sum())
+        loss = correct = 0.0
+        mean_distances: dict[str, float] = defaultdict(float)
+        for indices in batch_by_length(texts, self.settings.micro_batch_tokens):
             batch = pad_to_device(
-                [texts[place] for place in places], self.tokenizer, targets.device
+                [texts[index] for index in indices], self.tokenizer, targets.device
             )
-            logits, apart = self._forward(batch)
-            wanted = targets[places]
-            part = torch.nn.functional.cross_entropy(
-                logits, wanted, weight=self.weights, reduction="sum"
+            logits, distances = self._forward(batch)
+            labels = targets[indices]
+            batch_loss = torch.nn.functional.cross_entropy(
+                logits, labels, weight=self.weights, reduction="sum"
             )
-            part = part / whole
-            for name, far in apart.items():
-                part = part + self._distance_weight(name) * far.sum() / len(rows)
-                away[name] += float(far.detach().sum()) / len(rows)
+            batch_loss = batch_loss / total_weight
+            for name, distance in distances.items():
+                batch_loss = batch_loss + self._distance_weight(name) * distance.sum() / len(rows)
+                mean_distances[name] += float(distance.detach().sum()) / len(rows)
             if learns:
-                part.backward()
+                batch_loss.backward()
                 self.optimizer.accumulate()
-            loss += float(part.detach())
-            right += float((logits.argmax(-1) == wanted).sum())
-        return {"loss": loss, "accuracy": right / len(rows), **away}
+            loss += float(batch_loss.detach())
+            correct += float((logits.argmax(-1) == labels).sum())
+        return {"loss": loss, "accuracy": correct / len(rows), **mean_distances}
 
     def _distance_weight(self, name: str) -> float:
         return self.teacher.weights[name] if self.teacher else 0.0
@@ -79,15 +78,15 @@ class ClassifierModule(EncoderModule):
     def _forward(
         self, batch: Mapping[str, torch.Tensor]
     ) -> tuple[torch.Tensor, Mapping[str, torch.Tensor]]:
-        """Logits of the labels, float32, and (rows,) the distances from the teacher by name."""
+        """Return the logits of the labels, float32, and (rows,) the distances from the teacher."""
         if self.teacher is None:
             return self.model(**batch).logits.float(), {}
-        said, apart = self.teacher.forward_with_student(self.model, batch)
-        return said.logits.float(), apart
+        output, distances = self.teacher.forward_with_student(self.model, batch)
+        return output.logits.float(), distances
 
 
 def collect_labels(dataset: Dataset) -> tuple[str, ...]:
-    """The labels of the training rows, sorted; both training and serving count by them.
+    """Return the labels of the training rows, sorted; training and serving number them so.
 
     Raises BadRecipe if the answers aren't labels, BadData if there is one label only.
     """
@@ -99,16 +98,19 @@ def collect_labels(dataset: Dataset) -> tuple[str, ...]:
     labels = tuple(sorted({row.answer for row in dataset.split.train}))
     if len(labels) < 2:
         raise BadData(
-            f"All training rows have the label {''.join(labels)!r}; nothing is to be told apart.",
+            f"All training rows have the label {''.join(labels)!r}: there is nothing to classify.",
             "Add rows with another label.",
         )
     return labels
 
 
 def class_weights(targets: Sequence[int], labels: int, kind: str) -> torch.Tensor:
-    """(labels,) weights: all 1, or balanced as scikit-learn's, n / (labels seen * rows of the
-    label). A label that no row has, such as a tag inside spans of one word, weighs as much as the
-    rarest one that was seen: a single row to validate would outweigh all others else."""
+    """Return (labels,) weights: all 1, or balanced as scikit-learn's, n / (labels seen * rows of
+    the label).
+
+    A label that no row has, such as a tag inside spans of one word, weighs as much as the rarest
+    one that was seen: otherwise a single validation row would outweigh all others.
+    """
     if kind == "none":
         return torch.ones(labels)
     counts = Counter(targets)
@@ -118,57 +120,62 @@ def class_weights(targets: Sequence[int], labels: int, kind: str) -> torch.Tenso
     )
 
 
-def _tokenize(given: TrainContext) -> tuple[list[EncoderExample], list[EncoderExample]]:
-    labels = {label: number for number, label in enumerate(collect_labels(given.dataset))}
-    split = given.dataset.split
-    known = [row for row in split.validation if row.answer in labels]
-    if strange := len(split.validation) - len(known):
-        say(f"Left out {strange} validation rows: no training row has their label.")
-    return _tokenize_rows(split.train, labels, given), _tokenize_rows(known, labels, given)
+class ClassifierTrainer(Trainer[EncoderExample, ClassifierModule]):
+    """Trains a model with a classification head on labelled rows."""
+
+    def tokenize(self) -> tuple[list[EncoderExample], list[EncoderExample]]:
+        """Return the rows as examples, without validation rows of unknown labels."""
+        labels = {
+            label: number for number, label in enumerate(collect_labels(self.context.dataset))
+        }
+        split = self.context.dataset.split
+        known = [row for row in split.validation if row.answer in labels]
+        if unknown := len(split.validation) - len(known):
+            say(f"Left out {unknown} validation rows: no training row has their label.")
+        return self._tokenize_rows(split.train, labels), self._tokenize_rows(known, labels)
+
+    def _tokenize_rows(
+        self, rows: Sequence[Row], labels: Mapping[str, int]
+    ) -> list[EncoderExample]:
+        texts = encode_texts([user_text(row.prompt) for row in rows], self.context)
+        return [
+            EncoderExample((text,), labels[row.answer])
+            for text, row in zip(texts, rows, strict=True)
+        ]
+
+    def build(
+        self,
+        run: Run,
+        train_rows: Sequence[EncoderExample],
+        validation_rows: Sequence[EncoderExample],
+    ) -> ClassifierModule:
+        """Load the model with a new head, and the teacher if the recipe matches its layers."""
+        context, objective = self.context, _settings(self.context.recipe)
+        settings, labels = context.recipe.train, collect_labels(context.dataset)
+        dtype = training_dtype(context.recipe.model.dtype)
+        model = build_head_model(context.base, labels, context.tokenizer, dtype)
+        targets = [row.target for row in train_rows]
+        weights = class_weights(targets, len(labels), objective.class_weights).to(model.device)
+        teacher = load_encoder_teacher(objective, context)
+        model = apply_adapter(model, settings, "SEQ_CLS")
+        if objective.hidden:
+            add_projection(model, teacher.config.hidden_size, settings.seed)
+        return ClassifierModule(
+            **module_fields(model, context, train_rows, validation_rows),
+            weights=weights,
+            teacher=encoder_teacher(model, teacher, objective),
+        )
+
+    def save(self, folder: Path, module: ClassifierModule, lineage: Mapping[str, Any]) -> Artifact:
+        """Write the classifier with its labels."""
+        context, labels = self.context, collect_labels(self.context.dataset)
+        drop_projection(module.model)
+        classifier = SequenceClassifier(
+            module.model, context.tokenizer, labels, max_text_tokens(context)
+        )
+        return save_classifier(folder, classifier, context.base, lineage)
 
 
-def _tokenize_rows(
-    rows: Sequence[Row], labels: Mapping[str, int], given: TrainContext
-) -> list[EncoderExample]:
-    texts = encode_texts([user_text(row.prompt) for row in rows], given)
-    return [
-        EncoderExample((text,), labels[row.answer]) for text, row in zip(texts, rows, strict=True)
-    ]
-
-
-def _build(
-    given: TrainContext,
-    run: Run,
-    rows: Sequence[EncoderExample],
-    validation: Sequence[EncoderExample],
-) -> ClassifierModule:
-    settings, labels = given.recipe.train, collect_labels(given.dataset)
-    assert isinstance(settings.objective, Classify)
-    dtype = training_dtype(given.recipe.model.dtype)
-    model = build_head_model(given.base, labels, given.tokenizer, dtype)
-    kind = settings.objective.class_weights
-    weights = class_weights([row.target for row in rows], len(labels), kind).to(model.device)
-    teacher = load_encoder_teacher(settings.objective, given)
-    model = apply_adapter(model, settings, "SEQ_CLS")
-    if settings.objective.hidden:
-        project_to(model, teacher.config.hidden_size, settings.seed)
-    return build_module(
-        ClassifierModule,
-        model,
-        given,
-        (rows, validation),
-        weights=weights,
-        beside=encoder_teacher(model, teacher, settings.objective),
-    )
-
-
-def _save(
-    folder: Path, plan: ClassifierModule, given: TrainContext, lineage: Mapping[str, Any]
-) -> Artifact:
-    labels = collect_labels(given.dataset)
-    drop_projection(plan.model)
-    trained = SequenceClassifier(plan.model, given.tokenizer, labels, max_text_tokens(given))
-    return save_classifier(folder, trained, given.base, lineage)
-
-
-CLASSIFIER_TRAINER = Trainer(_tokenize, _build, _save)
+def _settings(recipe: Recipe) -> Classify:
+    assert isinstance(recipe.train.objective, Classify)
+    return recipe.train.objective
