@@ -225,7 +225,7 @@ def test_a_full_audit_log_becomes_the_one_before(tmp_path):
     log = AuditLog(tmp_path / "audit.jsonl", max_bytes=200)
 
     async def write():
-        for number in range(40):
+        for number in range(100):
             await log.write(method="POST", path=f"/{number}")
 
     asyncio.run(write())
@@ -233,6 +233,6 @@ def test_a_full_audit_log_becomes_the_one_before(tmp_path):
 
     files = [tmp_path / "audit.jsonl", *(tmp_path / f"audit.jsonl.{n}" for n in range(1, 16))]
     assert sorted(tmp_path.iterdir()) == sorted(files), "the oldest are dropped"
-    assert [entry["path"] for entry in read_journal(files[0])][-1] == "/39"
+    assert [entry["path"] for entry in read_journal(files[0])][-1] == "/99"
     newest_full = [entry["path"] for entry in read_journal(files[1])]
     assert len(newest_full) > 1 and all(file.stat().st_size < 400 for file in files)

@@ -1,6 +1,7 @@
 """Limits of what an organisation may keep and train at once."""
 
 import contextlib
+import re
 import time
 
 import httpx
@@ -45,7 +46,7 @@ def test_an_organisation_keeps_so_many_bytes_and_no_more(server, client_of):
         kept = tuning.upload(client, b"x" * 60, "batch")
         files = set((server.home / "files").iterdir())
 
-        assert "60 that are kept" in full(lambda: tuning.upload(client, b"x" * 41, "batch"))
+        assert "60 that are stored" in full(lambda: tuning.upload(client, b"x" * 41, "batch"))
         assert set((server.home / "files").iterdir()) == files, "nothing is half there"
         upload = announce(40)
         full(lambda: tuning.upload(client, b"x", "batch"))
@@ -77,16 +78,19 @@ def test_stored_responses_count_until_they_are_deleted(client_of):
 
 def test_what_vector_stores_hold_counts(client_of):
     text = b"The parcel has not arrived yet. " * 4
-    with client_of("searching", most_bytes=400) as client:
+    with client_of("searching", most_bytes=2000) as client:
         file = tuning.upload(client, text, "assistants", "a.txt")
         store = client.vector_stores.create()
-        other = tuning.upload(client, b"x" * 142, "assistants", "b.txt")
+        other = tuning.upload(client, b"x" * 900, "assistants", "b.txt")
         full(lambda: client.vector_stores.files.create(store.id, file_id=other))
         done = client.vector_stores.files.create_and_poll(
             file, vector_store_id=store.id, poll_interval_ms=50
         )
         assert done.status == "completed" and done.usage_bytes > 100
-        room = 400 - len(text) - 142 - done.usage_bytes
+        refusal = full(lambda: tuning.upload(client, b"x" * 1900, "batch"))
+        stored = int(re.search(r"to the (\d+) that are stored", refusal)[1])
+        assert stored > len(text) + 900 + done.usage_bytes
+        room = 2000 - stored
         full(lambda: tuning.upload(client, b"x" * (room + 1), "batch"))
         client.vector_stores.delete(store.id)
         assert tuning.upload(client, b"x" * (room + 1), "batch")

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from burnish.serve.errors import RequestError
 from burnish.serve.store.pagination import Order, fetch_page
-from burnish.serve.store.quota import check_storage_quota
+from burnish.serve.store.quota import COUNTED_KINDS, check_storage_quota
 from burnish.serve.store.schema import Database, StoredObject
 
 
@@ -35,7 +35,9 @@ class StoredObjects:
         Raises QuotaExceeded.
         """
         with self.store.writing() as session:
-            check_storage_quota(session, size + len(json.dumps(record.body)))
+            size += len(json.dumps(record.body)) if record.kind in COUNTED_KINDS else 0
+            if size:
+                check_storage_quota(session, size)
             session.add(record)
         return record
 

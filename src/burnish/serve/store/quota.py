@@ -14,7 +14,7 @@ from burnish.serve.store.schema import UNFINISHED, File, Job, StoredObject
 #: The kinds of objects whose JSON counts: with metadata, attributes, names, settings.
 COUNTED_KINDS = (
     "response", "batch", "vector_store", "vector_store_file", "vector_store_file_batch",
-    "deployment", "upload_part",
+    "deployment",
 )  # fmt: skip
 
 
