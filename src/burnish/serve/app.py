@@ -105,16 +105,21 @@ def create_app(
     app.state.inference = inference
     app.state.workspace = workspace
     _include_routers(app, with_workspace=workspace is not None)
+    _add_exception_handlers(app)
+    app.add_middleware(JsonBodyMiddleware)
+    app.add_middleware(AuthMiddleware, keys=keys, hosts=hosts, rate_limiter=rate_limiter)
+    app.add_middleware(AuditMiddleware, metrics=metrics, audit=audit)
+    return app
+
+
+def _add_exception_handlers(app: FastAPI) -> None:
+    """Give every error the shape that clients read."""
     app.add_exception_handler(BurnishError, errors.on_burnish_error)
     app.add_exception_handler(OSError, errors.on_storage_fault)
     app.add_exception_handler(DBAPIError, errors.on_storage_fault)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(RequestValidationError, errors.on_bad_request)
     app.add_exception_handler(Exception, errors.on_unexpected_error)
-    app.add_middleware(JsonBodyMiddleware)
-    app.add_middleware(AuthMiddleware, keys=keys, hosts=hosts, rate_limiter=rate_limiter)
-    app.add_middleware(AuditMiddleware, metrics=metrics, audit=audit)
-    return app
 
 
 def _include_routers(app: FastAPI, with_workspace: bool) -> None:
