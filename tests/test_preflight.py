@@ -21,5 +21,5 @@ def test_what_is_neither_a_run_nor_a_model_is_refused_as_both(tiny_model):
 def test_the_beginning_of_two_runs_names_neither(tiny_model):
     ids = [new_run("train", make_recipe(), {}).id for _ in range(2)]
 
-    with pytest.raises(NotFound, match=r"fits 2 runs\. Nor is a model"):
+    with pytest.raises(NotFound, match=r"matches 2 runs\. Nor is a model"):
         check_known(ids[0][:4])

@@ -18,6 +18,7 @@ from tests.pages.tables import (
     keys_page,
     metrics_page,
     olive_flags_page,
+    support_page,
 )
 from tests.serve.conformance.page import conformance_page
 
@@ -32,6 +33,7 @@ def pages() -> dict[str, str]:
         "findings.md": findings_page(),
         "metrics.md": metrics_page(),
         "olive-flags.md": olive_flags_page(),
+        "support.md": support_page(),
         "deepspeed-keys.md": keys_page("DeepSpeed", "deepspeed", deepspeed.KEYS),
         "autotrain-keys.md": keys_page("AutoTrain", "autotrain", autotrain.KEYS),
         "kaito-keys.md": keys_page("KAITO", "kaito", kaito.KEYS),

@@ -194,7 +194,7 @@ def die(when):
 def test_a_folder_that_holds_another_result_is_not_written_over(ticket_recipe, tmp_path):
     compare(ticket_recipe("compare.routes=[base]"), out=tmp_path / "run")
 
-    with pytest.raises(AlreadyThere, match="exists already"):
+    with pytest.raises(AlreadyThere, match="already exists"):
         compare(ticket_recipe("compare.routes=[base]"), out=tmp_path / "run")
 
 

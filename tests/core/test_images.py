@@ -81,7 +81,7 @@ def bomb():
         ("data:image/png;base64,%%%", "base64"),
         ("data:image/png;base64,aGk=", "can't be read"),
         ("data:image/svg+xml;base64," + base64.b64encode(b"<svg/>").decode(), "can't be read"),
-        ("data:image/png;base64," + base64.b64encode(bomb()).decode(), "picture"),
+        ("data:image/png;base64," + base64.b64encode(bomb()).decode(), "image"),
     ],
 )
 def test_what_is_no_picture_is_refused_and_nothing_is_fetched(url, why):

@@ -28,7 +28,7 @@ def test_a_name_that_fits_none_or_several_runs_is_refused():
     for name in ("one", "onset"):
         new_run("train", make_recipe({}), {}, out=runs_folder() / name)
 
-    with pytest.raises(NotFound, match="fits 2 runs"):
+    with pytest.raises(NotFound, match="matches 2 runs"):
         find_run("on")
     assert find_run("one").id == "one"
     assert [run.id for run in list_runs()] == ["one", "onset"]

@@ -194,7 +194,7 @@ def test_a_thought_is_learnt_with_its_answer_and_no_later_turn_sees_it(tiny_toke
     assert learnt(tiny_tokenizer, row) == "<think>\nred?\n</think>\n\nblue<|im_end|>"
     assert "blue" in later and "red?" not in later
     two = Row(messages=(*row.messages, Message("user", "sure?"), thinking))
-    with pytest.raises(BadData, match="renders a prompt otherwise"):
+    with pytest.raises(BadData, match="renders a prompt differently"):
         encode_row(tiny_tokenizer, two, 100)
     assert split_as_served(tiny_tokenizer, two) == (row, two.until(3))
     early = Row(messages=(*two.messages[:3], Message("assistant", "yes", weight=0.0)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 from burnish.compat.olive.commands import ALTERNATIVES, COMMANDS
 from burnish.compat.translate import KeyRule
+from burnish.core.recipe.support import support_table
 from burnish.data.findings import CODES
 from burnish.data.formats import FORMATS
 from burnish.evaluate.metrics import CORPUS_METRICS, METRICS
@@ -46,7 +47,10 @@ def findings_page() -> str:
 
 def metrics_page() -> str:
     """The page on metrics: those of answers come from the code."""
-    scores = [(f"`{name}`", _first_sentence(score)) for name, score in METRICS.items()]
+    scores = [
+        (f"`{name}`", _first_sentence(score).removeprefix("Return ").removeprefix("the "))
+        for name, score in METRICS.items()
+    ]
     beside = [
         (task, ", ".join(f"`{name}`" for name in measures))
         for task, measures in CORPUS_METRICS.items()
@@ -56,6 +60,11 @@ def metrics_page() -> str:
         "beside": table(["task", "shown beside, over the whole set"], beside),
     }
     return filled("docs/reference/metrics.md", blocks)
+
+
+def support_page() -> str:
+    """The page on what goes with what: the tables come from the code."""
+    return filled("docs/reference/support.md", {"objectives": support_table().splitlines()})
 
 
 def keys_page(tool: str, guide: str, keys: Mapping[str, KeyRule]) -> str:

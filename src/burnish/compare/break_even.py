@@ -1,8 +1,8 @@
-"""What the training costs, and from how many requests on it has paid for itself.
+"""Training costs, and the number of requests after which they have paid off.
 
-A fine-tune answers a short prompt; examples and passages have to be read with every request. Which
-one costs more is counted, in tokens, and not timed: a busy machine can make the longer prompt look
-quicker. By how much is timed, on the same questions, and has an interval.
+A fine-tuned model answers a short prompt; examples and passages must be read with every request.
+Which one costs more is decided by token counts, not by timing: a busy machine can make the longer
+prompt look faster. By how much is timed, on the same questions, with an interval.
 """
 
 import math
@@ -13,16 +13,17 @@ from burnish.core.records import Interval
 from burnish.core.stats import ratio_of_means
 from burnish.evaluate.latency import BUSY
 
-#: The routes whose prompts grow in place of a training.
+#: The routes with longer prompts in place of training.
 LONGER_PROMPTS = ("few_shot", "retrieval")
-#: Fewer pairs of times than this can't show which is longer (0.5**6 is 0.016).
+#: With fewer pairs of times than this, no order is significant (0.5**6 is 0.016).
 _LEAST_TIMED = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one request of a route takes: tokens read and written, seconds of single requests on
-    the same questions as any other route's, the price of 1,000, and how busy the machine was."""
+    """The work of one request of a route: tokens read and written, seconds of single requests on
+    the same questions as other routes', price per 1,000, and the machine's load by other
+    programs."""
 
     tokens: float
     seconds: Sequence[float]
@@ -32,13 +33,13 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class TrainingCosts:
-    """The training of `judged`, and the requests that pay for it.
+    """The training costs of `judged`, and the requests that pay for them.
 
     `training` is money; `rival` the route with a longer prompt that reads least (or the plain
-    prompt, if none was measured), which reads and writes `tokens_of_rival` a request. `saved` is
-    the share of its time that the fine-tune saves, `saved_per_1000` that of its price.
-    `break_even` is none where nothing is saved, or where the times can't tell that it is; with
-    the least that may be saved, `break_even_at_most` requests pay.
+    prompt, if none was measured), with `tokens_of_rival` per request. `saved` is the share of its
+    time that the fine-tune saves, `saved_per_1000` that of its price. `break_even` is None if
+    nothing is saved, or the times can't tell; `break_even_at_most` uses the lower end of the
+    interval of `saved`.
     """
 
     judged: str
@@ -55,7 +56,7 @@ class TrainingCosts:
 
     @property
     def is_dearer(self) -> bool:
-        """Whether the rival's requests take more work, as counted."""
+        """Whether the rival's requests take more tokens."""
         return self.tokens_of_rival > self.tokens
 
 
@@ -66,59 +67,61 @@ def training_costs(
     price_per_hour: float,
     confidence: float = 0.95,
 ) -> TrainingCosts | None:
-    """The costs of a trained route. None if there is no prompt to compare it with."""
+    """Return the costs of a trained route; None if there is no prompt to compare it with."""
     rivals = [name for name in LONGER_PROMPTS if name in work] or ["base"]
     if rivals[0] not in work:
         return None
     rival = min(rivals, key=lambda name: work[name].tokens)
-    own, other = work[judged], work[rival]
-    both = min(len(own.seconds), len(other.seconds))
-    share = ratio_of_means(own.seconds[:both], other.seconds[:both], confidence=confidence)
-    saved = Interval(1 - share.value, 1 - share.high, 1 - share.low, share.n)
+    judged_work, rival_work = work[judged], work[rival]
+    timed = min(len(judged_work.seconds), len(rival_work.seconds))
+    ratio = ratio_of_means(
+        judged_work.seconds[:timed], rival_work.seconds[:timed], confidence=confidence
+    )
+    saved = Interval(1 - ratio.value, 1 - ratio.high, 1 - ratio.low, ratio.n)
     training = training_seconds / 3600 * price_per_hour
-    is_sure = other.tokens > own.tokens and saved.low > 0 and both >= _LEAST_TIMED
-    pays = [
-        math.ceil(1000 * training / (other.per_1000 * part)) if other.per_1000 else 0
-        for part in ((saved.value, saved.low) if is_sure else ())
+    is_sure = rival_work.tokens > judged_work.tokens and saved.low > 0 and timed >= _LEAST_TIMED
+    break_evens = [
+        math.ceil(1000 * training / (rival_work.per_1000 * saving)) if rival_work.per_1000 else 0
+        for saving in ((saved.value, saved.low) if is_sure else ())
     ]
     return TrainingCosts(
         judged=judged,
         training_seconds=training_seconds,
         training=training,
         rival=rival,
-        tokens=own.tokens,
-        tokens_of_rival=other.tokens,
+        tokens=judged_work.tokens,
+        tokens_of_rival=rival_work.tokens,
         saved=saved,
-        saved_per_1000=other.per_1000 * saved.value,
-        break_even=pays[0] if pays else None,
-        break_even_at_most=pays[1] if pays else None,
-        busy=max(own.busy, other.busy),
+        saved_per_1000=rival_work.per_1000 * saved.value,
+        break_even=break_evens[0] if break_evens else None,
+        break_even_at_most=break_evens[1] if break_evens else None,
+        busy=max(judged_work.busy, rival_work.busy),
     )
 
 
 def costs_in_words(costs: TrainingCosts) -> str:
-    """The one thing to know of it, as a sentence or two."""
+    """Return the key figure as a sentence or two."""
     names = {"few_shot": "a few-shot prompt", "retrieval": "retrieval", "base": "the plain prompt"}
     rival = names[costs.rival]
     if not costs.is_dearer:
         return (
-            f"The training never pays for itself by cheaper requests: {rival} takes no more work "
-            f"for each ({costs.tokens_of_rival:,.0f} tokens, {costs.tokens:,.0f} after training)."
+            f"The training never pays off through cheaper requests: {rival} takes no more tokens "
+            f"per request ({costs.tokens_of_rival:,.0f}; {costs.tokens:,.0f} after training)."
         )
     times = costs.tokens_of_rival / max(costs.tokens, 1e-9)
-    beside = f"Beside {rival}, which takes {times:.1f} times the tokens"
+    comparison = f"Beside {rival}, which takes {times:.1f} times the tokens"
     if costs.break_even is None or costs.break_even_at_most is None:
-        found = costs.saved
-        told = (
-            "the training saves work with each request, but the times measured here don't tell how "
-            f"much ({found.value:.0%} of the time, {found.low:.0%} to {found.high:.0%})"
+        saved = costs.saved
+        saving = (
+            "the training saves work with each request, but the times measured here don't show how "
+            f"much ({saved.value:.0%} of the time, {saved.low:.0%} to {saved.high:.0%})"
         )
-        return f"{beside}, {told}.{_busy(costs)}"
-    most = _round_up(costs.break_even_at_most)
-    least = _round_up(costs.break_even)
-    upto = f" (at most {most:,})" if most > least else ""
+        return f"{comparison}, {saving}.{_busy(costs)}"
+    upper = _round_up(costs.break_even_at_most)
+    estimate = _round_up(costs.break_even)
+    limit = f" (at most {upper:,})" if upper > estimate else ""
     return (
-        f"{beside}, the training has paid for itself after about {least:,} requests{upto}."
+        f"{comparison}, the training has paid for itself after about {estimate:,} requests{limit}."
         f"{_busy(costs)}"
     )
 
@@ -133,6 +136,6 @@ def _busy(costs: TrainingCosts) -> str:
 
 
 def _round_up(count: int) -> int:
-    """Two digits, rounded up: the prices behind it are no more exact."""
-    size = int(10 ** max(len(str(count)) - 2, 0))
-    return -(-count // size) * size
+    """Round up to two digits: the underlying prices are no more exact."""
+    unit = int(10 ** max(len(str(count)) - 2, 0))
+    return -(-count // unit) * unit

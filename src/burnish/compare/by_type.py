@@ -1,4 +1,4 @@
-"""Which route for which questions: each one's score by the type that the data gives a question."""
+"""Each route's score by question type, and the best route per type."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,7 +11,7 @@ from burnish.core.stats import mean_interval, paired_test
 
 @dataclass(frozen=True, slots=True)
 class Lead:
-    """The route that scores highest on a type of question, the next one, and the gain over it."""
+    """The route with the highest score on a question type, the runner-up, and the gain over it."""
 
     route: str
     rival: str
@@ -25,10 +25,10 @@ class Lead:
 
 @dataclass(frozen=True, slots=True)
 class TypeScores:
-    """Questions of one type: each route's mean with its interval, and who leads.
+    """Questions of one type: each route's mean with its interval, and the leader.
 
-    A route that was given up before it was asked one of them is left out. Nobody leads where there
-    is one route, or the two best are level.
+    A route that was given up before it was asked any of them is left out. There is no leader if
+    there is one route, or the two best are equal.
     """
 
     scores: Mapping[str, Interval]
@@ -38,35 +38,43 @@ class TypeScores:
 def scores_by_type(
     scores: Mapping[str, Scores], rows: Sequence[Row], confidence: float, seed: int
 ) -> dict[str, TypeScores]:
-    """Type → what the routes do on it, types by name; `rows` are those that were asked.
+    """Return type → the routes' scores on it, sorted by type; `rows` are the test rows in use.
 
-    The intervals stand alone: they aren't widened for the number of cells, nor for looking which
-    route is best. Questions without a type are left out; nothing comes back if none has one.
+    The intervals are not adjusted for the number of cells, nor for selecting the best route.
+    Questions without a type are left out; the result is empty if none has one.
     """
-    asked: dict[str, set[str]] = {}
+    ids_by_type: dict[str, set[str]] = {}
     for row in rows:
         if row.type is not None:
-            asked.setdefault(row.type, set()).add(row.id)
-    found = {}
-    for kind, ids in sorted(asked.items()):
-        own = {route: _select(one, ids) for route, one in scores.items()}
-        own = {route: one for route, one in own.items() if one.predictions}
-        means = {
-            route: mean_interval(one.values, one.clusters, confidence, seed)
-            for route, one in own.items()
+            ids_by_type.setdefault(row.type, set()).add(row.id)
+    result = {}
+    for kind, ids in sorted(ids_by_type.items()):
+        selected = {route: _select(route_scores, ids) for route, route_scores in scores.items()}
+        selected = {
+            route: route_scores
+            for route, route_scores in selected.items()
+            if route_scores.predictions
         }
-        found[kind] = TypeScores(means, _find_lead(own, means, confidence))
-    return found
+        means = {
+            route: mean_interval(route_scores.values, route_scores.clusters, confidence, seed)
+            for route, route_scores in selected.items()
+        }
+        result[kind] = TypeScores(means, _find_lead(selected, means, confidence))
+    return result
 
 
 def _select(scores: Scores, ids: set[str]) -> Scores:
-    return replace(scores, predictions=[one for one in scores.predictions if one.row in ids])
+    return replace(
+        scores,
+        predictions=[prediction for prediction in scores.predictions if prediction.row in ids],
+    )
 
 
 def _find_lead(
     scores: Mapping[str, Scores], means: Mapping[str, Interval], confidence: float
 ) -> Lead | None:
-    """The best route and the next, a ceiling aside; on the questions that both were asked."""
+    """Return the best route and the runner-up, without the ceiling, on the questions that both
+    answered."""
     order = sorted((name for name in means if name != CEILING), key=lambda name: -means[name].value)
     if len(order) < 2:
         return None
@@ -76,27 +84,27 @@ def _find_lead(
 
 
 def refuse_without_types(column: str | None, rows: Sequence[Row]) -> None:
-    """Raise BadRecipe if a column is named that gives no question a type."""
+    """Raise BadRecipe if the named column gives no question a type."""
     if column and not any(row.type for row in rows):
         raise BadRecipe(
-            f"No test row says in `{column}` what type of question it is.",
+            f"No test row has a question type in `{column}`.",
             "Correct data.question_type, or leave it out.",
         )
 
 
 def format_types(types: Mapping[str, TypeScores]) -> str:
-    """What a person reads on the terminal: a line for each type and route."""
+    """Format the scores for the terminal: a line per type and route."""
     lines = ["By type of question:"]
-    width = max(len(route) for found in types.values() for route in found.scores) + 2
-    for kind, found in types.items():
-        lines.append(f"  {kind} ({max(one.n for one in found.scores.values())} questions)")
+    width = max(len(route) for type_scores in types.values() for route in type_scores.scores) + 2
+    for kind, type_scores in types.items():
+        lines.append(f"  {kind} ({max(mean.n for mean in type_scores.scores.values())} questions)")
         lines += [
-            f"    {route:<{width}} {one.value:7.1%}  ({one.low:.1%} to {one.high:.1%})"
-            for route, one in found.scores.items()
+            f"    {route:<{width}} {mean.value:7.1%}  ({mean.low:.1%} to {mean.high:.1%})"
+            for route, mean in type_scores.scores.items()
         ]
-        if found.lead:
-            gain = found.lead.gain
+        if lead := type_scores.lead:
+            gain = lead.gain
             ends = f"({100 * gain.low:+.1f} to {100 * gain.high:+.1f})"
-            told = f"{found.lead.route} leads {found.lead.rival} by {100 * gain.value:+.1f} points"
-            lines.append(f"    {told} {ends}{'' if found.lead.is_sure else ': not settled'}")
+            text = f"{lead.route} leads {lead.rival} by {100 * gain.value:+.1f} points"
+            lines.append(f"    {text} {ends}{'' if lead.is_sure else ': not settled'}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""The classifier's route: sentence vectors and one matrix, fitted once and found again.
+"""The classifier route: sentence vectors and a linear head, fitted once and cached.
 
 Often the honest winner for labels on a machine without a GPU, so a fine-tune has to beat it.
 """
@@ -17,13 +17,13 @@ from burnish.train.trainers.logistic_regression import fit_head
 
 
 def train_classifier(recipe: Recipe, dataset: Dataset) -> Run:
-    """The run whose artifact is the classifier of these rows.
+    """Return the run whose artifact is the classifier of these rows.
 
     Raises BadRecipe if the answers aren't labels, NotFound without the embedding model.
     """
     if dataset.task.kind != "classification":
         raise BadRecipe(
-            f"The route `classifier` is for labels, and the task is {dataset.task.kind}.",
+            f"The route `classifier` needs labels; the task is {dataset.task.kind}.",
             "Leave it out of compare.routes, or set task.kind to classification.",
         )
     local, split = find_model(recipe.rag.embedder), dataset.split

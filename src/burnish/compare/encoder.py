@@ -1,6 +1,7 @@
-"""The encoder's route: a small embedding model with a classification head, all its weights trained.
+"""The encoder route: a small embedding model with a classification head, fully fine-tuned.
 
-Between the linear classifier on its vectors, which takes seconds, and a fine-tuned language model.
+It lies between the linear classifier on its vectors, which takes seconds, and a fine-tuned language
+model.
 """
 
 import math
@@ -15,22 +16,22 @@ from burnish.core.runs import Run
 from burnish.data.load import Dataset
 from burnish.train.cached_run import train_cached
 
-#: Settings for small encoders; a head from nothing needs some steps however few the rows are.
+#: Settings for small encoders; a new head needs some steps however few the rows are.
 _BATCH, _EPOCHS, _LEAST_STEPS, _RATE = 32, 4, 200, 3e-4
 
-#: What the encoder learns, by the task.
+#: Task → the encoder's training objective.
 _OBJECTIVES = {"classification": Classify(), "spans": TokenClassify()}
 
 
 def train_encoder(recipe: Recipe, dataset: Dataset) -> Run:
-    """The run whose artifact is `rag.embedder` with a head, fine-tuned on these rows.
+    """Return the run whose artifact is `rag.embedder` with a head, fine-tuned on these rows.
 
     Raises BadRecipe if the answers are neither labels nor spans, NotFound without the embedding
     model.
     """
     if dataset.task.kind not in _OBJECTIVES:
         raise BadRecipe(
-            f"The route `encoder` is for labels and spans, and the task is {dataset.task.kind}.",
+            f"The route `encoder` needs labels or spans; the task is {dataset.task.kind}.",
             "Leave it out of compare.routes, or set task.kind to classification.",
         )
     steps = max(math.ceil(len(dataset.split.train) / _BATCH), 1)
@@ -53,7 +54,7 @@ def refuse_encoders(recipe: Recipe) -> None:
     """Raise BadRecipe if the recipe trains no language model."""
     if not goes_together("run", "compare", "objective", recipe.train.objective.kind):
         raise BadRecipe(
-            f"compare fine-tunes a language model, and train.objective is "
+            f"compare fine-tunes a language model; train.objective is "
             f"{recipe.train.objective.kind}.",
             "Leave train.objective out. For labels, name the routes: "
             "--set compare.routes=[base,few_shot,classifier,encoder,fine_tuned]",

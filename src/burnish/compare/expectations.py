@@ -1,8 +1,7 @@
-"""Rules of thumb: what the textbooks expect of this data before anything is measured, and whether
-it came true.
+"""Rules of thumb: textbook expectations for this data before measuring, and their outcomes.
 
 Each rule looks at the recipe and the rows, and bets on one route against another. The measurement
-then decides by the paired interval, so that a rule is contradicted only by more than luck.
+then decides by the paired interval, so that a rule is contradicted only beyond chance.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,9 +16,9 @@ from burnish.data.load import Dataset
 
 Outcome = Literal["confirmed", "contradicted", "open", "not measured"]
 
-#: Fewer training rows than this count as few. The documents name no number; this one is ours.
+#: Fewer training rows than this count as few; the documents name no number.
 FEW_ROWS = 100
-#: A bet: scores of ours and theirs, the least gain that matters, and the level → what came out.
+#: A bet: scores of both routes, the smallest relevant gain, the confidence level → outcome.
 _Check = Callable[[Scores, Scores, float, float], Outcome]
 
 
@@ -36,7 +35,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """A rule that applies: what it says, because of what, and what came of it."""
+    """A rule that applies: its statement, the reason, and its outcome."""
 
     says: str
     because: str
@@ -45,19 +44,27 @@ class Expectation:
     outcome: Outcome = "not measured"
 
 
-def _scores_more(ours: Scores, theirs: Scores, least: float, confidence: float) -> Outcome:
+def _scores_more(ours: Scores, theirs: Scores, smallest_gain: float, confidence: float) -> Outcome:
     gain = paired_test(*ours.paired_with(theirs), confidence).gain
     return "confirmed" if gain.low > 0 else "contradicted" if gain.high < 0 else "open"
 
 
-def _hardly_more(ours: Scores, theirs: Scores, least: float, confidence: float) -> Outcome:
+def _hardly_more(ours: Scores, theirs: Scores, smallest_gain: float, confidence: float) -> Outcome:
     gain = paired_test(*ours.paired_with(theirs), confidence).gain
-    return "confirmed" if gain.high < least else "contradicted" if gain.low > least else "open"
+    return (
+        "confirmed"
+        if gain.high < smallest_gain
+        else "contradicted"
+        if gain.low > smallest_gain
+        else "open"
+    )
 
 
-def _reads_less(ours: Scores, theirs: Scores, least: float, confidence: float) -> Outcome:
-    one, other = (mean(item.tokens_in for item in some.predictions) for some in (ours, theirs))
-    return "confirmed" if one < other else "contradicted"
+def _reads_less(ours: Scores, theirs: Scores, smallest_gain: float, confidence: float) -> Outcome:
+    our_tokens, their_tokens = (
+        mean(item.tokens_in for item in scores.predictions) for scores in (ours, theirs)
+    )
+    return "confirmed" if our_tokens < their_tokens else "contradicted"
 
 
 def _documents(recipe: Recipe, dataset: Dataset) -> str:
@@ -65,8 +72,8 @@ def _documents(recipe: Recipe, dataset: Dataset) -> str:
 
 
 def _knowledge(recipe: Recipe, dataset: Dataset) -> str:
-    is_asked = recipe.rag.documents and dataset.task.kind == "qa"
-    return "questions are answered from documents" if is_asked else ""
+    applies = recipe.rag.documents and dataset.task.kind == "qa"
+    return "questions are answered from documents" if applies else ""
 
 
 def _fixed_words(recipe: Recipe, dataset: Dataset) -> str:
@@ -101,7 +108,7 @@ RULES = (
 
 
 def list_expectations(recipe: Recipe, dataset: Dataset) -> list[Expectation]:
-    """What the rules that apply expect, before anything is measured."""
+    """Return the expectations of the rules that apply, before measuring."""
     return [
         Expectation(rule.statement, reason, rule.ours, rule.theirs)
         for rule in RULES
@@ -112,9 +119,10 @@ def list_expectations(recipe: Recipe, dataset: Dataset) -> list[Expectation]:
 def check_expectations(
     before: list[Expectation], routes: Mapping[str, Scores], least: float, confidence: float
 ) -> list[Expectation]:
-    """The same with what came of them; `least` is the smallest gain that is worth having.
+    """Return the expectations with their outcomes; `least` is the smallest gain that is worth
+    having.
 
-    An outcome is open if the interval (at level `confidence`) leaves room for both.
+    An outcome is open if the interval (at level `confidence`) allows both.
     """
     bets = {rule.statement: rule.check for rule in RULES}
     return [

@@ -1,8 +1,8 @@
-"""What was lost: a small general set asked before and after.
+"""Forgetting: a small general question set asked before and after fine-tuning.
 
 A fine-tune can forget what the base could do. Fifty multiple-choice questions on everyday facts,
 arithmetic, language and following an instruction are asked of both, without the recipe's prompt.
-The model chooses among four answers, so that scoring is exact; chance alone gives a quarter.
+The model chooses among four answers, so that scoring is exact; guessing gives a quarter.
 """
 
 import tomllib
@@ -18,8 +18,8 @@ _SET = Path(__file__).with_name("forgetting.toml")
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """How the base and the fine-tune answer the general set, which answers were lost, and the
-    smallest loss (a share) that a set of this size would show four times in five."""
+    """The general set's scores of base and fine-tune, the answers that were lost, and the smallest
+    loss (a share) that a set of this size detects with 80 % power."""
 
     before: Interval
     after: Interval
@@ -30,14 +30,14 @@ class Forgetting:
 
 
 def load_general_set(file: Path = _SET) -> PromptSet:
-    """The questions of forgetting.toml as rows with their prompts; `type` is the kind."""
+    """Load the questions of forgetting.toml as rows with their prompts; `type` is the kind."""
     content = tomllib.loads(file.read_text(encoding="utf-8"))
     rows, prompts = [], []
     for number, entry in enumerate(content["question"], start=1):
         question = Message("user", f"{entry['ask']} {content['tell']}")
         answer = Message("assistant", entry["choices"][0])
         rows.append(Row((question, answer), type=entry["kind"], file=file.name, line=number))
-        # Sorted, so that the place of a choice says nothing about it.
+        # Sorted, so that a choice's position says nothing about it.
         prompts.append(
             Prompt((question,), max_new_tokens=16, choices=tuple(sorted(entry["choices"])))
         )
@@ -45,7 +45,8 @@ def load_general_set(file: Path = _SET) -> PromptSet:
 
 
 def measure_forgetting(before: Scores, after: Scores, alpha: float = 0.05) -> Forgetting:
-    """Compare the two, question by question. A loss is real if chance gives it in `alpha` or less.
+    """Compare the scores question by question. A loss is real if chance explains it with
+    probability `alpha` or less.
 
     The interval of the change has the level of a one-sided test at `alpha` on either side.
     """

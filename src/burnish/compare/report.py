@@ -1,4 +1,4 @@
-"""A comparison as the contents of its report."""
+"""The report contents of a comparison."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,16 +27,16 @@ def comparison_contents(
     training: Run | None,
     command: str,
 ) -> ReportContents:
-    """What the report shows; `result` is the comparison as JSON."""
+    """Return the report's contents; `result` is the comparison as JSON."""
     verdict = result["verdict"]
-    whole = fully_measured(routes)
-    first = next(iter(whole.values()))
+    complete = fully_measured(routes)
+    first = next(iter(complete.values()))
     inferred = result["inferred"]
     facts = {
         "Task": str(inferred["task"]),
         "Metric": first.metric,
         "Test questions": str(first.interval.n),
-        "Smallest gain that this test size sees": f"{100 * verdict['visible']:.1f} points",
+        "Smallest gain that this test size detects": f"{100 * verdict['visible']:.1f} points",
         "Training run": str(result["training"] or "none"),
     }
     facts |= {f"Data, {number}": note for number, note in enumerate(inferred["notes"], start=1)}
@@ -57,7 +57,7 @@ def comparison_contents(
         tables=report_tables(result),
         curves=training_curves(training),
         diagnoses=training_diagnoses(training),
-        classes=hardest_classes(whole, _judged_route(result))
+        classes=hardest_classes(complete, _judged_route(result))
         if inferred["task"] == "classification"
         else (),
         examples=_examples(routes, verdict["rival"], _judged_route(result)),
@@ -71,32 +71,35 @@ def comparison_contents(
 
 
 def _examples(routes: Mapping[str, Scores], rival: str, judged: str) -> list[SideBySide]:
-    """Questions side by side, of those that the rival was asked, if it was given up."""
-    whole = fully_measured(routes)
-    if rival in whole:
-        return pick_examples(whole, rival, judged)
+    """Return questions side by side; only those that the rival was asked, if it was given up."""
+    complete = fully_measured(routes)
+    if rival in complete:
+        return pick_examples(complete, rival, judged)
     rows = {prediction.row for prediction in routes[rival].predictions}
-    asked = {
-        name: replace(one, predictions=[item for item in one.predictions if item.row in rows])
-        for name, one in routes.items()
+    selected = {
+        name: replace(
+            scores,
+            predictions=[prediction for prediction in scores.predictions if prediction.row in rows],
+        )
+        for name, scores in routes.items()
     }
-    return pick_examples(fully_measured(asked), rival, judged)
+    return pick_examples(fully_measured(selected), rival, judged)
 
 
 def _judged_route(result: Mapping[str, Any]) -> str:
-    """The route that the page looks into: the fine-tune, or the best one without it."""
+    """Return the route that the page details: the fine-tune, or the best one without it."""
     return str(result["verdict"]["judged"] or result["verdict"]["winner"])
 
 
 def _forgetting(result: Mapping[str, Any]) -> list[RouteLine]:
-    found = result["forgetting"]
-    if not found:
+    forgetting = result["forgetting"]
+    if not forgetting:
         return []
     empty: dict[str, Any] = {
         "extra": {}, "gain": None, "p_value": None, "latency_p50_s": 0.0, "latency_p95_s": 0.0,
         "tokens_in": 0.0, "tokens_out": 0.0, "cost_per_1000": 0.0, "memory_bytes": 0,
     }  # fmt: skip
     return [
-        RouteLine(name=name, metric="general questions", score=Interval(**found[key]), **empty)
+        RouteLine(name=name, metric="general questions", score=Interval(**forgetting[key]), **empty)
         for name, key in (("base", "before"), (_judged_route(result), "after"))
     ]

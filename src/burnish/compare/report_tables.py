@@ -1,4 +1,4 @@
-"""What a comparison's report shows in small tables."""
+"""The small tables of a comparison's report."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,18 +10,22 @@ from burnish.report.contents import ReportTable
 
 
 def report_tables(result: Mapping[str, Any]) -> list[ReportTable]:
-    """The tables that this comparison has something to put into; `result` is it as JSON."""
+    """Return the tables that have content; `result` is the comparison as JSON."""
     return [table for table in (make(result) for make in _TABLES) if table.lines]
 
 
 def _ceiling(result: Mapping[str, Any]) -> ReportTable:
-    found = {name: Interval(**one) for name, one in result["covered"].items()}
+    coverage = {name: Interval(**estimate) for name, estimate in result["covered"].items()}
     return ReportTable(
         "How far to the teacher",
         ("Route", "Share of the distance", "Interval"),
         [
-            (spelt(name), share(one.value), f"{share(one.low)} to {share(one.high)}")
-            for name, one in found.items()
+            (
+                spelt(name),
+                share(estimate.value),
+                f"{share(estimate.low)} to {share(estimate.high)}",
+            )
+            for name, estimate in coverage.items()
         ],
         "0% is no better than the plain prompt, 100% as good as the teacher, which is a ceiling "
         "and no candidate: the verdict leaves it out. Its latency, where it is elsewhere, is that "
@@ -31,11 +35,11 @@ def _ceiling(result: Mapping[str, Any]) -> ReportTable:
 
 def _types(result: Mapping[str, Any]) -> ReportTable:
     types = {
-        kind: {route: Interval(**one) for route, one in found.items()}
-        for kind, found in result["types"].items()
+        kind: {route: Interval(**one) for route, one in scores.items()}
+        for kind, scores in result["types"].items()
     }
     routes = [route["name"] for route in result["routes"]]
-    lines = [(spelt(route), *(_cell(found.get(route)) for found in types.values()))
+    lines = [(spelt(route), *(_cell(scores.get(route)) for scores in types.values()))
              for route in routes]  # fmt: skip
     leads = [result["leads"].get(kind) for kind in types]
     if any(leads):
@@ -45,7 +49,7 @@ def _types(result: Mapping[str, Any]) -> ReportTable:
         "By type of question",
         (
             "Route",
-            *(f"{kind}: {_question_count(found)} questions" for kind, found in types.items()),
+            *(f"{kind}: {_question_count(scores)} questions" for kind, scores in types.items()),
         ),
         lines if types else [],
         "Each cell with its own interval, not widened for the number of cells. The best was found "
@@ -54,20 +58,20 @@ def _types(result: Mapping[str, Any]) -> ReportTable:
     )
 
 
-def _cell(found: Interval | None) -> str:
-    return f"{share(found.value)} ({interval(found)})" if found else "–"
+def _cell(estimate: Interval | None) -> str:
+    return f"{share(estimate.value)} ({interval(estimate)})" if estimate else "–"
 
 
-def _question_count(found: Mapping[str, Interval]) -> int:
-    return max(one.n for one in found.values())
+def _question_count(scores: Mapping[str, Interval]) -> int:
+    return max(estimate.n for estimate in scores.values())
 
 
 def _lead_text(lead: Mapping[str, Any] | None) -> str:
     if not lead:
         return "–"
     gain = Interval(**lead["gain"])
-    told = f"{points(gain.value)} over {spelt(lead['rival'])} ({gain_interval(gain)})"
-    return told if gain.low > 0 else f"{told}, not settled"
+    text = f"{points(gain.value)} over {spelt(lead['rival'])} ({gain_interval(gain)})"
+    return text if gain.low > 0 else f"{text}, not settled"
 
 
 def _judge(result: Mapping[str, Any]) -> ReportTable:
@@ -80,9 +84,9 @@ def _judge(result: Mapping[str, Any]) -> ReportTable:
         f"Who graded: {judge['name']}, a model",
         ("People say", *(f"It says {grade}" for grade in grades)),
         [(grade, *(str(count) for count in line)) for grade, line in counts if any(line)],
-        f"{judge['words']} Asked for was a kappa of {judge['least_kappa']:.2f} (0 is what chance "
-        "gives, 1 that they always agree). It saw one answer at a time beside the reference, and "
-        "not whose it was.",
+        f"{judge['words']} The required kappa was {judge['least_kappa']:.2f} (0 is chance "
+        "agreement, 1 perfect agreement). The judge saw one answer at a time beside the "
+        "reference, and not whose it was.",
     )
 
 
@@ -108,7 +112,7 @@ def _costs(result: Mapping[str, Any]) -> ReportTable:
             ),
             (f"The training has paid, beside {spelt(costs['rival'])}", paid),
         ],
-        f"{costs['words']} The machine is taken to be busy; an idle one costs the same hour.",
+        f"{costs['words']} The machine is assumed to be fully used; an idle one costs the same.",
     )
 
 
@@ -116,10 +120,10 @@ def _expectations(result: Mapping[str, Any]) -> ReportTable:
     return ReportTable(
         "Rules of thumb, before and after",
         ("Expected before measuring", "Because", "Measured"),
-        [(one["says"], one["because"], one["outcome"]) for one in result["expected"]],
-        "Confirmed or contradicted means by more than luck, question by question; open, that this "
-        "many questions can't tell. Two rules can't be read off the data, and both speak for "
-        "retrieval: facts that change often, and answers that must name their source.",
+        [(rule["says"], rule["because"], rule["outcome"]) for rule in result["expected"]],
+        "Confirmed or contradicted means beyond chance, question by question; open, that this "
+        "many questions can't tell. Two rules can't be read off the data, and both favour "
+        "retrieval: facts that change often, and answers that must cite their source.",
         is_text=True,
     )
 

@@ -1,4 +1,4 @@
-"""The routes a team could take: each is a model and the prompts to ask it with.
+"""The routes to compare: each is a model and the prompts to ask it with.
 
 The table ROUTES is the only list. A route gets the fair chance that a competent person would give
 it: a base model that must choose among labels is told the labels.
@@ -42,15 +42,15 @@ from burnish.models.local_models import find_model
 from burnish.models.resolved import Resolved
 from burnish.train.cached_run import train_cached
 
-#: Examples that are too long for the context are passed over; this many times `shots` are tried.
+#: Examples that don't fit the context are skipped; this many times `shots` are tried.
 _TRIED = 4
 
 
 @dataclass(frozen=True, slots=True)
 class ComparisonSetup:
-    """What all routes are asked: the data, the recipe, and the test rows in use.
+    """What all routes share: the recipe, the data, and the test rows in use.
 
-    `documents` are there if a route reads them, `judge` if a model grades the answers.
+    `documents` are set if a route retrieves from them, `judge` if a model grades the answers.
     """
 
     recipe: Recipe
@@ -67,9 +67,9 @@ class ComparisonSetup:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How a route's prompts are made, and from which rows its model is made: none for the base.
+    """How a route's prompts are made, and from which rows its model is trained: None for the base.
 
-    `makes` gives the run that holds the model; `reads` if it needs the recipe's documents.
+    `train` returns the run with the model; `reads_documents` if it needs the recipe's documents.
     """
 
     make_prompts: Callable[[ComparisonSetup, Engine], list[Prompt]]
@@ -79,8 +79,8 @@ class Route:
 
 
 def plain_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
-    """The test questions as the recipe puts them and as they were trained: no list of labels, and
-    with room for thoughts where the rows have them."""
+    """Return the test questions as in training: no list of labels, and with room for reasoning if
+    the rows have it."""
     return _task_prompts(
         setting, engine, reasoning_length(setting.dataset.split.train, engine.count_tokens)
     )
@@ -95,36 +95,38 @@ def _task_prompts(
 
 
 def base_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
-    """The recipe's prompt; where answers have a form, the prompt says which."""
+    """Return the recipe's prompt, with an instruction where answers have a form."""
     task = setting.dataset.task
-    told = TASKS[task.kind].instruction(task, setting.dataset.split.train)
-    return [with_instruction(prompt, told) for prompt in _task_prompts(setting, engine)]
+    instruction = TASKS[task.kind].instruction(task, setting.dataset.split.train)
+    return [with_instruction(prompt, instruction) for prompt in _task_prompts(setting, engine)]
 
 
 def few_shot_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
-    """The base prompt behind examples from the training rows, as many as fit the context."""
+    """Return the base prompt behind examples from the training rows, as many as fit the context."""
     prompts, recipe = base_prompts(setting, engine), setting.recipe
-    train, tried = setting.dataset.split.train, _TRIED * recipe.compare.shots
+    train, candidates = setting.dataset.split.train, _TRIED * recipe.compare.shots
     if recipe.compare.examples == "similar":
-        ranked = similar_examples(train, setting.rows, tried, recipe.rag.embedder)
-        # What stands next to the question weighs most: the nearest comes last.
-        fits = [
-            _examples_that_fit(prompt, some, recipe.compare.shots, engine)[::-1]
-            for prompt, some in zip(prompts, ranked, strict=True)
+        ranked = similar_examples(train, setting.rows, candidates, recipe.rag.embedder)
+        # The nearest example comes last: text next to the question weighs most.
+        fitting = [
+            _examples_that_fit(prompt, examples, recipe.compare.shots, engine)[::-1]
+            for prompt, examples in zip(prompts, ranked, strict=True)
         ]
     else:
         longest = max(prompts, key=lambda prompt: engine.count_tokens(prompt.messages))
-        drawn = choose_examples(train, tried, recipe.data.seed)
-        fits = [_examples_that_fit(longest, drawn, recipe.compare.shots, engine)] * len(prompts)
-    shown = [with_examples(prompt, some) for prompt, some in zip(prompts, fits, strict=True)]
-    more = mean(
+        drawn = choose_examples(train, candidates, recipe.data.seed)
+        fitting = [_examples_that_fit(longest, drawn, recipe.compare.shots, engine)] * len(prompts)
+    shown = [
+        with_examples(prompt, examples) for prompt, examples in zip(prompts, fitting, strict=True)
+    ]
+    extra_tokens = mean(
         engine.count_tokens(after.messages) - engine.count_tokens(before.messages)
         for before, after in zip(prompts, shown, strict=True)
     )
-    number = mean(map(len, fits))
+    example_count = mean(map(len, fitting))
     say(
-        f"few_shot: {number:.3g} of {recipe.compare.shots} examples; they cost {more:.0f} tokens a "
-        "question."
+        f"few_shot: {example_count:.3g} of {recipe.compare.shots} examples; they cost "
+        f"{extra_tokens:.0f} tokens per question."
     )
     return shown
 
@@ -132,7 +134,7 @@ def few_shot_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
 def _examples_that_fit(
     prompt: Prompt, ranked: Sequence[Row], wanted: int, engine: Engine
 ) -> list[Row]:
-    """The first `wanted` of the rows with which the prompt and its answer fit the context."""
+    """Return the first `wanted` rows with which the prompt and its answer fit the context."""
     examples: list[Row] = []
     for row in ranked:
         shown = with_examples(prompt, [*examples, row])
@@ -143,7 +145,8 @@ def _examples_that_fit(
 
 
 def retrieval_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
-    """The base prompt with the passages found for its question, as many as fit the context."""
+    """Return the base prompt with the passages retrieved for its question, as many as fit the
+    context."""
     prompts, room = base_prompts(setting, engine), engine.context_length
     return prompts_with_passages(
         _require_documents(setting), prompts, engine.count_tokens, room, "retrieval"
@@ -151,7 +154,8 @@ def retrieval_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
 
 
 def trained_retrieval_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
-    """The plain prompt with passages, as it was trained: no longer than training rows may be."""
+    """Return the plain prompt with passages, as in training: no longer than training rows may
+    be."""
     room = min(engine.context_length, setting.recipe.train.max_length)
     return prompts_with_passages(
         _require_documents(setting),
@@ -163,13 +167,13 @@ def trained_retrieval_prompts(setting: ComparisonSetup, engine: Engine) -> list[
 
 
 def plain_rows(setting: ComparisonSetup) -> Split:
-    """The rows as they are."""
+    """Return the rows unchanged."""
     return setting.dataset.split
 
 
 def retrieval_rows(setting: ComparisonSetup) -> Split:
-    """The rows with the passages found for their questions; some training rows without those that
-    hold the answer."""
+    """Return the rows with the passages retrieved for their questions; some training rows without
+    those that contain the answer."""
     documents, split, recipe = _require_documents(setting), setting.dataset.split, setting.recipe
     tokenizer = setting.tokenizer
     room, seed = recipe.train.max_length, recipe.train.seed
@@ -178,14 +182,14 @@ def retrieval_rows(setting: ComparisonSetup) -> Split:
         parts = split_as_served(tokenizer, row)
         return max(len(encode_row(tokenizer, part, room + 1).ids) for part in parts)
 
-    def shown(rows: Sequence[Row], gold_share: float) -> tuple[Row, ...]:
+    def with_retrieved(rows: Sequence[Row], gold_share: float) -> tuple[Row, ...]:
         return rows_with_passages(documents, rows, size, room, gold_share, seed)
 
-    # Validation sees what the test will see: passages as they are found.
+    # Validation rows look like test rows: passages as retrieved.
     return replace(
         split,
-        train=shown(split.train, recipe.rag.gold_share),
-        validation=shown(split.validation, 1.0),
+        train=with_retrieved(split.train, recipe.rag.gold_share),
+        validation=with_retrieved(split.validation, 1.0),
     )
 
 
@@ -196,7 +200,7 @@ def _require_documents(setting: ComparisonSetup) -> IndexedDocuments:
 
 
 def teacher_prompts(setting: ComparisonSetup, engine: Engine) -> list[Prompt]:
-    """The base prompt; the plain one for a teacher that was trained on such rows."""
+    """Return the base prompt; the plain one for a teacher that was trained on such rows."""
     source = setting.recipe.distill.teacher
     is_trained = not source.endpoint and find_artifact(source.model) is not None
     return (plain_prompts if is_trained else base_prompts)(setting, engine)
@@ -220,22 +224,22 @@ ROUTES: dict[str, Route] = {
 def similar_examples(
     rows: Sequence[Row], questions: Sequence[Row], count: int, embedder: str
 ) -> list[list[Row]]:
-    """For each row asked, the `count` rows whose questions are nearest to its own, nearest first
-    (Liu et al. 2022, arXiv:2101.06804).
+    """Return for each question the `count` rows with the nearest questions, nearest first (Liu et
+    al. 2022, arXiv:2101.06804).
 
     Raises NotFound without the embedding model.
     """
     usable = [row for row in rows if row.answer]
     model = Embedder(find_model(embedder))
-    known, new = (
-        model.encode([user_text(row.prompt) for row in some]) for some in (usable, questions)
+    row_vectors, question_vectors = (
+        model.encode([user_text(row.prompt) for row in part]) for part in (usable, questions)
     )
-    nearest = (-(new @ known.T)).argsort(1, kind="stable")[:, :count]
-    return [[usable[place] for place in places] for places in nearest]
+    nearest = (-(question_vectors @ row_vectors.T)).argsort(1, kind="stable")[:, :count]
+    return [[usable[index] for index in indices] for indices in nearest]
 
 
 def with_routes(recipe: Recipe, task: Task, kind: str) -> Recipe:
-    """Return the recipe with the usual routes of its task and kind of model, if it names none."""
+    """Return the recipe with the default routes of its task and kind of model, if it names none."""
     if recipe.compare.routes:
         return recipe
     names = ["base", "few_shot", "fine_tuned"]
@@ -256,19 +260,19 @@ def with_routes(recipe: Recipe, task: Task, kind: str) -> Recipe:
 
 
 def refuse_text_only_routes(routes: Sequence[str], rows: Sequence[Row]) -> None:
-    """Raise BadRecipe for routes that read no images, where rows have some."""
-    blind = [name for name in routes if not goes_together("route", name, "flag", "images")]
-    if blind and any(images_of(row.prompt) for row in rows):
+    """Raise BadRecipe for routes that ignore images, if the rows have some."""
+    text_only = [name for name in routes if not goes_together("route", name, "flag", "images")]
+    if text_only and any(images_of(row.prompt) for row in rows):
         raise BadRecipe(
-            f"The questions hold pictures, and {', '.join(blind)} would go by the words alone.",
-            "Leave them out of compare.routes: base, few_shot and fine_tuned see.",
+            f"The questions have images, which {', '.join(text_only)} would ignore.",
+            "Leave them out of compare.routes: base, few_shot and fine_tuned use images.",
         )
 
 
 def choose_examples(rows: Sequence[Row], count: int, seed: int) -> list[Row]:
-    """`count` rows, drawn by seed; where rows have labels, each label once before any twice.
+    """Return `count` rows, drawn by seed; if rows have labels, each label once before any twice.
 
-    Plain text, and answers that are marked as undesirable, are no examples.
+    Plain text, and answers marked as undesirable, are excluded.
     """
     order = [row for row in rows if row.answer]
     random.Random(seed).shuffle(order)

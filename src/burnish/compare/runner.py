@@ -1,4 +1,4 @@
-"""The models of one comparison, loaded when they are needed and one at a time."""
+"""The models of one comparison, loaded on demand and one at a time."""
 
 import shutil
 from collections.abc import Mapping
@@ -23,13 +23,13 @@ from burnish.evaluate.prediction_cache import Measurement, evaluate_cached, late
 from burnish.evaluate.scoring import PromptSet
 from burnish.models.find_artifact import hash_weights
 
-#: Questions after which a route may be given up. A quarter of the rows at most, since who isn't
-#: given up is asked them again.
+#: Questions after which a route may be given up: at most a quarter of the rows, as a route that
+#: isn't given up is asked them again.
 _LOOK = 256
 
 
 class RouteRunner:
-    """Trains, opens, asks and times them; each training once."""
+    """Trains, opens, asks and times the routes; each training once."""
 
     def __init__(self, setting: ComparisonSetup, run: Run) -> None:
         self.setting, self.run = setting, run
@@ -38,27 +38,27 @@ class RouteRunner:
 
     @property
     def stops_early(self) -> bool:
-        """Whether there are questions enough to judge a route by some of them."""
+        """Whether there are enough questions to judge a route by some of them."""
         rows, settings = self.setting.rows, self.setting.recipe.compare
         return settings.stop_hopeless and len(rows) >= 4 * _LOOK
 
     def measure(self, name: str, measured: Mapping[str, Scores]) -> Measurement:
-        """One route on the test rows; on some of them, if it does surely worse on these than one of
-        the routes measured before."""
+        """Measure one route on the test rows; on some of them, if it is surely worse on these than
+        a route measured before."""
         source = self._source(name)
         engine = self._open_engine(source)
         identity = _identity(engine, source)
         prompts = ROUTES[name].make_prompts(self.setting, engine)
-        asked = PromptSet(self.setting.rows, prompts, f"Asking {name}")
+        prompt_set = PromptSet(self.setting.rows, prompts, f"Asking {name}")
         ceiling_or_trained = name == CEILING or name in TRAINED_ROUTES
         scores = (
             None
             if ceiling_or_trained
-            else self._score_if_hopeless(identity, engine, asked, measured)
+            else self._score_if_hopeless(identity, engine, prompt_set, measured)
         )
-        scores = scores or self._score(identity, engine, asked)
+        scores = scores or self._score(identity, engine, prompt_set)
         if isinstance(engine, TeacherEngine):
-            # What came back from elsewhere was timed on the way; asking again costs money.
+            # Remote answers were timed on the way; asking again costs money.
             timing = Timing([prediction.seconds for prediction in scores.predictions])
         else:
             timing = latency_cached(name, identity, engine, prompts)
@@ -66,28 +66,30 @@ class RouteRunner:
         return Measurement(scores, timing.seconds, engine.memory_bytes, timing.busy)
 
     def _score_if_hopeless(
-        self, identity: str, engine: Engine, prompt_set: PromptSet, beside: Mapping[str, Scores]
+        self, identity: str, engine: Engine, prompt_set: PromptSet, measured: Mapping[str, Scores]
     ) -> Scores | None:
-        """Scores on a drawn part of the questions, if they are enough to give the route up."""
+        """Return scores on a drawn part of the questions, if they suffice to give the route up."""
         recipe = self.setting.recipe
-        if not self.stops_early or not beside:
+        if not self.stops_early or not measured:
             return None
         drawn = {row.id for row in sample_rows(prompt_set.rows, _LOOK, recipe.evaluate.seed)}
-        both = zip(prompt_set.rows, prompt_set.prompts, strict=True)
-        rows, prompts = zip(*((row, one) for row, one in both if row.id in drawn), strict=True)
+        pairs = zip(prompt_set.rows, prompt_set.prompts, strict=True)
+        rows, prompts = zip(
+            *((row, prompt) for row, prompt in pairs if row.id in drawn), strict=True
+        )
         part = PromptSet(rows, prompts, f"{prompt_set.label}, {len(rows)} drawn questions")
         scores = self._score(identity, engine, part)
-        if (better := surely_worse(scores, beside)) is None:
+        if (better := surely_worse(scores, measured)) is None:
             return None
         say(
             f"{prompt_set.label}: given up after {len(rows)} of {len(prompt_set.rows)} questions, "
-            "surely "
-            f"worse than {better} (compare.stop_hopeless=false asks them all)."
+            f"surely worse than {better} (compare.stop_hopeless=false asks them all)."
         )
         return scores
 
     def reseed(self, name: str) -> dict[int, Scores]:
-        """A route that trains, trained with the seeds after the recipe's, as many as it says."""
+        """Return the scores of a trained route by seed, for the recipe's number of further
+        seeds."""
         recipe = self.setting.recipe
         seeds = range(recipe.train.seed + 1, recipe.train.seed + recipe.compare.seeds)
         return {seed: self._score_with_seed(name, seed) for seed in seeds}
@@ -102,49 +104,51 @@ class RouteRunner:
         dataset = replace(setting.dataset, split=route.training_rows(setting))
         source = str(route.train(setting.recipe, dataset).artifact)
         engine = self._open_engine(source)
-        asked = PromptSet(
+        prompt_set = PromptSet(
             setting.rows, route.make_prompts(setting, engine), f"Asking {name}, seed {seed}"
         )
-        return self._score(hash_weights(source), engine, asked)
+        return self._score(hash_weights(source), engine, prompt_set)
 
     def _score(self, identity: str, engine: Engine, prompt_set: PromptSet) -> Scores:
-        """The scores that decide: those of words, or the judge's grades of the same answers."""
+        """Return the deciding scores: those of a text metric, or the judge's grades of the same
+        answers."""
         judge, settings = self.setting.judge, self.setting.recipe.evaluate
         scores = evaluate_cached(identity, engine, prompt_set, self.setting.dataset.task, settings)
         return judge.grade(scores, prompt_set.rows, settings) if judge else scores
 
     def save_artifact(self, judged: str) -> None:
-        """Put what the judged route trained into the comparison's own folder."""
+        """Copy the judged route's trained model into the comparison's own folder."""
         if not self.run.artifact.exists():
             with atomic_folder(self.run.artifact) as draft:
                 shutil.copytree(self.trainings[judged].artifact, draft, dirs_exist_ok=True)
 
     def measure_forgetting(self, judged: str) -> Forgetting:
-        """The general set, before and after."""
+        """Compare the general question set before and after."""
         return measure_forgetting(self._score_general_set("base"), self._score_general_set(judged))
 
     def _score_general_set(self, name: str) -> Scores:
         source = self._source(name)
-        asked = replace(load_general_set(), label=f"General questions, {name}")
+        prompt_set = replace(load_general_set(), label=f"General questions, {name}")
         task = Task(kind="classification")
         settings = Evaluate(confidence=self.setting.recipe.evaluate.confidence)
         return evaluate_cached(
-            hash_weights(source), self._open_engine(source), asked, task, settings
+            hash_weights(source), self._open_engine(source), prompt_set, task, settings
         )
 
     def _source(self, name: str) -> str:
-        """The name of the base or the teacher, or the folder of what was trained for this route."""
+        """Return the name of the base or the teacher, or the folder of the route's trained
+        model."""
         if name == CEILING:
             teacher = self.setting.recipe.distill.teacher
-            # Over there a model may have the name of one that is here.
+            # A remote model may have the name of a local one.
             return f"{teacher.endpoint} {teacher.model}" if teacher.endpoint else teacher.model
-        learns = ROUTES[name].training_rows
-        if learns is None:
+        training_rows = ROUTES[name].training_rows
+        if training_rows is None:
             return self.setting.recipe.model.name
         if name not in self.trainings:
             self.loaded = None
             say(f"Training for {name}")
-            dataset = replace(self.setting.dataset, split=learns(self.setting))
+            dataset = replace(self.setting.dataset, split=training_rows(self.setting))
             self.trainings[name] = ROUTES[name].train(self.setting.recipe, dataset)
         return str(self.trainings[name].artifact)
 
@@ -152,18 +156,18 @@ class RouteRunner:
         if self.loaded is None or self.loaded[0] != source:
             self.loaded = None
             teacher = self.setting.recipe.distill.teacher
-            elsewhere = teacher.endpoint and source.startswith(f"{teacher.endpoint} ")
-            opened = (
+            is_remote = teacher.endpoint and source.startswith(f"{teacher.endpoint} ")
+            engine = (
                 TeacherEngine(open_teacher(self.setting.recipe))
-                if elsewhere
+                if is_remote
                 else open_engine(source)
             )
-            self.loaded = (source, opened)
+            self.loaded = (source, engine)
         return self.loaded[1]
 
 
 def _identity(engine: Engine, source: str) -> str:
-    """A hash of all that the answers depend on besides the question."""
+    """Return a hash of everything that the answers depend on besides the question."""
     if isinstance(engine, TeacherEngine):
         return hash_json(dict(engine.teacher.identity))
     return hash_weights(source)

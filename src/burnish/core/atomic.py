@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, and hashes of what is in them."""
+"""Atomic writes: files and folders that are complete or absent, and content hashes."""
 
 import hashlib
 import json
@@ -13,32 +13,32 @@ from burnish.core.errors import AlreadyThere, NotFound
 
 
 def hash_bytes(content: bytes) -> str:
-    """SHA-256 as a lower-case hex string."""
+    """Return the SHA-256 as a lower-case hex string."""
     return hashlib.sha256(content).hexdigest()
 
 
 def refuse_missing(file: Path) -> None:
-    """Raise NotFound unless a file that a person named is there."""
+    """Raise NotFound unless `file`, a path that a user typed, is a file."""
     if not file.is_file():
         raise NotFound(f"{file} is not a file.", "Check the path.")
 
 
 def hash_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, read in blocks."""
+    """Return the SHA-256 of a file's bytes, read in blocks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def hash_json(value: Any) -> str:
-    """SHA-256 of a value's canonical JSON (sorted keys, no spaces, UTF-8)."""
+    """Return the SHA-256 of a value's canonical JSON (sorted keys, no spaces, UTF-8)."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hash_bytes(text.encode())
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Replace `path` in one step: temporary file, fsync, rename. Readers see old or new.
+    """Replace `path` in one step (temporary file, fsync, rename): readers see old or new content.
 
-    Raises OSError when the disk is full or the folder cannot be written; `path` is then untouched.
+    Raises OSError when the disk is full or the folder is not writable; `path` is then untouched.
     """
     with atomic_file(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
@@ -46,7 +46,8 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write bytes into that becomes `path`, on disk, only if the block succeeds."""
+    """Yield a file open for writing bytes; it becomes `path`, on disk, only if the block
+    succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -62,7 +63,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all."""
+    """Write `value` as indented JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -82,7 +83,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     Raises AlreadyThere at once, before any work, when `path` exists and `replace` is off.
     """
     if path.exists() and not replace:
-        raise AlreadyThere(f"{path} exists already.", "Choose another name, or remove it.")
+        raise AlreadyThere(f"{path} already exists.", "Choose another name, or remove it.")
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)

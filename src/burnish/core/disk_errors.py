@@ -1,4 +1,4 @@
-"""A disk that is full or a folder that is read-only, as one sentence, whoever noticed it."""
+"""Describe a full disk or a read-only folder in one sentence, from OSError or sqlite3.Error."""
 
 import errno
 import sqlite3
@@ -6,7 +6,7 @@ import sqlite3
 _FULL = "The disk is full"
 _READ_ONLY = "The folder cannot be written"
 _FAILING = "The disk cannot be read or written"
-#: Number of the system's error → what has happened.
+#: errno → what happened.
 DISK_ERRORS = {
     errno.ENOSPC: _FULL,
     errno.EDQUOT: _FULL,
@@ -30,16 +30,17 @@ _REMEDIES = {
 
 
 def describe_disk_error(fault: BaseException) -> tuple[str, str] | None:
-    """What has happened and what to do, if storage is what gave out; no path is in it."""
+    """Return (what happened, what to do) for a storage error, None for any other. Contains no
+    path."""
     what = None
     if isinstance(fault, OSError):
         what = DISK_ERRORS.get(fault.errno or 0)
     elif isinstance(fault, sqlite3.Error):
-        # The upper bits say more than is told here.
+        # The upper bits hold the extended code.
         what = _SQLITE_ERRORS.get((getattr(fault, "sqlite_errorcode", 0) or 0) & 0xFF)
     return (what, _REMEDIES[what]) if what else None
 
 
 def disk_error_remedy(what: str) -> str:
-    """What to do about one of the troubles."""
+    """Return the remedy for one of the messages of `DISK_ERRORS`."""
     return _REMEDIES[what]

@@ -1,13 +1,13 @@
-"""Every fault that burnish can explain to whoever asked.
+"""Errors that burnish can explain to its user.
 
-An error says what happened, why, and what to do. `status` answers HTTP and `code` answers the
-shell: 2 for wrong use or bad input, 1 where a gate answered "no". Both arguments stay in `args`,
-so that an error survives the trip from another process.
+An error says what happened, why, and what to do. `status` is the HTTP status and `code` the exit
+code of the shell: 2 for wrong use or bad input, 1 when a gate answered "no". Both arguments stay in
+`args`, so that an error can be pickled between processes.
 """
 
 
 class BurnishError(Exception):
-    """A fault with a cause and a remedy. `fix` may be empty where there is nothing to do."""
+    """An error with a cause and a remedy. `fix` is empty when nothing can be done."""
 
     status = 400
     code = 2
@@ -30,7 +30,7 @@ class BurnishError(Exception):
 
 
 class BadRecipe(BurnishError, ValueError):
-    """The recipe, or an override of one of its fields, cannot be understood."""
+    """The recipe, or an override of one of its fields, is invalid."""
 
 
 class BadData(BurnishError, ValueError):
@@ -46,19 +46,19 @@ class AuditFailed(BadData):
 
 
 class TestSplitChanged(BadData):
-    """The frozen test split is not the one that earlier figures were measured on."""
+    """The frozen test split differs from the one behind earlier results."""
 
     __test__ = False  # the name begins with "Test"; pytest must not collect it
 
 
 class NotFound(BurnishError, LookupError):
-    """A model, run or file that was named is not here."""
+    """No model, run or file has the given name."""
 
     status = 404
 
 
 class AlreadyThere(BurnishError, FileExistsError):
-    """A folder that would be written exists already."""
+    """A folder that would be written already exists."""
 
     status = 409
 
@@ -70,7 +70,7 @@ class Busy(BurnishError):
 
 
 class PullFailed(BurnishError):
-    """A model could not be fetched, checked or converted."""
+    """A model could not be downloaded, checked or converted."""
 
     status = 502
 
@@ -86,17 +86,19 @@ class TrainingStopped(BurnishError, RuntimeError):
 
 
 class StorageFailed(TrainingStopped):
-    """The disk is full or cannot be written; what is on it is whole, and work can go on later."""
+    """The disk is full or not writable; written data is intact and work can be resumed."""
 
     status = 507
 
 
 class TeacherStopped(BurnishError, RuntimeError):
-    """Too many of a teacher's answers failed, it can't be reached, or the budget is spent; what it
-    has answered is kept, and the same command goes on from there."""
+    """Too many teacher answers failed, the teacher is unreachable, or the budget is spent.
+
+    Finished answers are kept; the same command resumes from there.
+    """
 
     code = 1
 
 
 class Unavailable(BurnishError, RuntimeError):
-    """An optional part is not installed."""
+    """An optional dependency is not installed."""

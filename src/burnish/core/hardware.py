@@ -1,4 +1,4 @@
-"""What a machine is, as far as it decides which engine is quickest on it."""
+"""The hardware facts that decide which engine is fastest on a machine."""
 
 import platform
 from pathlib import Path
@@ -9,9 +9,9 @@ _CPUINFO = Path("/proc/cpuinfo")
 
 
 def hardware() -> dict[str, str]:
-    """System, architecture, processor, cores and memory: what was measured holds where they agree.
+    """Return system, architecture, processor, cores and memory: measurements hold where they agree.
 
-    A host's name isn't among them: a container gets another one each time.
+    The host name is left out: a container gets a new one at every start.
     """
     return {
         "system": platform.system(),
@@ -23,7 +23,7 @@ def hardware() -> dict[str, str]:
 
 
 def _processor_name() -> str:
-    """Its model's name, where Python alone doesn't say it."""
+    """Return the processor's model name; Python alone doesn't know it on Linux."""
     if _CPUINFO.exists():
         for line in _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")

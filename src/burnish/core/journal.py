@@ -11,7 +11,7 @@ from burnish.core.atomic import write_atomic
 
 
 class Journal:
-    """Appends one JSON object a line; each line is on disk before `write` returns."""
+    """Append one JSON object per line; each line is on disk before `write` returns."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -28,7 +28,7 @@ class Journal:
 
 
 def _drop_torn_line(path: Path) -> None:
-    """Cut a last line without its newline, so that the next entry doesn't grow onto it."""
+    """Cut a last line without its newline, so that the next entry starts a line of its own."""
     if not path.exists():
         return
     content = path.read_bytes()
@@ -39,7 +39,7 @@ def _drop_torn_line(path: Path) -> None:
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:
-    """All whole lines. A last line torn by a power cut is left out, as if never written."""
+    """Return all complete lines. A last line torn by a power cut is left out."""
     if not path.exists():
         return []
     lines = path.read_bytes().split(b"\n")[:-1]
@@ -47,6 +47,6 @@ def read_journal(path: Path) -> list[dict[str, Any]]:
 
 
 def rewrite_journal(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
-    """Put `entries` in the place of all that was written, whole or not at all."""
+    """Replace the whole journal by `entries`, atomically."""
     lines = (json.dumps(dict(entry), ensure_ascii=False) + "\n" for entry in entries)
     write_atomic(path, "".join(lines))

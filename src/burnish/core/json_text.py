@@ -1,7 +1,7 @@
-"""JSON as RFC 8259 has it, from people who may write anything: one parser, one exception.
+"""A strict parser for JSON (RFC 8259) from untrusted input: one function, one exception.
 
-Python's own takes NaN and Infinity, passes halves of surrogate pairs on to whatever encodes them
-next, and ends in other exceptions for numbers of thousands of digits and for deep nesting.
+Python's parser accepts NaN and Infinity, lets lone surrogates through to the next encoder, and
+raises other exceptions for numbers of thousands of digits and for deep nesting.
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 #: Digits that an integer may have: as many as Python converts back to text.
 _MOST_DIGITS = 4_300
-#: What a text has that holds something to refuse: constants, surrogates, exponents of three digits.
+#: Signs of something to reject: constants, surrogates, exponents of three digits.
 _SUSPECT = (
     "nan",
     "infinity",
@@ -20,7 +20,7 @@ _SUSPECT = (
 
 
 class BadJson(ValueError):
-    """A text that is no JSON. `reason` says why, `line` (from 1) where."""
+    """Invalid JSON. `reason` says why, `line` (from 1) where."""
 
     def __init__(self, reason: str, line: int = 1) -> None:
         super().__init__(f"{reason} (line {line})")
@@ -29,7 +29,7 @@ class BadJson(ValueError):
 
 
 def parse_json(text: str) -> Any:
-    """The value that a JSON text stands for. Raises BadJson, and nothing else."""
+    """Return the value of a JSON text. Raises BadJson, and nothing else."""
     value = _decoded(text)
     fault = _fault_in(value) if _may_be_refused(text) else None
     if fault:
@@ -38,15 +38,15 @@ def parse_json(text: str) -> Any:
 
 
 def parse_entries(text: str) -> list[Any]:
-    """The entries of a JSON array, a BadJson in the place of each that can't be kept; any other
-    value is its only entry. Raises BadJson if the text as a whole is no JSON."""
+    """Return the entries of a JSON array, with a BadJson in place of each invalid one; any other
+    value is the only entry. Raises BadJson if the text as a whole is invalid."""
     value = _decoded(text)
     entries = value if isinstance(value, list) else [value]
     return [_fault_in(entry) or entry for entry in entries] if _may_be_refused(text) else entries
 
 
 def _decoded(text: str) -> Any:
-    """The value, with a BadJson in it for each constant or number that is refused."""
+    """Return the value, with a BadJson inside for each rejected constant or number."""
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
@@ -56,13 +56,13 @@ def _decoded(text: str) -> Any:
 
 
 def _may_be_refused(text: str) -> bool:
-    """Whether there is something to look for; most texts needn't be gone through again."""
+    """True if the text must be searched for something to reject; most texts needn't be."""
     folded = text.lower()
     return len(text) > _MOST_DIGITS or any(sign in folded for sign in _SUSPECT)
 
 
 def _fault_in(value: Any) -> BadJson | None:
-    """What is refused in a value, if anything."""
+    """Return the first rejected item in a value, or None."""
     try:
         json.dumps(value, ensure_ascii=False, default=_raise).encode()
     except BadJson as fault:
@@ -80,7 +80,7 @@ def _raise(fault: Any) -> Any:
 
 
 def _constant(name: str) -> Any:
-    return BadJson(f"{name} is no JSON; a missing value is null")
+    return BadJson(f"{name} is not valid JSON; write null for a missing value")
 
 
 def _integer(digits: str) -> int | BadJson:

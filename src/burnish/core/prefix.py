@@ -1,4 +1,4 @@
-"""What sequences begin with together."""
+"""Length of the common prefix of sequences."""
 
 from collections.abc import Sequence
 from itertools import takewhile
@@ -6,10 +6,10 @@ from operator import eq
 
 
 def common_prefix_length(one: Sequence[object], *others: Sequence[object]) -> int:
-    """How many items (tokens, characters) all of these begin with together."""
+    """Return the number of leading items (tokens, characters) shared by all sequences."""
     return min((sum(takewhile(bool, map(eq, one, other))) for other in others), default=len(one))
 
 
 def shared_prefix_length(sequences: Sequence[Sequence[object]]) -> int:
-    """How many items all of these begin with together, if at least one is left to each."""
+    """Return the length of the common prefix that leaves each sequence at least one item."""
     return max(min(common_prefix_length(*sequences), min(map(len, sequences)) - 1), 0)

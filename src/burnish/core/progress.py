@@ -1,7 +1,7 @@
 """Progress with time left, on stderr; silent unless a command (or a caller) asks for it.
 
 Long work calls `with progress("Fine-tuning", total=120) as bar: bar.advance(note="loss 1.2")` and
-doesn't know who listens.
+doesn't know which reporter listens.
 """
 
 import sys
@@ -13,40 +13,40 @@ from typing import Protocol
 
 
 class Bar(Protocol):
-    """What long work sees of its progress bar."""
+    """A progress bar, as long work sees it."""
 
     def advance(self, steps: float = 1, note: str = "") -> None:
-        """`steps` more are done; `note` is shown behind the bar."""
+        """Record `steps` more as done; `note` is shown behind the bar."""
 
 
 class Reporter(Protocol):
-    """Whoever shows progress."""
+    """Shows progress."""
 
     def start(self, label: str, total: float) -> Bar:
         """Begin a piece of work of `total` steps."""
 
     def stop(self, bar: Bar) -> None:
-        """The work has ended, done or not."""
+        """End a piece of work, finished or not."""
 
     def say(self, text: str) -> None:
         """Show one line."""
 
 
 class _Silent:
-    """The default: nobody listens."""
+    """The default reporter: shows nothing."""
 
     def advance(self, steps: float = 1, note: str = "") -> None:
-        """Count nothing."""
+        """Do nothing."""
 
     def start(self, label: str, total: float) -> Bar:
         """Return a bar that shows nothing."""
         return self
 
     def stop(self, bar: Bar) -> None:
-        """Nothing to end."""
+        """Do nothing."""
 
     def say(self, text: str) -> None:
-        """Say nothing."""
+        """Do nothing."""
 
 
 _SILENT = _Silent()
@@ -55,7 +55,7 @@ _reporter: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 @contextmanager
 def progress(label: str, total: float) -> Iterator[Bar]:
-    """A bar for one piece of work of `total` steps, shown by whoever listens."""
+    """Yield a bar for one piece of work of `total` steps, shown by the current reporter."""
     reporter = _reporter.get() or _SILENT
     bar = reporter.start(label, total)
     try:
@@ -65,7 +65,7 @@ def progress(label: str, total: float) -> Iterator[Bar]:
 
 
 def say(text: str) -> None:
-    """One line to whoever listens: what was inferred, what begins."""
+    """Send one line to the current reporter: a decision that was inferred, a phase that begins."""
     (_reporter.get() or _SILENT).say(text)
 
 
@@ -75,7 +75,7 @@ def set_reporter(reporter: Reporter) -> None:
 
 
 class LineReporter:
-    """Progress as plain lines on stderr, one each `every` seconds: for logs and `make`."""
+    """Progress as plain lines on stderr, one every `every` seconds: for logs and `make`."""
 
     def __init__(self, every: float = 10.0) -> None:
         self.every = every
@@ -85,7 +85,7 @@ class LineReporter:
         return _LineBar(label, total, self.every)
 
     def stop(self, bar: Bar) -> None:
-        """Print how long it took."""
+        """Print the time taken."""
         if isinstance(bar, _LineBar):
             bar.show(final=True)
 
@@ -124,7 +124,7 @@ class _LineBar:
 
 
 def format_clock(seconds: float) -> str:
-    """`1:02:03` or `2:03`."""
+    """Format seconds as `1:02:03` or `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,6 +1,6 @@
-"""What a model thinks before it speaks: `<think>…</think>` in front of an answer.
+"""Reasoning before an answer: `<think>…</think>`.
 
-DeepSeek-R1 and Qwen3 write it so; their servers give it as `reasoning_content` beside `content`.
+DeepSeek-R1 and Qwen3 write it so; their servers return it as `reasoning_content` beside `content`.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,11 @@ BEGIN, END = "<think>", "</think>"
 
 
 def split_reasoning(text: str) -> tuple[str, str]:
-    """What a model thought, between `<think>` and `</think>` or before the latter alone, and what
-    it said then. Who was cut short in thinking has said nothing."""
+    """Split a model's output into (reasoning, content).
+
+    Reasoning stands between `<think>` and `</think>`, or before `</think>` alone. An output cut
+    inside its reasoning has empty content.
+    """
     before, ends, behind = text.partition(END)
     if ends:
         return before.strip().removeprefix(BEGIN).strip(), behind.lstrip()
@@ -20,38 +23,40 @@ def split_reasoning(text: str) -> tuple[str, str]:
 
 
 def join_reasoning(reasoning: str, content: str) -> str:
-    """A thought and what was said then, as models write it; without a thought, what was said."""
+    """Join reasoning and content as models write them; without reasoning, return the content."""
     return f"{BEGIN}\n{reasoning}\n{END}\n\n{content}" if reasoning else content
 
 
 def begins_with_reasoning(text: str) -> bool:
-    """Whether an answer begins with `<think>`."""
+    """Return whether an answer begins with `<think>`."""
     return text.lstrip().startswith(BEGIN)
 
 
 @dataclass(slots=True)
 class ReasoningParser:
-    """Tells a stream's thought from its words, for an answer that begins with `<think>`: pieces of
-    both together are what `apart` gives of the whole."""
+    """Split a streamed answer that begins with `<think>` into reasoning and content.
+
+    The pieces that `feed` returns add up to what `split_reasoning` returns for the whole.
+    """
 
     text: str = ""
     reasoning_sent: int = 0
     content_sent: int = 0
 
     def feed(self, piece: str, ended: bool = False) -> tuple[str, str]:
-        """What is new of the thought and of the words, as far as it can be shown; all of it once
-        the answer has `ended`."""
+        """Return the new (reasoning, content) that can be shown already; all of it once the answer
+        has `ended`."""
         self.text += piece
-        thought, said = self._split_so_far(ended)
-        new = thought[self.reasoning_sent :], said[self.content_sent :]
-        self.reasoning_sent, self.content_sent = len(thought), len(said)
+        reasoning, content = self._split_so_far(ended)
+        new = reasoning[self.reasoning_sent :], content[self.content_sent :]
+        self.reasoning_sent, self.content_sent = len(reasoning), len(content)
         return new
 
     def _split_so_far(self, ended: bool) -> tuple[str, str]:
         if begins_with_reasoning(self.text):
-            thought, said = split_reasoning(self.text)
+            reasoning, content = split_reasoning(self.text)
             if ended or END in self.text:
-                return thought, said
+                return reasoning, content
             return split_reasoning(self.text[: len(self.text) - _partial_end_length(self.text)])[
                 0
             ], ""
@@ -60,6 +65,6 @@ class ReasoningParser:
 
 
 def _partial_end_length(text: str) -> int:
-    """How many letters at the end of a text may be the beginning of `</think>`."""
+    """Return how many characters at the end of a text may be the beginning of `</think>`."""
     sizes = range(min(len(END) - 1, len(text)), 0, -1)
     return next((size for size in sizes if text.endswith(END[:size])), 0)

@@ -1,10 +1,9 @@
-"""The records that travel between rooms: rows, findings, prompts, answers, predictions.
+"""The records that rooms exchange: rows, findings, prompts, answers, predictions.
 
 A `Row` is one example in one shape for all tasks: a conversation whose last assistant turn is the
-answer. Classification is the same with a `label`; plain text has `text` and no messages. A row of
-preferences has a `rejected` answer beside it, or says whether its own is `desirable`. `spans`
-are the labelled ones of what the user says. `item` has the other keys of a conversation or a
-question, which graders may name.
+answer. Classification adds a `label`; plain text has `text` and no messages. A preference row has a
+`rejected` answer, or says whether its own is `desirable`. `spans` are the labelled spans of the
+user's text. `item` has the remaining keys of a conversation or question, for graders.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,15 +16,18 @@ from burnish.core.spans import Span, format_located_spans
 
 Role = Literal["system", "user", "assistant", "tool"]
 Severity = Literal["error", "warning", "note"]
-#: What of a message isn't part of a question: thoughts, and pictures, whose marks are.
+#: Fields that aren't part of a question: reasoning, and images (their placeholders are).
 _UNASKED = ("images", "reasoning")
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn. `weight` 0 keeps an assistant turn as context without training on it. Where
-    `pictures` stand, `content` has their marks. An answer's `thought` comes before it, is learnt
-    with it, and is no part of what is scored or of what later turns see."""
+    """One turn.
+
+    `weight` 0 keeps an assistant turn as context without training on it. `content` has a
+    placeholder for each of the `images`. An answer's `reasoning` precedes it and is trained with
+    it, but is neither scored nor shown to later turns.
+    """
 
     role: Role
     content: str
@@ -38,21 +40,21 @@ class Message:
 
     @property
     def text_with_reasoning(self) -> str:
-        """What a model writes at this turn: its thought, if there is one, and the content."""
+        """The text that a model writes at this turn: reasoning, if any, and content."""
         return join_reasoning(self.reasoning, self.content)
 
     @property
     def parts(self) -> tuple[str | Image, ...]:
-        """Text and pictures in their order."""
-        found: list[str | Image] = []
+        """Text and images in order."""
+        parts: list[str | Image] = []
         rest = self.text_with_reasoning
-        for picture in self.images:
-            before, _, rest = rest.partition(picture.mark)
-            found += [before, picture]
-        return tuple(part for part in (*found, rest) if part)
+        for image in self.images:
+            before, _, rest = rest.partition(image.mark)
+            parts += [before, image]
+        return tuple(part for part in (*parts, rest) if part)
 
     def as_template(self) -> dict[str, Any]:
-        """The mapping that a chat template renders; absent fields are left out."""
+        """Return the mapping that a chat template renders; absent fields are left out."""
         turn: dict[str, Any] = {"role": self.role, "content": self.text_with_reasoning}
         if self.name:
             turn["name"] = self.name
@@ -63,11 +65,11 @@ class Message:
         return turn
 
     def as_wire(self) -> dict[str, Any]:
-        """The mapping that the OpenAI API takes, and that rows are written as: with the pictures
-        themselves, and with a thought as `reasoning_content`."""
+        """Return the mapping of the OpenAI API, in which rows are written too: with the images
+        themselves, and reasoning as `reasoning_content`."""
         if self.reasoning:
-            said = replace(self, reasoning="").as_wire()
-            return {**said, "reasoning_content": self.reasoning}
+            answer = replace(self, reasoning="").as_wire()
+            return {**answer, "reasoning_content": self.reasoning}
         if not self.images:
             return self.as_template()
         parts = [
@@ -80,14 +82,14 @@ class Message:
 
 
 def images_of(messages: Sequence[Message]) -> tuple[Image, ...]:
-    """The pictures of a conversation, in their order."""
-    return tuple(picture for message in messages for picture in message.images)
+    """Return the images of a conversation, in order."""
+    return tuple(image for message in messages for image in message.images)
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example. `file` and `line` (1-based; for tables, the data row) say where it came from; a
-    `text` that doesn't end goes on in another row (models.text_windows)."""
+    """One example. `file` and `line` (1-based; for tables, the data row) say where it came from. A
+    `text` with `ends` False continues in another row (models.text_windows)."""
 
     messages: tuple[Message, ...] = ()
     text: str | None = None
@@ -105,18 +107,18 @@ class Row:
 
     @property
     def id(self) -> str:
-        """`file:line`: stable as long as the file is."""
+        """`file:line`; stable as long as the file is."""
         return f"{self.file}:{self.line}"
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """All turns before the last assistant turn: what a route is asked."""
+        """All turns before the last assistant turn: the input of a route."""
         return self.messages[: self._last_answer()]
 
     @property
     def answer(self) -> str:
-        """The last assistant turn: what a route should say. Empty for plain text, and for an answer
-        that is marked as undesirable."""
+        """The last assistant turn: the target of a route. Empty for plain text and for an
+        undesirable answer."""
         if self.desirable is False:
             return ""
         last = self._last_answer()
@@ -124,7 +126,8 @@ class Row:
 
     @property
     def expected(self) -> str:
-        """What an answer is scored against: the answer, or the spans with their places."""
+        """The reference that an answer is scored against: the answer, or the spans with their
+        positions."""
         return (
             self.answer
             if self.spans is None
@@ -133,18 +136,19 @@ class Row:
 
     @property
     def question(self) -> tuple[Message, ...]:
-        """All turns before an answer at the end, or all turns if none stands there."""
+        """All turns before a final assistant turn, or all turns if the last one isn't the
+        assistant's."""
         ends = bool(self.messages) and self.messages[-1].role == "assistant"
         return self.messages[:-1] if ends else self.messages
 
     @property
     def trained_turns(self) -> tuple[int, ...]:
-        """The places of the answers that are learnt."""
-        said = enumerate(self.messages)
-        return tuple(n for n, message in said if message.role == "assistant" and message.weight)
+        """The positions of the answers that are trained."""
+        turns = enumerate(self.messages)
+        return tuple(n for n, message in turns if message.role == "assistant" and message.weight)
 
     def until(self, position: int) -> "Row":
-        """The conversation up to an answer, which alone is learnt."""
+        """Return the conversation up to the answer at `position`, the only one that is trained."""
         turns = [
             replace(turn, weight=0.0) if n < position and turn.role == "assistant" else turn
             for n, turn in enumerate(self.messages[: position + 1])
@@ -153,12 +157,12 @@ class Row:
 
     @property
     def is_preference(self) -> bool:
-        """Whether the row judges answers: one against another, or one by itself."""
+        """True if the row judges answers: one against another, or one by itself."""
         return self.rejected is not None or self.desirable is not None
 
     @property
     def sides(self) -> tuple["Row", ...]:
-        """The conversations that the row tells of: its own, and that with the rejected answer."""
+        """The conversations of the row: its own, and the one with the rejected answer."""
         if self.rejected is None:
             return (self,)
         other = replace(self, messages=(*self.prompt, self.rejected), rejected=None)
@@ -172,13 +176,13 @@ class Row:
 
 
 def have_reasoning(rows: Sequence[Row]) -> bool:
-    """Whether an answer among the rows has a thought before it."""
+    """Return whether any message of the rows has reasoning."""
     return any(message.reasoning for row in rows for message in row.messages)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that a check found, with the rows it is about and what to do."""
+    """One finding of a check: the rows it is about, and what to do."""
 
     code: str
     severity: Severity
@@ -189,22 +193,22 @@ class Finding:
 
     @property
     def summary(self) -> str:
-        """Where, and what."""
+        """Location and message."""
         return f"{describe_rows(self.file, self.rows)}: {self.message}"
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish check --json` prints."""
+        """Return the shape that `burnish check --json` prints."""
         return {**asdict(self), "rows": list(self.rows)}
 
 
 def abbreviate(values: Sequence[object], most: int = 5) -> str:
-    """The first few of many: `3, 7, 9 and 12 more`."""
+    """List the first few of many values: `3, 7, 9 and 12 more`."""
     shown = ", ".join(map(str, values[:most]))
     return f"{shown} and {len(values) - most} more" if len(values) > most else shown
 
 
 def describe_rows(file: str, rows: Sequence[int]) -> str:
-    """A file and the numbers of its rows; the file alone, if no row is meant."""
+    """Name a file and its row numbers; the file alone if there are no rows."""
     return f"{file}, row{'s' * (len(rows) != 1)} {abbreviate(rows)}" if rows else file
 
 
@@ -222,8 +226,8 @@ class Split:
 class Prompt:
     """One question to an engine.
 
-    `choices` constrains the answer to exactly one of these texts, `grammar` to what it describes
-    (engines/grammar.py).
+    `choices` constrains the answer to exactly one of these texts, `grammar` to a language
+    (engines/local/grammar.py).
     """
 
     messages: tuple[Message, ...]
@@ -238,7 +242,8 @@ class Prompt:
     grammar: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """All that an answer depends on, for JSON. A picture is in it by its mark."""
+        """Return everything that an answer depends on, for JSON. An image is in it by its
+        placeholder."""
         turns = [
             {name: value for name, value in asdict(message).items() if name not in _UNASKED}
             for message in self.messages
@@ -248,7 +253,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """The log-probability (natural) of one generated token, and of the likeliest others."""
+    """The natural log-probability of one generated token, and of the likeliest alternatives."""
 
     token: str
     logprob: float
@@ -257,8 +262,11 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an engine said, and what it cost. `seconds` is this prompt's share of its batch;
-    `tokens_cached` of `tokens_in` did not have to be read."""
+    """An engine's output and its cost.
+
+    `seconds` is this prompt's share of its batch; `tokens_cached` of `tokens_in` came from the
+    prefix cache.
+    """
 
     text: str
     tokens_in: int
@@ -272,7 +280,7 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """One test row as one route answered it; `score` is in [0, 1], higher is better. Rows of one
-    `group` are no independent questions."""
+    `group` are not independent."""
 
     row: str
     prompt: str
@@ -312,23 +320,24 @@ class Scores:
 
     @property
     def clusters(self) -> list[int]:
-        """A number a question, the same for those that hang together."""
+        """The cluster number of each question."""
         return clusters_of(self.predictions)
 
     def paired_with(self, other: "Scores") -> tuple[list[float], list[float], list[int]]:
-        """Own scores and the other's, of the questions that both were asked, in order, and which
-        of these hang together."""
+        """Return (own scores, other's scores, clusters) of the questions that both answered, in
+        order."""
         if len(self.predictions) == len(other.predictions):
             return self.values, other.values, self.clusters
-        theirs = {prediction.row: prediction.score for prediction in other.predictions}
-        both = [one for one in self.predictions if one.row in theirs]
-        return [one.score for one in both], [theirs[one.row] for one in both], clusters_of(both)
+        other_scores = {prediction.row: prediction.score for prediction in other.predictions}
+        shared = [p for p in self.predictions if p.row in other_scores]
+        scores = [p.score for p in shared]
+        return scores, [other_scores[p.row] for p in shared], clusters_of(shared)
 
 
 def clusters_of(items: Sequence["Prediction | Row"]) -> list[int]:
-    """A number a prediction or row, the same for those of one group."""
+    """Return a cluster number per prediction or row; those of one group share it."""
     first: dict[str, int] = {}
     return [
-        first.setdefault(one.group, place) if one.group else place
-        for place, one in enumerate(items)
+        first.setdefault(item.group, index) if item.group else index
+        for index, item in enumerate(items)
     ]

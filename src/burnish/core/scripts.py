@@ -1,4 +1,4 @@
-"""What words are in each script: with their marks, and by characters where no space parts them."""
+"""Words in any script: with their marks, and per character in scripts without spaces."""
 
 import regex
 
@@ -13,10 +13,10 @@ WORD = regex.compile(r"[\p{L}\p{N}][\p{L}\p{N}\p{M}]*+")
 
 
 def spaced(text: str) -> str:
-    """The text with a space around each character of an unspaced script."""
+    """Put a space around each character of an unspaced script."""
     return text if text.isascii() else str(UNSPACED.sub(r" \g<0> ", text))
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in their order; each character of an unspaced script is one."""
+    """Return the words of a text in order; each character of an unspaced script is a word."""
     return spaced(" ".join(WORD.findall(text))).split()

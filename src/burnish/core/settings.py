@@ -11,7 +11,7 @@ import platformdirs
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One environment variable: its name, its default as people should read it, and its use."""
+    """One environment variable: name, default as shown to people, and use."""
 
     name: str
     default: str
@@ -35,23 +35,23 @@ SETTINGS = (
 
 
 def workspace() -> Path:
-    """The folder for runs and state: `BURNISH_HOME`, or `.burnish` in the current folder."""
+    """Return the folder for runs and state: `BURNISH_HOME`, or `.burnish` in the current folder."""
     return Path(os.environ.get("BURNISH_HOME") or ".burnish").absolute()
 
 
 def models_folder() -> Path:
-    """Where pulled models are kept, shared by all workspaces of this user."""
+    """Return the folder of pulled models, shared by all workspaces of this user."""
     named = os.environ.get("BURNISH_MODELS")
     return Path(named or Path(platformdirs.user_cache_dir("burnish")) / "models").absolute()
 
 
 def indexes_url() -> str:
-    """The database that indexes are kept in; empty: in folders of the workspace."""
+    """Return the URL of the database for indexes; empty means folders of the workspace."""
     return os.environ.get("BURNISH_INDEXES") or ""
 
 
 def api_key() -> str | None:
-    """The API key from the environment, if one is set."""
+    """Return the API key from the environment, if one is set."""
     return os.environ.get("BURNISH_API_KEY") or None
 
 
@@ -65,52 +65,53 @@ def engine_key() -> str:
 
 
 def is_launched_by_torchrun() -> bool:
-    """Whether torchrun has started this process among others."""
+    """Return whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ
 
 
 def is_worker() -> bool:
-    """Whether this process is one of torchrun's that another one leads: it is to be silent."""
+    """Return whether this process is a torchrun worker of rank above 0, which prints nothing."""
     return is_launched_by_torchrun() and os.environ["RANK"] != "0"
 
 
 def child_environment(changes: Mapping[str, str]) -> dict[str, str]:
-    """The environment for a process of ours, with some settings of its own."""
+    """Return this process's environment with `changes` applied, for a child process."""
     return {**os.environ, **changes}
 
 
 def local_folder_settings() -> dict[str, str]:
-    """The settings that say where the workspace and the models are, for a process elsewhere."""
+    """Return the variables that locate workspace and models, for a process on another node."""
     return {"BURNISH_HOME": str(workspace()), "BURNISH_MODELS": str(models_folder())}
 
 
 def secret(name: str) -> str | None:
-    """The value of an environment variable that a recipe names; it is never written anywhere."""
+    """Return the environment variable that a recipe names; it is never written anywhere."""
     return os.environ.get(name) or None
 
 
 def yield_cores() -> None:
-    """Let idle compute threads sleep soon, so that a busy neighbour doesn't stall the others.
+    """Make idle compute threads sleep soon, so that a busy neighbour doesn't stall the others.
 
-    By default the threads of GNU OpenMP spin while they wait; one other busy process then makes
-    training 5 to 12 times slower (docs/benchmarks/engineering.md). Read when torch loads, so call
-    it before.
+    By default GNU OpenMP threads spin while they wait; one other busy process then makes training 5
+    to 12 times slower (docs/benchmarks/engineering.md). Read when torch loads, so call it before.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 
 def cache_compiled_kernels() -> None:
-    """Have torch keep the layers that it compiles with this user's models, where a reboot leaves
-    them. Call it before the first is compiled."""
+    """Make torch keep compiled layers in the user's cache folder, where they survive a reboot.
+
+    Call it before the first compilation.
+    """
     kept = Path(platformdirs.user_cache_dir("burnish")) / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
 
 
 def silence_library_hints() -> None:
-    """Keep a library from advising packages that burnish doesn't need, each time PEFT loads it."""
+    """Silence bitsandbytes' hints about optional packages each time PEFT loads it."""
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def disable_mlflow_telemetry() -> None:
-    """Keep MLflow from telling its makers that it is used. Call it before MLflow loads."""
+    """Disable MLflow's telemetry. Call it before MLflow loads."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

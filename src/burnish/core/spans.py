@@ -1,4 +1,4 @@
-"""Labelled spans of a text, and how they are written as an answer."""
+"""Labelled spans of a text, and their form as an answer."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, order=True)
 class Span:
-    """Characters `start` to `end` (excluded, from 0) of a text, and what they are."""
+    """Characters `start` to `end` (excluded, from 0) of a text, and their label."""
 
     start: int
     end: int
@@ -15,41 +15,42 @@ class Span:
 
 
 def format_spans(text: str, spans: Iterable[Span]) -> str:
-    """Spans as a language model writes them: words and labels in order, no counted characters."""
-    return _spans_json({"text": text[one.start : one.end], "label": one.label} for one in spans)
+    """Format spans as a language model writes them: texts and labels in order, no offsets."""
+    return _spans_json({"text": text[span.start : span.end], "label": span.label} for span in spans)
 
 
 def format_located_spans(text: str, spans: Iterable[Span]) -> str:
-    """The same with the places of their characters."""
+    """Format spans with their character offsets."""
     return _spans_json(
         {
-            "text": text[one.start : one.end],
-            "label": one.label,
-            "start": one.start,
-            "end": one.end,
+            "text": text[span.start : span.end],
+            "label": span.label,
+            "start": span.start,
+            "end": span.end,
         }
-        for one in spans
+        for span in spans
     )
 
 
 def spans_from_tags(
     tags: Sequence[str], word_bounds: Sequence[tuple[int, int]]
 ) -> tuple[Span, ...]:
-    """The spans that BIO tags mean (Ramshaw & Marcus 1995; as seqeval reads IOB2 by default).
+    """Return the spans that BIO tags mean (Ramshaw & Marcus 1995; as seqeval reads IOB2 by
+    default).
 
-    `places` has start and end of each tagged word. An I- tag that goes on with no span of its label
-    begins one.
+    `word_bounds` has start and end of each tagged word. An I- tag that continues no span of its
+    label begins one.
     """
-    found: list[Span] = []
-    before = "O"
+    spans: list[Span] = []
+    previous = "O"
     for tag, (start, end) in zip(tags, word_bounds, strict=True):
         kind, _, label = tag.partition("-")
-        if kind == "I" and before.partition("-")[2] == label and found:
-            found[-1] = Span(found[-1].start, end, label)
+        if kind == "I" and previous.partition("-")[2] == label and spans:
+            spans[-1] = Span(spans[-1].start, end, label)
         elif kind != "O":
-            found.append(Span(start, end, label))
-        before = tag
-    return tuple(found)
+            spans.append(Span(start, end, label))
+        previous = tag
+    return tuple(spans)
 
 
 def _spans_json(spans: Iterable[dict[str, object]]) -> str:

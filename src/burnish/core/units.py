@@ -16,13 +16,14 @@ _BYTES = {
 
 def _reader(units: Mapping[str, float], example: str) -> Callable[[object], object]:
     def read(value: object) -> object:
-        """The number in the smallest unit. Raises ValueError for words that aren't a quantity."""
+        """Return the number in the smallest unit. Raises ValueError for text that isn't a
+        quantity."""
         if not isinstance(value, str):
             return value
-        found = _QUANTITY.fullmatch(value.strip())
-        if found is None or found[2].lower() not in units:
+        match = _QUANTITY.fullmatch(value.strip())
+        if match is None or match[2].lower() not in units:
             raise ValueError(f"should be a number with a unit, such as {example}")
-        return float(found[1]) * units[found[2].lower()]
+        return float(match[1]) * units[match[2].lower()]
 
     return read
 

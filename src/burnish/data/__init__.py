@@ -1,1 +1,1 @@
-"""Floor 1: files in, checked and split rows out."""
+"""Data: files in, checked and split rows out."""

@@ -1,4 +1,4 @@
-"""What is wrong with rows: every finding with its rows and its fix."""
+"""Checks of rows: every finding with its row numbers and its fix."""
 
 import json
 import unicodedata
@@ -25,9 +25,10 @@ _RARE, _FEW, _LONG = 5, 50, 100_000
 
 
 def check(result: ReadResult, near: float) -> list[Finding]:
-    """All findings over files that were read; several are taken as splits that must not share rows.
+    """Return all findings over the files read; several files are taken as splits that must not
+    share rows.
 
-    `near` is the likeness from which rows count as near duplicates (`data.near_duplicate`).
+    `near` is the similarity from which rows count as near duplicates (`data.near_duplicate`).
     """
     by_file: dict[str, list[Row]] = {file: [] for file in result.hashes}
     for row in result.rows:
@@ -40,30 +41,32 @@ def check(result: ReadResult, near: float) -> list[Finding]:
 
 
 def find_empty_files(result: ReadResult) -> list[Finding]:
-    """Files without a row, about which nothing else was found either."""
-    spoken_of = {row.file for row in result.rows} | {found.file for found in result.findings}
-    return [make_finding("no_rows", file, ()) for file in result.hashes if file not in spoken_of]
+    """Return a finding for each file without rows and without any other finding."""
+    known_files = {row.file for row in result.rows} | {finding.file for finding in result.findings}
+    return [make_finding("no_rows", file, ()) for file in result.hashes if file not in known_files]
 
 
 def check_rows(file: str, rows: Sequence[Row], near: float) -> list[Finding]:
-    """Findings within one file."""
-    found: dict[str, list[int]] = defaultdict(list)
+    """Return the findings within one file."""
+    rows_by_code: dict[str, list[int]] = defaultdict(list)
     kinds: Counter[str] = Counter()
     for row in rows:
         for code in _find_row_codes(row):
-            found[code].append(row.line)
+            rows_by_code[code].append(row.line)
         text = " ".join(_texts(row))
         if is_bad(text):
-            found["garbled"].append(row.line)
-        if here := find_pii_kinds(text):
-            found["personal_data"].append(row.line)
-            kinds.update(here)
-    found |= _find_repeats(rows, near)
+            rows_by_code["garbled"].append(row.line)
+        if pii_kinds := find_pii_kinds(text):
+            rows_by_code["personal_data"].append(row.line)
+            kinds.update(pii_kinds)
+    rows_by_code |= _find_repeats(rows, near)
     facts = {"kinds": ", ".join(sorted(kinds)), "count": len(rows)}
     if 0 < len(rows) < _FEW:
-        found["few_rows"] = [row.line for row in rows]
+        rows_by_code["few_rows"] = [row.line for row in rows]
     findings = [
-        make_finding(code, file, numbers, facts) for code, numbers in found.items() if numbers
+        make_finding(code, file, numbers, facts)
+        for code, numbers in rows_by_code.items()
+        if numbers
     ]
     return [*findings, *_check_labels(file, rows)]
 
@@ -71,7 +74,7 @@ def check_rows(file: str, rows: Sequence[Row], near: float) -> list[Finding]:
 def make_finding(
     code: str, file: str, rows: Sequence[int], facts: Mapping[str, object] | None = None
 ) -> Finding:
-    """A finding of the table CODES."""
+    """Return a finding of the table CODES."""
     severity, message, fix = CODES[code]
     facts = facts or {}
     return Finding(code, severity, file, tuple(rows), message.format(**facts), fix.format(**facts))
@@ -103,65 +106,68 @@ def _find_row_codes(row: Row) -> Iterator[str]:
 
 
 def _texts(row: Row) -> list[str]:
-    """All that somebody says in a row."""
+    """Return all texts of a row."""
     turns = [*row.messages, *([row.rejected] if row.rejected else [])]
     return [row.text or "", *(message.content for message in turns)]
 
 
 def _roles_in_order(roles: Sequence[str]) -> bool:
-    """System only first; somebody speaks before the assistant; nobody but tools twice on end."""
-    talk = list(roles[1:] if roles[:1] == ["system"] else roles)
-    if not talk or "system" in talk or talk[0] not in ("user", "tool"):
+    """Return whether the order of roles is valid: system only first; a user or tool before the
+    assistant; only tools repeat."""
+    turns = list(roles[1:] if roles[:1] == ["system"] else roles)
+    if not turns or "system" in turns or turns[0] not in ("user", "tool"):
         return False
-    return all(one != other or one == "tool" for one, other in pairwise(talk))
+    return all(role != following or role == "tool" for role, following in pairwise(turns))
 
 
 def _find_repeats(rows: Sequence[Row], near: float) -> dict[str, list[int]]:
-    """Exact and near duplicates, turns that are learnt in several rows, and one question with
-    different answers."""
+    """Return exact and near duplicates, answers that are trained in several rows, and questions
+    with different answers."""
     hashes = [said_hash(row) for row in rows]
     count = Counter(hashes)
-    exact = [row.line for row, own in zip(rows, hashes, strict=True) if count[own] > 1]
+    exact = [row.line for row, row_hash in zip(rows, hashes, strict=True) if count[row_hash] > 1]
     answers: dict[str, set[str]] = defaultdict(set)
-    learnt = [row for row in rows if not row.is_preference]
-    for row in learnt:
+    unjudged = [row for row in rows if not row.is_preference]
+    for row in unjudged:
         answers[_question_text(row)].add(normalize_text(row.answer) or row.answer or _called(row))
     conflicts = [
-        row.line for row in learnt if row.messages and len(answers[_question_text(row)]) > 1
+        row.line for row in unjudged if row.messages and len(answers[_question_text(row)]) > 1
     ]
     texts = [question_text(row) for row in rows]
-    close = {
-        place
-        for one, other in find_near_pairs(texts, near)
-        if hashes[one] != hashes[other]
-        for place in (one, other)
+    near_indices = {
+        index
+        for first, second in find_near_pairs(texts, near)
+        if hashes[first] != hashes[second]
+        for index in (first, second)
     }
-    again = {one for one, other in find_continued(rows) if len(rows[other].trained_turns) > 1}
+    repeated = {
+        first for first, second in find_continued(rows) if len(rows[second].trained_turns) > 1
+    }
     return {
         "exact_duplicate": exact,
-        "learnt_again": [rows[place].line for place in sorted(again)],
-        "near_duplicate": [rows[place].line for place in sorted(close)],
+        "learnt_again": [rows[index].line for index in sorted(repeated)],
+        "near_duplicate": [rows[index].line for index in sorted(near_indices)],
         "conflicting_answers": conflicts,
         "judged_both_ways": _find_contradictions(rows),
     }
 
 
 def _find_contradictions(rows: Sequence[Row]) -> list[int]:
-    """Rows that judge one answer to one question both ways."""
-    judged: dict[str, list[Row]] = defaultdict(list)
+    """Return rows that judge one answer to one question both ways."""
+    rows_by_content: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         if row.desirable is not None:
-            judged[said_hash(replace(row, desirable=None))].append(row)
+            rows_by_content[said_hash(replace(row, desirable=None))].append(row)
     return sorted(
         row.line
-        for same in judged.values()
-        if len({row.desirable for row in same}) > 1
-        for row in same
+        for group in rows_by_content.values()
+        if len({row.desirable for row in group}) > 1
+        for row in group
     )
 
 
 def _called(row: Row) -> str:
-    """What the answer of a row calls, where it says nothing."""
+    """Return the tool calls of a row's answer, for answers without text."""
     return json.dumps([call for turn in row.messages[-1:] for call in turn.tool_calls])
 
 
@@ -170,34 +176,38 @@ def _question_text(row: Row) -> str:
 
 
 def _check_labels(file: str, rows: Sequence[Row]) -> list[Finding]:
-    """Labels that few rows have, that are one label in several forms, or the only one."""
+    """Return findings about labels: rare ones, one label in several forms, or a single one."""
     counts = Counter(row.label for row in rows if row.label is not None)
     if len(counts) < 2:
-        alone = len(rows) > 1 and counts.total() == len(rows)
-        return [make_finding("one_label", file, [row.line for row in rows])] if alone else []
+        is_only_label = len(rows) > 1 and counts.total() == len(rows)
+        return (
+            [make_finding("one_label", file, [row.line for row in rows])] if is_only_label else []
+        )
     forms: dict[str, list[str]] = defaultdict(list)
     for label in counts:
         forms[_bare(label)].append(label)
-    several = [label for same in forms.values() if len(same) > 1 for label in same]
+    variants = [label for group in forms.values() if len(group) > 1 for label in group]
     rare = [label for label, n in counts.items() if n < _RARE]
     return [
-        make_finding(code, file, [row.line for row in rows if row.label in some], {"labels": names})
-        for code, some, names in (
-            ("label_balance", set(rare), abbreviate(rare)),
-            ("label_forms", set(several), abbreviate([repr(label) for label in several])),
+        make_finding(
+            code, file, [row.line for row in rows if row.label in labels], {"labels": names}
         )
-        if some
+        for code, labels, names in (
+            ("label_balance", set(rare), abbreviate(rare)),
+            ("label_forms", set(variants), abbreviate([repr(label) for label in variants])),
+        )
+        if labels
     ]
 
 
 def _bare(label: str) -> str:
-    """A label without what hardly tells two apart: case, spaces, signs that can't be seen."""
+    """Return a label without case, spaces and invisible characters."""
     folded = unicodedata.normalize("NFKC", label).casefold()
-    return "".join(sign for sign in folded if not _unseen(sign)) or label
+    return "".join(char for char in folded if not _unseen(char)) or label
 
 
-def _unseen(sign: str) -> bool:
-    return sign.isspace() or unicodedata.category(sign) in ("Cc", "Cf")
+def _unseen(char: str) -> bool:
+    return char.isspace() or unicodedata.category(char) in ("Cc", "Cf")
 
 
 def _is_blank(text: str) -> bool:
@@ -205,15 +215,15 @@ def _is_blank(text: str) -> bool:
 
 
 def _check_across_files(by_file: Mapping[str, Sequence[Row]], near: float) -> list[Finding]:
-    """Rows that stand in several files, and labels that only later files have."""
+    """Return findings about rows in several files, and labels that only later files have."""
     files = list(by_file)
     findings: list[Finding] = []
-    for place, first in enumerate(files):
-        for second in files[place + 1 :]:
+    for index, first in enumerate(files):
+        for second in files[index + 1 :]:
             exact, close = find_leaks(by_file[first], by_file[second], near)
-            for code, some in (("split_leak", exact), ("near_leak", close)):
-                if some:
-                    findings.append(make_finding(code, first, [row.line for row in some]))
+            for code, leaked in (("split_leak", exact), ("near_leak", close)):
+                if leaked:
+                    findings.append(make_finding(code, first, [row.line for row in leaked]))
     if files:
         known = {row.label for row in by_file[files[0]]}
         for file in files[1:]:
@@ -228,21 +238,23 @@ def _check_across_files(by_file: Mapping[str, Sequence[Row]], near: float) -> li
 def find_leaks(
     train: Sequence[Row], test: Sequence[Row], near: float
 ) -> tuple[list[Row], list[Row]]:
-    """The training rows whose question stands in the test rows: exactly, and nearly. A row that
-    answers such a question on its way has it exactly."""
-    asked = {normalize_text(question_text(row)) for row in test}
+    """Return the training rows whose question is in the test rows: exactly, and nearly.
+
+    A conversation that answers such a question at an earlier turn counts as exact.
+    """
+    test_questions = {normalize_text(question_text(row)) for row in test}
     rows = (*train, *test)
-    on_their_way = {other for one, other in find_continued(rows) if other < len(train) <= one}
+    continued = {second for first, second in find_continued(rows) if second < len(train) <= first}
     exact = [
         row
-        for place, row in enumerate(train)
-        if normalize_text(question_text(row)) in asked or place in on_their_way
+        for index, row in enumerate(train)
+        if normalize_text(question_text(row)) in test_questions or index in continued
     ]
-    own = {row.id for row in exact}
+    exact_ids = {row.id for row in exact}
     texts = [question_text(row) for row in rows]
-    close = {
-        one
-        for one, other in find_near_pairs(texts, near)
-        if one < len(train) <= other and train[one].id not in own
+    near_indices = {
+        first
+        for first, second in find_near_pairs(texts, near)
+        if first < len(train) <= second and train[first].id not in exact_ids
     }
-    return exact, [train[place] for place in sorted(close)]
+    return exact, [train[index] for index in sorted(near_indices)]

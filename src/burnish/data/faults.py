@@ -1,4 +1,4 @@
-"""What is found wrong with a file while it is read, and the file's text."""
+"""Findings while a file is read, and the file's text."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -12,18 +12,18 @@ Numbered = tuple[int, Any]
 
 
 class Faults:
-    """Findings of one file, the rows of one cause together."""
+    """Findings of one file, grouped by cause."""
 
     def __init__(self, file: str) -> None:
         self.file = file
         self.rows: dict[tuple[str, str, str], list[int]] = defaultdict(list)
 
     def add(self, code: str, number: int, message: str, fix: str) -> None:
-        """Put down one, with the number of its row."""
+        """Add one, with the number of its row."""
         self.rows[code, message, fix].append(number)
 
     def findings(self) -> list[Finding]:
-        """All of them, each cause once."""
+        """Return all findings, each cause once."""
         return [
             Finding(
                 code, CODES[code][0], self.file, tuple(rows),
@@ -34,7 +34,7 @@ class Faults:
 
 
 def text_of(file: Path, faults: Faults) -> str:
-    """The file as text. A wrong encoding is a finding that names what it seems to be."""
+    """Return the file as text. A wrong encoding is a finding that names the likely encoding."""
     content = file.read_bytes()
     if content.startswith((b"\xff\xfe", b"\xfe\xff")) or _is_wide(content):
         faults.add("encoding", 1, "the file is UTF-16", "Save it as UTF-8.")
@@ -54,6 +54,7 @@ def text_of(file: Path, faults: Faults) -> str:
 
 
 def _is_wide(content: bytes) -> bool:
-    """Whether it is UTF-16 without its mark: every other byte of its beginning is 0."""
-    begin = content[:64]
-    return len(begin) > 3 and any(not any(begin[odd::2]) for odd in (0, 1))
+    """Return whether it is UTF-16 without a byte order mark: every other byte of its beginning is
+    0."""
+    head = content[:64]
+    return len(head) > 3 and any(not any(head[offset::2]) for offset in (0, 1))

@@ -1,37 +1,41 @@
-"""What can be found in rows, how bad it is, and what to do."""
+"""The possible findings about rows: severity, meaning and fix."""
 
 from burnish.core.records import Severity
 
-#: code → (severity, what it means, what to do). The docs print this table.
+#: code → (severity, meaning, fix). The docs print this table.
 CODES: dict[str, tuple[Severity, str, str]] = {
-    "broken_json": ("error", "The line is not a JSON object.", "Mend the line."),
-    "broken_table": ("error", "The table can't be read.", "Mend the quoting, or export it again."),
+    "broken_json": ("error", "The line is not a JSON object.", "Fix the line."),
+    "broken_table": ("error", "The table can't be read.", "Fix the quoting, or export it again."),
     "encoding": ("error", "The file is not UTF-8.", "Save it as UTF-8."),
     "bom": ("note", "The file begins with a byte order mark.", "Nothing: it is skipped."),
     "unread_pictures": (
         "warning",
-        "A column holds pictures, and nothing says that they belong to what is asked.",
+        "A column contains images, and nothing says that they belong to the question.",
         "Name the column (data.columns.image=COLUMN), or leave it as it is.",
     ),
     "unread_columns": (
         "warning",
-        "The rows are taken for plain text, though they have other columns.",
+        "The rows are read as plain text, though they have other columns.",
         "Name the columns (data.columns.prompt=, data.columns.label=), or say data.format=text.",
     ),
-    "wrong_shape": ("error", "The row lacks what its format needs.", "Add the key or drop it."),
+    "wrong_shape": (
+        "error",
+        "The row lacks a key that its format needs.",
+        "Add the key, or drop the row.",
+    ),
     "wrong_role": (
         "error",
-        "A role is unknown, or the turns stand in no order that can be rendered.",
+        "A role is unknown, or the order of the turns can't be rendered.",
         "Roles: one system first, then user and assistant (or tool) in turn.",
     ),
     "no_assistant_turn": (
         "error",
-        "There is no assistant turn, so there is nothing to learn.",
+        "There is no assistant turn, so there is nothing to train on.",
         "Add the answer, or drop the row.",
     ),
     "empty_answer": (
         "error",
-        "The answer is empty: the model would learn to say nothing.",
+        "The answer is empty: the model would learn to answer nothing.",
         "Write the answer, or drop the row.",
     ),
     "same_answers": (
@@ -42,39 +46,39 @@ CODES: dict[str, tuple[Severity, str, str]] = {
     "judged_both_ways": (
         "warning",
         "The same answer to the same question is marked desirable and undesirable.",
-        "Decide for one.",
+        "Keep one of them.",
     ),
     "empty_prompt": ("error", "The question is empty.", "Write it, or drop the row."),
     "exact_duplicate": (
         "warning",
-        "The same row stands here more than once.",
+        "The same row occurs more than once.",
         "Drop the copies: they weigh double.",
     ),
     "learnt_again": (
         "warning",
-        "The conversations of these rows go on in others, which learn their answers again.",
-        "Keep the longest row of each conversation, or give the answers before its last one "
-        "weight 0.",
+        "The conversations of these rows continue in others, which train on their answers again.",
+        "Keep the longest row of each conversation, or set the weight of all answers but its last "
+        "to 0.",
     ),
     "near_duplicate": (
         "note",
-        "Rows say nearly the same.",
-        "Keep them if they are meant; splitting never tears them apart.",
+        "Rows are nearly the same.",
+        "Keep them if they are intended; splitting never separates them.",
     ),
     "split_leak": (
         "error",
-        "Rows of one file stand in another one too: a model would be asked what it has seen.",
-        "Drop them from the training file; training and compare leave them out by themselves.",
+        "Rows of one file are in another one too: the test would contain training rows.",
+        "Drop them from the training file; training and compare leave them out automatically.",
     ),
     "near_leak": (
         "warning",
-        "Rows of one file stand almost the same in another one.",
-        "Drop them from the training file; training and compare leave them out by themselves.",
+        "Rows of one file are nearly the same as rows of another one.",
+        "Drop them from the training file; training and compare leave them out automatically.",
     ),
     "conflicting_answers": (
         "warning",
         "The same question has different answers.",
-        "Decide for one, or say in the question what makes the difference.",
+        "Keep one, or state in the question what makes the difference.",
     ),
     "label_balance": (
         "warning",
@@ -83,17 +87,17 @@ CODES: dict[str, tuple[Severity, str, str]] = {
     ),
     "label_forms": (
         "warning",
-        "Some labels differ in case, spaces or signs that can't be seen, and count as different.",
-        "Write each in one way: {labels}.",
+        "Some labels differ only in case, spaces or invisible characters, and count as different.",
+        "Spell each in one way: {labels}.",
     ),
     "one_label": (
         "warning",
-        "All rows have the same label: there is nothing to tell apart.",
+        "All rows have the same label: there is nothing to classify.",
         "Add rows of the other labels, or leave the label out.",
     ),
     "unseen_label": (
         "error",
-        "Labels are asked in one file that no training row has.",
+        "A file has labels that no training row has.",
         "Add training rows with {labels}, or correct the label.",
     ),
     "personal_data": (
@@ -109,12 +113,12 @@ CODES: dict[str, tuple[Severity, str, str]] = {
     "no_rows": ("error", "The file holds no rows.", "Check the path and what wrote the file."),
     "garbled": (
         "warning",
-        "Text was decoded wrongly before it came here (`Ã¶` for `ö`).",
-        "Export it again as UTF-8, or mend it with ftfy.",
+        "Text was decoded wrongly before (`Ã¶` for `ö`).",
+        "Export it again as UTF-8, or repair it with ftfy.",
     ),
     "long_text": (
         "warning",
         "A row has more than 100,000 characters: probably a whole file in one field.",
-        "Cut it into rows.",
+        "Split it into rows.",
     ),
 }

@@ -1,4 +1,4 @@
-"""The shapes that rows come in, each a pure function from one record to one `Row`.
+"""The formats of rows, each a pure function from one record to one `Row`.
 
 The table FORMATS is the only list: detection, errors and the docs read it.
 """
@@ -22,7 +22,8 @@ Record = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """One shape: how to see it by the keys, how to read it, and a line of it for the docs."""
+    """One format: how to recognize it by its keys, how to convert it, and an example line for the
+    docs."""
 
     fits: Callable[[set[str], Columns], bool]
     convert: Callable[[Record, Columns], Row]
@@ -30,7 +31,7 @@ class RowFormat:
 
 
 def chat(record: Record, columns: Columns) -> Row:
-    """OpenAI's chat lines: `messages` with roles, optional `weight`, `name`, `tools`."""
+    """Convert OpenAI's chat format: `messages` with roles, optional `weight`, `name`, `tools`."""
     if "messages" not in record or not isinstance(record["messages"], list):
         raise BadRow("there is no list `messages`", 'Write {"messages": [...]}.')
     messages = tuple(message_of(entry) for entry in record["messages"])
@@ -42,7 +43,8 @@ def chat(record: Record, columns: Columns) -> Row:
 
 
 def sharegpt(record: Record, columns: Columns) -> Row:
-    """ShareGPT: `conversations` of `from` and `value` (or `role` and `content`), and `tools`."""
+    """Convert ShareGPT: `conversations` of `from` and `value` (or `role` and `content`), and
+    `tools`."""
     turns = record.get("conversations")
     if not isinstance(turns, list):
         raise BadRow("there is no list `conversations`")
@@ -51,7 +53,7 @@ def sharegpt(record: Record, columns: Columns) -> Row:
 
 
 def _turn(turn: Any) -> Any:
-    """A turn of ShareGPT as OpenAI has it, which some files have already."""
+    """Return a turn of ShareGPT in OpenAI's format, which some files have already."""
     if not isinstance(turn, Mapping) or "from" not in turn:
         return turn
     if turn["from"] == "function_call":
@@ -60,59 +62,61 @@ def _turn(turn: Any) -> Any:
 
 
 def pairs(record: Record, columns: Columns) -> Row:
-    """A prompt and its completion."""
+    """Convert a prompt and its completion."""
     prompt = _pick(record, columns.prompt, _PROMPTS)
     answer = _pick_answer(record, columns.completion, _COMPLETIONS)
     return _single_turn_row(record, columns, prompt, answer, _history(record))
 
 
 def prompts(record: Record, columns: Columns) -> Row:
-    """A question alone, for a teacher to answer."""
-    asked = _pick(record, columns.prompt, _PROMPTS)
-    messages = _with_system((Message("user", asked),), record, columns)
+    """Convert a question without an answer, for a teacher."""
+    question = _pick(record, columns.prompt, _PROMPTS)
+    messages = _with_system((Message("user", question),), record, columns)
     return Row(messages=messages, item=_extra_fields(record, _PROMPTS))
 
 
 def alpaca(record: Record, columns: Columns) -> Row:
-    """Instruction, optional input, output; `history` has the pairs of turns before."""
+    """Convert instruction, optional input, output; `history` has the earlier turns as pairs."""
     instruction = _pick(record, columns.prompt, ("instruction",))
-    given = record.get("input")
-    prompt = f"{instruction}\n\n{given}" if given else instruction
+    extra_input = record.get("input")
+    prompt = f"{instruction}\n\n{extra_input}" if extra_input else instruction
     answer = _pick_answer(record, columns.completion, ("output",))
     return _single_turn_row(record, columns, prompt, answer, _history(record))
 
 
 def openai_preference(record: Record, columns: Columns) -> Row:
-    """OpenAI's preference lines: `input` with messages, a preferred and a non-preferred output."""
-    given = record.get("input")
-    if not isinstance(given, Mapping) or not isinstance(given.get("messages"), list):
+    """Convert OpenAI's preference format: `input` with messages, a preferred and a non-preferred
+    output."""
+    input_fields = record.get("input")
+    if not isinstance(input_fields, Mapping) or not isinstance(input_fields.get("messages"), list):
         raise BadRow(
             "there is no `input` with a list `messages`", 'Write "input": {"messages": [...]}.'
         )
     sides = [record.get(key) for key in ("preferred_output", "non_preferred_output")]
-    return _preference_row(given["messages"], sides, given, columns)
+    return _preference_row(input_fields["messages"], sides, input_fields, columns)
 
 
 def preference(record: Record, columns: Columns) -> Row:
-    """TRL's preference rows: `prompt`, `chosen` and `rejected`, as texts or as messages.
+    """Convert TRL's preference format: `prompt`, `chosen` and `rejected`, as texts or as messages.
 
-    Without a prompt, it is what both conversations begin with.
+    Without a prompt, it is the common beginning of both conversations.
     """
     prompt = record.get(columns.prompt or "prompt")
     sides = [record.get(columns.chosen or "chosen"), record.get(columns.rejected or "rejected")]
     if all(isinstance(side, list) and len(side) > 1 for side in sides):
-        before, other = (list(side)[:-1] for side in sides if side)
-        if before != other:
+        context, other_context = (list(side)[:-1] for side in sides if side)
+        if context != other_context:
             raise BadRow(
                 "the two conversations differ before their last turn",
                 "Let both begin with the same turns; only the last answer is compared.",
             )
-        prompt, sides = before, [side[-1:] for side in sides if side]
+        prompt, sides = context, [side[-1:] for side in sides if side]
     return _preference_row(prompt, sides, record, columns)
 
 
 def unpaired_preference(record: Record, columns: Columns) -> Row:
-    """TRL's unpaired rows (for KTO): `prompt`, `completion`, and `label` true or false."""
+    """Convert TRL's unpaired preference format (for KTO): `prompt`, `completion`, and `label` true
+    or false."""
     label = _TRUTHS.get(str(record.get(columns.label or "label")).lower())
     if label is None:
         raise BadRow(
@@ -133,7 +137,7 @@ def _preference_row(prompt: Any, sides: Sequence[Any], record: Record, columns: 
 
 
 def _context_messages(prompt: Any) -> tuple[Message, ...]:
-    """The turns before an answer that is judged: context, so none of them is learnt."""
+    """Return the turns before a judged answer: context, so none of them is trained."""
     if isinstance(prompt, str):
         return (Message("user", prompt),)
     if not isinstance(prompt, list) or not prompt:
@@ -145,7 +149,7 @@ def _context_messages(prompt: Any) -> tuple[Message, ...]:
 
 
 def _answer_message(side: Any, name: str) -> Message:
-    """One answer, from its text or from a list of one message."""
+    """Return one answer, from its text or from a list of one message."""
     if isinstance(side, str):
         return said(side)
     if isinstance(side, list) and len(side) == 1:
@@ -160,7 +164,7 @@ def _answer_message(side: Any, name: str) -> Message:
 
 
 def labeled(record: Record, columns: Columns) -> Row:
-    """A text and its class."""
+    """Convert a text and its class."""
     label = unicodedata.normalize("NFC", _pick_label(record, columns).strip())
     row = _single_turn_row(
         record, columns, _pick(record, columns.prompt, (*_PROMPTS, "text")), label
@@ -169,14 +173,14 @@ def labeled(record: Record, columns: Columns) -> Row:
 
 
 def text(record: Record, columns: Columns) -> Row:
-    """Plain text, learnt whole."""
+    """Convert plain text, trained whole."""
     return Row(text=_pick(record, columns.text, ("text",)))
 
 
 _PROMPTS = ("prompt", "question", "query")
 _COMPLETIONS = ("completion", "answer", "response")
 _LABELS = ("label", "category", "intent", "class")
-#: Keys that hold an answer in some shape; a row with one of them isn't a question alone.
+#: Keys of answers in some format; a row with one of them isn't a question alone.
 _ANSWERED = {*_COMPLETIONS, *_LABELS, "output", "chosen", "rejected", "text"}
 _TRUTHS = {"true": True, "false": False}
 
@@ -254,20 +258,20 @@ FORMATS: dict[str, RowFormat] = {
     "text": RowFormat(
         lambda keys, columns: _has(keys, columns.text, ("text",)),
         text,
-        '{"text": "Plain text, learnt whole."}',
+        '{"text": "Plain text, trained whole."}',
     ),
 }
 
 
 def detect_format(keys: set[str], columns: Columns) -> str:
-    """The format that records with these keys have. Raises BadData if none fits."""
-    for name, shape in FORMATS.items():
-        if shape.fits(keys, columns):
+    """Return the format of records with these keys. Raises BadData if none fits."""
+    for name, row_format in FORMATS.items():
+        if row_format.fits(keys, columns):
             return name
     raise BadData(
-        f"Rows with the keys {', '.join(sorted(keys)) or '(none)'} have no known shape.",
+        f"Rows with the keys {', '.join(sorted(keys)) or '(none)'} have no known format.",
         "Name the columns: --set data.columns.prompt=... and data.columns.completion=... (or "
-        f"data.columns.label=...). Known shapes: {', '.join(FORMATS)}.",
+        f"data.columns.label=...). Known formats: {', '.join(FORMATS)}.",
     )
 
 
@@ -276,11 +280,11 @@ def _single_turn_row(
     columns: Columns,
     prompt: str,
     answer: str,
-    before: tuple[Message, ...] = (),
+    history: tuple[Message, ...] = (),
 ) -> Row:
     context = _optional(record, columns.context, ("context",))
-    asked = f"{context}\n\n{prompt}" if context else prompt
-    messages = (*before, Message("user", asked), said(answer))
+    question = f"{context}\n\n{prompt}" if context else prompt
+    messages = (*history, Message("user", question), said(answer))
     return Row(messages=_with_system(messages, record, columns))
 
 
@@ -293,45 +297,48 @@ def _with_system(
     return (Message("system", system), *messages)
 
 
-def _extra_fields(record: Record, said: Sequence[str]) -> Record:
-    """What a record holds beside its conversation: what graders look at."""
-    return {key: value for key, value in record.items() if key not in said}
+def _extra_fields(record: Record, conversation_keys: Sequence[str]) -> Record:
+    """Return the fields of a record besides its conversation, for graders."""
+    return {key: value for key, value in record.items() if key not in conversation_keys}
 
 
 def _history(record: Record) -> tuple[Message, ...]:
-    """The turns before a question, as LLaMA-Factory and ms-swift have them: pairs of texts."""
-    given = record.get("history")
-    if isinstance(given, str) and given.strip():
+    """Return the turns before a question, in the format of LLaMA-Factory and ms-swift: pairs of
+    texts."""
+    history = record.get("history")
+    if isinstance(history, str) and history.strip():
         try:
-            given = parse_json(given)
+            history = parse_json(history)
         except BadJson:
-            given = [given]
-    if not given:
+            history = [history]
+    if not history:
         return ()
-    are_pairs = isinstance(given, list | tuple) and all(
+    are_pairs = isinstance(history, list | tuple) and all(
         isinstance(pair, list | tuple) and len(pair) == 2 and all(isinstance(t, str) for t in pair)
-        for pair in given
+        for pair in history
     )
     if not are_pairs:
         raise BadRow(
             "`history` is not a list of pairs of texts",
-            'Write [["question", "answer"], ...]; if it is no conversation, rename the column.',
+            'Write [["question", "answer"], ...]; if it is not a conversation, rename the column.',
         )
-    return tuple(turn for asked, answer in given for turn in (Message("user", asked), said(answer)))
+    return tuple(
+        turn for question, answer in history for turn in (Message("user", question), said(answer))
+    )
 
 
 def _pick(record: Record, named: str | None, usual: Sequence[str]) -> str:
-    found = _optional(record, named, usual)
-    if found is None:
-        wanted = named or " or ".join(usual)
-        raise BadRow(f"there is no `{wanted}`", f"The row has: {', '.join(record)}.")
-    return found
+    value = _optional(record, named, usual)
+    if value is None:
+        keys = named or " or ".join(usual)
+        raise BadRow(f"there is no `{keys}`", f"The row has: {', '.join(record)}.")
+    return value
 
 
 def _pick_answer(record: Record, named: str | None, usual: Sequence[str]) -> str:
-    """An answer; objects are learnt as JSON text, but of several texts none is the answer."""
+    """Return an answer; objects are trained as JSON text, but a list of texts is ambiguous."""
     value = _value(record, named, usual)
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
         raise BadRow(
             "the answer is a list of texts",
             "Write one of them; if the list itself is the answer, its JSON as text.",
@@ -343,7 +350,7 @@ def _pick_label(record: Record, columns: Columns) -> str:
     if isinstance(_value(record, columns.label, _LABELS), list | dict):
         raise BadRow(
             "the label is a list or an object, not one class",
-            "Write one label as text; several at once can be learnt as the JSON text of an answer.",
+            "Write one label as text; several at once, as the JSON text of an answer.",
         )
     return _pick(record, columns.label, _LABELS)
 
@@ -356,14 +363,16 @@ def _optional(record: Record, named: str | None, usual: Sequence[str]) -> str | 
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            raise BadRow("a column holds bytes that are no UTF-8 text", "Write text.") from error
+            raise BadRow(
+                "a column contains bytes that are not UTF-8 text", "Write text."
+            ) from error
     return None if value is None else str(value)
 
 
 def _value(record: Record, named: str | None, usual: Sequence[str]) -> Any:
-    """The first of these keys that holds something; None if none does."""
-    found = (record.get(key) for key in ((named,) if named else usual))
-    return next((value for value in found if value is not None), None)
+    """Return the first of these keys' values that isn't null; None if all are."""
+    values = (record.get(key) for key in ((named,) if named else usual))
+    return next((value for value in values if value is not None), None)
 
 
 def _has(keys: set[str], named: str | None, usual: Sequence[str]) -> bool:

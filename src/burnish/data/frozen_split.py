@@ -1,7 +1,7 @@
-"""The test split is frozen: only figures measured on the same questions can be compared.
+"""The frozen test split: only results on the same questions can be compared.
 
 The first run on some data writes the hash of every test row into the workspace. A later run gets
-the same rows or is refused.
+the same rows or is rejected.
 """
 
 import json
@@ -16,21 +16,20 @@ from burnish.core.records import Row
 from burnish.core.settings import workspace
 from burnish.data.duplicates import content_hash, earlier_hash
 
-#: How the hashes are made; raised when rows come to have others. Files without one are of the
-#: first kind.
+#: Version of the hash function; files without one are of the first version.
 _FORM = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """The frozen test rows of some data: their hashes, in order, and how these are made."""
+    """The frozen test rows of some data: their hashes, in order, and the hash function."""
 
     rows: list[str]
     hash_of: Callable[[Row], str]
 
 
 def frozen_rows(data: Data) -> Frozen | None:
-    """The frozen test rows of this data; None before the first run."""
+    """Return the frozen test rows of this data; None before the first run."""
     file = _file(data)
     if not file.exists():
         return None
@@ -40,29 +39,32 @@ def frozen_rows(data: Data) -> Frozen | None:
 
 
 def freeze(data: Data, test: Sequence[Row]) -> str:
-    """Freeze the test split, or check that it is the frozen one. Returns its hash.
+    """Freeze the test split, or check that it is the frozen one; return its hash.
 
-    Raises TestSplitChanged if it differs from what an earlier run has measured on.
+    Raises TestSplitChanged if it differs from the split of an earlier run.
     """
     hashes = [content_hash(row) for row in test]
-    before = frozen_rows(data)
-    found = [before.hash_of(row) for row in test] if before else []
-    if before is None or before.rows == found:
-        if found != hashes:
+    frozen = frozen_rows(data)
+    current_hashes = [frozen.hash_of(row) for row in test] if frozen else []
+    if frozen is None or frozen.rows == current_hashes:
+        if current_hashes != hashes:
             write_json(_file(data), {"form": _FORM, "files": _files(data), "rows": hashes})
     else:
-        gone, new = len(set(before.rows) - set(found)), len(set(found) - set(before.rows))
+        removed, new = (
+            len(set(frozen.rows) - set(current_hashes)),
+            len(set(current_hashes) - set(frozen.rows)),
+        )
         raise TestSplitChanged(
-            f"The test split has changed since it was frozen: {gone} rows are gone, {new} are new. "
-            "Figures measured on other questions can't be compared.",
-            "Put the file back as it was; or accept the new one with `burnish check --refreeze` "
-            "and measure everything again.",
+            f"The test split has changed since it was frozen: {removed} rows are gone, {new} are "
+            "new. Results on different questions can't be compared.",
+            "Restore the file; or accept the new one with `burnish check --refreeze` and measure "
+            "everything again.",
         )
     return hash_json(hashes)
 
 
 def thaw(data: Data) -> None:
-    """Forget the frozen split: the next run freezes what it finds."""
+    """Delete the frozen split: the next run freezes its own."""
     _file(data).unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""What the answers are, seen from the rows; and the sentence that says why."""
+"""Infer the task from the rows, with a sentence that says why."""
 
 import statistics
 from collections import Counter
@@ -13,10 +13,10 @@ _LABEL_WORDS, _SHORT_WORDS = 5, 6
 
 
 def infer_task(rows: Sequence[Row], task: Task) -> tuple[Task, str]:
-    """The task with kind and labels resolved, and why. What the recipe says is kept."""
+    """Return the task with kind and labels resolved, and why. Settings of the recipe are kept."""
     answers = [row.answer for row in rows if row.answer]
     kind: str = task.kind
-    reason = "said by the recipe"
+    reason = "set by the recipe"
     if kind == "auto":
         kind, reason = _infer_kind(rows, answers)
     labels = task.labels
@@ -28,7 +28,7 @@ def infer_task(rows: Sequence[Row], task: Task) -> tuple[Task, str]:
 
 
 def label_rows(rows: Sequence[Row], task: Task) -> tuple[Row, ...]:
-    """Rows of a classification with their label set: it is the answer."""
+    """Return classification rows with their label set to the answer."""
     if task.kind != "classification":
         return tuple(rows)
     return tuple(replace(row, label=row.label or row.answer or None) for row in rows)
@@ -50,7 +50,7 @@ def _infer_kind(rows: Sequence[Row], answers: Sequence[str]) -> tuple[str, str]:
         return "classification", f"{len(answers)} short answers repeat {distinct} texts"
     if statistics.median(words) <= _SHORT_WORDS:
         return "qa", f"half of the answers have at most {_SHORT_WORDS} words"
-    return "generation", f"the answers have {statistics.median(words):.0f} words in the middle"
+    return "generation", f"the answers have a median of {statistics.median(words):.0f} words"
 
 
 def _is_object(answer: str) -> bool:

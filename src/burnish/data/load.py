@@ -1,4 +1,4 @@
-"""From a recipe to checked, split, frozen rows: the data that every other room works on."""
+"""From a recipe to checked, split, frozen rows: the data for every other room."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from burnish.data.infer_task import infer_task, label_rows
 from burnish.data.read import ReadResult, read_files
 from burnish.data.split import draw_split, sample_rows
 
-#: From this share of leaking training rows on, a file was probably named twice.
+#: From this share of leaking training rows, a file was probably named twice.
 _LEAK_LIMIT = 0.2
 
 
@@ -25,8 +25,8 @@ _LEAK_LIMIT = 0.2
 class Dataset:
     """Rows ready to use. `notes` say what was inferred or left out, a sentence each.
 
-    `hashes` has the SHA-256 of every file, of the frozen test split as `test split`, and of the
-    names of all pictures, which their bytes make, as `pictures`.
+    `hashes` has the SHA-256 of every file, of the frozen test split as `test split`, and of all
+    images' names, which derive from their bytes, as `pictures`.
     """
 
     split: Split
@@ -36,21 +36,20 @@ class Dataset:
     hashes: Mapping[str, str]
 
     def announce(self) -> None:
-        """Say what was inferred, and the warnings about the rows."""
+        """Report what was inferred, and the warnings about the rows."""
         for note in self.notes:
             say(note)
-        for found in self.findings:
-            if found.severity == "warning":
-                place = describe_rows(Path(found.file).name, found.rows)
-                say(f"Warning: {place}: {found.message} {found.fix}")
+        for finding in self.findings:
+            if finding.severity == "warning":
+                location = describe_rows(Path(finding.file).name, finding.rows)
+                say(f"Warning: {location}: {finding.message} {finding.fix}")
 
 
 def load(recipe: Recipe, answered: bool = True) -> Dataset:
     """Read, check, split and freeze the rows of a recipe.
 
-    Unless `answered`, rows to train and to validate may be questions alone, for a teacher.
-
-    Raises BadData if rows are broken, TestSplitChanged if the test split is not the frozen one.
+    Unless `answered`, training and validation rows may be questions alone, for a teacher. Raises
+    BadData if rows are invalid, TestSplitChanged if the test split is not the frozen one.
     """
     data = recipe.data
     train, validation, test = (
@@ -60,32 +59,39 @@ def load(recipe: Recipe, answered: bool = True) -> Dataset:
     for part in (train, validation, test):
         findings += _check_part(part, data)
     if not answered:
-        asked_only = {*map(str, data.train), *map(str, data.validation)}
+        question_files = {*map(str, data.train), *map(str, data.validation)}
         findings = [
-            found
-            for found in findings
-            if found.code != "no_assistant_turn" or found.file not in asked_only
+            finding
+            for finding in findings
+            if finding.code != "no_assistant_turn" or finding.file not in question_files
         ]
     _refuse_errors(findings)
     has_answers = any(row.answer or row.text for row in train.rows)
     task, reason = infer_task(train.rows if has_answers else test.rows, recipe.task)
     notes = [reason]
-    rows, asked, chosen = (label_rows(p.rows, task) for p in (train, test, validation))
+    train_rows, test_rows, validation_rows = (
+        label_rows(p.rows, task) for p in (train, test, validation)
+    )
     if not data.test:
-        rows, asked = _draw_test(rows, data, notes)
-    test_hash = freeze(data, asked) if asked else ""
-    asked = _drop_undesirable(asked, notes)
-    rows = _drop_leaks(rows, asked, data, notes, "test")
+        train_rows, test_rows = _draw_test(train_rows, data, notes)
+    test_hash = freeze(data, test_rows) if test_rows else ""
+    test_rows = _drop_undesirable(test_rows, notes)
+    train_rows = _drop_leaks(train_rows, test_rows, data, notes, "test")
     if not data.validation:
-        rows, chosen = draw_split(rows, data.validation_share, data.seed, data.near_duplicate)
+        train_rows, validation_rows = draw_split(
+            train_rows, data.validation_share, data.seed, data.near_duplicate
+        )
     else:
-        chosen = _drop_leaks(chosen, asked, data, notes, "test")
-        rows = _drop_leaks(rows, chosen, data, notes, "validation")
-    rows = sample_rows(rows, data.max_rows, data.seed)
-    asked = grouped(asked)
-    notes += [told] if (told := words_of(asked)) else []
-    parts = [_add_prompt(part, task) for part in (rows, chosen, asked)]
-    notes.append(f"Rows: {len(rows)} to train, {len(chosen)} to validate, {len(asked)} to test.")
+        validation_rows = _drop_leaks(validation_rows, test_rows, data, notes, "test")
+        train_rows = _drop_leaks(train_rows, validation_rows, data, notes, "validation")
+    train_rows = sample_rows(train_rows, data.max_rows, data.seed)
+    test_rows = grouped(test_rows)
+    notes += [note] if (note := words_of(test_rows)) else []
+    parts = [_add_prompt(part, task) for part in (train_rows, validation_rows, test_rows)]
+    notes.append(
+        f"Rows: {len(train_rows)} to train, {len(validation_rows)} to validate, "
+        f"{len(test_rows)} to test."
+    )
     split = Split(parts[0], parts[1], parts[2], test_hash)
     hashes = {**train.hashes, **validation.hashes, **test.hashes, "test split": test_hash}
     hashes |= _hash_images(parts)
@@ -93,9 +99,10 @@ def load(recipe: Recipe, answered: bool = True) -> Dataset:
 
 
 def _hash_images(parts: Sequence[Sequence[Row]]) -> dict[str, str]:
-    """A hash of the pictures that rows name, which files of rows don't tell of; empty without."""
+    """Return a hash of the rows' images, which the hashes of the row files don't cover; empty
+    without."""
     rows = [row for part in parts for row in part]
-    names = sorted({picture.name for row in rows for picture in images_of(row.messages)})
+    names = sorted({image.name for row in rows for image in images_of(row.messages)})
     return {"pictures": hash_json(names)} if names else {}
 
 
@@ -125,75 +132,75 @@ def _draw_test(
     rows: tuple[Row, ...], data: Data, notes: list[str]
 ) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
     """Draw the test split; or find the frozen one again, in a file that may have grown since."""
-    before = frozen_rows(data)
-    if before is None:
+    frozen = frozen_rows(data)
+    if frozen is None:
         return draw_split(rows, data.test_share, data.seed, data.near_duplicate)
-    by_hash = {before.hash_of(row): row for row in reversed(rows)}
-    missing = [own for own in before.rows if own not in by_hash]
+    by_hash = {frozen.hash_of(row): row for row in reversed(rows)}
+    missing = [row_hash for row_hash in frozen.rows if row_hash not in by_hash]
     if missing:
         raise TestSplitChanged(
-            f"{len(missing)} of the {len(before.rows)} frozen test rows are no longer in the data.",
-            "Put them back; or accept a new split with `burnish check --refreeze` and measure "
+            f"{len(missing)} of the {len(frozen.rows)} frozen test rows are no longer in the data.",
+            "Restore them; or accept a new split with `burnish check --refreeze` and measure "
             "everything again.",
         )
-    frozen = set(before.rows)
-    notes.append(f"Test split: the {len(before.rows)} rows frozen by an earlier run.")
-    kept = tuple(row for row in rows if before.hash_of(row) not in frozen)
-    return kept, tuple(by_hash[own] for own in before.rows)
+    frozen_hashes = set(frozen.rows)
+    notes.append(f"Test split: the {len(frozen.rows)} rows frozen by an earlier run.")
+    rest = tuple(row for row in rows if frozen.hash_of(row) not in frozen_hashes)
+    return rest, tuple(by_hash[row_hash] for row_hash in frozen.rows)
 
 
 def _drop_undesirable(rows: tuple[Row, ...], notes: list[str]) -> tuple[Row, ...]:
-    """Test rows without those whose answer is undesirable: no answer can be measured by it."""
+    """Drop test rows whose answer is undesirable: no answer can be scored against it."""
     kept = tuple(row for row in rows if row.desirable is not False)
-    if gone := len(rows) - len(kept):
-        notes.append(f"Left out {gone} test rows: their answers are marked undesirable.")
+    if dropped := len(rows) - len(kept):
+        notes.append(f"Left out {dropped} test rows: their answers are marked undesirable.")
     return kept
 
 
 def _drop_leaks(
-    rows: tuple[Row, ...], asked: tuple[Row, ...], data: Data, notes: list[str], name: str
+    rows: tuple[Row, ...], held_out: tuple[Row, ...], data: Data, notes: list[str], name: str
 ) -> tuple[Row, ...]:
-    """Leave out rows whose question, or one nearly like it, stands in the rows that are asked, and
-    rows of the same groups: a group may have grown since the test split was frozen.
+    """Drop rows whose question, or a near copy, is in the `held_out` rows, and rows of the same
+    groups: a group may have grown since the test split was frozen.
 
-    Raises BadData if a great part of the rows is asked too, or nothing is left.
+    Raises BadData if many rows leak, or nothing is left.
     """
-    exact, close = find_leaks(rows, asked, data.near_duplicate)
-    gone = {row.id for row in (*exact, *close)}
+    exact, close = find_leaks(rows, held_out, data.near_duplicate)
+    leaked_ids = {row.id for row in (*exact, *close)}
     if len(exact) > _LEAK_LIMIT * max(len(rows), 1):
         raise BadData(
-            f"{len(exact)} of {len(rows)} rows stand in the {name} rows too.",
+            f"{len(exact)} of {len(rows)} rows are in the {name} rows too.",
             "Is one file named twice, or are the turns of one conversation in both? Name different "
             "files for training and test, and keep each conversation in one of them.",
         )
-    if gone:
+    if leaked_ids:
         notes.append(
-            f"Left out {len(gone)} training rows that stand in the {name} rows "
+            f"Left out {len(leaked_ids)} training rows that are in the {name} rows "
             f"({len(exact)} the same, {len(close)} nearly)."
         )
-    left = tuple(row for row in rows if row.id not in gone)
-    apart = _of_other_groups(left, asked, notes, name)
-    if left and not apart:
+    remaining = tuple(row for row in rows if row.id not in leaked_ids)
+    separate = _of_other_groups(remaining, held_out, notes, name)
+    if remaining and not separate:
         raise BadData(
-            f"All rows are of groups that stand in the {name} rows too (data.group: {data.group}).",
+            f"All rows belong to groups of the {name} rows (data.group: {data.group}).",
             "Name rows of other groups for training, or leave data.group out.",
         )
-    return apart
+    return separate
 
 
 def _of_other_groups(
-    rows: tuple[Row, ...], asked: tuple[Row, ...], notes: list[str], name: str
+    rows: tuple[Row, ...], held_out: tuple[Row, ...], notes: list[str], name: str
 ) -> tuple[Row, ...]:
-    """Leave out rows whose group stands in the rows that are asked."""
-    groups = {row.group for row in asked if row.group}
+    """Drop rows whose group is among the `held_out` rows."""
+    groups = {row.group for row in held_out if row.group}
     kept = tuple(row for row in rows if row.group not in groups)
-    if gone := len(rows) - len(kept):
-        notes.append(f"Left out {gone} training rows: their groups stand in the {name} rows.")
+    if dropped := len(rows) - len(kept):
+        notes.append(f"Left out {dropped} training rows: their groups are in the {name} rows.")
     return kept
 
 
 def _add_prompt(rows: Sequence[Row], task: Task) -> tuple[Row, ...]:
-    """Put the recipe's prompt before every row that has no system message."""
+    """Prepend the recipe's prompt to every row without a system message."""
     if not task.prompt:
         return tuple(rows)
     system = Message("system", task.prompt)

@@ -1,4 +1,4 @@
-"""One turn of a conversation, from the object that a file has for it."""
+"""One turn of a conversation, from its object in a file."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -10,7 +10,7 @@ from burnish.data.calls import calls_of
 from burnish.data.images import as_bad_row, image_url_of
 from burnish.data.spans import BadRow
 
-#: What other tools call the roles.
+#: Role names of other formats → ours.
 _ROLES = {
     "human": "user",
     "gpt": "assistant",
@@ -22,7 +22,7 @@ _ROLES = {
 
 
 def message_of(entry: Any) -> Message:
-    """The turn; a key that is null is as good as absent. Raises BadRow."""
+    """Return the turn; a null key counts as absent. Raises BadRow."""
     if not isinstance(entry, Mapping):
         raise BadRow(
             f"a message is {type(entry).__name__}, not an object with role and content",
@@ -30,13 +30,13 @@ def message_of(entry: Any) -> Message:
         )
     role = _role(entry.get("role"))
     calls = calls_of(entry)
-    content, pictures = _content(entry, allow_none=bool(calls))
-    if pictures and role == "assistant":
-        raise BadRow("an answer holds a picture", "Only what is asked can hold pictures.")
-    thought = ""
+    content, images = _content(entry, allow_none=bool(calls))
+    if images and role == "assistant":
+        raise BadRow("an answer contains an image", "Only questions can contain images.")
+    reasoning = ""
     if role == "assistant":
-        inside, content = split_reasoning(content)
-        thought = inside or str(entry.get("reasoning_content") or "").strip()
+        inline, content = split_reasoning(content)
+        reasoning = inline or str(entry.get("reasoning_content") or "").strip()
     weight = 1 if entry.get("weight") is None else entry["weight"]
     if weight not in (0, 1):
         raise BadRow(f"weight {weight!r} is not 0 or 1", "Use 0 to leave a turn untrained.")
@@ -47,19 +47,19 @@ def message_of(entry: Any) -> Message:
         name=_text(entry.get("name")),
         tool_calls=calls,
         tool_call_id=_text(entry.get("tool_call_id")),
-        images=pictures,
-        reasoning=thought,
+        images=images,
+        reasoning=reasoning,
     )
 
 
-def _role(given: Any) -> Role:
-    role: Any = _ROLES.get(str(given), given)
+def _role(value: Any) -> Role:
+    role: Any = _ROLES.get(str(value), value)
     if role in get_args(Role):
         return role  # type: ignore[no-any-return]
-    if given is None:
+    if value is None:
         what, fix = "a message has no role", 'Write {"role": "user", "content": "..."}.'
     else:
-        what, fix = f"role {given!r} is not system, user, assistant or tool", "Correct the role."
+        what, fix = f"role {value!r} is not system, user, assistant or tool", "Correct the role."
     raise BadRow(what, fix, code="wrong_role")
 
 
@@ -68,17 +68,17 @@ def _text(value: Any) -> str | None:
 
 
 def said(answer: str) -> Message:
-    """An answer, with the thought that it begins with taken apart."""
-    thought, content = split_reasoning(answer)
-    return Message("assistant", content, reasoning=thought)
+    """Return an answer as a message, with its reasoning split off."""
+    reasoning, content = split_reasoning(answer)
+    return Message("assistant", content, reasoning=reasoning)
 
 
 def _content(entry: Mapping[str, Any], allow_none: bool) -> tuple[str, tuple[Image, ...]]:
-    """The content of a message; a refusal is what an assistant says instead."""
+    """Return the content of a message; a refusal takes its place."""
     content = entry.get("content")
     if content is None and isinstance(entry.get("refusal"), str):
         content = entry["refusal"]
-    if isinstance(content, list):  # content parts, as the API takes them
+    if isinstance(content, list):  # content parts, as in the API
         return join_parts(_part(part) for part in content)
     if content is None and allow_none:
         return "", ()
@@ -93,7 +93,7 @@ def _content(entry: Mapping[str, Any], allow_none: bool) -> tuple[str, tuple[Ima
 
 
 def _part(part: Any) -> str | Image:
-    """One part of a message: its text, or its picture, which may have been read already."""
+    """Return one part of a message: its text, or its image, which may have been loaded already."""
     if isinstance(part, Image):
         return part
     if isinstance(part, Mapping):
@@ -105,6 +105,6 @@ def _part(part: Any) -> str | Image:
             except BadImage as error:
                 raise as_bad_row(error) from error
     raise BadRow(
-        "a message has content that is neither text nor a picture",
+        "a message has a part that is neither text nor an image",
         'Write {"type": "text", "text": ...} or {"type": "image_url", "image_url": {"url": ...}}.',
     )

@@ -1,7 +1,7 @@
-"""Personal data in texts: by kind, never the data itself.
+"""Personal data in texts: its kinds, never the data itself.
 
-Numbers count only if their check digits are right (cards: Luhn; IBAN: ISO 7064 mod 97-10) or if
-they are valid telephone numbers, so that an order number isn't taken for a person.
+Numbers count only if their check digits are valid (cards: Luhn; IBAN: ISO 7064 mod 97-10) or if
+they are valid telephone numbers, so that an order number isn't mistaken for a person's.
 """
 
 import re
@@ -10,9 +10,9 @@ from collections.abc import Callable
 import phonenumbers
 from stdnum import iban, luhn
 
-#: One beginning a run of signs, and nothing given back: linear, whatever the text.
+#: One match start per run of characters, without backtracking: linear time for any text.
 _MAIL = re.compile(r"(?<![\w.+-])[\w.+-]++@[\w-]++(?:\.[\w-]++)+")
-#: Domains that belong to nobody (RFC 2606).
+#: Reserved domains (RFC 2606).
 _EXAMPLE_DOMAIN = re.compile(r"(?:\.|@)(?:example(?:\.(?:com|net|org))?|invalid|test)$")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")
 _CARD = re.compile(r"(?<![\d-])(?:\d[ -]?){12,18}\d(?![\d-])")
@@ -24,13 +24,13 @@ def _has_mail(text: str) -> bool:
 
 
 def _has_iban(text: str) -> bool:
-    return any(iban.is_valid(found) for found in _IBAN.findall(text))
+    return any(iban.is_valid(match) for match in _IBAN.findall(text))
 
 
 def _has_card(text: str) -> bool:
-    for found in _CARD.findall(text):
-        digits = re.sub(r"\D", "", found)
-        # Cards begin with 2 to 6; a row of zeros passes Luhn and is nobody's card.
+    for match in _CARD.findall(text):
+        digits = re.sub(r"\D", "", match)
+        # Card numbers begin with 2 to 6; a row of zeros passes Luhn but isn't a card.
         if digits[0] in "23456" and len(set(digits)) > 1 and luhn.is_valid(digits):
             return True
     return False
@@ -45,7 +45,7 @@ def _has_phone(text: str) -> bool:
     return any(True for _ in numbers)
 
 
-#: Kind → whether a text holds some.
+#: Kind → whether a text contains some.
 PII_KINDS: dict[str, Callable[[str], bool]] = {
     "mail address": _has_mail,
     "card number": _has_card,
@@ -55,5 +55,5 @@ PII_KINDS: dict[str, Callable[[str], bool]] = {
 
 
 def find_pii_kinds(text: str) -> list[str]:
-    """The kinds of personal data in a text."""
-    return [kind for kind, found in PII_KINDS.items() if found(text)]
+    """Return the kinds of personal data in a text."""
+    return [kind for kind, detect in PII_KINDS.items() if detect(text)]

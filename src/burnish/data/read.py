@@ -1,4 +1,4 @@
-"""Files → rows and findings. A broken row is a finding with its number, never a crash."""
+"""Read files into rows and findings. A broken row is a finding with its number, never a crash."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ from burnish.data.tables import read_parquet, read_table
 
 @dataclass(frozen=True, slots=True)
 class ReadResult:
-    """What files hold: usable rows, what is wrong with the others, and the files' hashes."""
+    """The content of files: usable rows, findings about the others, and the files' hashes."""
 
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
@@ -29,22 +29,22 @@ class ReadResult:
 
 
 def read_files(files: Sequence[Path], data: Data, task: Task) -> ReadResult:
-    """All rows of all files, in order.
+    """Read all rows of all files, in order.
 
-    Raises NotFound for a file that isn't there, BadData for one whose rows have no known shape.
+    Raises NotFound for a missing file, BadData for one whose rows have no known format.
     """
     rows: list[Row] = []
     findings: list[Finding] = []
     for file in files:
         refuse_missing(file)
-        some, found = _read_file(file, data)
-        rows += some
-        findings += found
+        file_rows, file_findings = _read_file(file, data)
+        rows += file_rows
+        findings += file_findings
     return ReadResult(tuple(rows), tuple(findings), {str(file): hash_file(file) for file in files})
 
 
 def read_records(file: Path) -> list[Numbered]:
-    """The records of one file with their numbers, in whatever shape. Raises NotFound, BadData."""
+    """Read the records of one file with their numbers, in any format. Raises NotFound, BadData."""
     refuse_missing(file)
     records, faults = _records(file)
     for finding in faults.findings():
@@ -58,7 +58,7 @@ def _records(file: Path) -> tuple[list[Numbered], Faults]:
     if reader is None:
         raise BadData(
             f"{file}: files of kind `{file.suffix}` can't be read.",
-            f"Known kinds: {', '.join(READERS)}.",
+            f"Supported kinds: {', '.join(READERS)}.",
         )
     faults = Faults(str(file))
     return list(reader(file, faults)), faults
@@ -69,22 +69,23 @@ def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
     if not records:
         return [], faults.findings()
     keys = {str(key) for _, record in records for key in record}
-    shape = FORMATS[data.format if data.format != "auto" else _detect_format(file, keys, data)]
-    if data.format == "auto" and shape is FORMATS["text"]:
+    row_format = FORMATS[data.format if data.format != "auto" else _detect_format(file, keys, data)]
+    if data.format == "auto" and row_format is FORMATS["text"]:
         _look_beside_text(keys, data, faults)
     rows = []
     for number, record in records:
         try:
-            told, pictures = with_images(record, data)
-            row = shape.convert(told, data.columns)
-            row = insert_before_question(row, pictures) if pictures else row
+            loaded, images = with_images(record, data)
+            row = row_format.convert(loaded, data.columns)
+            row = insert_before_question(row, images) if images else row
         except BadRow as fault:
             faults.add(fault.finding, number, fault.what, fault.fix)
             continue
         for column in unread_image_columns(record, data):
             faults.add(
-                "unread_pictures", number, f"the column `{column}` holds pictures that aren't read",
-                f"If they belong to what is asked: data.columns.image={column}",
+                "unread_pictures", number,
+                f"the column `{column}` contains images that aren't read",
+                f"If they belong to the question: data.columns.image={column}",
             )  # fmt: skip
         group, kind = _column_text(record, data.group), _column_text(record, data.question_type)
         rows.append(replace(row, file=str(file), line=number, group=group, type=kind))
@@ -92,22 +93,23 @@ def _read_file(file: Path, data: Data) -> tuple[list[Row], list[Finding]]:
 
 
 def _look_beside_text(keys: set[str], data: Data, faults: Faults) -> None:
-    """A table of texts and labels by a name of the house's own looks like plain text."""
+    """Report other columns beside plain text: a labelled table with custom column names looks like
+    it."""
     column = data.columns.text or "text"
     named = {column, *data.columns.model_dump().values(), data.group, data.question_type}
     others = sorted(keys - named)
     if others:
         faults.add(
             "unread_columns", 1,
-            f"`{column}` is taken for plain text; beside it, unread: {', '.join(others)}",
+            f"`{column}` is read as plain text; other columns are ignored: {', '.join(others)}",
             f"If {others[0]} is the answer: data.columns.prompt={column} and "
             f"data.columns.label={others[0]} (a class) or data.columns.completion={others[0]}; "
-            "if plain text is meant: data.format=text.",
+            "if plain text is intended: data.format=text.",
         )  # fmt: skip
 
 
 def _column_text(record: Mapping[str, Any], column: str | None) -> str | None:
-    """What a column that the recipe names says, as text; none if it isn't there or empty."""
+    """Return the text of a column that the recipe names; None if it is missing or empty."""
     value = record.get(column) if column else None
     return None if value is None or value == "" else str(value)
 
@@ -127,7 +129,7 @@ def _json_lines(file: Path, faults: Faults) -> Iterator[Numbered]:
             record = parse_json(line)
         except BadJson as error:
             fault = f"the line is not JSON: {error.reason}"
-            faults.add("broken_json", number, fault, "Mend the line: one object a line.")
+            faults.add("broken_json", number, fault, "Fix the line: one object per line.")
             continue
         if isinstance(record, dict):
             yield number, record
@@ -140,13 +142,13 @@ def _json_array(file: Path, faults: Faults) -> Iterator[Numbered]:
         entries = parse_entries(text_of(file, faults) or "[]")
     except BadJson as error:
         fault = f"the file is not JSON: {error.reason}"
-        faults.add("broken_json", error.line, fault, "Mend that line, or name the file .jsonl.")
+        faults.add("broken_json", error.line, fault, "Fix that line, or rename the file to .jsonl.")
         return
     for number, entry in enumerate(entries, start=1):
         if isinstance(entry, dict):
             yield number, entry
         elif isinstance(entry, BadJson):
-            faults.add("broken_json", number, f"the entry is not JSON: {entry.reason}", "Mend it.")
+            faults.add("broken_json", number, f"the entry is not JSON: {entry.reason}", "Fix it.")
         else:
             faults.add("broken_json", number, "the entry is not a JSON object", "Write {...}.")
 

@@ -14,24 +14,24 @@ import polars
 
 from burnish.data.faults import Faults, Numbered, text_of
 
-#: What may stand between columns; in many countries it is a semicolon.
+#: Possible separators; in many countries it is a semicolon.
 _SEPARATORS = ",;|\t"
-#: The first line by which a file tells Excel its separator.
+#: The first line that declares the separator for Excel.
 _TOLD = re.compile(r"sep=(.)\r?(?:\n|\Z)", re.IGNORECASE)
-#: Characters of a field, beyond what anybody writes: the library's own limit is 131,072.
+#: Maximum characters of a field: the library's default is 131,072.
 _LONGEST = 1 << 30
-#: A process of its own that reads a Parquet file.
+#: The program of a child process that tries to read a Parquet file.
 _TRY = "import sys, polars; polars.read_parquet(sys.argv[1])"
 
 
 def read_table(file: Path, faults: Faults, separator: str = "") -> Iterator[Numbered]:
-    """The rows of a table of texts, numbered from 1 below the names; an empty field is None.
+    """Yield the rows of a table of texts, numbered from 1 below the header; an empty field is None.
 
-    A row with more fields than there are names, or with a quote that doesn't close, is a fault.
+    A row with more fields than the header, or with an unclosed quote, is a fault.
     """
     content = _with_line_feeds(text_of(file, faults))
-    if told := _TOLD.match(content):
-        separator, content = told[1], content[told.end() :]
+    if declared := _TOLD.match(content):
+        separator, content = declared[1], content[declared.end() :]
     if not content.strip():
         return
     csv.field_size_limit(_LONGEST)
@@ -40,15 +40,15 @@ def read_table(file: Path, faults: Faults, separator: str = "") -> Iterator[Numb
     names: list[str] | None = None
     number = 0
     while True:
-        begun = rows.line_num + 1
+        first_line = rows.line_num + 1
         try:
             fields = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
             number += names is not None
-            fault = f"the row at line {begun} of the file can't be read: {error}"
-            faults.add("broken_table", max(number, 1), fault, "Mend its quotes.")
+            fault = f"the row at line {first_line} of the file can't be read: {error}"
+            faults.add("broken_table", max(number, 1), fault, "Fix its quotes.")
             if names is None:
                 return
             continue
@@ -62,15 +62,15 @@ def read_table(file: Path, faults: Faults, separator: str = "") -> Iterator[Numb
             fault = f"the row has {len(fields)} fields, and there are {len(names)} columns"
             faults.add("broken_table", number, fault, "Put the field with a separator in quotes.")
             continue
-        given: list[str | None] = [field or None for field in fields]
-        given += [None] * (len(names) - len(fields))
-        yield number, dict(zip(names, given, strict=True))
+        values: list[str | None] = [field or None for field in fields]
+        values += [None] * (len(names) - len(fields))
+        yield number, dict(zip(names, values, strict=True))
 
 
 def read_parquet(file: Path, faults: Faults) -> Iterator[Numbered]:
-    """The rows of a Parquet file; NaN, by which tables write what is missing, is None."""
+    """Yield the rows of a Parquet file; NaN, by which tables mark missing values, is None."""
     if not _can_be_read(file):
-        fault = "the table can't be read: it ends the process that tries"
+        fault = "the table can't be read: it crashes the reader"
         faults.add("broken_table", 1, fault, "Write it again.")
         return
     try:
@@ -84,12 +84,12 @@ def read_parquet(file: Path, faults: Faults) -> Iterator[Numbered]:
 
 
 def _can_be_read(file: Path) -> bool:
-    """Whether a process survives reading it: over sizes that make no sense polars aborts, which no
-    exception tells. What it raises by itself is no matter here."""
-    tried = subprocess.run(
+    """Return whether a child process survives reading the file: polars aborts on absurd sizes,
+    without an exception. Errors that it raises don't matter here."""
+    result = subprocess.run(
         [sys.executable, "-c", _TRY, str(file)], stdin=subprocess.DEVNULL, capture_output=True
     )
-    return tried.returncode >= 0
+    return result.returncode >= 0
 
 
 def _is_nan(value: Any) -> bool:
@@ -97,12 +97,13 @@ def _is_nan(value: Any) -> bool:
 
 
 def _with_line_feeds(content: str) -> str:
-    """The content, with line feeds if its lines end in carriage returns alone."""
+    """Return the content with line feeds, if its lines end in carriage returns alone."""
     return content if "\n" in content else content.replace("\r", "\n")
 
 
 def _separator(content: str) -> str:
-    """What parts the first line into most names; a quoted name may hold any of them."""
+    """Return the separator that splits the first line into most names; a quoted name may contain
+    any."""
     line = content.partition("\n")[0]
 
     def names(separator: str) -> int:
@@ -115,9 +116,9 @@ def _separator(content: str) -> str:
 
 
 def _names(fields: Sequence[str]) -> list[str]:
-    """Column names without spaces around them; one that comes again is numbered."""
+    """Return column names without surrounding spaces; repeated ones are numbered."""
     names: list[str] = []
     for field in map(str.strip, fields):
-        again = sum(name == field or name.startswith(f"{field}_duplicated_") for name in names)
-        names.append(f"{field}_duplicated_{again - 1}" if again else field)
+        repeats = sum(name == field or name.startswith(f"{field}_duplicated_") for name in names)
+        names.append(f"{field}_duplicated_{repeats - 1}" if repeats else field)
     return names

@@ -1,1 +1,1 @@
-"""Floor 4: a student."""
+"""Distillation: a teacher answers, a student learns."""

@@ -1,6 +1,6 @@
-"""Several teachers: a row is learnt where they agree.
+"""Several teachers: a row is trained on if they agree.
 
-Two that were trained apart seldom make the same mistake, so a row on which they agree is more
+Independently trained teachers seldom make the same mistake, so a row on which they agree is more
 often right, and one on which they don't is worth a person's look.
 """
 
@@ -18,44 +18,45 @@ from burnish.distill.teacher_answers import (
 from burnish.evaluate.metrics import METRICS
 from burnish.evaluate.tasks import deciding_metric
 
-#: Tasks whose answers are either the same or not.
+#: Tasks whose answers are compared exactly.
 _SAME = ("classification", "extraction")
 _FREE_TEXT = 0.5
 
 
 def add_opinions(
-    lessons: Sequence[TeacherExample], collector: AnswerCollector, asking: QuestionFormat
+    examples: Sequence[TeacherExample], collector: AnswerCollector, question_format: QuestionFormat
 ) -> list[TeacherExample]:
-    """The lessons with what one more teacher answers; questions that got no answer aren't asked.
+    """Return the examples with one more teacher's answers; dropped examples aren't asked.
 
     Raises TeacherStopped as the collector does.
     """
-    places = [place for place, lesson in enumerate(lessons) if not lesson.dropped]
-    found = collector.collect([lessons[place].original for place in places], asking)
-    heard = list(lessons)
-    for place, other in zip(places, found, strict=True):
+    indices = [index for index, example in enumerate(examples) if not example.dropped]
+    answered = collector.collect([examples[index].original for index in indices], question_format)
+    result = list(examples)
+    for index, other in zip(indices, answered, strict=True):
         opinion = SecondOpinion(collector.teacher.name, other.keys, other.replies)
-        heard[place] = replace(lessons[place], opinions=(*lessons[place].opinions, opinion))
-    return heard
+        result[index] = replace(examples[index], opinions=(*examples[index].opinions, opinion))
+    return result
 
 
 def agreement_filter(recipe: Recipe, task: Task) -> Callable[[TeacherExample], TeacherExample]:
-    """What drops a lesson on which the teachers don't agree, as the recipe measures it."""
+    """Return a function that drops an example on which the teachers disagree, by the recipe's
+    measure."""
     score = METRICS[deciding_metric(task, recipe.evaluate)]
-    least = recipe.distill.agreement or (1.0 if task.kind in _SAME else _FREE_TEXT)
+    threshold = recipe.distill.agreement or (1.0 if task.kind in _SAME else _FREE_TEXT)
 
-    def judged(lesson: TeacherExample) -> TeacherExample:
-        for opinion in () if lesson.dropped else lesson.opinions:
+    def apply(example: TeacherExample) -> TeacherExample:
+        for opinion in () if example.dropped else example.opinions:
             if any(reply.error for reply in opinion.replies):
-                why = f"{opinion.teacher} failed"
+                reason = f"{opinion.teacher} failed"
             elif any(
-                score(one.text, other.text) < least
-                for one, other in zip(lesson.replies, opinion.replies, strict=True)
+                score(reply.text, opinion_reply.text) < threshold
+                for reply, opinion_reply in zip(example.replies, opinion.replies, strict=True)
             ):
-                why = "the teachers disagree"
+                reason = "the teachers disagree"
             else:
                 continue
-            return replace(lesson, dropped=why, disputed=True)
-        return lesson
+            return replace(example, dropped=reason, disputed=True)
+        return example
 
-    return judged
+    return apply

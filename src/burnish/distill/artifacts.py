@@ -1,4 +1,5 @@
-"""What a run keeps of its lessons: the rows that are learnt, and the others with the reason."""
+"""The files with a run's examples: the rows that are trained on, and the dropped ones with the
+reason."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,10 @@ KEPT, DROPPED = "teacher.jsonl", "dropped.jsonl"
 
 
 def save_examples(
-    run: Run, teacher: Answerer, recipe: Recipe, lessons: Mapping[str, Sequence[TeacherExample]]
+    run: Run, teacher: Answerer, recipe: Recipe, examples: Mapping[str, Sequence[TeacherExample]]
 ) -> None:
-    """`teacher.jsonl`: what is learnt, as chat rows with where each came from; `dropped.jsonl`: the
-    others, with the reason. Both whole or not at all."""
+    """Write `teacher.jsonl`, the training rows as chat rows with their origin, and `dropped.jsonl`,
+    the others with the reason. Both atomically."""
     kept, dropped = [], []
     settings = recipe.distill.teacher
     source = {
@@ -28,52 +29,52 @@ def save_examples(
         "top_p": settings.top_p,
         "terms": settings.terms,
     }
-    for part, some in lessons.items():
-        for lesson in some:
-            facts = {**_origin(lesson, part), "teacher": source}
-            if lesson.dropped:
-                dropped.append({"reason": lesson.dropped, **_dropped_facts(lesson), **facts})
+    for part, part_examples in examples.items():
+        for example in part_examples:
+            facts = {**_origin(example, part), "teacher": source}
+            if example.dropped:
+                dropped.append({"reason": example.dropped, **_dropped_facts(example), **facts})
             else:
-                turns = [turn.as_wire() for turn in lesson.row.messages]
+                turns = [turn.as_wire() for turn in example.row.messages]
                 kept.append({"messages": turns, **facts})
     for name, entries in ((KEPT, kept), (DROPPED, dropped)):
         write_lines(run, name, entries)
 
 
 def write_lines(run: Run, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
-    """One JSON object a line, the file whole or not at all."""
+    """Write one JSON object per line, the file atomically."""
     text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
     write_atomic(run.path / name, text)
 
 
-def _origin(lesson: TeacherExample, part: str) -> dict[str, Any]:
-    """Where a row comes from."""
+def _origin(example: TeacherExample, part: str) -> dict[str, Any]:
+    """Return where a row comes from."""
     facts: dict[str, Any] = {
-        "row": lesson.original.id,
+        "row": example.original.id,
         "split": part,
-        "own_answer": lesson.original.answer,
-        "requests": lesson.keys,
+        "own_answer": example.original.answer,
+        "requests": example.keys,
     }
-    if lesson.opinions:
+    if example.opinions:
         facts["opinions"] = [
             {
                 "teacher": opinion.teacher,
                 "answers": [reply.text for reply in opinion.replies],
                 "requests": opinion.keys,
             }
-            for opinion in lesson.opinions
+            for opinion in example.opinions
         ]
-    if lesson.source:
-        facts["source"] = lesson.source
-    if lesson.review:
-        facts["review"] = dict(lesson.review)
+    if example.source:
+        facts["source"] = example.source
+    if example.review:
+        facts["review"] = dict(example.review)
     return facts
 
 
-def _dropped_facts(lesson: TeacherExample) -> dict[str, Any]:
-    """What was said to a row that is dropped; with the question where a person may overrule it."""
-    answers = [reply.text for reply in lesson.replies]
-    if not lesson.disputed:
+def _dropped_facts(example: TeacherExample) -> dict[str, Any]:
+    """Return the answers to a dropped row; with the question if a person may overrule the drop."""
+    answers = [reply.text for reply in example.replies]
+    if not example.disputed:
         return {"answers": answers}
-    turns = [turn.as_wire() for turn in lesson.row.messages[:-1]]
-    return {"answers": answers, "question": turns, "key": review_key(lesson)}
+    turns = [turn.as_wire() for turn in example.row.messages[:-1]]
+    return {"answers": answers, "question": turns, "key": review_key(example)}

@@ -1,4 +1,4 @@
-"""What the teacher's answers have cost, and whether one more question may be asked."""
+"""The cost of the teacher's answers, and whether one more question may be asked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +9,8 @@ from burnish.core.stats import wilson_interval
 from burnish.engines.answerers.protocol import AnswererReply
 from burnish.engines.answerers.registry import compute_price
 
-#: Questions before the success ratio may end a run early; at the end it counts in any case.
+#: Number of questions before the success ratio may end a run early; at the end it is checked in any
+#: case.
 _MIN_QUESTIONS = 20
 #: An early end needs this certainty that the true ratio is too low (two-sided Wilson interval).
 _CONFIDENCE = 0.98
@@ -17,8 +18,8 @@ _CONFIDENCE = 0.98
 
 @dataclass(frozen=True, slots=True)
 class ExpectedUsage:
-    """What the questions that aren't answered yet will take: tokens, and money in the currency of
-    the recipe. `most_out` counts every answer at its longest."""
+    """Expected usage of unanswered questions: tokens, and money in the currency of the recipe.
+    `max_tokens_out` counts every answer at its maximum length."""
 
     questions: int
     tokens_in: int
@@ -26,18 +27,18 @@ class ExpectedUsage:
     max_tokens_out: int
 
     def money(self, settings: Settings) -> float:
-        """The expected price."""
+        """Return the expected price."""
         return compute_price(settings, self.tokens_in, self.tokens_out)
 
 
 @dataclass(slots=True)
 class Budget:
-    """The accounts of one session with a teacher, and of what it has `known` before.
+    """The accounts of one session with a teacher, including answers `known` from earlier ones.
 
-    Of `asked` questions `answered` were answered and `failed` after all tries; `requests` counts
-    every try. `at_once` are those answered at the first try. The budget is one for all the answers
-    that are used, whenever they were paid: `paid` are the tokens (in, out) of the known ones.
-    `planned` is the sum of what was expected before each part of the work.
+    Of `asked` questions `answered` were answered and `failed` after all retries; `requests` counts
+    every try, `first_try` the questions answered at the first one. The budget covers all answers in
+    use, whenever they were paid: `paid` are the tokens (in, out) of the known ones.
+    `planned_tokens` and `planned_money` sum the forecasts of each part of the work.
     """
 
     settings: Settings
@@ -58,7 +59,7 @@ class Budget:
 
     @property
     def money(self) -> float:
-        """What has been spent."""
+        """The money spent."""
         return compute_price(self.settings, self.tokens_in, self.tokens_out)
 
     @property
@@ -68,7 +69,7 @@ class Budget:
         return (self.known + self.first_try) / questions if questions else 1.0
 
     def plan(self, expected: ExpectedUsage) -> None:
-        """Take in what the next questions will need."""
+        """Add the expected usage of the next questions."""
         self.expected = expected
         self.planned_tokens += expected.tokens_in + expected.tokens_out
         self.planned_money += expected.money(self.settings)
@@ -94,11 +95,11 @@ class Budget:
         self.tokens_in += reply.tokens_in
         self.tokens_out += reply.tokens_out
 
-    def may_ask(self, under_way: int) -> bool:
-        """Whether a further request may begin, with which so many would be on their way."""
+    def may_ask(self, in_flight: int) -> bool:
+        """Return whether one more request may start, making `under_way` in flight."""
         if self._fails_too_often():
             self.stopped = "ratio"
-        elif self._exceeds_budget(under_way):
+        elif self._exceeds_budget(in_flight):
             self.stopped = "budget"
         return not self.stopped
 
@@ -109,9 +110,9 @@ class Budget:
             raise TeacherStopped(
                 f"Only {self.known + self.first_try} of {self.known + self.asked} questions were "
                 f"answered at the first try "
-                f"({self.success_ratio:.0%}; distill.teacher.success_ratio asks for "
-                f"{self.settings.success_ratio:.0%}). {kept} The last fault: {self.last_error}",
-                "See to the endpoint, then repeat the command: it asks only what isn't answered.",
+                f"({self.success_ratio:.0%}; distill.teacher.success_ratio requires "
+                f"{self.settings.success_ratio:.0%}). {kept} The last error: {self.last_error}",
+                "Check the endpoint, then repeat the command: it asks only unanswered questions.",
             )
         if self.stopped == "budget":
             raise TeacherStopped(
@@ -123,23 +124,26 @@ class Budget:
             )
 
     def refuse_beyond_budget(self, paid: tuple[int, int]) -> None:
-        """Raise TeacherStopped before the first question if the forecast, with what was `paid` for
-        answers that are known, exceeds the budget."""
+        """Raise TeacherStopped before the first question if the forecast, with the tokens `paid`
+        for known answers, exceeds the budget."""
         tokens = self.expected.tokens_in + self.expected.tokens_out
         money = self.expected.money(self.settings)
         spent = sum(paid) + self.tokens_in + self.tokens_out
         spent_money = compute_price(self.settings, *paid) + self.money
-        most, purse = self.settings.budget_tokens, self.settings.budget_money
-        if (most and spent + tokens > most) or (purse and spent_money + money > purse):
+        max_tokens, max_money = self.settings.budget_tokens, self.settings.budget_money
+        if (max_tokens and spent + tokens > max_tokens) or (
+            max_money and spent_money + money > max_money
+        ):
             raise TeacherStopped(
                 f"The {self.expected.questions} questions would take about {tokens:,} tokens and "
                 f"{money:.2f} in money, after {spent:,} and {spent_money:.2f}; the budget is "
-                f"{f'{most:,} tokens' if most else f'{purse:.2f}'}. Nothing more was asked.",
+                f"{f'{max_tokens:,} tokens' if max_tokens else f'{max_money:.2f}'}. No further "
+                "question was asked.",
                 "Raise distill.teacher.budget_tokens or .budget_money, or set data.max_rows.",
             )
 
     def as_dict(self) -> dict[str, float]:
-        """The accounts as the report carries them."""
+        """Return the accounts for the report."""
         return {
             "known_before": self.known,
             "asked": self.asked,
@@ -161,17 +165,19 @@ class Budget:
         successes = [1.0] * (self.known + self.first_try) + [0.0] * missed
         return wilson_interval(successes, _CONFIDENCE).high < self.settings.success_ratio
 
-    def _exceeds_budget(self, under_way: int) -> bool:
-        """Whether the answers on their way, of the usual length, might go beyond the budget."""
+    def _exceeds_budget(self, in_flight: int) -> bool:
+        """Return whether the answers in flight, of average length, might exceed the budget."""
         if self.answered:
             tokens_in, tokens_out = self.tokens_in / self.answered, self.tokens_out / self.answered
         else:
             questions = max(self.expected.questions, 1)
             tokens_in = self.expected.tokens_in / questions
             tokens_out = self.expected.tokens_out / questions
-        soon_in = self.paid[0] + self.tokens_in + under_way * tokens_in
-        soon_out = self.paid[1] + self.tokens_out + under_way * tokens_out
-        most, purse = self.settings.budget_tokens, self.settings.budget_money
-        if most and soon_in + soon_out > most:
+        expected_in = self.paid[0] + self.tokens_in + in_flight * tokens_in
+        expected_out = self.paid[1] + self.tokens_out + in_flight * tokens_out
+        max_tokens, max_money = self.settings.budget_tokens, self.settings.budget_money
+        if max_tokens and expected_in + expected_out > max_tokens:
             return True
-        return bool(purse and compute_price(self.settings, soon_in, soon_out) > purse)
+        return bool(
+            max_money and compute_price(self.settings, expected_in, expected_out) > max_money
+        )

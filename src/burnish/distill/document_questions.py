@@ -1,7 +1,7 @@
-"""Questions with their answers from documents: the teacher writes them, passage by passage.
+"""Questions and answers from documents: the teacher writes them, passage by passage.
 
-A row keeps the passage that it comes from. An answer whose words don't stand in its passage is
-dropped: that is a plain test and no proof, but what fails it was made up or came from elsewhere.
+A row records its passage. An answer whose words don't occur in its passage is dropped: this proves
+nothing, but an answer that fails was made up or came from elsewhere.
 """
 
 import json
@@ -19,11 +19,11 @@ from burnish.rag.indexing import find_documents
 from burnish.rag.readers import read_document
 from burnish.rag.store import Passage
 
-#: Tokens that a question with its answer may take.
+#: Token limit of a question with its answer.
 _PAIR = 96
-#: Passages with fewer words have nothing to ask about.
+#: Passages with fewer words are skipped.
 _FEWEST_WORDS = 12
-#: Of an answer's words, this share must stand in the passage.
+#: This share of an answer's words must occur in the passage.
 _GROUNDED = 0.8
 _SIGNS = re.compile(r"\w+|[^\w\s]")
 _REQUEST = """Read the passage and write {count} different questions that a reader could ask and \
@@ -45,23 +45,24 @@ Question: {question}"""
 
 
 def read_passages(recipe: Recipe) -> list[Passage]:
-    """The passages of the recipe's documents. Raises NotFound, BadData for what can't be read."""
+    """Return the passages of the recipe's documents. Raises NotFound, and BadData for unreadable
+    files."""
     files, _ = find_documents([str(path) for path in recipe.rag.documents])
-    found = []
+    passages = []
     for file in files:
         document = read_document(file)
         for block in chunk_document(document, _spans, recipe.rag.chunk_tokens):
             text = document.text[block.start : block.end]
             if len(normalize_text(text).split()) >= _FEWEST_WORDS:
-                place = (block.headings, block.page, block.start, block.end)
-                found.append(Passage(str(file), document.title, *place, text))
-    return found
+                location = (block.headings, block.page, block.start, block.end)
+                passages.append(Passage(str(file), document.title, *location, text))
+    return passages
 
 
 def write_questions(
     collector: AnswerCollector, passages: Sequence[Passage], recipe: Recipe
 ) -> list[TeacherExample]:
-    """The rows that the teacher writes about passages; those that can't be used say why.
+    """Return the rows that the teacher writes about passages; unusable ones with the reason.
 
     Raises TeacherStopped as the collector does.
     """
@@ -78,34 +79,37 @@ def write_questions(
         )
         for passage in passages
     ]
-    lessons: list[TeacherExample] = []
+    examples: list[TeacherExample] = []
     for passage, (key, reply) in zip(passages, collector.ask(prompts), strict=True):
-        before = sum(lesson.original.file == passage.file for lesson in lessons)
-        for number, pair in enumerate(_parse_pairs(reply), start=before + 1):
-            lessons.append(_make_example(passage, pair, number, (key, reply, recipe.task.prompt)))
-    return lessons
+        existing = sum(example.original.file == passage.file for example in examples)
+        for number, pair in enumerate(_parse_pairs(reply), start=existing + 1):
+            examples.append(_make_example(passage, pair, number, (key, reply, recipe.task.prompt)))
+    return examples
 
 
 def add_reader_opinions(
-    lessons: Sequence[TeacherExample], collector: AnswerCollector, passages: Sequence[Passage]
+    examples: Sequence[TeacherExample], collector: AnswerCollector, passages: Sequence[Passage]
 ) -> list[TeacherExample]:
-    """Written rows with what one more teacher, which sees the passage too, answers to the question.
+    """Return written rows with the answers of one more teacher, which sees the passage too.
 
-    Rows that are dropped already aren't asked. Raises TeacherStopped as the collector does.
+    Dropped rows aren't asked. Raises TeacherStopped as the collector does.
     """
-    known = {passage.source: passage for passage in passages}
-    places = [place for place, lesson in enumerate(lessons) if not lesson.dropped]
-    prompts = [_question_prompt(lessons[place], known[lessons[place].source]) for place in places]
-    heard = list(lessons)
-    for place, (key, reply) in zip(places, collector.ask(prompts), strict=True):
+    passage_by_source = {passage.source: passage for passage in passages}
+    indices = [index for index, example in enumerate(examples) if not example.dropped]
+    prompts = [
+        _question_prompt(examples[index], passage_by_source[examples[index].source])
+        for index in indices
+    ]
+    result = list(examples)
+    for index, (key, reply) in zip(indices, collector.ask(prompts), strict=True):
         opinion = SecondOpinion(collector.teacher.name, (key,), (reply,))
-        heard[place] = replace(lessons[place], opinions=(*lessons[place].opinions, opinion))
-    return heard
+        result[index] = replace(examples[index], opinions=(*examples[index].opinions, opinion))
+    return result
 
 
-def _question_prompt(lesson: TeacherExample, passage: Passage) -> Prompt:
-    asked = lesson.original.messages[-1].content
-    text = _ANSWER.format(place=passage.section, text=passage.text, question=asked)
+def _question_prompt(example: TeacherExample, passage: Passage) -> Prompt:
+    question = example.original.messages[-1].content
+    text = _ANSWER.format(place=passage.section, text=passage.text, question=question)
     return Prompt((Message("user", text),), max_new_tokens=_PAIR)
 
 
@@ -115,19 +119,20 @@ def _make_example(
     number: int,
     source: tuple[str, AnswererReply, str | None],
 ) -> TeacherExample:
-    """One question with its answer; `source` is the request, its reply and the system message."""
+    """Return one question with its answer; `source` is the request key, its reply and the system
+    message."""
     key, reply, system = source
     question, answer = pair
-    before = (Message("system", system),) if system else ()
-    asked = (*before, Message("user", question))
-    own = Row(messages=asked, file=passage.file, line=number, group=passage.source)
-    # A line that breaks off is no pair; the pairs before it are whole.
-    told = replace(reply, text=answer, finish_reason="stop")
+    system_turns = (Message("system", system),) if system else ()
+    prompt = (*system_turns, Message("user", question))
+    original = Row(messages=prompt, file=passage.file, line=number, group=passage.source)
+    # A truncated last line isn't parsed as a pair; the pairs before it are complete.
+    answer_reply = replace(reply, text=answer, finish_reason="stop")
     return TeacherExample(
-        row=replace(own, messages=(*asked, Message("assistant", answer))),
-        original=own,
+        row=replace(original, messages=(*prompt, Message("assistant", answer))),
+        original=original,
         keys=(key,),
-        replies=(told,),
+        replies=(answer_reply,),
         dropped=_why_unusable(reply, question, answer, passage.text),
         source=passage.source,
     )
@@ -140,13 +145,13 @@ def _why_unusable(reply: AnswererReply, question: str, answer: str, text: str) -
         return "the teacher wrote no question with an answer"
     words, known = normalize_text(answer).split(), set(normalize_text(text).split())
     if words and sum(word in known for word in words) < _GROUNDED * len(words):
-        return "the answer doesn't stand in the passage"
+        return "the answer isn't in the passage"
     return ""
 
 
 def _parse_pairs(reply: AnswererReply) -> list[tuple[str, str]]:
-    """The questions and answers in a reply; one empty pair if there is none."""
-    found = []
+    """Return the questions and answers in a reply; one empty pair if there is none."""
+    pairs = []
     for line in reply.text.splitlines():
         try:
             value = json.loads(line.strip().rstrip(","))
@@ -154,9 +159,9 @@ def _parse_pairs(reply: AnswererReply) -> list[tuple[str, str]]:
             continue
         pair = (value.get("question"), value.get("answer")) if isinstance(value, dict) else ()
         if pair and all(isinstance(text, str) and text.strip() for text in pair):
-            found.append((str(pair[0]).strip(), str(pair[1]).strip()))
-    return found or [("", "")]
+            pairs.append((str(pair[0]).strip(), str(pair[1]).strip()))
+    return pairs or [("", "")]
 
 
 def _spans(text: str) -> list[tuple[int, int]]:
-    return [found.span() for found in _SIGNS.finditer(text)]
+    return [match.span() for match in _SIGNS.finditer(text)]

@@ -1,8 +1,8 @@
-"""Pairs of a better and a worse answer, as rows that preference objectives learn from.
+"""Pairs of a better and a worse answer, as rows for preference objectives.
 
-Either the teacher's answer stands against the student's own one from before it learns, so that the
-student unlearns what it would say; or two samples of the teacher stand against each other, and a
-grader tells which is better. A pair whose answers are worth the same teaches nothing.
+Either the teacher's answer is paired with the untrained student's own, so that the student unlearns
+it; or two samples of the teacher are paired, and a grader decides which is better. A pair of
+equally good answers is dropped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from burnish.evaluate.rewards import reward_function
 from burnish.evaluate.tasks import with_instruction
 
 PAIRS = "pairs.jsonl"
-#: Objectives that learn from pairs.
+#: Objectives that train on pairs.
 PREFERENCE_OBJECTIVES = ("dpo", "orpo", "simpo", "kto")
 
 
@@ -32,9 +32,8 @@ PREFERENCE_OBJECTIVES = ("dpo", "orpo", "simpo", "kto")
 class AnswerPair:
     """A row with a better and a worse answer.
 
-    `key` is the hash of the question that the second answer came from, `scores` what the grader
-    says of the better and the worse one (None where it wasn't asked), `dropped` why there is
-    nothing to learn.
+    `key` is the hash of the second answer's question, `scores` the grades of the better and the
+    worse answer (None if it wasn't graded), `dropped` why the pair isn't used.
     """
 
     example: TeacherExample
@@ -46,25 +45,24 @@ class AnswerPair:
 
 @dataclass(frozen=True, slots=True)
 class SecondAnswerer:
-    """Who gives the second answers, and how it is asked."""
+    """The source of the second answers, and how it is asked."""
 
     collector: AnswerCollector
     question_format: QuestionFormat
 
 
 def refuse_unpaired(recipe: Recipe) -> None:
-    """Raise BadRecipe for an objective that learns from pairs where none are to be made."""
+    """Raise BadRecipe for an objective that needs pairs if none are to be made."""
     kind = recipe.train.objective.kind
     if kind in PREFERENCE_OBJECTIVES and recipe.distill.pairs == "none":
         raise BadRecipe(
-            f"train.objective={kind} learns from two answers to a question, and a teacher gives "
-            "one.",
+            f"train.objective={kind} needs two answers to each question; a teacher gives one.",
             "Set distill.pairs=student, or =teacher.",
         )
 
 
 def refuse_ungraded(recipe: Recipe, dataset: Dataset) -> None:
-    """Raise BadRecipe where two samples of the teacher couldn't be told apart."""
+    """Raise BadRecipe if two samples of the teacher couldn't be told apart."""
     settings = recipe.distill
     if settings.pairs != "teacher":
         return
@@ -74,67 +72,81 @@ def refuse_ungraded(recipe: Recipe, dataset: Dataset) -> None:
             "Set distill.teacher.temperature, to 0.8 for instance.",
         )
     rows = (*dataset.split.train, *dataset.split.validation)
-    made = settings.self_instruct or settings.evol_instruct or settings.questions_per_passage
-    bare = made or any(not row.answer for row in rows)
-    if bare and isinstance(settings.grader, MetricReward):
+    generates = settings.self_instruct or settings.evol_instruct or settings.questions_per_passage
+    has_unanswered = generates or any(not row.answer for row in rows)
+    if has_unanswered and isinstance(settings.grader, MetricReward):
         raise BadRecipe(
-            "Some rows have no answer of their own, so a metric can't tell which of two samples is "
+            "Some rows have no reference answer, so a metric can't tell which of two samples is "
             "better.",
             "Set distill.grader to a function of your own (kind: file), or distill.pairs=student.",
         )
 
 
 def second_answerer(
-    collector: AnswerCollector, student: str, asking: QuestionFormat
+    collector: AnswerCollector, student: str, question_format: QuestionFormat
 ) -> SecondAnswerer:
-    """Who is asked for second answers: the student, by its greedy answer and told nothing; or the
-    teacher, with another seed."""
+    """Return the source of second answers: the student's greedy answer without an instruction; or
+    the teacher, with another seed."""
     recipe = collector.recipe
     if recipe.distill.pairs == "teacher":
         data = recipe.data.model_copy(update={"seed": recipe.data.seed + 1})
-        other = recipe.model_copy(update={"data": data})
-        return SecondAnswerer(AnswerCollector(collector.teacher, collector.run, other), asking)
+        reseeded = recipe.model_copy(update={"data": data})
+        return SecondAnswerer(
+            AnswerCollector(collector.teacher, collector.run, reseeded), question_format
+        )
     settings = recipe.distill.model_copy(update={"teacher": Settings(model=student)})
-    own = recipe.model_copy(update={"distill": settings})
+    student_as_teacher = recipe.model_copy(update={"distill": settings})
     model = LocalAnswerer(student, recipe.evaluate.batch_size)
     return SecondAnswerer(
-        AnswerCollector(model, collector.run, own), replace(asking, instruction="")
+        AnswerCollector(model, collector.run, student_as_teacher),
+        replace(question_format, instruction=""),
     )
 
 
 def make_pairs(
-    lessons: Mapping[str, Sequence[TeacherExample]], second: SecondAnswerer, exam: EvaluationSet
+    examples: Mapping[str, Sequence[TeacherExample]],
+    second: SecondAnswerer,
+    evaluation_set: EvaluationSet,
 ) -> dict[str, list[AnswerPair]]:
-    """The lessons that are learnt from, each with a second answer. Raises TeacherStopped."""
-    kept = {part: [one for one in some if not one.dropped] for part, some in lessons.items()}
-    asked = [_prompt(lesson, second.question_format) for some in kept.values() for lesson in some]
-    said = iter(second.collector.ask(asked))
-    worth = reward_function(exam.recipe.distill.grader, exam.dataset.task)
-    by_metric = isinstance(exam.recipe.distill.grader, MetricReward)
-    found: dict[str, list[AnswerPair]] = {}
-    for part, some in kept.items():
-        found[part] = []
-        for lesson in some:
-            key, reply = next(said)
+    """Return the examples in use, each paired with a second answer. Raises TeacherStopped."""
+    kept = {
+        part: [example for example in part_examples if not example.dropped]
+        for part, part_examples in examples.items()
+    }
+    prompts = [
+        _prompt(example, second.question_format)
+        for part_examples in kept.values()
+        for example in part_examples
+    ]
+    replies = iter(second.collector.ask(prompts))
+    score = reward_function(evaluation_set.recipe.distill.grader, evaluation_set.dataset.task)
+    by_metric = isinstance(evaluation_set.recipe.distill.grader, MetricReward)
+    pairs: dict[str, list[AnswerPair]] = {}
+    for part, part_examples in kept.items():
+        pairs[part] = []
+        for example in part_examples:
+            key, reply = next(replies)
             if reply.error:
-                found[part].append(AnswerPair(lesson, lesson.row, key, None, reply.error))
+                pairs[part].append(AnswerPair(example, example.row, key, None, reply.error))
                 continue
             scores = None
-            if lesson.original.answer or not by_metric:
-                both = (lesson.row.answer, reply.text)
-                scores = (worth(lesson.original, both[0]), worth(lesson.original, both[1]))
-            found[part].append(
-                _order_pair(AnswerPair(lesson, lesson.row, key, scores), reply.text, exam)
+            if example.original.answer or not by_metric:
+                answers = (example.row.answer, reply.text)
+                scores = (score(example.original, answers[0]), score(example.original, answers[1]))
+            pairs[part].append(
+                _order_pair(
+                    AnswerPair(example, example.row, key, scores), reply.text, evaluation_set
+                )
             )
-    return found
+    return pairs
 
 
-def _order_pair(pair: AnswerPair, other: str, exam: EvaluationSet) -> AnswerPair:
-    """The pair with the better answer first, or why it is none."""
+def _order_pair(pair: AnswerPair, other: str, evaluation_set: EvaluationSet) -> AnswerPair:
+    """Return the pair with the better answer first, or with the reason to drop it."""
     better, worse, scores = pair.example.row.answer, other, pair.scores
-    if scores and scores[1] > scores[0] and exam.recipe.distill.pairs == "teacher":
+    if scores and scores[1] > scores[0] and evaluation_set.recipe.distill.pairs == "teacher":
         better, worse, scores = worse, better, (scores[1], scores[0])
-    dropped = why_unlearnable(better, exam.dataset.task)
+    dropped = why_unlearnable(better, evaluation_set.dataset.task)
     if better.strip() == worse.strip():
         dropped = "both answers are the same"
     elif scores and scores[0] <= scores[1]:
@@ -143,8 +155,8 @@ def _order_pair(pair: AnswerPair, other: str, exam: EvaluationSet) -> AnswerPair
     return replace(pair, row=replace(row, label=None), scores=scores, dropped=dropped)
 
 
-def save_pairs(run: Run, recipe: Recipe, found: Mapping[str, Sequence[AnswerPair]]) -> None:
-    """`pairs.jsonl`: what `train.objective: dpo` reads, each with where it came from."""
+def save_pairs(run: Run, recipe: Recipe, pairs: Mapping[str, Sequence[AnswerPair]]) -> None:
+    """Write `pairs.jsonl`: rows for `train.objective: dpo`, each with its origin."""
     entries = [
         {
             "prompt": [turn.as_wire() for turn in pair.row.prompt],
@@ -156,15 +168,17 @@ def save_pairs(run: Run, recipe: Recipe, found: Mapping[str, Sequence[AnswerPair
             "scores": pair.scores,
             "requests": [*pair.example.keys, pair.key],
         }
-        for part, some in found.items()
-        for pair in some
+        for part, part_pairs in pairs.items()
+        for pair in part_pairs
         if not pair.dropped and pair.row.rejected
     ]
     write_lines(run, PAIRS, entries)
 
 
-def _prompt(lesson: TeacherExample, asking: QuestionFormat) -> Prompt:
-    """The last question of a row, behind the teacher's earlier answers."""
-    turns = tuple(Message(turn.role, turn.content) for turn in lesson.row.messages[:-1])
-    prompt = Prompt(turns, max_new_tokens=asking.max_new_tokens, choices=asking.choices)
-    return with_instruction(prompt, asking.instruction)
+def _prompt(example: TeacherExample, question_format: QuestionFormat) -> Prompt:
+    """Return the last question of a row, after the teacher's earlier answers."""
+    turns = tuple(Message(turn.role, turn.content) for turn in example.row.messages[:-1])
+    prompt = Prompt(
+        turns, max_new_tokens=question_format.max_new_tokens, choices=question_format.choices
+    )
+    return with_instruction(prompt, question_format.instruction)

@@ -1,8 +1,8 @@
-"""A model cut to what a student begins with: fewer layers, neurons, heads or word pieces.
+"""Prune a model to the student's initial size: fewer layers, neurons, heads or tokens.
 
-Layers are evenly apart, with the first and the last one. Neurons and heads are those that the
+Kept layers are evenly spaced, including first and last. Kept neurons and heads are those that the
 training rows use most, as the whole model reads them (Muralidharan et al. 2024, arXiv:2407.14679),
-and so are pieces (models.pieces).
+and so are tokens (models.pruning.vocabulary).
 """
 
 import math
@@ -30,11 +30,11 @@ from burnish.models.pruning.width import (
 
 #: Texts as tokens.
 Texts = Sequence[Sequence[int]]
-#: Rows by which the width is measured.
+#: Number of rows to measure usage with.
 _ROWS = 256
-#: Neurons are left in whole blocks of this many: what formats of few bits round together.
+#: Neurons are kept in whole blocks of this size, which low-bit formats round together.
 _BLOCK = 32
-#: What is told of a model's size, and where its config says it.
+#: Reported sizes of a model → fields of its config.
 _SIZES = {
     "layers": "num_hidden_layers",
     "neurons a layer": "intermediate_size",
@@ -45,50 +45,50 @@ _SIZES = {
 
 
 def calibration_rows(recipe: Recipe) -> Sequence[Row]:
-    """Training rows by which it is chosen what stays; none where their texts don't decide.
+    """Return training rows to choose the kept parts with; none if texts don't decide.
 
-    Up to 256 of them for the width, and all for word pieces. Raises BadRecipe if there are none.
+    Up to 256 of them for the width, and all for the vocabulary. Raises BadRecipe if there are none.
     """
     settings = recipe.distill
     if not (settings.neurons or settings.heads or settings.vocab_size):
         return ()
-    found = load(recipe, answered=False).split.train if recipe.data.train else ()
-    if not found:
+    rows = load(recipe, answered=False).split.train if recipe.data.train else ()
+    if not rows:
         raise BadRecipe(
-            "There are no training rows to choose by what the student keeps.",
+            "There are no training rows to choose what the student keeps.",
             "Name a file with rows in data.train, or leave distill.neurons, distill.heads and "
             "distill.vocab_size out.",
         )
-    return found if settings.vocab_size else sample_rows(found, _ROWS, recipe.evaluate.seed)
+    return rows if settings.vocab_size else sample_rows(rows, _ROWS, recipe.evaluate.seed)
 
 
-def tokenize_rows(rows: Sequence[Row], tokenizer: Any, writes: bool, most: int) -> Texts:
-    """Rows as at most so many tokens: conversations as a language model learns them, or for an
-    encoder what is classified."""
+def tokenize_rows(rows: Sequence[Row], tokenizer: Any, writes: bool, max_tokens: int) -> Texts:
+    """Return rows as at most `max_tokens` tokens: training conversations for a language model, the
+    text to classify for an encoder."""
     if not writes:
-        cut = {"truncation": True, "max_length": most}
-        return [tokenizer(user_text(row.prompt), **cut)["input_ids"] for row in rows]
+        truncation = {"truncation": True, "max_length": max_tokens}
+        return [tokenizer(user_text(row.prompt), **truncation)["input_ids"] for row in rows]
     return [
-        encode_row(tokenizer, part, most).ids
-        or encode_prompt(tokenizer, part.prompt, part.tools or ())[:most]
+        encode_row(tokenizer, part, max_tokens).ids
+        or encode_prompt(tokenizer, part.prompt, part.tools or ())[:max_tokens]
         for row in rows
         for part in split_as_served(tokenizer, row)
     ]
 
 
 def prune(model: Any, tokenizer: Any, settings: Distill, texts: Texts) -> Sequence[int]:
-    """Cut a model in place as the recipe says, and say what is left; `texts` decide it. Returns the
-    numbers of the tokens that stay, if some go.
+    """Prune a model in place as the recipe says, and report the result; `texts` decide what is
+    kept. Return the ids of the kept tokens, if the vocabulary is pruned.
 
-    Raises BadRecipe for more than there is, and for models that can't be cut so.
+    Raises BadRecipe for more than there is, and for unsupported models.
     """
     before = _sizes(model)
     pieces = select_pieces(tokenizer, texts, settings.vocab_size) if settings.vocab_size else []
     config = model.config.get_text_config()
     mlps = mlps_of(model) if settings.neurons else []
     attentions = attentions_of(model) if settings.heads else []
-    some = texts[:: math.ceil(len(texts) / _ROWS)] if texts else []
-    used = measure_usage(model, some, [*mlps, *attentions]) if mlps or attentions else []
+    sample = texts[:: math.ceil(len(texts) / _ROWS)] if texts else []
+    used = measure_usage(model, sample, [*mlps, *attentions]) if mlps or attentions else []
     if settings.neurons:
         count = _round_to_blocks(settings.neurons, config.intermediate_size)
         keep_neurons(model, count, used[: len(mlps)])
@@ -96,7 +96,7 @@ def prune(model: Any, tokenizer: Any, settings: Distill, texts: Texts) -> Sequen
         keep_groups(model, settings.heads, used[len(mlps) :])
     if settings.layers:
         kept = prune_layers(model, settings.layers)
-        say(f"Layers kept: {', '.join(str(place + 1) for place in kept)}")
+        say(f"Layers kept: {', '.join(str(index + 1) for index in kept)}")
     if pieces:
         keep_pieces(model, pieces)
     for line in _table(before, _sizes(model)):
@@ -105,7 +105,7 @@ def prune(model: Any, tokenizer: Any, settings: Distill, texts: Texts) -> Sequen
 
 
 def prune_layers(model: Any, count: int) -> list[int]:
-    """Keep `count` layers of a model, in place; returns which. Raises BadRecipe for too many."""
+    """Keep `count` layers of a model, in place; return which. Raises BadRecipe for too many."""
     total = model.config.num_hidden_layers
     if count > total:
         raise BadRecipe(
@@ -117,20 +117,20 @@ def prune_layers(model: Any, count: int) -> list[int]:
 
 
 def _round_to_blocks(share: float, total: int) -> int:
-    """That share of the neurons, in whole blocks where there is more than one."""
+    """Return that share of the neurons, in whole blocks if there is more than one."""
     blocks = max(round(share * total / _BLOCK), 1)
     return min(blocks * _BLOCK, total)
 
 
 def _sizes(model: Any) -> dict[str, int]:
     config = model.config.get_text_config()
-    found = {name: int(getattr(config, field, None) or 0) for name, field in _SIZES.items()}
+    sizes = {name: int(getattr(config, field, None) or 0) for name, field in _SIZES.items()}
     weights = sum(weight.numel() for weight in model.parameters())
-    return {**{name: size for name, size in found.items() if size}, "weights": weights}
+    return {**{name: size for name, size in sizes.items() if size}, "weights": weights}
 
 
 def _table(before: dict[str, int], after: dict[str, int]) -> list[str]:
-    """What there was and what is left, a line each."""
+    """Return the sizes before and after, a line each."""
     head = f"{'student':<16}{'of':>14}{'left':>14}{'share':>9}"
     lines = [
         f"{name:<16}{total:>14,}{after[name]:>14,}{after[name] / total:>9.1%}"

@@ -1,4 +1,4 @@
-"""A distillation's result: the table, the three numbers, the page."""
+"""The result of a distillation: table, savings, report page."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -35,8 +35,8 @@ from burnish.report.parts import (
 
 @dataclass(frozen=True, slots=True)
 class DistillationResult:
-    """The result. `training` is the student's run, `accounts` those with the teacher, `variety`
-    what is learnt as a whole, `further` the accounts with the others, by name."""
+    """The result. `training` is the student's run, `accounts` those of the teacher, `diversity`
+    that of the training rows, `further_teachers` the accounts of other teachers by name."""
 
     run: Run
     evaluation_set: EvaluationSet
@@ -49,10 +49,10 @@ class DistillationResult:
 
     @property
     def test(self) -> PairedTest:
-        """The student against itself before it learnt, on the same questions."""
-        ours, theirs = (self.routes[name].scores for name in (DISTILLED, BASELINE))
+        """The trained student against the untrained one, on the same questions."""
+        distilled, baseline = (self.routes[name].scores for name in (DISTILLED, BASELINE))
         return paired_test(
-            *ours.paired_with(theirs), self.evaluation_set.recipe.evaluate.confidence
+            *distilled.paired_with(baseline), self.evaluation_set.recipe.evaluate.confidence
         )
 
     @property
@@ -66,38 +66,39 @@ class DistillationResult:
 
     @property
     def exit_code(self) -> int:
-        """0 if the student has learnt, else 1."""
+        """0 if the decision is `learnt`, else 1."""
         return 0 if self.decision == "learnt" else 1
 
     @property
     def savings(self) -> Savings:
-        """The three numbers."""
+        """Time and memory saved, and quality kept."""
         return measure_savings(
             self.routes[DISTILLED], self.routes[TEACHER], self.evaluation_set.recipe
         )
 
     @property
     def scores(self) -> dict[str, Scores]:
-        """Every model's scores."""
+        """The scores of every model."""
         return {name: route.scores for name, route in self.routes.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish distill --json` prints."""
+        """Return the shape that `burnish distill --json` prints."""
         recipe = self.evaluation_set.recipe
-        lines = [model_summary(name, self.routes, recipe) for name in self.routes]
+        summaries = [model_summary(name, self.routes, recipe) for name in self.routes]
         return {
             "run": self.run.id,
             "artifact": str(self.run.artifact),
             "decision": self.decision,
             "saved": asdict(self.savings),
             "routes": [
-                {**one, "gain": asdict(one["gain"]) if one["gain"] else None} for one in lines
+                {**line, "gain": asdict(line["gain"]) if line["gain"] else None}
+                for line in summaries
             ],
             "teacher": dict(self.accounts),
             "teachers": {name: dict(accounts) for name, accounts in self.further_teachers.items()},
             "rows": self.counts(),
-            "disputed": sum(lesson.disputed for lesson in self.all_examples()),
-            "reviewed": sum(lesson.review is not None for lesson in self.all_examples()),
+            "disputed": sum(example.disputed for example in self.all_examples()),
+            "reviewed": sum(example.review is not None for example in self.all_examples()),
             "dropped": dict(self.dropped()),
             "agreement": self.agreement(),
             "variety": self.diversity.as_dict(),
@@ -107,42 +108,49 @@ class DistillationResult:
         }
 
     def counts(self) -> dict[str, int]:
-        """Rows that are learnt from, and test questions."""
+        """Return the number of training and validation rows, and of test questions."""
         kept = {
-            part: sum(not lesson.dropped for lesson in some) for part, some in self.examples.items()
+            part: sum(not example.dropped for example in part_examples)
+            for part, part_examples in self.examples.items()
         }
         return {**kept, "test": len(self.evaluation_set.rows)}
 
     def dropped(self) -> Counter[str]:
-        """Rows that aren't learnt from, by reason."""
-        return Counter(lesson.dropped for lesson in self.all_examples() if lesson.dropped)
+        """Return the number of dropped rows by reason."""
+        return Counter(example.dropped for example in self.all_examples() if example.dropped)
 
     def agreement(self) -> float | None:
-        """Share of the rows with an answer of their own in which the teacher gave the same."""
-        both = self.all_examples()
-        known = [lesson for lesson in both if lesson.original.answer and not lesson.dropped]
-        same = sum(lesson.row.answer.strip() == lesson.original.answer.strip() for lesson in known)
-        return same / len(known) if known else None
+        """Return the share of rows with a reference answer to which the teacher gave the same."""
+        examples = self.all_examples()
+        answered = [
+            example for example in examples if example.original.answer and not example.dropped
+        ]
+        same = sum(
+            example.row.answer.strip() == example.original.answer.strip() for example in answered
+        )
+        return same / len(answered) if answered else None
 
     def all_examples(self) -> list[TeacherExample]:
-        """All rows, of both parts."""
-        return [lesson for some in self.examples.values() for lesson in some]
+        """Return all examples, of both parts."""
+        return [example for part_examples in self.examples.values() for example in part_examples]
 
     def as_text(self) -> str:
-        """What a person reads on the terminal."""
+        """Return the result for the terminal."""
         first = self.routes[BASELINE].scores
         level = f"{self.evaluation_set.recipe.evaluate.confidence:.0%}"
         lines = [
             f"  {'model':<11} {first.metric} on {first.interval.n} questions ({level} interval)"
         ]
         for name in self.routes:
-            one = model_summary(name, self.routes, self.evaluation_set.recipe)
-            low, high = one["ci"]
-            spread = f"{one['value']:7.1%}  ({low:.1%} to {high:.1%})"
-            memory = f"{one['memory_bytes'] / 1e6:.0f} MB" if one["memory_bytes"] else "elsewhere"
+            route = model_summary(name, self.routes, self.evaluation_set.recipe)
+            low, high = route["ci"]
+            spread = f"{route['value']:7.1%}  ({low:.1%} to {high:.1%})"
+            memory = (
+                f"{route['memory_bytes'] / 1e6:.0f} MB" if route["memory_bytes"] else "elsewhere"
+            )
             lines.append(
-                f"  {name:<11} {spread:<26} {one['latency_p50_s'] * 1000:6.0f} ms p50 "
-                f"{one['latency_p95_s'] * 1000:6.0f} ms p95  {memory}"
+                f"  {name:<11} {spread:<26} {route['latency_p50_s'] * 1000:6.0f} ms p50 "
+                f"{route['latency_p95_s'] * 1000:6.0f} ms p95  {memory}"
             )
         parts = [self.headline(), self.paragraph(), "\n".join(lines)]
         page = self.run.path / "report.html"
@@ -152,7 +160,7 @@ class DistillationResult:
         return "\n\n".join([*parts, f"Report: {page}\nTry it: burnish {word} {self.run.id}"])
 
     def headline(self) -> str:
-        """The three numbers in a sentence."""
+        """Return the savings in a sentence."""
         saved = self.savings
         kept = f"{saved.quality.value:.1%} of the teacher's {_metric(self)}"
         if saved.time is None or saved.memory is None:
@@ -163,7 +171,7 @@ class DistillationResult:
         )
 
     def paragraph(self) -> str:
-        """What was measured, with its intervals, and against what."""
+        """Return what was measured, with its intervals, and against what."""
         saved, test = self.savings, self.test
         level = f"{self.evaluation_set.recipe.evaluate.confidence:.0%}"
         parts = [
@@ -178,13 +186,13 @@ class DistillationResult:
         if saved.time is not None and saved.memory is not None:
             parts.append(
                 f"Inference time saved: {saved.time.value:.1%} ({_format_interval(saved.time)}, "
-                f"{saved.time.n} questions asked alone). Memory of the weights saved: "
+                f"{saved.time.n} single requests). Memory of the weights saved: "
                 f"{saved.memory:.1%}."
             )
         if FINE_TUNED in self.routes:
-            ours, theirs = (self.scores[name] for name in (DISTILLED, FINE_TUNED))
+            distilled, fine_tuned = (self.scores[name] for name in (DISTILLED, FINE_TUNED))
             gain = paired_test(
-                *ours.paired_with(theirs), self.evaluation_set.recipe.evaluate.confidence
+                *distilled.paired_with(fine_tuned), self.evaluation_set.recipe.evaluate.confidence
             ).gain
             parts.append(
                 f"Trained on the rows' own answers, the same student reaches "
@@ -196,17 +204,24 @@ class DistillationResult:
 
 
 def measure_diversity(
-    exam: EvaluationSet, lessons: Mapping[str, Sequence[TeacherExample]]
+    evaluation_set: EvaluationSet, examples: Mapping[str, Sequence[TeacherExample]]
 ) -> Diversity:
-    """Labels, lengths and variety of what is learnt, beside people's."""
-    split = exam.dataset.split
-    learnt = [lesson.row for some in lessons.values() for lesson in some if not lesson.dropped]
-    own = (*split.train, *split.validation)
-    return compute_diversity(learnt, own, exam.dataset.task, exam.recipe.data.seed)
+    """Return labels, lengths and variety of the training rows, compared with people's."""
+    split = evaluation_set.dataset.split
+    training_rows = [
+        example.row
+        for part_examples in examples.values()
+        for example in part_examples
+        if not example.dropped
+    ]
+    original = (*split.train, *split.validation)
+    return compute_diversity(
+        training_rows, original, evaluation_set.dataset.task, evaluation_set.recipe.data.seed
+    )
 
 
 def distillation_contents(result: DistillationResult, command: str) -> ReportContents:
-    """What the report shows."""
+    """Return the report's contents."""
     recipe, dataset, scores = (
         result.evaluation_set.recipe,
         result.evaluation_set.dataset,
@@ -255,7 +270,7 @@ def _facts(result: DistillationResult) -> dict[str, str]:
             else ""
         ),
         "Objective": recipe.train.objective.kind,
-        "Rows learnt": f"{counts['train']} to train, {counts['validation']} to validate",
+        "Rows trained on": f"{counts['train']} to train, {counts['validation']} to validate",
         "Questions to the teacher": f"{accounts['asked']:.0f} asked, {accounts['failed']:.0f} "
         f"failed, {accounts['known_before']:.0f} known before",
         "Teacher's tokens": f"{accounts['tokens_in']:,.0f} in, {accounts['tokens_out']:,.0f} out",
@@ -264,11 +279,10 @@ def _facts(result: DistillationResult) -> dict[str, str]:
     if (same := result.agreement()) is not None:
         facts["Teacher and people agree"] = f"on {same:.1%} of the rows"
     facts |= result.diversity.facts()
-    for name, own in result.further_teachers.items():
-        facts[f"Asked too: {name}"] = (
-            f"{own['asked']:.0f} questions, {own['money']:.4f} {recipe.compare.currency}"
-        )
-    if reviewed := sum(lesson.review is not None for lesson in result.all_examples()):
+    for name, other_accounts in result.further_teachers.items():
+        money = f"{other_accounts['money']:.4f} {recipe.compare.currency}"
+        facts[f"Asked too: {name}"] = f"{other_accounts['asked']:.0f} questions, {money}"
+    if reviewed := sum(example.review is not None for example in result.all_examples()):
         facts["Decided by a person"] = f"{reviewed} rows"
     facts |= {f"Dropped: {reason}": str(n) for reason, n in result.dropped().most_common()}
     if teacher.terms:
@@ -285,5 +299,5 @@ def _format_change(saved: float) -> str:
     return f"{saved:.1%} less" if saved >= 0 else f"{-saved:.1%} more"
 
 
-def _format_interval(found: Interval) -> str:
-    return f"{found.low:.1%} to {found.high:.1%}"
+def _format_interval(interval: Interval) -> str:
+    return f"{interval.low:.1%} to {interval.high:.1%}"

@@ -1,9 +1,8 @@
-"""Rows that a person decides on: those that a check of the answer dropped, or on which the teachers
-disagree.
+"""Rows for a person to decide: dropped by a check of the answer, or disputed by the teachers.
 
-`reviews.jsonl` of a run has a line for every decision, on the disk before the next row is shown. It
-is kept under a hash of the question and of all that was answered, so the next `burnish distill` in
-this workspace finds it; and other answers are another row to decide on.
+`reviews.jsonl` of a run has a line for every decision, on disk before the next row is shown. The
+key is a hash of the question and all answers, so the next `burnish distill` in this workspace finds
+it; other answers make it another row.
 """
 
 import random
@@ -19,16 +18,16 @@ from burnish.distill.filters import why_unlearnable
 from burnish.distill.teacher_answers import TeacherExample
 
 REVIEWS = "reviews.jsonl"
-#: What may be decided. A row that is skipped stays dropped and is shown again another time.
+#: The possible decisions. A skipped row stays dropped and is shown again another time.
 DECISIONS = ("keep", "drop", "edit", "skip")
 
 
 @dataclass(frozen=True, slots=True)
 class DisputedRow:
-    """A row as a person is shown it.
+    """A row as shown to a person.
 
-    `question` are the turns before the last answer; `answers` (teacher, what it said), the one that
-    would be learnt first; `reason` is why it is dropped.
+    `question` are the turns before the last answer; `answers` are (teacher, answer), the one to
+    train on first; `reason` is why it was dropped.
     """
 
     key: str
@@ -39,20 +38,22 @@ class DisputedRow:
     own_answer: str = ""
 
 
-def review_key(lesson: TeacherExample) -> str:
-    """The hash of all that a person sees of a row."""
-    question = [[turn.role, turn.content] for turn in lesson.row.messages[:-1]]
-    said = [
-        [reply.text for reply in some]
-        for some in (lesson.replies, *(opinion.replies for opinion in lesson.opinions))
+def review_key(example: TeacherExample) -> str:
+    """Return the hash of everything that a person sees of a row."""
+    question = [[turn.role, turn.content] for turn in example.row.messages[:-1]]
+    answers = [
+        [reply.text for reply in replies]
+        for replies in (example.replies, *(opinion.replies for opinion in example.opinions))
     ]
-    return hash_json([question, said])
+    return hash_json([question, answers])
 
 
 def list_disputed(run: Run, sample: int | None = None, seed: int = 0) -> list[DisputedRow]:
-    """The rows of a distillation that wait for a person: in the run's order, those that were
-    skipped last. `sample` of them are drawn by `seed` if there are more, decided ones included, so
-    that a review that goes on has the same ones. Raises NotFound if the run is no distillation.
+    """Return the rows of a distillation that await a decision, in the run's order, skipped ones
+    last.
+
+    If there are more than `sample`, that many are drawn by `seed`, including decided ones, so that
+    a resumed review has the same rows. Raises NotFound if the run isn't a distillation.
     """
     file = run.path / "dropped.jsonl"
     if not file.exists():
@@ -65,69 +66,73 @@ def list_disputed(run: Run, sample: int | None = None, seed: int = 0) -> list[Di
     drawn = set(rows)
     if sample is not None and sample < len(rows):
         drawn = set(random.Random(seed).sample(sorted(rows), sample))
-    known = load_decisions(run)
-    waiting = [row for row in rows.values() if row.key in drawn and row.key not in known]
-    skipped = [key for key, entry in known.items() if entry["decision"] == "skip"]
+    decisions = load_decisions(run)
+    waiting = [row for row in rows.values() if row.key in drawn and row.key not in decisions]
+    skipped = [key for key, entry in decisions.items() if entry["decision"] == "skip"]
     return waiting + [rows[key] for key in skipped if key in drawn]
 
 
 def decide(run: Run, row: DisputedRow, decision: str, answer: str = "") -> None:
-    """Write a decision down; `keep` and `edit` name the answer that is to be learnt.
+    """Record a decision; `keep` and `edit` come with the answer to train on.
 
-    Raises BadData for an answer that the task doesn't know.
+    Raises BadData for an answer that the task doesn't allow.
     """
     if decision not in DECISIONS:
-        raise BadData(f"`{decision}` is no decision.", f"Known ones: {', '.join(DECISIONS)}.")
+        raise BadData(f"`{decision}` is not a decision.", f"Decisions: {', '.join(DECISIONS)}.")
     entry = {"key": row.key, "row": row.row, "decision": decision}
     if decision in ("keep", "edit"):
-        if why := why_unlearnable(answer, run.recipe.task):
-            raise BadData(f"That can't be learnt: {why}.", "Edit the answer, or drop the row.")
+        if reason := why_unlearnable(answer, run.recipe.task):
+            raise BadData(
+                f"The answer can't be trained on: {reason}.", "Edit the answer, or drop the row."
+            )
         entry["answer"] = answer
     Journal(run.path / REVIEWS).write(**entry)
 
 
 def load_decisions(run: Run) -> dict[str, dict[str, Any]]:
-    """The last decision on every row, of this run and of the others in this workspace."""
-    own = run.path / REVIEWS
-    files = [file for file in sorted(runs_folder().glob(f"*/{REVIEWS}")) if file != own]
-    lines = [line for file in (*files, own) for line in read_journal(file)]
-    found: dict[str, dict[str, Any]] = {}
+    """Return the latest decision on every row, from this run and others in this workspace."""
+    run_file = run.path / REVIEWS
+    files = [file for file in sorted(runs_folder().glob(f"*/{REVIEWS}")) if file != run_file]
+    lines = [line for file in (*files, run_file) for line in read_journal(file)]
+    decisions: dict[str, dict[str, Any]] = {}
     for line in sorted(lines, key=lambda line: float(line["at"])):
-        found.pop(line["key"], None)
-        found[line["key"]] = line
-    return found
+        decisions.pop(line["key"], None)
+        decisions[line["key"]] = line
+    return decisions
 
 
 def decision_filter(
-    known: Mapping[str, Mapping[str, Any]],
+    decisions: Mapping[str, Mapping[str, Any]],
 ) -> Callable[[TeacherExample], TeacherExample]:
-    """What lets a person's decisions overrule the checks."""
+    """Return a function that lets a person's decisions overrule the checks."""
 
-    def judged(lesson: TeacherExample) -> TeacherExample:
-        entry = known.get(review_key(lesson)) if lesson.disputed else None
+    def apply(example: TeacherExample) -> TeacherExample:
+        entry = decisions.get(review_key(example)) if example.disputed else None
         if entry is None or entry["decision"] == "skip":
-            return lesson
+            return example
         review = {name: entry[name] for name in ("decision", "answer", "at") if name in entry}
-        review["overruled"] = lesson.dropped
+        review["overruled"] = example.dropped
         if entry["decision"] == "drop":
-            settled = "a person dropped it"
-            return replace(lesson, dropped=settled, disputed=False, review=review)
-        found = replace(lesson, dropped="", disputed=False, review=review)
+            reason = "a person dropped it"
+            return replace(example, dropped=reason, disputed=False, review=review)
+        kept = replace(example, dropped="", disputed=False, review=review)
         answer = str(entry["answer"])
-        return found.with_answer(answer, lesson.reasoning if answer == lesson.row.answer else "")
+        return kept.with_answer(answer, example.reasoning if answer == example.row.answer else "")
 
-    return judged
+    return apply
 
 
 def _parse_line(line: Mapping[str, Any]) -> DisputedRow:
-    """One line of `dropped.jsonl`."""
-    said = [(line["teacher"]["name"], line["answers"])]
-    said += [(one["teacher"], one["answers"]) for one in line.get("opinions", ())]
+    """Parse one line of `dropped.jsonl`."""
+    answers_by_teacher = [(line["teacher"]["name"], line["answers"])]
+    answers_by_teacher += [
+        (opinion["teacher"], opinion["answers"]) for opinion in line.get("opinions", ())
+    ]
     return DisputedRow(
         line["key"],
         line["row"],
         line["reason"],
         tuple((turn["role"], turn["content"]) for turn in line["question"]),
-        tuple((teacher, answers[-1]) for teacher, answers in said if answers),
+        tuple((teacher, answers[-1]) for teacher, answers in answers_by_teacher if answers),
         line["own_answer"],
     )

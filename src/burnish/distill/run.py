@@ -1,4 +1,4 @@
-"""`burnish distill`, top to bottom: a teacher answers, a student learns, both are measured."""
+"""`burnish distill`, top to bottom: a teacher answers, a student learns, both are evaluated."""
 
 import shlex
 import shutil
@@ -58,12 +58,12 @@ from burnish.train.cached_run import train_cached
 
 
 def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
-    """Let the teacher answer the training and validation questions, train the student on what
-    passes the checks, and measure baseline, student and teacher on the same frozen test rows.
+    """Let the teacher answer the training and validation questions, train the student on checked
+    answers, and evaluate baseline, student and teacher on the same frozen test rows.
 
     Raises BadData or BadRecipe before anything is asked; TeacherStopped when the teacher fails too
-    often, is out of reach or the budget is spent. Interrupted, it finds its answers and its
-    training again when the same command is repeated.
+    often, is unreachable or the budget is spent. After an interruption, the same command resumes
+    with all answers and the training found so far.
     """
     _refuse_judge(recipe)
     recipe = _with_teachers_task(_with_teachers_named(recipe))
@@ -72,16 +72,16 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
     recipe = recipe.model_copy(update={"task": dataset.task})
     rows = sample_rows(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     refuse_unanswerable(rows)
-    own = [row.answer for row in dataset.split.train]
-    if recipe.distill.fine_tuned and not (own and all(own)):
+    answers = [row.answer for row in dataset.split.train]
+    if recipe.distill.fine_tuned and not (answers and all(answers)):
         raise BadRecipe(
-            "Some training rows have no answer of their own to learn from.",
+            "Some training rows have no answer of their own to train on.",
             "Set distill.fine_tuned=false.",
         )
-    exam = EvaluationSet(recipe, dataset, rows)
+    evaluation_set = EvaluationSet(recipe, dataset, rows)
     refuse_ungraded(recipe, dataset)
     teacher = open_teacher(recipe)
-    others = [(open_teacher(own), own) for own in _further_recipes(recipe)]
+    others = [(open_teacher(other), other) for other in _further_recipes(recipe)]
     student = student_recipe(recipe)
     inputs = {
         "data": dict(dataset.hashes),
@@ -94,55 +94,57 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
     run = reopen_or_new_run("distill", recipe, inputs, out)
     with run.lock():
         collector = AnswerCollector(teacher, run, recipe)
-        further = [AnswerCollector(other, run, own) for other, own in others]
-        lessons = _collect_examples(exam, collector, further)
-        _say_disputed(run, lessons)
-        variety = measure_diversity(exam, lessons)
-        for warning in variety.warnings():
+        further = [AnswerCollector(other, run, other_recipe) for other, other_recipe in others]
+        examples = _collect_examples(evaluation_set, collector, further)
+        _say_disputed(run, examples)
+        diversity = measure_diversity(evaluation_set, examples)
+        for warning in diversity.warnings():
             say(f"Note: {warning}")
-        save_examples(run, teacher, recipe, lessons)
-        training = train_cached(student, _student_dataset(exam, collector, student, lessons))
+        save_examples(run, teacher, recipe, examples)
+        taught = _student_dataset(evaluation_set, collector, student, examples)
+        training = train_cached(student, taught)
         _keep_artifact(run, training)
-        routes = {BASELINE: evaluate_baseline(exam, student)}
+        routes = {BASELINE: evaluate_baseline(evaluation_set, student)}
         if recipe.distill.fine_tuned:
             say("Training on the rows' own answers")
-            plain = train_cached(sequence_level(student), dataset)
-            routes[FINE_TUNED] = evaluate_model(exam, FINE_TUNED, str(plain.artifact))
-        routes[DISTILLED] = evaluate_model(exam, DISTILLED, str(training.artifact))
-        routes[TEACHER] = evaluate_teacher(exam, collector)
-        accounts = {one.teacher.name: one.budget.as_dict() for one in further}
+            source = str(train_cached(sequence_level(student), dataset).artifact)
+            routes[FINE_TUNED] = evaluate_model(evaluation_set, FINE_TUNED, source)
+        routes[DISTILLED] = evaluate_model(evaluation_set, DISTILLED, str(training.artifact))
+        routes[TEACHER] = evaluate_teacher(evaluation_set, collector)
+        accounts = {other.teacher.name: other.budget.as_dict() for other in further}
         result = DistillationResult(
-            run, exam, routes, training, lessons, collector.budget.as_dict(), variety
+            run, evaluation_set, routes, training, examples, collector.budget.as_dict(), diversity
         )
         return _write_report(replace(result, further_teachers=accounts))
 
 
 def _refuse_judge(recipe: Recipe) -> None:
+    """Raise BadRecipe for a judge: distillation compares texts by a metric."""
     if recipe.evaluate.metric == "graded":
         raise BadRecipe(
-            "burnish distill compares words, and evaluate.metric is graded.",
-            "Take another metric here, and `graded` in burnish compare or burnish evaluate.",
+            "burnish distill needs a text metric; evaluate.metric is graded.",
+            "Use another metric here, and `graded` in burnish compare or burnish evaluate.",
         )
 
 
 def _write_report(result: DistillationResult) -> DistillationResult:
-    """Write what a run leaves behind."""
+    """Write the run's predictions and reports."""
     run = result.run
-    for name, found in result.routes.items():
-        save_predictions(run.path / f"predictions-{name}.jsonl", found.scores.predictions)
-    again = shlex.join(["burnish", "distill", str(run.path / "recipe.yaml")])
-    write_report(distillation_contents(result, again), run.path / "report.html")
+    for name, measurement in result.routes.items():
+        save_predictions(run.path / f"predictions-{name}.jsonl", measurement.scores.predictions)
+    command = shlex.join(["burnish", "distill", str(run.path / "recipe.yaml")])
+    write_report(distillation_contents(result, command), run.path / "report.html")
     write_json(run.path / "report.json", result.as_dict())
     run.events.write(event="distilled", decision=result.decision)
     return result
 
 
-#: What an answer depends on; the other settings of a teacher say how it is asked and paid.
+#: The settings that an answer depends on; a teacher's other settings concern pace and price.
 _QUESTION_SETTINGS = ("model", "endpoint", "temperature", "top_p", "max_new_tokens")
 
 
 def _allow_resume(recipe: Recipe, out: Path | None) -> None:
-    """Let the run that was begun at `out` go on at another pace or with another budget."""
+    """Let the unfinished run at `out` resume with another pace or budget."""
     if not out or not (out / "recipe.yaml").exists() or (out / "report.json").exists():
         return
     before, now = load_recipe(out / "recipe.yaml"), recipe.distill
@@ -153,12 +155,12 @@ def _allow_resume(recipe: Recipe, out: Path | None) -> None:
 
 
 def _question_settings(settings: Distill) -> list[list[object]]:
-    both = (settings.teacher, *settings.teachers)
-    return [[getattr(teacher, name) for name in _QUESTION_SETTINGS] for teacher in both]
+    endpoints = (settings.teacher, *settings.teachers)
+    return [[getattr(teacher, name) for name in _QUESTION_SETTINGS] for teacher in endpoints]
 
 
 def _with_teachers_named(recipe: Recipe) -> Recipe:
-    """The recipe with the id of the run that is the last one now: soon it is another one."""
+    """Replace `last` by the id of the currently last run: it is about to change."""
     settings = recipe.distill
     named = {
         "teacher": _resolve_last_run(settings.teacher),
@@ -174,7 +176,7 @@ def _resolve_last_run(settings: Settings) -> Settings:
 
 
 def _further_recipes(recipe: Recipe) -> list[Recipe]:
-    """The recipe as each further teacher would have it: itself in the place of the first."""
+    """Return the recipe once per further teacher, with that one in the first's place."""
     return [
         recipe.model_copy(
             update={"distill": recipe.distill.model_copy(update={"teacher": settings})}
@@ -184,7 +186,7 @@ def _further_recipes(recipe: Recipe) -> list[Recipe]:
 
 
 def _with_teachers_task(recipe: Recipe) -> Recipe:
-    """What the recipe leaves open about the task, as a local teacher was trained."""
+    """Fill in what the recipe leaves open about the task from a local teacher's training."""
     settings = recipe.distill.teacher
     if settings.endpoint or not settings.model:
         return recipe
@@ -193,84 +195,106 @@ def _with_teachers_task(recipe: Recipe) -> Recipe:
 
 
 def _collect_examples(
-    exam: EvaluationSet, collector: AnswerCollector, further: Sequence[AnswerCollector]
+    evaluation_set: EvaluationSet, collector: AnswerCollector, further: Sequence[AnswerCollector]
 ) -> dict[str, list[TeacherExample]]:
-    """Training and validation rows as the teacher answers and writes them, checked."""
-    recipe, split, task = exam.recipe, exam.dataset.split, exam.dataset.task
-    asking = exam.question_format(collector)
-    both = (*split.train, *split.validation)
-    found = collector.collect(both, asking)
+    """Return training and validation rows as the teacher answers and writes them, checked."""
+    recipe, split, task = (
+        evaluation_set.recipe,
+        evaluation_set.dataset.split,
+        evaluation_set.dataset.task,
+    )
+    question_format = evaluation_set.question_format(collector)
+    rows = (*split.train, *split.validation)
+    collected = collector.collect(rows, question_format)
     if recipe.distill.self_instruct:
-        found += self_instruct(collector, split.train, asking, recipe)
+        collected += self_instruct(collector, split.train, question_format, recipe)
     if recipe.distill.evol_instruct:
-        found += evol_instruct(collector, split.train, asking, recipe)
+        collected += evol_instruct(collector, split.train, question_format, recipe)
     for other in further:
         _release_teacher(collector.teacher)
-        found = add_opinions(found, other, exam.question_format(other))
+        collected = add_opinions(collected, other, evaluation_set.question_format(other))
         _release_teacher(other.teacher)
     if recipe.distill.questions_per_passage:
-        found += _write_from_documents(collector, further)
+        collected += _write_from_documents(collector, further)
     _release_teacher(collector.teacher)
     near = (recipe.distill.near_duplicate, recipe.data.near_duplicate)
-    agreed, decided = agreement_filter(recipe, task), decision_filter(load_decisions(collector.run))
-    standard = answer_norms([row for row in both if row.answer], task)
-    found = check_examples(
-        found, standard, split.test, near, lambda lesson: decided(agreed(lesson))
+    apply_agreement, apply_decisions = (
+        agreement_filter(recipe, task),
+        decision_filter(load_decisions(collector.run)),
     )
-    lessons = _split(found, split, recipe)
-    if not any(not lesson.dropped for lesson in lessons["train"]):
+    norms = answer_norms([row for row in rows if row.answer], task)
+    collected = check_examples(
+        collected,
+        norms,
+        split.test,
+        near,
+        lambda example: apply_decisions(apply_agreement(example)),
+    )
+    examples = _split(collected, split, recipe)
+    if not any(not example.dropped for example in examples["train"]):
         raise BadData(
             "None of the teacher's answers passed the checks.",
             f"See why: {collector.run.path / 'requests.jsonl'}",
         )
-    return lessons
+    return examples
 
 
 def _write_from_documents(
     collector: AnswerCollector, further: Sequence[AnswerCollector]
 ) -> list[TeacherExample]:
-    """What the teacher writes about the passages, and the others answer."""
+    """Return the rows that the teacher writes about the passages, with the others' answers."""
     passages = read_passages(collector.recipe)
-    found = write_questions(collector, passages, collector.recipe)
+    examples = write_questions(collector, passages, collector.recipe)
     for other in further:
         _release_teacher(collector.teacher)
-        found = add_reader_opinions(found, other, passages)
+        examples = add_reader_opinions(examples, other, passages)
         _release_teacher(other.teacher)
-    return found
+    return examples
 
 
 def _split(
-    found: Sequence[TeacherExample], split: Split, recipe: Recipe
+    examples: Sequence[TeacherExample], split: Split, recipe: Recipe
 ) -> dict[str, list[TeacherExample]]:
-    """The lessons by the part that their rows are in; new ones are drawn into both."""
-    count, cut = len(split.train) + len(split.validation), len(split.train)
-    asked, new = found[:count], found[count:]
-    later = _draw_validation(
-        {lesson.original.id: lesson.row for lesson in new if not lesson.dropped}, recipe
+    """Return the examples by their rows' part; new ones are drawn into both."""
+    count, train_count = len(split.train) + len(split.validation), len(split.train)
+    original, new = examples[:count], examples[count:]
+    validation_ids = _draw_validation(
+        {example.original.id: example.row for example in new if not example.dropped}, recipe
     )
     return {
-        "train": [*asked[:cut], *(one for one in new if one.original.id not in later)],
-        "validation": [*asked[cut:], *(one for one in new if one.original.id in later)],
+        "train": [
+            *original[:train_count],
+            *(example for example in new if example.original.id not in validation_ids),
+        ],
+        "validation": [
+            *original[train_count:],
+            *(example for example in new if example.original.id in validation_ids),
+        ],
     }
 
 
 def _release_teacher(teacher: Answerer) -> None:
-    """Give a local teacher's memory back until it is asked again."""
+    """Free a local teacher's memory until it is asked again."""
     if isinstance(teacher, LocalAnswerer):
         teacher.release_memory()
 
 
-def _say_disputed(run: Run, lessons: Mapping[str, Sequence[TeacherExample]]) -> None:
-    """Say what was dropped, and what of it a person may decide."""
-    found = [lesson for some in lessons.values() for lesson in some if lesson.dropped]
-    for reason, count in Counter(lesson.dropped for lesson in found).most_common():
+def _say_disputed(run: Run, examples: Mapping[str, Sequence[TeacherExample]]) -> None:
+    """Report what was dropped, and what a person may decide."""
+    dropped = [
+        example
+        for part_examples in examples.values()
+        for example in part_examples
+        if example.dropped
+    ]
+    for reason, count in Counter(example.dropped for example in dropped).most_common():
         say(f"Dropped {count} rows: {reason}.")
-    if waiting := sum(lesson.disputed for lesson in found):
-        say(f"{waiting} of them wait for a person, if you like: burnish review {run.id}")
+    if waiting := sum(example.disputed for example in dropped):
+        say(f"{waiting} of them can be reviewed by a person: burnish review {run.id}")
 
 
 def _draw_validation(rows: Mapping[str, Row], recipe: Recipe) -> set[str]:
-    """Of rows that the teacher made, those to validate on; a passage isn't torn apart."""
+    """Return the ids of generated rows to validate on; the rows of a passage stay together."""
     data = recipe.data
     _, drawn = draw_split(
         list(rows.values()), data.validation_share, data.seed, data.near_duplicate
@@ -279,12 +303,12 @@ def _draw_validation(rows: Mapping[str, Row], recipe: Recipe) -> set[str]:
 
 
 def _document_hashes(recipe: Recipe) -> dict[str, str]:
-    """The hashes of the files that questions are written from. Raises BadRecipe without any."""
+    """Return the hashes of the documents to write questions from. Raises BadRecipe without any."""
     if not recipe.distill.questions_per_passage:
         return {}
     if not recipe.rag.documents:
         raise BadRecipe(
-            "Questions are to be written from documents, and none are named.",
+            "distill.questions_per_passage needs documents, and none are named.",
             "Set rag.documents to a folder.",
         )
     files, _ = find_documents([str(path) for path in recipe.rag.documents])
@@ -292,48 +316,53 @@ def _document_hashes(recipe: Recipe) -> dict[str, str]:
 
 
 def _with_teacher_answers(
-    dataset: Dataset, lessons: Mapping[str, Sequence[TeacherExample]]
+    dataset: Dataset, examples: Mapping[str, Sequence[TeacherExample]]
 ) -> Dataset:
-    """The dataset with the teacher's answers in the place of its own; the test stays as it was."""
+    """Return the dataset with the teacher's answers in place of its own; the test rows stay."""
 
     def kept(part: str) -> tuple[Row, ...]:
-        return tuple(lesson.row for lesson in lessons[part] if not lesson.dropped)
+        return tuple(example.row for example in examples[part] if not example.dropped)
 
     split = replace(dataset.split, train=kept("train"), validation=kept("validation"))
     return replace(dataset, split=split)
 
 
 def _student_dataset(
-    exam: EvaluationSet,
+    evaluation_set: EvaluationSet,
     collector: AnswerCollector,
     student: Recipe,
-    lessons: Mapping[str, Sequence[TeacherExample]],
+    examples: Mapping[str, Sequence[TeacherExample]],
 ) -> Dataset:
-    """What the student learns from: the teacher's answers, or pairs of answers."""
-    taught = _with_teacher_answers(exam.dataset, lessons)
-    if exam.recipe.distill.pairs == "none":
-        return taught
+    """Return what the student is trained on: the teacher's answers, or pairs of answers."""
+    dataset = _with_teacher_answers(evaluation_set.dataset, examples)
+    if evaluation_set.recipe.distill.pairs == "none":
+        return dataset
     method = student.train.method
     source = getattr(method, "start", None) or student.model.name
-    found = make_pairs(
-        lessons, second_answerer(collector, source, exam.question_format(collector)), exam
+    pairs = make_pairs(
+        examples,
+        second_answerer(collector, source, evaluation_set.question_format(collector)),
+        evaluation_set,
     )
-    save_pairs(collector.run, exam.recipe, found)
+    save_pairs(collector.run, evaluation_set.recipe, pairs)
     _release_teacher(collector.teacher)
     if student.train.objective.kind not in PREFERENCE_OBJECTIVES:
-        return taught
-    rows = {part: tuple(one.row for one in some if not one.dropped) for part, some in found.items()}
+        return dataset
+    rows = {
+        part: tuple(pair.row for pair in part_pairs if not pair.dropped)
+        for part, part_pairs in pairs.items()
+    }
     if not rows["train"]:
         raise BadData(
-            "There is no pair to learn from: no answer is better than the other one.",
+            "There is no pair to train on: no answer is better than the other one.",
             f"See why: {collector.run.path / PAIRS}",
         )
-    split = replace(taught.split, train=rows["train"], validation=rows["validation"])
-    return replace(taught, split=split)
+    split = replace(dataset.split, train=rows["train"], validation=rows["validation"])
+    return replace(dataset, split=split)
 
 
 def _keep_artifact(run: Run, training: Run) -> None:
-    """Put the student into the run's own folder."""
+    """Copy the student into the run's own folder."""
     if not run.artifact.exists():
         with atomic_folder(run.artifact) as draft:
             shutil.copytree(training.artifact, draft, dirs_exist_ok=True)

@@ -1,10 +1,9 @@
-"""The student: how it is trained, and what it begins as.
+"""The student: its training recipe and its initial model.
 
-It may begin as a part of a model: fewer layers, as DistilBERT begins with every other layer of its
-teacher (Sanh et al. 2019, arXiv:1910.01108), since what is cut is mostly near a copy of its
-neighbours (ShortGPT, Men et al. 2024, arXiv:2403.03853); or narrower ones
-(`distill.pruning`). A cut model answers badly until it learns. It is kept among the models of this
-machine, under a name of its own.
+It may start as a pruned model: with fewer layers, as DistilBERT starts with every other layer of
+its teacher (Sanh et al. 2019, arXiv:1910.01108), since a dropped layer is mostly similar to its
+neighbours (ShortGPT, Men et al. 2024, arXiv:2403.03853); or with narrower ones (`distill.pruning`).
+A pruned model answers badly until trained. It is stored among the local models, under its own name.
 """
 
 import shutil
@@ -39,9 +38,9 @@ from burnish.models.resolved import Resolved
 
 
 def student_recipe(recipe: Recipe) -> Recipe:
-    """The recipe by which the student is trained; its task is known.
+    """Return the recipe of the student's training; its task is resolved.
 
-    Raises BadRecipe for what can't be learnt so, before anybody is asked.
+    Raises BadRecipe for an impossible combination, before anything is asked.
     """
     _refuse_unteachable(recipe)
     _refuse_reasoning(recipe)
@@ -52,13 +51,13 @@ def student_recipe(recipe: Recipe) -> Recipe:
 
 
 def _with_teacher(recipe: Recipe) -> Any:
-    """The objective with the teacher's name, where it needs one and none is given."""
+    """Return the objective with the teacher's name filled in, where it needs one."""
     objective = recipe.train.objective
     if isinstance(objective, Distillation) and not objective.teacher:
         if recipe.distill.teacher.endpoint:
             raise BadRecipe(
-                "train.objective=distill needs the teacher's distributions, and an endpoint gives "
-                "only its words.",
+                "train.objective=distill needs the teacher's distributions; an endpoint returns "
+                "text only.",
                 "Set train.objective=sft, or name a local run or model in train.objective.teacher.",
             )
         return objective.model_copy(update={"teacher": recipe.distill.teacher.model})
@@ -68,7 +67,7 @@ def _with_teacher(recipe: Recipe) -> Any:
 
 
 def sequence_level(recipe: Recipe) -> Recipe:
-    """The same training on answers alone, for rows that the teacher had no part in."""
+    """Return the same training on answers alone, for rows without the teacher."""
     if isinstance(recipe.train.objective, Classify):
         return recipe
     train = recipe.train.model_copy(update={"objective": Sft()})
@@ -76,60 +75,58 @@ def sequence_level(recipe: Recipe) -> Recipe:
 
 
 def _refuse_unteachable(recipe: Recipe) -> None:
-    """Raise BadRecipe where model, objective and task don't go together."""
+    """Raise BadRecipe if model, objective and task don't go together."""
     objective, settings = recipe.train.objective, recipe.distill
     if not isinstance(objective, Classify):
         if recipe.train.is_encoding or isinstance(objective, Seq2Seq):
             raise BadRecipe(
-                f"A student learns a teacher's words, and train.objective is {objective.kind}.",
+                f"A student trains on a teacher's text; train.objective is {objective.kind}.",
                 "Leave train.objective out; for labels, set it to classify.",
             )
         is_teachers = settings.pruning_steps and settings.layers_of == "teacher"
         kind = "causal" if is_teachers else Resolved.of(recipe).base.kind
         if kind != "causal":
-            others = {"seq2seq": "is an encoder-decoder", "vision": "is a model that sees"}
-            why = others.get(kind, "writes no text")
+            reasons = {"seq2seq": "is an encoder-decoder", "vision": "is a vision-language model"}
+            reason = reasons.get(kind, "generates no text")
             raise BadRecipe(
-                f"{recipe.model.name} {why}, so it can't learn a teacher's words.",
-                "For labels, set train.objective=classify; else name a language model.",
+                f"{recipe.model.name} {reason}, so it can't train on a teacher's text.",
+                "For labels, set train.objective=classify; else use a language model.",
             )
         return
     if recipe.task.kind != "classification":
         raise BadRecipe(
-            f"train.objective=classify is for labels, and the task is {recipe.task.kind}.",
+            f"train.objective=classify needs labels; the task is {recipe.task.kind}.",
             "Set task.kind to classification if the answers are labels.",
         )
     if settings.pairs != "none":
         raise BadRecipe(
-            "A student that chooses labels has no answers of its own to pair.",
+            "A classifying student has no answers of its own to pair.",
             "Set distill.pairs=none.",
         )
 
 
 def _refuse_reasoning(recipe: Recipe) -> None:
-    """Raise BadRecipe where thoughts are to be learnt and can't be."""
+    """Raise BadRecipe if reasoning is to be trained and can't be."""
     settings = recipe.distill
     if settings.reasoning == "cut":
         return
     reasons = {
-        "A student that chooses labels writes no thoughts": isinstance(
-            recipe.train.objective, Classify
-        ),
-        "Pairs are of answers without thoughts": settings.pairs != "none",
-        "Questions from documents come without thoughts": settings.questions_per_passage > 0,
+        "A classifying student writes no reasoning": isinstance(recipe.train.objective, Classify),
+        "Answer pairs have no reasoning": settings.pairs != "none",
+        "Questions from documents have no reasoning": settings.questions_per_passage > 0,
     }
-    for why, is_so in reasons.items():
-        if is_so:
+    for reason, applies in reasons.items():
+        if applies:
             raise BadRecipe(
-                f"{why}, and distill.reasoning is {settings.reasoning}.",
+                f"{reason}, and distill.reasoning is {settings.reasoning}.",
                 "Set distill.reasoning=cut.",
             )
 
 
 def prepare_student(recipe: Recipe) -> str:
-    """The name of the model that the student begins as; cut if the recipe says so.
+    """Return the name of the student's initial model, pruned if the recipe says so.
 
-    Raises BadRecipe if there are no such layers, NotFound if the model isn't here.
+    Raises BadRecipe if there are too few layers, NotFound if the model isn't here.
     """
     settings = recipe.distill
     if not settings.pruning_steps:
@@ -141,34 +138,34 @@ def prepare_student(recipe: Recipe) -> str:
     source = settings.teacher.model if settings.layers_of == "teacher" else recipe.model.name
     rows = calibration_rows(recipe)
     sizes = [settings.neurons, settings.heads, settings.vocab_size]
-    most = recipe.train.max_length
-    by = [*sizes, most, *map(content_hash, rows)] if rows else []
-    origin = hash_json([hash_weights(source), settings.layers, *by])
+    max_tokens = recipe.train.max_length
+    inputs = [*sizes, max_tokens, *map(content_hash, rows)] if rows else []
+    origin = hash_json([hash_weights(source), settings.layers, *inputs])
     artifact = find_artifact(source)
     base = find_model(artifact.base if artifact else source)
-    # Other rows leave other neurons and pieces.
-    mark = f"-{origin[:6]}" if artifact or rows else ""
-    kept = "-".join(settings.pruning_steps).replace(" ", "-")
-    name = f"{base.name.replace('/', '--')}-{kept}{mark}"
+    # Other rows keep other neurons and tokens.
+    suffix = f"-{origin[:6]}" if artifact or rows else ""
+    steps = "-".join(settings.pruning_steps).replace(" ", "-")
+    name = f"{base.name.replace('/', '--')}-{steps}{suffix}"
     folder = model_folder(name)
     if (folder / MANIFEST).exists() and read_manifest(folder)["source"] == f"cut:{origin}":
         return name
     model, tokenizer = _load_uncut(base, artifact)
     writes = bool(artifact) or base.kind == "causal"
-    texts = tokenize_rows(rows, tokenizer, writes, most)
+    texts = tokenize_rows(rows, tokenizer, writes, max_tokens)
     pieces = prune(model, tokenizer, settings, texts)
     say(f"Student: {', '.join(settings.pruning_steps)} of {source}.")
-    before = read_manifest(base.path)
+    manifest = read_manifest(base.path)
     with atomic_folder(folder, replace=True) as draft:
         _save(draft, model, tokenizer if writes else None, base)
         if pieces:
             write_pieces(draft, pieces)
-        write_manifest(draft, {**before, "name": name, "source": f"cut:{origin}"})
+        write_manifest(draft, {**manifest, "name": name, "source": f"cut:{origin}"})
     return name
 
 
 def _load_uncut(base: LocalModel, artifact: Artifact | None) -> tuple[Any, Any]:
-    """Model and tokenizer before anything is cut."""
+    """Load model and tokenizer before pruning."""
     if artifact:
         check_mergeable(artifact)
         model, tokenizer = load_artifact_model(artifact, torch.float32)
@@ -180,7 +177,8 @@ def _load_uncut(base: LocalModel, artifact: Artifact | None) -> tuple[Any, Any]:
 
 
 def _save(draft: Path, model: Any, tokenizer: Any, base: LocalModel) -> None:
-    """Weights and tokenizer; of an encoder all its other files, which say how to read it."""
+    """Save weights and tokenizer; for an encoder also all its other files, which say how to read
+    it."""
     if tokenizer is None:
         others = shutil.ignore_patterns("*.safetensors", "*.bin", MANIFEST)
         shutil.copytree(base.path, draft, ignore=others, dirs_exist_ok=True)

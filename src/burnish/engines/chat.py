@@ -1,4 +1,4 @@
-"""A conversation with one model, which remembers what was said."""
+"""A chat session: a conversation with one model that keeps its history."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,23 +11,23 @@ from burnish.engines.local.engine import LocalEngine
 
 
 class ChatSession:
-    """A conversation with one model; `ask` gives the pieces of an answer as they are made."""
+    """A conversation with one model; `ask` streams each answer."""
 
     def __init__(
         self, engine: LocalEngine | ExternalEngine, system: str | None, settings: Prompt
     ) -> None:
         self.engine, self.settings = engine, settings
-        told = engine.system if system is None else system
-        self.messages: list[Message] = [Message("system", told)] if told else []
+        content = engine.system if system is None else system
+        self.messages: list[Message] = [Message("system", content)] if content else []
 
     def ask(self, question: str, images: Sequence[Path] = ()) -> Iterator[str]:
-        """The pieces of the answer to a question, with pictures before it if there are any.
+        """Yield the pieces of the answer to a question, which may come with images.
 
-        Raises BadData when the conversation has outgrown the model's context, or for pictures that
-        it can't see; BadPicture, NotFound.
+        Raises BadData when the conversation has outgrown the model's context, or for images that it
+        doesn't support; BadImage, NotFound.
         """
-        content, pictures = join_parts((*map(image_from_file, images), question))
-        self.messages.append(Message("user", content, images=pictures))
+        content, parsed_images = join_parts((*map(image_from_file, images), question))
+        self.messages.append(Message("user", content, images=parsed_images))
         pieces = []
         for piece in self.engine.stream(replace(self.settings, messages=tuple(self.messages))):
             pieces.append(piece)

@@ -1,4 +1,4 @@
-"""What an engine is: whatever answers prompts."""
+"""The protocol of engines: they answer prompts."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -9,19 +9,19 @@ from burnish.engines.local.decoding import Batch, GenerationRequest, Prefix
 
 
 class Engine(Protocol):
-    """Answers prompts. Local models, servers and remote endpoints look the same from above."""
+    """Answers prompts. Local models, servers and remote endpoints share this interface."""
 
     @property
     def name(self) -> str:
-        """How people call it."""
+        """The name shown to users."""
 
     @property
     def context_length(self) -> int:
-        """Tokens that prompt and answer may have together."""
+        """The maximum of prompt tokens and answer tokens together."""
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that its weights take."""
+        """The size of the weights in bytes."""
 
     def answer(
         self,
@@ -30,53 +30,54 @@ class Engine(Protocol):
         batch_size: int = 16,
         advance: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """One answer a prompt, in order; `advance(n)` is called when n more are done.
+        """Return one answer per prompt, in order; `advance(n)` is called when n more are done.
 
         Raises PromptTooLong for a prompt that doesn't fit the context.
         """
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt as it would be asked."""
+        """Return the number of tokens of a prompt, rendered."""
 
     def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
-        """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
+        """Return, per row, the log-probability (nats) of its answer and the answer's token
+        count."""
 
 
 class BatchedEngine(Engine, Protocol):
-    """An engine whose requests the scheduler answers in turns."""
+    """An engine whose requests the scheduler decodes in batches."""
 
-    #: The prompt of its training, for who brings none.
+    #: The system prompt of its training, for conversations without one.
     system: str | None
     #: The tokens that end an answer.
     ends: frozenset[int]
 
     @property
     def batch_key(self) -> int:
-        """Engines with the same key may have requests in one batch."""
+        """Engines with the same key may share a batch."""
 
     def new_batch(self) -> Batch:
-        """An empty batch for its requests, and those of engines with the same key."""
+        """Return an empty batch for requests of engines with this key."""
 
     @property
     def tokenizer(self) -> Any:
-        """What encodes its prompts."""
+        """The tokenizer of its prompts."""
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens it knows."""
+        """The number of tokens of the vocabulary."""
 
     def active(self) -> AbstractContextManager[None]:
-        """Its own weights, for as long as it answers."""
+        """Activate its own weights within the block."""
 
     def build_request(self, prompt: Prompt) -> GenerationRequest:
-        """A prompt as tokens. Raises PromptTooLong, BadData."""
+        """Encode a prompt. Raises PromptTooLong, BadData."""
 
     def build_request_from_ids(self, prompt: Prompt, ids: Sequence[int]) -> GenerationRequest:
-        """A prompt with its tokens. Raises PromptTooLong, BadData."""
+        """Build a request from a prompt and its tokens. Raises PromptTooLong, BadData."""
 
     def choose(self, requests: Sequence[GenerationRequest], prefix: Prefix | None = None) -> None:
         """Answer requests that have choices, each with one of them. Call it while `active`."""
 
     def read_prefix(self, ids: Sequence[int], begin: Prefix | None = None) -> Prefix | None:
-        """A beginning of prompts, computed, to be given to `choose` and to a batch; None if prompts
-        cannot begin so. Call it while `active`."""
+        """Compute a common prefix of prompts, to be passed to `choose` and to a batch; None if
+        prompts cannot begin with it. Call it while `active`."""

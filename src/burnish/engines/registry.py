@@ -1,4 +1,4 @@
-"""Any engine by name: the artifact's kind says which."""
+"""Open an engine by name; the artifact's kind decides which."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,14 +16,14 @@ from burnish.engines.protocol import Engine
 from burnish.models.artifact import Artifact
 from burnish.models.find_artifact import find_artifact
 
-#: Kinds of artifacts with a head.
+#: Kinds of artifacts with a head → how to open them.
 HEAD_ENGINES: dict[str, Callable[[Artifact], HeadEngine]] = {
     "linear": open_linear,
     "classifier": open_classifier,
     "token_classifier": open_token_classifier,
 }
 
-#: Kinds of exported folders that an engine in a child answers with.
+#: Kinds of exported folders → how to start the engine in a child process.
 EXTERNAL_ENGINES: dict[str, Callable[[Artifact, LaunchOptions], LogprobEngine]] = {
     "gguf": open_llama_cpp,
     "onnx": open_onnx,
@@ -32,7 +32,7 @@ EXTERNAL_ENGINES: dict[str, Callable[[Artifact, LaunchOptions], LogprobEngine]] 
 
 
 def open_engine(source: str | Path) -> Engine:
-    """A model by name, a run by id, or an artifact folder, ready to answer.
+    """Open a model by name, a run by id, or an artifact folder, ready to answer.
 
     Raises NotFound if it is none of them; Unavailable or EngineFailed if its engine doesn't run.
     """
@@ -40,14 +40,14 @@ def open_engine(source: str | Path) -> Engine:
 
 
 def engine_for(artifact: Artifact | None, source: str | Path) -> Engine:
-    """The same for whoever has looked for the artifact already."""
+    """Open the engine of an artifact that was already looked up in `source`."""
     if artifact is not None and artifact.kind in HEAD_ENGINES:
         return HEAD_ENGINES[artifact.kind](artifact)
     return _text_engine_for(artifact, source)
 
 
 def open_text_engine(source: str | Path) -> LocalEngine | LogprobEngine:
-    """The same for what makes text: BadRecipe if it is a classifier."""
+    """Open an engine that generates text. Raises BadRecipe for a classifier."""
     return _text_engine_for(find_artifact(source), source)
 
 

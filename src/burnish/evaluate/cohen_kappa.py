@@ -1,4 +1,4 @@
-"""How far two graders agree beyond chance: Cohen's kappa (1960), with its interval."""
+"""Cohen's kappa (1960): agreement of two graders beyond chance, with an interval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from burnish.core.resampling import DRAWS
 class Agreement:
     """Two graders on the same answers.
 
-    `table` counts answers: a line for each grade of the first, a column for each of the second, in
-    the order of `grades`. `share` is how often they agree.
+    `table` counts answers: a row per grade of the first, a column per grade of the second, in the
+    order of `grades`. `share` is the observed agreement.
     """
 
     grades: tuple[str, ...]
@@ -30,27 +30,26 @@ def measure_agreement(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Agreement:
-    """Kappa of grades without order, with the percentile bootstrap (Efron & Tibshirani 1993) over
-    the answers and one more on which they disagree.
+    """Return kappa for unordered grades, with the percentile bootstrap (Efron & Tibshirani 1993)
+    over the answers and one added disagreement.
 
-    The one more keeps it honest where they nearly always agree: of 30 answers without a
-    disagreement, the plain bootstrap and the asymptotic interval say "surely 1"
-    (docs/benchmarks/statistics.md).
-    Kappa is not a number where both give all answers the same grade. Raises ValueError if the
-    lengths differ.
+    The added disagreement keeps the interval honest near perfect agreement: for 30 answers without
+    a disagreement, the plain bootstrap and the asymptotic interval claim certainty
+    (docs/benchmarks/statistics.md). Kappa is NaN if both give all answers the same grade. Raises
+    ValueError if the lengths differ.
     """
-    places = {grade: place for place, grade in enumerate(grades)}
-    size, n = len(places), len(first)
+    columns = {grade: column for column, grade in enumerate(grades)}
+    size, n = len(columns), len(first)
     table = np.zeros((size, size))
-    for one, other in zip(first, second, strict=True):
-        table[places[one], places[other]] += 1
+    for first_grade, second_grade in zip(first, second, strict=True):
+        table[columns[first_grade], columns[second_grade]] += 1
     value = float(_kappas(table[None])[0])
-    apart = 1 - np.eye(size)
-    shares = (table + apart / apart.sum()).ravel() / (n + 1)
-    drawn = np.random.default_rng(seed).multinomial(n + 1, shares, DRAWS)
-    kappas = _kappas(drawn.reshape(DRAWS, size, size))
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(kappas[np.isfinite(kappas)], ends)
+    off_diagonal = 1 - np.eye(size)
+    shares = (table + off_diagonal / off_diagonal.sum()).ravel() / (n + 1)
+    tables = np.random.default_rng(seed).multinomial(n + 1, shares, DRAWS)
+    kappas = _kappas(tables.reshape(DRAWS, size, size))
+    quantiles = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(kappas[np.isfinite(kappas)], quantiles)
     return Agreement(
         grades=tuple(grades),
         table=tuple(tuple(int(count) for count in line) for line in table),
@@ -60,7 +59,7 @@ def measure_agreement(
 
 
 def _kappas(tables: np.ndarray) -> np.ndarray:
-    """Kappa of each table (tables, grades, grades); not a number where chance explains all."""
+    """Return kappa of each table (tables, grades, grades); NaN where chance agreement is 1."""
     n = tables.sum(axis=(1, 2))
     agreed = tables.trace(axis1=1, axis2=2) / n
     by_chance = (tables.sum(axis=1) * tables.sum(axis=2)).sum(axis=1) / n**2

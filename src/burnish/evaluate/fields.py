@@ -1,7 +1,7 @@
-"""The fields of two JSON values, and how many they share.
+"""Count the fields (leaves) of two JSON values, and those they share.
 
-Values of one object belong together: the objects of two lists are paired so that most fields agree
-(Kuhn 1955), and only then counted. The order of a list says nothing; 1 and 1.0 are one number.
+The fields of one object belong together: the objects of two lists are matched to maximize agreement
+(Kuhn 1955) before counting. Lists are unordered; 1 and 1.0 are one number.
 """
 
 import json
@@ -11,20 +11,20 @@ from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-#: Pairs of objects of two lists that are compared each with each; of more, those in one place are.
+#: Limit of pairwise comparisons of two lists; longer ones are compared position by position.
 _MOST_PAIRS = 10_000
 
 
 def parse_fields(text: str) -> Any:
-    """The value of a JSON text: numbers as Decimal, whatever their size. Raises ValueError."""
+    """Parse JSON with numbers of any size as Decimal. Raises ValueError."""
     try:
         return json.loads(text, parse_int=Decimal, parse_float=Decimal, parse_constant=_refuse)
     except (RecursionError, InvalidOperation) as error:
-        raise ValueError("The text is no JSON that can be kept.") from error
+        raise ValueError("The text is not valid JSON, or is nested too deeply.") from error
 
 
 def count_fields(value: Any) -> int:
-    """How many leaves a value has; an empty list or object is one."""
+    """Return the number of leaves of a value; an empty list or object counts as one."""
     if isinstance(value, Mapping) and value:
         return sum(map(count_fields, value.values()))
     if isinstance(value, list) and value:
@@ -32,50 +32,53 @@ def count_fields(value: Any) -> int:
     return 1
 
 
-def shared_fields(theirs: Any, ours: Any) -> int:
-    """How many leaves are equal, path and value."""
-    if isinstance(theirs, Mapping) and isinstance(ours, Mapping) and theirs and ours:
-        return sum(shared_fields(theirs[key], ours[key]) for key in theirs.keys() & ours.keys())
-    if isinstance(theirs, list) and isinstance(ours, list) and theirs and ours:
-        return _shared_items(theirs, ours)
-    return int(_frozen(theirs) == _frozen(ours))
+def shared_fields(expected: Any, actual: Any) -> int:
+    """Return the number of leaves with equal path and value."""
+    if isinstance(expected, Mapping) and isinstance(actual, Mapping) and expected and actual:
+        return sum(
+            shared_fields(expected[key], actual[key]) for key in expected.keys() & actual.keys()
+        )
+    if isinstance(expected, list) and isinstance(actual, list) and expected and actual:
+        return _shared_items(expected, actual)
+    return int(_frozen(expected) == _frozen(actual))
 
 
-def _shared_items(theirs: list[Any], ours: list[Any]) -> int:
-    """The same for two lists: equal items first, then the best pairs of the others."""
-    left = [Counter(map(_frozen, items)) for items in (theirs, ours)]
-    same = left[0] & left[1]
-    rest = [_without(items, same) for items in (theirs, ours)]
-    found = sum(count_fields(item) for item in theirs) - sum(map(count_fields, rest[0]))
-    # Single values that aren't equal share nothing.
-    inner = [[item for item in items if isinstance(item, Mapping | list)] for items in rest]
-    return found + (_paired(*inner) if all(inner) else 0)
+def _shared_items(expected: list[Any], actual: list[Any]) -> int:
+    """Return the shared leaves of two lists: equal items first, then the best matching of the
+    rest."""
+    counts = [Counter(map(_frozen, items)) for items in (expected, actual)]
+    equal = counts[0] & counts[1]
+    rest = [_without(items, equal) for items in (expected, actual)]
+    count = sum(count_fields(item) for item in expected) - sum(map(count_fields, rest[0]))
+    # Scalars that aren't equal share nothing.
+    nested = [[item for item in items if isinstance(item, Mapping | list)] for items in rest]
+    return count + (_paired(*nested) if all(nested) else 0)
 
 
-def _paired(theirs: list[Any], ours: list[Any]) -> int:
-    if len(theirs) * len(ours) > _MOST_PAIRS:
-        return sum(map(shared_fields, theirs, ours))
-    from scipy.optimize import linear_sum_assignment  # a moment to load, and seldom asked
+def _paired(expected: list[Any], actual: list[Any]) -> int:
+    if len(expected) * len(actual) > _MOST_PAIRS:
+        return sum(map(shared_fields, expected, actual))
+    from scipy.optimize import linear_sum_assignment  # slow to load, rarely needed
 
-    table = [[shared_fields(one, other) for other in ours] for one in theirs]
+    table = [[shared_fields(left, right) for right in actual] for left in expected]
     rows, columns = linear_sum_assignment(table, maximize=True)
     return sum(table[row][column] for row, column in zip(rows, columns, strict=True))
 
 
-def _without(items: list[Any], same: Counter[Any]) -> list[Any]:
-    """The items beyond those that both lists have."""
-    left, rest = Counter(same), []
+def _without(items: list[Any], equal: Counter[Any]) -> list[Any]:
+    """Return the items beyond those that both lists have."""
+    remaining, rest = Counter(equal), []
     for item in items:
-        own = _frozen(item)
-        if left[own] > 0:
-            left[own] -= 1
+        key = _frozen(item)
+        if remaining[key] > 0:
+            remaining[key] -= 1
         else:
             rest.append(item)
     return rest
 
 
 def _frozen(value: Any) -> Any:
-    """A value that can be compared and counted: lists as bags, texts in NFC, true apart from 1."""
+    """Return a hashable form of a value: lists as multisets, texts in NFC, true distinct from 1."""
     if isinstance(value, Mapping):
         return "object", frozenset((key, _frozen(inner)) for key, inner in value.items())
     if isinstance(value, list):
@@ -86,4 +89,4 @@ def _frozen(value: Any) -> Any:
 
 
 def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON.")
+    raise ValueError(f"{name} is not valid JSON.")

@@ -26,29 +26,29 @@ _MAX_LENGTH = 2000
 
 
 class BadFormula(ValueError):
-    """A formula that cannot be read or computed."""
+    """A formula that cannot be parsed or computed."""
 
 
 def names_in(formula: str) -> set[str]:
-    """The graders that a formula names. Raises BadFormula if it is none."""
-    found: set[str] = set()
-    _evaluate(_parse(formula), _NameRecorder(found))
-    return found
+    """Return the graders that a formula names. Raises BadFormula."""
+    names: set[str] = set()
+    _evaluate(_parse(formula), _NameRecorder(names))
+    return names
 
 
 def compute(formula: str, values: Mapping[str, float]) -> float:
-    """Its value. `^` is a power. Raises BadFormula."""
+    """Return the formula's value. `^` is power. Raises BadFormula."""
     return _evaluate(_parse(formula), values)
 
 
 class _NameRecorder(dict[str, float]):
-    """Every name has a value; which were asked for is put down."""
+    """Gives every name a value, and records the names that were looked up."""
 
-    def __init__(self, asked: set[str]) -> None:
-        self.asked = asked
+    def __init__(self, names: set[str]) -> None:
+        self.names = names
 
     def __contains__(self, name: object) -> bool:
-        self.asked.add(str(name))
+        self.names.add(str(name))
         return True
 
     def __getitem__(self, name: str) -> float:
@@ -57,11 +57,11 @@ class _NameRecorder(dict[str, float]):
 
 def _parse(formula: str) -> ast.expr:
     if len(formula) > _MAX_LENGTH:
-        raise BadFormula(f"the formula is longer than {_MAX_LENGTH} letters")
+        raise BadFormula(f"the formula is longer than {_MAX_LENGTH} characters")
     try:
         return ast.parse(formula.replace("^", "**").strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise BadFormula("the formula cannot be read") from error
+        raise BadFormula("the formula cannot be parsed") from error
 
 
 def _evaluate(part: ast.expr, values: Mapping[str, float]) -> float:
@@ -72,7 +72,7 @@ def _evaluate(part: ast.expr, values: Mapping[str, float]) -> float:
             raise
         raise BadFormula(f"the formula cannot be computed: {error}") from error
     if not math.isfinite(result):
-        raise BadFormula("the formula gives no number")
+        raise BadFormula("the formula's value is not finite")
     return result
 
 

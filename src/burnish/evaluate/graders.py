@@ -19,7 +19,7 @@ _TEMPLATE = re.compile(r"\{\{\s*(item|sample)((?:\.\w+)*)\s*\}\}")
 
 
 class TemplateError(ValueError):
-    """A template names what isn't there, in `root`: the `item` or the `sample`."""
+    """A template refers to a missing key, in `root`: the `item` or the `sample`."""
 
     def __init__(self, what: str, root: str) -> None:
         super().__init__(what)
@@ -27,36 +27,36 @@ class TemplateError(ValueError):
 
 
 def fill(template: str, item: Mapping[str, Any], output: str) -> str:
-    """Return a template with what it names put in: keys of a row's `item`, and of what was answered
-    (`sample.output_text`, and `sample.output_json` where it is JSON).
+    """Fill a template: keys of a row's `item`, and of the output (`sample.output_text`, and
+    `sample.output_json` if it is JSON).
 
-    Raises TemplateError for a variable that is not there, and for a text of more than `MAX_FILLED`
-    characters: a short template can name a long text many times.
+    Raises TemplateError for a missing key, and for a text of more than `MAX_FILLED` characters: a
+    short template can refer to a long text many times.
     """
     sample, room = sample_of(output), MAX_FILLED - len(template)
 
-    def found(match: re.Match[str]) -> str:
+    def replace(match: re.Match[str]) -> str:
         nonlocal room
         root, path = match[1], match[2].split(".")[1:]
-        place: Any = item if root == "item" else sample
+        value: Any = item if root == "item" else sample
         for name in path:
-            inside = isinstance(place, list) and name.isascii() and name.isdigit()
+            is_index = isinstance(value, list) and name.isascii() and name.isdigit()
             try:
-                place = place[int(name)] if inside else place[name]
+                value = value[int(name)] if is_index else value[name]
             except (LookupError, TypeError) as error:
                 missing = f"{{{{{'.'.join((root, *path))}}}}} is not there"
                 raise TemplateError(missing, root) from error
-        text = place if isinstance(place, str) else json.dumps(place, ensure_ascii=False)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         room -= len(text)
         if room < 0:
             raise TemplateError(f"the filled text has more than {MAX_FILLED:,} characters", root)
         return text
 
-    return _TEMPLATE.sub(found, template)
+    return _TEMPLATE.sub(replace, template)
 
 
 def sample_of(output: str) -> dict[str, Any]:
-    """An answer as templates see it."""
+    """Return an answer as the `sample` of templates."""
     sample: dict[str, Any] = {"output_text": output}
     try:
         sample["output_json"] = parse_json(output)
@@ -65,19 +65,19 @@ def sample_of(output: str) -> dict[str, Any]:
     return sample
 
 
-def gleu(given: str, wanted: str) -> float:
-    """Google's sentence BLEU: the lesser of precision and recall over 1- to 4-grams of words
+def gleu(output: str, reference: str) -> float:
+    """Return Google's sentence BLEU: the lesser of precision and recall over 1- to 4-grams of words
     (Wu et al. 2016, arXiv:1609.08144)."""
-    ours, theirs = (
+    actual, expected = (
         Counter(tuple(words[i : i + n]) for n in range(1, 5) for i in range(len(words) - n + 1))
-        for words in (_spaced(given).split(), _spaced(wanted).split())
+        for words in (_spaced(output).split(), _spaced(reference).split())
     )
-    longest = max(sum(ours.values()), sum(theirs.values()))
-    return sum((ours & theirs).values()) / longest if longest else 0.0
+    longest = max(sum(actual.values()), sum(expected.values()))
+    return sum((actual & expected).values()) / longest if longest else 0.0
 
 
 def _spaced(text: str) -> str:
-    """NFC, with spaces between the characters of scripts that have none between words."""
+    """Return NFC with spaces between the characters of scripts without word spaces."""
     return spaced(_composed(text))
 
 
@@ -86,10 +86,10 @@ def _composed(text: str) -> str:
 
 
 def _rouge(name: str) -> Callable[[str, str], float]:
-    def score(given: str, wanted: str) -> float:
+    def score(output: str, reference: str) -> float:
         from burnish.evaluate.rouge import rouge
 
-        return rouge(name, wanted, given)
+        return rouge(name, reference, output)
 
     return score
 

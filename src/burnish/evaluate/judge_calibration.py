@@ -1,7 +1,7 @@
 """The metric `graded`: a model's grades, once it has been shown to grade as people do.
 
 Before anything is scored, the judge grades answers that people of this project have graded. Below
-`evaluate.judge.least_kappa` nothing is scored. What it scores later says whose scores they are.
+`evaluate.judge.least_kappa` nothing is scored. The summary of its scores names the judge.
 """
 
 from collections import Counter
@@ -22,7 +22,7 @@ from burnish.evaluate.scoring import with_interval
 from burnish.models.find_artifact import find_artifact
 
 METRIC = "graded"
-#: Column of the human file → the names that it may have; those of `predictions-*.jsonl` too.
+#: Column of the human file → accepted names; those of `predictions-*.jsonl` too.
 _COLUMNS = {
     "question": ("question", "prompt"),
     "answer": ("answer",),
@@ -33,141 +33,146 @@ _COLUMNS = {
 
 @dataclass(frozen=True, slots=True)
 class CalibratedJudge:
-    """A judge that agrees with people. `partial` names the compared models that are its own kin."""
+    """A judge that agrees with people. `related_models` names the compared models that share its
+    base."""
 
     judge: Judge
     agreement: Agreement
     related_models: tuple[str, ...]
 
     def grade(self, scores: Scores, rows: Sequence[Row], settings: Evaluate) -> Scores:
-        """The scores by the judge's grades; those of words are kept beside them. An answer without
-        a clear grade has the lowest one."""
-        worth = self.judge.settings.grades
-        both = list(zip(rows, scores.predictions, strict=True))
-        cases = [_grading_case(row, one) for row, one in both]
-        found = self.judge.grade(cases, f"Grading by {self.judge.name}")
-        least = min(worth.values())
+        """Return the scores by the judge's grades; the text metric's are kept in `extra`. An answer
+        without a clear grade gets the lowest one."""
+        scale = self.judge.settings.grades
+        pairs = list(zip(rows, scores.predictions, strict=True))
+        cases = [_grading_case(row, prediction) for row, prediction in pairs]
+        grades = self.judge.grade(cases, f"Grading by {self.judge.name}")
+        lowest = min(scale.values())
         graded = [
-            replace(one, score=worth.get(grade, least))
-            for grade, (_, one) in zip(found, both, strict=True)
+            replace(prediction, score=scale.get(grade, lowest))
+            for grade, (_, prediction) in zip(grades, pairs, strict=True)
         ]
         extra = {
             scores.metric: mean(scores.values),
             **scores.extra,
-            "no_clear_grade": found.count(UNCLEAR) / len(found),
+            "no_clear_grade": grades.count(UNCLEAR) / len(grades),
         }
         return with_interval(METRIC, graded, settings, extra)
 
     @property
     def summary(self) -> str:
-        """What stands beside every verdict on such scores."""
+        """The statement printed beside every verdict on such scores."""
         kappa = self.agreement.kappa
-        told = (
+        statement = (
             f"The scores are grades by a model, {self.judge.name}. On {kappa.n} answers that "
             f"people graded it agrees with them on {self.agreement.share:.0%}, kappa "
             f"{kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f}); the intervals of the "
-            "scores don't hold its errors."
+            "scores don't include its errors."
         )
-        kin = ", ".join(self.related_models)
-        return f"{told} It may favour {kin}, which is its own kin." if kin else told
+        related = ", ".join(self.related_models)
+        return (
+            f"{statement} It may favour {related}, which shares its base." if related else statement
+        )
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `--json` prints."""
-        found = self.agreement
-        named = ["no clear grade" if grade == UNCLEAR else grade for grade in found.grades]
+        """Return the shape that `--json` prints."""
+        agreement = self.agreement
+        grades = ["no clear grade" if grade == UNCLEAR else grade for grade in agreement.grades]
         return {
             "name": self.judge.name,
             "endpoint": self.judge.settings.endpoint,
-            "kappa": found.kappa.value,
-            "ci": [found.kappa.low, found.kappa.high],
+            "kappa": agreement.kappa.value,
+            "ci": [agreement.kappa.low, agreement.kappa.high],
             "least_kappa": self.judge.settings.least_kappa,
-            "labels": found.kappa.n,
-            "agreement": found.share,
-            "grades": named,
-            "confusion": [list(line) for line in found.table],
+            "labels": agreement.kappa.n,
+            "agreement": agreement.share,
+            "grades": grades,
+            "confusion": [list(line) for line in agreement.table],
             "partial": list(self.related_models),
             "words": self.summary,
         }
 
 
 def calibrate_judge(settings: Evaluate, compared: Sequence[str]) -> CalibratedJudge | None:
-    """The judge of a recipe, if one is to grade; `compared` are the models that it will grade.
+    """Return the recipe's judge after calibration, or None if the metric isn't `graded`; `compared`
+    are the models that it will grade.
 
-    Raises BadRecipe where people graded too little, or the judge doesn't agree with them; BadData
+    Raises BadRecipe if people graded too few answers, or the judge doesn't agree with them; BadData
     for a file that can't be used.
     """
     if settings.metric != METRIC:
         return None
-    wanted = settings.judge
-    judge = Judge(wanted, settings.batch_size)
-    cases, people = _read_human_grades(wanted)
-    said = judge.grade(cases, f"Grading what people graded, by {judge.name}")
-    found = measure_agreement(
-        people, said, [*wanted.grades, UNCLEAR], settings.confidence, settings.seed
+    judge_settings = settings.judge
+    judge = Judge(judge_settings, settings.batch_size)
+    cases, human_grades = _read_human_grades(judge_settings)
+    grades = judge.grade(cases, f"Grading what people graded, by {judge.name}")
+    agreement = measure_agreement(
+        human_grades, grades, [*judge_settings.grades, UNCLEAR], settings.confidence, settings.seed
     )
-    result = CalibratedJudge(judge, found, _find_related_models(wanted, compared))
-    if not found.kappa.value >= wanted.least_kappa:
+    result = CalibratedJudge(judge, agreement, _find_related_models(judge_settings, compared))
+    if not agreement.kappa.value >= judge_settings.least_kappa:
         raise BadRecipe(
-            f"{judge.name} doesn't grade as people do: kappa {found.kappa.value:.2f} "
-            f"({found.kappa.low:.2f} to {found.kappa.high:.2f}) on {len(people)} answers; "
-            f"{wanted.least_kappa:.2f} is asked for. {_most_frequent_disagreement(found)}",
-            "Say in evaluate.judge.rubric what the people were told, name another model, or take a "
-            "metric of words. Lowering evaluate.judge.least_kappa only hides it.",
+            f"{judge.name} doesn't grade as people do: kappa {agreement.kappa.value:.2f} "
+            f"({agreement.kappa.low:.2f} to {agreement.kappa.high:.2f}) on {len(human_grades)} "
+            f"answers; at least {judge_settings.least_kappa:.2f} is required. "
+            f"{_most_frequent_disagreement(agreement)}",
+            "Put the instructions of the people into evaluate.judge.rubric, name another model, or "
+            "use a text metric. Lowering evaluate.judge.least_kappa only hides it.",
         )
     say(result.summary)
     return result
 
 
 def _grading_case(row: Row, prediction: Prediction) -> GradingCase:
-    """An answer as the judge sees it; of a conversation it sees all turns."""
+    """Return an answer as the judge sees it; for a conversation, with all turns."""
     turns = [turn for turn in row.prompt if turn.role != "system"]
-    asked = "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
+    conversation = "\n".join(f"{turn.role}: {turn.content}" for turn in turns)
     return GradingCase(
-        asked if len(turns) > 1 else prediction.prompt, row.answer, prediction.answer
+        conversation if len(turns) > 1 else prediction.prompt, row.answer, prediction.answer
     )
 
 
 def _read_human_grades(settings: Settings) -> tuple[list[GradingCase], list[str]]:
-    """Answers and the people's grades. Raises BadRecipe, BadData."""
+    """Return graded answers and the people's grades. Raises BadRecipe, BadData."""
     if not settings.human:
         raise BadRecipe(
-            "A judge counts only if it agrees with people, and no file of theirs is named.",
+            "A judge must be calibrated against people, and no file of their grades is named.",
             f"Let people grade {settings.least_labels} answers or more and name the file in "
             "evaluate.judge.human (columns question, answer, reference, verdict).",
         )
-    known = {grade.strip().casefold(): grade for grade in settings.grades}
-    found: dict[GradingCase, str] = {}
+    grade_by_name = {grade.strip().casefold(): grade for grade in settings.grades}
+    grades: dict[GradingCase, str] = {}
     for file in settings.human:
         for number, record in read_records(file):
             parts = {name: _column_text(record, names) for name, names in _COLUMNS.items()}
-            verdict = known.get(parts.pop("verdict").strip().casefold())
+            verdict = grade_by_name.get(parts.pop("verdict").strip().casefold())
             if verdict is None or not parts["question"]:
                 raise BadData(
-                    f"{file}, row {number}: there is no question with a verdict that is one of "
+                    f"{file}, row {number}: the row needs a question, and a verdict that is one of "
                     f"{', '.join(settings.grades)}.",
                     "Correct the row, or name your own grades in evaluate.judge.grades.",
                 )
             case = GradingCase(**parts)
-            if found.setdefault(case, verdict) != verdict:
+            if grades.setdefault(case, verdict) != verdict:
                 raise BadData(
-                    f"{file}, row {number}: the same answer has another verdict further up.",
+                    f"{file}, row {number}: an earlier row gives the same answer another verdict.",
                     "Let the people agree on one, or leave the answer out.",
                 )
-    _refuse_few_grades(list(found.values()), settings)
-    return list(found), list(found.values())
+    _refuse_few_grades(list(grades.values()), settings)
+    return list(grades), list(grades.values())
 
 
 def _refuse_few_grades(people: Sequence[str], settings: Settings) -> None:
     if len(people) < settings.least_labels:
         raise BadRecipe(
-            f"People graded {len(people)} different answers; fewer than {settings.least_labels} "
-            "say little about a judge.",
-            "Let them grade more, among them wrong ones.",
+            f"People graded {len(people)} different answers; calibrating a judge needs at least "
+            f"{settings.least_labels}.",
+            "Let them grade more, including wrong ones.",
         )
     if len(set(people)) < 2:
         raise BadRecipe(
-            f"People graded all {len(people)} answers `{people[0]}`: whether a judge can tell "
-            "them from others isn't seen.",
+            f"People graded all {len(people)} answers `{people[0]}`, so nothing shows whether a "
+            "judge can tell them from others.",
             "Add answers with other grades; those of an untrained model are often wrong.",
         )
 
@@ -177,10 +182,10 @@ def _column_text(record: Mapping[str, Any], names: Sequence[str]) -> str:
 
 
 def _find_related_models(settings: Settings, compared: Sequence[str]) -> tuple[str, ...]:
-    """The compared models that are the judge or have its base: models favour what they would say
-    themselves (Panickssery et al. 2024, arXiv:2404.13076)."""
-    own = settings.model if settings.endpoint else _base_of(settings.model)
-    return tuple(dict.fromkeys(name for name in compared if _base_of(name) == own))
+    """Return the compared models that are the judge or share its base: models favour their own kind
+    of answers (Panickssery et al. 2024, arXiv:2404.13076)."""
+    judge_base = settings.model if settings.endpoint else _base_of(settings.model)
+    return tuple(dict.fromkeys(name for name in compared if _base_of(name) == judge_base))
 
 
 def _base_of(source: str) -> str:
@@ -188,16 +193,16 @@ def _base_of(source: str) -> str:
     return artifact.base if artifact else source
 
 
-def _most_frequent_disagreement(found: Agreement) -> str:
-    """The disagreement that is most frequent."""
+def _most_frequent_disagreement(agreement: Agreement) -> str:
+    """Describe the most frequent disagreement."""
     counts = Counter(
         {
-            (one, other): found.table[line][place]
-            for line, one in enumerate(found.grades)
-            for place, other in enumerate(found.grades)
-            if line != place
+            (human_grade, judge_grade): agreement.table[row][column]
+            for row, human_grade in enumerate(agreement.grades)
+            for column, judge_grade in enumerate(agreement.grades)
+            if row != column
         }
     )
     ((people, judge), count) = counts.most_common(1)[0]
-    said = f"`{judge}`" if judge != UNCLEAR else "nothing clear"
-    return f"Most often ({count} times) people say `{people}` and it says {said}."
+    verdict = f"`{judge}`" if judge != UNCLEAR else "nothing clear"
+    return f"Most often ({count} times) people say `{people}` and it says {verdict}."

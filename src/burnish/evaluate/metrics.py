@@ -1,7 +1,8 @@
 """Scores of one answer, in [0, 1], higher is better: the table METRICS.
 
-A score belongs to one question, so that statistics can pair routes. What only exists over a whole
-set (macro-F1, corpus BLEU) is in CORPUS and is shown beside the score, never tested.
+A score belongs to one question, so that statistics can pair routes. Metrics that exist only over a
+whole set (macro-F1, corpus BLEU) are in CORPUS_METRICS and are shown beside the score, never
+tested.
 """
 
 import unicodedata
@@ -18,74 +19,75 @@ from burnish.evaluate.text import normalize, squad_normalize, tokens, unfenced, 
 
 
 def accuracy(expected: str, answer: str) -> float:
-    """1 if the label is the expected one, to the letter."""
+    """Return 1 if the label equals the expected one exactly."""
     return float(written_alike(answer) == written_alike(expected))
 
 
 def exact_match(expected: str, answer: str) -> float:
-    """1 if the normal forms are equal; numbers keep their value (evaluate.text)."""
+    """Return 1 if the normal forms are equal; numbers keep their value (evaluate.text)."""
     return float(normalize(answer) == normalize(expected))
 
 
 def token_f1(expected: str, answer: str) -> float:
-    """F1 of the words that both have, in the normal form of `exact_match`; characters of scripts
+    """Return the F1 of shared words, in the normal form of `exact_match`; characters of scripts
     without spaces count as words."""
     return _f1_of_words(tokens(normalize(expected)), tokens(normalize(answer)))
 
 
 def squad_exact_match(expected: str, answer: str) -> float:
-    """1 if SQuAD's normal forms are equal, as others report it: 3.5 is 35 there."""
+    """Return 1 if SQuAD's normal forms are equal, for comparison with published results: 3.5 equals
+    35 there."""
     return float(squad_normalize(answer) == squad_normalize(expected))
 
 
 def squad_f1(expected: str, answer: str) -> float:
-    """SQuAD's F1 (Rajpurkar et al. 2016) of words in its own normal form."""
+    """Return SQuAD's F1 (Rajpurkar et al. 2016) of words in its own normal form."""
     return _f1_of_words(tokens(squad_normalize(expected)), tokens(squad_normalize(answer)))
 
 
-def _f1_of_words(theirs: Sequence[str], ours: Sequence[str]) -> float:
-    if not theirs or not ours:
-        return float(theirs == ours)
-    shared = sum((Counter(theirs) & Counter(ours)).values())
-    return 2 * shared / (len(theirs) + len(ours))
+def _f1_of_words(expected: Sequence[str], actual: Sequence[str]) -> float:
+    if not expected or not actual:
+        return float(expected == actual)
+    shared = sum((Counter(expected) & Counter(actual)).values())
+    return 2 * shared / (len(expected) + len(actual))
 
 
 def field_f1(expected: str, answer: str) -> float:
-    """F1 over the fields of two JSON objects: a field counts if path and value are equal, and in
-    lists of objects those of one object count together (evaluate.fields).
+    """Return the F1 over the fields of two JSON objects: a field counts if path and value are
+    equal; in lists of objects, those of one object count together (evaluate.fields).
 
-    A code fence round the object is forgiven; an answer that is no JSON object scores 0.
+    A code fence around the object is ignored; an answer that isn't a JSON object scores 0.
     """
-    theirs, ours = _object(expected), _object(answer)
-    if theirs is None or ours is None:
+    reference, output = _object(expected), _object(answer)
+    if reference is None or output is None:
         return 0.0
-    if not theirs or not ours:
-        return float(theirs == ours)
+    if not reference or not output:
+        return float(reference == output)
     try:
-        shared = shared_fields(theirs, ours)
-        return 2 * shared / (count_fields(theirs) + count_fields(ours))
+        shared = shared_fields(reference, output)
+        return 2 * shared / (count_fields(reference) + count_fields(output))
     except RecursionError:
         return 0.0
 
 
 def rouge_l(expected: str, answer: str) -> float:
-    """ROUGE-L F-measure, stemmed (Lin 2004); for ASCII text that of `rouge-score`."""
+    """Return the ROUGE-L F-measure, stemmed (Lin 2004); for ASCII text equal to `rouge-score`."""
     from burnish.evaluate.rouge import rouge_l as score
 
     return score(expected, answer)
 
 
 def bleu(expected: str, answer: str) -> float:
-    """Sentence BLEU, smoothed (sacrebleu; Post 2018), divided by 100; characters of scripts without
-    spaces count as words."""
+    """Return smoothed sentence BLEU (sacrebleu; Post 2018), divided by 100; characters of scripts
+    without spaces count as words."""
     score = sacrebleu.sentence_bleu(_comparable(answer), [_comparable(expected)]).score
     return float(min(score / 100, 1.0))
 
 
 def chrf(expected: str, answer: str) -> float:
-    """Character F-score (Popović 2015; sacrebleu), divided by 100."""
-    theirs, ours = (unicodedata.normalize("NFC", text) for text in (expected, answer))
-    return float(min(sacrebleu.sentence_chrf(ours, [theirs]).score / 100, 1.0))
+    """Return the character F-score (Popović 2015; sacrebleu), divided by 100."""
+    reference, output = (unicodedata.normalize("NFC", text) for text in (expected, answer))
+    return float(min(sacrebleu.sentence_chrf(output, [reference]).score / 100, 1.0))
 
 
 def _comparable(text: str) -> str:
@@ -107,8 +109,8 @@ METRICS: dict[str, Callable[[str, str], float]] = {
 
 
 def macro_f1(expected: Sequence[str], answers: Sequence[str]) -> float:
-    """Mean F1 over the labels, each counting the same."""
-    from sklearn.metrics import f1_score  # a second to load, and seldom asked
+    """Return the mean F1 over the labels, unweighted."""
+    from sklearn.metrics import f1_score  # slow to load, rarely needed
 
     expected, answers = ([*map(written_alike, texts)] for texts in (expected, answers))
     labels = sorted(set(expected))
@@ -116,14 +118,14 @@ def macro_f1(expected: Sequence[str], answers: Sequence[str]) -> float:
 
 
 def json_validity(expected: Sequence[str], answers: Sequence[str]) -> float:
-    """Share of answers that are JSON objects, as they stand or in a code fence."""
+    """Return the share of answers that are JSON objects, bare or in a code fence."""
     return sum(_object(answer) is not None for answer in answers) / len(answers)
 
 
 def corpus_bleu(expected: Sequence[str], answers: Sequence[str]) -> float:
-    """BLEU over the whole set, divided by 100."""
-    ours, theirs = [*map(_comparable, answers)], [*map(_comparable, expected)]
-    return float(sacrebleu.corpus_bleu(ours, [theirs]).score / 100)
+    """Return BLEU over the whole set, divided by 100."""
+    outputs, references = [*map(_comparable, answers)], [*map(_comparable, expected)]
+    return float(sacrebleu.corpus_bleu(outputs, [references]).score / 100)
 
 
 def _mean_over_rows(
@@ -135,7 +137,7 @@ def _mean_over_rows(
     return over_all
 
 
-#: Task → what is shown beside the deciding score, over the whole set.
+#: Task → metrics over the whole set, shown beside the deciding score.
 CORPUS_METRICS: dict[str, dict[str, Callable[[Sequence[str], Sequence[str]], float]]] = {
     "classification": {"macro_f1": macro_f1},
     "extraction": {"exact_match": _mean_over_rows(exact_match), "json_validity": json_validity},
@@ -151,7 +153,7 @@ CORPUS_METRICS: dict[str, dict[str, Callable[[Sequence[str], Sequence[str]], flo
 
 
 def _object(text: str) -> Mapping[str, Any] | None:
-    """The JSON object that an answer is, as it stands or in a code fence; None if it is none."""
+    """Return the JSON object of an answer, bare or in a code fence; None if it isn't one."""
     try:
         value = parse_fields(unfenced(text))
     except ValueError:

@@ -1,8 +1,8 @@
-"""Answers, kept by the content of what was asked of whom: nothing is asked twice.
+"""A cache of answers by content: nothing is asked twice.
 
-Who is killed has lost at most one block of answers. The key holds all that an answer
-depends on: weights and their number format, prompts, expected answers, metric, and the version of
-the code. What a row says beside its question is never taken from here.
+A killed run loses at most one block (256 answers). The key contains everything that an answer
+depends on: weights and their dtype, prompts, expected answers, metric, and the version of the code.
+What a row says beside its question is never taken from the cache.
 """
 
 import json
@@ -25,13 +25,13 @@ from burnish.evaluate.latency import Timing, measure_latencies
 from burnish.evaluate.scoring import PromptSet, ask, load_predictions, save_predictions, score
 from burnish.evaluate.tasks import deciding_metric
 
-#: Questions answered between two writes to the disk.
+#: Questions answered between two writes to disk.
 _BLOCK = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One model as it was measured on the test questions.
+    """One model's measurements on the test questions.
 
     Seconds of single requests, bytes of its weights, and the share of the processors that other
     programs used while it was timed."""
@@ -45,7 +45,8 @@ class Measurement:
 def evaluate_cached(
     identity: str, engine: Engine, prompt_set: PromptSet, task: Task, settings: Evaluate
 ) -> Scores:
-    """Scores of an engine whose weights are `identity` (a hash); asked only if it hasn't been."""
+    """Return the scores of an engine whose weights are `identity` (a hash); uncached questions are
+    asked."""
     metric = deciding_metric(task, settings)
     blocks = [
         PromptSet(
@@ -56,9 +57,9 @@ def evaluate_cached(
     files = [
         _cache_file("predictions", _cache_key(identity, block, metric), "jsonl") for block in blocks
     ]
-    known = sum(file.exists() for file in files)
-    if known:
-        say(f"{prompt_set.label}: {known} of {len(files)} blocks of answers are there already.")
+    cached = sum(file.exists() for file in files)
+    if cached:
+        say(f"{prompt_set.label}: {cached} of {len(files)} blocks of answers are cached.")
     predictions: list[Prediction] = []
     with progress(prompt_set.label, total=len(prompt_set.rows)) as bar:
         for block, file in zip(blocks, files, strict=True):
@@ -66,21 +67,21 @@ def evaluate_cached(
                 bar.advance(len(block.rows))
             else:
                 save_predictions(file, ask(engine, block, metric, settings.batch_size, bar))
-            # Which questions hang together is said by the rows, and may have been learnt since.
+            # Clusters come from the rows, which may have gained them since.
             predictions += [
-                replace(one, group=row.group or "")
-                for one, row in zip(load_predictions(file), block.rows, strict=True)
+                replace(prediction, group=row.group or "")
+                for prediction, row in zip(load_predictions(file), block.rows, strict=True)
             ]
     return score(predictions, metric, task, settings)
 
 
 def latency_cached(label: str, identity: str, engine: Engine, prompts: Sequence[Prompt]) -> Timing:
-    """Seconds of single requests, once for each weights, prompts and machine.
+    """Return seconds of single requests, measured once per weights, prompts and machine.
 
-    What was measured while the machine was busy is said to be so, and measured anew the next time.
+    Timings on a busy machine are reported as such, and measured again the next time.
     """
-    asked = [prompt.as_dict() for prompt in prompts]
-    key = [identity, str(inference_dtype()), hardware(), asked]
+    prompt_facts = [prompt.as_dict() for prompt in prompts]
+    key = [identity, str(inference_dtype()), hardware(), prompt_facts]
     file = _cache_file("latency", key, "json")
     if file.exists():
         return Timing(**json.loads(file.read_text(encoding="utf-8")))
@@ -88,7 +89,7 @@ def latency_cached(label: str, identity: str, engine: Engine, prompts: Sequence[
     if timing.is_busy:
         say(
             f"{label}: other programs used {timing.busy:.0%} of the processors while single "
-            "requests were timed. These times are theirs too."
+            "requests were timed, which distorts the times."
         )
     else:
         write_json(file, asdict(timing))
@@ -97,8 +98,8 @@ def latency_cached(label: str, identity: str, engine: Engine, prompts: Sequence[
 
 def _cache_key(identity: str, block: PromptSet, metric: str) -> list[Any]:
     prompts = [prompt.as_dict() for prompt in block.prompts]
-    asked = [(row.id, row.expected) for row in block.rows]
-    return [identity, str(inference_dtype()), prompts, asked, metric]
+    references = [(row.id, row.expected) for row in block.rows]
+    return [identity, str(inference_dtype()), prompts, references, metric]
 
 
 def _cache_file(kind: str, key: list[Any], ending: str) -> Path:

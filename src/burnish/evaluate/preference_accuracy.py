@@ -1,4 +1,4 @@
-"""A reward model on pairs of answers: how often does it like the better one better?"""
+"""Accuracy of a reward model on pairs: how often it prefers the better answer."""
 
 import time
 from collections.abc import Sequence
@@ -15,14 +15,15 @@ METRIC = "pair_accuracy"
 
 
 def evaluate_pairs(artifact: Artifact, rows: Sequence[Row], settings: Evaluate) -> Scores:
-    """The share of rows whose chosen answer is worth more than the rejected one, with its interval.
+    """Return the share of rows whose chosen answer scores higher than the rejected one, with its
+    interval.
 
-    Each pair is read by itself, so that its `seconds` are those of one that comes alone. Raises
-    BadData for a row that isn't a pair.
+    Each pair is read by itself, so that its `seconds` are those of a single request. Raises BadData
+    for a row that isn't a pair.
     """
     if single := next((row for row in rows if row.rejected is None), None):
         raise BadData(
-            f"{single.id}: the row has one answer, and a reward model is measured on two.",
+            f"{single.id}: the row has one answer; a reward model is measured on pairs.",
             "Give every test row a chosen and a rejected answer.",
         )
     reward, predictions = load_reward_model(artifact), []
@@ -32,13 +33,13 @@ def evaluate_pairs(artifact: Artifact, rows: Sequence[Row], settings: Evaluate) 
             better, worse = reward.score([side.messages for side in row.sides])
             seconds = time.perf_counter() - begun
             assert row.rejected is not None
-            said = row.answer if better > worse else row.rejected.content
-            read = sum(len(reward.encode(side.messages)) for side in row.sides)
-            asked = "\n".join(message.content for message in row.prompt)
+            preferred = row.answer if better > worse else row.rejected.content
+            token_count = sum(len(reward.encode(side.messages)) for side in row.sides)
+            question = "\n".join(message.content for message in row.prompt)
             predictions.append(
                 Prediction(
-                    row.id, asked, row.answer, said, float(better > worse), read, 0, seconds,
-                    group=row.group or "",
+                    row.id, question, row.answer, preferred, float(better > worse), token_count, 0,
+                    seconds, group=row.group or "",
                 )
             )  # fmt: skip
             bar.advance()

@@ -1,4 +1,4 @@
-"""What an answer is worth: the table REWARDS, by `train.objective.reward.kind`."""
+"""Reward functions: the table REWARDS, by `train.objective.reward.kind`."""
 
 import importlib.util
 import math
@@ -28,12 +28,12 @@ from burnish.evaluate.tasks import TASKS
 from burnish.models.artifact import open_artifact
 from burnish.models.heads.reward_model import load_reward_model
 
-#: (row, what was said) → a finite number; higher is better. Raises BadRecipe.
+#: (row, output) → a finite number; higher is better. Raises BadRecipe.
 RewardFn = Callable[[Row, str], float]
 
-#: So many answers of which a Python grader could grade none are taken for its own mistake.
+#: A Python grader that failed on this many answers, and graded none, is considered broken.
 _MAX_FAILURES = 32
-#: What is taken for a mistake in an operator's file.
+#: Exceptions that count as a mistake in an operator's file.
 _FAULTS = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, OSError,
     RuntimeError, SyntaxError, TypeError, ValueError,
@@ -41,27 +41,27 @@ _FAULTS = (
 
 
 def reward_function(reward: Any, task: Task) -> RewardFn:
-    """The function that a recipe's reward means: of what was said, not of what was thought before
-    it, which only an operator's own file sees. Raises BadRecipe for one that can't be."""
-    worth = REWARDS[reward.kind](reward, task)
+    """Return the function of a recipe's reward. It scores the content without the reasoning, which
+    only an operator's own file sees. Raises BadRecipe for an invalid reward."""
+    score = REWARDS[reward.kind](reward, task)
     if isinstance(reward, FileReward):
-        return worth
-    return lambda row, said: worth(row, split_reasoning(said)[1])
+        return score
+    return lambda row, output: score(row, split_reasoning(output)[1])
 
 
 def _metric_reward(reward: MetricReward, task: Task) -> RewardFn:
     name = TASKS[task.kind].metric if reward.metric == "auto" else reward.metric
     score = METRICS[name]
 
-    def worth(row: Row, said: str) -> float:
+    def reward_fn(row: Row, output: str) -> float:
         if not row.answer:
             raise BadRecipe(
-                f"{row.id}: there is no answer, so `{name}` has nothing to compare with.",
+                f"{row.id}: the row has no answer, with which `{name}` would compare.",
                 "Give every row an answer, or set another train.objective.reward.",
             )
-        return score(row.answer, said)
+        return score(row.answer, output)
 
-    return worth
+    return reward_fn
 
 
 def _string_check_reward(reward: StringCheckReward, task: Task) -> RewardFn:
@@ -75,38 +75,38 @@ def _text_similarity_reward(reward: TextSimilarityReward, task: Task) -> RewardF
 def _comparison_reward(
     reward: StringCheckReward | TextSimilarityReward, score: Callable[[str, str], float | bool]
 ) -> RewardFn:
-    def worth(row: Row, said: str) -> float:
+    def reward_fn(row: Row, output: str) -> float:
         item = {"answer": row.answer, **row.item}
         try:
-            return float(score(*(fill(text, item, said) for text in templates)))
+            return float(score(*(fill(text, item, output) for text in templates)))
         except TemplateError as error:
             if error.root == "sample":
-                return 0.0  # the answer isn't the JSON that is asked for: learn otherwise
+                return 0.0  # the answer isn't the requested JSON: no reward
             raise BadRecipe(
                 f"{row.id}: {error}.", "Give every row that key, or correct the template."
             ) from error
 
     templates = (reward.input, reward.reference)
-    return worth
+    return reward_fn
 
 
 def _python_reward(reward: PythonReward, task: Task) -> RewardFn:
-    """In a sandbox that lasts as long as the training. An answer that it fails on is worth 0."""
+    """Run the grader in a sandbox for the whole training. An answer that it fails on gets 0."""
     sandbox, graded, failed = Sandbox(reward.source), 0, 0
     try:
         sandbox.load()
     except GraderFailed as error:
-        said = f"The python grader doesn't load: {error}"
-        raise BadRecipe(said, "Correct its source.") from error
+        what = f"The python grader doesn't load: {error}"
+        raise BadRecipe(what, "Correct its source.") from error
 
-    def worth(row: Row, said: str) -> float:
+    def reward_fn(row: Row, output: str) -> float:
         nonlocal graded, failed
         try:
-            found = sandbox.grade(sample_of(said), {"answer": row.answer, **row.item})
+            value = sandbox.grade(sample_of(output), {"answer": row.answer, **row.item})
         except GraderFailed as error:
             failed += 1
             if failed == 1:
-                say(f"The python grader failed on {row.id}, whose answer is worth 0: {error}")
+                say(f"The python grader failed on {row.id}, whose answer gets 0: {error}")
             if not graded and failed >= _MAX_FAILURES:
                 raise BadRecipe(
                     f"The python grader failed on each of {failed} answers: {error}",
@@ -114,28 +114,28 @@ def _python_reward(reward: PythonReward, task: Task) -> RewardFn:
                 ) from error
             return 0.0
         graded += 1
-        return found
+        return value
 
-    return worth
+    return reward_fn
 
 
 def _multi_reward(reward: MultiReward, task: Task) -> RewardFn:
-    inner = {name: reward_function(one, task) for name, one in reward.graders.items()}
-    unknown = _graders_named(reward) - set(inner)
+    functions = {name: reward_function(grader, task) for name, grader in reward.graders.items()}
+    unknown = _graders_named(reward) - set(functions)
     if unknown:
         raise BadRecipe(
-            f"The formula names {', '.join(sorted(unknown))}, which is no grader of it.",
+            f"The formula names {', '.join(sorted(unknown))}, which is not one of its graders.",
             "Correct train.objective.reward.calculate_output.",
         )
 
-    def worth(row: Row, said: str) -> float:
-        values = {name: one(row, said) for name, one in inner.items()}
+    def reward_fn(row: Row, output: str) -> float:
+        values = {name: grader(row, output) for name, grader in functions.items()}
         try:
             return compute(reward.calculate_output, values)
         except BadFormula as error:
             raise BadRecipe(f"{row.id}: {error}.", "Correct calculate_output.") from error
 
-    return worth
+    return reward_fn
 
 
 def _graders_named(reward: MultiReward) -> set[str]:
@@ -147,16 +147,16 @@ def _graders_named(reward: MultiReward) -> set[str]:
 
 
 def _model_reward(reward: ModelReward, task: Task) -> RewardFn:
-    found = load_reward_model(open_artifact(find_run(reward.run).artifact))
+    scorer = load_reward_model(open_artifact(find_run(reward.run).artifact))
 
-    def worth(row: Row, said: str) -> float:
-        return found.score([(*row.prompt, Message("assistant", said))])[0]
+    def reward_fn(row: Row, output: str) -> float:
+        return scorer.score([(*row.prompt, Message("assistant", output))])[0]
 
-    return worth
+    return reward_fn
 
 
 def _file_reward(reward: FileReward, task: Task) -> RewardFn:
-    named = f"`{reward.function}` of {reward.file}"
+    description = f"`{reward.function}` of {reward.file}"
     if not reward.file.is_file():
         fix = "Correct train.objective.reward.file."
         raise BadRecipe(f"There is no file {reward.file}.", fix)
@@ -167,26 +167,28 @@ def _file_reward(reward: FileReward, task: Task) -> RewardFn:
     try:
         spec.loader.exec_module(module)
     except _FAULTS as error:
-        said = f"{reward.file} doesn't load: {type(error).__name__}: {error}"
-        raise BadRecipe(said, "Correct it.") from error
+        what = f"{reward.file} doesn't load: {type(error).__name__}: {error}"
+        raise BadRecipe(what, "Correct it.") from error
     function = getattr(module, reward.function, None)
     if not callable(function):
         fix = "Correct train.objective.reward.function."
-        raise BadRecipe(f"There is no function {named}.", fix)
+        raise BadRecipe(f"There is no function {description}.", fix)
 
-    def worth(row: Row, said: str) -> float:
+    def reward_fn(row: Row, output: str) -> float:
         try:
-            found = float(function(said, row, **reward.settings))
+            value = float(function(output, row, **reward.settings))
         except _FAULTS as error:
             raise BadRecipe(
-                f"{named} failed on {row.id}: {type(error).__name__}: {error}",
+                f"{description} failed on {row.id}: {type(error).__name__}: {error}",
                 "Correct it, then start a new run.",
             ) from error
-        if not math.isfinite(found):
-            raise BadRecipe(f"{named} gave {found} on {row.id}.", "Return a finite number.")
-        return found
+        if not math.isfinite(value):
+            raise BadRecipe(
+                f"{description} returned {value} on {row.id}.", "Return a finite number."
+            )
+        return value
 
-    return worth
+    return reward_fn
 
 
 #: `train.objective.reward.kind` → how it is computed.

@@ -1,4 +1,4 @@
-"""ROUGE by `rouge-score`, which loads nltk: whoever computes none needn't wait for it."""
+"""ROUGE by `rouge-score`; kept apart because importing nltk is slow."""
 
 import unicodedata
 
@@ -9,32 +9,32 @@ from burnish.core.scripts import words
 
 
 class _Words(Tokenizer):
-    """Words of any script, with their marks: `rouge-score` by itself drops all that isn't a-z, a
-    whole Greek text. What is ASCII it reads by itself."""
+    """Tokenizes words of any script, with their marks: `rouge-score` itself drops everything but
+    a-z, a whole Greek text. ASCII words are left to it."""
 
     def __init__(self, stemmed: bool) -> None:
         self.ascii = DefaultTokenizer(use_stemmer=stemmed)
 
     def tokenize(self, text: str) -> list[str]:
-        """Words in lower case."""
+        """Return the words in lower case."""
         folded = unicodedata.normalize("NFC", text).lower()
         if folded.isascii():
             return list(self.ascii.tokenize(folded))
-        parts = (
+        groups = (
             [word] if not word.isascii() else self.ascii.tokenize(word) for word in words(folded)
         )
-        return [part for some in parts for part in some]
+        return [token for tokens in groups for token in tokens]
 
 
 _LONGEST = RougeScorer(["rougeL"], tokenizer=_Words(stemmed=True))
 
 
 def rouge_l(expected: str, answer: str) -> float:
-    """ROUGE-L F-measure of words of any script, those of ASCII stemmed."""
+    """Return the ROUGE-L F-measure of words of any script, ASCII words stemmed."""
     return float(_LONGEST.score(expected, answer)["rougeL"].fmeasure)
 
 
 def rouge(name: str, expected: str, answer: str) -> float:
-    """The F-measure `name` (rouge1, ..., rougeL) of words of any script, none of them stemmed."""
+    """Return the F-measure `name` (rouge1, ..., rougeL) of words of any script, unstemmed."""
     scorer = RougeScorer([name], tokenizer=_Words(stemmed=False))
     return float(scorer.score(expected, answer)[name].fmeasure)

@@ -27,16 +27,16 @@ from burnish.evaluate.tasks import (
 from burnish.models.artifact import Artifact
 from burnish.models.find_artifact import find_artifact
 
-#: Perplexity is measured on this many test rows at the most.
+#: Perplexity is measured on at most this many test rows.
 _PERPLEXITY_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """Scores of one model on the test split, and the run folder that holds its predictions.
+    """Scores of one model on the test split, and the run folder with its predictions.
 
-    `latencies` are seconds of requests that came alone; `perplexity` is of the expected answers;
-    none where a model makes no text.
+    `latencies` are seconds of single requests; `perplexity` is that of the expected answers, None
+    for a model that generates no text.
     """
 
     run: Run
@@ -48,7 +48,7 @@ class Evaluation:
     judge: Mapping[str, Any] | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish evaluate --json` prints."""
+        """Return the shape that `burnish evaluate --json` prints."""
         return {
             "run": self.run.id,
             **summary(self.source, self.scores, self.latencies),
@@ -61,11 +61,11 @@ class Evaluation:
 def evaluate_source(
     recipe: Recipe, source: str | None = None, out: Path | None = None
 ) -> Evaluation:
-    """Measure a run or a model (by default the recipe's base) on the recipe's test split.
+    """Evaluate a run or a model (by default the recipe's base) on the recipe's test split.
 
-    A model is told what a competent person would tell it (the labels, the keys); a run is asked as
-    it was trained. Raises BadData if there are no test rows, NotFound for an unknown source,
-    BadRecipe for a judge that doesn't agree with people.
+    A base model is instructed as a competent person would do it (the labels, the keys); a run gets
+    the prompts of its training. Raises BadData if there are no test rows, NotFound for an unknown
+    source, BadRecipe for a judge that doesn't agree with people.
     """
     name = source or recipe.model.name
     artifact = find_artifact(name)
@@ -79,17 +79,20 @@ def evaluate_source(
     if artifact and artifact.kind == "reward":
         scores = evaluate_pairs(artifact, rows, settings)
         run = new_run("evaluate", recipe, inputs, out)
-        alone = tuple(prediction.seconds for prediction in scores.predictions)
-        return _save(Evaluation(run, name, scores, alone, None, tuple(dataset.notes)))
+        latencies = tuple(prediction.seconds for prediction in scores.predictions)
+        return _save(Evaluation(run, name, scores, latencies, None, tuple(dataset.notes)))
     judge = calibrate_judge(settings, [name])
     engine = engine_for(artifact, name)
     run = new_run("evaluate", recipe, inputs, out)
 
-    known = dataset.split.train or rows
-    length = answer_length(known, settings, engine.count_tokens)
-    told = "" if artifact else TASKS[task.kind].instruction(task, known)
-    thoughts = artifact.reasoning_tokens if artifact else 0
-    prompts = [with_instruction(as_prompt(row, task, length, thoughts), told) for row in rows]
+    reference_rows = dataset.split.train or rows
+    length = answer_length(reference_rows, settings, engine.count_tokens)
+    instruction = "" if artifact else TASKS[task.kind].instruction(task, reference_rows)
+    reasoning_tokens = artifact.reasoning_tokens if artifact else 0
+    prompts = [
+        with_instruction(as_prompt(row, task, length, reasoning_tokens), instruction)
+        for row in rows
+    ]
     scores = evaluate(engine, PromptSet(rows, prompts, f"Asking {name}"), task, settings)
     if judge:
         scores = judge.grade(scores, rows, settings)
@@ -106,7 +109,7 @@ def evaluate_source(
 
 
 def _save(result: Evaluation) -> Evaluation:
-    """The same, written into its run."""
+    """Write the result into its run and return it."""
     run, scores = result.run, result.scores
     save_predictions(run.path / "predictions.jsonl", scores.predictions)
     write_json(run.path / "report.json", result.as_dict())
@@ -115,7 +118,8 @@ def _save(result: Evaluation) -> Evaluation:
 
 
 def resolve_task(task: Task, artifact: Artifact | None) -> Task:
-    """What the recipe leaves open, as the artifact was trained: kind, labels, system message."""
+    """Fill in what the recipe leaves open from the artifact's training: kind, labels, system
+    message."""
     if artifact is None:
         return task
     trained = Task(**artifact.lineage["task"]) if "task" in artifact.lineage else Task()

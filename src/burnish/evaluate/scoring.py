@@ -1,4 +1,4 @@
-"""Ask an engine, score each answer, say how sure the mean is."""
+"""Ask an engine, score each answer, and compute the mean with its interval."""
 
 import json
 import math
@@ -23,7 +23,7 @@ from burnish.evaluate.tasks import deciding_metric
 
 @dataclass(frozen=True, slots=True)
 class PromptSet:
-    """Rows and the prompts by which they are asked, one each."""
+    """Rows and their prompts, one each."""
 
     rows: Sequence[Row]
     prompts: Sequence[Prompt]
@@ -44,7 +44,7 @@ def evaluate(engine: Engine, prompt_set: PromptSet, task: Task, settings: Evalua
 def ask(
     engine: Engine, prompt_set: PromptSet, metric: str, batch_size: int, bar: Bar
 ) -> list[Prediction]:
-    """One scored prediction a row."""
+    """Return one scored prediction per row."""
     try:
         answers = engine.answer(
             prompt_set.prompts, batch_size=batch_size, advance=lambda n: bar.advance(n)
@@ -55,11 +55,11 @@ def ask(
 
 
 class ModelOutput(Protocol):
-    """What a model said to one question: an answer of an engine, or a reply from elsewhere."""
+    """A model's output to one question: an engine's answer, or a remote reply."""
 
     @property
     def text(self) -> str:
-        """The words."""
+        """The generated text."""
 
     @property
     def tokens_in(self) -> int:
@@ -71,13 +71,13 @@ class ModelOutput(Protocol):
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
+        """The time it took."""
 
 
 def score_outputs(
     rows: Sequence[Row], outputs: Sequence[ModelOutput], metric: str
 ) -> list[Prediction]:
-    """One scored prediction a row: of what was said, not of what was thought before."""
+    """Return one scored prediction per row: of the content, without its reasoning."""
     return [
         Prediction(
             row=row.id,
@@ -85,19 +85,19 @@ def score_outputs(
             expected=row.expected,
             answer=answer,
             score=METRICS[metric](row.expected, answer),
-            tokens_in=one.tokens_in,
-            tokens_out=one.tokens_out,
-            seconds=one.seconds,
-            thought=thought,
+            tokens_in=output.tokens_in,
+            tokens_out=output.tokens_out,
+            seconds=output.seconds,
+            thought=reasoning,
             group=row.group or "",
         )
-        for row, one in zip(rows, outputs, strict=True)
-        for thought, answer in (split_reasoning(one.text),)
+        for row, output in zip(rows, outputs, strict=True)
+        for reasoning, answer in (split_reasoning(output.text),)
     ]
 
 
 def score(predictions: Sequence[Prediction], metric: str, task: Task, settings: Evaluate) -> Scores:
-    """Predictions with their interval and what is shown beside it."""
+    """Return predictions with their interval and the metrics shown beside it."""
     expected = [prediction.expected for prediction in predictions]
     answers = [prediction.answer for prediction in predictions]
     extra = {
@@ -112,26 +112,26 @@ def with_interval(
     settings: Evaluate,
     extra: Mapping[str, float],
 ) -> Scores:
-    """Scored predictions with the interval of their mean."""
+    """Return scored predictions with the interval of their mean."""
     values = [prediction.score for prediction in predictions]
-    own = mean_interval(values, clusters_of(predictions), settings.confidence, settings.seed)
-    return Scores(metric, predictions, own, extra)
+    interval = mean_interval(values, clusters_of(predictions), settings.confidence, settings.seed)
+    return Scores(metric, predictions, interval, extra)
 
 
 def perplexity(engine: Engine, rows: Sequence[Row]) -> float:
-    """exp of the mean negative log-probability of a token of the rows' last answers. Lower is
+    """Return exp of the mean negative log-probability per token of the rows' last answers. Lower is
     better."""
-    found = engine.log_likelihood(
+    results = engine.log_likelihood(
         [row.until(row.trained_turns[-1]) if row.trained_turns else row for row in rows]
     )
-    return math.exp(-sum(log for log, _ in found) / sum(tokens for _, tokens in found))
+    return math.exp(-sum(log for log, _ in results) / sum(tokens for _, tokens in results))
 
 
 def summary(name: str, scores: Scores, latencies: Sequence[float]) -> dict[str, Any]:
-    """One route as `--json` prints it. `latencies` are seconds of requests that came alone."""
+    """Return one route as `--json` prints it. `latencies` are seconds of single requests."""
     predictions = scores.predictions
     n = len(predictions)
-    half = middle(latencies, 0.95)
+    median = middle(latencies, 0.95)
     return {
         "name": name,
         "metric": scores.metric,
@@ -140,7 +140,7 @@ def summary(name: str, scores: Scores, latencies: Sequence[float]) -> dict[str, 
         "n": scores.interval.n,
         **{key: round(value, 6) for key, value in scores.extra.items()},
         "latency_p50_s": quantile(latencies, 0.5),
-        "latency_p50_ci": [half.low, half.high] if latencies else None,
+        "latency_p50_ci": [median.low, median.high] if latencies else None,
         "latency_p95_s": quantile(latencies, 0.95),
         "tokens_in": sum(prediction.tokens_in for prediction in predictions) / n,
         "tokens_out": sum(prediction.tokens_out for prediction in predictions) / n,
@@ -149,19 +149,19 @@ def summary(name: str, scores: Scores, latencies: Sequence[float]) -> dict[str, 
 
 
 def save_predictions(path: Path, predictions: Sequence[Prediction]) -> None:
-    """One JSON object a line, whole or not at all."""
+    """Write one JSON object per line, atomically."""
     lines = (json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in predictions)
     write_atomic(path, "".join(lines))
 
 
 def load_predictions(path: Path) -> list[Prediction]:
-    """What `save_predictions` wrote."""
+    """Read what `save_predictions` wrote."""
     lines = path.read_text(encoding="utf-8").split("\n")
     return [Prediction(**json.loads(line)) for line in lines if line]
 
 
 def _with_row(error: PromptTooLong, engine: Engine, prompt_set: PromptSet) -> PromptTooLong:
-    """The same fault with the row that has the longest prompt."""
+    """Return the same error with the row that has the longest prompt."""
     row, _ = max(
         zip(prompt_set.rows, prompt_set.prompts, strict=True),
         key=lambda pair: engine.count_tokens(pair[1].messages),

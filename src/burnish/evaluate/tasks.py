@@ -1,4 +1,4 @@
-"""What a task means for asking and scoring: the table TASKS."""
+"""Each task's metric, constraint and instruction: the table TASKS."""
 
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -11,7 +11,7 @@ from burnish.core.recipe.data import Task
 from burnish.core.recipe.evaluate import Evaluate
 from burnish.core.records import Message, Prompt, Row
 
-#: How many of the longest training answers are counted in tokens.
+#: Number of the longest training answers that are counted in tokens.
 _MEASURED_ANSWERS = 64
 
 
@@ -42,8 +42,8 @@ def _no_instruction(task: Task, rows: Sequence[Row]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TaskKind:
-    """The metric that decides by default, whether answers are one of the labels, and what a
-    competent person would tell a model that hasn't been trained on the rows."""
+    """The default deciding metric, whether answers are constrained to labels, and the instruction
+    that a competent person would give a model that hasn't been trained on the rows."""
 
     metric: str
     constrained: bool
@@ -60,25 +60,26 @@ TASKS = {
 
 
 def deciding_metric(task: Task, settings: Evaluate) -> str:
-    """The recipe's metric, or the task's own; it compares words. Where a judge grades, answers have
-    the task's own first (evaluate/calibration.py)."""
-    own = settings.metric in ("auto", "graded")
-    return TASKS[task.kind].metric if own else settings.metric
+    """Return the recipe's metric, or the task's own. With a judge, answers are first scored by the
+    task's own (evaluate/judge_calibration.py)."""
+    use_default = settings.metric in ("auto", "graded")
+    return TASKS[task.kind].metric if use_default else settings.metric
 
 
 def refuse_unanswerable(rows: Sequence[Row]) -> None:
-    """Raise BadData if a row has no question or no answer to score against, or if there is none."""
+    """Raise BadData if a row has no question or no answer to score against, or if there are no
+    rows."""
     if not rows:
         raise BadData("There are no test rows.", "Name a test file, or raise data.test_share.")
     for row in rows:
         if not row.answer and any(turn.tool_calls for turn in row.messages[-1:]):
             raise BadData(
-                f"{row.id}: the row ends in a tool call, and calls aren't scored.",
-                "Leave such rows to the training file, or end them with what is said at last.",
+                f"{row.id}: the row ends in a tool call, which can't be scored.",
+                "Use such rows for training only, or end them with the final answer.",
             )
         if not row.prompt or not row.answer:
             raise BadData(
-                f"{row.id}: the row has no question with an answer, so no answer can be scored.",
+                f"{row.id}: the row has no question with an answer to score against.",
                 "Test rows are conversations, pairs or labelled texts; plain text can be trained "
                 "on (burnish train) but not compared.",
             )
@@ -87,9 +88,9 @@ def refuse_unanswerable(rows: Sequence[Row]) -> None:
 def answer_length(
     rows: Sequence[Row], settings: Evaluate, count: Callable[[Sequence[Message]], int]
 ) -> int:
-    """Tokens that an answer may have: half more than the longest training answer.
+    """Return the token limit of an answer: half more than the longest training answer.
 
-    `count` counts the tokens of messages as the engine would be asked.
+    `count` counts the tokens of rendered messages.
     """
     if settings.max_new_tokens:
         return settings.max_new_tokens
@@ -98,12 +99,12 @@ def answer_length(
 
 
 def reasoning_length(rows: Sequence[Row], count: Callable[[Sequence[Message]], int]) -> int:
-    """Tokens that a thought before an answer may have, its marks included: half more than the
-    longest of the rows; 0 where none thinks. Counted as `answer_length` counts."""
-    thoughts = {
+    """Return the token limit of the reasoning, tags included: half more than the longest of the
+    rows; 0 if no row has any. Counted as in `answer_length`."""
+    reasonings = {
         join_reasoning(message.reasoning, "") for row in rows for message in row.messages
     } - {""}
-    return _token_limit(thoughts, count, otherwise=0)
+    return _token_limit(reasonings, count, otherwise=0)
 
 
 def _token_limit(
@@ -118,30 +119,31 @@ def _token_limit(
 
 
 def as_prompt(row: Row, task: Task, max_new_tokens: int, reasoning_tokens: int = 0) -> Prompt:
-    """The question of a row, without its answer; with room for `thoughts` (tokens) before it, which
-    leave an answer free: to be held to the labels is to be kept from thinking."""
+    """Return the prompt of a row. With `reasoning_tokens`, the limit is raised by them and the
+    labels don't constrain the answer, as that would prevent reasoning."""
     choices = task.labels if TASKS[task.kind].constrained and not reasoning_tokens else ()
-    room = max_new_tokens + reasoning_tokens
-    return Prompt(row.prompt, max_new_tokens=room, choices=choices, tools=row.tools)
+    limit = max_new_tokens + reasoning_tokens
+    return Prompt(row.prompt, max_new_tokens=limit, choices=choices, tools=row.tools)
 
 
 def with_instruction(prompt: Prompt, text: str) -> Prompt:
-    """The prompt with `text` at the end of its system message (or as one); as it is without."""
+    """Return the prompt with `text` at the end of its system message (or as one); unchanged if
+    empty."""
     if not text:
         return prompt
     first, *rest = prompt.messages
     if first.role == "system":
-        told = replace(first, content=f"{first.content}\n\n{text}")
-        return replace(prompt, messages=(told, *rest))
+        system = replace(first, content=f"{first.content}\n\n{text}")
+        return replace(prompt, messages=(system, *rest))
     return replace(prompt, messages=(Message("system", text), *prompt.messages))
 
 
 def with_examples(prompt: Prompt, rows: Sequence[Row]) -> Prompt:
-    """The prompt with rows as earlier turns, between its system message and its question."""
+    """Return the prompt with rows as earlier turns, between its system message and its question."""
     system = prompt.messages[:1] if prompt.messages[0].role == "system" else ()
-    asked = prompt.messages[len(system) :]
-    shown = [message for row in rows for message in row.messages if message.role != "system"]
-    return replace(prompt, messages=(*system, *shown, *asked))
+    question = prompt.messages[len(system) :]
+    examples = [message for row in rows for message in row.messages if message.role != "system"]
+    return replace(prompt, messages=(*system, *examples, *question))
 
 
 def _json_keys(answer: str) -> list[str]:

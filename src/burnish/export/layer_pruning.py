@@ -1,9 +1,8 @@
-"""A model without the layers that change least: fewer products, fewer bytes, in every format.
+"""Depth pruning at export: drop the layers that change their input least.
 
-What a layer changes is its block influence: 1 - cos of what goes in and what comes out, the mean
-over tokens (ShortGPT, Men et al. 2024, arXiv:2403.03853). Single weights that are set to zero
-(magnitude, Wanda, 2:4) save nothing here: the formats and engines of `export.formats` compute with
-whole matrices.
+A layer's block influence is 1 - cos(input, output), the mean over tokens (ShortGPT, Men et al.
+2024, arXiv:2403.03853). Zeroing single weights (magnitude, Wanda, 2:4) saves nothing here: the
+formats and engines of `export.formats` compute with whole matrices.
 """
 
 import tempfile
@@ -27,10 +26,10 @@ from burnish.models.pruning.depth import keep_layers, layers_of
 
 @contextmanager
 def drop_layers(recipe: Recipe, artifact: Artifact) -> Iterator[Artifact]:
-    """The artifact as it is, or one that lacks as many layers as `export.drop_layers` says.
+    """Yield the artifact, or a copy without `export.drop_layers` layers.
 
-    The other one lies in a temporary folder and is gone behind the `with`. Raises BadRecipe if the
-    model has too few layers, or there are no training rows to measure them by.
+    The copy lives in a temporary folder and is deleted after the `with` block. Raises BadRecipe if
+    the model has too few layers, or there are no training rows to measure them by.
     """
     count = recipe.export.drop_layers
     if not count:
@@ -40,16 +39,16 @@ def drop_layers(recipe: Recipe, artifact: Artifact) -> Iterator[Artifact]:
     total = model.config.num_hidden_layers
     if count >= total:
         raise BadRecipe(
-            f"The model has {total} layers; {count} can't be left out.",
+            f"The model has {total} layers; {count} can't be dropped.",
             f"Set export.drop_layers to less than {total}.",
         )
-    found = block_influence(model, training_texts(recipe, tokenizer))
-    dropped = sorted(sorted(range(total), key=lambda place: found[place])[:count])
-    keep_layers(model, [place for place in range(total) if place not in dropped])
-    named = ", ".join(f"{place + 1} ({found[place]:.3f})" for place in dropped)
-    say(f"Left out of {total} layers, with their block influence: {named}")
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
+    influence = block_influence(model, training_texts(recipe, tokenizer))
+    dropped = sorted(sorted(range(total), key=lambda layer: influence[layer])[:count])
+    keep_layers(model, [layer for layer in range(total) if layer not in dropped])
+    description = ", ".join(f"{layer + 1} ({influence[layer]:.3f})" for layer in dropped)
+    say(f"Dropped layers of {total}, with their block influence: {description}")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         model.save_pretrained(folder, safe_serialization=True)
         tokenizer.save_pretrained(folder)
         files = {file.name: hash_file(file) for file in sorted(folder.iterdir())}
@@ -60,7 +59,8 @@ def drop_layers(recipe: Recipe, artifact: Artifact) -> Iterator[Artifact]:
 
 @torch.no_grad()
 def block_influence(model: Any, texts: Sequence[Sequence[int]]) -> list[float]:
-    """The block influence of each layer, by texts as tokens: 0 is a layer that does nothing."""
+    """Return the block influence of each layer, measured on tokenized texts: 0 is a layer that does
+    nothing."""
     layers = layers_of(model)
     sums, tokens = [0.0] * len(layers), 0
     hooks = [
@@ -79,9 +79,11 @@ def block_influence(model: Any, texts: Sequence[Sequence[int]]) -> list[float]:
 
 
 def _influence_hook(sums: list[float], number: int) -> Callable[..., None]:
-    def add(layer: Any, given: tuple[Any, ...], out: Any) -> None:
-        after = out[0] if isinstance(out, tuple) else out
-        alike = torch.nn.functional.cosine_similarity(given[0].float(), after.float(), dim=-1)
-        sums[number] += float((1 - alike).sum())
+    def add(layer: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        hidden_states = output[0] if isinstance(output, tuple) else output
+        similarity = torch.nn.functional.cosine_similarity(
+            inputs[0].float(), hidden_states.float(), dim=-1
+        )
+        sums[number] += float((1 - similarity).sum())
 
     return add

@@ -1,4 +1,4 @@
-"""The model card of an exported folder: what it is, where it came from, what was measured."""
+"""The model card of an exported folder: contents, lineage, measurements."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ _USE = {
 def render_model_card(
     artifact: Artifact, licence: str, parity: Mapping[str, Any], size: int
 ) -> str:
-    """Markdown. `parity` is the content of `parity.json`, `size` the folder's bytes."""
+    """Return Markdown. `parity` is the content of `parity.json`, `size` the folder's bytes."""
     export, lineage = artifact.lineage["export"], artifact.lineage
     name = str(lineage.get("run", artifact.base))
     uses = [line.format(folder=artifact.path.name, name=name) for line in _USE[export["to"]]]
@@ -44,7 +44,7 @@ def render_model_card(
     ]
     if artifact.system:
         parts += [
-            "It was trained with this system message. A client has to send it, except to "
+            "It was trained with this system message. Clients must send it, except to "
             f"`burnish serve`:\n\n> {artifact.system}"
         ]
     parts += ["## Lineage", _format_lineage(artifact)]
@@ -52,18 +52,18 @@ def render_model_card(
 
 
 def _notes(artifact: Artifact) -> list[str]:
-    """What a reader should know about how the weights came about."""
+    """Return what a reader should know about how the weights were made."""
     export, notes = artifact.lineage["export"], []
     if artifact.quantized and export["to"] != "adapter":
         notes.append(
-            "The adapter was trained on weights of 4 bits and is merged into the base's own "
-            "weights of 16 bits, which it never saw: answers may differ from the trained model's. "
-            "The gate measured by how much."
+            "The adapter was trained on 4-bit weights and is merged into the base's original "
+            "16-bit weights, which it never saw: answers may differ from the trained model's. The "
+            "gate measured by how much."
         )
     if dropped := artifact.lineage.get("dropped_layers"):
-        notes.append(f"Layers that were left out: {', '.join(map(str, dropped))}.")
+        notes.append(f"Dropped layers: {', '.join(map(str, dropped))}.")
     if export.get("importance"):
-        notes.append("Rounded by the importance that training rows give to each column.")
+        notes.append("Rounded with an importance matrix computed on training rows.")
     if export.get("fallen_back"):
         total = sum(export["matrices"].values())
         notes.append(
@@ -75,7 +75,7 @@ def _notes(artifact: Artifact) -> list[str]:
 
 
 def format_measurements(parity: Mapping[str, Any], size: int) -> dict[str, str]:
-    """What was measured, as people read it."""
+    """Return the measurements as text for people."""
     lines = {"size": f"{size / 1e6:.1f} MB", "questions": str(parity["rows"])}
     for name, change in parity["changes"].items():
         loss = (

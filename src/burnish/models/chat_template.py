@@ -1,8 +1,8 @@
-"""The one rendering of a conversation, for training and for serving alike.
+"""Render and encode conversations, identically for training and serving.
 
-What a model is trained on and what it is asked must be the same tokens, so both come from here. A
-row is encoded in the pieces in which it will be served: the prompt exactly as `encode_prompt` gives
-it, then the answer up to and including the token that ends the turn.
+A model must be served the tokens that it was trained on, so both come from here. A row is encoded
+in the pieces in which it will be served: the prompt exactly as `encode_prompt` returns it, then the
+answer up to and including the end-of-turn token.
 """
 
 import re
@@ -24,8 +24,8 @@ from burnish.models.image_processor import ProcessedPrompt, image_processor_of
 from burnish.models.special_text import guarded, parts_of
 from burnish.models.template_turns import parts_for, turn_for
 
-#: For models that come without a chat template: plain labels, and the end-of-text token as the end
-#: of a turn. A model is given it when it is loaded, and it is saved with what is trained on it.
+#: For models without a chat template: plain labels, and the end-of-text token as end of turn. It is
+#: set when a model is loaded, and saved with what is trained on it.
 PLAIN_TEMPLATE = (
     "{% if bos_token and add_bos %}{{ bos_token }}{% endif %}"
     "{% for message in messages %}"
@@ -37,20 +37,20 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
 
-#: For encoder-decoders, whatever template they bring: the texts of all messages, joined by blank
-#: lines. The tokenizer puts its own special tokens around what the encoder reads.
+#: For encoder-decoders, replacing any template of theirs: the texts of all messages, joined by
+#: blank lines. The tokenizer adds its own special tokens around the encoder's input.
 SOURCE_TEMPLATE = "{{ messages | map(attribute='content') | select | join('\n\n') }}"
 
 
-#: What asks a model that thinks by itself to do so, and how its template says it for good.
+#: The switch for reasoning in a template, and how we set it permanently.
 _THINKING_SWITCH, _SET_THINKING = re.compile(r"\benable_thinking\b"), "{% set enable_thinking"
 
-#: An answer that no template has in itself.
+#: A string that no template contains.
 _PROBE = "4f1c9"
 
 
 class PromptMismatch(BadData):
-    """What would be trained isn't what would be asked."""
+    """The rendered training row does not begin with the prompt that would be served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +63,16 @@ class TokenizedRow:
 
     @property
     def answers(self) -> tuple["TokenizedRow", ...]:
-        """Itself: a row that is learnt has one answer (one that is compared has more)."""
+        """Itself: a row for supervised training has one answer (preference pairs have two)."""
         return (self,)
 
     def with_prefix(self, ids: tuple[int, ...]) -> "TokenizedRow":
-        """The same behind tokens that aren't learnt."""
+        """Return the row behind prefix tokens of weight 0."""
         return TokenizedRow((*ids, *self.ids), (*[0.0] * len(ids), *self.weights), self.truncated)
 
     @property
     def target_count(self) -> int:
-        """How many tokens are trained."""
+        """The number of target tokens."""
         return sum(weight > 0 for weight in self.weights)
 
 
@@ -82,8 +82,8 @@ def render_prompt(
     tools: Sequence[Mapping[str, Any]] = (),
     thinks: bool = False,
 ) -> str:
-    """The text that a model is asked, ending where its answer begins, for `encode_rendered`;
-    `thinks` asks those that can be asked to think first (see `switched`)."""
+    """Render the prompt, ending where the answer begins, for `encode_rendered`. `thinks` turns on
+    reasoning in templates that have a switch (see `set_thinking`)."""
     return _render(tokenizer, messages, tools, is_prompt=True, thinks=thinks)
 
 
@@ -92,7 +92,7 @@ def render_conversation(
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The text of a whole conversation, its last answer included."""
+    """Render a whole conversation, its last answer included."""
     thinks = bool(messages) and bool(messages[-1].reasoning)
     return _render(tokenizer, messages, tools, is_prompt=False, thinks=thinks)
 
@@ -102,10 +102,10 @@ def encode_prompt(
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> list[int]:
-    """The tokens that a model is asked."""
-    text, pictures = render_prompt(tokenizer, messages, tools), images_of(messages)
-    if pictures:
-        return _encode_with_images(tokenizer, text, pictures)
+    """Return the tokens of a prompt."""
+    text, images = render_prompt(tokenizer, messages, tools), images_of(messages)
+    if images:
+        return _encode_with_images(tokenizer, text, images)
     if has_source(tokenizer) and len(parts_of(text)) > 1:
         ids = encode_rendered(tokenizer, text)
         return list(tokenizer.build_inputs_with_special_tokens(ids))
@@ -117,7 +117,7 @@ def encode_prompt(
 
 
 def encode_rendered_prompt(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of a text that a model is asked; an encoder's own special tokens are added."""
+    """Return the tokens of a rendered prompt; an encoder's own special tokens are added."""
     return list(tokenizer(text, add_special_tokens=has_source(tokenizer))["input_ids"])
 
 
@@ -126,56 +126,57 @@ def process_prompt(
     messages: Sequence[Message],
     tools: Sequence[Mapping[str, Any]] = (),
 ) -> ProcessedPrompt:
-    """A prompt with its pictures, as a model that sees takes it; without pictures it is nothing but
-    its tokens."""
-    sight, pictures = image_processor_of(tokenizer), images_of(messages)
-    if sight is None or not pictures:
+    """Return a prompt with its images as a vision-language model takes it; without images it is
+    empty."""
+    processor, images = image_processor_of(tokenizer), images_of(messages)
+    if processor is None or not images:
         return ProcessedPrompt([], {}, {})
-    return sight.process(_unmarked(render_prompt(tokenizer, messages, tools)), pictures)
+    return processor.process(_unmarked(render_prompt(tokenizer, messages, tools)), images)
 
 
 def has_source(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether prompts are the source of an encoder-decoder, and answers its target."""
+    """Return whether prompts are the source of an encoder-decoder, and answers its target."""
     return bool(tokenizer.chat_template == SOURCE_TEMPLATE)
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of a text as it is; none are added."""
+    """Return the tokens of a text, without special tokens."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def encode_rendered(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Tokens of rendered text; the template has put the special tokens in, and what somebody wrote
-    is none of them (models.special_text)."""
+    """Return the tokens of rendered text. Special tokens come from the template alone; user-written
+    ones are encoded as text (models.special_text)."""
     return [token for part in parts_of(text) for token in encode_text(tokenizer, part)]
 
 
 def _encode_with_images(
-    tokenizer: PreTrainedTokenizerBase, text: str, pictures: Sequence[Image]
+    tokenizer: PreTrainedTokenizerBase, text: str, images: Sequence[Image]
 ) -> list[int]:
-    """Tokens of rendered text in which pictures stand, those of the pictures among them."""
-    sight = image_processor_of(tokenizer)
-    if sight and pictures:
-        return sight.process(_unmarked(text), pictures).ids
+    """Return the tokens of rendered text, image tokens included."""
+    processor = image_processor_of(tokenizer)
+    if processor and images:
+        return processor.process(_unmarked(text), images).ids
     return encode_rendered(tokenizer, text)
 
 
 def _unmarked(text: str) -> str:
-    """A rendered text that must be encoded in one piece, pictures and all. Raises BadData."""
+    """Return a rendered text that must be encoded in one piece, with its images. Raises BadData."""
     if len(parts_of(text)) > 1:
         raise BadData(
-            "A text beside pictures holds the text of a special token.", "Remove it from the text."
+            "A message with images contains the text of a special token.",
+            "Remove it from the text.",
         )
     return text
 
 
 def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) -> TokenizedRow:
-    """A row as tokens, with a weight for each token that is learnt.
+    """Encode a row as tokens with loss weights.
 
-    Trained are the assistant turns whose `weight` isn't 0, each with the token that ends it; plain
-    text is trained whole. Longer rows are cut at `max_length` tokens and say so. Raises
-    PromptChanges for a template that renders a prompt otherwise once its answer is there. For an
-    encoder-decoder the row is what it reads and, behind it, what it should say to that.
+    The targets are the assistant turns whose `weight` isn't 0, each with its end-of-turn token;
+    plain text is trained whole. Longer rows are cut at `max_length` tokens and marked `truncated`.
+    For an encoder-decoder the row is the source followed by the target. Raises PromptMismatch for a
+    template that renders a prompt differently once its answer follows.
     """
     if has_source(tokenizer):
         source, target = encode_pair(tokenizer, row)
@@ -186,15 +187,15 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) ->
         ids = [*encode_text(tokenizer, row.text), *[_eos_id(tokenizer)] * row.ends]
         return _truncate(ids, [0.0, *[1.0] * (len(ids) - 1)], max_length)
     ids, weights, done = [], [], 0
-    for position, before, said in _rendered_answers(tokenizer, row):
-        shown = images_of(row.messages[done:position])
-        between = _encode_with_images(tokenizer, before, shown)
-        answer = encode_rendered(tokenizer, said)
+    for position, before, answer_text in _rendered_answers(tokenizer, row):
+        images = images_of(row.messages[done:position])
+        between = _encode_with_images(tokenizer, before, images)
+        answer = encode_rendered(tokenizer, answer_text)
         ids += [*between, *answer]
-        learnt = _count_target_tokens(tokenizer, answer)
+        target_count = _count_target_tokens(tokenizer, answer)
         weight = row.messages[position].weight
         weights += [0.0] * len(between)
-        weights += [weight] * learnt + [0.0] * (len(answer) - learnt)
+        weights += [weight] * target_count + [0.0] * (len(answer) - target_count)
         done = position + 1
     return _truncate(ids, weights, max_length)
 
@@ -202,37 +203,39 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: Row, max_length: int) ->
 def _rendered_answers(
     tokenizer: PreTrainedTokenizerBase, row: Row
 ) -> Iterator[tuple[int, str, str]]:
-    """For each answer that is learnt (and for the last one) its place, what is rendered between the
-    one before and it, and itself. Raises PromptChanges."""
+    """Yield (position, text before, answer text) for each trained answer and the last one. Raises
+    PromptMismatch."""
     rendered, last = "", len(row.prompt)
     for position, message in enumerate(row.messages):
         if message.role != "assistant" or (message.weight == 0 and position < last):
             continue
         thinks = bool(message.reasoning)
-        asked = render_prompt(tokenizer, row.messages[:position], row.tools, thinks)
-        whole = render_conversation(tokenizer, row.messages[: position + 1], row.tools)
-        yield position, _suffix_after(rendered, asked), _suffix_after(asked, whole)
-        rendered = whole
+        prompt = render_prompt(tokenizer, row.messages[:position], row.tools, thinks)
+        conversation = render_conversation(tokenizer, row.messages[: position + 1], row.tools)
+        yield position, _suffix_after(rendered, prompt), _suffix_after(prompt, conversation)
+        rendered = conversation
 
 
 def split_as_served(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[Row, ...]:
-    """The rows that teach what a conversation does: itself; or one for each of its answers, behind
-    the turns before as they will be shown then, where the template shows an answer otherwise once
-    the talk goes on (without its thought, were it an empty one: Qwen3)."""
-    places = row.trained_turns
-    if places in ((), (len(row.prompt),)) or has_source(tokenizer):
+    """Split a conversation into rows that train what is served.
+
+    Usually the row itself. Where the template renders an answer differently once later turns follow
+    (Qwen3 drops its reasoning, even an empty one), one row per answer.
+    """
+    positions = row.trained_turns
+    if positions in ((), (len(row.prompt),)) or has_source(tokenizer):
         return (row,)
     try:
         for _ in _rendered_answers(tokenizer, row):
             pass
     except PromptMismatch:
-        return tuple(map(row.until, places))
+        return tuple(map(row.until, positions))
     return (row,)
 
 
 def encode_pair(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[list[int], list[int]]:
-    """A row for an encoder-decoder: all before the last answer, and the last answer (no tokens in
-    a row without one, such as plain text)."""
+    """Encode a row for an encoder-decoder as (source, target); a row without an answer, such as
+    plain text, has an empty target."""
     if row.text is not None:
         return encode_rendered_prompt(tokenizer, row.text), []
     source = encode_prompt(tokenizer, row.prompt, row.tools)
@@ -241,18 +244,18 @@ def encode_pair(tokenizer: PreTrainedTokenizerBase, row: Row) -> tuple[list[int]
 
 
 def encode_target(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """What a decoder should say, with the tokenizer's special tokens for targets and an end."""
+    """Return a decoder's target tokens, with the tokenizer's special tokens and an end token."""
     ids = list(tokenizer(text_target=text)["input_ids"])
     return ids if _eos_id(tokenizer) in ids else [*ids, _eos_id(tokenizer)]
 
 
 def target_prefix(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens that every target begins with: none for T5, one for BART."""
+    """Return the tokens that every target begins with: none for T5, one for BART."""
     return list(takewhile(lambda token: token != _eos_id(tokenizer), encode_target(tokenizer, "")))
 
 
 def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """The tokens that end an assistant turn: the template's own, and the end of text."""
+    """Return the tokens that end an assistant turn: the template's own, and the end of text."""
     if has_source(tokenizer):
         return frozenset((_eos_id(tokenizer),))
     return _template_end_tokens(tokenizer, str(tokenizer.chat_template))
@@ -261,17 +264,17 @@ def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 @lru_cache(maxsize=8)
 def _template_end_tokens(tokenizer: PreTrainedTokenizerBase, template: str) -> frozenset[int]:
     probe = (Message("user", "a"), Message("assistant", "b"))
-    asked = render_prompt(tokenizer, probe[:1])
-    whole = render_conversation(tokenizer, probe)
-    answer = encode_text(tokenizer, whole[common_prefix_length(asked, whole) :])
+    prompt = render_prompt(tokenizer, probe[:1])
+    conversation = render_conversation(tokenizer, probe)
+    answer = encode_text(tokenizer, conversation[common_prefix_length(prompt, conversation) :])
     special = set(tokenizer.all_special_ids) | set(tokenizer.get_added_vocab().values())
     first = next((token for token in answer if token in special), None)
     return frozenset(token for token in (first, tokenizer.eos_token_id) if token is not None)
 
 
 def answer_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
-    """What the template itself puts between a prompt and the text of its answer, as it is shown: a
-    space, an empty thought; mostly nothing. A model that was trained with it says it first."""
+    """Return what the template itself puts between a prompt and the answer's text: a space, an
+    empty reasoning block; mostly nothing. A model trained with it generates it first."""
     return (
         ""
         if has_source(tokenizer)
@@ -282,41 +285,42 @@ def answer_prefix(tokenizer: PreTrainedTokenizerBase) -> str:
 @lru_cache(maxsize=8)
 def _template_answer_prefix(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     probe = (Message("user", "a"), Message("assistant", _PROBE))
-    asked = render_prompt(tokenizer, probe[:1])
-    whole = render_conversation(tokenizer, probe)
-    if not whole.startswith(asked):
-        return ""  # such a template is refused where something is learnt
-    return whole[len(asked) :].partition(_PROBE)[0]
+    prompt = render_prompt(tokenizer, probe[:1])
+    conversation = render_conversation(tokenizer, probe)
+    if not conversation.startswith(prompt):
+        return ""  # training rejects such a template
+    return conversation[len(prompt) :].partition(_PROBE)[0]
 
 
 def set_thinking(tokenizer: PreTrainedTokenizerBase, thinks: bool) -> PreTrainedTokenizerBase:
-    """A tokenizer whose template has its switch for thoughts set for good.
+    """Return a tokenizer whose template has its reasoning switch set permanently.
 
-    Templates of models that think by themselves have one, `enable_thinking` (Qwen3, SmolLM3,
-    Gemma 4). It is off in all that is rendered here, so that a base is measured as it answers, but
-    where an answer with a thought is learnt; what is trained says in its own template which of both
-    it is, so that every server asks it the same. Without such a switch it is `tokenizer` itself.
+    Templates of reasoning models have a switch, `enable_thinking` (Qwen3, SmolLM3, Gemma 4). It is
+    off in everything rendered here, so that a base is measured without reasoning, except for
+    trained answers that have reasoning. A trained model states its setting in its own template, so
+    that every server renders it alike. Without such a switch, returns `tokenizer` itself.
     """
     template = str(tokenizer.chat_template)
     if not _THINKING_SWITCH.search(template) or template.startswith(_SET_THINKING):
         return tokenizer
-    own = copy(tokenizer)
-    own.chat_template = f"{_SET_THINKING} = {str(thinks).lower()} %}}{template}"
-    return own
+    changed = copy(tokenizer)
+    changed.chat_template = f"{_SET_THINKING} = {str(thinks).lower()} %}}{template}"
+    return changed
 
 
 def _suffix_after(before: str, text: str) -> str:
-    """What `text` says more than `before`, which it must begin with."""
+    """Return the rest of `text` behind `before`, with which it must begin. Raises
+    PromptMismatch."""
     if not text.startswith(before):
         raise PromptMismatch(
-            "The chat template renders a prompt otherwise once its answer is there.",
+            "The chat template renders a prompt differently once its answer follows.",
             "Use another template.",
         )
     return text[len(before) :]
 
 
 def _count_target_tokens(tokenizer: PreTrainedTokenizerBase, answer: Sequence[int]) -> int:
-    """How many tokens of an answer are learnt: all up to the last token that ends a turn."""
+    """Return the number of target tokens of an answer: all up to the last end-of-turn token."""
     ends = end_of_turn(tokenizer)
     for position in range(len(answer) - 1, -1, -1):
         if answer[position] in ends:
@@ -351,8 +355,8 @@ def _render(
 
 
 def _without_earlier_reasoning(messages: Sequence[Message], is_prompt: bool) -> list[Message]:
-    """Messages without the thoughts of earlier turns, which nobody is told later: only an answer
-    that is learnt has its own, at the end."""
+    """Drop the reasoning of earlier turns, which models don't see later: only a trained answer, at
+    the end, keeps its own."""
     last = len(messages) if is_prompt else len(messages) - 1
     return [
         replace(m, reasoning="") if m.reasoning and n < last else m for n, m in enumerate(messages)
@@ -362,21 +366,21 @@ def _without_earlier_reasoning(messages: Sequence[Message], is_prompt: bool) -> 
 def _template_messages(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
 ) -> list[dict[str, Any]]:
-    """Messages as the template takes them. Raises BadData for pictures that nobody sees, and for
-    texts that would stand for one."""
-    sight = image_processor_of(tokenizer)
-    if sight is None:
+    """Return messages as the template takes them. Raises BadData for images of a text-only model,
+    and for texts that contain an image placeholder of the model."""
+    processor = image_processor_of(tokenizer)
+    if processor is None:
         if images_of(messages):
             raise BadData(
-                "There are pictures, and this model reads text only.",
-                "Ask a model that sees (docs/guides/vision.md), or leave the pictures out.",
+                "The conversation has images; this model reads text only.",
+                "Use a vision-language model (docs/guides/vision.md), or leave the images out.",
             )
         return [turn_for(tokenizer, message) for message in messages]
     for message in messages:
-        for word in sight.placeholders:
-            if word in "".join(part for part in message.parts if isinstance(part, str)):
-                said = f"A text holds `{word}`, which stands for a picture."
-                raise BadData(said, "Remove it from the text.")
+        for placeholder in processor.placeholders:
+            if placeholder in "".join(part for part in message.parts if isinstance(part, str)):
+                what = f"A message contains `{placeholder}`, the placeholder of an image."
+                raise BadData(what, "Remove it from the text.")
     return [
         {**turn_for(tokenizer, turn), "content": parts_for(tokenizer, turn)} for turn in messages
     ]

@@ -10,7 +10,7 @@ from burnish.models.local_models import ARTIFACT_FILE, find_model
 
 
 def find_artifact(source: str | Path) -> Artifact | None:
-    """The artifact that a run's id or a folder names; None if it names a model."""
+    """Return the artifact that a run's id or a folder names; None if it names a model."""
     if (Path(source) / ARTIFACT_FILE).exists():
         return open_artifact(Path(source))
     try:
@@ -21,8 +21,8 @@ def find_artifact(source: str | Path) -> Artifact | None:
 
 
 def hash_weights(source: str | Path) -> str:
-    """A hash of all that `open_engine` answers with: weights, how they are rounded, and the system
-    message that is put before questions without one. Raises NotFound."""
+    """Return a hash of what determines `open_engine`'s answers: weights, their rounding, and the
+    system message for conversations without one. Raises NotFound."""
     artifact = find_artifact(source)
     if artifact is None:
         return find_model(str(source)).sha256

@@ -1,9 +1,9 @@
 """GGUF file → safetensors folder, with a tokenizer proven equal.
 
-`transformers` de-quantises the weights but rebuilds the tokenizer from a guess: it loses the digit
+`transformers` dequantizes the weights but rebuilds the tokenizer by guessing: it loses the digit
 splitting of SmolLM2 (11 of 63 texts came out differently from llama.cpp). So the pre-tokenizer is
-set from the name that the file itself gives, a name we don't know is refused, and the result is
-compared with the file's own tables before anybody trains on it.
+set from the name in the file, an unknown name is rejected, and the result is compared with the
+file's own tables before anybody trains on it.
 """
 
 import json
@@ -40,9 +40,9 @@ TOKENIZER_TEST_TEXTS = (
 
 
 def convert_gguf(file: Path, folder: Path) -> dict[str, Any]:
-    """Write the model of a GGUF file as a safetensors folder; say what was proven.
+    """Write the model of a GGUF file as a safetensors folder; return what was proven.
 
-    Raises PullFailed if the tokenizer isn't known to come out equal.
+    Raises PullFailed if the tokenizer isn't known to convert losslessly.
     """
     reader = gguf.GGUFReader(file)
     model = AutoModelForCausalLM.from_pretrained(
@@ -85,7 +85,8 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase, reader: gguf.GGUFReader)
 
 
 def _with_plain_spaces(tokens: list[str], reader: gguf.GGUFReader) -> list[str]:
-    """The file's tokens; SentencePiece writes a space as ▁, and the file does in most tokens."""
+    """Return the file's tokens; SentencePiece writes a space as ▁, the file does in most tokens
+    only."""
     if _read_field(reader, "tokenizer.ggml.model") != "llama":
         return tokens
     return [token.replace(" ", "▁") for token in tokens]
@@ -94,14 +95,14 @@ def _with_plain_spaces(tokens: list[str], reader: gguf.GGUFReader) -> list[str]:
 def _set_pre_tokenizer(folder: Path, name: str) -> None:
     if name not in PRE_TOKENIZERS:
         raise PullFailed(
-            f"The GGUF file's pre-tokenizer `{name}` isn't one that converts without loss.",
+            f"The GGUF file's pre-tokenizer `{name}` cannot be converted losslessly.",
             f"Pull the model's original from its hub id. Known: {', '.join(PRE_TOKENIZERS)}.",
         )
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.pre_tokenizer = PRE_TOKENIZERS[name]
     tokenizer.save(str(folder / "tokenizer.json"))
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    # Any model-specific class rebuilds the pre-tokenizer when it is loaded, and loses it again.
+    # A model-specific class would rebuild, and lose, the pre-tokenizer at loading.
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
@@ -118,10 +119,10 @@ def _check_round_trips(tokenizer: PreTrainedTokenizerBase) -> str:
     return f"{len(TOKENIZER_TEST_TEXTS)} texts"
 
 
-def _check_equal(what: str, ours: object, theirs: object) -> None:
-    if ours != theirs:
+def _check_equal(what: str, converted: object, expected: object) -> None:
+    if converted != expected:
         raise PullFailed(
-            f"The converted tokenizer isn't the file's own: its {what} differs.",
+            f"The converted tokenizer differs from the file's own: {what}.",
             "Nothing was kept. Pull the model's original from its hub id instead.",
         )
 

@@ -1,4 +1,4 @@
-"""The models that are on this machine: one folder each, with a manifest written last.
+"""The models on this machine: one folder each, with a manifest written last.
 
 <models>/<name>/model.json        name, source, licence, sizes, hashes, proof
 <models>/<name>/*.safetensors, config.json, tokenizer.json, ...
@@ -16,7 +16,7 @@ from burnish.core.runs import runs_folder
 from burnish.core.settings import models_folder
 
 MANIFEST = "model.json"
-#: What the folder of a trained model has instead (see models.artifact).
+#: The same file of a trained model's folder (see models.artifact).
 ARTIFACT_FILE = "artifact.json"
 
 
@@ -35,13 +35,13 @@ class LocalModel:
 
     @property
     def identity(self) -> dict[str, str]:
-        """Name and hash, as runs and artifacts note which base they began from."""
+        """Name and hash, by which runs and artifacts record their base."""
         return {"name": self.name, "sha256": self.sha256}
 
 
 def find_model(name: str) -> LocalModel:
-    """A pulled model by name, any folder with a manifest, or a run of this workspace that made an
-    embedding model, by its id. Raises NotFound."""
+    """Find a pulled model by name, any folder with a manifest, or an embedding model trained by a
+    run of this workspace, by its id. Raises NotFound."""
     for folder in (model_folder(name), Path(name), runs_folder() / name / "artifact"):
         if (folder / MANIFEST).exists():
             return open_model(folder)
@@ -49,12 +49,12 @@ def find_model(name: str) -> LocalModel:
 
 
 def list_models() -> list[LocalModel]:
-    """All pulled models, by name."""
+    """Return all pulled models, by name."""
     return [open_model(file.parent) for file in sorted(models_folder().glob(f"*/{MANIFEST}"))]
 
 
 def list_embedders() -> list[LocalModel]:
-    """Embedding models: those pulled, and those that runs of this workspace have made."""
+    """Return the embedding models: pulled ones, and those trained by runs of this workspace."""
     tuned = [
         open_model(file.parent) for file in sorted(runs_folder().glob(f"*/artifact/{MANIFEST}"))
     ]
@@ -62,7 +62,7 @@ def list_embedders() -> list[LocalModel]:
 
 
 def model_folder(name: str) -> Path:
-    """Where a model of this name is kept; a hub id's slash becomes two dashes."""
+    """Return the folder for a model's name; a hub id's slash becomes two dashes."""
     return models_folder() / name.replace("/", "--")
 
 
@@ -82,12 +82,12 @@ def open_model(folder: Path) -> LocalModel:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest as it was written."""
+    """Return the manifest as written."""
     return dict(json.loads((folder / MANIFEST).read_text(encoding="utf-8")))
 
 
 def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Hash every file of a finished folder and write its manifest, the last file of all."""
+    """Hash every file of a finished folder and write its manifest, the last file."""
     files = {
         str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": hash_file(file)}
         for file in sorted(folder.rglob("*"))
@@ -97,7 +97,7 @@ def write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
 
 
 def damaged_files(folder: Path) -> list[str]:
-    """Files of the manifest that are missing or not what they were."""
+    """Return the manifest's files that are missing or changed."""
     return [
         name
         for name, entry in read_manifest(folder)["files"].items()

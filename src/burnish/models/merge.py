@@ -1,7 +1,7 @@
-"""The trained weights as one model without an adapter, merged in float32.
+"""Merge trained weights into one model without an adapter, in float32.
 
-An update is added where it is not rounded away: a 4-bit or even a 16-bit weight has steps that are
-larger than many of an adapter's changes. PEFT's own `merge_and_unload` knows what each method means
+An update is added in float32 lest it be rounded away: steps between 4-bit or even 16-bit weights
+are larger than many of an adapter's changes. PEFT's `merge_and_unload` implements each method
 (LoRA, DoRA, rsLoRA, IA3).
 """
 
@@ -19,23 +19,23 @@ from burnish.models.seq2seq import load_trained_seq2seq
 
 
 class CannotMerge(BurnishError):
-    """What was trained isn't a change of the base's weights."""
+    """The trained parameters aren't a change of the base's weights."""
 
 
-#: Kinds of artifacts of an encoder: labels or vectors come out.
+#: Kinds of artifacts that output labels, vectors or scores.
 NON_GENERATIVE_KINDS = ("classifier", "token_classifier", "embedder", "reward")
 
 
 def check_mergeable(artifact: Artifact) -> None:
-    """Raises CannotMerge if what was trained stands beside the base's weights, or makes no text."""
+    """Raise CannotMerge if the trained parameters can't be merged, or the model makes no text."""
     if artifact.kind in NON_GENERATIVE_KINDS:
         raise CannotMerge(
-            f"A trained {artifact.kind} makes no text, and exports are of language models.",
+            f"A trained {artifact.kind} generates no text; only language models can be exported.",
             f"{artifact.path} is a folder that transformers reads: copy it as it is.",
         )
     if artifact.kind == "vision":
         raise CannotMerge(
-            "Exports are of models that read text only, and this one sees.",
+            "Only text-only models can be exported; this is a vision-language model.",
             f"{artifact.path} is a folder that transformers reads: `burnish serve` opens it.",
         )
     if artifact.kind in NON_PEFT_ADAPTERS:
@@ -47,32 +47,32 @@ def check_mergeable(artifact: Artifact) -> None:
 
 
 def load_merged_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The trained model in float32 on the CPU, and its tokenizer.
+    """Load the trained model in float32 on the CPU, merged, and its tokenizer.
 
-    Weights that were trained rounded come rounded, an adapter merged before. An adapter that was
-    trained on frozen weights of 4 bits is added to the base's own weights of 16 bits.
-    Raises NotFound or BadData if the base isn't here or is another one.
+    Weights trained with rounding come rounded, after merging. An adapter trained on frozen 4-bit
+    weights is added to the base's original 16-bit weights. Raises NotFound or BadData if the base
+    isn't here or differs.
     """
     if artifact.kind == "seq2seq":
         return load_trained_seq2seq(artifact, torch.float32)
     if artifact.kind == "full":
-        own: Any = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
         model: Any = AutoModelForCausalLM.from_pretrained(
             artifact.path, dtype=torch.float32, local_files_only=True
         )
     else:
-        adapted, own = load_adapted_model(artifact)
+        adapted, tokenizer = load_adapted_model(artifact)
         model = adapted.merge_and_unload()
     if artifact.rounding_format:
         round_model_to_q4_0(model)
-    return model.eval(), own
+    return model.eval(), tokenizer
 
 
 def load_adapted_model(artifact: Artifact) -> tuple[Any, PreTrainedTokenizerBase]:
-    """An adapter on its base's own weights, in float32 on the CPU, and its tokenizer.
+    """Load an adapter on its base's original weights, in float32 on the CPU, and its tokenizer.
 
-    Raises NotFound or BadData if the base isn't here or is another one, CannotMerge if what was
-    trained is no change of weights.
+    Raises NotFound or BadData if the base isn't here or differs, CannotMerge if the adapter isn't a
+    change of weights.
     """
     check_mergeable(artifact)
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)

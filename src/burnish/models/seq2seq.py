@@ -1,7 +1,7 @@
-"""An encoder-decoder that was trained, as a folder: an artifact of kind `seq2seq`.
+"""A trained encoder-decoder as a folder: an artifact of kind `seq2seq`.
 
-Its files are those of a classifier (models.classifier): all weights, or an adapter beside its base.
-Prompts are its source and answers its target, both encoded by `models.chat`.
+Its files are those of a classifier (models.heads.classifier): full weights, or an adapter. Prompts
+are the source and answers the target, both encoded by `models.chat_template`.
 """
 
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ from burnish.models.heads.classifier import save_head_model
 from burnish.models.load import default_device
 from burnish.models.local_models import LocalModel
 
-#: Tokens of a side whose positions are relative, as T5's: it could go on, and this is far beyond
-#: the 512 that it was mostly trained with.
+#: Token limit for relative positions, such as T5's, which have none of their own; far beyond the
+#: 512 of most pretraining.
 _RELATIVE_POSITIONS_LIMIT = 2048
 
 _CARD = """# An encoder-decoder, trained from {base}
@@ -32,10 +32,10 @@ It reads the texts of all messages, joined by blank lines, without a chat templa
 
 
 def load_seq2seq(local: LocalModel, dtype: torch.dtype) -> Any:
-    """An encoder-decoder in evaluation mode, on the GPU if there is one.
+    """Load an encoder-decoder in evaluation mode, on the GPU if there is one.
 
-    Raises BadRecipe if transformers knows none in that folder, or it doesn't say how an answer
-    begins.
+    Raises BadRecipe if transformers finds none in that folder, or its decoder start token is
+    unknown.
     """
     return _load(local.path, local.name, dtype)
 
@@ -47,47 +47,46 @@ def _load(folder: Path, name: str, dtype: torch.dtype) -> Any:
         )
     except ValueError as error:
         raise BadRecipe(
-            f"transformers knows no encoder-decoder for text in {name}.",
+            f"transformers finds no text encoder-decoder in {name}.",
             "Name another model in model.name, such as a T5 or a BART.",
         ) from error
     if decoder_start(model) is None:
         raise BadRecipe(
-            f"{name} doesn't say which token its decoder begins with.",
+            f"The config of {name} lacks its decoder's start token.",
             'Write "decoder_start_token_id" into its config.json and pull it again.',
         )
     return model.to(default_device()).eval()
 
 
 def decoder_start(model: Any) -> int | None:
-    """The token that stands before every answer."""
-    own: int | None = getattr(model.config, "decoder_start_token_id", None)
-    return model.generation_config.decoder_start_token_id if own is None else own
+    """Return the token that precedes every answer."""
+    token: int | None = getattr(model.config, "decoder_start_token_id", None)
+    return model.generation_config.decoder_start_token_id if token is None else token
 
 
 def shift_right(model: Any, targets: torch.Tensor) -> torch.Tensor:
-    """Targets (rows, tokens) behind the decoder's first token: what it is given to say them."""
+    """Return targets (rows, tokens) shifted behind the decoder's start token: its inputs."""
     begin = torch.full_like(targets[:, :1], int(decoder_start(model) or 0))
     return torch.cat([begin, targets[:, :-1]], dim=1)
 
 
 def max_lengths(config: Any) -> tuple[int, int]:
-    """The most tokens that the encoder reads, and that the decoder says."""
+    """Return the token limits of encoder and decoder."""
     encoder, decoder = (_positions(getattr(config, s, config), s) for s in ("encoder", "decoder"))
     return encoder, decoder
 
 
 def _positions(config: Any, side: str) -> int:
     for name in (f"max_{side}_position_embeddings", "max_position_embeddings"):
-        if found := getattr(config, name, None):
-            return int(found)
+        if limit := getattr(config, name, None):
+            return int(limit)
     return _RELATIVE_POSITIONS_LIMIT
 
 
 def save_seq2seq(
     folder: Path, model: Any, tokenizer: Tokenizer, base: LocalModel, lineage: Mapping[str, Any]
 ) -> Artifact:
-    """Write a trained encoder-decoder, whole or not at all; an older one in its place is
-    replaced."""
+    """Write a trained encoder-decoder atomically; an older one in its place is replaced."""
     facts = {
         "kind": "seq2seq",
         "base": base.identity,
@@ -99,9 +98,9 @@ def save_seq2seq(
 
 
 def load_trained_seq2seq(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
-    """Model and tokenizer of what `save_seq2seq` wrote; an adapter is merged, in float32.
+    """Load model and tokenizer that `save_seq2seq` wrote; an adapter is merged, in float32.
 
-    Raises NotFound or BadData if an adapter's base isn't here, or is another one.
+    Raises NotFound or BadData if an adapter's base isn't here, or differs.
     """
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     if not has_adapter(artifact):
@@ -113,5 +112,5 @@ def load_trained_seq2seq(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, T
 
 
 def has_adapter(artifact: Artifact) -> bool:
-    """Whether an adapter was trained, and not all weights."""
+    """Return whether an adapter was trained, not full weights."""
     return (artifact.path / "adapter_config.json").exists()

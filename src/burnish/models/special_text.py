@@ -1,8 +1,8 @@
-"""The text of a special token, where somebody wrote it: read as text, so that it ends no turn.
+"""Encode special-token texts written by users as plain text, so that they end no turn.
 
-Special tokens come from the chat template alone. In all that people, passages and tools say, a
-mark is put behind the first character of each text that is a special token's; what is rendered is
-then encoded in the parts between the marks, and none of them is the whole token.
+Special tokens come from the chat template alone. In everything that users, passages and tools
+contribute, a marker is inserted behind the first character of each special token's text; the
+rendered text is split at the markers before encoding, so no part is a whole special token.
 """
 
 import re
@@ -12,12 +12,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-#: A noncharacter of Unicode, which no text holds that means something.
+#: A Unicode noncharacter, which no meaningful text contains.
 _MARK = "\ufdd0"
 
 
 def guarded(tokenizer: PreTrainedTokenizerBase, value: Any) -> Any:
-    """The value (texts within lists and mappings as well) with the marks in it."""
+    """Return the value (also texts within lists and mappings) with markers inserted."""
     if isinstance(value, str):
         return _marked(tokenizer, value)
     if isinstance(value, Mapping):
@@ -28,22 +28,22 @@ def guarded(tokenizer: PreTrainedTokenizerBase, value: Any) -> Any:
 
 
 def parts_of(rendered: str) -> list[str]:
-    """A rendered text in the parts that are encoded each by itself: mostly it is one."""
+    """Split rendered text at the markers into the parts to encode; mostly one."""
     return rendered.split(_MARK)
 
 
 def without_marks(rendered: str) -> str:
-    """A rendered text as people see it."""
+    """Return rendered text without markers, for people."""
     return rendered.replace(_MARK, "")
 
 
 def _marked(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     text = text.replace(_MARK, "\ufffd")
     first, pattern = _special(tokenizer, len(tokenizer))
-    if not any(sign in text for sign in first):
+    if not any(char in text for char in first):
         return text
-    places = [found.start() + 1 for found in pattern.finditer(text)]
-    borders = zip([0, *places], [*places, len(text)], strict=True)
+    positions = [match.start() + 1 for match in pattern.finditer(text)]
+    borders = zip([0, *positions], [*positions, len(text)], strict=True)
     return _MARK.join(text[begin:end] for begin, end in borders)
 
 
@@ -51,8 +51,8 @@ def _marked(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 def _special(
     tokenizer: PreTrainedTokenizerBase, count: int
 ) -> tuple[frozenset[str], re.Pattern[str]]:
-    """What special tokens begin with, and what finds where one begins; `count` of tokens is for the
-    cache alone, as tokens may be added."""
+    """Return the first characters of special tokens, and a pattern for their positions. `count` of
+    tokens only keys the cache, as tokens may be added."""
     added = tokenizer.added_tokens_decoder.values()
     texts = {token.content for token in added if token.special} | {*tokenizer.all_special_tokens}
     longer = sorted(text for text in texts if len(text) > 1)

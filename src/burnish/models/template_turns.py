@@ -1,4 +1,4 @@
-"""One message as the mapping that a chat template renders."""
+"""A message as the mapping that a chat template renders."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,7 +11,8 @@ from burnish.models.tool_calls import for_template
 
 
 def turn_for(tokenizer: PreTrainedTokenizerBase, message: Message) -> dict[str, Any]:
-    """A message as the template takes it; of special tokens that somebody wrote it has the text."""
+    """Return a message as the template takes it; special-token texts in it are marked as plain
+    text."""
     turn = replace(
         message,
         content=guarded(tokenizer, message.content),
@@ -24,7 +25,8 @@ def turn_for(tokenizer: PreTrainedTokenizerBase, message: Message) -> dict[str, 
 
 
 def parts_for(tokenizer: PreTrainedTokenizerBase, turn: Message) -> list[dict[str, str]]:
-    """The content of a message with images, as the templates of models that see take it."""
+    """Return the content of a message with images, as templates of vision-language models take
+    it."""
     return [
         {"type": "text", "text": guarded(tokenizer, part)}
         if isinstance(part, str)

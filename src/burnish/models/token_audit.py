@@ -1,8 +1,8 @@
-"""The token audit: what a row will really teach, for the very tokenizer and template in use.
+"""The token audit: which tokens a row trains, with the very tokenizer and template in use.
 
 A run whose loss curve looks healthy may have trained on the wrong tokens, or on none (trl#6668,
 axolotl#3754, unsloth#416, LlamaFactory#6320). Each check here is one such failure; all of them are
-errors, and training does not begin before they are gone.
+errors, and training does not begin before they are fixed.
 """
 
 from collections import defaultdict
@@ -38,56 +38,56 @@ _UNLIMITED = 1 << 30
 #: code → (message, fix). `{need}` is the smallest max_length that cuts nothing.
 CHECKS: dict[str, tuple[str, str]] = {
     "template_refuses": (
-        "The model's chat template refuses the conversation.",
-        "Use the roles and the order that the template knows, or another model.",
+        "The model's chat template rejects the conversation.",
+        "Use the roles and the order that the template supports, or another model.",
     ),
     "no_trained_token": (
-        "No token of the row is trained: it would count as a loss of 0.",
+        "The row has no target token: its loss would be 0.",
         "Give it an assistant turn whose weight isn't 0, or drop the row.",
     ),
     "answer_cut": (
-        "The answer is cut by max_length, so its end would never be learnt.",
+        "max_length cuts the answer, so its end would never be trained.",
         "Set train.max_length={need}, or shorten or drop these rows.",
     ),
     "end_of_turn_not_trained": (
-        "The token that ends the turn isn't trained: the model would never stop talking.",
-        "Check that the template ends the turn and that its token isn't masked as padding.",
+        "The end-of-turn token isn't trained: the model would never stop.",
+        "Check that the template ends the turn and that this token isn't masked as padding.",
     ),
     "doubled_bos": (
         "The text begins with two beginning-of-sequence tokens.",
         "Let either the template or the tokenizer add it, not both.",
     ),
     "render_mismatch": (
-        "What is trained isn't what will be asked: the prompt's tokens differ from those served.",
-        "Train and serve with one template; if its prompt holds what no answer repeats "
+        "The training prompt's tokens differ from those that will be served.",
+        "Train and serve with one template; if its prompt contains text that no answer repeats "
         "(`<think>`), use another one.",
     ),
     "message_dropped": (
-        "The template leaves out what one of the messages says.",
+        "The template drops the text of a message.",
         "Put that text into the user's message, or use a model whose template renders the role.",
     ),
     "tools_dropped": (
-        "The template leaves out the row's tools or the call of one.",
+        "The template drops the row's tools or a tool call.",
         "Use a model whose template renders tools, or describe them in the system message.",
     ),
     "special_token_in_text": (
-        "A message holds the text of a special token, which many a server takes for the token "
+        "A message contains the text of a special token, which many servers read as the token "
         "itself: it would end or begin a turn there.",
         "Remove it from the text.",
     ),
 }
 
 
-#: What becomes of a conversation, where no template says it.
+#: How an encoder-decoder reads conversations; it has no template to show.
 SEQ2SEQ_NOTE = (
     "The encoder reads the texts of all messages before the last answer, joined by blank lines, "
-    "without a chat template; that answer is what the decoder learns to say."
+    "without a chat template; the decoder's target is that answer."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class _Case:
-    """One row with all that the checks look at."""
+    """One row with everything that the checks examine."""
 
     row: Row
     whole: TokenizedRow
@@ -98,7 +98,7 @@ class _Case:
 
 
 def audit_for(model: str, rows: Sequence[Row], max_length: int) -> list[Finding]:
-    """The findings for a model of this machine; how an encoder-decoder reads rows is said."""
+    """Return the findings for a local model; tell the user how an encoder-decoder reads rows."""
     tokenizer = load_tokenizer(find_model(model))
     if has_source(tokenizer):
         say(f"{model}: {SEQ2SEQ_NOTE}")
@@ -112,12 +112,12 @@ def audit(
     encode: Encode = encode_row,
     serve: Serve = encode_prompt,
 ) -> list[Finding]:
-    """All findings over `rows`, one for each code and file, with the rows' numbers.
+    """Return all findings over `rows`, one per code and file, with the row numbers.
 
-    Of a row with two answers, both are looked at. `encode` is what training will use and `serve`
-    what a server will ask; the audit compares the two. All findings are errors.
+    Both answers of a preference row are examined. `encode` is what training will use and `serve`
+    what a server will use; the audit compares the two. All findings are errors.
     """
-    found: dict[tuple[str, str], list[int]] = defaultdict(list)
+    rows_by_finding: dict[tuple[str, str], list[int]] = defaultdict(list)
     tokenizer, need = set_thinking(tokenizer, have_reasoning(rows)), 0
     with progress("Token audit", total=len(rows)) as bar:
         for row in rows:
@@ -126,7 +126,7 @@ def audit(
                 codes, length = _find_codes(side, tokenizer, max_length, encode, serve)
                 need = max(need, length)
                 for code in codes:
-                    found[code, row.file].append(row.line)
+                    rows_by_finding[code, row.file].append(row.line)
             bar.advance()
     return [
         Finding(
@@ -137,7 +137,7 @@ def audit(
             message=CHECKS[code][0],
             fix=CHECKS[code][1].format(need=need),
         )
-        for (code, file), numbers in found.items()
+        for (code, file), numbers in rows_by_finding.items()
     ]
 
 
@@ -148,18 +148,18 @@ def _find_codes(
     encode: Encode,
     serve: Serve,
 ) -> tuple[list[str], int]:
-    """The codes of what is wrong with a row, and its length in tokens."""
+    """Return the codes of the failed checks of a row, and its length in tokens."""
     try:
         whole = encode(tokenizer, row, _UNLIMITED)
-        cut = whole if len(whole.ids) <= max_length else encode(tokenizer, row, max_length)
-        asked = serve(tokenizer, row.prompt) if row.messages and not row.tools else []
+        truncated = whole if len(whole.ids) <= max_length else encode(tokenizer, row, max_length)
+        prompt_ids = serve(tokenizer, row.prompt) if row.messages and not row.tools else []
         rendered = without_marks(_rendered(tokenizer, row))
     except PromptMismatch:
         return ["render_mismatch"], 0
     except BadData:
         return ["template_refuses"], 0
-    case = _Case(row, whole, cut, asked, rendered, probes_of(tokenizer, row))
-    return [code for code, wrong in _CHECK_FUNCTIONS.items() if wrong(case, tokenizer)], len(
+    case = _Case(row, whole, truncated, prompt_ids, rendered, probes_of(tokenizer, row))
+    return [code for code, failed in _CHECK_FUNCTIONS.items() if failed(case, tokenizer)], len(
         whole.ids
     )
 
@@ -178,8 +178,8 @@ def _answer_cut(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
 
 def _end_of_turn_not_trained(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
     ends = end_of_turn(tokenizer)
-    learnt = [place for place, weight in enumerate(case.whole.weights) if weight > 0]
-    return bool(learnt) and case.row.ends and case.whole.ids[learnt[-1]] not in ends
+    targets = [position for position, weight in enumerate(case.whole.weights) if weight > 0]
+    return bool(targets) and case.row.ends and case.whole.ids[targets[-1]] not in ends
 
 
 def _doubled_bos(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -194,7 +194,9 @@ def _render_mismatch(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
 def _message_dropped(case: _Case, tokenizer: PreTrainedTokenizerBase) -> bool:
     turns = [replace(turn, reasoning="") for turn in case.row.messages]
     texts = [text for turn in turns for text in turn.parts if isinstance(text, str)]
-    texts += [turn.reasoning for turn in case.row.messages[-1:]]  # those before are told nobody
+    texts += [
+        turn.reasoning for turn in case.row.messages[-1:]
+    ]  # earlier reasoning is never rendered
     return case.probes.lost_text or any(text.strip() not in case.rendered for text in texts)
 
 

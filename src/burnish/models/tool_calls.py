@@ -1,7 +1,8 @@
 """Tool calls as a chat template takes them: their arguments as an object, or as JSON text.
 
-OpenAI's API has them as text. Most templates write `arguments | tojson` and want the object (of a
-text they make a text in a text, which no server knows for a call); a few join them to other text.
+OpenAI's API has them as text. Most templates write `arguments | tojson` and need the object (given
+text, they would produce a doubly quoted string that no server parses as a call); a few concatenate
+text.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,8 @@ _PROBE = {"4f1c9": "4f1c8"}
 
 
 def for_template(tokenizer: PreTrainedTokenizerBase, call: Mapping[str, Any]) -> dict[str, Any]:
-    """The call as the tokenizer's template wants it; arguments that are no JSON stay a text."""
+    """Return the call as the tokenizer's template takes it; arguments that are invalid JSON stay
+    text."""
     function = call.get("function")
     if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
         return dict(call)
@@ -32,8 +34,8 @@ def for_template(tokenizer: PreTrainedTokenizerBase, call: Mapping[str, Any]) ->
 
 @lru_cache(maxsize=16)
 def _takes_objects(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
-    """Whether arguments are given as an object: unless the template fails over one, or writes it
-    as Python does."""
+    """Return whether arguments are passed as an object: unless the template fails on one, or prints
+    it as Python does."""
     function = {"name": "f", "arguments": _PROBE}
     call = {"id": "abcdefghi", "type": "function", "function": function}
     turns: list[Any] = [
@@ -41,7 +43,7 @@ def _takes_objects(tokenizer: PreTrainedTokenizerBase, template: str) -> bool:
         {"role": "assistant", "content": "", "tool_calls": [call]},
     ]
     try:
-        said = str(tokenizer.apply_chat_template(turns, tokenize=False))
+        rendered = str(tokenizer.apply_chat_template(turns, tokenize=False))
     except (TemplateError, TypeError, ValueError):
         return False
-    return str(_PROBE) not in said
+    return str(_PROBE) not in rendered

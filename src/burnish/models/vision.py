@@ -1,7 +1,7 @@
-"""A model that sees, as a folder: an artifact of kind `vision`.
+"""A trained vision-language model as a folder: an artifact of kind `vision`.
 
-Its files are those of a classifier (models.classifier): all weights, or an adapter beside its base;
-and those of its base's processor, as they are.
+Its files are those of a classifier (models.heads.classifier), full weights or an adapter, and those
+of its base's processor, unchanged.
 """
 
 import shutil
@@ -26,16 +26,16 @@ from burnish.models.seq2seq import has_adapter
 #: Files of a processor, beside those of its tokenizer.
 _FILES = ("*processor*config*.json", "chat_template*")
 
-_CARD = """# A model that sees, trained from {base}
+_CARD = """# A vision-language model, trained from {base}
 
 `burnish serve {run}` answers with it; `burnish evaluate --source {run}` measures it.
 """
 
 
 def load_vision(folder: Path, name: str, dtype: torch.dtype) -> Any:
-    """A model that sees, in evaluation mode, on the GPU if there is one.
+    """Load a vision-language model in evaluation mode, on the GPU if there is one.
 
-    Raises BadRecipe if transformers knows none in that folder.
+    Raises BadRecipe if transformers finds none in that folder.
     """
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(
@@ -43,7 +43,7 @@ def load_vision(folder: Path, name: str, dtype: torch.dtype) -> Any:
         )
     except ValueError as error:
         raise BadRecipe(
-            f"transformers knows no model in {name} that sees and writes.", "Name another model."
+            f"transformers finds no vision-language model in {name}.", "Name another model."
         ) from error
     return model.to(default_device()).eval()
 
@@ -51,8 +51,7 @@ def load_vision(folder: Path, name: str, dtype: torch.dtype) -> Any:
 def save_vision(
     folder: Path, model: Any, tokenizer: Tokenizer, base: LocalModel, lineage: Mapping[str, Any]
 ) -> Artifact:
-    """Write a trained model that sees, whole or not at all; an older one in its place is
-    replaced."""
+    """Write a trained vision-language model atomically; an older one in its place is replaced."""
     facts = {"kind": "vision", "base": base.identity, **lineage}
     card = _CARD.format(base=base.name, run=lineage.get("run", folder.name))
     return save_head_model(
@@ -62,13 +61,13 @@ def save_vision(
 
 @dataclass(frozen=True, slots=True)
 class _TokenizerWithProcessor:
-    """A tokenizer with the files of its base's processor, as they are."""
+    """A tokenizer with the files of its base's processor, unchanged."""
 
     tokenizer: Tokenizer
     base: Path
 
     def save_pretrained(self, folder: Path, /) -> None:
-        """Both into a folder."""
+        """Write both into a folder."""
         self.tokenizer.save_pretrained(folder)
         for pattern in _FILES:
             for file in self.base.glob(pattern):
@@ -76,16 +75,18 @@ class _TokenizerWithProcessor:
 
 
 def load_trained_vision(artifact: Artifact, dtype: torch.dtype) -> tuple[Any, Tokenizer]:
-    """Model and tokenizer of what `save_vision` wrote; an adapter is merged, in float32.
+    """Load model and tokenizer that `save_vision` wrote; an adapter is merged, in float32.
 
-    Raises NotFound or BadData if an adapter's base isn't here, or is another one.
+    Raises NotFound or BadData if an adapter's base isn't here, or differs.
     """
     name = artifact.path.name
     if not has_adapter(artifact):
-        whole = load_vision(artifact.path, name, dtype)
-        return whole, load_vision_tokenizer(artifact.path, name)
+        return (
+            load_vision(artifact.path, name, dtype),
+            load_vision_tokenizer(artifact.path, name),
+        )
     base = find_base(artifact)
-    below = load_vision(base.path, base.name, torch.float32)
-    adapted = PeftModel.from_pretrained(below, artifact.path, autocast_adapter_dtype=False)
+    base_model = load_vision(base.path, base.name, torch.float32)
+    adapted = PeftModel.from_pretrained(base_model, artifact.path, autocast_adapter_dtype=False)
     model: Any = adapted.float().merge_and_unload()
     return model.to(dtype).eval(), load_vision_tokenizer(artifact.path, name, base.path)

@@ -1,1 +1,1 @@
-"""Passages with their source: documents in, the passages that answer a question out."""
+"""Retrieval: documents in, passages with their source that answer a question out."""

@@ -1,4 +1,4 @@
-"""A question, answered from the passages of an index, with what the answer leans on."""
+"""Answer a question from the passages of an index, with citations."""
 
 import re
 from collections.abc import Sequence
@@ -24,9 +24,9 @@ DONT_KNOW = "I don't know."
 class AnswerSettings:
     """How a question is asked.
 
-    `k` passages at the most, of files that match the pattern `files`; if the most similar passage
-    has a cosine below `least_similarity`, the model isn't asked: the documents are about other
-    things. An answer whose support (rag.grounding) is below `least_support` is called unsupported.
+    At most `k` passages, of files that match the pattern `files`; if the most similar passage has a
+    cosine below `least_similarity`, the model isn't asked: the documents are off topic. An answer
+    whose support (rag.grounding) is below `least_support` is marked unsupported.
     """
 
     k: int = 5
@@ -38,18 +38,18 @@ class AnswerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A passage that the model was shown as `[number]`; `cited` if the answer names it."""
+    """A passage shown to the model as `[number]`; `cited` if the answer names it."""
 
     number: int
     cited: bool
     hit: SearchHit
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish ask --json` prints."""
+        """Return the shape that `burnish ask --json` prints."""
         return {"number": self.number, "cited": self.cited, **self.hit.as_dict()}
 
     def as_text(self) -> str:
-        """`[1] skua.md: Skua > Lights (characters 120 to 340)`."""
+        """Return `[1] skua.md: Skua > Lights (characters 120 to 340)`."""
         return f"[{self.number}] {self.hit.passage.source}"
 
 
@@ -57,8 +57,8 @@ class Citation:
 class CitedAnswer:
     """An answer and the passages behind it. `known` is false if it says that it doesn't know.
 
-    `support` is how far the passages say it, 0 to 1 (rag.grounding), none where there is nothing to
-    check; `supported` is false if that is too little.
+    `support` is how far the passages support it, 0 to 1 (rag.grounding), None if there is nothing
+    to check; `supported` is false if that is too little.
     """
 
     answer: str
@@ -68,7 +68,7 @@ class CitedAnswer:
     supported: bool = True
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish ask --json` prints."""
+        """Return the shape that `burnish ask --json` prints."""
         citations = [citation.as_dict() for citation in self.citations]
         return {
             "answer": self.answer,
@@ -79,7 +79,7 @@ class CitedAnswer:
         }
 
     def as_text(self) -> str:
-        """What a person reads on the terminal."""
+        """Return the answer for the terminal."""
         if not self.known:
             return self.answer
         cited = [citation.as_text() for citation in self.citations if citation.cited]
@@ -99,37 +99,37 @@ class CitedAnswer:
 def ask(engine: LocalEngine, index: Index, question: str, settings: AnswerSettings) -> CitedAnswer:
     """Answer a question from the index. Raises PromptTooLong if not even one passage fits.
 
-    A model is told to cite; a run is asked as it was trained, with the prompt of its training.
+    A model is instructed to cite; a run gets the system prompt of its training.
     """
-    found = index.search(question, settings.k, settings.files)
-    nearest = max((item.similarity or 0.0 for item in found), default=0.0)
+    hits = index.search(question, settings.k, settings.files)
+    nearest = max((hit.similarity or 0.0 for hit in hits), default=0.0)
     if nearest < settings.least_similarity:
         say(f"The nearest passage has a similarity of {nearest:.2f}: the model was not asked.")
         return CitedAnswer(DONT_KNOW, False, ())
-    told = INSTRUCTION if engine.system is None else engine.system
-    messages = (Message("system", told), Message("user", question))
+    instruction = INSTRUCTION if engine.system is None else engine.system
+    messages = (Message("system", instruction), Message("user", question))
     room = engine.context_length - settings.max_new_tokens
-    kept = fit_passages(messages, [item.passage for item in found], engine.count_tokens, room)
+    kept = fit_passages(messages, [hit.passage for hit in hits], engine.count_tokens, room)
     if not kept:
         raise PromptTooLong(
             f"Not even one passage fits the context of {engine.name} ({engine.context_length} "
             "tokens).",
-            "Take a model with a longer context, or index with smaller --chunk-tokens.",
+            "Use a model with a longer context, or index with smaller --chunk-tokens.",
         )
-    if len(kept) < len(found):
-        say(f"{len(kept)} of {len(found)} passages fit the context.")
+    if len(kept) < len(hits):
+        say(f"{len(kept)} of {len(hits)} passages fit the context.")
     prompt = Prompt(with_passages(messages, kept), max_new_tokens=settings.max_new_tokens)
     answer = engine.answer([prompt])[0].text.strip()
-    return _cite(question, answer, found[: len(kept)], settings.least_support)
+    return _cite(question, answer, hits[: len(kept)], settings.least_support)
 
 
 def _cite(
-    question: str, answer: str, found: Sequence[SearchHit], least_support: float
+    question: str, answer: str, hits: Sequence[SearchHit], least_support: float
 ) -> CitedAnswer:
-    named = {int(number) for number in re.findall(r"\[(\d+)\]", answer)}
+    cited_numbers = {int(number) for number in re.findall(r"\[(\d+)\]", answer)}
     known = not re.match(r"I (don[’']t|do not) know\b", answer, flags=re.IGNORECASE)
-    citations = (Citation(n, n in named, item) for n, item in enumerate(found, start=1))
-    texts = [f"{item.passage.section}\n{item.passage.text}" for item in found]
+    citations = (Citation(n, n in cited_numbers, hit) for n, hit in enumerate(hits, start=1))
+    texts = [f"{hit.passage.section}\n{hit.passage.text}" for hit in hits]
     share = support(answer, texts, question) if known else None
     supported = share is None or share >= least_support
     return CitedAnswer(answer, known, tuple(citations), share, supported)

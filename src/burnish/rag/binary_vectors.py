@@ -1,7 +1,7 @@
-"""Vectors as one bit a number: what is near is found among a million in milliseconds.
+"""Binary vectors, one bit per dimension: nearest neighbours among a million in milliseconds.
 
-Two vectors are about as near as the signs of their numbers agree. The bits are scanned whole, and
-only the best of them are compared by their exact vectors (docs/decisions/0008).
+The Hamming distance of the sign bits approximates the angle. The bits are scanned exhaustively, and
+only the best candidates are compared by their exact vectors (docs/decisions/0008).
 """
 
 from collections.abc import Sequence
@@ -9,12 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Passages scanned at once: their bits stay in the processor's cache.
+#: Passages scanned at once, so that their bits stay in the processor's cache.
 _BLOCK = 1 << 15
 
 
 def binarize(vectors: np.ndarray) -> np.ndarray:
-    """Which numbers of (passages, width) are above 0: uint64 of shape (passages, width / 64)."""
+    """Return the positive dimensions of (passages, width): uint64 of shape (passages, width /
+    64)."""
     bits = np.packbits(vectors > 0, axis=1)
     return np.pad(bits, ((0, 0), (0, -bits.shape[1] % 8))).view(np.uint64)
 
@@ -24,7 +25,7 @@ class BinaryVectors:
     """The sign bits of an index.
 
     `ids` and `documents` are int64 of shape (passages,), ids ascending; `columns` is uint64 of
-    shape (width / 64, passages), so that a step of the scan reads what lies together.
+    shape (width / 64, passages), so that a step of the scan reads contiguous memory.
     """
 
     ids: np.ndarray
@@ -33,7 +34,8 @@ class BinaryVectors:
 
     @classmethod
     def from_rows(cls, rows: Sequence[tuple[int, int, int, bytes]]) -> "BinaryVectors":
-        """Of rows (document, its first passage's id, its passages, their bits), by passage."""
+        """Build from rows (document, its first passage's id, number of passages, their bits), by
+        passage."""
         counts = np.array([row[2] for row in rows], dtype=np.int64)
         firsts = np.array([row[1] for row in rows], dtype=np.int64)
         within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
@@ -45,22 +47,23 @@ class BinaryVectors:
     def nearest(
         self, vector: np.ndarray, most: int, documents: np.ndarray | None = None
     ) -> np.ndarray:
-        """The ids of `most` passages whose signs agree best, of these documents; in any order."""
+        """Return the ids of the `most` passages of these documents whose signs agree best, in any
+        order."""
         rows = np.arange(len(self.ids)) if documents is None else self._select_rows(documents)
         if len(rows) > most:
             rows = rows[np.argpartition(self._hamming_distances(vector)[rows], most)[:most]]
-        found: np.ndarray = self.ids[rows]
-        return found
+        nearest_ids: np.ndarray = self.ids[rows]
+        return nearest_ids
 
     def _select_rows(self, documents: np.ndarray) -> np.ndarray:
         return np.flatnonzero(np.isin(self.documents, documents))
 
     def _hamming_distances(self, vector: np.ndarray) -> np.ndarray:
-        """How many signs differ (the Hamming distance), for each passage: uint16."""
-        asked = binarize(vector[None])[0]
+        """Return the number of differing signs for each passage: uint16."""
+        question_bits = binarize(vector[None])[0]
         differences = np.zeros(len(self.ids), dtype=np.uint16)
         for begin in range(0, len(differences), _BLOCK):
             block = differences[begin : begin + _BLOCK]
-            for column, bits in zip(self.columns, asked, strict=True):
+            for column, bits in zip(self.columns, question_bits, strict=True):
                 block += np.bitwise_count(column[begin : begin + _BLOCK] ^ bits)
         return differences

@@ -1,8 +1,8 @@
-"""The search by words: BM25 by tantivy, in a folder beside the index's database.
+"""Word search: BM25 by tantivy, in a folder beside the index's database.
 
-The database is the truth. The folder follows it: each search first brings in what the database has
-gained or lost since. To bring something in twice changes nothing, so a kill at any point costs
-only the time to do it again; a folder that can't be read is made anew.
+The database is the source of truth, and the folder follows it: each search first applies what the
+database gained or lost since. Changes are idempotent, so a kill at any point only costs the time to
+apply them again; an unreadable folder is rebuilt.
 """
 
 import json
@@ -21,16 +21,16 @@ from burnish.rag.store import Ranking
 
 #: Passage id, its document's id, its text.
 IndexedText = tuple[int, int, str]
-#: Goes up with each change of rag.analysis: folders that were read otherwise are made anew.
+#: Incremented with each change of rag.analysis: folders of another version are rebuilt.
 ANALYSIS = 2
-#: Bytes that are gathered in memory before they are written.
+#: Bytes buffered in memory before they are written.
 _HEAP = 64_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class IndexState:
-    """How far the folder has followed: the database's own name, the last passage that came in and
-    the last document that went; and by which analysis its texts were read."""
+    """How far the folder has followed: the database's own name, the last passage added and the last
+    document removed; and the version of the analysis."""
 
     database: str = ""
     passage: int = 0
@@ -40,8 +40,8 @@ class IndexState:
 
 @dataclass(frozen=True, slots=True)
 class IndexChanges:
-    """What the database has beyond a state: ids of documents that went, and passages that came,
-    `count` of them, each document's together."""
+    """What the database has beyond a state: ids of removed documents, and added passages, `count`
+    of them, grouped by document."""
 
     state: IndexState
     gone: Sequence[int]
@@ -50,15 +50,16 @@ class IndexChanges:
 
 
 class WordIndex:
-    """The words of an index's passages, as rag.analysis reads them."""
+    """The words of an index's passages, analyzed by rag.analysis."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._state = IndexState()
         self._index: tantivy.Index | None = None
 
-    def update(self, now: IndexState, news: Callable[[IndexState], IndexChanges]) -> None:
-        """Bring the folder to where the database is (`now`), by what `news` says since a state.
+    def update(self, now: IndexState, changes_since: Callable[[IndexState], IndexChanges]) -> None:
+        """Bring the folder to the database's state (`now`); `news` returns the changes since a
+        state.
 
         Processes take turns; the second finds the work done.
         """
@@ -67,13 +68,13 @@ class WordIndex:
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(self.folder / "lock"):
             index, then = self._open(now)
-            self._state = then if then == now else self._apply_changes(index, news(then))
+            self._state = then if then == now else self._apply_changes(index, changes_since(then))
             self._index = index
 
     def search(self, question: str, most: int, documents: Sequence[int] | None = None) -> Ranking:
-        """The passages with the highest BM25 (Robertson & Zaragoza 2009), of these documents only.
+        """Return the passages of these documents with the highest BM25 (Robertson & Zaragoza 2009).
 
-        Raises nothing for any text: a question has words, and no query language.
+        No text raises an error: a question has words, and no query syntax.
         """
         stems = dict.fromkeys(question_terms(question))
         if self._index is None or not stems or most < 1:
@@ -82,21 +83,22 @@ class WordIndex:
             [(tantivy.Occur.Should, tantivy.Query.term_query(_SCHEMA, "text", s)) for s in stems]
         )
         if documents is not None:
-            only = tantivy.Query.term_set_query(_SCHEMA, "document", list(documents))
-            kept = tantivy.Query.const_score_query(only, 0.0)
+            documents_query = tantivy.Query.term_set_query(_SCHEMA, "document", list(documents))
+            in_documents = tantivy.Query.const_score_query(documents_query, 0.0)
             query = tantivy.Query.boolean_query(
-                [(tantivy.Occur.Must, query), (tantivy.Occur.Must, kept)]
+                [(tantivy.Occur.Must, query), (tantivy.Occur.Must, in_documents)]
             )
         searcher = self._index.searcher()
         hits = searcher.search(query, most, count=False).hits
         ids = searcher.fast_field_values("id", [address for _, address in hits])
         scored = [
-            (int(own or 0), float(score or 0)) for own, (score, _) in zip(ids, hits, strict=True)
+            (int(passage_id or 0), float(score or 0))
+            for passage_id, (score, _) in zip(ids, hits, strict=True)
         ]
         return sorted(scored, key=lambda item: (-item[1], item[0]))
 
     def _open(self, now: IndexState) -> tuple[tantivy.Index, IndexState]:
-        """The folder's index and what it knows: nothing if it had to be made anew."""
+        """Open the folder's index and its state: an empty one if it had to be rebuilt."""
         try:
             state = IndexState(
                 **json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
@@ -109,25 +111,27 @@ class WordIndex:
         (self.folder / "index").mkdir()
         return tantivy.Index(_SCHEMA, path=str(self.folder / "index")), IndexState()
 
-    def _apply_changes(self, index: tantivy.Index, news: IndexChanges) -> IndexState:
+    def _apply_changes(self, index: tantivy.Index, changes: IndexChanges) -> IndexState:
         writer = index.writer(heap_size=_HEAP, num_threads=1)
-        for document in news.gone:
+        for document in changes.gone:
             writer.delete_documents_by_term("document", document)
-        fresh = None
-        with progress("Sorting words", total=news.count) as bar:
-            for own, document, text in news.rows:
-                if document != fresh:
+        current = None
+        with progress("Sorting words", total=changes.count) as bar:
+            for passage_id, document, text in changes.rows:
+                if document != current:
                     # It may be here already, if a kill came between the commit and the state.
                     writer.delete_documents_by_term("document", document)
-                    fresh = document
-                read = " ".join(terms(text))
-                writer.add_document(tantivy.Document(id=own, document=document, text=read))
+                    current = document
+                analyzed = " ".join(terms(text))
+                writer.add_document(
+                    tantivy.Document(id=passage_id, document=document, text=analyzed)
+                )
                 bar.advance()
         writer.commit()
         writer.wait_merging_threads()
-        write_json(self.folder / "state.json", asdict(news.state))
+        write_json(self.folder / "state.json", asdict(changes.state))
         index.reload()
-        return news.state
+        return changes.state
 
 
 def _schema() -> tantivy.Schema:

@@ -1,8 +1,8 @@
-"""A document → passages: whole paragraphs of one section, as many as fit.
+"""Chunking: a document → passages of whole paragraphs of one section, as many as fit.
 
-A passage never reaches over a heading or a page, so that a citation can name both. Only a
-paragraph that is too long by itself is cut, at the end of a sentence or line where there is one,
-and only then do neighbours overlap.
+A passage never spans a heading or a page, so that a citation can name both. Only a paragraph that
+is too long by itself is cut, at the end of a sentence or line if possible, and only then do
+neighbours overlap.
 """
 
 import re
@@ -11,22 +11,22 @@ from itertools import groupby
 
 from burnish.rag.documents import Block, Document
 
-#: Text → where each of its tokens begins and ends.
+#: Text → (start, end) of each token, in characters.
 TokenSpans = Callable[[str], Sequence[tuple[int, int]]]
 
-#: A cut paragraph's next passage repeats this share of the tokens.
+#: Share of a passage's tokens that the next part of a cut paragraph repeats.
 _OVERLAP = 1 / 8
-#: Embedders call a word of any length one unknown token; longer words count as several.
+#: Embedders map a word of any length to one unknown token; longer words count as several.
 _LONGEST_TOKEN = 40
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*\s+|\n\s*")
 
 
 def chunk_document(document: Document, token_spans: TokenSpans, max_tokens: int) -> list[Block]:
-    """The passages of a document, in order: at most `most` tokens each.
+    """Return the passages of a document, in order: at most `max_tokens` tokens each.
 
-    Together they hold all of the text that isn't white space.
+    Together they contain all non-white-space text.
     """
-    found: list[Block] = []
+    passages: list[Block] = []
     for (headings, page), blocks in groupby(document.blocks, key=lambda b: (b.headings, b.page)):
         pieces = [
             piece
@@ -36,34 +36,35 @@ def chunk_document(document: Document, token_spans: TokenSpans, max_tokens: int)
         open_start, open_end, size = 0, 0, 0
         for start, end, tokens in pieces:
             if size and (start < open_end or size + tokens > max_tokens):
-                found.append(Block(open_start, open_end, headings, page))
+                passages.append(Block(open_start, open_end, headings, page))
                 size = 0
             open_start, open_end = (open_start if size else start), end
             size += tokens
         if size:
-            found.append(Block(open_start, open_end, headings, page))
-    return found
+            passages.append(Block(open_start, open_end, headings, page))
+    return passages
 
 
 def _split_block(
-    document: Document, block: Block, token_spans: TokenSpans, most: int
+    document: Document, block: Block, token_spans: TokenSpans, max_tokens: int
 ) -> list[tuple[int, int, int]]:
-    """(start, end, tokens) of a block: itself, or overlapping parts of one that is too long."""
+    """Return (start, end, tokens) of a block: itself, or overlapping parts of one that is too
+    long."""
     text = document.text[block.start : block.end]
     starts = _token_starts(text, token_spans)
-    if len(starts) <= most:
+    if len(starts) <= max_tokens:
         return [(block.start, block.end, max(len(starts), 1))]
     pieces, first = [], 0
     while True:
-        left = len(starts) - first
+        remaining = len(starts) - first
         begin = starts[first] if first else 0
-        if left <= most:
-            pieces.append((block.start + begin, block.end, left))
+        if remaining <= max_tokens:
+            pieces.append((block.start + begin, block.end, remaining))
             return pieces
-        cut = _find_cut(text, starts, first, first + most)
+        cut = _find_cut(text, starts, first, first + max_tokens)
         end = begin + len(text[begin : starts[cut]].rstrip())
         pieces.append((block.start + begin, block.start + end, cut - first))
-        first = _find_resume(text, starts, first, cut, int(most * _OVERLAP))
+        first = _find_resume(text, starts, first, cut, int(max_tokens * _OVERLAP))
 
 
 def _token_starts(text: str, token_spans: TokenSpans) -> list[int]:
@@ -74,21 +75,23 @@ def _token_starts(text: str, token_spans: TokenSpans) -> list[int]:
 
 
 def _find_cut(text: str, starts: Sequence[int], first: int, limit: int) -> int:
-    """The token before which to cut: the last sentence end in the second half, else a word's."""
+    """Return the token before which to cut: the last sentence end in the second half, else a
+    word's."""
     half = (first + limit) // 2
-    ends = {found.end() for found in _SENTENCE_END.finditer(text, starts[half], starts[limit])}
-    for place in range(limit, half, -1):
-        if starts[place] in ends:
-            return place
-    for place in range(limit, half, -1):
-        if text[starts[place] - 1].isspace():
-            return place
+    ends = {match.end() for match in _SENTENCE_END.finditer(text, starts[half], starts[limit])}
+    for index in range(limit, half, -1):
+        if starts[index] in ends:
+            return index
+    for index in range(limit, half, -1):
+        if text[starts[index] - 1].isspace():
+            return index
     return limit
 
 
 def _find_resume(text: str, starts: Sequence[int], first: int, cut: int, overlap: int) -> int:
-    """The token that begins the next part: a word's first, at most `overlap` before the cut."""
-    for place in range(max(cut - overlap, first + 1), cut):
-        if text[starts[place] - 1].isspace():
-            return place
+    """Return the token that begins the next part: a word's first, at most `overlap` before the
+    cut."""
+    for index in range(max(cut - overlap, first + 1), cut):
+        if text[starts[index] - 1].isspace():
+            return index
     return cut

@@ -1,7 +1,7 @@
-"""A file → its text and its structure: blocks under headings, each with its place in the text.
+"""A file as text with structure: blocks under headings, each with its position in the text.
 
 Offsets count characters of `Document.text`. For Markdown and plain text that is the file itself;
-of other kinds it is the text that is read out of them, which `read_document` gives again.
+for other kinds it is the extracted text, which `read_document` reproduces.
 """
 
 from collections.abc import Callable
@@ -24,8 +24,8 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a file says. All that isn't white space in `text` lies in one of the blocks. `notes` say
-    what of it couldn't be read."""
+    """A file's text. All non-white-space of `text` lies in one of the blocks. `notes` say which
+    parts couldn't be read."""
 
     title: str
     text: str
@@ -35,7 +35,7 @@ class Document:
 
 @dataclass(slots=True)
 class DocumentBuilder:
-    """A document that is being read piece by piece, for files whose text has to be put together."""
+    """Builds a document piece by piece, for files whose text has to be assembled."""
 
     title: str
     pieces: list[str] = field(default_factory=list)
@@ -47,17 +47,17 @@ class DocumentBuilder:
     _heading_at: int | None = None
 
     def add_heading(self, level: int, text: str) -> None:
-        """Begin a section; `level` 1 is the outermost. An empty one is nothing."""
+        """Begin a section; `level` 1 is the outermost. An empty heading is ignored."""
         if not (text := text.strip()):
             return
         if self._heading_at is None:
             self._heading_at = self._length
-        self._outline = {own: name for own, name in self._outline.items() if own < level}
+        self._outline = {outer: name for outer, name in self._outline.items() if outer < level}
         self._outline[level] = text
         self._add(f"{text}\n\n")
 
     def add_block(self, text: str) -> None:
-        """Add a paragraph; an empty one is nothing."""
+        """Add a paragraph; an empty one is ignored."""
         if not (text := text.strip()):
             return
         start = self._length if self._heading_at is None else self._heading_at
@@ -68,7 +68,7 @@ class DocumentBuilder:
         self._add("\n\n")
 
     def build(self) -> Document:
-        """The document; headings at the end with nothing below them are a block of their own."""
+        """Return the document; trailing headings without content become a block."""
         text = "".join(self.pieces)
         if self._heading_at is not None:
             headings = tuple(self._outline[level] for level in sorted(self._outline))

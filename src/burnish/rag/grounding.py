@@ -1,8 +1,8 @@
-"""Does an answer say what the passages say? A check that needs no second model.
+"""Grounding: does an answer say what the passages say? A check without a second model.
 
-The share of an answer's words that stand in the passages, by stems and without function words, in
-the sentence that has least of it. An answer made up beside the passages names things that they
-don't; one that picks the wrong thing from the right passage isn't seen (figures:
+It is the share of an answer's words that occur in the passages, by stems and without function
+words, in the least supported sentence. A fabricated answer names things that the passages don't; an
+answer that picks the wrong thing from the right passage isn't detected (figures:
 docs/benchmarks/retrieval.md).
 """
 
@@ -13,35 +13,36 @@ import tantivy
 
 from burnish.rag.analysis import terms
 
-#: Below this an answer is called unsupported; calibrated on XQuAD (docs/benchmarks/retrieval.md).
+#: Below this an answer is marked unsupported; calibrated on XQuAD (docs/benchmarks/retrieval.md).
 LEAST_SUPPORT = 0.6
-#: The number of a citation, which is no word of the answer.
+#: The number of a citation, which isn't a word of the answer.
 _CITATION = re.compile(r"\[\d+\]")
 _SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def support(answer: str, passages: Sequence[str], question: str = "") -> float | None:
-    """0 to 1 for the least supported sentence; none if the answer has no word that says anything.
+    """Return the support, 0 to 1, of the least supported sentence; None for an answer without
+    content words.
 
-    A word is looked for in all passages together; words of the question are left out.
+    A word is looked up in all passages together; words of the question are ignored.
     """
     known = {stem for passage in passages for stem in _stems(passage)}
-    asked = set(_stems(question))
+    question_stems = set(_stems(question))
     shares = []
     for sentence in _SENTENCE.split(_CITATION.sub(" ", answer)):
-        said = [stem for stem in _stems(sentence) if stem not in asked]
-        if said:
-            shares.append(sum(stem in known for stem in said) / len(said))
+        stems = [stem for stem in _stems(sentence) if stem not in question_stems]
+        if stems:
+            shares.append(sum(stem in known for stem in stems) / len(stems))
     return min(shares, default=None)
 
 
 def _stems(text: str) -> list[str]:
-    """Words that say something, as terms, in order and each time."""
-    read = terms(text.encode("utf-8", "replace").decode("utf-8"))
-    return list(_SAYING.analyze(" ".join(read)))
+    """Return the content words as terms, in order, with repetitions."""
+    text_terms = terms(text.encode("utf-8", "replace").decode("utf-8"))
+    return list(_SAYING.analyze(" ".join(text_terms)))
 
 
-#: English function words are no words of an answer (their stems are they themselves).
+#: English function words are ignored (they are their own stems).
 _SAYING = (
     tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.whitespace())
     .filter(tantivy.Filter.stopword("english"))

@@ -1,7 +1,7 @@
-"""An HTML page as a reader sees it.
+"""The text of an HTML page as a reader sees it.
 
-The tags are found by libxml2, in time that grows with the page and no faster; Python's own parser
-needs minutes for 100 kB of `<a <a <a`.
+The tags are found by libxml2, in time linear in the page; Python's own parser needs minutes for 100
+kB of `<a <a <a`.
 """
 
 import re
@@ -19,14 +19,14 @@ _INLINE_TAGS = frozenset(
     )
 )  # fmt: skip
 _UNREAD_TAGS = frozenset({"script", "style", "template"})
-#: Drawings and formulas, whose titles are no page's.
+#: Drawings and formulas, whose titles aren't the page's.
 _DRAWN_TAGS = frozenset({"svg", "math"})
-#: Tags of which one must know whether one is inside.
+#: Tags whose nesting is tracked.
 _KEPT_TAGS = _UNREAD_TAGS | _DRAWN_TAGS | {"title", "pre"}
 
 
 class HtmlPage:
-    """A page that is being read, as lxml's parsers tell it; `draft` is what it says."""
+    """A page being read, as a target of lxml's parsers; `draft` collects its text."""
 
     def __init__(self, title: str) -> None:
         self.draft = DocumentBuilder(title)
@@ -36,11 +36,11 @@ class HtmlPage:
         self.titled = False
 
     def start(self, tag: str, attributes: object) -> None:
-        """A block begins where the one before ends."""
+        """Handle a start tag: a block begins where the previous one ends."""
         if tag in _KEPT_TAGS:
             self.inside[tag] += 1
         if tag == "title" and self._is_inside(_DRAWN_TAGS):
-            return  # it is a drawing's, and shown only as a hint
+            return  # a drawing's title is only a tooltip
         if tag == "br":
             self.pieces.append("\n")
         elif tag in ("td", "th"):
@@ -50,7 +50,7 @@ class HtmlPage:
             self.level = _HEADING_TAGS.get(tag)
 
     def end(self, tag: str) -> None:
-        """A title is the document's; other blocks end."""
+        """Handle an end tag: a title is the document's; other blocks end."""
         if tag == "title":
             if not self.titled and not self._is_inside(_DRAWN_TAGS):
                 self.draft.title = self._said() or self.draft.title
@@ -62,23 +62,23 @@ class HtmlPage:
             self.end_block()
 
     def data(self, data: str) -> None:
-        """White space is one space, save in `pre`."""
+        """Collect text; white space is one space, except in `pre`."""
         if not self._is_inside(_UNREAD_TAGS):
             self.pieces.append(data if self.inside["pre"] else _SPACES.sub(" ", data))
 
     def close(self) -> DocumentBuilder:
-        """What the page says."""
+        """Return the builder with the page's text."""
         self.end_block()
         return self.draft
 
     def end_block(self) -> None:
-        """Put what was gathered into the document."""
-        said, level = self._said(), self.level
+        """Add the collected text to the document."""
+        text, level = self._said(), self.level
         self.pieces, self.level = [], None
-        if said and level:
-            self.draft.add_heading(level, _SPACES.sub(" ", said))
+        if text and level:
+            self.draft.add_heading(level, _SPACES.sub(" ", text))
         else:
-            self.draft.add_block(said)
+            self.draft.add_block(text)
 
     def _is_inside(self, tags: frozenset[str]) -> bool:
         return any(self.inside[tag] for tag in tags)

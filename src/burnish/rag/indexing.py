@@ -1,7 +1,7 @@
-"""`burnish index`: folders and files → an index that holds exactly what they hold now.
+"""`burnish index`: folders and files → an index of exactly their current content.
 
-Only what changed is embedded: a file is known by the hash of its content. Files come into the
-index a few at a time, each whole, so that an indexing that was killed goes on where it stood.
+Only changed files are embedded: a file is identified by the hash of its content. Files enter the
+index a few at a time, each completely, so that a killed indexing resumes where it stopped.
 """
 
 from collections import Counter
@@ -21,15 +21,15 @@ from burnish.rag.readers import read_document, readers
 from burnish.rag.search import refuse_other_embedder
 from burnish.rag.store import Passage, PassageStore
 
-#: Part of what a file is known by: a change in how files are read or cut makes all anew.
+#: Part of a file's digest: incremented when reading or chunking changes, to index all files anew.
 _VERSION = 1
-#: Passages that are embedded before the files they are of are put down.
+#: Passages that are embedded before their files are stored.
 _BLOCK = 64
 
 
 @dataclass(frozen=True, slots=True)
 class IndexReport:
-    """What an indexing did, in files, and how many passages the index has now.
+    """The result of an indexing, in files, and the number of passages in the index.
 
     `skipped` names each file that could not be read, with the reason.
     """
@@ -45,12 +45,12 @@ class IndexReport:
     not_read: dict[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish index --json` prints."""
+        """Return the shape that `burnish index --json` prints."""
         skipped = [{"file": file, "reason": reason} for file, reason in self.skipped]
         return {**asdict(self), "skipped": skipped}
 
     def as_text(self) -> str:
-        """What a person reads on the terminal."""
+        """Return the report for the terminal."""
         files = self.added + self.changed + self.unchanged
         lines = [
             f"{self.name}: {files} files in {self.passages} passages ({self.added} new, "
@@ -59,14 +59,14 @@ class IndexReport:
         lines += [f"Skipped {reason}" for _, reason in self.skipped]
         if self.not_read:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.not_read.items())
-            lines.append(f"Left out, of kinds that are not read: {kinds}.")
+            lines.append(f"Ignored files of other kinds: {kinds}.")
         lines.append(f'Try it: burnish search {self.name} "a question"')
         return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
 class IndexSettings:
-    """How passages are made: the name of the embedder, and the tokens that a passage may have."""
+    """How passages are made: the embedder's name, and the token limit of a passage."""
 
     embedder: str = "all-minilm-l6-v2"
     chunk_tokens: int = 200
@@ -75,43 +75,45 @@ class IndexSettings:
 def build_index(
     sources: Sequence[Path], name: str, changes: Mapping[str, Any] | None = None
 ) -> IndexReport:
-    """Make or renew the index `name` so that it holds what `sources` hold now.
+    """Create or update the index `name` so that it has the current content of `sources`.
 
-    Without sources, those of last time; `changes` are fields of Making. Raises NotFound for a path
-    that isn't there, BadData if there is nothing to read (no new index is left then), BadRecipe if
-    the index was made in another way.
+    Without sources, those of last time; `changes` are fields of IndexSettings. Raises NotFound for
+    a missing path, BadData if there is nothing to read (no new index is left then), BadRecipe if
+    the index was made with other settings.
     """
-    kept = index_locations()
-    where = kept.where(name)
-    is_new = name not in kept.names()
-    before = {} if is_new else _read_facts(kept, name)
-    named = [str(path.absolute()) for path in sources] or list(before.get("sources", ()))
-    if not named:
+    locations = index_locations()
+    location = locations.where(name)
+    is_new = name not in locations.names()
+    previous_facts = {} if is_new else _read_facts(locations, name)
+    source_names = [str(path.absolute()) for path in sources] or list(
+        previous_facts.get("sources", ())
+    )
+    if not source_names:
         raise BadRecipe("Nothing is named to index.", f"burnish index FOLDER --name {name}")
-    making = IndexSettings(**{**before.get("making", {}), **(changes or {})})
-    files, not_read = find_documents(named)
-    embedder = Embedder(find_model(making.embedder))
-    _refuse_too_long(making, embedder)
-    _refuse_other_settings(name, before, making, embedder)
-    store = kept.open(name)
-    work = _Indexer(store, embedder, making)
-    own = {"name": embedder.name, "sha256": embedder.sha256}
-    facts = {"sources": named, "making": asdict(making), "embedder": own}
+    settings = IndexSettings(**{**previous_facts.get("making", {}), **(changes or {})})
+    files, not_read = find_documents(source_names)
+    embedder = Embedder(find_model(settings.embedder))
+    _refuse_too_long(settings, embedder)
+    _refuse_other_settings(name, previous_facts, settings, embedder)
+    store = locations.open(name)
+    indexer = _Indexer(store, embedder, settings)
+    embedder_facts = {"name": embedder.name, "sha256": embedder.sha256}
+    facts = {"sources": source_names, "making": asdict(settings), "embedder": embedder_facts}
     store.set_facts({**facts, "complete": False})
-    counts = work.renew(files)
+    counts = indexer.renew(files)
     store.refresh()
     store.set_facts({**facts, "complete": True})
     passages = store.count()
     store.close()
     if is_new and not passages:
-        kept.remove(name)
-        raise BadData("None of the files can be read.", "\n".join(r for _, r in work.skipped))
-    return IndexReport(name, where, *counts, passages, tuple(work.skipped), not_read)
+        locations.remove(name)
+        raise BadData("None of the files can be read.", "\n".join(r for _, r in indexer.skipped))
+    return IndexReport(name, location, *counts, passages, tuple(indexer.skipped), not_read)
 
 
 @dataclass(slots=True)
 class _Indexer:
-    """One run over the files; `waiting` are those that are read and not yet put down."""
+    """One run over the files; `pending` are those that are read but not stored yet."""
 
     store: PassageStore
     embedder: Embedder
@@ -120,26 +122,26 @@ class _Indexer:
     skipped: list[tuple[str, str]] = field(default_factory=list)
 
     def renew(self, files: Sequence[Path]) -> tuple[int, int, int, int]:
-        """Bring the store to what the files hold: (added, changed, unchanged, removed)."""
+        """Bring the store to the files' content: (added, changed, unchanged, removed)."""
         known = self.store.digests()
-        found = {str(file): digest for file in files if (digest := self._digest(file))}
-        fresh = [file for file, digest in found.items() if known.get(file) != digest]
-        with progress("Indexing", total=sum(_size(file) for file in fresh)) as bar:
-            for file in fresh:
+        digests = {str(file): digest for file in files if (digest := self._digest(file))}
+        stale = [file for file, digest in digests.items() if known.get(file) != digest]
+        with progress("Indexing", total=sum(_size(file) for file in stale)) as bar:
+            for file in stale:
                 passages = self._read_passages(Path(file))
                 if passages:
-                    self.pending.append((file, found[file], passages))
+                    self.pending.append((file, digests[file], passages))
                 else:
                     bar.advance(_size(file))
-                if sum(len(some) for _, _, some in self.pending) >= _BLOCK:
+                if sum(len(waiting) for _, _, waiting in self.pending) >= _BLOCK:
                     self._flush(bar)
             self._flush(bar)
         broken = {file for file, _ in self.skipped}
-        gone = set(known) - (set(found) - broken)
-        self.store.remove(gone)
-        read = [file for file in fresh if file not in broken]
-        changed = sum(file in known for file in read)
-        return len(read) - changed, changed, len(found) - len(fresh), len(gone)
+        removed = set(known) - (set(digests) - broken)
+        self.store.remove(removed)
+        indexed = [file for file in stale if file not in broken]
+        changed = sum(file in known for file in indexed)
+        return len(indexed) - changed, changed, len(digests) - len(stale), len(removed)
 
     def _digest(self, file: Path) -> str | None:
         try:
@@ -149,7 +151,7 @@ class _Indexer:
             return None
 
     def _read_passages(self, file: Path) -> list[Passage]:
-        """What a file says, in passages; none, and named, if it can't be read."""
+        """Return a file's passages; none, and a report, if it can't be read."""
         try:
             document = read_document(file)
         except (BadData, Unavailable) as error:
@@ -157,7 +159,7 @@ class _Indexer:
             return []
         for note in document.notes:
             say(f"{file}: {note}.")
-        spans, most = self.embedder.token_spans, self.settings.chunk_tokens
+        spans, max_tokens = self.embedder.token_spans, self.settings.chunk_tokens
         return [
             Passage(
                 file=str(file),
@@ -168,7 +170,7 @@ class _Indexer:
                 end=block.end,
                 text=document.text[block.start : block.end],
             )
-            for block in chunk_document(document, spans, most)
+            for block in chunk_document(document, spans, max_tokens)
         ]
 
     def _skip(self, file: Path, reason: str) -> None:
@@ -176,8 +178,8 @@ class _Indexer:
         say(f"Skipped {reason}")
 
     def _flush(self, bar: Bar) -> None:
-        """Embed what waits, all in one go, and put it into the store file by file."""
-        texts = [embedded_text(passage) for _, _, some in self.pending for passage in some]
+        """Embed the pending passages together, and store them file by file."""
+        texts = [embedded_text(passage) for _, _, waiting in self.pending for passage in waiting]
         vectors = self.embedder.encode(texts)
         begin = 0
         for file, digest, passages in self.pending:
@@ -188,16 +190,17 @@ class _Indexer:
 
 
 def embedded_text(passage: Passage) -> str:
-    """What is embedded: title and headings, which a passage from the middle needs, and the text."""
+    """Return the text to embed: title and headings, which a passage from the middle needs, and the
+    text."""
     return f"{passage.section}\n{passage.text}"
 
 
 def find_documents(sources: Sequence[str]) -> tuple[list[Path], dict[str, int]]:
-    """Documents below the sources, sorted, and how many files of each other kind there are.
+    """Return the documents below the sources, sorted, and the number of files of each other kind.
 
-    Hidden files and folders are passed over, as `ls` does. Raises NotFound, BadData.
+    Hidden files and folders are skipped, as `ls` does. Raises NotFound, BadData.
     """
-    found: dict[Path, None] = {}
+    documents: dict[Path, None] = {}
     others: Counter[str] = Counter()
     for source in map(Path, sources):
         if not source.exists():
@@ -208,43 +211,43 @@ def find_documents(sources: Sequence[str]) -> tuple[list[Path], dict[str, int]]:
             if hidden or not file.is_file():
                 continue
             if file.suffix.lower() in readers():
-                found[file] = None
+                documents[file] = None
             else:
                 others[file.suffix.lower() or "without an ending"] += 1
-    if not found:
+    if not documents:
         raise BadData(
             f"There is no document in {', '.join(sources)}.",
-            f"Kinds that can be read: {', '.join(readers())}.",
+            f"Supported kinds: {', '.join(readers())}.",
         )
-    return list(found), dict(others)
+    return list(documents), dict(others)
 
 
-def _read_facts(kept: IndexLocations, name: str) -> dict[str, Any]:
-    store = kept.open(name)
+def _read_facts(locations: IndexLocations, name: str) -> dict[str, Any]:
+    store = locations.open(name)
     facts = store.facts()
     store.close()
     return facts
 
 
-def _refuse_too_long(making: IndexSettings, embedder: Embedder) -> None:
-    """Raise BadRecipe for passages whose end would not be in their vectors."""
-    if making.chunk_tokens > embedder.max_tokens:
+def _refuse_too_long(settings: IndexSettings, embedder: Embedder) -> None:
+    """Raise BadRecipe for passages that exceed the embedder's limit, which would cut them."""
+    if settings.chunk_tokens > embedder.max_tokens:
         raise BadRecipe(
-            f"Passages of {making.chunk_tokens} tokens are longer than what {embedder.name} reads "
+            f"Passages of {settings.chunk_tokens} tokens exceed the limit of {embedder.name} "
             f"({embedder.max_tokens} tokens).",
-            "Take shorter ones, with room for the headings: --chunk-tokens 200",
+            "Use shorter ones, with room for the headings: --chunk-tokens 200",
         )
 
 
 def _refuse_other_settings(
-    name: str, facts: Mapping[str, Any], making: IndexSettings, embedder: Embedder
+    name: str, facts: Mapping[str, Any], settings: IndexSettings, embedder: Embedder
 ) -> None:
     if not facts:
         return
-    if facts["making"] != asdict(making):
-        made = ", ".join(f"{key} {value}" for key, value in facts["making"].items())
+    if facts["making"] != asdict(settings):
+        description = ", ".join(f"{key} {value}" for key, value in facts["making"].items())
         raise BadRecipe(
-            f"The index `{name}` was made with other settings: {made}.",
+            f"The index `{name}` was made with other settings: {description}.",
             f"Choose another --name, or remove {index_locations().where(name)}.",
         )
     refuse_other_embedder(name, facts, embedder)

@@ -1,4 +1,4 @@
-"""Where the indexes of a workspace are: folders in it, or the database of BURNISH_INDEXES."""
+"""The locations of a workspace's indexes: folders in it, or the database of BURNISH_INDEXES."""
 
 import re
 import shutil
@@ -19,9 +19,9 @@ FILE = "index.db"
 
 @dataclass(frozen=True, slots=True)
 class IndexLocations:
-    """A place for indexes: those that are there, and how one is opened (or made) and removed.
+    """Lists, opens (or creates), and removes indexes at one location.
 
-    `where` says for a person where an index is; it names no password.
+    `where` describes the location of an index for people, without passwords.
     """
 
     names: Callable[[], list[str]]
@@ -31,7 +31,8 @@ class IndexLocations:
 
 
 def index_locations() -> IndexLocations:
-    """Where indexes are kept now. Raises BadRecipe for a BURNISH_INDEXES of an unknown kind."""
+    """Return the configured location of indexes. Raises BadRecipe for an unsupported
+    BURNISH_INDEXES."""
     url = indexes_url()
     if not url:
         return IndexLocations(
@@ -41,7 +42,7 @@ def index_locations() -> IndexLocations:
     if parts.scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
         raise BadRecipe(
             f"BURNISH_INDEXES names a {parts.scheme or 'nameless'} database.",
-            "Indexes can be on PostgreSQL with pgvector: postgresql://user:password@host/database",
+            "Supported is PostgreSQL with pgvector: postgresql://user:password@host/database",
         )
     server = f"{parts.hostname or 'localhost'}{parts.path}"
     return IndexLocations(
@@ -53,12 +54,13 @@ def index_locations() -> IndexLocations:
 
 
 def index_folder(name: str) -> Path:
-    """Where this workspace keeps the index `name`. Raises BadRecipe if it can't be a folder's."""
+    """Return the folder of the index `name` in this workspace. Raises BadRecipe for an invalid
+    name."""
     return workspace() / "indexes" / _check_name(name)
 
 
 def index_names() -> list[str]:
-    """The indexes in folders of this workspace, by name."""
+    """Return the names of the indexes in folders of this workspace, sorted."""
     return sorted(file.parent.name for file in (workspace() / "indexes").glob(f"*/{FILE}"))
 
 

@@ -1,8 +1,8 @@
 """An index on a PostgreSQL server with pgvector, in a schema of its own (`burnish_<name>`).
 
-Near vectors by HNSW (Malkov & Yashunin 2016, arXiv:1603.09320), exactly if only some files are
-asked for; words, as rag.analysis reads them, by PostgreSQL's own text search, whose rank knows no
-rare words as BM25 does.
+Nearest vectors by HNSW (Malkov & Yashunin 2016, arXiv:1603.09320), exactly if only some files are
+searched; words, analyzed by rag.analysis, by PostgreSQL's own text search, whose rank ignores
+rarity, unlike BM25.
 """
 
 import json
@@ -33,19 +33,19 @@ CREATE TABLE passages (
 CREATE INDEX ON passages (document);
 CREATE INDEX ON passages USING gin (words);
 """
-#: The vectors' column waits for the first vectors, which say how wide they are.
+#: The vector column is added with the first vectors, which give its width.
 _VECTORS = """
 ALTER TABLE passages ADD COLUMN IF NOT EXISTS vector public.vector({width}) NOT NULL;
 CREATE INDEX IF NOT EXISTS passages_near ON passages USING hnsw (vector public.vector_ip_ops);
 """
-#: The last place of a word that is kept apart.
+#: The largest position in a `tsvector`.
 _LAST_PLACE = 16_383
-#: What a text may not hold there: lone surrogates and the character 0.
+#: Characters that PostgreSQL can't store: lone surrogates and U+0000.
 _UNSTORABLE = re.compile("[\ud800-\udfff\x00]")
 
 
 def connect(url: str) -> Any:
-    """A connection that commits each statement. Raises Unavailable."""
+    """Open a connection that commits each statement. Raises Unavailable."""
     try:
         import psycopg
     except ModuleNotFoundError as error:
@@ -62,7 +62,7 @@ def connect(url: str) -> Any:
 
 
 def list_postgres(url: str) -> list[str]:
-    """The indexes of a database, by name."""
+    """Return the indexes of a database, by name."""
     with connect(url) as database:
         rows = database.execute(
             "SELECT nspname FROM pg_namespace WHERE starts_with(nspname, %s)", (_PREFIX,)
@@ -71,13 +71,13 @@ def list_postgres(url: str) -> list[str]:
 
 
 def drop_postgres(url: str, name: str) -> None:
-    """Forget an index."""
+    """Delete an index."""
     with connect(url) as database:
         database.execute(f'DROP SCHEMA IF EXISTS "{_schema(name)}" CASCADE')
 
 
 class PostgresStore:
-    """The index `name`; made when it is opened for the first time. Raises Unavailable."""
+    """The index `name`; created when it is first opened. Raises Unavailable."""
 
     def __init__(self, url: str, name: str) -> None:
         self.schema = _schema(name)
@@ -89,26 +89,26 @@ class PostgresStore:
         self.database.execute(f'SET search_path TO "{self.schema}", public')
 
     def close(self) -> None:
-        """Let go of the connection."""
+        """Close the connection."""
         self.database.close()
 
     def facts(self) -> dict[str, Any]:
-        """What was put down about the index; empty if it is new."""
-        found = self.database.execute("SELECT value FROM facts").fetchone()
-        return dict(found[0]) if found else {}
+        """Return the recorded facts about the index; empty if it is new."""
+        row = self.database.execute("SELECT value FROM facts").fetchone()
+        return dict(row[0]) if row else {}
 
     def set_facts(self, facts: Mapping[str, Any]) -> None:
-        """Put it down."""
+        """Record the facts about the index."""
         with self._transaction():
             self.database.execute("DELETE FROM facts")
             self.database.execute("INSERT INTO facts VALUES (%s)", (json.dumps(dict(facts)),))
 
     def digests(self) -> dict[str, str]:
-        """File → hash of the content whose passages are here."""
+        """Return file → content hash of the indexed files."""
         return dict(self.database.execute("SELECT file, digest FROM documents").fetchall())
 
     def replace(self, file: str, digest: str, passages: Sequence[Passage], vectors: Any) -> None:
-        """Take a file's passages for those of before, whole or not at all."""
+        """Replace a file's passages in one transaction."""
         with self._transaction():
             self.database.execute("DELETE FROM documents WHERE file = %s", (file,))
             title = _replace_unstorable(passages[0].title if passages else "")
@@ -136,69 +136,69 @@ class PostgresStore:
                 )
 
     def remove(self, files: Collection[str]) -> None:
-        """Forget these files, all or none."""
+        """Remove these files in one transaction."""
         self.database.execute("DELETE FROM documents WHERE file = ANY(%s)", (list(files),))
 
     def refresh(self) -> None:
-        """Nothing waits here."""
+        """Do nothing: the database is always up to date."""
 
     def count(self) -> int:
-        """How many passages there are."""
+        """Return the number of passages."""
         return int(self.database.execute("SELECT count(*) FROM passages").fetchone()[0])
 
     def search_vectors(
         self, vector: np.ndarray, most: int, files: Collection[str] | None = None
     ) -> Ranking:
-        """The passages whose vectors are nearest by dot product, of these files only."""
+        """Return the passages with the nearest vectors by dot product, of these files only."""
         if not self.count():
             return []
         query, values = _filter_files("SELECT id, -(vector <#> %s::vector) FROM passages", files)
         with self._transaction(alone=False):
             if files is not None:
-                # Which files is asked after the walk through the graph, which would end too soon.
+                # The file filter applies after the graph search, which would end too early.
                 self.database.execute("SET LOCAL enable_indexscan = off")
             self.database.execute(f"SET LOCAL hnsw.ef_search = {min(max(4 * most, 100), 1000)}")
-            written = _vector_literal(vector)
+            literal = _vector_literal(vector)
             return self._run_ranking(
                 f"{query} ORDER BY vector <#> %s::vector LIMIT %s",
-                (written, *values, written, most),
+                (literal, *values, literal, most),
             )
 
     def search_words(
         self, question: str, most: int, files: Collection[str] | None = None
     ) -> Ranking:
-        """The passages with the highest `ts_rank_cd`, of these files only."""
+        """Return the passages with the highest `ts_rank_cd`, of these files only."""
         words = dict.fromkeys(question_terms(_replace_unstorable(question)))
         if not words:
             return []
-        asked = " | ".join(f"'{word}'" for word in words)
+        ts_query = " | ".join(f"'{word}'" for word in words)
         query, values = _filter_files(
             "SELECT passages.id, ts_rank_cd(words, asked, 1) AS rank FROM passages, "
             "CAST(%s AS tsquery) AS asked",
             files,
         )
-        also = "AND" if files is not None else "WHERE"
+        conjunction = "AND" if files is not None else "WHERE"
         return self._run_ranking(
-            f"{query} {also} words @@ asked ORDER BY rank DESC, passages.id LIMIT %s",
-            (asked, *values, most),
+            f"{query} {conjunction} words @@ asked ORDER BY rank DESC, passages.id LIMIT %s",
+            (ts_query, *values, most),
         )
 
     def passages(self, ids: Sequence[int]) -> list[Passage]:
-        """Passages by id, in that order."""
+        """Return passages by id, in that order."""
         rows = self.database.execute(
             "SELECT passages.id, file, title, headings, page, begins, ends, text FROM passages "
             "JOIN documents ON documents.id = document WHERE passages.id = ANY(%s)",
             (list(ids),),
         ).fetchall()
-        found = {
-            own: Passage(file, title, tuple(headings), page, begins, ends, text)
-            for own, file, title, headings, page, begins, ends, text in rows
+        by_id = {
+            passage_id: Passage(file, title, tuple(headings), page, begins, ends, text)
+            for passage_id, file, title, headings, page, begins, ends, text in rows
         }
-        return [found[own] for own in ids]
+        return [by_id[passage_id] for passage_id in ids]
 
     def _run_ranking(self, query: str, values: Sequence[Any]) -> Ranking:
         rows = self.database.execute(query, values).fetchall()
-        return [(int(own), float(score)) for own, score in rows]
+        return [(int(passage_id), float(score)) for passage_id, score in rows]
 
     def _create_schema(self) -> None:
         import psycopg
@@ -216,7 +216,7 @@ class PostgresStore:
 
     @contextmanager
     def _transaction(self, alone: bool = True) -> Iterator[None]:
-        """All or nothing; one writer of an index at a time."""
+        """Run a transaction; with `alone`, one writer per index at a time."""
         with self.database.transaction():
             if alone:
                 lock = "SELECT pg_advisory_xact_lock(hashtext(%s))"
@@ -225,19 +225,19 @@ class PostgresStore:
 
 
 def _filter_files(query: str, files: Collection[str] | None) -> tuple[str, list[Any]]:
-    """The query for passages of these files, and what it needs."""
+    """Return the query restricted to these files, and its parameters."""
     if files is None:
         return query, []
-    kept = "document IN (SELECT documents.id FROM documents WHERE file = ANY(%s))"
-    return f"{query} WHERE {kept}", [list(files)]
+    condition = "document IN (SELECT documents.id FROM documents WHERE file = ANY(%s))"
+    return f"{query} WHERE {condition}", [list(files)]
 
 
 def _schema(name: str) -> str:
     schema = f"{_PREFIX}{name}"
     if len(schema.encode()) > 63:
         raise BadRecipe(
-            f"`{name}` is too long a name for an index on PostgreSQL.",
-            f"At most {63 - len(_PREFIX)} bytes can be kept there.",
+            f"The index name `{name}` is too long for PostgreSQL.",
+            f"Use at most {63 - len(_PREFIX)} bytes.",
         )
     return schema
 
@@ -247,13 +247,16 @@ def _vector_literal(vector: Any) -> str:
 
 
 def _lexemes(text: str) -> str:
-    """The terms of a text with their places, as a `tsvector` is written."""
-    places: dict[str, list[int]] = defaultdict(list)
-    for place, term in enumerate(terms(text), start=1):
-        places[term].append(min(place, _LAST_PLACE))
-    return " ".join(f"'{term}':{','.join(map(str, at))}" for term, at in places.items())
+    """Return the terms of a text with their positions, in the syntax of a `tsvector`."""
+    positions: dict[str, list[int]] = defaultdict(list)
+    for position, term in enumerate(terms(text), start=1):
+        positions[term].append(min(position, _LAST_PLACE))
+    return " ".join(
+        f"'{term}':{','.join(map(str, term_positions))}"
+        for term, term_positions in positions.items()
+    )
 
 
 def _replace_unstorable(text: str) -> str:
-    """The text with what PostgreSQL can't hold replaced, one character for one."""
+    """Replace characters that PostgreSQL can't store, one for one."""
     return _UNSTORABLE.sub("�", text)

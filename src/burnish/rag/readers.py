@@ -1,4 +1,4 @@
-"""How each kind of file is read: the table READERS. Libraries load when such a file comes."""
+"""Readers by file kind: the table READERS. Libraries are loaded when such a file comes."""
 
 import csv
 import importlib
@@ -23,18 +23,18 @@ from burnish.rag.html_page import HtmlPage
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+\Z")
 _FRONT_MATTER = re.compile(r"\A---\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 _SPACE = re.compile(r"\s*")
-#: Halves of characters, which no embedder and no database takes.
+#: Lone surrogates, which no embedder or database accepts.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_text(file: Path) -> Document:
-    """Plain text: paragraphs between empty lines."""
+    """Read plain text: paragraphs between empty lines."""
     text = _decode_file(file)
-    return Document(file.stem, text, tuple(Block(*place) for place in _paragraphs(text)))
+    return Document(file.stem, text, tuple(Block(*span) for span in _paragraphs(text)))
 
 
 def read_markdown(file: Path) -> Document:
-    """Markdown (CommonMark): the blocks of the top level, under their headings."""
+    """Read Markdown (CommonMark): the top-level blocks, under their headings."""
     text = _decode_file(file)
     front = _FRONT_MATTER.match(text)
     begin = front.end() if front else 0
@@ -50,16 +50,18 @@ def read_markdown(file: Path) -> Document:
     blocks = [Block(0, len(text[:begin].rstrip()))] if front else []
     outline: dict[int, str] = {}
     heading_at, last, title = None, begin, file.stem
-    for place, token in enumerate(tokens):
+    for index, token in enumerate(tokens):
         if token.level or token.map is None or token.nesting < 0:
             continue
-        # From the end of the block before: a reference definition leaves no token of its own.
+        # Start at the end of the previous block: a reference definition has no token of its own.
         start = _skip_whitespace(text, last)
         last = starts[min(token.map[1], len(starts) - 1)]
         if token.type == "heading_open":
-            level, name = int(token.tag[1]), tokens[place + 1].content.strip()
+            level, name = int(token.tag[1]), tokens[index + 1].content.strip()
             title = name if level == 1 and not outline else title
-            outline = {own: said for own, said in outline.items() if own < level} | {level: name}
+            outline = {outer: heading for outer, heading in outline.items() if outer < level} | {
+                level: name
+            }
             heading_at = start if heading_at is None else heading_at
             continue
         start = start if heading_at is None else heading_at
@@ -72,18 +74,18 @@ def read_markdown(file: Path) -> Document:
 
 
 def read_csv(file: Path) -> Document:
-    """A table: each row is a block of `column: value` lines."""
+    """Read a table: each row is a block of `column: value` lines."""
     rows = csv.DictReader(io.StringIO(_decode_file(file), newline=""), restkey="more", strict=True)
     try:
         return _records_document(file, rows)
     except csv.Error as error:
         raise BadData(
-            f"{file}, after line {rows.line_num}: {error}.", "Mend the quotes there."
+            f"{file}, after line {rows.line_num}: {error}.", "Fix the quotes there."
         ) from error
 
 
 def read_jsonl(file: Path) -> Document:
-    """JSON lines: each object is a block of `key: value` lines."""
+    """Read JSON lines: each object is a block of `key: value` lines."""
     records = []
     for number, line in enumerate(_decode_file(file).split("\n"), start=1):
         if not line.strip():
@@ -92,7 +94,7 @@ def read_jsonl(file: Path) -> Document:
             record = parse_json(line)
         except BadJson as error:
             raise BadData(
-                f"{file}, line {number} is not JSON: {error.reason}", "Mend it."
+                f"{file}, line {number} is not JSON: {error.reason}", "Fix it."
             ) from error
         if not isinstance(record, dict):
             raise BadData(f"{file}, line {number} is not an object.", "Write {...} on each line.")
@@ -101,47 +103,47 @@ def read_jsonl(file: Path) -> Document:
 
 
 def read_html(file: Path) -> Document:
-    """HTML: what a reader sees, under its h1 to h6."""
+    """Read HTML: the visible text, under its h1 to h6."""
     etree = _import_library("lxml.etree")
     parser = etree.HTMLParser(target=HtmlPage(file.stem), huge_tree=True, encoding="utf-8")
     parser.feed(_decode_file(file).encode())
-    draft: DocumentBuilder = parser.close()
-    return draft.build()
+    builder: DocumentBuilder = parser.close()
+    return builder.build()
 
 
 def read_pdf(file: Path) -> Document:
-    """PDF: the text of each page."""
+    """Read PDF: the text of each page."""
     pypdf = _import_library("pypdf")
-    # What it mends by itself isn't worth a line; what it can't, it raises.
+    # Its warnings about repaired files are noise; real errors are raised.
     logging.getLogger("pypdf").setLevel(logging.CRITICAL)
-    draft, blank = DocumentBuilder(file.stem), []
+    builder, blank = DocumentBuilder(file.stem), []
     try:
         with file.open("rb") as opened:
             source = pypdf.PdfReader(opened)
-            draft.title = str((source.metadata or {}).get("/Title") or "").strip() or file.stem
+            builder.title = str((source.metadata or {}).get("/Title") or "").strip() or file.stem
             for number, page in enumerate(source.pages, start=1):
-                draft.page = number
+                builder.page = number
                 text = page.extract_text()
                 for begin, end in _paragraphs(text):
-                    draft.add_block(text[begin:end])
+                    builder.add_block(text[begin:end])
                 if not text.strip():
                     blank.append(number)
     except importlib.import_module("pypdf.errors").PyPdfError as error:
         raise BadData(
-            f"{file} is broken or locked: {error}", "Open it and save it again without a password."
+            f"{file} is corrupt or locked: {error}", "Open it and save it again without a password."
         ) from error
     if blank:
-        draft.notes = (f"{_numbered(blank)} no text: a scan needs text recognition (OCR) first",)
-    return draft.build()
+        builder.notes = (f"{_numbered(blank)} no text: a scan needs text recognition (OCR) first",)
+    return builder.build()
 
 
 def _numbered(pages: Sequence[int]) -> str:
-    """`page 2 holds`, `pages 2, 5 hold`."""
+    """Format `page 2 holds`, `pages 2, 5 hold`."""
     return f"page {pages[0]} holds" if len(pages) == 1 else f"pages {abbreviate(pages)} hold"
 
 
 def read_docx(file: Path) -> Document:
-    """Word: paragraphs and tables under their headings, all tracked changes accepted."""
+    """Read Word: paragraphs and tables under their headings, all tracked changes accepted."""
     docx = _import_library("docx")
     try:
         refuse_huge(file)
@@ -151,9 +153,9 @@ def read_docx(file: Path) -> Document:
         importlib.import_module("docx.opc.exceptions").PackageNotFoundError,
     ) as error:
         raise BadData(f"{file} is not a Word file.", "Open it and save it again.") from error
-    draft = DocumentBuilder((source.core_properties.title or "").strip() or file.stem)
-    fill(draft, source)
-    return draft.build()
+    builder = DocumentBuilder((source.core_properties.title or "").strip() or file.stem)
+    fill(builder, source)
+    return builder.build()
 
 
 #: File ending → reader.
@@ -171,15 +173,15 @@ READERS: dict[str, Reader] = {
 
 
 def _records_document(file: Path, records: Iterable[Mapping[str, Any]]) -> Document:
-    draft = DocumentBuilder(file.stem)
+    builder = DocumentBuilder(file.stem)
     for record in records:
         lines = (
             f"{key}: {_cell_text(value)}"
             for key, value in record.items()
             if value not in ("", None)
         )
-        draft.add_block("\n".join(lines))
-    return draft.build()
+        builder.add_block("\n".join(lines))
+    return builder.build()
 
 
 def _cell_text(value: object) -> str:
@@ -191,30 +193,30 @@ def _heading_path(outline: Mapping[int, str]) -> tuple[str, ...]:
 
 
 def _paragraphs(text: str) -> Iterator[tuple[int, int]]:
-    """Where the paragraphs of a text begin and end: what lies between empty lines."""
-    begin, end, place = -1, 0, 0
+    """Yield start and end of the paragraphs of a text, which are separated by empty lines."""
+    begin, end, position = -1, 0, 0
     for line in _LINE.findall(text):
-        said = line.strip()
-        if said:
-            first = place + line.index(said[0])
+        stripped = line.strip()
+        if stripped:
+            first = position + line.index(stripped[0])
             begin = first if begin < 0 else begin
-            end = first + len(line[line.index(said[0]) :].rstrip())
+            end = first + len(line[line.index(stripped[0]) :].rstrip())
         elif begin >= 0:
             yield begin, end
             begin = -1
-        place += len(line)
+        position += len(line)
     if begin >= 0:
         yield begin, end
 
 
-def _skip_whitespace(text: str, place: int) -> int:
-    """The first place from `place` on that isn't white space."""
-    found = _SPACE.match(text, place)
-    return found.end() if found else place
+def _skip_whitespace(text: str, position: int) -> int:
+    """Return the first position from `position` on that isn't white space."""
+    match = _SPACE.match(text, position)
+    return match.end() if match else position
 
 
 def _decode_file(file: Path) -> str:
-    """The characters as they stand in the file, line ends and all; a byte order mark is left out.
+    """Return the file's characters unchanged, line ends included, without a byte order mark.
 
     Raises UnicodeDecodeError.
     """
@@ -232,18 +234,18 @@ def _import_library(name: str) -> Any:
 
 
 def readers() -> Mapping[str, Reader]:
-    """File ending → how such a file is read."""
+    """Return file ending → reader."""
     return READERS
 
 
 def read_document(file: Path) -> Document:
-    """Read one file. Raises BadData if it is broken, empty or of an unknown kind; Unavailable if
+    """Read one file. Raises BadData if it is corrupt, empty or of an unknown kind; Unavailable if
     the library for its kind is missing."""
     reader = readers().get(file.suffix.lower())
     if reader is None:
         raise BadData(
             f"{file}: files of kind `{file.suffix}` can't be read.",
-            f"Known kinds: {', '.join(readers())}.",
+            f"Supported kinds: {', '.join(readers())}.",
         )
     try:
         document = reader(file)
@@ -251,13 +253,14 @@ def read_document(file: Path) -> Document:
         raise BadData(f"{file} is not UTF-8 text: {error}", "Save it as UTF-8.") from error
     except BurnishError:
         raise
-    # Whatever a library ends in over a broken file is that file's fault, and of no other one.
+    # Any exception of a library over a corrupt file is that file's error alone.
     except Exception as error:
         what = f"{type(error).__name__}: {error}".rstrip(": ")
-        raise BadData(f"{file} is broken: {what}", "Open it and save it again.") from error
+        raise BadData(f"{file} is corrupt: {what}", "Open it and save it again.") from error
     if not document.text.strip():
         raise BadData(
-            f"{file} holds no text.", "A scan needs text recognition (OCR) first; else remove it."
+            f"{file} contains no text.",
+            "A scan needs text recognition (OCR) first; else remove it.",
         )
     return replace(
         document,

@@ -1,6 +1,6 @@
-"""Hybrid search: the nearest by meaning and the best by words, joined by their ranks.
+"""Hybrid search: vector search and word search, fused by rank.
 
-A cross-encoder, if one is named, reads the best of them with the question and orders them anew.
+A cross-encoder, if one is named, reranks the best hits together with the question.
 """
 
 import os
@@ -22,7 +22,7 @@ from burnish.rag.store import Passage, PassageStore, Ranking
 
 #: The constant of reciprocal rank fusion, as in the paper.
 _RRF_K = 60
-#: How far down each of the two rankings is read, at the least.
+#: Minimum depth of each of the two rankings.
 _DEPTH = 50
 
 
@@ -30,8 +30,8 @@ _DEPTH = 50
 class SearchHit:
     """A passage that was found. `score` is the fused one, `similarity` the cosine to the question.
 
-    `by_meaning` and `by_words` are its ranks, from 1; `relevance` is what the cross-encoder says,
-    in its own unit. What a ranking doesn't hold is none.
+    `by_meaning` and `by_words` are its ranks, from 1; `relevance` is the cross-encoder's score, in
+    its own unit. Each is None if that ranking doesn't contain the passage.
     """
 
     passage: Passage
@@ -42,31 +42,31 @@ class SearchHit:
     relevance: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """The shape that `burnish search --json` prints."""
-        found = asdict(self)
-        passage = found.pop("passage")
-        return {**passage, "headings": list(passage["headings"]), **found}
+        """Return the shape that `burnish search --json` prints."""
+        fields = asdict(self)
+        passage = fields.pop("passage")
+        return {**passage, "headings": list(passage["headings"]), **fields}
 
 
 @dataclass(frozen=True, slots=True)
 class Reranking:
-    """A cross-encoder, and how many of the best it reads."""
+    """A cross-encoder, and how many of the best hits it reads."""
 
     model: Reranker
     top: int = 20
 
     def rerank(self, question: str, hits: Sequence[SearchHit]) -> list[SearchHit]:
-        """The first `top` by relevance; those behind them stay behind."""
-        read = hits[: self.top]
-        texts = [f"{item.passage.section}\n{item.passage.text}" for item in read]
+        """Return the first `top` hits by relevance; those behind them stay behind."""
+        head = hits[: self.top]
+        texts = [f"{hit.passage.section}\n{hit.passage.text}" for hit in head]
         scores = self.model.score(question, texts).tolist()
-        judged = [replace(item, relevance=own) for item, own in zip(read, scores, strict=True)]
-        return [*sorted(judged, key=lambda item: -(item.relevance or 0)), *hits[self.top :]]
+        scored = [replace(hit, relevance=score) for hit, score in zip(head, scores, strict=True)]
+        return [*sorted(scored, key=lambda hit: -(hit.relevance or 0)), *hits[self.top :]]
 
 
 @dataclass(slots=True)
 class Index:
-    """An index that is open: its store, and the embedder that made its vectors."""
+    """An open index: its store, and the embedder that made its vectors."""
 
     name: str
     store: PassageStore
@@ -75,14 +75,15 @@ class Index:
     reranking: Reranking | None = None
 
     def search(self, question: str, k: int = 5, files: str | None = None) -> list[SearchHit]:
-        """The `k` best passages, best first; `files` is a pattern that their file must match.
+        """Return the `k` best passages, best first; `files` is a pattern that their file must
+        match.
 
         Raises NotFound if no file of the index matches it.
         """
         return self.nearest(question, self.embedder.encode([question])[0], k, files)
 
     def search_all(self, questions: Sequence[str], k: int = 5) -> list[list[SearchHit]]:
-        """The same for many questions, embedded together."""
+        """Search for many questions, embedded together."""
         with progress("Searching", total=len(questions)) as bar:
             vectors = self.embedder.encode(questions, advance=bar.advance)
             return [
@@ -93,12 +94,12 @@ class Index:
     def nearest(
         self, question: str, vector: np.ndarray, k: int = 5, files: str | None = None
     ) -> list[SearchHit]:
-        """The same for a question whose vector is there already: float32 of shape (width,)."""
+        """Search for a question with a given vector: float32 of shape (width,)."""
         wanted = self._matching_files(files) if files else None
         if self.reranking is None:
             return self._fuse(question, vector, k, wanted)
-        found = self._fuse(question, vector, max(k, self.reranking.top), wanted)
-        return self.reranking.rerank(question, found)[:k]
+        hits = self._fuse(question, vector, max(k, self.reranking.top), wanted)
+        return self.reranking.rerank(question, hits)[:k]
 
     def _fuse(
         self, question: str, vector: np.ndarray, k: int, wanted: Collection[str] | None
@@ -107,24 +108,25 @@ class Index:
         meaning = self.store.search_vectors(vector, depth, wanted)
         words = self.store.search_words(question, depth, wanted)
         fused = reciprocal_rank_fusion([_ids(meaning), _ids(words)])[:k]
-        passages = self.store.passages([own for own, _ in fused])
+        passages = self.store.passages([passage_id for passage_id, _ in fused])
         cosines = dict(meaning)
-        places = [
-            {own: rank for rank, own in enumerate(_ids(some), 1)} for some in (meaning, words)
+        ranks = [
+            {passage_id: rank for rank, passage_id in enumerate(_ids(ranking), 1)}
+            for ranking in (meaning, words)
         ]
         return [
             SearchHit(
                 passage=replace(passage, file=self.display_name(passage.file)),
                 score=score,
-                similarity=cosines.get(own),
-                by_meaning=places[0].get(own),
-                by_words=places[1].get(own),
+                similarity=cosines.get(passage_id),
+                by_meaning=ranks[0].get(passage_id),
+                by_words=ranks[1].get(passage_id),
             )
-            for (own, score), passage in zip(fused, passages, strict=True)
+            for (passage_id, score), passage in zip(fused, passages, strict=True)
         ]
 
     def display_name(self, file: str) -> str:
-        """A file as people know it: from the folder that was indexed."""
+        """Return a file's name as shown to people: relative to the indexed folder."""
         path = Path(file)
         return path.relative_to(self.root).as_posix() if path.is_relative_to(self.root) else file
 
@@ -142,53 +144,54 @@ class Index:
 def reciprocal_rank_fusion(
     rankings: Sequence[Sequence[int]], k: int = _RRF_K
 ) -> list[tuple[int, float]]:
-    """(id, score), best first: the sum of 1 / (k + rank) over the rankings, ranks from 1.
+    """Return (id, score), best first: the sum of 1 / (k + rank) over the rankings, ranks from 1.
 
     Cormack, Clarke & Büttcher 2009 (SIGIR), k = 60. Ties go to the earlier of the first ranking.
     """
     scores: dict[int, float] = {}
     for ranking in rankings:
-        for rank, own in enumerate(ranking, start=1):
-            scores[own] = scores.get(own, 0.0) + 1 / (k + rank)
+        for rank, passage_id in enumerate(ranking, start=1):
+            scores[passage_id] = scores.get(passage_id, 0.0) + 1 / (k + rank)
     return sorted(scores.items(), key=lambda item: -item[1])
 
 
 def open_index(name: str, rerank: str = "", rerank_top: int = 20) -> Index:
-    """An index that was made before; `rerank` names a cross-encoder. Raises NotFound, BadRecipe."""
+    """Open an existing index; `rerank` names a cross-encoder. Raises NotFound, BadRecipe."""
     reranking = Reranking(Reranker(find_model(rerank)), rerank_top) if rerank else None
-    kept = index_locations()
-    if name not in (names := kept.names()):
+    locations = index_locations()
+    if name not in (names := locations.names()):
         raise NotFound(
             f"There is no index `{name}` in this workspace (there are: "
             f"{', '.join(names) or 'none yet'}).",
             f"burnish index FOLDER --name {name}",
         )
-    store = kept.open(name)
+    store = locations.open(name)
     facts = store.facts()
     if not facts:
         raise NotFound(f"The index `{name}` is empty.", f"burnish index FOLDER --name {name}")
     if not facts["complete"]:
-        say(f"The indexing of `{name}` was interrupted; go on with: burnish index --name {name}")
+        say(f"The indexing of `{name}` was interrupted; resume with: burnish index --name {name}")
     embedder = Embedder(find_model(facts["embedder"]["name"]))
     refuse_other_embedder(name, facts, embedder)
     return Index(name, store, embedder, common_folder(facts["sources"]), reranking)
 
 
 def refuse_other_embedder(name: str, facts: Mapping[str, Any], embedder: Embedder) -> None:
-    """Raise BadRecipe if the vectors of the index are another model's."""
+    """Raise BadRecipe if the vectors of the index are from another model."""
     if facts["embedder"]["sha256"] != embedder.sha256:
         raise BadRecipe(
-            f"The index `{name}` was made with {facts['embedder']['name']} as it was then; the "
-            f"vectors of {embedder.name} can't be compared with those.",
+            f"The index `{name}` was made with another version of {facts['embedder']['name']}; its "
+            f"vectors can't be compared with those of {embedder.name}.",
             f"Choose another --name, or remove {index_locations().where(name)}.",
         )
 
 
 def common_folder(sources: Sequence[str]) -> Path:
-    """The folder from which files are named: the one that was indexed, or holds all that was."""
+    """Return the folder that file names are relative to: the indexed folder, or the common
+    parent."""
     folders = [Path(source) if Path(source).is_dir() else Path(source).parent for source in sources]
     return Path(os.path.commonpath(folders)) if folders else Path("/")
 
 
 def _ids(ranking: Ranking) -> list[int]:
-    return [own for own, _ in ranking]
+    return [passage_id for passage_id, _ in ranking]

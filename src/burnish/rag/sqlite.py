@@ -1,6 +1,7 @@
-"""An index in a folder: an SQLite database that is the truth, and a word index that follows it.
+"""An index in a folder: an SQLite database as the source of truth, and a word index that follows
+it.
 
-A document's passages, vectors and sign bits come and go in one transaction, so that a kill leaves
+A document's passages, vectors and sign bits are written in one transaction, so that a kill leaves
 each document whole or absent (docs/decisions/0005, 0008).
 """
 
@@ -19,8 +20,8 @@ from burnish.rag.binary_vectors import BinaryVectors, binarize
 from burnish.rag.bm25 import ANALYSIS, IndexChanges, IndexState, WordIndex
 from burnish.rag.store import Passage, Ranking
 
-#: Passages near by their signs whose exact vectors are compared: so many for each one that is
-#: wanted, and never fewer than so many.
+#: Candidates by sign bits whose exact vectors are compared: a multiple of the wanted number, and a
+#: minimum.
 _SPARE, _LEAST = 10, 500
 
 _TABLES = """
@@ -35,8 +36,8 @@ CREATE TABLE passages (
 );
 CREATE INDEX passages_of_document ON passages (document);
 """
-#: Second layout: sign bits, a row a document, whose passages' ids follow each other; which
-#: documents went, for the word index; and a name by which that knows its database.
+#: Second layout: sign bits, a row per document, whose passages have consecutive ids; the removed
+#: documents, for the word index; and a name by which that identifies its database.
 _SIGNS = """
 CREATE TABLE signs (
     document INTEGER PRIMARY KEY, first INTEGER NOT NULL, passages INTEGER NOT NULL,
@@ -47,7 +48,7 @@ CREATE TABLE own (name TEXT NOT NULL);
 INSERT INTO own VALUES (hex(randomblob(8)));
 PRAGMA user_version = 2;
 """
-#: What the first layout had for words.
+#: Drops the word index of the first layout.
 _OLD_WORDS = """
 DROP TRIGGER word_in;
 DROP TRIGGER word_out;
@@ -58,15 +59,16 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class SqliteStore:
-    """The store in a folder; made when its database is opened for the first time.
+    """The store in a folder; created when its database is first opened.
 
-    A database of the first layout, which had its words inside, is brought to this one.
+    A database of the first layout, with its words inside, is upgraded.
     """
 
     def __init__(self, path: Path) -> None:
         try:
             self.database = sqlite3.connect(path, isolation_level=None, timeout=60)
-            # Three passages with their vectors to a page; of the usual 4096 bytes, one.
+            # Three passages with their vectors per page, instead of one with the default of 4096
+            # bytes.
             self.database.execute("PRAGMA page_size = 8192")
             self.database.execute("PRAGMA journal_mode = WAL")
             self.database.execute("PRAGMA synchronous = FULL")
@@ -83,26 +85,26 @@ class SqliteStore:
         self._words = WordIndex(path.parent / "words")
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the database."""
         self.database.close()
 
     def facts(self) -> dict[str, Any]:
-        """What was put down about the index; empty if it is new."""
-        found = self.database.execute("SELECT value FROM facts").fetchone()
-        return dict(json.loads(found[0])) if found else {}
+        """Return the recorded facts about the index; empty if it is new."""
+        row = self.database.execute("SELECT value FROM facts").fetchone()
+        return dict(json.loads(row[0])) if row else {}
 
     def set_facts(self, facts: Mapping[str, Any]) -> None:
-        """Put it down."""
+        """Record the facts about the index."""
         with self._transaction():
             self.database.execute("DELETE FROM facts")
             self.database.execute("INSERT INTO facts VALUES (?)", (json.dumps(dict(facts)),))
 
     def digests(self) -> dict[str, str]:
-        """File → hash of the content whose passages are here."""
+        """Return file → content hash of the indexed files."""
         return dict(self.database.execute("SELECT file, digest FROM documents"))
 
     def replace(self, file: str, digest: str, passages: Sequence[Passage], vectors: Any) -> None:
-        """Take a file's passages for those of before, whole or not at all."""
+        """Replace a file's passages in one transaction."""
         with self._transaction():
             self._delete_file(file)
             title = passages[0].title if passages else ""
@@ -128,23 +130,23 @@ class SqliteStore:
                 self._write_binary_vectors(int(document or 0), first, np.asarray(vectors))
 
     def remove(self, files: Collection[str]) -> None:
-        """Forget these files, all or none."""
+        """Remove these files in one transaction."""
         with self._transaction():
             for file in files:
                 self._delete_file(file)
 
     def refresh(self) -> None:
-        """Bring the word index to where the database is."""
+        """Bring the word index to the database's state."""
         self._words.update(self._read_state(), self._changes_since)
 
     def count(self) -> int:
-        """How many passages there are."""
+        """Return the number of passages."""
         return self._query_number("SELECT count(*) FROM passages")
 
     def search_vectors(
         self, vector: np.ndarray, most: int, files: Collection[str] | None = None
     ) -> Ranking:
-        """The passages whose vectors are nearest by dot product, of these files only.
+        """Return the passages with the nearest vectors by dot product, of these files only.
 
         Exact among those whose signs agree best: 10 * `most`, at least 500.
         """
@@ -158,32 +160,32 @@ class SqliteStore:
         vectors = np.frombuffer(b"".join(row[1] for row in rows), dtype=np.float32)
         scores = vectors.reshape(len(rows), len(vector)) @ vector
         nearest = np.argsort(-scores, kind="stable")[:most]
-        return [(int(rows[place][0]), float(scores[place])) for place in nearest]
+        return [(int(rows[index][0]), float(scores[index])) for index in nearest]
 
     def search_words(
         self, question: str, most: int, files: Collection[str] | None = None
     ) -> Ranking:
-        """The passages with the highest BM25, of these files only."""
+        """Return the passages with the highest BM25, of these files only."""
         self.refresh()
         documents = None if files is None else self._document_ids(files)
         return self._words.search(_replace_unstorable(question), most, documents)
 
     def passages(self, ids: Sequence[int]) -> list[Passage]:
-        """Passages by id, in that order."""
+        """Return passages by id, in that order."""
         rows = self.database.execute(
             "SELECT passages.id, file, title, headings, page, begins, ends, text FROM passages "
             "JOIN documents ON documents.id = document "
             "WHERE passages.id IN (SELECT value FROM json_each(?))",
             (json.dumps(list(ids)),),
         )
-        found = {
-            own: Passage(file, title, tuple(json.loads(headings)), page, begins, ends, text)
-            for own, file, title, headings, page, begins, ends, text in rows
+        by_id = {
+            passage_id: Passage(file, title, tuple(json.loads(headings)), page, begins, ends, text)
+            for passage_id, file, title, headings, page, begins, ends, text in rows
         }
-        return [found[own] for own in ids]
+        return [by_id[passage_id] for passage_id in ids]
 
     def _binary_vectors(self) -> BinaryVectors:
-        """All sign bits, read again when another process has changed the file."""
+        """Return all sign bits, read again when another process has changed the file."""
         version = self._query_number("PRAGMA data_version") + self.database.total_changes
         if self._signs is None or self._signs[0] != version:
             rows = self.database.execute(
@@ -197,25 +199,25 @@ class SqliteStore:
         self.database.execute("INSERT INTO signs VALUES (?, ?, ?, ?)", row)
 
     def _read_state(self) -> IndexState:
-        """How far the database is."""
+        """Return the database's state."""
         name = self.database.execute("SELECT name FROM own").fetchone()[0]
         return IndexState(name, self._last_id("passages"), self._last_id("gone"), ANALYSIS)
 
     def _changes_since(self, then: IndexState) -> IndexChanges:
-        """What came and went since. What comes while this is read may be told twice."""
+        """Return what was added and removed since. Concurrent additions may be reported twice."""
         now = self._read_state()
         gone = self.database.execute("SELECT document FROM gone WHERE turn > ?", (then.gone,))
-        waiting = self.database.execute(
+        added = self.database.execute(
             "SELECT count(*) FROM passages WHERE id > ?", (then.passage,)
         ).fetchone()[0]
         rows = self.database.execute(
             "SELECT id, document, place || char(10) || text FROM passages WHERE id > ? ORDER BY id",
             (then.passage,),
         )
-        return IndexChanges(now, [own for (own,) in gone], rows, waiting)
+        return IndexChanges(now, [document for (document,) in gone], rows, added)
 
     def _last_id(self, table: str) -> int:
-        """The last number that a table gave to a row, which may be gone."""
+        """Return the last id that a table assigned, even if the row is gone."""
         query = f"SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = '{table}'"
         return self._query_number(query)
 
@@ -223,7 +225,7 @@ class SqliteStore:
         return int(self.database.execute(query).fetchone()[0])
 
     def _upgrade(self) -> None:
-        """From the first layout: words leave the database, sign bits come into it."""
+        """Upgrade from the first layout: words leave the database, sign bits are added."""
         self._run(_OLD_WORDS + _SIGNS)
         documents = self.database.execute("SELECT id FROM documents").fetchall()
         for (document,) in documents:
@@ -235,21 +237,21 @@ class SqliteStore:
                 self._write_binary_vectors(document, rows[0][0], vectors.reshape(len(rows), -1))
 
     def _run(self, script: str) -> None:
-        """The statements of a script, within the transaction that is open."""
+        """Run the statements of a script within the open transaction."""
         for statement in filter(str.strip, script.split(";")):
             self.database.execute(statement)
 
     def _document_ids(self, files: Collection[str]) -> list[int]:
         known = self.database.execute("SELECT file, id FROM documents")
-        return [own for file, own in known if file in files]
+        return [document_id for file, document_id in known if file in files]
 
     def _delete_file(self, file: str) -> None:
-        found = self.database.execute("SELECT id FROM documents WHERE file = ?", (file,)).fetchone()
-        if found:
-            self.database.execute("DELETE FROM passages WHERE document = ?", found)
-            self.database.execute("DELETE FROM signs WHERE document = ?", found)
-            self.database.execute("DELETE FROM documents WHERE id = ?", found)
-            self.database.execute("INSERT INTO gone (document) VALUES (?)", found)
+        row = self.database.execute("SELECT id FROM documents WHERE file = ?", (file,)).fetchone()
+        if row:
+            self.database.execute("DELETE FROM passages WHERE document = ?", row)
+            self.database.execute("DELETE FROM signs WHERE document = ?", row)
+            self.database.execute("DELETE FROM documents WHERE id = ?", row)
+            self.database.execute("INSERT INTO gone (document) VALUES (?)", row)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -263,5 +265,5 @@ class SqliteStore:
 
 
 def _replace_unstorable(text: str) -> str:
-    """The text with what UTF-8 can't hold replaced, one character for one."""
+    """Replace characters that UTF-8 can't encode, one for one."""
     return _SURROGATE.sub("�", text)

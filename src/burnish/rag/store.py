@@ -1,4 +1,4 @@
-"""What the search needs of a place where passages and their vectors are kept: a small protocol."""
+"""The protocol of a store for passages and their vectors."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,50 +32,50 @@ class Passage:
 
     @property
     def source(self) -> str:
-        """What a citation says: `skua.md, page 3: Skua > Lights (characters 120 to 340)`."""
+        """A citation: `skua.md, page 3: Skua > Lights (characters 120 to 340)`."""
         page = f", page {self.page}" if self.page else ""
         return f"{self.file}{page}: {self.section} (characters {self.start} to {self.end})"
 
 
 class PassageStore(Protocol):
-    """What the search needs of a store; a vector server can stand here."""
+    """What search needs of a store; a vector database can implement it."""
 
     def facts(self) -> dict[str, Any]:
-        """What was put down about the index; empty if it is new."""
+        """Return the recorded facts about the index; empty if it is new."""
 
     def set_facts(self, facts: Mapping[str, Any]) -> None:
-        """Put it down."""
+        """Record the facts about the index."""
 
     def digests(self) -> dict[str, str]:
-        """File → hash of the content whose passages are here."""
+        """Return file → content hash of the indexed files."""
 
     def replace(self, file: str, digest: str, passages: Sequence[Passage], vectors: Any) -> None:
-        """Take a file's passages for those of before, whole or not at all.
+        """Replace a file's passages, all or nothing.
 
         `vectors` is an array of float32 of shape (passages, width).
         """
 
     def remove(self, files: Collection[str]) -> None:
-        """Forget these files."""
+        """Remove these files."""
 
     def refresh(self) -> None:
-        """Make what was put down quick to search; the first search does it otherwise."""
+        """Prepare new content for fast search; otherwise the first search does."""
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the store."""
 
     def count(self) -> int:
-        """How many passages there are."""
+        """Return the number of passages."""
 
     def search_vectors(
         self, vector: np.ndarray, most: int, files: Collection[str] | None = None
     ) -> Ranking:
-        """The passages whose vectors are nearest by dot product, of these files only."""
+        """Return the passages with the nearest vectors by dot product, of these files only."""
 
     def search_words(
         self, question: str, most: int, files: Collection[str] | None = None
     ) -> Ranking:
-        """The passages with the highest BM25, of these files only."""
+        """Return the passages with the highest BM25, of these files only."""
 
     def passages(self, ids: Sequence[int]) -> list[Passage]:
-        """Passages by id, in that order."""
+        """Return passages by id, in that order."""

@@ -1,1 +1,1 @@
-"""Floor 3: a page to show."""
+"""Report pages and plots."""

@@ -1,4 +1,4 @@
-"""What a report shows, as plain records; whoever has a result fills them, `page` draws them."""
+"""The contents of a report as plain records; `report.page` renders them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ class ClassLine:
 
 @dataclass(frozen=True, slots=True)
 class ForecastLine:
-    """One quantity that was forecast, with its interval, and what it turned out to be."""
+    """One forecast quantity with its interval, and its actual value."""
 
     name: str
     unit: str
@@ -67,8 +67,8 @@ class ForecastLine:
 
 @dataclass(frozen=True, slots=True)
 class ReportTable:
-    """A small table with a title above and a sentence below. The first column names the line;
-    `is_text` if the others are words too, not numbers."""
+    """A small table with a title above and a note below. The first column names the line; `is_text`
+    if the other columns are text too, not numbers."""
 
     title: str
     heads: Sequence[str]
@@ -79,8 +79,8 @@ class ReportTable:
 
 @dataclass(frozen=True, slots=True)
 class ReportContents:
-    """All that `report.html` shows; gains in the table of routes are over the `incumbent`, and
-    intervals have the level `confidence`."""
+    """Everything that `report.html` shows; gains in the table of routes are over the `incumbent`,
+    and intervals have the level `confidence`."""
 
     title: str
     decision: str

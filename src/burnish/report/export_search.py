@@ -12,8 +12,8 @@ from burnish.report.pareto import Point, pareto_plot
 
 @dataclass(frozen=True, slots=True)
 class FormatLine:
-    """One candidate in the table; latencies in seconds, sizes in bytes. `fate` is why it was left,
-    and is empty where it stayed to the end. What was never measured is None."""
+    """One candidate in the table; latencies in seconds, sizes in bytes. `fate` is why it was
+    dropped, and is empty if it stayed to the end. A value that was never measured is None."""
 
     name: str
     questions: int
@@ -30,7 +30,7 @@ class FormatLine:
 
 @dataclass(frozen=True, slots=True)
 class ExportSearchContents:
-    """All that `export.html` shows."""
+    """Everything that `export.html` shows."""
 
     title: str
     headline: str
@@ -53,12 +53,12 @@ class ExportSearchContents:
 
 
 def write_export_search_report(contents: ExportSearchContents, path: Path) -> None:
-    """Draw the page and write it, whole or not at all."""
+    """Render the page and write it atomically."""
     write_atomic(path, render_export_search(contents))
 
 
 def render_export_search(contents: ExportSearchContents) -> str:
-    """The page as HTML. Everything that comes from data is escaped."""
+    """Return the page as HTML. Everything that comes from data is escaped."""
     points = contents.points
     return (
         environment()

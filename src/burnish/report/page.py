@@ -1,4 +1,4 @@
-"""`report.html`: one file, no network, that a team hands to its boss or its auditor."""
+"""`report.html`: one file without network access, for a team's boss or auditor."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from burnish.core.atomic import write_atomic
 from burnish.report.contents import ReportContents
 from burnish.report.plots import curve_plot, forecast_ranges, route_plot
 
-#: Decision → the sign that stands above the headline.
+#: Decision → the badge above the headline.
 DECISION_SIGNS = {
     "ship": ("yes", "Ship"),
     "dont_fine_tune": ("no", "Don’t fine-tune"),
@@ -20,12 +20,12 @@ DECISION_SIGNS = {
 
 
 def write_report(contents: ReportContents, path: Path) -> None:
-    """Draw the contents and write the page, whole or not at all."""
+    """Render the contents and write the page atomically."""
     write_atomic(path, render(contents))
 
 
 def render(contents: ReportContents) -> str:
-    """The page as HTML. Everything that comes from data is escaped."""
+    """Return the page as HTML. Everything that comes from data is escaped."""
     kind, sign = DECISION_SIGNS[contents.decision]
     return (
         environment()
@@ -42,8 +42,8 @@ def render(contents: ReportContents) -> str:
 
 
 def environment() -> Environment:
-    """The templates of this room, with the numbers as people read them."""
-    made = Environment(
+    """Return the templates of this room, with number formats as filters."""
+    templates = Environment(
         loader=PackageLoader("burnish.report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -52,5 +52,5 @@ def environment() -> Environment:
     )
     formats = ("share", "points", "interval", "gain_interval", "p_value", "duration", "size",
                "money", "amount", "name")  # fmt: skip
-    made.filters.update({name: getattr(numbers, name) for name in formats})
-    return made
+    templates.filters.update({name: getattr(numbers, name) for name in formats})
+    return templates

@@ -1,6 +1,6 @@
-"""Formats as points: how long an answer takes, and what it costs in the task's metric.
+"""A Pareto plot of formats: latency against change in the task's metric.
 
-The front joins the points that no other one beats in both.
+The front joins the points that no other point beats in both.
 """
 
 import math
@@ -10,16 +10,16 @@ from dataclasses import dataclass, replace
 from burnish.core.records import Interval
 from burnish.report.plots import Scale, Tick, step_of, ticks_of
 
-#: A candidate that loses more than this lies on the lower edge: the others must stay readable.
+#: Candidates that lose more than this are drawn on the lower edge, to keep the others readable.
 FLOOR = -0.12
-#: Pixels of a letter, and of a line of letters.
+#: Width of a character and height of a text line, in pixels.
 _LETTER, _LINE = 7.0, 15.0
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One format: p95 latency in seconds, and its metric less the trained model's; whether it
-    stayed to the end, and was asked as much as the best."""
+    """One format: p95 latency in seconds, and its gain over the trained model; `stayed` if it
+    reached the end and was asked as many questions as the best."""
 
     name: str
     latency_s: float
@@ -30,7 +30,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class PlacedPoint:
-    """A point on the page, with its interval from `low` to `high`; its name stands at `text`."""
+    """A point on the page, with its interval from `low` to `high`; its name is drawn at `text`."""
 
     name: str
     x: float
@@ -43,7 +43,7 @@ class PlacedPoint:
 
 @dataclass(frozen=True, slots=True)
 class ParetoPlot:
-    """Points, the path of their front, and where a limit on the latency lies (None without)."""
+    """Points, the path of their front, and the position of a latency limit (None without)."""
 
     width: int
     height: int
@@ -56,7 +56,7 @@ class ParetoPlot:
 
 
 def pareto_front(points: Sequence[Point]) -> list[Point]:
-    """The points that no other one beats or equals in both, quickest first."""
+    """Return the points that no other point beats or equals in both, fastest first."""
     front: list[Point] = []
     for point in sorted(points, key=lambda point: (point.latency_s, -point.gain.value)):
         if not front or point.gain.value > front[-1].gain.value:
@@ -67,10 +67,10 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 def pareto_plot(
     points: Sequence[Point], limit_s: float | None = None, width: int = 640, height: int = 320
 ) -> ParetoPlot:
-    """Latency across, on a logarithmic scale, gain upwards.
+    """Plot latency across, on a logarithmic scale, and gain upwards.
 
-    The front is of those that stayed to the end, and so are the intervals: of what was asked a few
-    questions only they would leave no room for anything else.
+    Only candidates that stayed to the end have a front and intervals: those of a few questions
+    would dwarf everything else.
     """
     stayed = [point for point in points if point.stayed] or list(points)
     front = pareto_front(stayed)
@@ -78,7 +78,7 @@ def pareto_plot(
     left, right = min(shown) / 1.15, max(shown) * 1.15
     bottom = max(min(0.0, *[point.gain.low for point in stayed]), FLOOR)
     top = max(0.0, *[point.gain.high for point in stayed])
-    up = step_of(max(top - bottom, 0.01), 5)
+    y_step = step_of(max(top - bottom, 0.01), 5)
     across = Scale(math.log(left), math.log(right), 56, width - 20)
     y = Scale(bottom, top, height - 40, 16)
 
@@ -111,31 +111,31 @@ def pareto_plot(
         [Tick(x(at), f"{1000 * at:g} ms") for at in _round_numbers(left, right)],
         [
             Tick(y.at(at), f"{100 * at:+.3g}")
-            for at in ticks_of(-up * int(-bottom / up), top, up)
+            for at in ticks_of(-y_step * int(-bottom / y_step), top, y_step)
             if at <= top
         ],
     )
 
 
 def _round_numbers(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten from `low` to `high`."""
+    """Return 1, 2 and 5 times powers of ten from `low` to `high`."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    found = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    return [round(at, 9) for at in found if low <= at <= high]
+    numbers = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    return [round(number, 9) for number in numbers if low <= number <= high]
 
 
 def _place_names(places: Sequence[PlacedPoint]) -> list[PlacedPoint]:
-    """The places with their names below them, each on the first line that no other name is on."""
-    taken: list[tuple[float, float, float]] = []
-    found = []
-    for place in sorted(places, key=lambda place: place.x):
-        if place.kind == "behind":
-            found.append(place)
+    """Return the points with their names below them, each on the first free line."""
+    occupied: list[tuple[float, float, float]] = []
+    placed = []
+    for point in sorted(places, key=lambda point: point.x):
+        if point.kind == "behind":
+            placed.append(point)
             continue
-        begin, end = place.x, place.x + _LETTER * len(place.name)
-        text = place.y + 18
-        while any(a < end and begin < b and abs(text - at) < _LINE for a, b, at in taken):
+        begin, end = point.x, point.x + _LETTER * len(point.name)
+        text = point.y + 18
+        while any(a < end and begin < b and abs(text - y) < _LINE for a, b, y in occupied):
             text += _LINE
-        taken.append((begin, end, text))
-        found.append(replace(place, text=text))
-    return found
+        occupied.append((begin, end, text))
+        placed.append(replace(point, text=text))
+    return placed

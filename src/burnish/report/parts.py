@@ -9,12 +9,12 @@ from burnish.core.records import Interval, Scores
 from burnish.core.runs import Run
 from burnish.report.contents import ClassLine, Curve, ForecastLine, RouteLine, SideBySide
 
-#: How many classes and side-by-side examples a report shows.
+#: Number of classes and side-by-side examples in a report.
 _CLASSES, _EXAMPLES = 15, 12
 
 
 def route_line(route: Mapping[str, Any], scores: Scores) -> RouteLine:
-    """One route in the table; `route` is what `--json` prints of it."""
+    """Return one route of the table; `route` is its `--json` form."""
     gain = route["gain"]
     return RouteLine(
         name=route["name"],
@@ -33,23 +33,23 @@ def route_line(route: Mapping[str, Any], scores: Scores) -> RouteLine:
 
 
 def training_curves(training: Run | None) -> list[Curve]:
-    """Training and validation loss, step by step; rewards, where they are what is learnt from."""
+    """Return training and validation loss by step, or rewards for reinforcement learning."""
     entries = read_journal(training.path / "metrics.jsonl") if training else []
     curves = []
-    learnt = "reward" if any("reward" in entry for entry in entries) else "loss"
+    quantity = "reward" if any("reward" in entry for entry in entries) else "loss"
     for key, name in (
-        (learnt, f"training {learnt}"),
-        (f"validation_{learnt}", f"validation {learnt}"),
+        (quantity, f"training {quantity}"),
+        (f"validation_{quantity}", f"validation {quantity}"),
     ):
-        some = [entry for entry in entries if key in entry]
-        if some:
-            steps, values = [e["step"] for e in some], [e[key] for e in some]
+        logged = [entry for entry in entries if key in entry]
+        if logged:
+            steps, values = [e["step"] for e in logged], [e[key] for e in logged]
             curves.append(Curve(name, steps, values))
     return curves
 
 
 def hardest_classes(routes: Mapping[str, Scores], judged: str) -> list[ClassLine]:
-    """The classes on which the judged route does worst, worst first."""
+    """Return the classes on which the judged route does worst, worst first."""
     by_class: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for name, scores in routes.items():
         for item in scores.predictions:
@@ -57,52 +57,59 @@ def hardest_classes(routes: Mapping[str, Scores], judged: str) -> list[ClassLine
     lines = [
         ClassLine(
             label,
-            len(found[judged]),
-            {name: sum(values) / len(values) for name, values in found.items()},
+            len(values_by_route[judged]),
+            {name: sum(values) / len(values) for name, values in values_by_route.items()},
         )
-        for label, found in by_class.items()
+        for label, values_by_route in by_class.items()
     ]
     return sorted(lines, key=lambda line: (line.scores[judged], -line.n, line.name))[:_CLASSES]
 
 
 def pick_examples(routes: Mapping[str, Scores], rival: str, judged: str) -> list[SideBySide]:
-    """Questions that the judged route put right, those it spoilt, and some that both got wrong."""
-    places = range(len(routes[judged].predictions))
-    ours, theirs = routes[judged].values, routes[rival].values
+    """Return questions that the judged route got right, those it spoilt, and some that both got
+    wrong."""
+    indices = range(len(routes[judged].predictions))
+    judged_scores, rival_scores = routes[judged].values, routes[rival].values
     groups = (
-        [place for place in places if ours[place] > theirs[place]],
-        [place for place in places if ours[place] < theirs[place]],
-        [place for place in places if ours[place] == theirs[place] and ours[place] < 1],
+        [index for index in indices if judged_scores[index] > rival_scores[index]],
+        [index for index in indices if judged_scores[index] < rival_scores[index]],
+        [
+            index
+            for index in indices
+            if judged_scores[index] == rival_scores[index] and judged_scores[index] < 1
+        ],
     )
     chosen = [
-        place for group in groups for place in _evenly_spaced(group, _EXAMPLES // len(groups))
+        index for group in groups for index in _evenly_spaced(group, _EXAMPLES // len(groups))
     ]
     return [
         SideBySide(
-            row=routes[judged].predictions[place].row,
-            prompt=routes[judged].predictions[place].prompt,
-            expected=routes[judged].predictions[place].expected,
-            answers={name: scores.predictions[place].answer for name, scores in routes.items()},
-            scores={name: scores.predictions[place].score for name, scores in routes.items()},
+            row=routes[judged].predictions[index].row,
+            prompt=routes[judged].predictions[index].prompt,
+            expected=routes[judged].predictions[index].expected,
+            answers={name: scores.predictions[index].answer for name, scores in routes.items()},
+            scores={name: scores.predictions[index].score for name, scores in routes.items()},
         )
-        for place in chosen
+        for index in chosen
     ]
 
 
-def _evenly_spaced(places: Sequence[int], count: int) -> list[int]:
-    """`count` of the places, evenly apart: a file is often sorted by class."""
-    if len(places) <= count:
-        return list(places)
-    return [places[number * len(places) // count] for number in range(count)]
+def _evenly_spaced(indices: Sequence[int], count: int) -> list[int]:
+    """Return `count` of the indices, evenly spaced: a file is often sorted by class."""
+    if len(indices) <= count:
+        return list(indices)
+    return [indices[number * len(indices) // count] for number in range(count)]
 
 
 def training_diagnoses(training: Run | None) -> list[str]:
-    """What a training run's own figures say went wrong."""
+    """Return what a training run's metrics say went wrong."""
     report = training.read("report.json") if training else {}
-    return [f"{found['message']} {found['fix']}" for found in report.get("diagnoses", [])]
+    return [
+        f"{diagnosis['message']} {diagnosis['fix']}" for diagnosis in report.get("diagnoses", [])
+    ]
 
 
 def forecast_lines(training: Run | None) -> list[ForecastLine]:
-    """What a training run was expected to need, beside what it needed."""
+    """Return a training run's forecast beside the actual values."""
     report = training.read("report.json") if training else {}
     return [ForecastLine(**quantity) for quantity in report.get("forecast", [])]

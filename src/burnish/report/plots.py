@@ -1,6 +1,6 @@
 """Plots as SVG: routes with their intervals, training curves, forecast ranges.
 
-Colours are CSS classes, so that a plot follows the page's light or dark scheme.
+Colors are CSS classes, so that a plot follows the page's light or dark scheme.
 """
 
 import math
@@ -12,7 +12,7 @@ from burnish.report.contents import Curve, ForecastLine, RouteLine
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Values from `low` to `high` on pixels from `begin` to `end`."""
+    """A linear map of values from `low` to `high` to pixels from `begin` to `end`."""
 
     low: float
     high: float
@@ -20,14 +20,14 @@ class Scale:
     end: float
 
     def at(self, value: float) -> float:
-        """The pixel of a value."""
+        """Return the pixel of a value."""
         span = self.high - self.low or 1.0
         return round(self.begin + (value - self.low) / span * (self.end - self.begin), 1)
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One labelled place on an axis."""
+    """One labelled position on an axis."""
 
     at: float
     text: str
@@ -58,7 +58,7 @@ class RoutePlot:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve as an SVG path, with the place of its label; `best` is its lowest point."""
+    """One curve as an SVG path, with the position of its label; `best` is its best point."""
 
     name: str
     kind: str
@@ -92,7 +92,7 @@ class ForecastRange:
 
 
 def route_plot(routes: Sequence[RouteLine], width: int = 640) -> RoutePlot:
-    """Scores with their intervals; the axis shows only the range that is in use."""
+    """Plot scores with their intervals; the axis shows only the range in use."""
     low = min(route.score.low for route in routes)
     high = max(route.score.high for route in routes)
     step = step_of(max(high - low, 0.02), 5)
@@ -101,21 +101,21 @@ def route_plot(routes: Sequence[RouteLine], width: int = 640) -> RoutePlot:
     best = max(routes, key=lambda route: route.score.value)
     dots = [
         Dot(
-            route.name, 28 + 40 * place, scale.at(route.score.value), scale.at(route.score.low),
+            route.name, 28 + 40 * index, scale.at(route.score.value), scale.at(route.score.low),
             scale.at(route.score.high), f"{100 * route.score.value:.1f}%", route is best,
         )
-        for place, route in enumerate(routes)
+        for index, route in enumerate(routes)
     ]  # fmt: skip
     marks = [Tick(scale.at(value), f"{100 * value:.0f}%") for value in ticks_of(low, high, step)]
     return RoutePlot(width, 40 * len(routes) + 42, dots, marks)
 
 
 def curve_plot(curves: Sequence[Curve], width: int = 640, height: int = 260) -> CurvePlot:
-    """Losses over optimizer steps, or rewards."""
+    """Plot losses or rewards over optimizer steps."""
     rises = any("reward" in curve.name for curve in curves)
     steps = [step for curve in curves for step in curve.steps]
     values = sorted(value for curve in curves for value in curve.values)
-    # A first step far above the rest would press everything else onto the floor.
+    # A first step far above the rest would flatten everything else.
     top = values[min(int(0.99 * len(values)), len(values) - 1)]
     bottom = values[0]
     step = step_of(max(top - bottom, 1e-3), 4)
@@ -131,16 +131,16 @@ def curve_plot(curves: Sequence[Curve], width: int = 640, height: int = 260) -> 
         value = (max if rises else min)(curve.values)
         best = (*points[curve.values.index(value)], f"{value:.3f}")
         kind = "validation" if "validation" in curve.name else "training"
-        path = "M" + "L".join(f"{one} {other}" for one, other in points)
+        path = "M" + "L".join(f"{px} {py}" for px, py in points)
         lines.append(Line(curve.name, kind, path, points[-1], best))
-    across = step_of(max(steps), 5)
-    x_marks = [Tick(x.at(at), f"{at:.0f}") for at in ticks_of(0, max(steps), max(across, 1))]
+    x_step = step_of(max(steps), 5)
+    x_marks = [Tick(x.at(at), f"{at:.0f}") for at in ticks_of(0, max(steps), max(x_step, 1))]
     y_marks = [Tick(y.at(at), f"{at:.2g}") for at in ticks_of(low, high, step)]
     return CurvePlot(width, height, _separate_labels(lines), x_marks, y_marks, rises)
 
 
 def forecast_ranges(lines: Sequence[ForecastLine]) -> list[ForecastRange]:
-    """Each forecast on a scale of its own, from 0 to a little over its largest value."""
+    """Return each forecast on a scale of its own, from 0 to a little over its largest value."""
     ranges = []
     for line in lines:
         most = 1.08 * max(line.high, line.actual or 0, 1e-9)
@@ -156,20 +156,21 @@ def forecast_ranges(lines: Sequence[ForecastLine]) -> list[ForecastRange]:
 
 
 def _separate_labels(lines: Sequence[Line]) -> list[Line]:
-    """Labels at the ends of curves, moved so that they don't overlap."""
+    """Move the labels at the ends of curves so that they don't overlap."""
     placed: list[Line] = []
-    taken: list[float] = []
+    occupied: list[float] = []
     for line in sorted(lines, key=lambda line: line.end[1]):
         y = line.end[1]
-        if taken and y - taken[-1] < 16:
-            y = taken[-1] + 16
-        taken.append(y)
+        if occupied and y - occupied[-1] < 16:
+            y = occupied[-1] + 16
+        occupied.append(y)
         placed.append(Line(line.name, line.kind, line.path, (line.end[0], y), line.best))
     return placed
 
 
 def step_of(span: float, count: int) -> float:
-    """A round distance (1, 2 or 5 times a power of ten) that cuts `span` into about `count`."""
+    """Return a round step (1, 2 or 5 times a power of ten) that divides `span` into about
+    `count`."""
     rough = span / count
     power = 10 ** math.floor(math.log10(rough))
     return next(
@@ -178,7 +179,7 @@ def step_of(span: float, count: int) -> float:
 
 
 def ticks_of(low: float, high: float, step: float) -> list[float]:
-    """The multiples of `step` from `low` to `high`."""
-    return [low + step * place for place in range(round((high - low) / step + 0.499))] + (
+    """Return the multiples of `step` from `low` to `high`."""
+    return [low + step * index for index in range(round((high - low) / step + 0.499))] + (
         [high] if abs((high - low) / step - round((high - low) / step)) < 1e-6 else []
     )

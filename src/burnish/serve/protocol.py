@@ -105,7 +105,7 @@ ObjectT = TypeVar("ObjectT", bound=IdentifiedObject)
 RowT = TypeVar("RowT")
 
 
-class Page(ApiObject, Generic[ObjectT]):
+class ListPage(ApiObject, Generic[ObjectT]):
     """One page of a list; clients ask for the next one with `after=last_id`."""
 
     object: Literal["list"] = "list"

@@ -96,7 +96,7 @@ def test_a_prompt_that_does_not_fit_is_refused(both):
 
 
 @pytest.mark.parametrize(
-    ("how", "says"), [(signal.SIGILL, "instruction"), (signal.SIGKILL, "memory ran out")]
+    ("how", "says"), [(signal.SIGILL, "instruction"), (signal.SIGKILL, "lack of memory")]
 )
 def test_a_crash_is_an_error_of_ours(both, how, says):
     theirs, _ = both
@@ -139,7 +139,7 @@ def test_half_an_answer_is_not_taken_for_a_whole_one():
     child = EngineProcess("half", ["tests.stubs.dying_engine"])
     told = []
 
-    with pytest.raises(EngineFailed, match="ended while it answered: exit code 3"):
+    with pytest.raises(EngineFailed, match="exited while it answered: exit code 3"):
         told.extend(child.stream("/complete", {}))
 
     assert not child.alive

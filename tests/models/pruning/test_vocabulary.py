@@ -78,10 +78,10 @@ def test_the_pieces_that_texts_use_most_stay_and_then_the_vocabularys_first(mini
 def test_more_and_fewer_than_there_are_and_another_tokenizer_are_refused(minilm, tiny_tokenizer):
     tokenizer = AutoTokenizer.from_pretrained(minilm.path)
     for count in (1_000, 40_000):
-        with pytest.raises(BadRecipe, match="alone are 1,999") as refused:
+        with pytest.raises(BadRecipe, match="of which 1,999 are special") as refused:
             select_pieces(tokenizer, [], count)
         assert "between 1999 and 30522" in str(refused.value)
-    with pytest.raises(BadRecipe, match="this one is BPE"):
+    with pytest.raises(BadRecipe, match="this tokenizer is BPE"):
         select_pieces(tiny_tokenizer, [], 100)
 
 

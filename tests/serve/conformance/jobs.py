@@ -323,7 +323,7 @@ def a_model_gives_a_score(c, w):
 def code_is_refused(c, w):
     code = {"type": "python", "name": "a", "source": "def grade(sample, item): return 1"}
     bad = refused(openai.BadRequestError, lambda: c.fine_tuning.alpha.graders.validate(grader=code))
-    assert "has to allow requests to run code" in bad.message
+    assert "`python` graders are disabled" in bad.message
 
 
 def respond(c, **settings):

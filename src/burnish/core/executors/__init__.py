@@ -1,1 +1,1 @@
-"""Where long tasks run: a process here, or a Ray cluster."""
+"""Executors for long tasks: local processes, or a Ray cluster."""

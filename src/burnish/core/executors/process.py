@@ -1,4 +1,4 @@
-"""A process that does one task and ends with whoever started it, however that one ends."""
+"""A worker process that exits when its parent does, however the parent dies."""
 
 import os
 import subprocess
@@ -11,9 +11,9 @@ from pathlib import Path
 
 from burnish.core.errors import Unavailable
 
-#: Times that a process may die one after another without getting any further.
+#: Crashes in a row, without progress, after which a process is given up.
 MAX_CRASHES = 5
-#: How a process says what kept it from its task. Numbers that no trainer ends with by itself.
+#: Exit codes that say why a task could not run; no trainer uses them.
 ORPHANED, CLUSTER_UNREACHABLE, NODE_LOST, WORKSPACE_UNSEEN, NODE_TOO_SMALL = 75, 69, 76, 77, 78
 _EXIT_REASONS = {
     NODE_LOST: "its node of the Ray cluster was lost",
@@ -24,7 +24,7 @@ _EXIT_REASONS = {
 
 @dataclass(frozen=True, slots=True)
 class ProcessTask:
-    """`python -m module arguments...`; what it says goes to the end of `log`."""
+    """`python -m module arguments...`; its output is appended to `log`."""
 
     module: str
     arguments: Sequence[str]
@@ -33,13 +33,14 @@ class ProcessTask:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process that was started; when stopped it gets `patience` seconds to end by itself."""
+    """A running process; `stop` gives it `patience` seconds to end by itself."""
 
     process: subprocess.Popen[bytes]
     patience: float = 0.0
 
     def poll(self) -> int | None:
-        """Its exit code, or None while it works. Raises Unavailable if its cluster is away."""
+        """Return the exit code, or None while it runs. Raises Unavailable if its cluster is
+        unreachable."""
         code = self.process.poll()
         if code == CLUSTER_UNREACHABLE:
             raise Unavailable(
@@ -48,7 +49,7 @@ class Process:
         return code
 
     def stop(self) -> None:
-        """End it, and wait until it has ended."""
+        """End the process and wait for it."""
         assert self.process.stdin
         self.process.stdin.close()
         if self.patience:
@@ -61,20 +62,21 @@ class Process:
 def spawn(
     module: str, arguments: Sequence[str], log: Path, environment: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start Python on this machine; the end of its stdin that we hold is what `end_with` reads."""
-    with log.open("ab") as said:
+    """Start Python on this machine; the child watches its stdin, whose other end we hold, to notice
+    our exit (`on_parent_exit`)."""
+    with log.open("ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
-            stdout=said,
-            stderr=said,
+            stdout=output,
+            stderr=output,
             start_new_session=True,
             env=dict(environment),
         )
 
 
 def on_parent_exit(then: Callable[[], None]) -> None:
-    """Do something as soon as whoever holds the other end of stdin has gone, or closes it."""
+    """Call `then` as soon as the parent closes its end of our stdin or dies."""
 
     def wait() -> None:
         os.read(sys.stdin.fileno(), 1)
@@ -84,12 +86,13 @@ def on_parent_exit(then: Callable[[], None]) -> None:
 
 
 def exit_with_parent() -> None:
-    """End this process at once when whoever started it has gone."""
+    """Exit this process at once when its parent is gone."""
     on_parent_exit(lambda: os._exit(ORPHANED))
 
 
 def describe_exit(code: int) -> str:
-    """How a process ended, in words. 128 and a signal is how shells, and our driver, say it."""
+    """Describe an exit code in words. 128 + signal is the convention of shells and of our
+    driver."""
     if code < 0 or code > 128:
-        return f"signal {-code if code < 0 else code - 128}; often no memory"
+        return f"signal {-code if code < 0 else code - 128}; often out of memory"
     return _EXIT_REASONS.get(code, f"code {code}")

@@ -1,6 +1,6 @@
-"""What runs on a node of a Ray cluster: it starts a task there and waits for its end.
+"""The process on a Ray node that starts a task there and waits for its end.
 
-When this process ends, because it was told to or because its node is lost, so does the task.
+When this process ends, stopped or because its node is lost, so does the task.
 """
 
 import subprocess
@@ -17,14 +17,14 @@ class TaskActor:
         self._process: subprocess.Popen[bytes] | None = None
 
     def run(self, task: ProcessTask, environment: Mapping[str, str]) -> int:
-        """Do the task, with these variables; returns its exit code when it has ended."""
+        """Run the task with these variables and return its exit code."""
         if not task.log.parent.is_dir():
             return WORKSPACE_UNSEEN
         self._process = spawn(task.module, task.arguments, task.log, child_environment(environment))
         return self._process.wait()
 
     def stop(self) -> None:
-        """End the task, and wait until it has ended."""
+        """End the task and wait for it."""
         if self._process:
             self._process.kill()
             self._process.wait()

@@ -24,7 +24,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
         "gradient_checkpointing", "compile", "group_by_prefix", "quantization_aware",
         "adamw_8bit", "on_policy", "hidden_states", "dropout", "start", "tracker", "images",
     ),
-    "model": ("causal", "seq2seq", "vision", "embedding"),
+    "model": ("causal", "seq2seq", "vision", "embedding", "reranker"),
     "run": ("together", "compare"),
     "route": (
         "base", "few_shot", "retrieval", "classifier", "encoder", "fine_tuned",
@@ -48,6 +48,8 @@ NAMES: Mapping[tuple[str, str], str] = {
 }
 #: Objectives whose models make no text: labels, vectors, or a reward.
 ENCODING = ("classify", "token_classify", "embed", "reward")
+#: Objectives of models that write text behind a prompt.
+_WRITING = ("sft", "dpo", "orpo", "simpo", "kto", "distill", "grpo", "custom")
 _NOT_CAUSAL = (*ENCODING, "seq2seq")
 _UNSHARDED = ("none", "ddp", "zero1", "zero2")
 
@@ -145,8 +147,29 @@ SUPPORT = (
         axis="model",
         choices=("seq2seq",),
         other="objective",
-        but=("sft", "dpo", "orpo", "simpo", "kto", "distill", "grpo", "custom"),
+        but=_WRITING,
         because="this objective is for language models",
+    ),
+    Rule(
+        axis="objective",
+        choices=_WRITING,
+        other="model",
+        but=("embedding", "reranker"),
+        because="it doesn't write text",
+    ),
+    Rule(
+        axis="objective",
+        choices=("embed",),
+        other="model",
+        only=("embedding",),
+        because="it doesn't make vectors of texts",
+    ),
+    Rule(
+        axis="objective",
+        choices=("reward",),
+        other="model",
+        only=("causal",),
+        because="a reward model is trained from a language model",
     ),
     # Commands.
     Rule(

@@ -1,1 +1,1 @@
-"""Models that answer for distillation and judging."""
+"""Models that answer as teacher or judge."""

@@ -1,4 +1,4 @@
-"""A teacher that runs in this process."""
+"""A teacher or judge that runs in this process."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,16 +14,16 @@ from burnish.models.local_models import find_model
 
 
 class LocalAnswerer:
-    """A model, a run or an artifact folder of this machine; `thinks` asks a model that can be
-    asked so to think before it answers."""
+    """A local model, run or artifact folder; `thinks` turns on reasoning where the template has a
+    switch."""
 
-    #: Questions answered between two writes to the disk.
+    #: Questions answered between two writes to disk.
     BLOCK_SIZE = 64
 
     def __init__(self, source: str, batch_size: int, thinks: bool = False) -> None:
         artifact = find_artifact(source)
         self._source, self._batch_size = source, batch_size
-        self._thinks = thinks and artifact is None  # a trained one does what it has learnt
+        self._thinks = thinks and artifact is None  # a trained model's template fixes this
         self._engine: LocalEngine | None = None
         named = artifact.lineage.get("run") if artifact else find_model(source).name
         self.name = str(named or source)
@@ -35,43 +35,43 @@ class LocalAnswerer:
 
     @property
     def engine(self) -> LocalEngine:
-        """The teacher's engine, opened when it is needed."""
+        """The teacher's engine, opened on first use."""
         if self._engine is None:
             self._engine = open_local_engine(self._source)
             self._engine.tokenizer = set_thinking(self._engine.tokenizer, self._thinks)
         return self._engine
 
     def release_memory(self) -> None:
-        """Give the memory back until the next question: a student is to be trained."""
+        """Free the engine's memory until the next question, for a student's training."""
         self._engine = None
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a question as it would be asked."""
+        """Return the number of tokens of a question, rendered."""
         return self.engine.count_tokens(messages)
 
     def ask(
         self, prompts: Sequence[Prompt], may_ask: MayAsk
     ) -> Iterator[tuple[int, AnswererReply]]:
-        """Block by block, questions of like length together."""
+        """Answer block by block, questions of similar length together."""
         sizes = [self.count_tokens(prompt.messages) for prompt in prompts]
-        order = sorted(range(len(prompts)), key=lambda place: sizes[place])
+        order = sorted(range(len(prompts)), key=lambda index: sizes[index])
         for begin in range(0, len(order), self.BLOCK_SIZE):
-            places = order[begin : begin + self.BLOCK_SIZE]
-            if not may_ask(len(places)):
+            indices = order[begin : begin + self.BLOCK_SIZE]
+            if not may_ask(len(indices)):
                 return
-            some = [prompts[place] for place in places]
-            for place, answer in zip(
-                places, self.engine.answer(some, batch_size=self._batch_size), strict=True
+            block = [prompts[index] for index in indices]
+            for index, answer in zip(
+                indices, self.engine.answer(block, batch_size=self._batch_size), strict=True
             ):
-                thought, text = split_reasoning(answer.text)
+                reasoning, text = split_reasoning(answer.text)
                 yield (
-                    place,
+                    index,
                     AnswererReply(
                         text,
                         answer.tokens_in,
                         answer.tokens_out,
                         answer.seconds,
                         answer.finish_reason,
-                        thought=thought,
+                        thought=reasoning,
                     ),
                 )

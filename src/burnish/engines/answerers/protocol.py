@@ -1,4 +1,4 @@
-"""What a teacher is. Whoever only reads what one has said needs no model, and loads none."""
+"""The protocol of teachers and judges. Code that only reads their replies loads no model."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,14 +9,15 @@ from burnish.core.records import Message, Prompt
 if TYPE_CHECKING:
     from burnish.engines.local.engine import LocalEngine
 
-#: Asked before each request with how many would then be on their way: whether one more may begin.
+#: Called before each request with the number of requests then in flight; returns whether one more
+#: may start.
 MayAsk = Callable[[int], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class AnswererReply:
-    """What became of one question. `error` is empty if it was answered; `tries` counts requests.
-    `thought` is what a teacher that reasons aloud said before its answer."""
+    """The outcome of one question. `error` is empty if it was answered; `tries` counts requests.
+    `thought` is the reasoning before the answer."""
 
     text: str = ""
     tokens_in: int = 0
@@ -29,36 +30,37 @@ class AnswererReply:
 
 
 class Answerer(Protocol):
-    """Answers questions, here or elsewhere."""
+    """Answers questions, locally or remotely."""
 
     @property
     def name(self) -> str:
-        """How people call it."""
+        """The name shown to users."""
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """All that its answers depend on besides the question, as JSON."""
+        """Everything that its answers depend on besides the question, as JSON."""
 
     @property
     def needs_instructions(self) -> bool:
-        """Whether the question must say what form the answer has: not to one trained for it."""
+        """Whether the question must state the form of the answer; a model trained for it needs no
+        such instruction."""
 
     @property
     def reasoning_tokens(self) -> int:
-        """Tokens of room for the thoughts that it was trained to have; 0 if that isn't known."""
+        """Token budget of the reasoning that it was trained to write; 0 if unknown."""
 
     @property
     def engine(self) -> "LocalEngine | None":
-        """The engine of a local teacher, which can be timed and weighed."""
+        """The engine of a local teacher, for timing and memory; None for a remote one."""
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a question, roughly where only its owner could count."""
+        """Return the number of tokens of a question; an estimate for a remote model."""
 
     def ask(
         self, prompts: Sequence[Prompt], may_ask: MayAsk
     ) -> Iterator[tuple[int, AnswererReply]]:
-        """(place in `prompts`, reply) as they come.
+        """Yield (index in `prompts`, reply) as they come.
 
-        Once `may_ask` says no, nothing more is sent; what is on its way still comes back. Raises
-        TeacherStopped if there is no point in going on.
+        Once `may_ask` returns False, nothing more is sent; requests in flight are still returned.
+        Raises TeacherStopped if continuing is pointless.
         """

@@ -13,12 +13,13 @@ from burnish.engines.answerers.protocol import Answerer
 
 
 def compute_price(settings: Settings, tokens_in: float, tokens_out: float) -> float:
-    """The price of so many tokens, in the currency of the recipe."""
+    """Return the price of these tokens, in the currency of the recipe."""
     return (tokens_in * settings.price_in + tokens_out * settings.price_out) / 1e6
 
 
 def open_teacher(recipe: Recipe) -> Answerer:
-    """The teacher of a recipe. Raises BadRecipe if none is named, NotFound if it isn't here."""
+    """Open the teacher of a recipe. Raises BadRecipe if none is named, NotFound if it isn't
+    here."""
     thinks, batch_size = recipe.distill.reasoning != "cut", recipe.evaluate.batch_size
     return open_answerer(recipe.distill.teacher, "distill.teacher", batch_size, thinks)
 
@@ -26,8 +27,8 @@ def open_teacher(recipe: Recipe) -> Answerer:
 def open_answerer(
     settings: ModelEndpoint, section: str, batch_size: int, thinks: bool = False
 ) -> Answerer:
-    """Whoever is named in a section of a recipe; `thinks` asks one of this machine to think first,
-    where it can be asked so. Raises BadRecipe if nobody is, NotFound if it isn't here."""
+    """Open the model named in a section of a recipe; `thinks` turns on a local model's reasoning
+    where possible. Raises BadRecipe if none is named, NotFound if it isn't here."""
     if not settings.model:
         raise BadRecipe(
             f"No {section.rpartition('.')[2]} is named.",

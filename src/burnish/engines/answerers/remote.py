@@ -1,10 +1,9 @@
-"""A teacher behind an OpenAI-compatible endpoint: many requests at once, each tried again.
+"""A teacher or judge behind an OpenAI-compatible endpoint: concurrent requests with retries.
 
-A failure is a request that gave no answer: a server's fault (5xx, 408, 409), a time-out, a broken
-connection, or a reply that can't be read; it is tried again after a pause that grows, with some
-chance in it (exponential back-off with full jitter). "Too many requests" (429) is no failure but
-the provider's pace: the request waits as long as `Retry-After` says. An endpoint that has answered
-before and can't be reached is waited for.
+A failure is a request without an answer: a server error (5xx, 408, 409), a time-out, a broken
+connection, or an unreadable reply; it is retried after exponential back-off with full jitter. "Too
+many requests" (429) isn't a failure: the request waits as long as `Retry-After` says. An endpoint
+that has answered before and becomes unreachable is waited for.
 """
 
 import email.utils
@@ -28,9 +27,9 @@ from burnish.engines.remote.http import is_loopback
 
 #: Seconds of the first pause and of the longest one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
-#: Letters of a token, about, where only the endpoint has the tokenizer.
+#: Approximate characters per token, as only the endpoint has the tokenizer.
 _CHARS_PER_TOKEN = 3.5
-#: Answers that no further question would change: all would fail alike. And what to do.
+#: Statuses that every further request would get too, and the remedy.
 _FATAL_STATUSES = {
     401: "Set {section}.key_from to the environment variable that holds the key.",
     403: "The key may not use this model: see the provider's console.",
@@ -40,7 +39,7 @@ _RETRIED_STATUSES = {408, 409}
 
 
 class RemoteAnswerer:
-    """A model behind an endpoint. Raises BadRecipe if its key is named and isn't there."""
+    """A model behind an endpoint. Raises BadRecipe if its key is named but empty."""
 
     needs_instructions = True
     reasoning_tokens = 0
@@ -70,46 +69,48 @@ class RemoteAnswerer:
         self._answered, self._stop = threading.Event(), threading.Event()
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a question, from its letters."""
+        """Estimate the number of tokens of a question from its characters."""
         return round(sum(len(message.content) / _CHARS_PER_TOKEN + 4 for message in messages))
 
     def ask(
         self, prompts: Sequence[Prompt], may_ask: MayAsk
     ) -> Iterator[tuple[int, AnswererReply]]:
-        """As many requests at once as the recipe says; replies in the order in which they come."""
+        """Send as many concurrent requests as the recipe allows; yield replies as they arrive."""
         waiting: Iterator[tuple[int, Prompt]] = iter(enumerate(prompts))
-        under_way: dict[Future[AnswererReply], int] = {}
+        in_flight: dict[Future[AnswererReply], int] = {}
         fault: TeacherStopped | None = None
         self._stop.clear()
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
             try:
                 while True:
-                    while len(under_way) < self.settings.concurrency:
-                        if (due := next(waiting, None)) is None:
+                    while len(in_flight) < self.settings.concurrency:
+                        if (next_prompt := next(waiting, None)) is None:
                             break
-                        if not may_ask(len(under_way) + 1):
+                        if not may_ask(len(in_flight) + 1):
                             waiting = iter(())
                             break
-                        under_way[pool.submit(self._ask_with_retries, due[1])] = due[0]
-                    if not under_way:
+                        in_flight[pool.submit(self._ask_with_retries, next_prompt[1])] = (
+                            next_prompt[0]
+                        )
+                    if not in_flight:
                         break
-                    for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                        place = under_way.pop(future)
+                    for future in wait(in_flight, return_when=FIRST_COMPLETED).done:
+                        index = in_flight.pop(future)
                         try:
                             reply = future.result()
                         except TeacherStopped as error:
-                            # What the others bring home is still handed on.
+                            # Replies still in flight are handed on.
                             fault, waiting = error, iter(())
                             self._stop.set()
                         else:
-                            yield place, reply
+                            yield index, reply
             finally:
                 self._stop.set()
         if fault:
             raise fault
 
     def _ask_with_retries(self, prompt: Prompt) -> AnswererReply:
-        """One question, tried until it is answered or the tries are used up."""
+        """Ask one question until it is answered or the retries are used up."""
         error, lost_since = "", 0.0
         tries = paused = 0
         while tries <= self.settings.retries and not self._stop.is_set():
@@ -145,13 +146,13 @@ class RemoteAnswerer:
         return AnswererReply(tries=tries, error=error or "stopped before it was answered")
 
     def _fatal_error(self, response: httpx2.Response) -> TeacherStopped:
-        said = f"{self.name} answers {response.status_code}: {_excerpt(response)}"
+        message = f"{self.name} answers {response.status_code}: {_excerpt(response)}"
         return TeacherStopped(
-            said, _FATAL_STATUSES[response.status_code].format(section=self._section)
+            message, _FATAL_STATUSES[response.status_code].format(section=self._section)
         )
 
     def _with_token_counts(self, reply: AnswererReply, prompt: Prompt) -> AnswererReply:
-        """The reply with its tokens, from their letters where the endpoint doesn't count them."""
+        """Return the reply with token counts, estimated where the endpoint doesn't report them."""
         if reply.tokens_in:
             return reply
         tokens_in = self.count_tokens(prompt.messages)
@@ -163,8 +164,8 @@ class RemoteAnswerer:
         if not self._answered.is_set() or seconds > self.settings.patience:
             raise TeacherStopped(
                 f"{self._url} can't be reached: {fault}",
-                "Check the address and the network, then repeat the command: it asks only what "
-                "isn't answered yet.",
+                "Check the address and the network, then repeat the command: it asks only "
+                "unanswered questions.",
             ) from fault
 
     def _request_body(self, prompt: Prompt) -> dict[str, Any]:
@@ -179,7 +180,7 @@ class RemoteAnswerer:
 
 
 class _RequestPacer:
-    """At most so many requests a minute, evenly apart, whoever sends them."""
+    """Limits requests to `per_minute`, evenly spaced, across threads."""
 
     def __init__(self, per_minute: int | None) -> None:
         self._gap = 60 / per_minute if per_minute else 0.0
@@ -198,7 +199,7 @@ class _RequestPacer:
 def _parse_reply(
     response: httpx2.Response, tries: int, seconds: float
 ) -> tuple[AnswererReply | None, str]:
-    """The reply in a response, or what is wrong with it."""
+    """Return the reply in a response, or an error."""
     status = response.status_code
     if status != 200:
         return None, f"status {status}: {_excerpt(response)}"
@@ -206,9 +207,9 @@ def _parse_reply(
         body = response.json()
         choice, usage = body["choices"][0], body.get("usage") or {}
         message = choice["message"]
-        thought, text = split_reasoning(message.get("content") or "")
-        # Servers that take thoughts apart themselves call them so (DeepSeek, vLLM).
-        told = message.get("reasoning_content") or message.get("reasoning") or ""
+        reasoning, text = split_reasoning(message.get("content") or "")
+        # Servers that separate the reasoning use these names (DeepSeek, vLLM).
+        separate_reasoning = message.get("reasoning_content") or message.get("reasoning") or ""
     except (ValueError, LookupError, TypeError, AttributeError):
         return None, f"no chat completion: {_excerpt(response)}"
     return (
@@ -219,7 +220,7 @@ def _parse_reply(
             seconds=seconds,
             finish_reason=str(choice.get("finish_reason") or "stop"),
             tries=tries,
-            thought=thought or str(told),
+            thought=reasoning or str(separate_reasoning),
         ),
         "",
     )
@@ -230,19 +231,20 @@ def _excerpt(response: httpx2.Response) -> str:
 
 
 def _backoff_seconds(tries: int) -> float:
-    """Seconds before the next try: up to twice as long each time."""
+    """Return the seconds before the next try: the upper bound doubles each time."""
     longest: float = min(_FIRST_PAUSE * 2.0 ** (tries - 1), _LONGEST_PAUSE)
     return random.uniform(0, longest)
 
 
 def _retry_after(response: httpx2.Response) -> float:
-    """Seconds that the response asks to wait (a number or a date, RFC 9110); 0 if it doesn't."""
-    said = response.headers.get("retry-after", "")
+    """Return the seconds that the response asks to wait (a number or a date, RFC 9110); 0 if
+    none."""
+    header = response.headers.get("retry-after", "")
     try:
-        return max(float(said), 0.0)
+        return max(float(header), 0.0)
     except ValueError:
         pass
     try:
-        return max(email.utils.parsedate_to_datetime(said).timestamp() - time.time(), 0.0)
+        return max(email.utils.parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
     except (TypeError, ValueError):
         return 0.0

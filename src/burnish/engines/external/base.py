@@ -1,7 +1,7 @@
-"""What engines outside this process have in common: they are asked with our own tokens.
+"""Base classes of engines outside this process, which are sent our own tokens.
 
-Prompts are rendered and encoded by `models.chat`, as the model was trained. Whoever answers is a
-child of ours (`TellingEngine`), or a server elsewhere (`engines.upstream`).
+Prompts are rendered and encoded by `models.chat_template`, as in training. The other end is a child
+process (`LogprobEngine`) or a remote server (`engines.remote.upstream`).
 """
 
 import threading
@@ -29,9 +29,12 @@ from burnish.models.chat_template import encode_prompt, encode_row, end_of_turn
 
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
-    """How a child is started. Zero means: as many threads as cores; the model's own context, but
-    not more than 4096 tokens. `slots` is how many requests are answered at once, each with a
-    context of its own, and `cache` the type of keys and values; both are llama.cpp's only."""
+    """How a child process is started.
+
+    Zero means defaults: one thread per core; the model's own context, but at most 4096 tokens.
+    `slots` is the number of concurrent requests, each with a context of its own, and `cache` the
+    type of keys and values; both apply to llama.cpp only.
+    """
 
     threads: int = 0
     context: int = 0
@@ -43,27 +46,27 @@ DEFAULT_LAUNCH = LaunchOptions()
 
 
 class EngineConnection(Protocol):
-    """Who answers outside this process."""
+    """The connection to the process or server that answers."""
 
     name: str
 
     @property
     def alive(self) -> bool:
-        """False for a process of ours that has ended."""
+        """False for a child process that has exited."""
 
     def close(self) -> None:
-        """End it, or the connections to it."""
+        """End the process, or close the connections."""
 
 
 class ExternalEngine(ABC):
     """An engine whose `child` answers; `close` ends it."""
 
-    #: Whether an answer can be held to a grammar.
+    #: Whether answers can be constrained to a grammar.
     supports_grammars: ClassVar[bool] = False
     child: EngineConnection
-    #: Tokens that prompt and answer may have together.
+    #: The maximum of prompt tokens and answer tokens together.
     context_length: int
-    #: How many tokens it knows.
+    #: The number of tokens of the vocabulary.
     vocabulary: int
 
     def __init__(
@@ -71,51 +74,51 @@ class ExternalEngine(ABC):
         name: str,
         tokenizer: PreTrainedTokenizerBase,
         system: str | None,
-        running: LaunchOptions,
+        launch_options: LaunchOptions,
     ) -> None:
-        """What can be said before anybody is there who answers."""
+        """Set what is known before the process or server is there."""
         self.name, self.tokenizer, self.system, self.launch_options = (
             name,
             tokenizer,
             system,
-            running,
+            launch_options,
         )
         self.ends = end_of_turn(tokenizer)
-        #: Requests that are answered at once.
+        #: Concurrent requests.
         self.slots = 1
 
     @property
     @abstractmethod
     def memory_bytes(self) -> int:
-        """Bytes of the weights."""
+        """The size of the weights in bytes."""
 
     @abstractmethod
     def choose(self, request: GenerationRequest) -> None:
-        """Exactly one of a request's choices."""
+        """Answer with exactly one of a request's choices."""
 
     @abstractmethod
     def ensure_alive(self) -> None:
-        """Whatever is to be done before a request. Raises EngineFailed."""
+        """Do what must precede a request. Raises EngineFailed."""
 
     @abstractmethod
     def generate(self, request: GenerationRequest) -> Generator[None]:
-        """Let a free answer grow, with a pause after each piece; at last it is finished.
+        """Generate a free answer, with a pause after each piece, until it is finished.
 
-        Closing it ends the work. Raises EngineFailed.
+        Closing the generator stops the work. Raises EngineFailed.
         """
 
     def close(self) -> None:
-        """End the child."""
+        """End the child process."""
         self.child.close()
 
     def build_request(self, prompt: Prompt) -> GenerationRequest:
-        """A prompt as tokens. Raises PromptTooLong if it and its answer don't fit the context."""
+        """Encode a prompt. Raises PromptTooLong if it and its answer don't fit the context."""
         return self.build_request_from_ids(
             prompt, encode_prompt(self.tokenizer, prompt.messages, prompt.tools)
         )
 
     def build_request_from_ids(self, prompt: Prompt, ids: Sequence[int]) -> GenerationRequest:
-        """The same for tokens that are there already."""
+        """Build a request from a prompt and its tokens. Raises PromptTooLong."""
         if len(ids) + prompt.max_new_tokens > self.context_length:
             raise PromptTooLong(
                 f"The prompt has {len(ids)} tokens and asks for up to {prompt.max_new_tokens} "
@@ -137,7 +140,7 @@ class ExternalEngine(ABC):
                     return
 
     def stream(self, prompt: Prompt) -> Iterator[str]:
-        """The pieces of one answer as they are made."""
+        """Yield the pieces of one answer as they are generated."""
         request, shown = self.build_request(prompt), 0
         with closing(self.answer_request(request)) as pieces:
             for _ in pieces:
@@ -153,7 +156,7 @@ class ExternalEngine(ABC):
         batch_size: int = 16,
         advance: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """One answer a prompt, one after the other. Raises PromptTooLong, EngineFailed."""
+        """Answer prompts one after the other. Raises PromptTooLong, EngineFailed."""
         answers = []
         for prompt in prompts:
             begun = time.perf_counter()
@@ -167,12 +170,12 @@ class ExternalEngine(ABC):
         return answers
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a prompt as it would be asked."""
+        """Return the number of tokens of a prompt, rendered."""
         return len(encode_prompt(self.tokenizer, messages))
 
 
 class LogprobEngine(ExternalEngine):
-    """An engine in a process of its own, which tells log-probabilities of tokens."""
+    """An engine in a child process that reports log-probabilities of tokens."""
 
     child: EngineProcess
 
@@ -181,51 +184,53 @@ class LogprobEngine(ExternalEngine):
         name: str,
         tokenizer: PreTrainedTokenizerBase,
         system: str | None,
-        running: LaunchOptions,
+        launch_options: LaunchOptions,
     ) -> None:
-        """Only what can be said before the child is there; whoever inherits starts it."""
-        super().__init__(name, tokenizer, system, running)
-        #: How often the child had to be started again.
+        """Set what is known before the child is there; subclasses start it."""
+        super().__init__(name, tokenizer, system, launch_options)
+        #: Number of restarts of the child.
         self.restarts = 0
         self._reviving = threading.Lock()
 
     @abstractmethod
     def start_process(self) -> EngineProcess:
-        """A child that has the model in memory. Raises EngineFailed."""
+        """Start a child that has the model in memory. Raises EngineFailed."""
 
     @abstractmethod
     def logprob_table(
         self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1, owner: str = ""
     ) -> LogprobTable:
-        """Log-probabilities behind the tokens `ids`; `wanted` are those that will be asked for,
-        and an answer has up to `ahead` of them. Nothing of another owner's prompts is reused."""
+        """Return log-probabilities behind the tokens `ids`; `wanted` are the tokens that will be
+        looked up, and an answer has up to `ahead` of them. Nothing of another owner's prompts is
+        reused."""
 
     def ensure_alive(self) -> None:
-        """Start the child again if it has ended. Raises EngineFailed."""
+        """Restart the child if it has exited. Raises EngineFailed."""
         with self._reviving:
             if not self.child.alive:
                 self.child = self.start_process()
                 self.restarts += 1
 
     def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
-        """For each row, the log-probability (nats) of its answer, and the answer's tokens."""
-        found = []
+        """Return, per row, the log-probability (nats) of its answer and the answer's token
+        count."""
+        results = []
         for row in rows:
             encoded = encode_row(self.tokenizer, row, self.context_length)
-            learnt = [place for place, weight in enumerate(encoded.weights) if weight > 0]
-            first = learnt[0]
+            targets = [position for position, weight in enumerate(encoded.weights) if weight > 0]
+            first = targets[0]
             table = self.logprob_table(
-                encoded.ids[:first], sorted({encoded.ids[p] for p in learnt})
+                encoded.ids[:first], sorted({encoded.ids[p] for p in targets})
             )
             logs = [
-                _look_up_logprob(table, encoded.ids[first:place], encoded.ids[place])
-                for place in learnt
+                _look_up_logprob(table, encoded.ids[first:position], encoded.ids[position])
+                for position in targets
             ]
-            found.append((sum(logs), len(logs)))
-        return found
+            results.append((sum(logs), len(logs)))
+        return results
 
     def choose(self, request: GenerationRequest) -> None:
-        """The likeliest one."""
+        """Answer with the likeliest choice."""
         choices = request.prompt.choices
         texts = encode_choices(self.tokenizer, self.ends, choices, request.answer_prefix)
         wanted = sorted({token for text in texts for token in text})
@@ -236,6 +241,6 @@ class LogprobEngine(ExternalEngine):
 
 
 def _look_up_logprob(table: LogprobTable, behind: Sequence[int], token: int) -> float:
-    """The log-probability of `token` behind the prompt and the tokens `behind`."""
+    """Return the log-probability of `token` behind the prompt and the tokens `behind`."""
     logs, _ = table.top_logprobs(tuple(behind))
     return logs[token] if token in logs else table.all_logprobs(tuple(behind))[token]

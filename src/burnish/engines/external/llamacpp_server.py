@@ -1,6 +1,7 @@
-"""The process that llama.cpp runs in: its HTTP server, until it is ended.
+"""The process that runs llama.cpp's HTTP server until it is stopped.
 
-Started by `engines.child` with its parameters as JSON; it prints its address as a line of JSON.
+Started by `engines.external.process` with its parameters as JSON; it prints its address as a line
+of JSON.
 """
 
 import json
@@ -20,40 +21,43 @@ _CACHES = {
 }
 
 
-def make_parameters(asked: dict[str, Any]) -> Any:
-    """llama.cpp's parameters: `model` and `adapters` (paths), `threads`, `slots`, `context` (tokens
-    of a slot), `cache` (the type of keys and values)."""
-    chosen = xllamacpp.CommonParams()
-    chosen.model.path = asked["model"]
-    chosen.n_ctx, chosen.n_parallel = asked["context"] * asked["slots"], asked["slots"]
-    # A slot has its own part of the cache: what one request takes is never another one's lack.
-    chosen.kv_unified = False
-    chosen.cache_type_k = chosen.cache_type_v = _CACHES[asked["cache"]]
-    chosen.cpuparams.n_threads = chosen.cpuparams_batch.n_threads = asked["threads"]
-    # A conversation that outgrows the context is an error, not a reason to forget its beginning.
-    chosen.ctx_shift = chosen.warmup = False
-    chosen.verbosity = -1
-    # Any program of this machine and any web page can reach the port: nobody is answered without
-    # the key, and no page is told that it may read an answer.
-    chosen.api_keys = [engine_key()]
-    chosen.cors_origins, chosen.cors_credentials = "", False
-    chosen.ui = chosen.endpoint_slots = False
-    # It would keep what past requests have computed, up to 8 GiB; a slot's last prompt stays.
-    chosen.cache_ram_mib = 0
-    chosen.lora_adapters = [
-        xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in asked["adapters"]
+def make_parameters(settings: dict[str, Any]) -> Any:
+    """Return llama.cpp's parameters: `model` and `adapters` (paths), `threads`, `slots`, `context`
+    (tokens of a slot), `cache` (the type of keys and values)."""
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = settings["model"]
+    parameters.n_ctx, parameters.n_parallel = (
+        settings["context"] * settings["slots"],
+        settings["slots"],
+    )
+    # Each slot has its own part of the cache, so requests can't starve each other.
+    parameters.kv_unified = False
+    parameters.cache_type_k = parameters.cache_type_v = _CACHES[settings["cache"]]
+    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = settings["threads"]
+    # A conversation that outgrows the context is an error; its beginning is never dropped.
+    parameters.ctx_shift = parameters.warmup = False
+    parameters.verbosity = -1
+    # Any program of this machine and any web page can reach the port: requests need the key, and
+    # no page may read a response.
+    parameters.api_keys = [engine_key()]
+    parameters.cors_origins, parameters.cors_credentials = "", False
+    parameters.ui = parameters.endpoint_slots = False
+    # Disable the host cache of past requests (up to 8 GiB); a slot's last prompt stays.
+    parameters.cache_ram_mib = 0
+    parameters.lora_adapters = [
+        xllamacpp.CommonAdapterLoraInfo(path, 1.0) for path in settings["adapters"]
     ]
-    # llama.cpp reuses keys and values of one adapter for another one's request (its #26207).
-    chosen.cache_prompt = not asked["adapters"]
-    return chosen
+    # llama.cpp reuses keys and values across adapters (its #26207).
+    parameters.cache_prompt = not settings["adapters"]
+    return parameters
 
 
 def main() -> None:
-    """Serve until the process is ended."""
+    """Serve until the process is stopped."""
     server = xllamacpp.Server(make_parameters(json.loads(sys.argv[1])))
     sys.stdout.write(json.dumps({"url": server.listening_address}) + "\n")
     sys.stdout.flush()
-    # Nobody reads on: what the library prints later must not fill the pipe.
+    # Nobody reads stdout any more: the library's output must not fill the pipe.
     os.dup2(2, 1)
     threading.Event().wait()
 

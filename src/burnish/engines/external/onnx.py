@@ -1,4 +1,4 @@
-"""ORT-GenAI behind the engine's protocol: an ONNX folder in a child, asked with our own tokens."""
+"""ORT-GenAI as an engine: an ONNX folder in a child process, sent our own tokens."""
 
 import importlib.util
 import json
@@ -14,20 +14,21 @@ from burnish.engines.external.process import EngineProcess
 from burnish.engines.external.stepwise import StepwiseEngine
 from burnish.models.artifact import Artifact
 
-#: Longest context that is asked for unless told otherwise: keys and values cost memory at once.
+#: Default of the longest context: keys and values take memory from the start.
 _MAX_CONTEXT = 4096
 
 
 @dataclass
 class SharedProcess:
-    """One child for several engines: the first that needs it starts it, and starts it again."""
+    """One child process shared by several engines; the first that needs it starts or restarts
+    it."""
 
     start: Callable[[], EngineProcess]
     _child: EngineProcess | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def ensure_running(self) -> EngineProcess:
-        """The child that runs. Raises EngineFailed if it can't be started."""
+        """Return the running child. Raises EngineFailed if it can't be started."""
         with self._lock:
             if self._child is None or not self._child.alive:
                 self._child = self.start()
@@ -35,40 +36,41 @@ class SharedProcess:
 
 
 class OnnxEngine(StepwiseEngine):
-    """Answers with a folder that ORT-GenAI's model builder made. `close` ends its process."""
+    """Answers with a folder from ORT-GenAI's model builder. `close` ends its process."""
 
     weights_pattern = "model.onnx*"
 
     def __init__(
         self,
         artifact: Artifact,
-        running: LaunchOptions = DEFAULT_LAUNCH,
+        launch_options: LaunchOptions = DEFAULT_LAUNCH,
         host: SharedProcess | None = None,
     ) -> None:
-        """No context is the model's own, but at most 4096; `host` has the child of the same folder.
+        """Start the engine; `host` has the child of the same folder.
 
-        Raises Unavailable without onnxruntime-genai, EngineFailed if the folder can't be loaded.
+        The default context is the model's own, but at most 4096. Raises Unavailable without
+        onnxruntime-genai, EngineFailed if the folder can't be loaded.
         """
         if importlib.util.find_spec("onnxruntime_genai") is None:
             raise Unavailable("ONNX needs onnxruntime-genai.", "pip install 'burnish[onnx]'")
-        super().__init__(artifact, running)
-        told = json.loads((artifact.path / "genai_config.json").read_text(encoding="utf-8"))
+        super().__init__(artifact, launch_options)
+        config = json.loads((artifact.path / "genai_config.json").read_text(encoding="utf-8"))
         self.context_length = min(
-            running.context or _MAX_CONTEXT, int(told["model"]["context_length"])
+            launch_options.context or _MAX_CONTEXT, int(config["model"]["context_length"])
         )
         export = artifact.lineage["export"]
-        self.adapters = [one["file"] for one in export.get("adapters", {}).values()]
+        self.adapters = [adapter["file"] for adapter in export.get("adapters", {}).values()]
         self.adapter: str | None = export.get("adapter")
         self.extra_fields = {"adapter": self.adapter}
         self.host = host or SharedProcess(self._launch)
         self.child = self.start_process()
 
     def start_process(self) -> EngineProcess:
-        """The process that has the folder in memory. Raises EngineFailed."""
+        """Return the process that has the folder in memory. Raises EngineFailed."""
         return self.host.ensure_running()
 
     def _launch(self) -> EngineProcess:
-        asked = {
+        parameters = {
             "folder": str(self.folder.absolute()),
             "context": self.context_length,
             "threads": self.launch_options.threads or psutil.cpu_count(logical=False) or 1,
@@ -76,36 +78,41 @@ class OnnxEngine(StepwiseEngine):
             "adapter": self.adapter,
         }
         return EngineProcess(
-            "ORT-GenAI", ("burnish.engines.external.onnx_server", json.dumps(asked))
+            "ORT-GenAI", ("burnish.engines.external.onnx_server", json.dumps(parameters))
         )
 
 
 def list_adapters(artifact: Artifact) -> list[Artifact]:
-    """What a folder of several adapters answers as: itself with each of them, in their order."""
+    """Return the folder's artifact once per adapter, in order."""
     export = artifact.lineage["export"]
     return [
         replace(
             artifact,
-            system=one["system"],
-            lineage={**artifact.lineage, "run": name, "export": {**export, "adapter": one["file"]}},
+            system=adapter["system"],
+            lineage={
+                **artifact.lineage,
+                "run": name,
+                "export": {**export, "adapter": adapter["file"]},
+            },
         )
-        for name, one in export.get("adapters", {}).items()
+        for name, adapter in export.get("adapters", {}).items()
     ]
 
 
-def open_onnx(artifact: Artifact, running: LaunchOptions = DEFAULT_LAUNCH) -> OnnxEngine:
-    """The engine of an exported ONNX folder, with the first adapter of several.
+def open_onnx(artifact: Artifact, launch_options: LaunchOptions = DEFAULT_LAUNCH) -> OnnxEngine:
+    """Open the engine of an exported ONNX folder, with the first of several adapters.
 
     Raises Unavailable, EngineFailed.
     """
-    several = [] if "adapter" in artifact.lineage["export"] else list_adapters(artifact)
-    return OnnxEngine(several[0] if several else artifact, running)
+    adapters = [] if "adapter" in artifact.lineage["export"] else list_adapters(artifact)
+    return OnnxEngine(adapters[0] if adapters else artifact, launch_options)
 
 
 def open_onnx_adapters(
-    artifact: Artifact, running: LaunchOptions = DEFAULT_LAUNCH
+    artifact: Artifact, launch_options: LaunchOptions = DEFAULT_LAUNCH
 ) -> list[OnnxEngine]:
-    """An engine for each adapter of a folder, all with one process. Raises as `open_onnx` does."""
+    """Open an engine for each adapter of a folder, all with one process. Raises as `open_onnx`
+    does."""
     first, *others = list_adapters(artifact)
-    opened = [OnnxEngine(first, running)]
-    return opened + [OnnxEngine(other, running, opened[0].host) for other in others]
+    opened = [OnnxEngine(first, launch_options)]
+    return opened + [OnnxEngine(other, launch_options, opened[0].host) for other in others]

@@ -1,6 +1,6 @@
-"""The process that ORT-GenAI runs in (see `engines.runner`).
+"""The process that runs ORT-GenAI (see `engines.external.server`).
 
-A prompt's keys and values are kept for the next question about the same prompt.
+A prompt's keys and values are kept for the next request with the same prompt.
 """
 
 import json
@@ -16,9 +16,9 @@ from burnish.engines.external.server import EngineServer, log_softmax, serve
 
 
 class OnnxServer(EngineServer):
-    """A folder that ORT-GenAI's model builder made, with the adapters that lie in it.
+    """A folder from ORT-GenAI's model builder, with its adapters.
 
-    `adapter` answers what names no other; without one the base does.
+    `adapter` is the default for requests that name none; without it, the base answers.
     """
 
     def __init__(
@@ -29,25 +29,26 @@ class OnnxServer(EngineServer):
         config.overlay(json.dumps({"model": {"decoder": {"session_options": session}}}))
         self.model, self.context = og.Model(config), context
         self.tokenizer = og.Tokenizer(self.model)
-        told = json.loads((Path(folder) / "genai_config.json").read_text(encoding="utf-8"))
-        ends = told["model"]["eos_token_id"]
+        config_file = json.loads((Path(folder) / "genai_config.json").read_text(encoding="utf-8"))
+        ends = config_file["model"]["eos_token_id"]
         self.ends = ends if isinstance(ends, list) else [ends]
         self._prompt: list[int] = []
         self._behind: list[int] = []
         self._generator: Any = None
-        self._own = self._active = adapter
+        self._default = self._active = adapter
         self._adapters = og.Adapters(self.model)
         for name in adapters:
             self._adapters.load(str(Path(folder) / name), name)
 
-    def select_adapter(self, asked: dict[str, Any]) -> None:
-        """Nothing that another adapter has read is kept."""
-        wanted = asked.get("adapter", self._own)
-        if wanted != self._active:
-            self._active, self._generator = wanted, None
+    def select_adapter(self, request: dict[str, Any]) -> None:
+        """Switch to the request's adapter; the cached prompt of another adapter is dropped."""
+        adapter = request.get("adapter", self._default)
+        if adapter != self._active:
+            self._active, self._generator = adapter, None
 
     def next_logprobs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
-        """Log-probabilities (vocabulary,) of the token after a prompt and some tokens more."""
+        """Return log-probabilities (vocabulary,) of the token after a prompt and some further
+        tokens."""
         ids, behind = list(ids), list(behind)
         if self._generator is None or self._prompt != ids or not behind:
             parameters = og.GeneratorParams(self.model)
@@ -57,7 +58,7 @@ class OnnxServer(EngineServer):
                 self._generator.set_active_adapter(self._adapters, self._active)
             self._generator.append_tokens(np.array(ids, dtype=np.int32))
             self._prompt, self._behind = ids, []
-        # The last token is always given anew: the logits that are read come from it.
+        # The last token is always fed again: its logits are needed.
         same = common_prefix_length(behind[:-1], self._behind)
         if behind:
             if same < len(self._behind):
@@ -67,23 +68,23 @@ class OnnxServer(EngineServer):
             self._behind = behind
         return log_softmax(self._generator.get_logits())
 
-    def encode_chat(self, asked: dict[str, Any]) -> list[int]:
-        """Tokens of a conversation, rendered and encoded by ORT-GenAI itself."""
+    def encode_chat(self, request: dict[str, Any]) -> list[int]:
+        """Return the tokens of a conversation, rendered and encoded by ORT-GenAI itself."""
         text = self.tokenizer.apply_chat_template(
-            json.dumps(asked["messages"]),
-            tools=json.dumps(asked["tools"]) if asked.get("tools") else None,
+            json.dumps(request["messages"]),
+            tools=json.dumps(request["tools"]) if request.get("tools") else None,
             add_generation_prompt=True,
         )
         return self.encode(text)
 
     def encode(self, text: str) -> list[int]:
-        """ORT-GenAI's tokens."""
+        """Return ORT-GenAI's tokens."""
         return [int(token) for token in self.tokenizer.encode(text)]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """ORT-GenAI's text."""
+        """Return ORT-GenAI's text."""
         return str(self.tokenizer.decode(np.array(tokens, dtype=np.int32)))
 
 
 if __name__ == "__main__":
-    serve(lambda asked: OnnxServer(**asked))
+    serve(lambda parameters: OnnxServer(**parameters))

@@ -1,7 +1,7 @@
-"""The process that OpenVINO runs in (see `engines.runner`).
+"""The process that runs OpenVINO (see `engines.external.server`).
 
-The model keeps its keys and values inside; a question that goes on with the last one gives only
-what is new.
+The model keeps its keys and values inside; a request that continues the last one sends only its new
+tokens.
 """
 
 import sys
@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# It tells its makers that it is used, from a forked process that may stay for ever; without it
-# OpenVINO takes a stub.
+# Its telemetry runs in a forked process that may stay forever; without the module OpenVINO uses a
+# stub.
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
 import numpy as np  # noqa: E402
@@ -31,47 +31,48 @@ class OpenVinoServer(EngineServer):
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
         self.tokenizer = genai.Tokenizer(folder)
         self.ends = list(ends)
-        self._held: list[int] = []
+        self._cached: list[int] = []
 
     def next_logprobs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
-        """Log-probabilities (vocabulary,) of the token after a prompt and some tokens more."""
-        wanted = [*ids, *behind]
-        held = common_prefix_length(self._held, wanted)
-        if held < len(self._held) or held == len(wanted):
+        """Return log-probabilities (vocabulary,) of the token after a prompt and some further
+        tokens."""
+        tokens = [*ids, *behind]
+        cached = common_prefix_length(self._cached, tokens)
+        if cached < len(self._cached) or cached == len(tokens):
             self._request.reset_state()
-            held = 0
-        given = self._request.infer(
+            cached = 0
+        output = self._request.infer(
             {
-                "input_ids": np.array([wanted[held:]], dtype=np.int64),
-                "attention_mask": np.ones((1, len(wanted)), dtype=np.int64),
-                "position_ids": np.arange(held, len(wanted), dtype=np.int64)[None],
+                "input_ids": np.array([tokens[cached:]], dtype=np.int64),
+                "attention_mask": np.ones((1, len(tokens)), dtype=np.int64),
+                "position_ids": np.arange(cached, len(tokens), dtype=np.int64)[None],
                 "beam_idx": np.zeros(1, dtype=np.int32),
             }
         )
-        self._held = wanted
-        return log_softmax(given["logits"])
+        self._cached = tokens
+        return log_softmax(output["logits"])
 
     def forget_prompt(self) -> None:
         """Drop the keys and values of the last prompt."""
         self._request.reset_state()
-        self._held = []
+        self._cached = []
 
-    def encode_chat(self, asked: dict[str, Any]) -> list[int]:
-        """Tokens of a conversation, rendered and encoded by OpenVINO GenAI itself."""
+    def encode_chat(self, request: dict[str, Any]) -> list[int]:
+        """Return the tokens of a conversation, rendered and encoded by OpenVINO GenAI itself."""
         text = self.tokenizer.apply_chat_template(
-            asked["messages"], add_generation_prompt=True, tools=asked.get("tools")
+            request["messages"], add_generation_prompt=True, tools=request.get("tools")
         )
         return self.encode(text)
 
     def encode(self, text: str) -> list[int]:
-        """OpenVINO's tokens."""
-        made = self.tokenizer.encode(text, add_special_tokens=False)
-        return [int(token) for token in made.input_ids.data[0]]
+        """Return OpenVINO's tokens."""
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        return [int(token) for token in encoding.input_ids.data[0]]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """OpenVINO's text."""
+        """Return OpenVINO's text."""
         return str(self.tokenizer.decode(list(tokens)))
 
 
 if __name__ == "__main__":
-    serve(lambda asked: OpenVinoServer(asked["folder"], asked["ends"], asked["threads"]))
+    serve(lambda p: OpenVinoServer(p["folder"], p["ends"], p["threads"]))

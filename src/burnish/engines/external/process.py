@@ -1,4 +1,4 @@
-"""An engine in a process of its own: if it crashes, that is an error of ours to explain."""
+"""An engine in a child process: a crash becomes an error message, not a crash of ours."""
 
 import http.client
 import json
@@ -19,18 +19,18 @@ import psutil
 from burnish.core.errors import BurnishError, PromptTooLong
 from burnish.core.settings import ENGINE_KEY, child_environment
 
-#: Seconds that a child gets to load its model, and to answer one request.
+#: Seconds for a child to load its model, and to answer one request.
 _TIMEOUT = 600
 _SIGNAL_REASONS = {
     signal.SIGILL: "it used an instruction that this processor doesn't have",
-    signal.SIGKILL: "it was killed, most often because memory ran out",
+    signal.SIGKILL: "it was killed, most often for lack of memory",
     signal.SIGSEGV: "it crashed (segmentation fault)",
     signal.SIGABRT: "it gave up (abort)",
     signal.SIGBUS: "it crashed (bus error)",
 }
-#: Without the proxies of the environment: what is asked must not leave this machine.
+#: Ignores the proxies of the environment: prompts must not leave this machine.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-#: Runs a module until its standard input ends, so that it never outlives who started it.
+#: Runs a module until its stdin is closed, so that it never outlives its parent.
 _EXIT_WITH_PARENT = (
     "import os, runpy, sys, threading\n"
     "module, *sys.argv[1:] = sys.argv[1:]\n"
@@ -41,14 +41,15 @@ _EXIT_WITH_PARENT = (
 
 
 class EngineFailed(BurnishError, RuntimeError):
-    """An engine's process ended, or refused what it was asked."""
+    """An engine's process exited, or rejected a request."""
 
     status = 502
     code = 1
 
 
 class EngineProcess:
-    """A child that serves HTTP. It ends with `close`, or when this object or this process does."""
+    """A child process that serves HTTP. It ends with `close`, or when this object or this process
+    does."""
 
     def __init__(
         self,
@@ -59,9 +60,9 @@ class EngineProcess:
     ) -> None:
         """Start a module (the first word) with arguments and wait until it serves.
 
-        Without `url` the child is one of ours: it prints a line of JSON that has it, and answers
-        nobody without the key that it finds in its environment. `settings` are further variables
-        of its environment. Raises EngineFailed if it ends before.
+        Without `url` the child is one of burnish's own: it prints its address in a line of JSON,
+        and rejects requests without the key that is in its environment. `settings` are further
+        environment variables. Raises EngineFailed if it exits first.
         """
         self.name, self._key = name, token_urlsafe(32) if url is None else None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the child
@@ -71,7 +72,7 @@ class EngineProcess:
             stdout=subprocess.PIPE if url is None else self._log,
             stderr=self._log,
             env=child_environment({**(settings or {}), ENGINE_KEY: self._key or ""}),
-            # Ctrl-C is for whoever started it, who may have answers to finish first.
+            # Ctrl-C goes to the parent, which may have answers to finish first.
             process_group=0,
         )
         self._end = weakref.finalize(self, _terminate, self._process)
@@ -80,44 +81,45 @@ class EngineProcess:
             self._wait_until_ready()
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None, key: str | None = None) -> Any:
-        """POST `body` as JSON (GET without one); returns the answer's JSON.
+        """POST `body` as JSON (GET without one) and return the response's JSON.
 
-        Raises EngineFailed if the child has died or refuses; PromptTooLong where it says so.
+        Raises EngineFailed if the child has died or rejects the request; PromptTooLong if it
+        reports that.
         """
         try:
             return _request_json(f"{self.url}{path}", body, key or self._key)
         except urllib.error.HTTPError as error:
-            said = error.read().decode(errors="replace")[:500]
-            if "context" in said and ("exceed" in said or "holds" in said):
+            message = error.read().decode(errors="replace")[:500]
+            if "context" in message and ("exceed" in message or "holds" in message):
                 raise PromptTooLong(
                     "The prompt leaves no room in the engine's context.", "Shorten it."
                 ) from error
-            raise EngineFailed(f"{self.name} refused a request: {said}") from error
+            raise EngineFailed(f"{self.name} rejected a request: {message}") from error
         except (OSError, http.client.HTTPException) as error:
             raise self._exit_error("while it answered") from error
 
     def stream(
         self, path: str, body: Mapping[str, Any], key: str | None = None
     ) -> Generator[dict[str, Any]]:
-        """POST `body`; yields the JSON of each line, up to the one whose `stop` is true.
+        """POST `body` and yield the JSON of each line, up to the one whose `stop` is true.
 
-        Closing the iterator tells the child that nobody listens. Raises EngineFailed if the child
-        has died or refuses.
+        Closing the iterator tells the child to stop. Raises EngineFailed if the child has died or
+        rejects the request.
         """
         try:
-            with _open_response(f"{self.url}{path}", body, key or self._key) as answer:
-                for line in answer:
+            with _open_response(f"{self.url}{path}", body, key or self._key) as response:
+                for line in response:
                     if not line.strip():
                         continue
-                    said = json.loads(line.removeprefix(b"data: ").removeprefix(b"error: "))
-                    if "error" in said:
-                        raise EngineFailed(f"{self.name} refused a request: {said['error']}")
-                    yield said
-                    if said.get("stop"):
+                    event = json.loads(line.removeprefix(b"data: ").removeprefix(b"error: "))
+                    if "error" in event:
+                        raise EngineFailed(f"{self.name} rejected a request: {event['error']}")
+                    yield event
+                    if event.get("stop"):
                         return
         except urllib.error.HTTPError as error:
-            said = error.read().decode(errors="replace")[:500]
-            raise EngineFailed(f"{self.name} refused a request: {said}") from error
+            message = error.read().decode(errors="replace")[:500]
+            raise EngineFailed(f"{self.name} rejected a request: {message}") from error
         except (OSError, http.client.HTTPException) as error:
             raise self._exit_error("while it answered") from error
         raise self._exit_error("while it answered")
@@ -128,7 +130,7 @@ class EngineProcess:
         return self._process.poll() is None
 
     def memory_bytes(self) -> int:
-        """Resident memory of the child."""
+        """Return the resident memory of the child."""
         return int(psutil.Process(self._process.pid).memory_info().rss)
 
     def close(self) -> None:
@@ -147,7 +149,7 @@ class EngineProcess:
         while self._process.poll() is None and time.monotonic() - begun < _TIMEOUT:
             try:
                 _request_json(self.url, None, None)
-            except urllib.error.HTTPError:  # it answers, and that is enough
+            except urllib.error.HTTPError:  # any response means that it serves
                 return
             except OSError:
                 time.sleep(0.1)
@@ -161,17 +163,17 @@ class EngineProcess:
         except subprocess.TimeoutExpired:
             return EngineFailed(f"{self.name} doesn't answer {when}.", "Try again.")
         self._log.seek(0)
-        said = self._log.read().decode(errors="replace").strip().splitlines()
+        output = self._log.read().decode(errors="replace").strip().splitlines()
         why = _SIGNAL_REASONS.get(-code, f"signal {-code}") if code < 0 else f"exit code {code}"  # type: ignore[call-overload]
-        last = f" Its last words: {said[-1][:300]}" if said else ""
+        last = f" Its last output: {output[-1][:300]}" if output else ""
         return EngineFailed(
-            f"The process of {self.name} ended {when}: {why}.{last}",
+            f"The process of {self.name} exited {when}: {why}.{last}",
             "Export in another format or number format, or for another engine.",
         )
 
 
 def _request_json(url: str, body: Mapping[str, Any] | None, key: str | None) -> Any:
-    """One HTTP request and its JSON; raises what `urllib` raises."""
+    """Send one HTTP request and return its JSON; raises what `urllib` raises."""
     with _open_response(url, body, key) as answer:
         return json.load(answer)
 
@@ -179,7 +181,7 @@ def _request_json(url: str, body: Mapping[str, Any] | None, key: str | None) -> 
 def _open_response(
     url: str, body: Mapping[str, Any] | None, key: str | None
 ) -> http.client.HTTPResponse:
-    """The answer to one HTTP request, POST if there is a body."""
+    """Send one HTTP request, POST if there is a body, and return the open response."""
     headers = {"Content-Type": "application/json"}
     if key:
         headers["Authorization"] = f"Bearer {key}"
@@ -190,7 +192,7 @@ def _open_response(
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:
-    """The end of its input tells a child to end."""
+    """Close the child's stdin, which tells it to exit; kill it if it doesn't."""
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             pipe.close()

@@ -1,4 +1,5 @@
-"""An engine in a child that tells the next token's log-probabilities (`engines.runner`)."""
+"""An engine whose child process reports the next token's log-probabilities
+(`engines.external.server`)."""
 
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
@@ -18,7 +19,7 @@ from burnish.models.artifact import Artifact
 
 @dataclass(frozen=True, slots=True)
 class _StepwiseLogprobs:
-    """Log-probabilities of the next token of an answer, asked for where they are needed."""
+    """Log-probabilities of the next token of an answer, requested where needed."""
 
     child: EngineProcess
     ids: Sequence[int]
@@ -27,7 +28,7 @@ class _StepwiseLogprobs:
     extra_fields: Mapping[str, Any]
 
     def top_logprobs(self, behind: tuple[int, ...]) -> tuple[dict[int, float], float]:
-        """All tokens of the choices; no other one is asked for."""
+        """Return the tokens of the choices; no other token can be chosen."""
         if behind not in self.cache:
             body = {"ids": list(self.ids), "behind": list(behind), "wanted": list(self.wanted)}
             logs = self.child.ask("/next", {**body, **self.extra_fields})
@@ -35,40 +36,40 @@ class _StepwiseLogprobs:
         return self.cache[behind], float("-inf")
 
     def all_logprobs(self, behind: tuple[int, ...]) -> dict[int, float]:
-        """The same."""
+        """Return the same."""
         return self.top_logprobs(behind)[0]
 
 
 class StepwiseEngine(LogprobEngine):
-    """Answers with an exported folder, one token after the other. `close` ends its process."""
+    """Answers with an exported folder, token by token. `close` ends its process."""
 
-    #: The files that hold the weights.
+    #: Glob pattern of the weight files.
     weights_pattern: ClassVar[str]
-    #: What each request to the child says besides.
+    #: Additional fields of each request to the child.
     extra_fields: Mapping[str, Any] = MappingProxyType({})
 
-    def __init__(self, artifact: Artifact, running: LaunchOptions) -> None:
-        """Only what the folder says; whoever inherits starts the child."""
+    def __init__(self, artifact: Artifact, launch_options: LaunchOptions) -> None:
+        """Set what the folder tells; subclasses start the child."""
         name = str(artifact.lineage.get("run", artifact.path.name))
         tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
-        super().__init__(name, tokenizer, artifact.system, running)
+        super().__init__(name, tokenizer, artifact.system, launch_options)
         self.folder: Path = artifact.path
         self.vocabulary = len(tokenizer)
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the weights."""
+        """The size of the weights in bytes."""
         return sum(file.stat().st_size for file in self.folder.glob(self.weights_pattern))
 
     def logprob_table(
         self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1, owner: str = ""
     ) -> _StepwiseLogprobs:
-        """Only what is wanted is asked for."""
+        """Return a table of the wanted tokens only."""
         fields = {**self.extra_fields, "owner": owner}
         return _StepwiseLogprobs(self.child, ids, wanted, {}, fields)
 
     def generate(self, request: GenerationRequest) -> Generator[None]:
-        """A free answer, token by token."""
+        """Generate a free answer, token by token."""
         prompt = request.prompt
         body = {
             "ids": list(request.ids),
@@ -81,19 +82,19 @@ class StepwiseEngine(LogprobEngine):
             "owner": request.owner,
             **self.extra_fields,
         }
-        with closing(self.child.stream("/complete", body)) as said:
-            for one in said:
-                if one.get("stop"):
-                    request.finish = request.finish or ("stop" if one["ended"] else "length")
+        with closing(self.child.stream("/complete", body)) as events:
+            for event in events:
+                if event.get("stop"):
+                    request.finish = request.finish or ("stop" if event["ended"] else "length")
                 else:
                     if prompt.top_logprobs is not None:
-                        request.logprobs.append(self._logprob(one))
-                    request.append_token(one["token"])
+                        request.logprobs.append(self._logprob(event))
+                    request.append_token(event["token"])
                 yield
 
-    def _logprob(self, told: Mapping[str, Any]) -> TokenLogprob:
-        top = tuple((self._decode_token(other), log) for other, log in told["top"])
-        return TokenLogprob(self._decode_token(told["token"]), told["logprob"], top)
+    def _logprob(self, event: Mapping[str, Any]) -> TokenLogprob:
+        top = tuple((self._decode_token(other), log) for other, log in event["top"])
+        return TokenLogprob(self._decode_token(event["token"]), event["logprob"], top)
 
     def _decode_token(self, token: int) -> str:
         return str(self.tokenizer.decode([token]))

@@ -1,1 +1,1 @@
-"""Engines of models with a head."""
+"""Engines for models with a head."""

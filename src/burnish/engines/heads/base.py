@@ -1,5 +1,4 @@
-"""What models with a head have in common as engines: they are asked like any model, and no text is
-made."""
+"""Base class of engines for models with a head: asked like any model, they generate no text."""
 
 import time
 from abc import ABC, abstractmethod
@@ -18,21 +17,21 @@ class HeadModel(Protocol):
 
     @property
     def tokenizer(self) -> Any:
-        """How it reads."""
+        """Its tokenizer."""
 
     @property
     def max_tokens(self) -> int:
-        """Tokens of a text that count, or that are read at once."""
+        """Tokens of a text that are used, or that are read at once."""
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the weights."""
+        """The size of the weights in bytes."""
 
 
 class HeadEngine(ABC):
-    """A model with a head that is asked like any model."""
+    """A model with a head, asked like any model."""
 
-    #: What it is and what it answers with, for an error's words.
+    #: What it is and what it answers with, for error messages.
     description: str
     #: No token ends an answer, which is one of the labels.
     ends: frozenset[int] = frozenset()
@@ -42,37 +41,38 @@ class HeadEngine(ABC):
 
     @abstractmethod
     def allowed_labels(self, choices: Sequence[str]) -> tuple[str, ...]:
-        """Those of the choices that it was trained with; all labels if there are no choices.
+        """Return the choices that it was trained with; all labels if there are no choices.
 
         Raises BadData if it was trained with none of them.
         """
 
     @abstractmethod
     def predict(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The answers."""
+        """Return the answers."""
 
     @abstractmethod
     def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
-        """For each row, the log-probability (nats) of its answer, and what counts as its tokens."""
+        """Return, per row, the log-probability (nats) of its answer and what counts as its
+        tokens."""
 
     @property
     def tokenizer(self) -> Any:
-        """The model's."""
+        """The model's tokenizer."""
         return self.headed.tokenizer
 
     @property
     def vocabulary(self) -> int:
-        """How many tokens the model knows."""
+        """The number of tokens of the vocabulary."""
         return len(self.tokenizer)
 
     @property
     def context_length(self) -> int:
-        """Tokens of a question that count, or that are read at once."""
+        """Tokens of a question that are used, or that are read at once."""
         return self.headed.max_tokens
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the weights."""
+        """The size of the weights in bytes."""
         return self.headed.memory_bytes
 
     def answer(
@@ -82,50 +82,50 @@ class HeadEngine(ABC):
         batch_size: int = 16,
         advance: Callable[[int], None] | None = None,
     ) -> list[Answer]:
-        """What the head says of each prompt, among its choices, or all labels if it names none.
+        """Return the head's answer per prompt, among its choices, or all labels if it has none.
 
         Raises BadData if the choices are not among the labels that it was trained with.
         """
         answers: list[Answer] = []
         for begin in range(0, len(prompts), batch_size):
-            some, begun = prompts[begin : begin + batch_size], time.perf_counter()
-            texts = self.predict(some)
-            seconds = (time.perf_counter() - begun) / len(some)
+            batch, begun = prompts[begin : begin + batch_size], time.perf_counter()
+            texts = self.predict(batch)
+            seconds = (time.perf_counter() - begun) / len(batch)
             answers += [
                 Answer(text, self.count_tokens(prompt.messages), 0, seconds)
-                for text, prompt in zip(texts, some, strict=True)
+                for text, prompt in zip(texts, batch, strict=True)
             ]
             if advance:
-                advance(len(some))
+                advance(len(batch))
         return answers
 
     def active(self) -> AbstractContextManager[None]:
-        """Nobody shares its weights."""
+        """Do nothing: its weights are not shared."""
         return nullcontext()
 
     @property
     def batch_key(self) -> int:
-        """Nobody shares its weights."""
+        """Its own key: its weights are not shared."""
         return id(self)
 
     def new_batch(self) -> Batch:
-        """A batch that stays empty: there is nothing to step with."""
+        """Return a batch that stays empty: nothing is decoded."""
         return DecodingBatch(None)
 
     def build_request(self, prompt: Prompt) -> GenerationRequest:
-        """A request among its labels. Raises BadData for plain text, which asks for more words."""
+        """Build a request for a label. Raises BadData for a plain-text completion."""
         ids = self.tokenizer(user_text(prompt.messages), add_special_tokens=False)["input_ids"]
         return self.build_request_from_ids(prompt, ids)
 
     def build_request_from_ids(self, prompt: Prompt, ids: Sequence[int]) -> GenerationRequest:
-        """A request among its labels, so that it is answered by `choose`.
+        """Build a request with its labels as choices, so that `choose` answers it.
 
-        Raises BadData for plain text, which asks for more words, and for labels that it lacks.
+        Raises BadData for a plain-text completion, and for labels that it wasn't trained with.
         """
         if not prompt.messages:
             raise BadData(f"{self.name} is {self.description}.", "Ask it at /chat/completions.")
-        bound = replace(prompt, choices=self.allowed_labels(prompt.choices))
-        return GenerationRequest(bound, ids, self.ends, self.tokenizer)
+        constrained = replace(prompt, choices=self.allowed_labels(prompt.choices))
+        return GenerationRequest(constrained, ids, self.ends, self.tokenizer)
 
     def choose(self, requests: Sequence[GenerationRequest], prefix: Prefix | None = None) -> None:
         """Answer each request."""
@@ -134,11 +134,12 @@ class HeadEngine(ABC):
             request.text, request.finish = answer.text, "stop"
 
     def read_prefix(self, ids: Sequence[int], begin: Prefix | None = None) -> Prefix | None:
-        """No beginning could be shared: a head looks at the whole."""
+        """Return None: a head reads the whole text, so no prefix can be shared."""
         return None
 
     def count_tokens(self, messages: Sequence[Message]) -> int:
-        """Tokens of a question, without special ones, up to those that are read at once."""
+        """Return the number of tokens of a question, without special ones, up to
+        `context_length`."""
         ids = self.tokenizer(user_text(messages), add_special_tokens=False, verbose=False)[
             "input_ids"
         ]
@@ -146,17 +147,17 @@ class HeadEngine(ABC):
 
 
 def filter_labels(name: str, labels: Sequence[str], choices: Sequence[str]) -> tuple[str, ...]:
-    """The labels that are among the choices, or all if there are none. Raises BadData if no label
-    is."""
+    """Return the labels that are among the choices, or all without choices. Raises BadData if there
+    is none."""
     known = tuple(label for label in labels if not choices or label in choices)
     if not known:
         raise BadData(
-            f"{name} knows none of the labels asked for.",
+            f"{name} has none of the requested labels.",
             f"It was trained with: {', '.join(labels)}.",
         )
     return known
 
 
 def user_text(messages: Sequence[Message]) -> str:
-    """What is classified: all that the user says."""
+    """Return the text to classify: all user messages."""
     return "\n".join(turn.content for turn in messages if turn.role == "user")

@@ -1,7 +1,7 @@
-"""Labels chosen by a classifier: no text is made.
+"""Classifiers as engines: they answer with a label.
 
-The classifier may be a matrix on a sentence's vector, trained in seconds and the rival to beat, or
-a fine-tuned model with a head.
+The classifier may be a linear head on sentence vectors, trained in seconds and the baseline to
+beat, or a fine-tuned model with a head.
 """
 
 import math
@@ -19,18 +19,18 @@ from burnish.models.heads.linear import LinearHead, load_linear_head
 
 
 class Classifier(HeadModel, Protocol):
-    """Texts to log-probabilities (texts, labels), natural."""
+    """Computes natural log-probabilities (texts, labels) of texts."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """In the order of the columns."""
+        """The labels, in the order of the columns."""
 
     def log_probs(self, texts: Sequence[str]) -> np.ndarray:
-        """(texts, labels)."""
+        """Return log-probabilities (texts, labels)."""
 
 
 class LinearClassifier:
-    """An embedding model and the matrix on top of it."""
+    """An embedding model and the linear head on top of it."""
 
     def __init__(self, embedder: Embedder, head: LinearHead) -> None:
         self.embedder, self.head, self.labels = embedder, head, head.labels
@@ -38,17 +38,17 @@ class LinearClassifier:
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of the embedding model's weights and the matrix."""
+        """The size in bytes of the embedding model's weights and the head."""
         weights = self.embedder.model.parameters()
         return sum(int(w.nbytes) for w in weights) + self.head.weight.nbytes
 
     def log_probs(self, texts: Sequence[str]) -> np.ndarray:
-        """(texts, labels)."""
+        """Return log-probabilities (texts, labels)."""
         return self.head.log_probs(self.embedder.encode(texts))
 
 
 class ClassifierEngine(HeadEngine):
-    """A classifier that is asked like any model: it answers with the likeliest label."""
+    """A classifier asked like any model: it answers with the likeliest label."""
 
     description = "a classifier: it answers chat messages with a label"
 
@@ -57,27 +57,28 @@ class ClassifierEngine(HeadEngine):
         self.classifier = classifier
 
     def allowed_labels(self, choices: Sequence[str]) -> tuple[str, ...]:
-        """Those of the choices that it was trained with; all labels if there are no choices."""
+        """Return the choices that it was trained with; all labels if there are no choices."""
         return filter_labels(self.name, self.classifier.labels, choices)
 
     def predict(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The likeliest of each prompt's choices."""
+        """Return the likeliest of each prompt's choices."""
         logs = self._log_probs([prompt.messages for prompt in prompts])
         return [
-            self._likeliest_label(row, one.choices) for row, one in zip(logs, prompts, strict=True)
+            self._likeliest_label(row, prompt.choices)
+            for row, prompt in zip(logs, prompts, strict=True)
         ]
 
     def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
-        """For each row, the log-probability (nats) of its label, which counts as one token."""
+        """Return, per row, the log-probability (nats) of its label, which counts as one token."""
         logs = self._log_probs([row.prompt for row in rows])
-        places = {label: place for place, label in enumerate(self.classifier.labels)}
+        columns = {label: column for column, label in enumerate(self.classifier.labels)}
         return [
-            (float(row_logs[places[row.answer]]) if row.answer in places else -math.inf, 1)
+            (float(row_logs[columns[row.answer]]) if row.answer in columns else -math.inf, 1)
             for row_logs, row in zip(logs, rows, strict=True)
         ]
 
-    def _log_probs(self, asked: Sequence[Sequence[Message]]) -> np.ndarray:
-        return self.classifier.log_probs([user_text(messages) for messages in asked])
+    def _log_probs(self, conversations: Sequence[Sequence[Message]]) -> np.ndarray:
+        return self.classifier.log_probs([user_text(messages) for messages in conversations])
 
     def _likeliest_label(self, logs: np.ndarray, choices: Sequence[str]) -> str:
         return max(
@@ -87,15 +88,14 @@ class ClassifierEngine(HeadEngine):
 
 
 def open_linear(artifact: Artifact) -> ClassifierEngine:
-    """A linear classifier ready to answer. Raises NotFound or BadData without its embedding
-    model."""
+    """Open a linear classifier. Raises NotFound or BadData without its embedding model."""
     embedder = Embedder(find_base(artifact))
     return _make_engine(LinearClassifier(embedder, load_linear_head(artifact)), artifact)
 
 
 def open_classifier(artifact: Artifact) -> ClassifierEngine:
-    """A model with a classification head ready to answer. Raises NotFound or BadData without the
-    base of an adapter."""
+    """Open a model with a classification head. Raises NotFound or BadData without the base of an
+    adapter."""
     return _make_engine(load_classifier(artifact), artifact)
 
 

@@ -1,4 +1,4 @@
-"""Labelled spans found by a token classifier, as a JSON list: no text is made."""
+"""Token classifiers as engines: they answer with labelled spans, as a JSON list."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from burnish.models.heads.token_classifier import TokenClassifier, load_token_cl
 
 
 class TokenClassifierEngine(HeadEngine):
-    """A token classifier that is asked like any model: it answers with a text's spans as JSON."""
+    """A token classifier asked like any model: it answers with a text's spans as JSON."""
 
     description = "a token classifier: it answers chat messages with the labelled spans in them"
 
@@ -20,12 +20,12 @@ class TokenClassifierEngine(HeadEngine):
         self.classifier = classifier
 
     def allowed_labels(self, choices: Sequence[str]) -> tuple[str, ...]:
-        """The spans' labels that are among the choices; all labels if there are no choices."""
+        """Return the span labels that are among the choices; all labels if there are no choices."""
         labels = dict.fromkeys(tag[2:] for tag in self.classifier.labels if tag != "O")
         return filter_labels(self.name, tuple(labels), choices)
 
     def predict(self, prompts: Sequence[Prompt]) -> list[str]:
-        """The spans of each prompt whose labels are among its choices."""
+        """Return the spans of each prompt whose labels are among its choices."""
         texts = [user_text(prompt.messages) for prompt in prompts]
         return [
             format_located_spans(
@@ -37,22 +37,21 @@ class TokenClassifierEngine(HeadEngine):
         ]
 
     def log_likelihood(self, rows: Sequence[Row]) -> list[tuple[float, int]]:
-        """For each row, the log-probability (nats) of its words' tags, and how many they are."""
-        columns = {tag: place for place, tag in enumerate(self.classifier.labels)}
-        found = []
-        judged = self.classifier.log_probs([user_text(row.prompt) for row in rows])
-        for row, (words, logs) in zip(rows, judged, strict=True):
+        """Return, per row, the log-probability (nats) of its words' tags and their number."""
+        columns = {tag: column for column, tag in enumerate(self.classifier.labels)}
+        results = []
+        outputs = self.classifier.log_probs([user_text(row.prompt) for row in rows])
+        for row, (words, logs) in zip(rows, outputs, strict=True):
             tags = tag_words(words, row.spans or ())
             chosen = [
-                float(own[columns[tag]]) if tag in columns else -math.inf
-                for own, tag in zip(logs, tags, strict=True)
+                float(word_logs[columns[tag]]) if tag in columns else -math.inf
+                for word_logs, tag in zip(logs, tags, strict=True)
             ]
-            found.append((sum(chosen), len(chosen)))
-        return found
+            results.append((sum(chosen), len(chosen)))
+        return results
 
 
 def open_token_classifier(artifact: Artifact) -> TokenClassifierEngine:
-    """A token classifier ready to answer. Raises NotFound or BadData without the base of an
-    adapter."""
+    """Open a token classifier. Raises NotFound or BadData without the base of an adapter."""
     name = str(artifact.lineage.get("run", artifact.path.name))
     return TokenClassifierEngine(load_token_classifier(artifact), name, artifact.system)

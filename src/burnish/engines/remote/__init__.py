@@ -1,1 +1,1 @@
-"""Engines behind somebody else's server."""
+"""Engines behind a remote server."""

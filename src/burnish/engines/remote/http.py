@@ -1,7 +1,7 @@
-"""A server elsewhere, asked over HTTP: what it streams, and what went wrong in words.
+"""HTTP client of a remote server: its streams, and its errors in words.
 
-The sockets live in an event loop of their own, so that whoever waits for an answer can leave at any
-moment: the connection is closed then, and the server stops working.
+The sockets live in an event loop of their own, so that a caller can leave at any moment: the
+connection is then closed, and the server stops working.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ import httpx2
 from burnish.core.errors import PromptTooLong
 from burnish.engines.external.process import EngineFailed
 
-#: Seconds to reach the server, and between two looks whether anybody still waits.
+#: Seconds to connect, and between two checks whether the caller still waits.
 _CONNECT_TIMEOUT, _POLL_INTERVAL = 10.0, 0.25
-#: Letters of what a server says about an error.
+#: Maximum characters of a server's error message.
 _MAX_ERROR_LENGTH = 500
 
 
@@ -32,19 +32,19 @@ class UpstreamUnavailable(EngineFailed):
 
 
 class UpstreamTimeout(EngineFailed):
-    """The server said nothing for too long."""
+    """The server sent nothing for too long."""
 
     status = 504
 
 
 class UpstreamBusy(EngineFailed):
-    """The server takes no more requests for now."""
+    """The server accepts no more requests for now."""
 
     status = 429
 
 
 class UpstreamRejected(EngineFailed):
-    """The server refused what was asked."""
+    """The server rejected the request."""
 
     def __init__(self, what: str, fix: str = "", status: int = 400) -> None:
         super().__init__(what, fix)
@@ -52,13 +52,13 @@ class UpstreamRejected(EngineFailed):
 
 
 class UpstreamClient:
-    """One model's server. `close` ends the connections."""
+    """The client of one model's server. `close` ends the connections."""
 
-    #: It has no process of ours that could have ended.
+    #: There is no child process that could exit.
     alive = True
 
     def __init__(self, name: str, url: str, key: str | None, timeout: float) -> None:
-        """`timeout` is the seconds that it may be silent."""
+        """Create the client; `timeout` is the seconds that the server may be silent."""
         self.name, self.url, self._timeout = name, url.rstrip("/"), timeout
         self._client = httpx2.AsyncClient(
             headers={"authorization": f"Bearer {key}"} if key else {},
@@ -71,31 +71,31 @@ class UpstreamClient:
         self._thread.start()
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """POST `body` as JSON (GET without one) to an address below `url`, or a whole one; returns
-        the answer's JSON. Raises EngineFailed."""
+        """POST `body` as JSON (GET without one) to a path below `url`, or to a whole address;
+        return the response's JSON. Raises EngineFailed."""
         return asyncio.run_coroutine_threadsafe(self._ask(path, body), self._loop).result()
 
     def stream(self, path: str, body: Mapping[str, Any]) -> Generator[dict[str, Any] | None]:
-        """POST `body`; yields the JSON of each event up to `[DONE]`, and None while nothing comes.
+        """POST `body`; yield the JSON of each event up to `[DONE]`, and None while nothing comes.
 
         Closing the iterator closes the connection. Raises EngineFailed, also for a stream that ends
         before `[DONE]`.
         """
-        heard: queue.Queue[dict[str, Any] | None] = queue.Queue()
-        reading = self._read_events(path, body, heard.put)
+        events: queue.Queue[dict[str, Any] | None] = queue.Queue()
+        reading = self._read_events(path, body, events.put)
         task: Future[None] = asyncio.run_coroutine_threadsafe(reading, self._loop)
-        task.add_done_callback(lambda _: heard.put(None))
+        task.add_done_callback(lambda _: events.put(None))
         try:
             while True:
                 try:
-                    said = heard.get(timeout=_POLL_INTERVAL)
+                    event = events.get(timeout=_POLL_INTERVAL)
                 except queue.Empty:
                     yield None
                     continue
-                if said is None:
+                if event is None:
                     task.result()
                     return
-                yield said
+                yield event
         finally:
             task.cancel()
 
@@ -119,10 +119,10 @@ class UpstreamClient:
         try:
             return response.json()
         except ValueError as fault:
-            raise EngineFailed(f"{self.name} answered what is not JSON.") from fault
+            raise EngineFailed(f"{self.name} returned invalid JSON.") from fault
 
     async def _read_events(
-        self, path: str, body: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]
+        self, path: str, body: Mapping[str, Any], deliver: Callable[[dict[str, Any]], None]
     ) -> None:
         try:
             async with self._client.stream("POST", self.url + path, json=body) as response:
@@ -130,23 +130,25 @@ class UpstreamClient:
                     await response.aread()
                     raise self._status_error(response)
                 async for line in response.aiter_lines():
-                    kind, _, said = line.partition(":")
-                    if kind != "data":  # a comment that keeps the connection open, or nothing
+                    kind, _, data = line.partition(":")
+                    if kind != "data":  # a keep-alive comment, or an empty line
                         continue
-                    if said.strip() == "[DONE]":
+                    if data.strip() == "[DONE]":
                         return
-                    tell(self._parse_event(said))
+                    deliver(self._parse_event(data))
         except httpx2.HTTPError as fault:
             raise self._connection_error(fault) from fault
-        raise EngineFailed(f"{self.name} broke off in the middle of an answer.", "Ask again.")
+        raise EngineFailed(
+            f"{self.name} closed the stream in the middle of an answer.", "Ask again."
+        )
 
-    def _parse_event(self, said: str) -> dict[str, Any]:
+    def _parse_event(self, data: str) -> dict[str, Any]:
         try:
-            event = json.loads(said)
+            event = json.loads(data)
         except ValueError as fault:
-            raise EngineFailed(f"{self.name} streamed what is not JSON.") from fault
+            raise EngineFailed(f"{self.name} streamed invalid JSON.") from fault
         if not isinstance(event, dict) or event.get("error"):
-            raise EngineFailed(f"{self.name} failed while it answered: {_error_message(said)}")
+            raise EngineFailed(f"{self.name} failed while it answered: {_error_message(data)}")
         return event
 
     def _connection_error(self, fault: httpx2.HTTPError) -> EngineFailed:
@@ -154,34 +156,35 @@ class UpstreamClient:
         if isinstance(fault, httpx2.ConnectError | httpx2.ConnectTimeout):
             return UpstreamUnavailable(f"{self.name} can't be reached: {why}", "Ask again later.")
         if isinstance(fault, httpx2.TimeoutException):
-            return UpstreamTimeout(f"{self.name} said nothing for {self._timeout:g} seconds.")
+            return UpstreamTimeout(f"{self.name} sent nothing for {self._timeout:g} seconds.")
         return EngineFailed(f"The connection to {self.name} broke: {why}", "Ask again.")
 
     def _status_error(self, response: httpx2.Response) -> EngineFailed | PromptTooLong:
-        """The error for a status that isn't 200. What only the operator can mend is a 502."""
-        status, said = response.status_code, _error_message(response.text)
-        told = f"{self.name} answers {status}: {said}"
+        """Return the error for a status other than 200. What only the operator can fix is a 502."""
+        status, message = response.status_code, _error_message(response.text)
+        what = f"{self.name} answers {status}: {message}"
         if status in _OPERATOR_FIXES:
-            return EngineFailed(told, _OPERATOR_FIXES[status])
+            return EngineFailed(what, _OPERATOR_FIXES[status])
         if status == 429:
-            return UpstreamBusy(told, "Ask again later.")
+            return UpstreamBusy(what, "Ask again later.")
         if status == 503:
-            return UpstreamUnavailable(told, "Ask again later.")
+            return UpstreamUnavailable(what, "Ask again later.")
         if status in (408, 504):
-            return UpstreamTimeout(told)
+            return UpstreamTimeout(what)
         if 400 <= status < 500:
-            if "context" in said and any(word in said for word in ("exceed", "maximum", "holds")):
-                return PromptTooLong(told, "Shorten the prompt, or ask for a shorter answer.")
-            return UpstreamRejected(told, status=status)
-        return EngineFailed(told)
+            if "context" in message and any(
+                word in message for word in ("exceed", "maximum", "holds")
+            ):
+                return PromptTooLong(what, "Shorten the prompt, or ask for a shorter answer.")
+            return UpstreamRejected(what, status=status)
+        return EngineFailed(what)
 
 
-#: Answers that are about how this server asks, not about what its client asked.
+#: Statuses caused by this server's configuration, not by its client's request.
 _OPERATOR_FIXES = {
-    401: "Whoever runs this server: `key_from` of the upstream names the variable with its key.",
-    403: "Whoever runs this server: the key may not use that model there.",
-    404: "Whoever runs this server: check `url` (it ends before /completions) and `model` of the "
-    "upstream.",
+    401: "For the operator: `key_from` of the upstream names the variable with its key.",
+    403: "For the operator: the key may not use that model there.",
+    404: "For the operator: check `url` (it ends before /completions) and `model` of the upstream.",
 }
 
 
@@ -192,7 +195,7 @@ def is_loopback(url: str) -> bool:
 
 
 def _error_message(content: str) -> str:
-    """The words of an error's body, where it has the usual form."""
+    """Return the message in an error's body, if it has the usual form."""
     try:
         body = json.loads(content)
         error = body.get("error", body)

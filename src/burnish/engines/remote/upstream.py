@@ -1,7 +1,7 @@
-"""A model whose weights answer at another server, vLLM above all, as one more engine here.
+"""A model served by another server, such as vLLM, as an engine here.
 
-The server is asked at /completions with our own tokens, never with messages: what the model was
-trained on is what it is asked, whatever template lies over there.
+The server is sent our own tokens at /completions, never messages: the model gets the tokens it was
+trained on, whatever template the server has.
 """
 
 import json
@@ -27,14 +27,14 @@ from burnish.models.find_artifact import find_artifact
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import find_model
 
-#: A conversation whose tokens say whether a server reads what it is sent.
+#: A conversation whose tokens show whether a server reads them as sent.
 _PROBE = (Message("user", "Straße 12, naïve café? {'a': [1, 2.50]}\n\n  Ж 漢 - end."),)
 
 _SERVERS = "Serve the model with vLLM, or another server that takes prompts as tokens."
 
 
 class UpstreamEngine(ExternalEngine):
-    """Answers with a model of a server elsewhere. `close` ends the connections."""
+    """Answers with a model on a remote server. `close` ends the connections."""
 
     supports_grammars: ClassVar[bool] = True
     child: UpstreamClient
@@ -47,7 +47,8 @@ class UpstreamEngine(ExternalEngine):
         system: str | None,
         context_length: int,
     ) -> None:
-        """The server need not be there yet. Raises BadRecipe if its key is named and isn't."""
+        """Create the engine; the server need not be up yet. Raises BadRecipe if its key is named
+        but empty."""
         super().__init__(name, tokenizer, system, DEFAULT_LAUNCH)
         key = secret(settings.key_from) if settings.key_from else None
         if settings.key_from and not key:
@@ -63,68 +64,74 @@ class UpstreamEngine(ExternalEngine):
 
     @property
     def memory_bytes(self) -> int:
-        """The weights take nothing here."""
+        """0: the weights take no local memory."""
         return 0
 
     def ensure_alive(self) -> None:
-        """Before the first request, and the first after it was out of reach: prove that the server
-        has the model and reads our tokens. Raises EngineFailed."""
+        """Check that the server has the model and reads our tokens: before the first request, and
+        again after an outage. Raises EngineFailed."""
         if not self._proven:
             self._check_model()
             self._check_tokens()
             self._proven = True
 
     def choose(self, request: GenerationRequest) -> None:
-        """One of the choices, as the server holds its answer to them.
+        """Answer with one of the choices, enforced by the server.
 
-        `guided_choice` is burnish's word and that of vLLM before 0.12, `structured_outputs` of vLLM
-        since; a server that knows neither is found out.
+        `guided_choice` is the field of burnish and of vLLM before 0.12, `structured_outputs` of
+        vLLM since; a server that knows neither is detected.
         """
-        told = {request.answer_prefix + choice: choice for choice in request.prompt.choices}
-        made = {text: encode_text(self.tokenizer, text) for text in told}
-        said = self.child.ask(
+        choice_by_text = {
+            request.answer_prefix + choice: choice for choice in request.prompt.choices
+        }
+        token_ids = {text: encode_text(self.tokenizer, text) for text in choice_by_text}
+        response = self.child.ask(
             "/completions",
             {
-                **self._base_body(request.ids, max(map(len, made.values())) + 1),
-                "guided_choice": [*told],
-                "structured_outputs": {"choice": [*told]},
+                **self._base_body(request.ids, max(map(len, token_ids.values())) + 1),
+                "guided_choice": [*choice_by_text],
+                "structured_outputs": {"choice": [*choice_by_text]},
             },
         )
-        text = said["choices"][0]["text"]
-        if text not in made:
+        text = response["choices"][0]["text"]
+        if text not in token_ids:
             raise EngineFailed(
-                f"{self.child.name} doesn't hold an answer to given texts: it said {text[:80]!r}.",
-                "Ask without `guided_choice`, or serve the run itself.",
+                f"{self.child.name} doesn't constrain answers to choices: it sent {text[:80]!r}.",
+                "Send no `guided_choice`, or serve the run itself.",
             )
-        request.text, request.token_ids, request.finish = told[text], made[text], "stop"
+        request.text, request.token_ids, request.finish = (
+            choice_by_text[text],
+            token_ids[text],
+            "stop",
+        )
 
     def generate(self, request: GenerationRequest) -> Generator[None]:
-        """A free answer, as the server streams it; its tokens are counted by the server."""
-        ended, pieces = "", 0
+        """Generate a free answer as the server streams it; the server counts its tokens."""
+        finish_reason, pieces = "", 0
         try:
-            with closing(self.child.stream("/completions", self._request_body(request))) as said:
-                for one in said:
-                    if one:
-                        choice = (one.get("choices") or [{}])[0]
+            with closing(self.child.stream("/completions", self._request_body(request))) as events:
+                for event in events:
+                    if event:
+                        choice = (event.get("choices") or [{}])[0]
                         text, logprobs = choice.get("text") or "", choice.get("logprobs")
                         pieces += bool(text)
                         if logprobs:
                             shown = request.prompt.top_logprobs or 0
                             request.logprobs += _parse_logprobs(logprobs, shown)
-                        counted = (one.get("usage") or {}).get("completion_tokens")
-                        request.feed(text, counted or pieces)
-                        ended = choice.get("finish_reason") or ended
+                        token_count = (event.get("usage") or {}).get("completion_tokens")
+                        request.feed(text, token_count or pieces)
+                        finish_reason = choice.get("finish_reason") or finish_reason
                     yield
         except UpstreamUnavailable:
-            self._proven = False  # what comes back may be another one
+            self._proven = False  # after an outage it may be another server
             raise
-        if not ended and not request.finish:
-            raise EngineFailed(f"{self.child.name} didn't say why its answer ends.", "Ask again.")
-        request.finish = request.finish or ("length" if ended == "length" else "stop")
+        if not finish_reason and not request.finish:
+            raise EngineFailed(f"{self.child.name} sent no finish reason.", "Ask again.")
+        request.finish = request.finish or ("length" if finish_reason == "length" else "stop")
         if request.prompt.grammar and request.finish == "stop" and not _is_json(request.text):
             raise EngineFailed(
-                f"{self.child.name} doesn't hold an answer to a schema.",
-                "Ask without one, or serve the run itself.",
+                f"{self.child.name} doesn't constrain answers to a schema.",
+                "Send no schema, or serve the run itself.",
             )
         yield
 
@@ -133,7 +140,7 @@ class UpstreamEngine(ExternalEngine):
         return {**body, "stop_token_ids": sorted(self.ends)}
 
     def _request_body(self, request: GenerationRequest) -> dict[str, Any]:
-        """A request in the words of the server."""
+        """Return a request in the server's API."""
         prompt = request.prompt
         body = {
             **self._base_body(request.ids, prompt.max_new_tokens),
@@ -161,44 +168,45 @@ class UpstreamEngine(ExternalEngine):
         if self.model not in cards:
             raise EngineFailed(
                 f"{self.child.name} has no model `{self.model}`; it has {', '.join(cards)}.",
-                "Whoever runs this server: name one of them as `model` of the upstream.",
+                "For the operator: name one of them as `model` of the upstream.",
             )
-        if told := cards[self.model].get("max_model_len"):
-            self.context_length = min(self.context_length, int(told))
+        if max_length := cards[self.model].get("max_model_len"):
+            self.context_length = min(self.context_length, int(max_length))
 
     def _check_tokens(self) -> None:
-        """It reads as many tokens as it is sent, and they mean the same text, if it tells that."""
+        """Check that the server counts the tokens it is sent and, if it can detokenize, reads the
+        same text."""
         ids = encode_prompt(self.tokenizer, _PROBE)
         try:
-            said = self.child.ask("/completions", self._base_body(ids, 1))
+            response = self.child.ask("/completions", self._base_body(ids, 1))
         except UpstreamRejected as fault:
             raise EngineFailed(
                 f"{self.child.name} doesn't take a prompt as tokens: {fault.what}", _SERVERS
             ) from fault
-        read = (said.get("usage") or {}).get("prompt_tokens")
+        read = (response.get("usage") or {}).get("prompt_tokens")
         if read != len(ids):
             raise EngineFailed(
-                f"{self.child.name} read {read} tokens where it was sent {len(ids)}: it would not "
-                "be asked what the model was trained on.",
+                f"{self.child.name} counted {read} tokens of {len(ids)} sent: the model would not "
+                "get the prompts it was trained on.",
                 _SERVERS,
             )
         root = self.child.url.removesuffix("/v1")
         try:
-            said = self.child.ask(f"{root}/detokenize", {"model": self.model, "tokens": ids})
-        except EngineFailed:  # not every server has that
+            response = self.child.ask(f"{root}/detokenize", {"model": self.model, "tokens": ids})
+        except EngineFailed:  # not every server has this endpoint
             return
-        text = said.get("prompt", said.get("content", ""))
+        text = response.get("prompt", response.get("content", ""))
         if "".join(text.split()) != "".join(str(self.tokenizer.decode(ids)).split()):
             raise EngineFailed(
-                f"The tokens of {self.child.name} mean other texts than those of {self.name} here.",
-                "Whoever runs this server: `source` of the upstream must be the model over there.",
+                f"{self.child.name} decodes tokens differently from {self.name} here.",
+                "For the operator: `source` of the upstream must be the model that it serves.",
             )
 
 
 def open_upstream(name: str, settings: Upstream) -> UpstreamEngine:
-    """The engine of an upstream; its server need not be there yet.
+    """Open the engine of an upstream; its server need not be up yet.
 
-    Raises NotFound if its source isn't here; BadRecipe if that is no language model that another
+    Raises NotFound if its source isn't here; BadRecipe if that isn't a language model that another
     server could hold, or if its key is missing.
     """
     source = settings.source or name
@@ -206,7 +214,7 @@ def open_upstream(name: str, settings: Upstream) -> UpstreamEngine:
     if artifact is None:
         local = find_model(source)
         if local.kind != "causal":
-            raise BadRecipe(f"{source} is no language model.", "Name one as `source`.")
+            raise BadRecipe(f"{source} is not a language model.", "Name one as `source`.")
         return UpstreamEngine(name, settings, load_tokenizer(local), None, local.context_length)
     if (
         artifact.kind in HEAD_ENGINES
@@ -214,7 +222,7 @@ def open_upstream(name: str, settings: Upstream) -> UpstreamEngine:
         or artifact.kind in ("embedder", "reward")
     ):
         raise BadRecipe(
-            f"{source} is of the kind {artifact.kind}, which no other server can answer with.",
+            f"{source} is a {artifact.kind} artifact, which no other server can serve.",
             "Serve it here, without an upstream.",
         )
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
@@ -223,8 +231,11 @@ def open_upstream(name: str, settings: Upstream) -> UpstreamEngine:
 
 
 def open_upstreams(table: Mapping[str, Upstream]) -> dict[str, UpstreamEngine]:
-    """The engines of a table of upstreams, by name. One that can't be used now is said, and asked
-    again with its first request. Raises what `open_upstream` raises."""
+    """Open the engines of a table of upstreams, by name.
+
+    One that can't answer now is reported, and checked again at its first request. Raises what
+    `open_upstream` raises.
+    """
     engines = {name: open_upstream(name, settings) for name, settings in table.items()}
     for name, engine in engines.items():
         try:
@@ -237,7 +248,7 @@ def open_upstreams(table: Mapping[str, Upstream]) -> dict[str, UpstreamEngine]:
 
 
 def _schema_from_grammar(grammar: str) -> dict[str, Any]:
-    """The JSON Schema that `engines.grammar` has made a grammar of."""
+    """Return the JSON Schema from which `engines.local.grammar` made a grammar."""
     schema: dict[str, Any] = json.loads(grammar)["grammars"][0]["json_schema"]
     return {key: value for key, value in schema.items() if key != "x-guidance"}
 
@@ -250,11 +261,13 @@ def _is_json(text: str) -> bool:
     return True
 
 
-def _parse_logprobs(told: Mapping[str, Any], shown: int) -> list[TokenLogprob]:
-    """What the server says of each token; `shown` others beside it, the likeliest first."""
-    found = []
-    tops = told.get("top_logprobs") or [None] * len(told["tokens"])
-    for token, logprob, top in zip(told["tokens"], told["token_logprobs"], tops, strict=True):
+def _parse_logprobs(logprobs: Mapping[str, Any], shown: int) -> list[TokenLogprob]:
+    """Return the server's log-probabilities, each with the `shown` likeliest alternatives."""
+    results = []
+    tops = logprobs.get("top_logprobs") or [None] * len(logprobs["tokens"])
+    for token, logprob, top in zip(
+        logprobs["tokens"], logprobs["token_logprobs"], tops, strict=True
+    ):
         ordered = sorted((top or {}).items(), key=lambda pair: -pair[1])[:shown]
-        found.append(TokenLogprob(token, float(logprob), tuple(ordered)))
-    return found
+        results.append(TokenLogprob(token, float(logprob), tuple(ordered)))
+    return results

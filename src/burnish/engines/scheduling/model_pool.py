@@ -25,7 +25,7 @@ from burnish.models.local_models import LocalModel, find_model
 class ModelPool:
     """Engines by every name that they answer to. `parents` names the base of an adapter.
 
-    `shared` has the weights that adapters can be added to, by the hash of their base.
+    `shared_models` has the weights that adapters can be added to, by the hash of their base.
     """
 
     engines: dict[str, ServedEngine]
@@ -33,7 +33,7 @@ class ModelPool:
     shared_models: dict[str, MultiLoraModel] = field(default_factory=dict)
 
     def find(self, name: str) -> ServedEngine:
-        """The engine of that name. Raises NotFound."""
+        """Return the engine of that name. Raises NotFound."""
         if name not in self.engines:
             raise NotFound(
                 f"The model `{name}` does not exist or you do not have access to it.",
@@ -42,10 +42,11 @@ class ModelPool:
         return self.engines[name]
 
     def add(self, name: str, folder: Path) -> ServedEngine:
-        """Serve one more adapter under `name`, beside what is served already.
+        """Serve one more adapter under `name`, beside the models already served.
 
-        It may change weights in memory: call it in the thread that answers (`Scheduler.do`). Raises
-        NotFound or BadData if the folder or its base aren't what they were.
+        It may change weights in memory: call it in the thread that answers
+        (`Scheduler.run_between_steps`). Raises NotFound or BadData if the folder or its base was
+        changed.
         """
         artifact = open_artifact(folder)
         if not _shares_base(artifact):
@@ -62,7 +63,7 @@ class ModelPool:
         return engine
 
     def close(self) -> None:
-        """End the processes of engines that have one."""
+        """End the child processes of engines."""
         for engine in self.engines.values():
             if isinstance(engine, ExternalEngine):
                 engine.close()
@@ -75,21 +76,21 @@ def open_model_pool(
 ) -> ModelPool:
     """Load runs, artifact folders and models; `aliases` maps more names to them.
 
-    A run answers to its id and to the name it was given here; what was exported from it, to the id
-    with the format behind it: it has a process of its own, started as `running` says. Adapters of
-    one base share its weights, but for those that were trained on weights of 4 bits. Raises
-    NotFound for an unknown source, BadRecipe if nothing is named or a name means two things;
-    Unavailable or EngineFailed if an exported folder's engine doesn't run.
+    A run answers to its id and to the name given here; an export of it, to the id with its format
+    appended: it has a process of its own, started with `running`. Adapters of one base share its
+    weights, except those trained on 4-bit weights. Raises NotFound for an unknown source, BadRecipe
+    if nothing is named or a name is ambiguous; Unavailable or EngineFailed if an exported folder's
+    engine doesn't run.
     """
     aliases = dict(aliases or {})
-    wanted = list(dict.fromkeys([*sources, *aliases.values()]))
-    if not wanted:
+    names = list(dict.fromkeys([*sources, *aliases.values()]))
+    if not names:
         raise BadRecipe("Nothing to serve is named.", "Name a run or a model: burnish serve last")
     adapters: dict[str, list[tuple[str, Artifact]]] = {}
     bases: dict[str, tuple[str, LocalModel]] = {}
     opened: dict[str, ServedEngine] = {}
     parents: dict[str, str] = {}
-    for source in wanted:
+    for source in names:
         artifact = find_artifact(source)
         if artifact is None:
             local = find_model(source)
@@ -100,9 +101,9 @@ def open_model_pool(
         elif artifact.kind in HEAD_ENGINES:
             opened[source] = HEAD_ENGINES[artifact.kind](artifact)
         elif artifact.kind in EXTERNAL_ENGINES:
-            for place, engine in enumerate(_open_exported(artifact, running)):
+            for index, engine in enumerate(_open_exported(artifact, running)):
                 # A folder of several adapters answers to its path with the first of them.
-                opened[engine.name if place else source] = engine
+                opened[engine.name if index else source] = engine
                 parents[engine.name] = artifact.base
         elif _shares_base(artifact):
             adapters.setdefault(find_base(artifact).sha256, []).append((source, artifact))
@@ -122,7 +123,7 @@ def open_model_pool(
 def _open_group(
     base: tuple[str, LocalModel] | None, adapters: Sequence[tuple[str, Artifact]]
 ) -> dict[str, LocalEngine]:
-    """The engines of one base, by source. One alone is opened as `evaluate` opens it."""
+    """Open the engines of one base, by source. A single one is opened as `evaluate` opens it."""
     if base is None and len(adapters) == 1:
         source = adapters[0][0]
         return {source: open_local_engine(source)}
@@ -137,12 +138,12 @@ def _open_group(
     return engines
 
 
-def _open_exported(artifact: Artifact, running: LaunchOptions) -> Sequence[ExternalEngine]:
-    """An exported folder beside its run, which has the name already; each of its adapters."""
+def _open_exported(artifact: Artifact, launch_options: LaunchOptions) -> Sequence[ExternalEngine]:
+    """Open an exported folder, under a name different from its run's; each of its adapters."""
     engines: Sequence[ExternalEngine] = (
-        open_onnx_adapters(artifact, running)
+        open_onnx_adapters(artifact, launch_options)
         if "adapters" in artifact.lineage["export"]
-        else [EXTERNAL_ENGINES[artifact.kind](artifact, running)]
+        else [EXTERNAL_ENGINES[artifact.kind](artifact, launch_options)]
     )
     for engine in engines:
         engine.name = exported_name(engine.name, artifact)
@@ -150,29 +151,29 @@ def _open_exported(artifact: Artifact, running: LaunchOptions) -> Sequence[Exter
 
 
 def exported_name(run: str, artifact: Artifact) -> str:
-    """What an exported folder answers to, beside its run."""
+    """Return the name that an exported folder answers to, beside its run."""
     facts = artifact.lineage["export"]
     return f"{run}-{facts['to']}-{facts['quant']}"
 
 
 def _shares_base(artifact: Artifact) -> bool:
-    """Whether its base's weights may serve others too: 4-bit ones are other weights, and PEFT has
-    LoRA adapters only beside one another."""
+    """Return whether its base's weights may serve other adapters: 4-bit weights differ, and PEFT
+    mixes LoRA adapters only."""
     if artifact.kind != "adapter" or artifact.quantized or artifact.rounding_format:
         return False
     return bool(PeftConfig.from_pretrained(str(artifact.path)).peft_type == PeftType.LORA)
 
 
 def _engine_with_adapter(weights: MultiLoraModel, artifact: Artifact, name: str) -> LocalEngine:
-    """An engine of the weights with one more adapter."""
+    """Add an adapter to the weights and return its engine."""
     key = weights.add(artifact.path, inference_dtype())
-    # A tokenizer takes as much memory as an adapter; most adapters of a base have the same one.
+    # A tokenizer takes as much memory as an adapter; most adapters of a base share one.
     files = artifact.lineage["files"].items()
-    own = frozenset(file for file in files if not file[0].startswith("adapter_"))
-    if own not in weights.tokenizers:
+    tokenizer_files = frozenset(file for file in files if not file[0].startswith("adapter_"))
+    if tokenizer_files not in weights.tokenizers:
         loaded = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
-        weights.tokenizers[own] = loaded
-    tokenizer = weights.tokenizers[own]
+        weights.tokenizers[tokenizer_files] = loaded
+    tokenizer = weights.tokenizers[tokenizer_files]
     return LocalEngine(weights, tokenizer, name, adapter=key, system=artifact.system)
 
 
@@ -180,10 +181,12 @@ def _index_by_name(
     opened: Mapping[str, ServedEngine], aliases: Mapping[str, str]
 ) -> dict[str, ServedEngine]:
     names: dict[str, ServedEngine] = {}
-    given = [(engine.name, engine) for engine in opened.values()]
-    given += list(opened.items())
-    given += [(alias, opened[target]) for alias, target in aliases.items()]
-    for name, engine in given:
+    entries = [(engine.name, engine) for engine in opened.values()]
+    entries += list(opened.items())
+    entries += [(alias, opened[target]) for alias, target in aliases.items()]
+    for name, engine in entries:
         if names.setdefault(name, engine) is not engine:
-            raise BadRecipe(f"`{name}` would name two models.", "Give one of them an --alias.")
+            raise BadRecipe(
+                f"The name `{name}` is used for two models.", "Give one of them an --alias."
+            )
     return names

@@ -1,4 +1,4 @@
-"""A request in the scheduler's hands, and what whoever asked is told about it."""
+"""A pending request and the listener that receives its updates."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from burnish.core.errors import BurnishError
 from burnish.core.records import Answer, TokenLogprob
 from burnish.engines.local.decoding import GenerationRequest
 
-#: What computing an answer can raise; out of memory is a RuntimeError.
+#: What generation can raise; out of memory is a RuntimeError.
 COMPUTE_ERRORS = (RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
 
 
 class AnswerFailed(BurnishError):
-    """An answer could not be computed: no memory, or a broken model."""
+    """An answer could not be computed: out of memory, or a broken model."""
 
     status = 500
     code = 1
@@ -20,7 +20,7 @@ class AnswerFailed(BurnishError):
 
 @dataclass(frozen=True, slots=True)
 class RequestUpdate:
-    """What is new about one request: text and its tokens; at last an answer, or an error."""
+    """New text and its tokens of one request; at the end the answer, or an error."""
 
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
@@ -33,7 +33,7 @@ Listener = Callable[[RequestUpdate], None]
 
 @dataclass(eq=False, slots=True)
 class PendingRequest:
-    """A request on its way, and who listens."""
+    """A request in progress, and its listener."""
 
     request: GenerationRequest
     listener: Listener
@@ -42,7 +42,7 @@ class PendingRequest:
     reported_logprobs: int = 0
 
     def report(self) -> None:
-        """Tell the listener what is new, if anything is."""
+        """Send the listener what is new, if anything."""
         request = self.request
         ready = request.visible_text()
         text = ready[self.reported_chars :]
@@ -54,10 +54,10 @@ class PendingRequest:
         self.listener(RequestUpdate(text, logprobs, answer))
 
     def fail(self, error: BurnishError) -> None:
-        """Tell the listener that there will be no answer."""
+        """Send the listener an error in place of an answer."""
         self.listener(RequestUpdate(error=error))
 
 
 def answer_failed(fault: Exception) -> AnswerFailed:
-    """The error for a fault that should not have happened."""
+    """Return the error for an unexpected exception."""
     return AnswerFailed(f"The answer could not be computed: {type(fault).__name__}.")

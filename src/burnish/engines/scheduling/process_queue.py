@@ -1,7 +1,7 @@
-"""The lane of an engine in a child: a thread for each of its slots, in the order of asking.
+"""The request queue of an engine in a child process: one thread per slot, first come, first served.
 
-The child does its own batching, if it can; whoever finds no slot free waits here. A child that has
-died costs the requests that it was answering, and is started again for the next one.
+The child does its own batching, if it can; requests without a free slot wait here. A child that
+dies loses the requests it was answering, and is restarted for the next one.
 """
 
 import threading
@@ -16,14 +16,14 @@ from burnish.engines.scheduling.pending import COMPUTE_ERRORS, PendingRequest, a
 
 
 class EngineRestarts(BurnishError):
-    """The engine's process has died, and is started again."""
+    """The engine's process has died and is being restarted."""
 
     status = 503
     code = 1
 
 
 class ProcessQueue:
-    """Requests of one engine in a child."""
+    """The requests of one engine in a child process."""
 
     def __init__(self, engine: ExternalEngine) -> None:
         self.engine = engine
@@ -32,48 +32,48 @@ class ProcessQueue:
         self._change = threading.Lock()
         self._threads = ThreadPoolExecutor(engine.slots, "burnish-forwards")
 
-    def add(self, tickets: Sequence[PendingRequest]) -> None:
+    def add(self, requests: Sequence[PendingRequest]) -> None:
         """Queue requests."""
         with self._change:
-            self._waiting += tickets
-        for ticket in tickets:
-            self._threads.submit(self._run, ticket)
+            self._waiting += requests
+        for request in requests:
+            self._threads.submit(self._run, request)
 
     def close(self) -> None:
-        """Finish what has come in, and end the threads."""
+        """Finish queued requests, and end the threads."""
         self._threads.shutdown()
 
     @property
     def waiting(self) -> int:
-        """Requests that have not begun."""
+        """The number of requests that have not begun."""
         with self._change:
-            return sum(not ticket.cancelled for ticket in self._waiting)
+            return sum(not request.cancelled for request in self._waiting)
 
     @property
     def running(self) -> int:
-        """Requests that are being answered."""
+        """The number of requests that are being answered."""
         return len(self._running)
 
-    def _run(self, ticket: PendingRequest) -> None:
+    def _run(self, request: PendingRequest) -> None:
         with self._change:
-            self._waiting.remove(ticket)
-            if ticket.cancelled:
+            self._waiting.remove(request)
+            if request.cancelled:
                 return
-            self._running.append(ticket)
-        error = self._answer(ticket)
+            self._running.append(request)
+        error = self._answer(request)
         with self._change:
-            self._running.remove(ticket)
+            self._running.remove(request)
         if error:
-            ticket.fail(error)
+            request.fail(error)
 
-    def _answer(self, ticket: PendingRequest) -> BurnishError | None:
-        """Answer a request for as long as somebody waits; or why there is no answer."""
+    def _answer(self, pending: PendingRequest) -> BurnishError | None:
+        """Answer a request until it is finished or cancelled; return an error if it failed."""
         try:
             self.engine.ensure_alive()
-            with closing(self.engine.answer_request(ticket.request)) as pieces:
+            with closing(self.engine.answer_request(pending.request)) as pieces:
                 for _ in pieces:
-                    ticket.report()
-                    if ticket.cancelled:
+                    pending.report()
+                    if pending.cancelled:
                         return None
         except EngineFailed as fault:
             return fault if self.engine.child.alive else EngineRestarts(fault.what, "Ask again.")

@@ -1,7 +1,7 @@
-"""The engines that the scheduler serves."""
+"""The type of engines that the scheduler serves."""
 
 from burnish.engines.external.base import ExternalEngine
 from burnish.engines.protocol import BatchedEngine
 
-#: What the scheduler serves: stepped by itself, or answered by a child in its own way.
+#: Decoded by the scheduler, or answered by a child process on its own.
 ServedEngine = BatchedEngine | ExternalEngine

@@ -1,8 +1,8 @@
-"""The system calls that a sandboxed process may not make, as a filter for the kernel (seccomp).
+"""The system calls denied to a sandboxed process, as a kernel filter (seccomp).
 
-The namespaces already hide files, network and processes. This takes away what is left to misuse:
-new processes and threads (so no fork bomb, and a limit of one process's memory is a limit of all),
-memory that no limit counts, and the corners of the kernel in which most ways out have been found.
+The namespaces already hide files, network and processes. The filter removes what could still be
+abused: new processes and threads (so no fork bomb, and one process's memory limit is the total),
+memory outside all limits, and the kernel interfaces through which most sandbox escapes went.
 """
 
 import errno
@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: Each is answered with "operation not permitted".
+#: Each fails with EPERM.
 DENIED_CALLS = (
     # processes and threads
     "clone", "clone3", "fork", "vfork",
@@ -18,9 +18,9 @@ DENIED_CALLS = (
     "unshare", "setns", "mount", "umount2", "pivot_root", "chroot", "open_tree", "move_mount",
     "fsopen", "fsconfig", "fsmount", "fspick", "mount_setattr", "name_to_handle_at",
     "open_by_handle_at",
-    # sockets, other than a pair of one's own
+    # sockets, except socketpair
     "socket", "connect", "bind", "listen", "accept", "accept4",
-    # memory that is nobody's
+    # memory outside the limits
     "memfd_create", "memfd_secret", "shmget", "shmat", "shmctl", "msgget", "semget", "mq_open",
     # other processes
     "ptrace", "process_vm_readv", "process_vm_writev", "pidfd_open", "pidfd_getfd", "kcmp",
@@ -35,11 +35,12 @@ DENIED_CALLS = (
 
 @contextmanager
 def write_filter() -> Iterator[int]:
-    """A file descriptor with the filter, as bubblewrap reads it. Raises OSError without libseccomp.
+    """Yield a file descriptor with the filter, as bubblewrap reads it. Raises OSError without
+    libseccomp.
 
-    Calls of another architecture (32 bits on 64) end the process: libseccomp's own default.
+    Calls of another architecture (32 bits on 64) kill the process: libseccomp's own default.
     """
-    import pyseccomp  # loads libseccomp, which is not on every machine
+    import pyseccomp  # loads libseccomp, which not every machine has
 
     rules = pyseccomp.SyscallFilter(defaction=pyseccomp.ALLOW)
     for name in DENIED_CALLS:

@@ -1,4 +1,4 @@
-"""Attacks on the sandbox, tried before it is trusted: `prove` says what got through."""
+"""Attacks on the sandbox, tried before it is trusted: `run_self_test` reports what got through."""
 
 import os
 import socket
@@ -26,7 +26,7 @@ def child():
         os._exit(0)
 def grade(sample, item):
 """
-#: What must not be reachable → an expression that is 0 if it is not.
+#: What must be unreachable → an expression that is 0 if it is.
 REACHES: Mapping[str, str] = {
     "the network": "tried(socket.create_connection, ('127.0.0.1', item['port']), 2)",
     "a file of the server": "sum(os.path.exists(path) for path in item['paths'])",
@@ -38,7 +38,7 @@ REACHES: Mapping[str, str] = {
     "more privileges": "tried(os.setuid, 0) + 1 + ctypes.CDLL(None).unshare(0x10000000)",
     "more disk": "os.statvfs('/tmp').f_blocks * os.statvfs('/tmp').f_frsize > item['disk']",
 }
-#: What must end by itself or be ended.
+#: What must end or be killed.
 BOMBS: Mapping[str, str] = {
     "memory": "def grade(sample, item):\n    return len(bytearray(item['memory'] + 1))",
     "time": "def grade(sample, item):\n    while True: pass",
@@ -46,12 +46,12 @@ BOMBS: Mapping[str, str] = {
     "processes": "import os\ndef grade(sample, item):\n    while True: os.fork()",
 }
 _KNOWN = ("HOME", "LANG", "LC_CTYPE", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PWD")
-#: An output bomb finds the channel of answers among the first few numbers.
+#: The file descriptor of the answer channel, which an output bomb would find by trying.
 _CHANNEL = 4
 
 
 def run_self_test(secrets: Sequence[Path], limits: SandboxLimits | None = None) -> None:
-    """Attack a sandbox; `secrets` are paths that must not be there inside.
+    """Attack a sandbox; `secrets` are paths that must be invisible inside.
 
     Raises SandboxUnavailable with what could be reached, or why there is no sandbox at all.
     """
@@ -70,7 +70,7 @@ def run_self_test(secrets: Sequence[Path], limits: SandboxLimits | None = None) 
             try:
                 reached = _run(source, item, SandboxLimits(20.0, limits.memory, limits.disk))
             except GraderFailed as error:
-                raise SandboxUnavailable(f"its proof failed at {what}: {error}") from error
+                raise SandboxUnavailable(f"its self-test failed at {what}: {error}") from error
             if reached:
                 raise SandboxUnavailable(f"inside the sandbox {what} can be reached")
     for what, source in BOMBS.items():
@@ -87,6 +87,6 @@ def _run(source: str, item: Mapping[str, Any], limits: SandboxLimits) -> float:
 
 
 def secrets_of(home: Path) -> list[Path]:
-    """The workspace and all that lies in it at the top: the store, the keys, the runs."""
+    """Return the workspace and its top-level entries: the store, the keys, the runs."""
     home = home.resolve()
     return [home, *(Path(entry.path) for entry in os.scandir(home))] if home.is_dir() else [home]

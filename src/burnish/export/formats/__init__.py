@@ -1,1 +1,1 @@
-"""Formats that weights are written in, by name."""
+"""Export formats: the table FORMATS and a writer for each."""

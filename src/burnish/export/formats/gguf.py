@@ -1,7 +1,7 @@
-"""A model of the Llama family as one GGUF file: weights, hyperparameters, tokenizer, template.
+"""A Llama-family model as one GGUF file: weights, hyperparameters, tokenizer, template.
 
-Written with the `gguf` package from weights in float32. llama.cpp turns the halves of a head's
-rotary dimensions into pairs, so the query and key projections are put into its order.
+Written with the `gguf` package from float32 weights. llama.cpp interleaves the halves of a head's
+rotary dimensions, so the query and key projections are permuted.
 """
 
 import math
@@ -22,7 +22,7 @@ from burnish.export.formats.gguf_quants import F32, QUANTS, fallback_kind, quant
 from burnish.export.formats.gguf_tokenizer import CannotExport, add_tokenizer
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)\.weight")
-#: Hugging Face's name of a layer's tensor → GGUF's.
+#: Hugging Face name of a layer's tensor → GGUF name.
 _TENSORS = {
     "self_attn.q_proj": "attn_q",
     "self_attn.k_proj": "attn_k",
@@ -43,7 +43,7 @@ _OUTSIDE = {
 
 @dataclass(frozen=True, slots=True)
 class GgufFile:
-    """A GGUF file that was written: how many matrices have which format, and which fell back."""
+    """A written GGUF file: the number of matrices per format, and how many fell back."""
 
     path: Path
     kinds: dict[str, int]
@@ -58,10 +58,10 @@ def write_gguf(
     name: str,
     importance: Mapping[str, np.ndarray] | None = None,
 ) -> GgufFile:
-    """Write a Llama model in float32 as GGUF. `quant` is a key of QUANTS, `importance` is that of
-    `export.importance`.
+    """Write a Llama model in float32 as GGUF. `quant` is a key of QUANTS, `importance` comes from
+    `formats.importance_matrix`.
 
-    Raises CannotExport for another architecture, or one that the format can't say.
+    Raises CannotExport for another architecture, or one that GGUF can't express.
     """
     config = model.config
     _check_supported(config)
@@ -82,9 +82,9 @@ def write_gguf(
             array = weight.float().numpy()
             wanted = QUANTS[quant].kind(target, layer, config.num_hidden_layers)
             kind = fallback_kind(wanted, array.shape[-1]) if array.ndim == 2 else F32
-            place = f"blk.{layer}.{target}" if layer >= 0 else target
-            blocks = quantize_matrix(array, kind, (importance or {}).get(place))
-            writer.add_tensor(f"{place}.weight", blocks, raw_dtype=kind)
+            gguf_name = f"blk.{layer}.{target}" if layer >= 0 else target
+            blocks = quantize_matrix(array, kind, (importance or {}).get(gguf_name))
+            writer.add_tensor(f"{gguf_name}.weight", blocks, raw_dtype=kind)
             kinds[kind.name] += array.ndim == 2
             fallen_back += array.ndim == 2 and kind != wanted
             bar.advance()
@@ -129,18 +129,19 @@ def _add_hyperparameters(writer: gguf.GGUFWriter, config: Any) -> None:
 
 
 def _rope_factors(config: Any) -> np.ndarray | None:
-    """Llama 3's division of each rotary frequency (dimension / 2,), as `rope_freqs` holds it."""
+    """Return Llama 3's divisor of each rotary frequency (dimension / 2,), as `rope_freqs` holds
+    it."""
     rope = config.rope_parameters
     if rope["rope_type"] != "llama3":
         return None
     dimension = _head_width(config)
     low, high = rope["low_freq_factor"], rope["high_freq_factor"]
     factors = []
-    for place in range(0, dimension, 2):
-        wave = 2 * math.pi * rope["rope_theta"] ** (place / dimension)
-        turns = rope["original_max_position_embeddings"] / wave
-        share = min(max((turns - low) / (high - low), 0.0), 1.0)
-        factors.append(1 / ((1 - share) / rope["factor"] + share))
+    for index in range(0, dimension, 2):
+        wavelength = 2 * math.pi * rope["rope_theta"] ** (index / dimension)
+        rotations = rope["original_max_position_embeddings"] / wavelength
+        smooth = min(max((rotations - low) / (high - low), 0.0), 1.0)
+        factors.append(1 / ((1 - smooth) / rope["factor"] + smooth))
     return np.array(factors, dtype=np.float32)
 
 
@@ -151,7 +152,7 @@ def _head_width(config: Any) -> int:
 
 
 def _map_tensors(weights: dict[str, Any], config: Any) -> Iterator[tuple[str, int, torch.Tensor]]:
-    """Each tensor's GGUF name, its layer (-1 outside the layers), and its values."""
+    """Yield each tensor's GGUF name, its layer (-1 outside the layers), and its values."""
     for name, weight in weights.items():
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
@@ -163,27 +164,27 @@ def _map_tensors(weights: dict[str, Any], config: Any) -> Iterator[tuple[str, in
 
 
 def map_layer_tensor(name: str, weight: torch.Tensor, config: Any) -> tuple[str, int, torch.Tensor]:
-    """The GGUF name, the layer and the values (out, in) of a tensor inside the layers.
+    """Return the GGUF name, the layer and the values (out, in) of a tensor inside the layers.
 
     Raises CannotExport for a name that the Llama family doesn't have.
     """
-    found = _LAYER.fullmatch(name)
-    if found is None or found[2] not in _TENSORS:
+    match = _LAYER.fullmatch(name)
+    if match is None or match[2] not in _TENSORS:
         raise CannotExport(
-            f"The tensor `{name}` has no place in a GGUF file of the Llama family.",
+            f"The tensor `{name}` doesn't belong to GGUF's Llama layout.",
             "Export with --to merged instead.",
         )
-    target = _TENSORS[found[2]]
+    target = _TENSORS[match[2]]
     if target in ("attn_q", "attn_k"):
         heads = config.num_attention_heads
         weight = _interleave_rotary(
             weight, heads if target == "attn_q" else config.num_key_value_heads
         )
-    return target, int(found[1]), weight
+    return target, int(match[1]), weight
 
 
 def _interleave_rotary(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows (heads * dim, in) so that the two halves of each head's rows alternate."""
+    """Interleave the two halves of each head's rows (heads * dim, in)."""
     rows, width = weight.shape
     halves = weight.reshape(heads, 2, rows // heads // 2, width)
     return halves.transpose(1, 2).reshape(rows, width)

@@ -1,8 +1,8 @@
-"""The number formats of a GGUF file, and how a tensor gets there.
+"""GGUF's quantization formats, and how tensors are converted.
 
-`gguf` itself knows how to make the blocks of 32; the K-quants (blocks of 256) are made by ggml's
-own function in xllamacpp's library. Where a row isn't a multiple of 256 llama.cpp falls back to a
-format with blocks of 32, and so do we: on a hidden size of 576 for most of the tensors.
+`gguf` itself makes the blocks of 32; the K-quants (blocks of 256) are made by ggml's function in
+xllamacpp's library. Where a row isn't a multiple of 256 llama.cpp falls back to a format with
+blocks of 32, and so do we: with a hidden size of 576, for most tensors.
 """
 
 import ctypes
@@ -18,9 +18,9 @@ from burnish.core.errors import Unavailable
 
 F32 = Kind.F32
 _BLOCK = 256
-#: K-quant → what llama.cpp takes for a row that isn't a multiple of 256.
+#: K-quant → llama.cpp's fallback for a row that isn't a multiple of 256.
 FALLBACKS = {Kind.Q4_K: Kind.Q5_0, Kind.Q5_K: Kind.Q5_1, Kind.Q6_K: Kind.Q8_0}
-#: Formats with blocks of 32 whose errors ggml can weigh; the K-quants' can be too.
+#: Formats with blocks of 32 that support an importance matrix; the K-quants do too.
 _IMPORTANCE_KINDS = (Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1)
 
 
@@ -29,17 +29,18 @@ def _all_layers(layer: int, layers: int) -> bool:
 
 
 def _more_bits(layer: int, layers: int) -> bool:
-    """The layers that the `_M` mixes give more bits: the first and last eighth, and each third."""
+    """Return whether the `_M` mixes give a layer more bits: the first and last eighth, and each
+    third."""
     first, last = layers // 8, 7 * layers // 8
     return layer < first or layer >= last or (layer - first) % 3 == 2
 
 
 @dataclass(frozen=True, slots=True)
 class GgufQuant:
-    """One choice of `--quant`: the format of most matrices, and of the tensors that differ.
+    """One choice of `--quant`: the format of most matrices, and of the exceptions.
 
-    `finer` matrices get `better` in the layers that `where` names, as llama.cpp's mixes do; the
-    output (or the embedding that is tied to it) gets `output`.
+    `finer` matrices get `better` in the layers selected by `where`, as in llama.cpp's mixes; the
+    output (or the embedding tied to it) gets `output`.
     """
 
     most: Kind
@@ -50,7 +51,7 @@ class GgufQuant:
     where: Callable[[int, int], bool] = field(default=_all_layers)
 
     def kind(self, name: str, layer: int, layers: int) -> Kind:
-        """The format of a matrix of that GGUF name (`attn_v`, `output`, ...)."""
+        """Return the format of a matrix by its GGUF name (`attn_v`, `output`, ...)."""
         if name in ("output", "token_embd"):
             return self.output
         if self.better is not None and name in self.finer and self.where(layer, layers):
@@ -80,7 +81,7 @@ QUANTS = {
 
 
 def fallback_kind(kind: Kind, width: int) -> Kind:
-    """`kind`, or what llama.cpp falls back to for rows of this width; F16 if nothing else fits."""
+    """Return `kind`, or llama.cpp's fallback for rows of this width; F16 if nothing else fits."""
     if kind in FALLBACKS and width % _BLOCK:
         kind = FALLBACKS[kind]
     block = gguf.GGML_QUANT_SIZES[kind][0]
@@ -90,10 +91,10 @@ def fallback_kind(kind: Kind, width: int) -> Kind:
 def quantize_matrix(
     weights: np.ndarray, kind: Kind, importance: np.ndarray | None = None
 ) -> np.ndarray:
-    """A matrix (rows, width) of float32 as blocks: bytes (rows, bytes a row), or plain floats.
+    """Return a float32 matrix (rows, width) as blocks: bytes (rows, bytes a row), or plain floats.
 
-    With `importance` (width,) ggml weighs the error of each column by it; formats of 8 bits and
-    more don't. Raises Unavailable for a K-quant, or with importance, without xllamacpp.
+    With `importance` (width,) ggml weights the error of each column; formats of 8 bits and more
+    ignore it. Raises Unavailable for a K-quant, or with importance, without xllamacpp.
     """
     if kind == Kind.F32:
         return weights.astype(np.float32)
@@ -110,13 +111,15 @@ def _quantize_with_ggml(
     rows, width = weights.shape
     block, size = gguf.GGML_QUANT_SIZES[kind]
     source = np.ascontiguousarray(weights, dtype=np.float32)
-    made = np.empty((rows, width // block * size), dtype=np.uint8)
-    by = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
+    blocks = np.empty((rows, width // block * size), dtype=np.uint8)
+    weights_by_column = (
+        None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
+    )
     _load_ggml().ggml_quantize_chunk(
-        int(kind), source.ctypes.data, made.ctypes.data, 0, rows, width,
-        None if by is None else by.ctypes.data,
+        int(kind), source.ctypes.data, blocks.ctypes.data, 0, rows, width,
+        None if weights_by_column is None else weights_by_column.ctypes.data,
     )  # fmt: skip
-    return made
+    return blocks
 
 
 @cache

@@ -1,7 +1,7 @@
-"""A Hugging Face tokenizer as the fields of a GGUF file, such that llama.cpp's tokens equal ours.
+"""A Hugging Face tokenizer as the fields of a GGUF file, so that llama.cpp's tokens equal ours.
 
-llama.cpp knows a pre-tokenizer (how text is cut before merging) only by a name, so a tokenizer
-whose cuts have no name there is refused: its tokens would silently be others.
+llama.cpp identifies a pre-tokenizer (how text is split before merging) by name only, so a tokenizer
+without such a name is rejected: its tokens would silently differ.
 """
 
 import json
@@ -19,7 +19,7 @@ _LLAMA_3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
     r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-#: llama.cpp's name → how text is cut before merging (src/llama-vocab.cpp).
+#: llama.cpp's name → how text is split before merging (src/llama-vocab.cpp).
 PRE_TOKENIZER_RULES = {
     **PRE_TOKENIZERS,
     "llama-bpe": pre_tokenizers.Sequence(
@@ -29,19 +29,19 @@ PRE_TOKENIZER_RULES = {
         ]
     ),
 }
-#: Here a word that is a token stays whole, whatever the merges say.
+#: Pre-tokenizers that keep a word that is a token whole (`ignore_merges`).
 WHOLE_WORDS = {"llama-bpe"}
 
 
 class CannotExport(BurnishError):
-    """A model that can't be written in the wanted format without changing what it says."""
+    """The model can't be written in this format without changing its outputs."""
 
 
 def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, size: int) -> None:
     """Write tokens, types, merges, special tokens and the chat template.
 
-    `size` is the number of rows of the embedding; rows without a token get a name of their own.
-    Raises CannotExport for a tokenizer that llama.cpp would read otherwise.
+    `size` is the number of rows of the embedding; rows without a token get a placeholder name.
+    Raises CannotExport for a tokenizer that llama.cpp would apply differently.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     writer.add_tokenizer_model("gpt2")
@@ -56,7 +56,7 @@ def add_tokenizer(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase, s
 
 
 def _pre_tokenizer_name(tokenizer: PreTrainedTokenizerBase, backend: dict[str, Any]) -> str:
-    """llama.cpp's name for how this tokenizer cuts text."""
+    """Return llama.cpp's name for the pre-tokenizer."""
     if backend["model"]["type"] != "BPE" or backend["model"].get("byte_fallback"):
         raise CannotExport(
             "This tokenizer isn't a byte-level BPE; its GGUF form would not give the same tokens.",
@@ -64,23 +64,25 @@ def _pre_tokenizer_name(tokenizer: PreTrainedTokenizerBase, backend: dict[str, A
         )
     if backend.get("normalizer") is not None:
         raise CannotExport(
-            "This tokenizer changes the text (a normalizer) before it cuts it; llama.cpp doesn't.",
+            "This tokenizer normalizes the text before splitting it; llama.cpp doesn't.",
             "Export with --to merged instead.",
         )
-    cut = tokenizer.backend_tokenizer.pre_tokenizer
-    whole = bool(backend["model"].get("ignore_merges"))
-    for name, known in PRE_TOKENIZER_RULES.items():
-        if _without_offsets(cut) == _without_offsets(known) and whole == (name in WHOLE_WORDS):
+    pre_tokenizer = tokenizer.backend_tokenizer.pre_tokenizer
+    keeps_words = bool(backend["model"].get("ignore_merges"))
+    for name, rule in PRE_TOKENIZER_RULES.items():
+        if _without_offsets(pre_tokenizer) == _without_offsets(rule) and keeps_words == (
+            name in WHOLE_WORDS
+        ):
             return name
     raise CannotExport(
-        "llama.cpp has no name that we know for how this tokenizer cuts text.",
-        f"Known are: {', '.join(PRE_TOKENIZER_RULES)}. Export with --to merged instead.",
+        "llama.cpp has no known name for the way this tokenizer splits text.",
+        f"Known names: {', '.join(PRE_TOKENIZER_RULES)}. Export with --to merged instead.",
     )
 
 
-def _without_offsets(cut: Any) -> dict[str, Any]:
-    """A pre-tokenizer without what only concerns offsets."""
-    state = json.loads(cut.__getstate__())
+def _without_offsets(pre_tokenizer: Any) -> dict[str, Any]:
+    """Return a pre-tokenizer's state without settings that only affect offsets."""
+    state = json.loads(pre_tokenizer.__getstate__())
     for part in (state, *state.get("pretokenizers", ())):
         part.pop("trim_offsets", None)
         if part["type"] == "Split":
@@ -91,11 +93,13 @@ def _without_offsets(cut: Any) -> dict[str, Any]:
 def _token_table(
     tokenizer: PreTrainedTokenizerBase, size: int
 ) -> tuple[list[str], list[gguf.TokenType]]:
-    """Each token's text and type; what is added beside the merges is matched before them."""
+    """Return each token's text and type; added tokens are matched before merging."""
     added = tokenizer.added_tokens_decoder
     names = {number: text for text, number in tokenizer.get_vocab().items()}
     if max(names) >= size:
-        raise CannotExport(f"The tokenizer has token {max(names)}; the model knows {size}.")
+        raise CannotExport(
+            f"The tokenizer has token id {max(names)}; the model has only {size} tokens."
+        )
     tokens, types = [], []
     for number in range(size):
         tokens.append(names.get(number, f"[unused{number}]"))
@@ -117,6 +121,6 @@ def _add_special(writer: gguf.GGUFWriter, tokenizer: PreTrainedTokenizerBase) ->
     turns = end_of_turn(tokenizer) - {tokenizer.eos_token_id}
     if turns:
         writer.add_eot_token_id(min(turns))
-    # A template puts the first token in by itself; llama.cpp adds it where the tokenizer does.
+    # Templates insert the BOS token themselves; llama.cpp adds it where the tokenizer does.
     writer.add_add_bos_token(bool(getattr(tokenizer, "add_bos_token", False)))
     writer.add_add_eos_token(False)

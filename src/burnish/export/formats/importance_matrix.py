@@ -1,7 +1,7 @@
-"""Which columns of a matrix the training rows use: rounding may then err where it matters least.
+"""The importance matrix (imatrix): which input columns of a matrix the training rows use.
 
-llama.cpp calls it the importance matrix (imatrix): for each matrix inside the layers the mean
-square of what comes into each of its columns. Its quantisers weigh their errors by it.
+It is the mean square of each input column, for every matrix inside the layers; llama.cpp's
+quantizers weight their errors by it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,15 +24,16 @@ from burnish.models.merge import load_merged_model
 
 #: GGUF's name of a matrix (`blk.3.attn_q`) → mean square of each input column (width,).
 Importance = Mapping[str, np.ndarray]
-#: Formats of `--to` whose matrices are rounded with it.
+#: Formats of `--to` that support it.
 IMPORTANCE_FORMATS = allowed("export", "importance", "format")
 _ROWS = 256
-#: Of a matrix's mean: a column that the rows never use isn't free to become anything.
+#: Lower bound, as a share of a matrix's mean: unused columns must not become arbitrary.
 _FLOOR = 1e-3
 
 
 def compute_importance(recipe: Recipe, artifact: Artifact) -> Importance | None:
-    """The importance by up to 256 of the recipe's training rows; None unless it is asked for.
+    """Return the importance matrix from up to 256 of the recipe's training rows; None unless
+    requested.
 
     Raises BadRecipe without training rows.
     """
@@ -43,16 +44,18 @@ def compute_importance(recipe: Recipe, artifact: Artifact) -> Importance | None:
 
 
 def training_texts(recipe: Recipe, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, ...]]:
-    """Up to 256 of the recipe's training rows as tokens. Raises BadRecipe if there are none."""
+    """Return up to 256 of the recipe's training rows as tokens. Raises BadRecipe if there are
+    none."""
     rows = sample_rows(load(recipe).split.train, _ROWS, recipe.evaluate.seed)
     if not rows:
-        raise BadRecipe("There are no training rows to measure the model by.")
+        raise BadRecipe("There are no training rows to measure the model with.")
     parts = [part for row in rows for part in split_as_served(tokenizer, row)]
     return [encode_row(tokenizer, part, recipe.train.max_length).ids for part in parts]
 
 
 def measure_importance(model: Any, texts: Sequence[Sequence[int]]) -> Importance:
-    """The importance of a model's matrices inside the layers, by texts as tokens."""
+    """Return the importance of a model's matrices inside the layers, measured on tokenized
+    texts."""
     sums: dict[str, torch.Tensor] = {}
     tokens = 0
     hooks = [
@@ -70,7 +73,7 @@ def measure_importance(model: Any, texts: Sequence[Sequence[int]]) -> Importance
         for hook in hooks:
             hook.remove()
     means = {name: (total / tokens).numpy() for name, total in sums.items()}
-    return {name: np.maximum(one, _FLOOR * one.mean()) for name, one in means.items()}
+    return {name: np.maximum(mean, _FLOOR * mean.mean()) for name, mean in means.items()}
 
 
 def _gguf_name(name: str, module: torch.nn.Linear, config: Any) -> str:
@@ -78,9 +81,9 @@ def _gguf_name(name: str, module: torch.nn.Linear, config: Any) -> str:
     return f"blk.{layer}.{target}"
 
 
-def _sum_hook(sums: dict[str, torch.Tensor], place: str) -> Callable[[Any, tuple[Any, ...]], None]:
-    def add(module: Any, given: tuple[Any, ...]) -> None:
-        squares = given[0].detach().float().flatten(0, -2).square().sum(0)
-        sums[place] = sums[place] + squares if place in sums else squares
+def _sum_hook(sums: dict[str, torch.Tensor], name: str) -> Callable[[Any, tuple[Any, ...]], None]:
+    def add(module: Any, inputs: tuple[Any, ...]) -> None:
+        squares = inputs[0].detach().float().flatten(0, -2).square().sum(0)
+        sums[name] = sums[name] + squares if name in sums else squares
 
     return add

@@ -1,6 +1,6 @@
-"""ONNX for ORT-GenAI: made by its own model builder, in a process of its own.
+"""ONNX for ORT-GenAI, made by its own model builder in a child process.
 
-What counts is whether the files are there: builders have ended with exit code 0 and left nothing.
+Success is judged by the files: builders have ended with exit code 0 and written nothing.
 """
 
 import importlib.util
@@ -19,23 +19,23 @@ from burnish.export.formats.gguf_tokenizer import CannotExport
 
 @dataclass(frozen=True, slots=True)
 class OnnxPrecision:
-    """What the builder calls a number format, and its extra options."""
+    """The builder's name of a precision, and its extra options."""
 
     name: str
     options: tuple[str, ...] = ()
 
 
 def _blocks(bits: int, size: int, symmetric: bool = True) -> OnnxPrecision:
-    """Whole numbers in blocks of `size` weights that share a scale, and a zero point of their own
-    unless the rounding is symmetric."""
+    """Return integers in blocks of `size` weights that share a scale, and a zero point unless
+    symmetric."""
     options = [f"block_size={size}", f"is_symmetric={str(symmetric).lower()}"]
     if not symmetric:
-        # ORT-GenAI 0.18 aborts where it loads an embedding with zero points.
+        # ORT-GenAI 0.18 aborts when loading an embedding with zero points.
         options.append("shared_embeddings=false")
     return OnnxPrecision(f"int{bits}", tuple(options))
 
 
-#: Number format → how the builder makes it. Blocks of 32 fit every common width.
+#: Quantization → builder settings. Blocks of 32 fit every common width.
 PRECISIONS: Mapping[str, OnnxPrecision] = {
     "int4": _blocks(4, 32),
     "int4_16": _blocks(4, 16),
@@ -49,15 +49,15 @@ PRECISIONS: Mapping[str, OnnxPrecision] = {
     "fp16": OnnxPrecision("fp16"),
     "fp32": OnnxPrecision("fp32"),
 }
-#: Of a prompt only its last place is asked for the next token: all others don't reach the head,
-#: which is a fifth of a small model's products (19 % more tokens read a second).
+#: Compute the head for a prompt's last token only: it is a fifth of a small model's products (19 %
+#: more prompt tokens per second).
 _ALWAYS = ("prune_lm_head=true",)
 _NEEDED = ("model.onnx", "genai_config.json")
 
 
 def build_onnx(source: Path, folder: Path, precision: str, adapter: Path | None = None) -> None:
-    """Make the ONNX files of a Hugging Face folder in `folder`; an adapter of PEFT's files gets
-    branches of its own in the graph.
+    """Write the ONNX files of a Hugging Face folder into `folder`; a PEFT adapter becomes separate
+    branches of the graph.
 
     Raises Unavailable without the builder, CannotExport if it makes no model.
     """
@@ -65,14 +65,14 @@ def build_onnx(source: Path, folder: Path, precision: str, adapter: Path | None 
         raise Unavailable(
             "ONNX is made by onnxruntime-genai's model builder.", "pip install 'burnish[onnx]'"
         )
-    made = PRECISIONS[precision]
-    options = [*_ALWAYS, *made.options, *([f"adapter_path={adapter}"] if adapter else [])]
+    settings = PRECISIONS[precision]
+    options = [*_ALWAYS, *settings.options, *([f"adapter_path={adapter}"] if adapter else [])]
     with tempfile.TemporaryDirectory() as cache, progress(f"Building {precision}", total=1):
-        done = subprocess.run(
+        result = subprocess.run(
             [
                 sys.executable, "-m", "onnxruntime_genai.models.builder",
                 "-i", str(source), "-o", str(folder), "-c", cache,
-                "-p", made.name, "-e", "cpu",
+                "-p", settings.name, "-e", "cpu",
                 "--extra_options", *options,
             ],
             capture_output=True,
@@ -81,10 +81,10 @@ def build_onnx(source: Path, folder: Path, precision: str, adapter: Path | None 
             env=child_environment({"HF_HUB_OFFLINE": "1"}),
             check=False,
         )  # fmt: skip
-    if done.returncode or not all((folder / name).exists() for name in _NEEDED):
-        said = (done.stderr or done.stdout).strip().splitlines()
+    if result.returncode or not all((folder / name).exists() for name in _NEEDED):
+        output = (result.stderr or result.stdout).strip().splitlines()
         raise CannotExport(
             "The model builder of ORT-GenAI made no model: "
-            f"{said[-1][:300] if said else 'it said nothing'}",
+            f"{output[-1][:300] if output else 'no output'}",
             "Export with --to merged or gguf instead.",
         )

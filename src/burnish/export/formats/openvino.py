@@ -1,7 +1,8 @@
-"""OpenVINO's own model and tokenizer, made by OpenVINO GenAI from a GGUF file, in a child.
+"""OpenVINO's model and tokenizer files, made by OpenVINO GenAI from a GGUF file, in a child
+process.
 
-Its reader takes the blocks of a GGUF file as they are, so that nothing is rounded twice, and keeps
-what it has read (`enable_save_ov_model`).
+Its reader takes the GGUF blocks unchanged, so that nothing is rounded twice, and saves the
+converted model (`enable_save_ov_model`).
 """
 
 import subprocess
@@ -14,14 +15,14 @@ from burnish.core.settings import child_environment
 from burnish.engines.external.openvino import check_openvino_installed
 from burnish.export.formats.gguf_tokenizer import CannotExport
 
-#: Number format → that of the GGUF file which is read.
+#: Quantization → that of the GGUF file to convert.
 PRECISIONS: Mapping[str, str] = {"int8": "q8_0", "int4": "q4_0", "fp16": "f16"}
 _NEEDED = tuple(
     f"openvino_{part}.{end}"
     for part in ("model", "tokenizer", "detokenizer")
     for end in ("xml", "bin")
 )
-#: Without its telemetry, which tells its makers of each conversion, OpenVINO takes a stub for it.
+#: Disable its telemetry, which reports each conversion; OpenVINO then uses a stub.
 _CONVERT_SCRIPT = (
     "import sys\n"
     "sys.modules['openvino_telemetry'] = None\n"
@@ -31,23 +32,23 @@ _CONVERT_SCRIPT = (
 
 
 def build_openvino(source: Path, folder: Path) -> None:
-    """Make OpenVINO's files of a GGUF file in `folder`.
+    """Convert a GGUF file to OpenVINO's files in `folder`.
 
     Raises Unavailable without OpenVINO, CannotExport if its reader makes no model.
     """
     check_openvino_installed()
     with progress("Building for OpenVINO", total=1):
-        done = subprocess.run(
+        result = subprocess.run(
             [sys.executable, "-c", _CONVERT_SCRIPT, str(source)],
             capture_output=True, text=True, errors="replace", check=False,
             env=child_environment({}),
         )  # fmt: skip
-    made = [source.parent / name for name in _NEEDED]
-    if done.returncode or not all(file.exists() for file in made):
-        said = (done.stderr or done.stdout).strip().splitlines()
+    outputs = [source.parent / name for name in _NEEDED]
+    if result.returncode or not all(file.exists() for file in outputs):
+        output = (result.stderr or result.stdout).strip().splitlines()
         raise CannotExport(
-            f"OpenVINO made no model: {said[-1][:300] if said else 'it said nothing'}",
+            f"OpenVINO made no model: {output[-1][:300] if output else 'no output'}",
             "Export with --to merged or gguf instead.",
         )
-    for file in made:
+    for file in outputs:
         file.rename(folder / file.name)

@@ -1,7 +1,7 @@
-"""What an export writes: the table FORMATS, one function each.
+"""The export formats: the table FORMATS, one writer each.
 
-Every exported folder is an artifact (`models.artifact`): it names its lineage, and its files can be
-checked. It carries the tokenizer and template that the model was trained with.
+Every exported folder is an artifact (`models.artifact`): it records its lineage and file hashes,
+and contains the tokenizer and template that the model was trained with.
 """
 
 import shutil
@@ -32,7 +32,7 @@ from burnish.models.merge import load_adapted_model, load_merged_model
 from burnish.models.seq2seq import has_adapter
 
 OptionalImportance = Importance | None
-#: Kinds of artifacts that stand beside their base.
+#: Kinds of artifacts that need their base.
 _ADAPTER_KINDS = ("adapter", *NON_PEFT_ADAPTERS)
 _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
@@ -40,11 +40,11 @@ _DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 def _write_adapter(
     folder: Path, artifact: Artifact, quant: str, _: OptionalImportance = None
 ) -> dict[str, Any]:
-    """The adapter as it was trained; its base is named, not copied."""
+    """Copy the adapter as trained; its base is referenced, not copied."""
     if artifact.kind not in _ADAPTER_KINDS and not (
         artifact.kind == "seq2seq" and has_adapter(artifact)
     ):
-        raise CannotExport("All weights of this run moved: it has no adapter.", "Use --to merged.")
+        raise CannotExport("This run trained all weights: it has no adapter.", "Use --to merged.")
     for file in artifact.path.iterdir():
         if file.name in artifact.lineage["files"]:
             shutil.copy2(file, folder)
@@ -54,10 +54,10 @@ def _write_adapter(
 def _write_merged(
     folder: Path, artifact: Artifact, quant: str, _: OptionalImportance = None
 ) -> dict[str, Any]:
-    """An ordinary Hugging Face folder of safetensors."""
+    """Write an ordinary Hugging Face folder of safetensors."""
     model, tokenizer = load_merged_model(artifact)
     model.to(_DTYPES[quant])
-    # Other engines stop at what the generation config names, so the template's end is named there.
+    # Other engines stop at the tokens of the generation config, so the template's end goes there.
     model.generation_config.eos_token_id = sorted(end_of_turn(tokenizer))
     model.save_pretrained(folder, safe_serialization=True)
     _save_tokenizer(folder, tokenizer)
@@ -67,7 +67,7 @@ def _write_merged(
 def _write_gguf(
     folder: Path, artifact: Artifact, quant: str, importance: OptionalImportance = None
 ) -> dict[str, Any]:
-    """One GGUF file, and the tokenizer with which our own engine asks it."""
+    """Write one GGUF file, and the tokenizer for our own engine."""
     model, tokenizer = load_merged_model(artifact)
     name = str(artifact.lineage.get("run", artifact.base))
     file = folder / f"model-{quant}.gguf"
@@ -79,9 +79,9 @@ def _write_gguf(
 def _write_gguf_lora(
     folder: Path, artifact: Artifact, quant: str, importance: OptionalImportance = None
 ) -> dict[str, Any]:
-    """The base as a GGUF file, and the adapter as another one."""
+    """Write the base and the adapter as two GGUF files."""
     if artifact.kind not in _ADAPTER_KINDS:
-        raise CannotExport("All weights of this run moved: it has no adapter.", "Use --to gguf.")
+        raise CannotExport("This run trained all weights: it has no adapter.", "Use --to gguf.")
     check_not_rounded(artifact)
     adapted, tokenizer = load_adapted_model(artifact)
     write_gguf_adapter(folder / "adapter.gguf", adapted)
@@ -100,7 +100,7 @@ def _write_gguf_lora(
 def _write_onnx(
     folder: Path, artifact: Artifact, quant: str, _: OptionalImportance = None
 ) -> dict[str, Any]:
-    """A folder for ORT-GenAI, and the tokenizer with which our own engine asks it."""
+    """Write a folder for ORT-GenAI, and the tokenizer for our own engine."""
     with tempfile.TemporaryDirectory() as merged:
         _write_merged(Path(merged), artifact, "f32")
         build_onnx(Path(merged), folder, quant)
@@ -111,10 +111,10 @@ def _write_onnx(
 def _write_openvino(
     folder: Path, artifact: Artifact, quant: str, importance: OptionalImportance = None
 ) -> dict[str, Any]:
-    """OpenVINO's model and tokenizer, and the tokenizer with which our own engine asks it."""
+    """Write OpenVINO's model and tokenizer, and the tokenizer for our own engine."""
     model, tokenizer = load_merged_model(artifact)
-    with tempfile.TemporaryDirectory(dir=folder) as read:
-        file = Path(read) / "model.gguf"
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        file = Path(temporary) / "model.gguf"
         kind = OPENVINO_PRECISIONS[quant]
         write_gguf(file, model, tokenizer, kind, artifact.base, importance)
         build_openvino(file, folder)
@@ -133,8 +133,8 @@ def _save_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 
 @dataclass(frozen=True, slots=True)
 class ExportFormat:
-    """One choice of `--to`: how it is written, the number formats that it has (the first is
-    `auto`), and what kind of artifact it is."""
+    """One choice of `--to`: its writer, its quantizations (the first is `auto`), and the resulting
+    kind of artifact."""
 
     write: Callable[[Path, Artifact, str, OptionalImportance], dict[str, Any]]
     quants: tuple[str, ...]
@@ -153,30 +153,31 @@ FORMATS = {
 
 
 def check_seq2seq_export(settings: Export, to: str, artifact: Artifact) -> None:
-    """Raise CannotExport for what can't be done with an encoder-decoder."""
+    """Raise CannotExport for settings that an encoder-decoder doesn't support."""
     if artifact.kind != "seq2seq":
         return
     if not goes_together("model", "seq2seq", "format", to):
         raise CannotExport(
-            f"--to {to} is for language models, and {artifact.path} is an encoder-decoder.",
+            f"--to {to} is for language models; {artifact.path} is an encoder-decoder.",
             "Use --to merged: a folder of safetensors, which transformers reads.",
         )
     for name in CHOICES["export"]:
         if getattr(settings, name) and not goes_together("model", "seq2seq", "export", name):
             raise CannotExport(
-                f"export.{name} is for language models, and {artifact.path} is an encoder-decoder.",
+                f"export.{name} is for language models; {artifact.path} is an encoder-decoder.",
                 f"Leave export.{name} out.",
             )
 
 
 def resolve_quant(to: str, quant: str) -> str:
-    """The number format that is meant. Raises CannotExport if the format doesn't have it."""
-    known = FORMATS[to].quants
+    """Return the quantization; `auto` is the format's default. Raises CannotExport for an unknown
+    one."""
+    quants = FORMATS[to].quants
     if quant == "auto":
-        return known[0]
-    if quant not in known:
+        return quants[0]
+    if quant not in quants:
         raise CannotExport(
-            f"--to {to} can't be written as {quant}.", f"It can be: {', '.join(known)}."
+            f"--to {to} doesn't support {quant}.", f"Supported: {', '.join(quants)}."
         )
     return quant
 
@@ -184,8 +185,8 @@ def resolve_quant(to: str, quant: str) -> str:
 def write_export(
     folder: Path, artifact: Artifact, to: str, quant: str, importance: OptionalImportance = None
 ) -> Artifact:
-    """Write an artifact in another format, whole or not at all. `quant` is from `quant_of`, and
-    `importance` from `importance_of`.
+    """Write an artifact in another format, atomically. `quant` is from `resolve_quant`,
+    `importance` from `compute_importance`.
 
     Raises CannotExport, AlreadyThere, and what opening the base may raise.
     """
@@ -197,12 +198,12 @@ def write_export(
 
 
 def _native_formats(artifact: Artifact) -> tuple[str, ...]:
-    """The formats in which it is as an artifact what it was."""
+    """Return the formats that keep the artifact's own kind."""
     return allowed("model", "seq2seq", "format") if artifact.kind == "seq2seq" else ("adapter",)
 
 
 def write_lineage(draft: Path, artifact: Artifact, to: str, facts: Mapping[str, Any]) -> None:
-    """Make a written folder an artifact: where it came from, and the hashes of its files."""
+    """Make a written folder an artifact: record its lineage, and the hashes of its files."""
     lineage = {key: value for key, value in artifact.lineage.items() if key != "files"}
     source = {"artifact_sha256": hash_file(artifact.path / ARTIFACT_FILE)}
     write_json(

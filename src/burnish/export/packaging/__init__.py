@@ -1,1 +1,1 @@
-"""Folders for other programs: Ollama, LM Studio, Foundry Local, vLLM, MLflow."""
+"""Packaging for other programs: Ollama, LM Studio, Foundry Local, vLLM, MLflow."""

@@ -1,6 +1,6 @@
-"""An exported folder as an MLflow model (`pyfunc`): what says how it is loaded, beside the weights.
+"""An exported folder as an MLflow model (`pyfunc`): loader metadata beside the weights.
 
-MLflow's own flavour for transformers isn't used: it fails with transformers 5.23.
+MLflow's own transformers flavor isn't used: it fails with transformers 5.23.
 """
 
 import platform
@@ -21,7 +21,7 @@ _NEEDS = ("mlflow-skinny", "pandas", "safetensors", "torch", "transformers")
 
 
 def write_mlflow(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """`MLmodel`, `requirements.txt`, `python_env.yaml` and the code that MLflow loads."""
+    """Write `MLmodel`, `requirements.txt`, `python_env.yaml` and the code that MLflow loads."""
     disable_mlflow_telemetry()
     from mlflow.models import Model, ModelSignature
     from mlflow.pyfunc import add_to_model

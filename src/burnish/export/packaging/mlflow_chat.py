@@ -1,7 +1,7 @@
-"""What MLflow loads from an exported folder; copied into it as `code/burnish_chat.py`.
+"""The module that MLflow loads from an exported folder; copied into it as `code/burnish_chat.py`.
 
-It stands alone: transformers answers from the folder's own weights, tokenizer and template, and
-burnish needn't be where the model runs. Requests and answers are those of `llm/v1/chat`.
+It is self-contained: transformers answers from the folder's own weights, tokenizer and template,
+and burnish needn't be installed where the model runs. Requests and responses follow `llm/v1/chat`.
 """
 
 import json
@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 _MAX_TOKENS = 512
 _SUPPORTED_FIELDS = {"messages", "max_tokens", "temperature", "top_p", "stop", "n", "stream"}
-#: What a request may say without asking for anything.
+#: Values of unsupported fields that have no effect.
 _IGNORED_VALUES = {"n": (None, 1), "stream": (None, False)}
 
 
@@ -33,9 +33,9 @@ class ChatModel:
         self._system = facts.get("system")
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
-        """The answer to a request, or a list of answers to a table with several.
+        """Return the response to a request, or a list of responses to a table with several.
 
-        Raises ValueError for what can't be answered: tools, several answers, a stream.
+        Raises ValueError for unsupported requests: tools, several answers, a stream.
         """
         requests = _read_requests(model_input)
         answers = [self._answer({**request, **(params or {})}) for request in requests]
@@ -50,23 +50,23 @@ class ChatModel:
         text = self._tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        asked = self._tokenizer(text, add_special_tokens=False, return_tensors="pt")
+        inputs = self._tokenizer(text, add_special_tokens=False, return_tensors="pt")
         temperature = request.get("temperature") or 0.0
-        drawn = {"temperature": temperature, "top_p": request.get("top_p") or 1.0}
+        sampling = {"temperature": temperature, "top_p": request.get("top_p") or 1.0}
         stops = list(request.get("stop") or ())
         ids = self._model.generate(
-            **asked,
+            **inputs,
             max_new_tokens=request.get("max_tokens") or _MAX_TOKENS,
             do_sample=temperature > 0,
-            **(drawn if temperature > 0 else {"temperature": None, "top_p": None}),
+            **(sampling if temperature > 0 else {"temperature": None, "top_p": None}),
             **({"stop_strings": stops, "tokenizer": self._tokenizer} if stops else {}),
-        )[0, asked["input_ids"].shape[1] :]
+        )[0, inputs["input_ids"].shape[1] :]
         answer = str(self._tokenizer.decode(ids, skip_special_tokens=True))
         ends = self._model.generation_config.eos_token_id
         ended = int(ids[-1]) in ([ends] if isinstance(ends, int) else ends)
-        before = min([answer.find(stop) for stop in stops if stop in answer], default=None)
-        counts = (asked["input_ids"].shape[1], len(ids))
-        return self._completion_body(answer[:before], ended or before is not None, counts)
+        stop_index = min([answer.find(stop) for stop in stops if stop in answer], default=None)
+        counts = (inputs["input_ids"].shape[1], len(ids))
+        return self._completion_body(answer[:stop_index], ended or stop_index is not None, counts)
 
     def _completion_body(self, answer: str, ended: bool, tokens: tuple[int, int]) -> dict[str, Any]:
         return {
@@ -90,13 +90,13 @@ class ChatModel:
 
 
 def _read_requests(model_input: Any) -> Iterable[dict[str, Any]]:
-    """The requests in what MLflow hands over: a table with one a row, or a mapping."""
+    """Return the requests in MLflow's input: a table with one per row, or a mapping."""
     rows = [model_input] if isinstance(model_input, Mapping) else model_input.to_dict("records")
     return [{key: value for key, value in row.items() if _is_given(value)} for row in rows]
 
 
 def _is_given(value: Any) -> bool:
-    """Whether a table's cell holds anything; an empty one is NaN, which isn't itself."""
+    """Return whether a table's cell has a value; an empty one is NaN, which isn't itself."""
     return value is not None and not (isinstance(value, float) and value != value)
 
 
@@ -105,12 +105,14 @@ def _plain_message(message: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _refuse_unanswerable(request: Mapping[str, Any]) -> None:
-    asked = set(request) - _SUPPORTED_FIELDS
-    asked |= {name for name, said in _IGNORED_VALUES.items() if request.get(name) not in said}
-    if asked:
-        raise ValueError(f"This model doesn't answer a request with: {', '.join(sorted(asked))}.")
+    unsupported = set(request) - _SUPPORTED_FIELDS
+    unsupported |= {
+        name for name, ignored in _IGNORED_VALUES.items() if request.get(name) not in ignored
+    }
+    if unsupported:
+        raise ValueError(f"This model doesn't support: {', '.join(sorted(unsupported))}.")
 
 
 def _load_pyfunc(path: str) -> ChatModel:
-    """MLflow's way in."""
+    """Load the model: MLflow's entry point."""
     return ChatModel(Path(path))

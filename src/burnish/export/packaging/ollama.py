@@ -1,7 +1,7 @@
 """Ollama's `Modelfile`: the chat template in Ollama's own language, and the system message.
 
-Ollama doesn't run a model's Jinja template, so what stands around each role's words is said in Go's
-(`export.turns`).
+Ollama doesn't run a model's Jinja template, so the text around each role's content is written as a
+Go template (`export.packaging.turn_template`).
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ from burnish.models.chat_template import end_of_turn
 def render_modelfile(
     files: Sequence[str], tokenizer: PreTrainedTokenizerBase, system: str | None
 ) -> str | None:
-    """The text of a Modelfile; None if the template can't be said in Ollama's language.
+    """Return the text of a Modelfile; None if the template can't be expressed in Ollama's language.
 
-    `files` are the model's GGUF file and, where there is one, its adapter's.
+    `files` are the model's GGUF file and its adapter's, if any.
     """
     template = _ollama_template(tokenizer)
     if template is None:
@@ -32,16 +32,20 @@ def render_modelfile(
 
 
 def _ollama_template(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Ollama's template (Go's text/template) for the same rendering."""
-    found = extract_turn_template(tokenizer)
-    if found is None:
+    """Return Ollama's template (Go's text/template) for the same rendering."""
+    turn_template = extract_turn_template(tokenizer)
+    if turn_template is None:
         return None
-    texts = [found.generation_prompt, *[text for pair in found.around.values() for text in pair]]
+    texts = [
+        turn_template.generation_prompt,
+        *[text for pair in turn_template.around.values() for text in pair],
+    ]
     if any('"""' in text or "{{" in text for text in texts):
         return None
     branches = "".join(
         f'{{{{ {"if" if role == "system" else "else if"} eq .Role "{role}" }}}}'
         f"{before}{{{{ .Content }}}}{after}"
-        for role, (before, after) in found.around.items()
+        for role, (before, after) in turn_template.around.items()
     )
-    return f"{{{{ range .Messages }}}}{branches}{{{{ end }}}}{{{{ end }}}}{found.generation_prompt}"
+    body = f"{{{{ range .Messages }}}}{branches}{{{{ end }}}}{{{{ end }}}}"
+    return body + turn_template.generation_prompt

@@ -1,6 +1,6 @@
-"""What else a program wants to see before it takes an exported folder: the table READY.
+"""Additional files that other programs need in an exported folder: the table TARGETS.
 
-Modelfiles for Ollama are always written (`export.modelfile`); these are written where
+Modelfiles for Ollama are always written (`export.packaging.ollama`); these are written if
 `export.ready_for` names the program.
 """
 
@@ -26,25 +26,28 @@ _CONTENT = "{Content}"
 
 
 def _write_foundry(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """`inference_model.json`, as Foundry Local reads it beside the ONNX model."""
-    found = extract_turn_template(tokenizer)
-    assert found is not None
-    said = {role: f"{left}{_CONTENT}{right}" for role, (left, right) in found.around.items()}
-    prompt = said["user"] + found.generation_prompt
+    """Write `inference_model.json`, which Foundry Local reads beside the ONNX model."""
+    turn_template = extract_turn_template(tokenizer)
+    assert turn_template is not None
+    prompts = {
+        role: f"{left}{_CONTENT}{right}" for role, (left, right) in turn_template.around.items()
+    }
+    prompt = prompts["user"] + turn_template.generation_prompt
     if written.system:
-        prompt = said["system"].replace(_CONTENT, written.system) + prompt
+        prompt = prompts["system"].replace(_CONTENT, written.system) + prompt
     write_json(
         written.path / "inference_model.json",
-        {"Name": name, "PromptTemplate": {**said, "prompt": prompt}},
+        {"Name": name, "PromptTemplate": {**prompts, "prompt": prompt}},
     )
 
 
 def _write_lm_studio(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """`lmstudio/burnish/NAME/NAME-QUANT.gguf`: publisher, model and file, as LM Studio wants."""
+    """Link `lmstudio/burnish/NAME/NAME-QUANT.gguf`: publisher, model and file in LM Studio's
+    layout."""
     export = written.lineage["export"]
-    place = written.path / "lmstudio" / "burnish" / name
-    place.mkdir(parents=True, exist_ok=True)
-    source, target = written.path / export["file"], place / f"{name}-{export['quant']}.gguf"
+    folder = written.path / "lmstudio" / "burnish" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    source, target = written.path / export["file"], folder / f"{name}-{export['quant']}.gguf"
     target.unlink(missing_ok=True)
     try:
         os.link(source, target)
@@ -53,15 +56,17 @@ def _write_lm_studio(written: Artifact, tokenizer: PreTrainedTokenizerBase, name
 
 
 def _write_vllm(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """`vllm.sh`: the command that serves the folder, from wherever it lies."""
+    """Write `vllm.sh`: the command that serves the folder, from any location."""
     words = ["vllm", "serve", '"$here"', "--served-model-name", shlex.quote(name)]
     if written.kind == "adapter":
         config = json.loads((written.path / "adapter_config.json").read_text(encoding="utf-8"))
-        # vLLM takes some ranks only, and the one that it is told is the most it will load.
-        rank = next(known for known in (8, 16, 32, 64, 128, 256, 512) if config["r"] <= known)
+        # vLLM supports certain ranks only; this is the maximum that it will load.
+        rank = next(
+            supported for supported in (8, 16, 32, 64, 128, 256, 512) if config["r"] <= supported
+        )
         words = ["vllm", "serve", '"${1:?the folder or hub id of ' + written.base + '}"']
         words += ["--enable-lora", "--max-lora-rank", str(rank)]
-        # One slot more than adapters: vLLM mixes up the base and the last slot (vllm#48421).
+        # One slot more than adapters: vLLM confuses the base with the last slot (vllm#48421).
         words += ["--max-loras", "2", "--lora-modules", f'{shlex.quote(name)}="$here"']
     text = '#!/bin/sh\nhere=$(cd "$(dirname "$0")" && pwd)\nexec ' + " ".join(words) + "\n"
     file = written.path / "vllm.sh"
@@ -71,7 +76,7 @@ def _write_vllm(written: Artifact, tokenizer: PreTrainedTokenizerBase, name: str
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a program takes: formats of `--to`, how the rest is written, and the library for it."""
+    """What a program needs: formats of `--to`, a writer, and the required library."""
 
     formats: tuple[str, ...]
     write: Callable[[Artifact, PreTrainedTokenizerBase, str], None]
@@ -90,28 +95,28 @@ TARGETS: Mapping[str, Target] = {
 def check_targets(
     programs: Iterable[str], to: str, artifact: Artifact, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Raises CannotExport if one of the programs can't take what would be exported, Unavailable
-    without the library that writes what it wants."""
+    """Raise CannotExport if one of the programs can't take the export, Unavailable without the
+    library that writes its files."""
     for program in programs:
-        ready = TARGETS[program]
-        if ready.library and find_spec(ready.library) is None:
+        target = TARGETS[program]
+        if target.library and find_spec(target.library) is None:
             raise Unavailable(
-                f"{program} needs the library {ready.library}.",
+                f"{program} needs the library {target.library}.",
                 f"pip install 'burnish[{program}]'",
             )
-        if to not in ready.formats:
+        if to not in target.formats:
             raise CannotExport(
-                f"{program} doesn't take --to {to}.", f"Use --to {' or '.join(ready.formats)}."
+                f"{program} doesn't take --to {to}.", f"Use --to {' or '.join(target.formats)}."
             )
-        if ready.needs_turn_template and extract_turn_template(tokenizer) is None:
+        if target.needs_turn_template and extract_turn_template(tokenizer) is None:
             raise CannotExport(
-                f"The chat template can't be said in {program}'s words: it does more than put text "
+                f"The chat template can't be expressed for {program}: it does more than put text "
                 "around each message.",
                 "Serve the folder with ORT-GenAI, which runs the template itself.",
             )
         if (program, to) == ("vllm", "adapter") and not _is_plain_lora(artifact):
             raise CannotExport(
-                "vLLM loads plain LoRA adapters only, beside weights that aren't rounded.",
+                "vLLM loads plain LoRA adapters only, on weights that aren't rounded.",
                 "Use --to merged, or train.method=lora.",
             )
 
@@ -126,7 +131,7 @@ def _is_plain_lora(artifact: Artifact) -> bool:
 def write_targets(
     programs: Iterable[str], written: Artifact, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Write what each program wants into an exported folder."""
+    """Write the files of each program into an exported folder."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(written.lineage.get("run", written.base)))
     for program in programs:
         TARGETS[program].write(written, tokenizer, name)

@@ -1,7 +1,7 @@
-"""What a chat template puts around each role's words, for engines that run no Jinja.
+"""The text that a chat template puts around each role's content, for engines without Jinja.
 
-It is found by rendering a conversation of marked words, and kept only if putting it together again
-gives exactly what the template renders.
+It is found by rendering a conversation of marker words, and kept only if reassembling it gives
+exactly what the template renders.
 """
 
 from collections.abc import Mapping
@@ -23,45 +23,49 @@ _CONVERSATION = (
 
 @dataclass(frozen=True, slots=True)
 class TurnTemplate:
-    """The text before and behind each role's words, and what asks for an answer."""
+    """The text before and after each role's content, and the generation prompt."""
 
     around: Mapping[str, tuple[str, str]]
     generation_prompt: str
 
 
 def extract_turn_template(tokenizer: PreTrainedTokenizerBase) -> TurnTemplate | None:
-    """The turns of a template, without the first token where engines add that by themselves.
+    """Return the turns of a template, without the BOS token where engines add it themselves.
 
     None for a template that depends on more than the role of each message.
     """
-    whole = _without_bos(tokenizer, render_prompt(tokenizer, _CONVERSATION))
-    talk = _without_bos(tokenizer, render_conversation(tokenizer, _CONVERSATION))
+    prompt = _without_bos(tokenizer, render_prompt(tokenizer, _CONVERSATION))
+    conversation = _without_bos(tokenizer, render_conversation(tokenizer, _CONVERSATION))
     around = {}
-    for alone, (role, word) in enumerate(
+    for turns, (role, word) in enumerate(
         (("system", _SYSTEM), ("user", _USER), ("assistant", _ANSWER)), start=1
     ):
-        before, with_it = _render_turns(tokenizer, alone - 1), _render_turns(tokenizer, alone)
-        if not with_it.startswith(before) or with_it.count(word) != 1:
+        before, through = _render_turns(tokenizer, turns - 1), _render_turns(tokenizer, turns)
+        if not through.startswith(before) or through.count(word) != 1:
             return None
-        left, _, right = with_it[len(before) :].partition(word)
+        left, _, right = through[len(before) :].partition(word)
         around[role] = (left, right)
-    ours = "".join(
+    rebuilt = "".join(
         around[message.role][0] + message.content + around[message.role][1]
         for message in _CONVERSATION
     )
-    asking = whole.removeprefix(talk)
-    return TurnTemplate(around, asking) if ours == talk and ours + asking == whole else None
+    generation_prompt = prompt.removeprefix(conversation)
+    return (
+        TurnTemplate(around, generation_prompt)
+        if rebuilt == conversation and rebuilt + generation_prompt == prompt
+        else None
+    )
 
 
 def _render_turns(tokenizer: PreTrainedTokenizerBase, turns: int) -> str:
-    """The first turns of the conversation, as rendered; nothing for none of them."""
+    """Return the first turns of the conversation, rendered; empty for none."""
     if not turns:
         return ""
     return _without_bos(tokenizer, render_conversation(tokenizer, _CONVERSATION[:turns]))
 
 
 def _without_bos(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
-    """The text without the first token, where engines add that by themselves."""
+    """Return the text without the BOS token, where engines add it themselves."""
     if getattr(tokenizer, "add_bos_token", False) and tokenizer.bos_token:
         return text.removeprefix(str(tokenizer.bos_token))
     return text

@@ -1,6 +1,6 @@
-"""The doors through which an exported artefact is asked: a real HTTP server each, in a child.
+"""Clients that ask an exported artifact through a real HTTP server in a child process.
 
-A door is asked as any client asks it, with messages; it renders and encodes them itself.
+Messages are sent as by any client; the server renders and encodes them itself.
 """
 
 import secrets
@@ -24,7 +24,7 @@ from burnish.models.chat_template import encode_prompt, encode_text
 
 @dataclass(frozen=True, slots=True)
 class ServedAnswer:
-    """What came back: text, whether the answer was complete, tokens read, seconds it took."""
+    """A response: text, completeness, prompt and answer tokens, seconds."""
 
     text: str
     complete: bool
@@ -34,40 +34,40 @@ class ServedAnswer:
 
     @property
     def answer_text(self) -> str:
-        """The text without what was thought before it."""
+        """The text without the reasoning before it."""
         return split_reasoning(self.text)[1]
 
 
 class ServedModel(Protocol):
-    """An artefact behind the server that will serve it."""
+    """An artifact behind the server that will serve it."""
 
     process: EngineProcess
-    #: Requests that it answers together.
+    #: Concurrent requests.
     concurrency: int
 
     def ask(self, prompt: Prompt) -> ServedAnswer:
-        """One answer, greedy; with `prompt.choices`, exactly one of these."""
+        """Return one greedy answer; with `prompt.choices`, exactly one of these."""
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
-        """The tokens that the model is given for a prompt."""
+        """Return the tokens that the model is given for a prompt."""
 
     def text_tokens(self, text: str) -> list[int]:
-        """The tokens of plain text."""
+        """Return the tokens of plain text."""
 
     def close(self) -> None:
         """End the server."""
 
 
 class ServedByBurnish:
-    """`burnish serve FOLDER` in a workspace of its own."""
+    """`burnish serve FOLDER` in a temporary workspace."""
 
     concurrency = 8
 
     def __init__(self, artifact: Artifact, threads: int = 0) -> None:
-        """Raises EngineFailed if the server doesn't come up."""
+        """Start the server. Raises EngineFailed if it doesn't come up."""
         self.tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
         self._key, port = secrets.token_hex(16), find_free_port()
-        # A worker of the user's own workspace would begin the jobs that wait there.
+        # In the user's workspace a worker would start the jobs waiting there.
         self._home = tempfile.TemporaryDirectory()
         self.process = EngineProcess(
             "burnish serve",
@@ -82,17 +82,17 @@ class ServedByBurnish:
         self._model = self.process.ask("/v1/models", key=self._key)["data"][0]["id"]
 
     def ask(self, prompt: Prompt) -> ServedAnswer:
-        """One answer, greedy; with `prompt.choices`, exactly one of these."""
-        bound = {"guided_choice": list(prompt.choices)} if prompt.choices else {}
-        body = {"model": self._model, **_chat_body(prompt), **bound}
+        """Return one greedy answer; with `prompt.choices`, exactly one of these."""
+        constraint = {"guided_choice": list(prompt.choices)} if prompt.choices else {}
+        body = {"model": self._model, **_chat_body(prompt), **constraint}
         return _ask_chat(self.process, body, self._key)
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
-        """The folder's own template and tokenizer, as the server uses them."""
+        """Return the tokens of the folder's template and tokenizer, which the server uses."""
         return encode_prompt(self.tokenizer, prompt.messages, prompt.tools)
 
     def text_tokens(self, text: str) -> list[int]:
-        """The folder's own tokenizer."""
+        """Return the tokens of the folder's own tokenizer."""
         return encode_text(self.tokenizer, text)
 
     def close(self) -> None:
@@ -102,7 +102,7 @@ class ServedByBurnish:
 
 
 class _ServedByEngine:
-    """An engine of ours in a child, asked through the child's own server."""
+    """One of our engines in a child process, asked through the child's own server."""
 
     concurrency = 1
 
@@ -110,7 +110,7 @@ class _ServedByEngine:
         self._engine, self.process = engine, engine.child
 
     def ask(self, prompt: Prompt) -> ServedAnswer:
-        """As a client asks; choices are scored by our engine, for these servers can't."""
+        """Ask as a client does; choices are scored by our engine, as these servers can't."""
         if not prompt.choices:
             return _ask_chat(self.process, _chat_body(prompt))
         answer = self._engine.answer([prompt])[0]
@@ -125,12 +125,12 @@ class ServedByLlamaCpp(_ServedByEngine):
     """llama.cpp's own server, with the file's own template and tokenizer."""
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
-        """What llama.cpp renders, with the tokens that it adds by itself."""
+        """Return the tokens that llama.cpp renders, including those it adds itself."""
         rendered = self.process.ask("/apply-template", _chat_body(prompt))["prompt"]
         return self._tokens(rendered, add_special=True)
 
     def text_tokens(self, text: str) -> list[int]:
-        """llama.cpp's tokens."""
+        """Return llama.cpp's tokens."""
         return self._tokens(text, add_special=False)
 
     def _tokens(self, text: str, add_special: bool) -> list[int]:
@@ -139,18 +139,19 @@ class ServedByLlamaCpp(_ServedByEngine):
 
 
 class ServedByStepwise(_ServedByEngine):
-    """ORT-GenAI or OpenVINO in a child, with the folder's template and tokens as it reads them."""
+    """ORT-GenAI or OpenVINO in a child process, with the folder's template and tokenizer as it
+    applies them."""
 
     def prompt_tokens(self, prompt: Prompt) -> list[int]:
-        """What the engine renders and encodes."""
+        """Return the tokens that the engine renders and encodes."""
         return list(self.process.ask("/prompt", _chat_body(prompt)))
 
     def text_tokens(self, text: str) -> list[int]:
-        """The engine's tokens."""
+        """Return the engine's tokens."""
         return list(self.process.ask("/tokenize", {"content": text}))
 
 
-#: Kind of artifact → the door to the engine that answers with it.
+#: Kind of artifact → the client of its engine.
 _SERVED_BY_KIND: Mapping[str, Callable[[LogprobEngine], ServedModel]] = {
     "gguf": ServedByLlamaCpp,
     "onnx": ServedByStepwise,
@@ -159,9 +160,9 @@ _SERVED_BY_KIND: Mapping[str, Callable[[LogprobEngine], ServedModel]] = {
 
 
 def open_served_model(artifact: Artifact, running: LaunchOptions = DEFAULT_LAUNCH) -> ServedModel:
-    """The server for an exported artefact, started as `running` says.
+    """Start the server of an exported artifact with the options `running`.
 
-    burnish's own looks at the threads only. Raises Unavailable, EngineFailed.
+    burnish's own server uses the threads only. Raises Unavailable, EngineFailed.
     """
     if artifact.kind in _SERVED_BY_KIND:
         return _SERVED_BY_KIND[artifact.kind](EXTERNAL_ENGINES[artifact.kind](artifact, running))
@@ -169,7 +170,7 @@ def open_served_model(artifact: Artifact, running: LaunchOptions = DEFAULT_LAUNC
 
 
 def without_choices(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """The prompts without their choices."""
+    """Return the prompts without their choices."""
     return [replace(prompt, choices=()) for prompt in prompts]
 
 
@@ -186,8 +187,8 @@ def _ask_chat(
     child: EngineProcess, body: Mapping[str, Any], key: str | None = None
 ) -> ServedAnswer:
     begun = time.perf_counter()
-    said = child.ask("/v1/chat/completions", body, key)
-    choice, usage = said["choices"][0], said["usage"]
+    response = child.ask("/v1/chat/completions", body, key)
+    choice, usage = response["choices"][0], response["usage"]
     message = choice["message"]
     return ServedAnswer(
         text=join_reasoning(message.get("reasoning_content") or "", message["content"] or ""),
@@ -199,7 +200,7 @@ def _ask_chat(
 
 
 def find_free_port() -> int:
-    """A port that nobody listens on at this moment."""
+    """Return a port that nothing listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

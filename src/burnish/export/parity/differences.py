@@ -1,4 +1,4 @@
-"""How the exported model's answers differ from the trained model's, question by question."""
+"""Differences between the exported and the trained model's answers, question by question."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from burnish.models.chat_template import encode_text
 
 @dataclass(frozen=True, slots=True)
 class MetricChange:
-    """The metric before and after, and the loss that is surely not exceeded, with its budget."""
+    """The metric before and after, and the upper confidence bound of the loss, with its budget."""
 
     metric: str
     trained: float
@@ -36,45 +36,49 @@ class MetricChange:
 
 
 def compare_metric(
-    asked: GateQuestions,
+    questions: GateQuestions,
     before: Sequence[ServedAnswer],
     after: Sequence[ServedAnswer],
     settings: Export,
 ) -> MetricChange:
-    """The metric of the same questions before and after."""
-    score = METRICS[asked.metric]
+    """Compare the metric on the same questions before and after."""
+    score = METRICS[questions.metric]
     old, new = (
-        [score(row.answer, reply.answer_text) for row, reply in zip(asked.rows, side, strict=True)]
+        [
+            score(row.answer, reply.answer_text)
+            for row, reply in zip(questions.rows, side, strict=True)
+        ]
         for side in (before, after)
     )
     mean = sum(old) / len(old)
     changed = sum(a.text != b.text for a, b in zip(before, after, strict=True))
     budget = min(settings.points, settings.relative * mean)
     return MetricChange(
-        metric=asked.metric,
+        metric=questions.metric,
         trained=mean,
         exported=sum(new) / len(new),
-        loss_at_most=loss_bound(old, new, settings.confidence, clusters_of(asked.rows)),
+        loss_at_most=loss_bound(old, new, settings.confidence, clusters_of(questions.rows)),
         budget=budget if changed else max(budget, settings.points_if_equal),
         changed=changed,
         n=len(old),
     )
 
 
-_ANSWER_MODES = {"free": "answering freely", "labels_only": "held to the labels"}
+_ANSWER_MODES = {"free": "answering freely", "labels_only": "constrained to the labels"}
 
 
 def explain_excess_loss(name: str, change: MetricChange, settings: Export) -> str:
-    """Why a change isn't within the budget: it is too large, or too few questions were asked."""
+    """Explain why a change isn't within the budget: it is too large, or too few questions were
+    asked."""
     loss = change.trained - change.exported
     what = (
         f"{change.metric} {_ANSWER_MODES[name]} went from {change.trained:.1%} "
         f"to {change.exported:.1%}"
     )
-    sure = f"with {settings.confidence:.0%} certainty at most {100 * change.loss_at_most:.1f}"
+    bound = f"with {settings.confidence:.0%} certainty at most {100 * change.loss_at_most:.1f}"
     if loss > change.budget:
         return (
-            f"{what}: {100 * loss:.1f} points lost ({sure}), of {100 * change.budget:.1f} allowed."
+            f"{what}: {100 * loss:.1f} points lost ({bound}), of {100 * change.budget:.1f} allowed."
         )
     if not change.changed:
         binding = "points_if_equal"
@@ -82,28 +86,28 @@ def explain_excess_loss(name: str, change: MetricChange, settings: Export) -> st
         binding = "points" if change.budget >= settings.points else "relative"
     return (
         f"{what}, but {change.n} questions can't show that the loss is within "
-        f"{100 * change.budget:.1f} points ({sure}): ask more (--set export.rows=...), "
+        f"{100 * change.budget:.1f} points ({bound}): ask more (--set export.rows=...), "
         f"or allow more (--set export.{binding}=...)."
     )
 
 
 def count_defects(
-    asked: GateQuestions,
+    questions: GateQuestions,
     before: Sequence[ServedAnswer],
     after: Sequence[ServedAnswer],
     settings: Export,
     against: list[str],
 ) -> dict[str, Any]:
-    """Answers that are empty, that don't end, or that lack the task's form; on both sides."""
+    """Count answers that are empty, unfinished, or lack the task's form, on both sides."""
     checks = {
         "empty": lambda reply: not reply.answer_text.strip(),
         "unfinished": lambda r: not r.complete,
     }
-    if asked.has_labels:
-        labels = set(asked.task.labels)
+    if questions.has_labels:
+        labels = set(questions.task.labels)
         checks["not_a_label"] = lambda reply: reply.answer_text.strip() not in labels
-    elif "json_validity" in CORPUS_METRICS[asked.task.kind]:
-        valid = CORPUS_METRICS[asked.task.kind]["json_validity"]
+    elif "json_validity" in CORPUS_METRICS[questions.task.kind]:
+        valid = CORPUS_METRICS[questions.task.kind]["json_validity"]
         checks["not_json"] = lambda reply: not valid([""], [reply.answer_text])
     counts = {
         name: {
@@ -128,29 +132,35 @@ def token_agreement(
     before: Sequence[ServedAnswer],
     after: Sequence[ServedAnswer],
 ) -> float:
-    """Share of the trained model's tokens that come out before the first different one."""
+    """Return the share of the trained model's tokens before the first difference."""
     same = total = 0
     for old, new in zip(before, after, strict=True):
-        ours, theirs = encode_text(tokenizer, old.text), encode_text(tokenizer, new.text)
-        total += max(len(ours), len(theirs), 1)
-        place = 0
-        while place < min(len(ours), len(theirs)) and ours[place] == theirs[place]:
-            place += 1
-        same += place if ours != theirs else max(len(ours), 1)
+        trained_tokens, exported_tokens = (
+            encode_text(tokenizer, old.text),
+            encode_text(tokenizer, new.text),
+        )
+        total += max(len(trained_tokens), len(exported_tokens), 1)
+        position = 0
+        while (
+            position < min(len(trained_tokens), len(exported_tokens))
+            and trained_tokens[position] == exported_tokens[position]
+        ):
+            position += 1
+        same += position if trained_tokens != exported_tokens else max(len(trained_tokens), 1)
     return same / total
 
 
 def changed_labels(
-    asked: GateQuestions, trained: TrainedAnswers, replies: Sequence[ServedAnswer]
+    questions: GateQuestions, trained: TrainedAnswers, replies: Sequence[ServedAnswer]
 ) -> list[dict[str, Any]]:
-    """Labels that are answered otherwise than before, the most damaged first."""
-    if not asked.has_labels:
+    """Return the labels whose score changed, the most damaged first."""
+    if not questions.has_labels:
         return []
-    score = METRICS[asked.metric]
+    score = METRICS[questions.metric]
     n: Counter[str] = Counter()
     old: Counter[str] = Counter()
     new: Counter[str] = Counter()
-    for row, before, after in zip(asked.rows, trained.free, replies, strict=True):
+    for row, before, after in zip(questions.rows, trained.free, replies, strict=True):
         n[row.answer] += 1
         old[row.answer] += int(score(row.answer, before.answer_text))
         new[row.answer] += int(score(row.answer, after.answer_text))

@@ -1,8 +1,8 @@
-"""The parity gate: does what ships answer like what was trained?
+"""The parity gate: does the exported model answer like the trained one?
 
-The exported folder is opened by the engine that will serve it and asked over HTTP, as any client
-asks. What it is given must be the very tokens of training; what it says is compared, question by
-question, with what the trained model says. Shippable is what surely loses less than the budget.
+The exported folder is opened by the engine that will serve it and asked over HTTP, as by any
+client. Its prompts must have the very tokens of training; its answers are compared, question by
+question, with the trained model's. It is shippable if the loss is surely below the budget.
 """
 
 from collections.abc import Sequence
@@ -26,115 +26,127 @@ from burnish.export.parity.differences import (
 from burnish.export.parity.questions import GateQuestions, TrainedAnswers
 from burnish.models.chat_template import encode_prompt, encode_text
 
-#: So many are asked alone first.
+#: Number of prompts asked one at a time first.
 _SEQUENTIAL_PROMPTS = 24
 
 
 @dataclass(frozen=True, slots=True)
 class Parity:
-    """What the gate found. `against` says why it isn't shippable, a sentence each."""
+    """The gate's result. `against` gives the reasons for not shipping, a sentence each."""
 
     against: tuple[str, ...]
     facts: dict[str, Any]
 
     @property
     def shippable(self) -> bool:
-        """Whether nothing speaks against it."""
+        """True if there is no reason against shipping."""
         return not self.against
 
     def as_dict(self) -> dict[str, Any]:
-        """The content of `parity.json`."""
+        """Return the content of `parity.json`."""
         return {"shippable": self.shippable, "against": list(self.against), **self.facts}
 
 
 def measure_parity(
-    door: ServedModel, asked: GateQuestions, trained: TrainedAnswers, settings: Export
+    served: ServedModel, questions: GateQuestions, trained: TrainedAnswers, settings: Export
 ) -> Parity:
-    """Ask the exported artefact the same and compare."""
+    """Ask the exported artifact the same questions and compare."""
     against: list[str] = []
-    prompts = _compare_prompts(door, asked, trained, against)
-    replies = _ask_all(door, without_choices(asked.prompts), "Asking the exported model")
-    counted = sum(
+    prompts = _compare_prompts(served, questions, trained, against)
+    replies = _ask_all(served, without_choices(questions.prompts), "Asking the exported model")
+    miscounted = sum(
         reply.tokens_in != before.tokens_in
         for reply, before in zip(replies, trained.free, strict=True)
     )
-    if counted:
-        against.append(f"The server counts other prompt tokens on {counted} questions.")
-    changes = {"free": compare_metric(asked, trained.free, replies, settings)}
-    if asked.has_choices:
-        held = _ask_all(door, asked.prompts, "Asking it for labels")
-        changes["labels_only"] = compare_metric(asked, trained.constrained, held, settings)
-    telling = {name: one for name, one in changes.items() if one.trained or one.ok}
-    against += [explain_excess_loss(*item, settings) for item in telling.items() if not item[1].ok]
-    if not telling:
-        against.append("The trained model itself scores 0 here, so nothing shows what was lost.")
-    defects = count_defects(asked, trained.free, replies, settings, against)
+    if miscounted:
+        against.append(f"The server counts different prompt tokens on {miscounted} questions.")
+    changes = {"free": compare_metric(questions, trained.free, replies, settings)}
+    if questions.has_choices:
+        constrained = _ask_all(served, questions.prompts, "Asking it for labels")
+        changes["labels_only"] = compare_metric(
+            questions, trained.constrained, constrained, settings
+        )
+    informative = {name: change for name, change in changes.items() if change.trained or change.ok}
+    against += [
+        explain_excess_loss(*item, settings) for item in informative.items() if not item[1].ok
+    ]
+    if not informative:
+        against.append("The trained model itself scores 0 here, so no loss could show.")
+    defects = count_defects(questions, trained.free, replies, settings, against)
     facts = {
-        "rows": len(asked.rows),
+        "rows": len(questions.rows),
         "prompts": prompts,
-        "changes": {name: asdict(one) for name, one in changes.items()},
+        "changes": {name: asdict(change) for name, change in changes.items()},
         "token_agreement": token_agreement(trained.tokenizer, trained.free, replies),
         "same_answers": sum(a.text == b.text for a, b in zip(trained.free, replies, strict=True)),
         "broken": defects,
-        "classes": changed_labels(asked, trained, replies),
-        "speed": _summarize_speed(replies, door),
+        "classes": changed_labels(questions, trained, replies),
+        "speed": _summarize_speed(replies, served),
     }
     return Parity(tuple(against), facts)
 
 
-def _ask_all(door: ServedModel, prompts: Sequence[Prompt], label: str) -> list[ServedAnswer]:
-    """The first few alone, which tells how long that takes; the others as the door likes it."""
+def _ask_all(served: ServedModel, prompts: Sequence[Prompt], label: str) -> list[ServedAnswer]:
+    """Ask the first few one at a time, for timing; the others concurrently."""
     replies = []
-    with progress(label, total=len(prompts)) as bar, ThreadPoolExecutor(door.concurrency) as pool:
-        for some, asking in (
+    with progress(label, total=len(prompts)) as bar, ThreadPoolExecutor(served.concurrency) as pool:
+        for batch, map_prompts in (
             (prompts[:_SEQUENTIAL_PROMPTS], map),
             (prompts[_SEQUENTIAL_PROMPTS:], pool.map),
         ):
-            for reply in asking(door.ask, some):
+            for reply in map_prompts(served.ask, batch):
                 replies.append(reply)
                 bar.advance()
     return replies
 
 
 def _compare_prompts(
-    door: ServedModel, asked: GateQuestions, trained: TrainedAnswers, against: list[str]
+    served: ServedModel, questions: GateQuestions, trained: TrainedAnswers, against: list[str]
 ) -> dict[str, Any]:
-    """Whether the artefact is given the tokens of training, for questions and for answers."""
-    ours = [encode_prompt(trained.tokenizer, p.messages, p.tools) for p in asked.prompts]
-    theirs = [door.prompt_tokens(prompt) for prompt in asked.prompts]
-    texts = sorted({row.answer for row in asked.rows})
-    answers = sum(encode_text(trained.tokenizer, t) != door.text_tokens(t) for t in texts)
-    pairs = enumerate(zip(ours, theirs, strict=True))
-    different = [place for place, (one, other) in pairs if one != other]
+    """Compare the artifact's tokens with those of training, for questions and for answers."""
+    trained_prompts = [
+        encode_prompt(trained.tokenizer, p.messages, p.tools) for p in questions.prompts
+    ]
+    exported_prompts = [served.prompt_tokens(prompt) for prompt in questions.prompts]
+    texts = sorted({row.answer for row in questions.rows})
+    different_answers = sum(
+        encode_text(trained.tokenizer, t) != served.text_tokens(t) for t in texts
+    )
+    pairs = enumerate(zip(trained_prompts, exported_prompts, strict=True))
+    different = [
+        index for index, (trained_ids, exported_ids) in pairs if trained_ids != exported_ids
+    ]
     facts: dict[str, Any] = {
-        "trained_sha256": hash_json(ours),
-        "exported_sha256": hash_json(theirs),
+        "trained_sha256": hash_json(trained_prompts),
+        "exported_sha256": hash_json(exported_prompts),
         "different": len(different),
-        "answers_different": answers,
+        "answers_different": different_answers,
     }
     if different:
         first = different[0]
         facts["first"] = {
-            "row": asked.rows[first].id,
-            "trained": trained.tokenizer.convert_ids_to_tokens(ours[first])[:200],
-            "exported": trained.tokenizer.convert_ids_to_tokens(theirs[first])[:200],
+            "row": questions.rows[first].id,
+            "trained": trained.tokenizer.convert_ids_to_tokens(trained_prompts[first])[:200],
+            "exported": trained.tokenizer.convert_ids_to_tokens(exported_prompts[first])[:200],
         }
         against.append(
-            f"{len(different)} of {len(ours)} prompts are other tokens than in training "
-            f"(first: {asked.rows[first].id})."
+            f"{len(different)} of {len(trained_prompts)} prompts have different tokens than in "
+            f"training (first: {questions.rows[first].id})."
         )
-    if answers:
-        against.append(f"{answers} of {len(texts)} expected answers are other tokens.")
+    if different_answers:
+        against.append(
+            f"{different_answers} of {len(texts)} expected answers have different tokens."
+        )
     return facts
 
 
-def _summarize_speed(replies: Sequence[ServedAnswer], door: ServedModel) -> dict[str, float]:
-    """Of the free answers that were asked alone; the first warms up."""
+def _summarize_speed(replies: Sequence[ServedAnswer], served: ServedModel) -> dict[str, float]:
+    """Summarize the answers that were asked one at a time; the first is a warm-up."""
     alone = replies[1:_SEQUENTIAL_PROMPTS]
     seconds = [reply.seconds for reply in alone]
     return {
         "p50_s": quantile(seconds, 0.5),
         "p95_s": quantile(seconds, 0.95),
         "tokens_per_s": sum(r.tokens_out for r in alone) / sum(seconds),
-        "memory_bytes": door.process.memory_bytes(),
+        "memory_bytes": served.process.memory_bytes(),
     }

@@ -1,4 +1,4 @@
-"""What the trained and the exported model are both asked, and what the trained one answers."""
+"""The questions for the trained and the exported model, and the trained model's answers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from burnish.models.chat_template import encode_prompt
 
 @dataclass(frozen=True, slots=True)
 class GateQuestions:
-    """What both are asked: rows, their prompts, and how answers are scored."""
+    """The questions: rows, their prompts, and how answers are scored."""
 
     rows: Sequence[Row]
     prompts: Sequence[Prompt]
@@ -41,13 +41,15 @@ class GateQuestions:
 
     @property
     def has_choices(self) -> bool:
-        """Whether answers are held to the labels too: not those of a model that thinks first."""
+        """Whether answers are also constrained to the labels; not for a model that reasons
+        first."""
         return any(prompt.choices for prompt in self.prompts)
 
 
 @dataclass(frozen=True, slots=True)
 class TrainedAnswers:
-    """The trained model's answers: free ones, and those held to the labels (empty without)."""
+    """The trained model's answers: free ones, and those constrained to the labels (empty
+    without)."""
 
     tokenizer: PreTrainedTokenizerBase
     free: Sequence[ServedAnswer]
@@ -55,7 +57,7 @@ class TrainedAnswers:
 
 
 def make_questions(recipe: Recipe, artifact: Artifact) -> GateQuestions:
-    """What the gate asks: the recipe's test split, as the model was trained to be asked.
+    """Return the gate's questions: the recipe's test split, in the prompts of the model's training.
 
     Raises BadRecipe if the recipe names no data, BadData if there are no test rows.
     """
@@ -68,7 +70,7 @@ def make_questions(recipe: Recipe, artifact: Artifact) -> GateQuestions:
     longest = answer_length(
         dataset.split.train or rows,
         recipe.evaluate,
-        lambda some: len(encode_prompt(tokenizer, some)),
+        lambda messages: len(encode_prompt(tokenizer, messages)),
     )
     prompts = [as_prompt(row, dataset.task, longest, artifact.reasoning_tokens) for row in rows]
     return GateQuestions(
@@ -76,11 +78,11 @@ def make_questions(recipe: Recipe, artifact: Artifact) -> GateQuestions:
     )
 
 
-def ask_trained(engine: LocalEngine, asked: GateQuestions) -> TrainedAnswers:
-    """The trained model's answers."""
-    held = _answer_prompts(engine, asked.prompts) if asked.has_choices else []
+def ask_trained(engine: LocalEngine, questions: GateQuestions) -> TrainedAnswers:
+    """Return the trained model's answers."""
+    constrained = _answer_prompts(engine, questions.prompts) if questions.has_choices else []
     return TrainedAnswers(
-        engine.tokenizer, _answer_prompts(engine, without_choices(asked.prompts)), held
+        engine.tokenizer, _answer_prompts(engine, without_choices(questions.prompts)), constrained
     )
 
 

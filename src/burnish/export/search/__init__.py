@@ -1,1 +1,1 @@
-"""The search for the format that fits this machine."""
+"""The search for the export format that fits this machine."""

@@ -1,6 +1,6 @@
-"""What the machine allows: limits on latency, memory, disk and start-up, and how far they break.
+"""Limits on latency, memory, disk and start-up, and by how much a trial breaks them.
 
-A limit on a quantile is surely broken when the lower end of its interval is over it.
+A limit on a quantile is surely broken when the lower end of its interval exceeds it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +13,7 @@ from burnish.export.search.trial import CandidateTrial
 
 @dataclass(frozen=True, slots=True)
 class SearchLimit:
-    """One limit: what it is, its unit, the value measured, and what it surely isn't below."""
+    """One limit: label, unit, measured value, and lower confidence bound of the value."""
 
     label: str
     unit: str
@@ -45,29 +45,30 @@ _UNITS = {"seconds": (("s", 1.0), ("ms", 1e-3)), "bytes": (("GB", 1e9), ("MB", 1
 
 
 def format_amount(value: float, unit: str) -> str:
-    """`412 ms`, `1.3 GB`: a quantity in seconds or bytes, with three digits."""
+    """Format a quantity in seconds or bytes with three digits: `412 ms`, `1.3 GB`."""
     units = _UNITS[unit]
-    name, size = next((one for one in units if value >= one[1]), units[-1])
+    name, size = next((unit_size for unit_size in units if value >= unit_size[1]), units[-1])
     return f"{value / size:.3g} {name}"
 
 
 def broken_limits(
     trial: CandidateTrial, fit: FormatSearch, confidence: float | None = None
 ) -> dict[str, float]:
-    """Limits that a trial breaks as measured, or surely with `confidence`: name → times over."""
-    found = {}
+    """Return the limits that a trial breaks as measured, or surely with `confidence`: name →
+    ratio."""
+    broken = {}
     for name, limit in LIMITS.items():
         allowed = getattr(fit, name)
         if allowed is None:
             continue
         value = limit.value(trial) if confidence is None else limit.lower_bound(trial, confidence)
         if value > allowed:
-            found[name] = value / allowed
-    return found
+            broken[name] = value / allowed
+    return broken
 
 
 def explain_excess(trial: CandidateTrial, fit: FormatSearch, name: str) -> str:
-    """A sentence that says by how much a trial breaks a limit."""
+    """Return a sentence that says by how much a trial breaks a limit."""
     limit, allowed = LIMITS[name], getattr(fit, name)
     value = limit.value(trial)
     over = value - allowed
@@ -79,22 +80,22 @@ def explain_excess(trial: CandidateTrial, fit: FormatSearch, name: str) -> str:
 
 
 def explain_impossible(trials: Sequence[CandidateTrial], fit: FormatSearch) -> list[str]:
-    """Why none of these keeps all limits: each limit that nobody keeps, with who comes nearest.
+    """Explain why no trial keeps all limits: each limit that none keeps, with the nearest trial.
 
-    Where each limit alone is kept by somebody, the one that comes nearest to keeping all.
+    If each limit alone is kept by some trial, the one nearest to keeping all.
     """
     measured = [trial for trial in trials if trial.seconds]
     over = {trial: broken_limits(trial, fit) for trial in measured}
-    if not measured or any(not some for some in over.values()):
+    if not measured or any(not broken for broken in over.values()):
         return []
-    said = []
+    reasons = []
     for name in LIMITS:
-        if all(name in some for some in over.values()):
+        if all(name in broken for broken in over.values()):
             nearest = min(measured, key=lambda trial: over[trial][name])
-            said.append(f"No format keeps {name}. Nearest is {nearest.candidate}: its "
+            reasons.append(f"No format keeps {name}. Nearest is {nearest.candidate}: its "
                         f"{explain_excess(nearest, fit, name)}.")  # fmt: skip
-    if said:
-        return said
+    if reasons:
+        return reasons
     nearest = min(measured, key=lambda trial: max(over[trial].values()))
     lines = "; its ".join(explain_excess(nearest, fit, name) for name in over[nearest])
     return [f"No format keeps all limits at once. Nearest is {nearest.candidate}: its {lines}."]

@@ -19,7 +19,7 @@ from burnish.export.search.trial import CandidateTrial
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The search's result: the pick and what the gate found, or why there is none."""
+    """The search's result: the pick and its gate result, or why there is none."""
 
     folder: Path
     trials: Sequence[CandidateTrial]
@@ -36,7 +36,7 @@ class SearchResult:
 
     @property
     def serve_command(self) -> str | None:
-        """The command that serves the pick as it was measured; None without one."""
+        """The command that serves the pick as it was measured; None without a pick."""
         if self.pick is None:
             return None
         line = f"burnish serve {shlex.quote(str(self.folder))}"
@@ -48,18 +48,18 @@ class SearchResult:
 
     @property
     def serve_settings(self) -> dict[str, Any]:
-        """How the pick was measured: fields of `serve`, and threads of torch where it answers."""
+        """How the pick was measured: fields of `serve`, and torch's threads for a local engine."""
         assert self.pick is not None
-        one = self.pick.candidate
-        if FORMATS[one.to].kind not in EXTERNAL_ENGINES:
-            return {"serve": {}, "torch_threads": one.threads}
-        fields: dict[str, Any] = {"engine_threads": one.threads}
-        fields |= {"engine_cache": one.cache} if one.cache != "f16" else {}
-        fields |= {"engine_context": one.context} if one.context else {}
+        candidate = self.pick.candidate
+        if FORMATS[candidate.to].kind not in EXTERNAL_ENGINES:
+            return {"serve": {}, "torch_threads": candidate.threads}
+        fields: dict[str, Any] = {"engine_threads": candidate.threads}
+        fields |= {"engine_cache": candidate.cache} if candidate.cache != "f16" else {}
+        fields |= {"engine_context": candidate.context} if candidate.context else {}
         return {"serve": fields, "torch_threads": 0}
 
     def as_dict(self) -> dict[str, Any]:
-        """The content of `search.json`, and what `--json` prints."""
+        """Return the content of `search.json`, which `--json` prints."""
         return {
             "folder": str(self.folder),
             "metric": self.metric,
@@ -75,16 +75,16 @@ class SearchResult:
         }
 
     def trial_facts(self, trial: CandidateTrial) -> dict[str, Any]:
-        """What was measured of one candidate; the gain is over the trained model."""
-        one, n = trial.candidate, len(trial.scores)
-        before, clusters = self.rules.trained_scores[:n], self.rules.clusters[:n]
-        gain = paired_test(trial.scores, before, clusters).gain if n else None
+        """Return the measurements of one candidate; the gain is over the trained model."""
+        candidate, n = trial.candidate, len(trial.scores)
+        trained_scores, clusters = self.rules.trained_scores[:n], self.rules.clusters[:n]
+        gain = paired_test(trial.scores, trained_scores, clusters).gain if n else None
         return {
-            "format": one.to,
-            "quant": one.quant,
-            "threads": one.threads,
-            "cache": one.cache,
-            "context": one.context or None,
+            "format": candidate.to,
+            "quant": candidate.quant,
+            "threads": candidate.threads,
+            "cache": candidate.cache,
+            "context": candidate.context or None,
             "questions": n,
             "score": sum(trial.scores) / n if n else None,
             "gain": [gain.value, gain.low, gain.high] if gain else None,

@@ -1,7 +1,8 @@
-"""`burnish export --for-this-machine`: which format answers best here, found by asking all of them.
+"""`burnish export --for-this-machine`: find the best format here by asking all of them.
 
-Cheap first: few questions to all candidates, more to those that are left (`export.halving`). The
-best that keeps the limits then has to pass the parity gate; if it doesn't, the next one may try.
+Cheap first: few questions to all candidates, more to the remaining ones
+(`export.search.successive_halving`). The best that keeps the limits must then pass the parity gate;
+if it fails, the next one may try.
 """
 
 import random
@@ -58,56 +59,56 @@ def search_formats(run: Run, recipe: Recipe, out: Path | None = None) -> SearchR
     """
     folder = (out or run.path / "exports" / "for-this-machine").absolute()
     if folder.exists():
-        raise AlreadyThere(f"{folder} exists already.", "Choose another --out, or remove it.")
-    tried = [CandidateTrial(candidate) for candidate in list_candidates(recipe.export.fit)]
+        raise AlreadyThere(f"{folder} already exists.", "Choose another --out, or remove it.")
+    trials = [CandidateTrial(candidate) for candidate in list_candidates(recipe.export.fit)]
     artifact = open_artifact(run.artifact)
-    for trial in tried:
+    for trial in trials:
         check_seq2seq_export(recipe.export, trial.candidate.to, artifact)
-    asked = make_questions(recipe, artifact)
-    trained = ask_trained(open_local_engine(str(run.path)), asked)
+    questions = make_questions(recipe, artifact)
+    trained = ask_trained(open_local_engine(str(run.path)), questions)
     with drop_layers(recipe, artifact) as source:
-        found = run_search(source, asked, trained, recipe, tried, folder)
+        result = run_search(source, questions, trained, recipe, trials, folder)
     record_search(run, folder)
-    return found
+    return result
 
 
 def run_search(
     artifact: Artifact,
-    asked: GateQuestions,
+    questions: GateQuestions,
     trained: TrainedAnswers,
     recipe: Recipe,
     trials: Sequence[CandidateTrial],
     folder: Path,
 ) -> SearchResult:
-    """The race between trials, the gate, and the files of the result in `folder`."""
-    order = list(range(len(asked.rows)))
+    """Run the trials and the gate, and write the result's files into `folder`."""
+    order = list(range(len(questions.rows)))
     random.Random(recipe.evaluate.seed).shuffle(order)
     rounds = _round_ranges(len(order), recipe.export.fit.first_rows)
-    score = METRICS[asked.metric]
-    scores = [score(asked.rows[n].answer, trained.free[n].text) for n in order]
+    score = METRICS[questions.metric]
+    scores = [score(questions.rows[n].answer, trained.free[n].text) for n in order]
     settings = recipe.export
-    shared = count_decisions(len(trials), len(rounds))
-    clusters = clusters_of([asked.rows[n] for n in order])
-    rules = SearchRules(settings, scores, 1 - (1 - settings.confidence) / shared, clusters)
+    decisions = count_decisions(len(trials), len(rounds))
+    clusters = clusters_of([questions.rows[n] for n in order])
+    rules = SearchRules(settings, scores, 1 - (1 - settings.confidence) / decisions, clusters)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".search-") as draft:
-        _drop_narrow(trials, required_context(asked, trained))
+        _drop_narrow(trials, required_context(questions, trained))
         _write_formats(Path(draft), artifact, trials, compute_importance(recipe, artifact))
-        _run_race(asked, trained, trials, rules, [order[a:b] for a, b in rounds])
-        pick, exported, against = _pick_winner(asked, trained, recipe, trials, rules)
+        _run_race(questions, trained, trials, rules, [order[a:b] for a, b in rounds])
+        pick, exported, against = _pick_winner(questions, trained, recipe, trials, rules)
         if pick is None or exported is None:
             folder.mkdir()
         else:
             shutil.move(exported.artifact.path, folder)
             exported = replace(exported, artifact=open_artifact(folder))
-        result = SearchResult(folder, trials, rules, asked.metric, pick, exported, against)
+        result = SearchResult(folder, trials, rules, questions.metric, pick, exported, against)
         write_json(folder / SEARCH_FILE, result.as_dict())
         write_export_search_report(search_contents(result), folder / "export.html")
     return result
 
 
 def _round_ranges(rows: int, first: int) -> list[tuple[int, int]]:
-    """Begin and end of each round's questions: together twice as many as the round before."""
+    """Return (begin, end) of each round's questions; each round doubles the total."""
     ends = [min(first, rows)]
     while ends[-1] < rows:
         ends.append(min(2 * ends[-1], rows))
@@ -117,95 +118,103 @@ def _round_ranges(rows: int, first: int) -> list[tuple[int, int]]:
 def _write_formats(
     draft: Path, artifact: Artifact, trials: Sequence[CandidateTrial], importance: Importance | None
 ) -> None:
-    """Each format once, whatever the threads; what can't be written is out of the race."""
+    """Write each format once, whatever the threads; formats that fail are dropped."""
     written: dict[str, Artifact | BurnishError] = {}
     for trial in trials:
-        one = trial.candidate
-        if one.format_name not in written:
+        candidate = trial.candidate
+        if candidate.format_name not in written:
             try:
-                place = draft / f"{one.to}-{one.quant}".replace(" ", "-")
-                given = importance if one.to in IMPORTANCE_FORMATS else None
-                written[one.format_name] = write_export(place, artifact, one.to, one.quant, given)
+                folder = draft / f"{candidate.to}-{candidate.quant}".replace(" ", "-")
+                format_importance = importance if candidate.to in IMPORTANCE_FORMATS else None
+                written[candidate.format_name] = write_export(
+                    folder, artifact, candidate.to, candidate.quant, format_importance
+                )
             except BurnishError as error:
-                written[one.format_name] = error
-        made = written[one.format_name]
-        if isinstance(made, BurnishError):
-            trial.dropped = DropReason("failed", made.what)
+                written[candidate.format_name] = error
+        result = written[candidate.format_name]
+        if isinstance(result, BurnishError):
+            trial.dropped = DropReason("failed", result.what)
         else:
-            trial.artifact = made
-            trial.disk_bytes = sum(file.stat().st_size for file in made.path.iterdir())
+            trial.artifact = result
+            trial.disk_bytes = sum(file.stat().st_size for file in result.path.iterdir())
 
 
-def _drop_narrow(trials: Sequence[CandidateTrial], room: int) -> None:
-    """A context that the questions don't fit into would be asked for nothing."""
+def _drop_narrow(trials: Sequence[CandidateTrial], required: int) -> None:
+    """Drop candidates whose context is too short for the questions."""
     for trial in trials:
         context = trial.candidate.context
-        if context and context < room:
-            why = f"its context of {context} tokens is too short: the questions need {room}"
+        if context and context < required:
+            why = f"its context of {context} tokens is too short: the questions need {required}"
             trial.dropped = DropReason("failed", why)
 
 
 def _run_race(
-    asked: GateQuestions,
+    questions: GateQuestions,
     trained: TrainedAnswers,
     trials: Sequence[CandidateTrial],
     rules: SearchRules,
     rounds: Sequence[Sequence[int]],
 ) -> None:
-    score = METRICS[asked.metric]
-    prompts = without_choices(asked.prompts)
-    room = required_context(asked, trained)
-    for number, places in enumerate(rounds, 1):
-        left = in_race(trials)
-        if number > 1 and len(left) <= rules.fit.finalists:
+    score = METRICS[questions.metric]
+    prompts = without_choices(questions.prompts)
+    context = required_context(questions, trained)
+    for number, indices in enumerate(rounds, 1):
+        remaining = in_race(trials)
+        if number > 1 and len(remaining) <= rules.fit.finalists:
             return
-        with progress(f"Round {number}: {len(left)} candidates", total=len(left)) as bar:
-            for trial in left:
-                replies: list[ServedAnswer] = trial.ask([prompts[place] for place in places], room)
+        with progress(f"Round {number}: {len(remaining)} candidates", total=len(remaining)) as bar:
+            for trial in remaining:
+                replies: list[ServedAnswer] = trial.ask(
+                    [prompts[index] for index in indices], context
+                )
                 trial.scores += [
-                    score(asked.rows[place].answer, reply.text)
-                    for place, reply in zip(places, replies, strict=False)
+                    score(questions.rows[index].answer, reply.text)
+                    for index, reply in zip(indices, replies, strict=False)
                 ]
                 bar.advance(note=str(trial.candidate))
         drop_violators(trials, rules)
         drop_worse_half(trials, rules)
         say(
-            f"Round {number}: {len(left)} asked {len(places)} questions, "
+            f"Round {number}: {len(remaining)} candidates asked {len(indices)} questions, "
             f"{len(in_race(trials))} left"
         )
 
 
 def _pick_winner(
-    asked: GateQuestions,
+    questions: GateQuestions,
     trained: TrainedAnswers,
     recipe: Recipe,
     trials: Sequence[CandidateTrial],
     rules: SearchRules,
 ) -> tuple[CandidateTrial | None, ExportResult | None, list[str]]:
-    """The first finalist that passes the gate; else why none did."""
-    sure = rules.gate_confidence(len(trials))
+    """Return the first finalist that passes the gate; else why none did."""
+    gate_confidence = rules.gate_confidence(len(trials))
     against: list[str] = []
-    room = required_context(asked, trained)
+    context = required_context(questions, trained)
     for trial in select_finalists(trials, rules):
         assert trial.artifact is not None
-        one = trial.candidate
-        say(f"{one} before the gate")
-        export = recipe.export.model_copy(update={"threads": one.threads, "confidence": sure})
+        candidate = trial.candidate
+        say(f"{candidate}: parity gate")
+        export = recipe.export.model_copy(
+            update={"threads": candidate.threads, "confidence": gate_confidence}
+        )
         try:
-            changed = recipe.model_copy(update={"export": export})
-            exported = run_gate(trial.artifact, asked, trained, changed, one.launch_options(room))
+            trial_recipe = recipe.model_copy(update={"export": export})
+            exported = run_gate(
+                trial.artifact, questions, trained, trial_recipe, candidate.launch_options(context)
+            )
         except BurnishError as error:
             trial.dropped = DropReason("failed", error.what)
             continue
         if exported.parity.shippable:
             return trial, exported, []
         trial.dropped = DropReason("loss", " ".join(exported.parity.against))
-        against += [f"{one}: {reason}" for reason in exported.parity.against]
+        against += [f"{candidate}: {reason}" for reason in exported.parity.against]
     faithful = [t for t in trials if not (t.dropped and t.dropped.kind in ("loss", "failed"))]
     against = explain_impossible(faithful, rules.fit) + against
     return None, None, against or _drop_reasons(trials)
 
 
 def _drop_reasons(trials: Sequence[CandidateTrial]) -> list[str]:
-    """What became of each candidate, where no limit explains it."""
+    """Return why each candidate was dropped, where no limit explains it."""
     return [f"{trial.candidate}: {trial.dropped.why}" for trial in trials if trial.dropped]

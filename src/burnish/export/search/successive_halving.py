@@ -1,10 +1,10 @@
-"""Successive halving that doesn't drop by luck (Jamieson & Talwalkar 2016; bounds as in racing,
-Maron & Moore 1994).
+"""Successive halving that doesn't drop candidates by chance (Jamieson & Talwalkar 2016; bounds as
+in racing, Maron & Moore 1994).
 
-Each round asks the candidates that are left more questions and halves them. One of the worse half
-goes only if it is surely worse than the last of the better half, question by question; all those
-decisions share one error rate (Bonferroni). The most faithful one always stays: it is what is left
-when every quicker one has lost too much.
+Each round asks the remaining candidates more questions and halves them. A candidate of the worse
+half is dropped only if it is surely worse than the last of the better half, question by question;
+all those decisions share one error rate (Bonferroni). The most faithful candidate always stays, as
+the fallback if every faster one loses too much.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,14 +15,14 @@ from burnish.core.stats import loss_bound, quantile_gap
 from burnish.export.search.limits import LIMITS, broken_limits, explain_excess
 from burnish.export.search.trial import CandidateTrial, DropReason
 
-#: Resident memory of the same server differs by this share from start to start.
+#: Resident memory of the same server varies by this share between starts.
 _MEMORY_NOISE = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class SearchRules:
-    """What decides: the recipe's section, the trained model's scores in the order of asking, the
-    confidence of one decision, and which questions hang together."""
+    """The rules of dropping: the recipe's section, the trained model's scores in the order of
+    asking, the confidence of one decision, and the questions' clusters."""
 
     settings: Export
     trained_scores: Sequence[float]
@@ -31,37 +31,37 @@ class SearchRules:
 
     @property
     def fit(self) -> FormatSearch:
-        """The limits, and what is best."""
+        """The limits, and the objective to rank by."""
         return self.settings.fit
 
     def loss(self, trial: CandidateTrial) -> float:
-        """How much lower a trial scores than the trained model on the same questions."""
+        """Return how much lower a trial scores than the trained model on the same questions."""
         n = len(trial.scores)
         return (sum(self.trained_scores[:n]) - sum(trial.scores)) / max(n, 1)
 
     def loss_lower_bound(self, trial: CandidateTrial) -> float:
-        """The loss that it surely has."""
+        """Return the lower confidence bound of the loss."""
         n = len(trial.scores)
         return -loss_bound(
             trial.scores, self.trained_scores[:n], self.confidence, self.clusters[:n]
         )
 
     def gate_confidence(self, candidates: int) -> float:
-        """How sure the gate must be of one format, where any of so many may come before it.
+        """Return the gate's confidence for one format when any of `candidates` may reach it.
 
         The finalists are those that looked best on the very questions that the gate asks, so all
-        candidates share its error rate (Bonferroni), and not the few that it sees.
+        candidates share its error rate (Bonferroni), not only the finalists.
         """
         return 1 - (1 - self.settings.confidence) / max(candidates, 1)
 
     @property
     def budget(self) -> float:
-        """Loss that the parity gate allows."""
+        """The loss that the parity gate allows."""
         mean = sum(self.trained_scores) / len(self.trained_scores)
         return min(self.settings.points, self.settings.relative * mean)
 
     def rank(self, trial: CandidateTrial) -> tuple[bool, float]:
-        """Order of the trials: those within the budget first, then by what is best."""
+        """Return a sort key: trials within the budget first, then by the objective."""
         return self.loss(trial) > self.budget, RANKED_VALUES[self.fit.best](self, trial)
 
 
@@ -91,7 +91,7 @@ _SURELY_WORSE: Mapping[str, Callable[[SearchRules, CandidateTrial, CandidateTria
 
 
 def drop_violators(trials: Sequence[CandidateTrial], rules: SearchRules) -> None:
-    """Drop those that surely break a limit or surely lose more than the gate allows."""
+    """Drop trials that surely break a limit or surely lose more than the gate allows."""
     for trial in in_race(trials):
         if over := broken_limits(trial, rules.fit, rules.confidence):
             worst = max(over, key=lambda name: over[name])
@@ -105,7 +105,7 @@ def drop_violators(trials: Sequence[CandidateTrial], rules: SearchRules) -> None
 
 
 def drop_worse_half(trials: Sequence[CandidateTrial], rules: SearchRules) -> None:
-    """Drop those of the worse half that are surely worse than the last of the better half."""
+    """Drop trials of the worse half that are surely worse than the last of the better half."""
     ranked = sorted(in_race(trials), key=rules.rank)
     kept = max((len(ranked) + 1) // 2, min(rules.fit.finalists, len(ranked)))
     if kept == len(ranked):
@@ -124,13 +124,13 @@ def drop_worse_half(trials: Sequence[CandidateTrial], rules: SearchRules) -> Non
 
 
 def in_race(trials: Sequence[CandidateTrial]) -> list[CandidateTrial]:
-    """Those that are still in the race."""
+    """Return the trials that aren't dropped."""
     return [trial for trial in trials if trial.dropped is None]
 
 
 def select_finalists(trials: Sequence[CandidateTrial], rules: SearchRules) -> list[CandidateTrial]:
-    """Who comes before the gate, in order: the best that keep the limits, at last the most
-    faithful of them."""
+    """Return the trials for the gate, in order: the best that keep the limits, the most faithful
+    last."""
     ranked = sorted(
         (trial for trial in in_race(trials) if not broken_limits(trial, rules.fit)), key=rules.rank
     )
@@ -142,6 +142,6 @@ def select_finalists(trials: Sequence[CandidateTrial], rules: SearchRules) -> li
 
 
 def count_decisions(candidates: int, rounds: int) -> int:
-    """How many decisions share the error rate: per round and candidate, each limit, the loss, and
-    the two of halving."""
+    """Return the number of decisions that share the error rate: per round and candidate, each
+    limit, the loss, and the two of halving."""
     return max(candidates * rounds * (len(LIMITS) + 3), 1)

@@ -1,7 +1,7 @@
-"""One candidate of the search: a format, its number format and threads, and what was measured.
+"""One candidate of the search: a format, quantization and threads, and its measurements.
 
-It is asked as a client asks, by HTTP, one question after the other; its server is a child process,
-so that a crash is the candidate's own.
+It is asked over HTTP as by a client, one question after the other; its server is a child process,
+so that a crash affects the candidate only.
 """
 
 import time
@@ -25,13 +25,13 @@ from burnish.models.artifact import Artifact
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What would be shipped, and with how many threads it would be served."""
+    """What would be shipped, and the number of threads to serve it with."""
 
     to: str
     quant: str
     threads: int
     cache: str = "f16"
-    #: Tokens of context; 0 is what the questions need.
+    #: Tokens of context; 0 means as many as the questions need.
     context: int = 0
 
     @property
@@ -40,18 +40,19 @@ class Candidate:
         return f"{self.to} {self.quant}"
 
     def launch_options(self, room: int) -> LaunchOptions:
-        """How its server is started; `room` is the tokens of context that the questions need."""
+        """Return how its server is started; `room` is the context that the questions need, in
+        tokens."""
         return LaunchOptions(self.threads, self.context or room, cache=self.cache)
 
     def __str__(self) -> str:
-        said = f"{self.format_name}, {self.threads} thread{'s' if self.threads > 1 else ''}"
-        said += f", {self.cache} cache" if self.cache != "f16" else ""
-        return f"{said}, context {self.context}" if self.context else said
+        text = f"{self.format_name}, {self.threads} thread{'s' if self.threads > 1 else ''}"
+        text += f", {self.cache} cache" if self.cache != "f16" else ""
+        return f"{text}, context {self.context}" if self.context else text
 
 
 @dataclass(frozen=True, slots=True)
 class DropReason:
-    """Why a candidate was left behind: it failed, broke a limit, lost too much, or was beaten."""
+    """Why a candidate was dropped: it failed, broke a limit, lost too much, or was beaten."""
 
     kind: Literal["failed", "limit", "loss", "behind"]
     why: str
@@ -59,7 +60,7 @@ class DropReason:
 
 @dataclass(eq=False, slots=True)
 class CandidateTrial:
-    """What is known about a candidate. `scores` are of the questions asked so far, in order;
+    """The measurements of a candidate. `scores` are of the questions asked so far, in order;
     `disk_bytes` is the size of the exported folder."""
 
     candidate: Candidate
@@ -77,25 +78,25 @@ class CandidateTrial:
         return quantile(self.starts, 0.5)
 
     def latency(self, share: float) -> float:
-        """Seconds that this share of the answers don't exceed."""
+        """Return the latency quantile `share`, in seconds."""
         return quantile(self.seconds, share)
 
     def ask(self, prompts: Sequence[Prompt], room: int) -> list[ServedAnswer]:
-        """Start the server with room for so many tokens, ask, and end it.
+        """Start the server with a context of `room` tokens, ask, and end it.
 
-        The first answer's time isn't kept: it warms up. A fault drops the candidate, and nothing
-        comes back.
+        The first answer's time is discarded as warm-up. An error drops the candidate; nothing is
+        returned then.
         """
         assert self.artifact is not None
         begun = time.perf_counter()
         try:
-            door = open_served_model(self.artifact, self.candidate.launch_options(room))
+            served = open_served_model(self.artifact, self.candidate.launch_options(room))
             try:
                 self.starts.append(time.perf_counter() - begun)
-                replies = [door.ask(prompt) for prompt in prompts]
-                self.memory_bytes = max(self.memory_bytes, door.process.memory_bytes())
+                replies = [served.ask(prompt) for prompt in prompts]
+                self.memory_bytes = max(self.memory_bytes, served.process.memory_bytes())
             finally:
-                door.close()
+                served.close()
         except BurnishError as error:
             self.dropped = DropReason("failed", error.what)
             return []
@@ -104,22 +105,22 @@ class CandidateTrial:
 
 
 def list_candidates(fit: FormatSearch) -> list[Candidate]:
-    """Every format with every number of threads. Raises BadRecipe for a format that isn't one."""
+    """Return every format with every number of threads. Raises BadRecipe for an unknown format."""
     cores = psutil.cpu_count(logical=False) or 1
     threads = fit.threads or tuple(sorted({max(cores // 2, 1), cores}))
-    found = []
+    candidates = []
     for name in fit.formats:
         to, _, quant = name.partition(":")
         if to not in FORMATS:
             raise BadRecipe(
-                f"`{name}` in export.fit.formats is no format.",
-                f"Write FORMAT:NUMBER FORMAT, such as gguf:q8_0; formats: {', '.join(FORMATS)}.",
+                f"`{name}` in export.fit.formats is not a format.",
+                f"Write FORMAT:QUANT, such as gguf:q8_0; formats: {', '.join(FORMATS)}.",
             )
-        meant = resolve_quant(to, quant or "auto")
-        # Only llama.cpp lets one choose; `burnish serve` of a run has the model's own context.
+        resolved = resolve_quant(to, quant or "auto")
+        # Only llama.cpp has a choice; `burnish serve` of a run has the model's own context.
         caches = fit.caches if FORMATS[to].kind == "gguf" else ("f16",)
         contexts = fit.contexts if FORMATS[to].kind in EXTERNAL_ENGINES else ()
-        found += [
-            Candidate(to, meant, *grid) for grid in product(threads, caches, contexts or (0,))
+        candidates += [
+            Candidate(to, resolved, *grid) for grid in product(threads, caches, contexts or (0,))
         ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(candidates))

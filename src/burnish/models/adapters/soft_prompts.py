@@ -1,11 +1,11 @@
-"""Virtual tokens before every prompt, on frozen weights.
+"""Soft prompts: trained virtual tokens before every prompt, on frozen weights.
 
-`prompt`: their embeddings are learnt (Lester et al. 2021, arXiv:2104.08691). `prefix`: their keys
-and values in every layer are (Li & Liang 2021, arXiv:2101.00190, without the reparametrisation).
-Here a virtual token is a token with a negative id: it is shared by a batch, cached and continued
-like any other prefix. Both begin as what drawn words of the vocabulary give in the base.
+`prompt`: their embeddings are trained (Lester et al. 2021, arXiv:2104.08691). `prefix`: their keys
+and values in every layer are (Li & Liang 2021, arXiv:2101.00190, without the reparametrization).
+A virtual token is a token with a negative id: it is shared by a batch, cached and continued like
+any other prefix. Both are initialized from the base's states of random words of the vocabulary.
 
-    artifact/virtual.json, virtual.safetensors                how many, and the learnt tensors
+    artifact/virtual.json, virtual.safetensors                count, and the trained tensors
     artifact/adapter_config.json, adapter_model.safetensors   the same as PEFT loads it
 """
 
@@ -30,17 +30,17 @@ _PEFT: dict[SoftPromptKind, Any] = {"prompt": PromptTuningConfig, "prefix": Pref
 
 
 def virtual_token_ids(count: int) -> tuple[int, ...]:
-    """The ids of `count` virtual tokens, in their order."""
+    """Return the ids of `count` virtual tokens, in order."""
     return tuple(range(-count, 0))
 
 
 def required_virtual_ids(model: Any) -> tuple[int, ...]:
-    """The virtual tokens that a model wants before every prompt; none for most models."""
+    """Return the virtual tokens that precede every prompt of a model; none for most models."""
     return virtual_token_ids(model.virtual["tokens"]) if has_soft_prompt(model) else ()
 
 
 def add_soft_prompt(model: Any, kind: SoftPromptKind, count: int) -> None:
-    """Freeze the model and let it know `count` virtual tokens.
+    """Freeze the model and add `count` virtual tokens.
 
     Raises BadRecipe for a model whose keys and values aren't known (`prefix` only).
     """
@@ -62,17 +62,17 @@ def add_soft_prompt(model: Any, kind: SoftPromptKind, count: int) -> None:
 
 
 def has_soft_prompt(model: Any) -> bool:
-    """Whether `add_virtual` was here."""
+    """Return whether the model has virtual tokens."""
     return hasattr(model, "virtual")
 
 
 def save_soft_prompt(model: Any, folder: Path, base: str) -> None:
-    """Write the learnt tensors by name, and what PEFT makes the same answers from."""
+    """Write the trained tensors by name, and the same in PEFT's format."""
     write_json(folder / _FACTS, {**model.virtual, "base": base})
-    learnt = {
+    trained = {
         name: part.detach().cpu().contiguous() for name, part in _soft_prompt_weights(model).items()
     }
-    save_file(learnt, folder / _WEIGHTS)
+    save_file(trained, folder / _WEIGHTS)
     config = model.config
     count, heads = model.virtual["tokens"], config.num_attention_heads
     learns_prompt = model.virtual["kind"] == "prompt"
@@ -88,13 +88,13 @@ def save_soft_prompt(model: Any, folder: Path, base: str) -> None:
         base_model_name_or_path=base,
         inference_mode=True,
     ).save_pretrained(folder)
-    table = next(iter(learnt.values())) if learns_prompt else _compute_prefix_cache(model, count)
+    table = next(iter(trained.values())) if learns_prompt else _compute_prefix_cache(model, count)
     save_file({"prompt_embeddings": table}, folder / "adapter_model.safetensors")
 
 
 @torch.no_grad()
 def load_soft_prompt(model: Any, folder: Path) -> None:
-    """Teach a base the virtual tokens of a folder."""
+    """Load the virtual tokens of a folder into their base."""
     facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     with torch.random.fork_rng():
         add_soft_prompt(model, facts["kind"], facts["tokens"])
@@ -110,40 +110,41 @@ def _clamp_virtual_ids(words: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 def _insert_virtual(y: torch.Tensor, ids: torch.Tensor, virtual: torch.Tensor) -> torch.Tensor:
-    """y (rows, tokens, width) with the learnt vectors where a virtual token stands."""
+    """Return y (rows, tokens, width) with the trained vectors at virtual tokens."""
     numbers = (ids + len(virtual)).clamp(0, len(virtual) - 1)
     return torch.where(ids[..., None] < 0, embedding(numbers, virtual), y)
 
 
 def _projections(model: Any) -> list[Any]:
-    found = [part for name, part in model.named_modules() if name.endswith(_KEYS_AND_VALUES)]
-    if len(found) != 2 * model.config.num_hidden_layers:
+    projections = [part for name, part in model.named_modules() if name.endswith(_KEYS_AND_VALUES)]
+    if len(projections) != 2 * model.config.num_hidden_layers:
         raise BadRecipe(
-            f"burnish doesn't know the keys and values of a {model.config.model_type} model.",
+            f"Prefix tuning doesn't support {model.config.model_type} models.",
             "Set train.method=prompt, or lora.",
         )
-    return found
+    return projections
 
 
 @torch.no_grad()
 def _layer_outputs(model: Any, layers: list[Any], ids: torch.Tensor) -> list[torch.Tensor]:
-    """What each layer gives for these tokens: (tokens, width) each."""
-    seen: dict[int, torch.Tensor] = {}
+    """Return each layer's output for these tokens: (tokens, width) each."""
+    outputs: dict[int, torch.Tensor] = {}
     hooks = [
-        layer.register_forward_hook(lambda layer, _, y: seen.update({id(layer): y[0]}))
+        layer.register_forward_hook(lambda layer, _, y: outputs.update({id(layer): y[0]}))
         for layer in layers
     ]
     model(input_ids=ids[None], use_cache=False)
     for hook in hooks:
         hook.remove()
-    return [seen[id(layer)] for layer in layers]
+    return [outputs[id(layer)] for layer in layers]
 
 
 @torch.no_grad()
 def _compute_prefix_cache(model: Any, count: int) -> torch.Tensor:
-    """(tokens, layers x 2 x width): keys, turned to their positions, and values, as PEFT has them.
+    """Return (tokens, layers x 2 x width): keys, rotated to their positions, and values, as PEFT
+    stores them.
 
-    The layers' own attention is put back: in training it knows flat sequences only.
+    The attention implementation is restored afterwards: in training it takes packed sequences only.
     """
     cache: Any = DynamicCache()
     before = model.config._attn_implementation

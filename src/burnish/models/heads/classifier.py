@@ -1,9 +1,9 @@
-"""A model with a classification head, as a folder: an artifact of kind `classifier`.
+"""A model with a classification head as a folder: an artifact of kind `classifier`.
 
-artifact/config.json, model.safetensors            as transformers writes them, where all moved; or
-artifact/adapter_config.json, adapter_model.safetensors   as PEFT does, head included
+artifact/config.json, model.safetensors            full weights, as transformers writes them; or
+artifact/adapter_config.json, adapter_model.safetensors   an adapter as PEFT does, head included
 artifact/tokenizer.json, ...
-artifact/artifact.json      labels, the most tokens of a text, lineage and hashes; written last
+artifact/artifact.json      labels, token limit of a text, lineage and hashes; written last
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +32,7 @@ It reads {most_tokens} tokens of a text. Labels: {names}.
 
 
 class SequenceClassifier:
-    """Texts to log-probabilities of labels."""
+    """Computes log-probabilities of labels for texts."""
 
     def __init__(
         self, model: Any, tokenizer: Tokenizer, labels: Sequence[str], max_tokens: int
@@ -52,18 +52,18 @@ class SequenceClassifier:
         batch_size: int = 32,
         advance: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """Log-probabilities, float32 of shape (texts, labels), in the order of the texts."""
-        found = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        """Return log-probabilities, float32 of shape (texts, labels), in the order of the texts."""
+        logs = np.zeros((len(texts), len(self.labels)), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for begin in range(0, len(order), batch_size):
-            places = order[begin : begin + batch_size]
+            indices = order[begin : begin + batch_size]
             cut = {"truncation": True, "max_length": self.max_tokens}
-            ids = self.tokenizer([texts[place] for place in places], **cut)["input_ids"]
+            ids = self.tokenizer([texts[index] for index in indices], **cut)["input_ids"]
             batch = {k: v.to(self.model.device) for k, v in pad_batch(ids, self.tokenizer).items()}
-            found[places] = self.model(**batch).logits.float().log_softmax(-1).cpu().numpy()
+            logs[indices] = self.model(**batch).logits.float().log_softmax(-1).cpu().numpy()
             if advance:
-                advance(len(places))
-        return found
+                advance(len(indices))
+        return logs
 
 
 def build_head_model(
@@ -73,12 +73,12 @@ def build_head_model(
     dtype: torch.dtype,
     head: Any = AutoModelForSequenceClassification,
 ) -> Any:
-    """The base with a new head for these labels, of transformers' class for the task.
+    """Return the base with a new head for these labels, of transformers' class for the task.
 
     Raises BadRecipe if transformers has none.
     """
     level = transformers_logging.get_verbosity()
-    # It would warn that the head is new, which is what was asked for.
+    # It would warn that the head is new, as intended.
     transformers_logging.set_verbosity_error()
     try:
         model: Any = head.from_pretrained(
@@ -103,7 +103,7 @@ def build_head_model(
 def save_classifier(
     folder: Path, classifier: SequenceClassifier, base: LocalModel, lineage: Mapping[str, Any]
 ) -> Artifact:
-    """Write a classifier, whole or not at all; an older one in its place is replaced."""
+    """Write a classifier atomically; an older one in its place is replaced."""
     names = classifier.labels
     card = {"labels": len(names), "base": base.name, "run": lineage.get("run", folder.name)}
     words = _CARD.format(**card, most_tokens=classifier.max_tokens, names=", ".join(names))
@@ -118,21 +118,21 @@ def save_classifier(
 
 
 class SavesPretrained(Protocol):
-    """A tokenizer, or what is kept like one."""
+    """A tokenizer, or an object saved like one."""
 
     def save_pretrained(self, folder: Path, /) -> Any:
-        """Its files into a folder."""
+        """Write its files into a folder."""
 
 
 def save_head_model(
     folder: Path, model: Any, tokenizer: SavesPretrained, facts: Mapping[str, Any], card: str
 ) -> Artifact:
-    """Write a model with a head and what is to be known of it, whole or not at all."""
+    """Write a model with a head, its model card and facts, atomically."""
     with atomic_folder(folder, replace=True) as draft:
         for config in getattr(model, "peft_config", {}).values():
-            # A path of this machine would be of no use to anybody else.
+            # A path of this machine means nothing elsewhere.
             config.base_model_name_or_path = facts["base"]["name"]
-        # `False` because "auto" would ask the hub whether the base's vocabulary was changed.
+        # `False` because "auto" asks the hub whether the base's vocabulary was changed.
         extra = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
         model.save_pretrained(draft, safe_serialization=True, **extra)
         tokenizer.save_pretrained(draft)
@@ -143,24 +143,25 @@ def save_head_model(
 
 
 def load_classifier(artifact: Artifact) -> SequenceClassifier:
-    """A classifier that `open_artifact` has checked, in float32.
+    """Load a classifier whose files `open_artifact` has checked, in float32.
 
-    Raises NotFound or BadData if an adapter's base isn't here, or is another one.
+    Raises NotFound or BadData if an adapter's base isn't here, or differs.
     """
-    labels, most = artifact.lineage["labels"], int(artifact.lineage["max_tokens"])
+    labels, max_tokens = artifact.lineage["labels"], int(artifact.lineage["max_tokens"])
     model, tokenizer = load_head_model(artifact, labels)
-    return SequenceClassifier(model, tokenizer, labels, most)
+    return SequenceClassifier(model, tokenizer, labels, max_tokens)
 
 
 def load_head_model(
     artifact: Artifact, labels: Sequence[str], head: Any = AutoModelForSequenceClassification
 ) -> tuple[Any, Tokenizer]:
-    """Model and tokenizer of what `save_headed` wrote, in float32. Raises NotFound, BadData."""
+    """Load model and tokenizer that `save_head_model` wrote, in float32. Raises NotFound,
+    BadData."""
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     if (artifact.path / "adapter_config.json").exists():
         model = build_head_model(find_base(artifact), labels, tokenizer, torch.float32, head)
         model = PeftModel.from_pretrained(model, artifact.path, autocast_adapter_dtype=False)
-        # One adapter and nobody else's: inside the weights it costs no time.
+        # A single adapter, not shared: merged it costs no time.
         model = model.to(torch.float32).merge_and_unload()
     else:
         model = head.from_pretrained(artifact.path, dtype=torch.float32, local_files_only=True)

@@ -1,8 +1,8 @@
-"""Sentences to vectors: a model folder as sentence-transformers lays it out.
+"""Sentence embeddings from a model folder in sentence-transformers' layout.
 
-`modules.json` says what happens after the transformer. Here: the mean of the token vectors, then
-length 1 (Reimers & Gurevych 2019, arXiv:1908.10084). A folder that says anything else is refused,
-since its vectors would be wrong without a sign of it.
+`modules.json` lists the steps after the transformer. Supported: mean pooling of the token vectors,
+then normalization (Reimers & Gurevych 2019, arXiv:1908.10084). A folder with anything else is
+rejected, since its vectors would be silently wrong.
 """
 
 import json
@@ -26,7 +26,8 @@ _MODULES = ["Transformer", "Pooling", "Normalize"]
 
 
 class Embedder:
-    """Texts to unit vectors, float32 of shape (texts, `width`); their dot product is the cosine."""
+    """Encodes texts as unit vectors, float32 of shape (texts, `width`); their dot product is the
+    cosine."""
 
     def __init__(self, local: LocalModel) -> None:
         check_embedder_supported(local)
@@ -45,25 +46,25 @@ class Embedder:
         batch_size: int = 32,
         advance: Callable[[int], None] | None = None,
     ) -> np.ndarray:
-        """One vector a text, in order; a text is cut after `max_tokens` tokens.
+        """Return one vector per text, in order; a text is cut after `max_tokens` tokens.
 
         `advance(n)` is called when n more texts are done.
         """
         vectors = np.zeros((len(texts), self.width), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for begin in range(0, len(order), batch_size):
-            places = order[begin : begin + batch_size]
-            vectors[places] = self._encode_batch([texts[place] for place in places])
+            indices = order[begin : begin + batch_size]
+            vectors[indices] = self._encode_batch([texts[index] for index in indices])
             if advance:
-                advance(len(places))
+                advance(len(indices))
         return vectors
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
-        """Where each token of `text` begins and ends, in characters; without special tokens."""
-        found = self.tokenizer(
+        """Return start and end of each token of `text`, in characters, without special tokens."""
+        encoding = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
-        return [(int(begin), int(end)) for begin, end in found["offset_mapping"]]
+        return [(int(begin), int(end)) for begin, end in encoding["offset_mapping"]]
 
     @torch.inference_mode()
     def _encode_batch(self, texts: list[str]) -> np.ndarray:
@@ -75,9 +76,9 @@ class Embedder:
 
 
 def embed_tokens(model: Any, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """Unit vectors (texts, width), float32, of texts padded side by side (see models/padding.py).
+    """Return unit vectors (texts, width), float32, of padded texts (see models/padding.py).
 
-    What is learnt from is what is served.
+    Training and serving share this function.
     """
     states = model(**tokens).last_hidden_state.float()
     mask = tokens["attention_mask"].unsqueeze(-1).to(states.dtype)
@@ -88,8 +89,8 @@ def embed_tokens(model: Any, tokens: Mapping[str, torch.Tensor]) -> torch.Tensor
 def save_embedder(
     folder: Path, model: Any, base: LocalModel, max_tokens: int, lineage: Mapping[str, Any]
 ) -> Artifact:
-    """Write a tuned embedding model as an artifact that is a model folder too: whoever names a
-    pulled model may name it. An older one in its place is replaced."""
+    """Write a tuned embedding model as an artifact that is a model folder too, usable wherever a
+    pulled model is. An older one in its place is replaced."""
     with atomic_folder(folder, replace=True) as draft:
         model.save_pretrained(draft, safe_serialization=True)
         for name in ("modules.json", "1_Pooling/config.json"):
@@ -97,9 +98,9 @@ def save_embedder(
             shutil.copyfile(base.path / name, draft / name)
         settings = _read_json(base.path / _SETTINGS) | {"max_seq_length": max_tokens}
         write_json(draft / _SETTINGS, settings)
-        # As the base's files have it: a template or a limit of ours has no place in them.
+        # Save the base's tokenizer unchanged, without a template or length limit of ours.
         AutoTokenizer.from_pretrained(base.path, local_files_only=True).save_pretrained(draft)
-        own = {
+        manifest = {
             "name": str(lineage.get("run", folder.name)),
             "kind": "embedding",
             "licence": base.licence,
@@ -107,7 +108,7 @@ def save_embedder(
             "has_template": False,
             "source": f"tuned from {base.name}",
         }
-        write_manifest(draft, own)
+        write_manifest(draft, manifest)
         files = sorted(file for file in draft.rglob("*") if file.is_file())
         facts = {
             "kind": "embedder",
@@ -120,10 +121,10 @@ def save_embedder(
 
 
 def check_embedder_supported(local: LocalModel) -> None:
-    """Raise BadRecipe unless the folder asks for exactly what `Embedder` does."""
+    """Raise BadRecipe unless the folder's modules are those that `Embedder` implements."""
     if local.kind != "embedding":
         raise BadRecipe(
-            f"{local.name} is a {local.kind} model; it doesn't make vectors of texts.",
+            f"{local.name} is a {local.kind} model; it doesn't embed texts.",
             "Name an embedding model: all-minilm-l6-v2",
         )
     modules = [item["type"].rpartition(".")[2] for item in _read_json(local.path / "modules.json")]
@@ -131,8 +132,8 @@ def check_embedder_supported(local: LocalModel) -> None:
     used = [key for key, on in pooling.items() if key.startswith("pooling_mode_") and on is True]
     if used != ["pooling_mode_mean_tokens"]:
         raise BadRecipe(
-            f"{local.name} makes its vectors by {', '.join(modules)} {', '.join(used)}; only the "
-            "mean of the tokens at length 1 is known here.",
+            f"{local.name} pools by {', '.join(modules)} {', '.join(used)}; only mean pooling "
+            "with normalization is supported.",
             "Name an embedding model that does so: all-minilm-l6-v2",
         )
 

@@ -1,4 +1,4 @@
-"""A linear classifier on a sentence's vector, as a folder: an artifact of kind `linear`.
+"""A linear classifier on sentence vectors as a folder: an artifact of kind `linear`.
 
 artifact/head.safetensors   weight (labels, width) and bias (labels,), float32
 artifact/artifact.json      labels, the embedding model with its hash, lineage; written last
@@ -21,26 +21,26 @@ _HEAD = "head.safetensors"
 
 @dataclass(frozen=True, slots=True)
 class LinearHead:
-    """Labels and their weights: `vectors @ weight.T + bias` are their log-odds."""
+    """Labels and weights: `vectors @ weight.T + bias` are the logits."""
 
     labels: tuple[str, ...]
     weight: np.ndarray
     bias: np.ndarray
 
     def log_probs(self, vectors: np.ndarray) -> np.ndarray:
-        """Log-probabilities (texts, labels) of vectors (texts, width)."""
+        """Return log-probabilities (texts, labels) of vectors (texts, width)."""
         scores = vectors @ self.weight.T + self.bias
         scores -= scores.max(1, keepdims=True)
-        found: np.ndarray = scores - np.log(np.exp(scores).sum(1, keepdims=True))
-        return found
+        logs: np.ndarray = scores - np.log(np.exp(scores).sum(1, keepdims=True))
+        return logs
 
 
 def save_linear(
     folder: Path, head: LinearHead, embedder: LocalModel, lineage: Mapping[str, Any]
 ) -> Artifact:
-    """Write a classifier, whole or not at all; an older one in its place is replaced."""
+    """Write a classifier atomically; an older one in its place is replaced."""
     with atomic_folder(folder, replace=True) as draft:
-        # safetensors writes memory as it lies, and scikit-learn's matrices lie transposed.
+        # safetensors ignores strides, and scikit-learn's matrices are transposed.
         parts = {"weight": head.weight, "bias": head.bias}
         save_file({name: np.ascontiguousarray(p) for name, p in parts.items()}, draft / _HEAD)
         facts = {
@@ -55,6 +55,6 @@ def save_linear(
 
 
 def load_linear_head(artifact: Artifact) -> LinearHead:
-    """The weights of a classifier that `open_artifact` has checked."""
+    """Load the weights of a classifier whose files `open_artifact` has checked."""
     tensors = load_file(artifact.path / _HEAD)
     return LinearHead(tuple(artifact.lineage["labels"]), tensors["weight"], tensors["bias"])

@@ -1,8 +1,8 @@
-"""A question and a passage, read together by one model: how well does the one answer the other?
+"""A cross-encoder that scores how well a passage answers a question.
 
-A cross-encoder (Nogueira & Cho 2019, arXiv:1901.04085): a transformer with a head of one number
-over the pair. Slower than comparing vectors, since nothing can be computed before the question is
-known; so only the best of a search are read.
+Question and passage are read together by a transformer with a one-number head (Nogueira & Cho 2019,
+arXiv:1901.04085). It is slower than comparing vectors, since nothing can be computed before the
+question is known; so it only reorders the best of a search.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,13 @@ _BATCH = 16
 
 
 class Reranker:
-    """Scores of pairs. Raises BadRecipe for a model that doesn't give one number."""
+    """Scores question-passage pairs. Raises BadRecipe for a model that doesn't output one
+    number."""
 
     def __init__(self, local: LocalModel) -> None:
         if local.kind != "reranker":
             raise BadRecipe(
-                f"{local.name} is a {local.kind} model; it doesn't judge passages.",
+                f"{local.name} is a {local.kind} model; it doesn't score passages.",
                 "Name a cross-encoder, a model `...ForSequenceClassification` of one label.",
             )
         self.name, self.sha256 = local.name, local.sha256
@@ -35,21 +36,21 @@ class Reranker:
         )
         if model.config.num_labels != 1:
             raise BadRecipe(
-                f"{local.name} tells {model.config.num_labels} classes apart; a passage is ordered "
-                "by one number.",
+                f"{local.name} has {model.config.num_labels} classes; a ranking model has "
+                "one output.",
                 "Name a cross-encoder that was trained for ranking.",
             )
         self.model = model.to(default_device()).eval()
         self.max_tokens = min(self.tokenizer.model_max_length, local.context_length)
 
     def score(self, question: str, texts: Sequence[str]) -> np.ndarray:
-        """One number a text, float32; higher is better. A text that is too long loses its end."""
-        found = np.zeros(len(texts), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        """Return one number per text, float32; higher is better. The end of a long text is cut."""
+        scores = np.zeros(len(texts), dtype=np.float32)
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
         for begin in range(0, len(order), _BATCH):
-            places = order[begin : begin + _BATCH]
-            found[places] = self._score_batch(question, [texts[place] for place in places])
-        return found
+            indices = order[begin : begin + _BATCH]
+            scores[indices] = self._score_batch(question, [texts[index] for index in indices])
+        return scores
 
     @torch.inference_mode()
     def _score_batch(self, question: str, texts: list[str]) -> np.ndarray:

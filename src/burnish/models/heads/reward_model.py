@@ -1,6 +1,7 @@
-"""A reward model: a conversation to a number, higher for the better answer.
+"""A reward model scores a conversation: higher for the better answer.
 
-Its artifact has kind `reward` and the files of a classifier with one output (models.classifier).
+Its artifact has kind `reward` and the files of a classifier with one output
+(models.heads.classifier).
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,13 +29,14 @@ last {most_tokens} tokens of a conversation.
 
 
 class RewardScorer:
-    """Conversations to numbers; only their differences mean anything."""
+    """Scores conversations; only differences between scores are meaningful."""
 
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
         self.model, self.tokenizer, self.max_tokens = model.eval(), tokenizer, max_tokens
 
     def encode(self, messages: Sequence[Message]) -> tuple[int, ...]:
-        """Its tokens as the chat template gives them; of a long one the end, with the answer."""
+        """Return the tokens that the chat template gives; the end of a long conversation, with the
+        answer."""
         text = render_conversation(self.tokenizer, messages)
         return tuple(encode_rendered(self.tokenizer, text)[-self.max_tokens :])
 
@@ -42,30 +44,31 @@ class RewardScorer:
     def score(
         self, conversations: Sequence[Sequence[Message]], batch_size: int = 16
     ) -> list[float]:
-        """One number each, in their order."""
+        """Return one number per conversation, in order."""
         ids = [self.encode(messages) for messages in conversations]
-        order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
-        found = [0.0] * len(ids)
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        scores = [0.0] * len(ids)
         for begin in range(0, len(order), batch_size):
-            places = order[begin : begin + batch_size]
-            batch = pad_batch([ids[place] for place in places], self.tokenizer)
-            there = {name: part.to(self.model.device) for name, part in batch.items()}
-            for place, value in zip(places, self.model(**there).logits.float(), strict=True):
-                found[place] = float(value[0])
-        return found
+            indices = order[begin : begin + batch_size]
+            batch = pad_batch([ids[index] for index in indices], self.tokenizer)
+            inputs = {name: part.to(self.model.device) for name, part in batch.items()}
+            for index, value in zip(indices, self.model(**inputs).logits.float(), strict=True):
+                scores[index] = float(value[0])
+        return scores
 
 
 def new_reward_model(
     base: LocalModel, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype
 ) -> Any:
-    """The base with a head of one output on its last token. Raises BadRecipe if there is none."""
+    """Return the base with a one-output head on its last token. Raises BadRecipe if there is
+    none."""
     return build_head_model(base, _HEAD, tokenizer, dtype)
 
 
 def save_reward_model(
     folder: Path, reward: RewardScorer, base: LocalModel, lineage: Mapping[str, Any]
 ) -> Artifact:
-    """Write it, whole or not at all."""
+    """Write a reward model atomically."""
     run = lineage.get("run", folder.name)
     card = _CARD.format(base=base.name, run=run, most_tokens=reward.max_tokens)
     facts = {
@@ -75,10 +78,10 @@ def save_reward_model(
 
 
 def load_reward_model(artifact: Artifact) -> RewardScorer:
-    """What `save_reward_model` wrote. Raises BadRecipe for another kind of artifact."""
+    """Load what `save_reward_model` wrote. Raises BadRecipe for another kind of artifact."""
     if artifact.kind != "reward":
         raise BadRecipe(
-            f"{artifact.path.parent.name} is no reward model.",
+            f"{artifact.path.parent.name} is not a reward model.",
             "Name a run of train.objective=reward.",
         )
     model, tokenizer = load_head_model(artifact, _HEAD)

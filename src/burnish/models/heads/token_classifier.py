@@ -1,7 +1,8 @@
-"""A model with a head on every token, as a folder: an artifact of kind `token_classifier`.
+"""A token classifier as a folder: an artifact of kind `token_classifier`.
 
-Its files are those of a classifier (models.classifier). A text is read in windows of as many tokens
-as the model takes, each overlapping the next one; a word is judged where more stands around it.
+Its files are those of a classifier (models.heads.classifier). A text is read in overlapping windows
+of as many tokens as the model takes; a word is classified in the window that shows more of its
+context.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +22,7 @@ from burnish.models.heads.classifier import load_head_model, save_head_model
 from burnish.models.local_models import LocalModel
 from burnish.models.padding import pad_batch
 
-#: Share of a window that the next one reads again.
+#: Consecutive windows overlap by this fraction (1 / _OVERLAP) of a window.
 _OVERLAP = 4
 
 _CARD = """# A token classifier of {labels}, trained on {base}
@@ -33,7 +34,8 @@ _CARD = """# A token classifier of {labels}, trained on {base}
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What bears one tag: its token's place in the window, and its characters in the text."""
+    """The unit that has one tag: its token's index in the window, and its characters in the
+    text."""
 
     token: int
     start: int
@@ -42,14 +44,15 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Tokens that are read at once, and the words of them that are judged here."""
+    """Tokens that are read at once, and the words among them that are classified here."""
 
     ids: tuple[int, ...]
     words: tuple[Word, ...]
 
 
 class TokenClassifier:
-    """Texts to labelled spans. `labels` are BIO tags; `subwords` says which tokens bear one."""
+    """Finds labelled spans in texts. `labels` are BIO tags; `subwords` selects which tokens have
+    one."""
 
     def __init__(
         self, model: Any, tokenizer: Tokenizer, labels: Sequence[str], max_tokens: int,
@@ -65,24 +68,27 @@ class TokenClassifier:
 
     @torch.inference_mode()
     def log_probs(self, texts: Sequence[str]) -> list[tuple[list[Word], torch.Tensor]]:
-        """Each text's words and their tags' log-probabilities (words, tags), natural, float32."""
-        found: list[tuple[list[Word], torch.Tensor]] = []
+        """Return each text's words and their tags' natural log-probabilities (words, tags),
+        float32."""
+        results: list[tuple[list[Word], torch.Tensor]] = []
         for text in texts:
             windows = split_windows(text, self.tokenizer, self.max_tokens, self.subwords)
             parts = [torch.zeros(0, len(self.labels))]
             for window in windows:
                 batch = pad_batch([window.ids], self.tokenizer)
                 logits = self.model(**{k: v.to(self.model.device) for k, v in batch.items()}).logits
-                places = [word.token for word in window.words]
-                parts.append(logits[0, places].float().log_softmax(-1).cpu())
-            found.append(([word for one in windows for word in one.words], torch.cat(parts)))
-        return found
+                token_indices = [word.token for word in window.words]
+                parts.append(logits[0, token_indices].float().log_softmax(-1).cpu())
+            results.append(
+                ([word for window in windows for word in window.words], torch.cat(parts))
+            )
+        return results
 
     def spans(self, texts: Sequence[str]) -> list[tuple[Span, ...]]:
-        """The labelled spans of each text, in order."""
+        """Return the labelled spans of each text, in order."""
         return [
             spans_from_tags(
-                [self.labels[place] for place in logs.argmax(-1).tolist()],
+                [self.labels[index] for index in logs.argmax(-1).tolist()],
                 [(word.start, word.end) for word in words],
             )
             for words, logs in self.log_probs(texts)
@@ -90,18 +96,19 @@ class TokenClassifier:
 
 
 def tag_words(words: Sequence[Word], spans: Sequence[Span]) -> list[str]:
-    """The BIO tag of each word: that of the span which has one of its characters."""
-    found, before = [], None
+    """Return the BIO tag of each word: that of the first span which shares a character with it."""
+    tags, previous = [], None
     for word in words:
-        own = next((s for s in spans if s.start < word.end and word.start < s.end), None)
-        found.append("O" if own is None else f"{'I' if own == before else 'B'}-{own.label}")
-        before = own
-    return found
+        span = next((s for s in spans if s.start < word.end and word.start < s.end), None)
+        tags.append("O" if span is None else f"{'I' if span == previous else 'B'}-{span.label}")
+        previous = span
+    return tags
 
 
 def split_windows(text: str, tokenizer: Tokenizer, most: int, subwords: str) -> list[Window]:
-    """A text as windows of at most `most` tokens; each of its words is judged in one of them."""
-    read = tokenizer(
+    """Split a text into windows of at most `most` tokens; each word is classified in exactly
+    one."""
+    encoding = tokenizer(
         text,
         truncation=True,
         max_length=most,
@@ -111,52 +118,53 @@ def split_windows(text: str, tokenizer: Tokenizer, most: int, subwords: str) -> 
     )
     gather = _TAGGED_TOKENS[subwords]
     parts = [
-        (tuple(read["input_ids"][number]), list(gather(text, read, number)))
-        for number in range(len(read["input_ids"]))
+        (tuple(encoding["input_ids"][number]), list(gather(text, encoding, number)))
+        for number in range(len(encoding["input_ids"]))
     ]
     parts = [(ids, words) for ids, words in parts if words]
-    # Two windows share their overlap between them, each the part that lies deeper inside of it.
-    borders = [_window_boundary(one, other) for (_, one), (_, other) in pairwise(parts)]
+    # The overlap of two windows is divided between them at its middle.
+    boundaries = [_window_boundary(one, other) for (_, one), (_, other) in pairwise(parts)]
     return [
         Window(ids, tuple(word for word in words if low <= word.start < high))
         for (ids, words), low, high in zip(
-            parts, [0, *borders], [*borders, len(text) + 1], strict=True
+            parts, [0, *boundaries], [*boundaries, len(text) + 1], strict=True
         )
     ]
 
 
 def _window_boundary(words: Sequence[Word], behind: Sequence[Word]) -> int:
-    """Where the second of two windows begins to judge: in the middle of what both read."""
+    """Return where the second of two windows takes over: in the middle of their overlap."""
     shared = [word.start for word in behind if word.start <= words[-1].start]
     return shared[len(shared) // 2] if shared else behind[0].start
 
 
-def _every_token(text: str, read: Any, number: int) -> Iterator[Word]:
-    """Every token that stands for characters; a space before it isn't one of them."""
-    for place, (start, end) in enumerate(read["offset_mapping"][number]):
-        own = text[start:end]
-        start += len(own) - len(own.lstrip())
-        end -= len(own) - len(own.rstrip())
+def _every_token(text: str, encoding: Any, number: int) -> Iterator[Word]:
+    """Yield every token that stands for characters, without a space before it."""
+    for index, (start, end) in enumerate(encoding["offset_mapping"][number]):
+        piece = text[start:end]
+        start += len(piece) - len(piece.lstrip())
+        end -= len(piece) - len(piece.rstrip())
         if start < end:
-            yield Word(place, start, end)
+            yield Word(index, start, end)
 
 
-def _first_tokens(text: str, read: Any, number: int) -> Iterator[Word]:
-    """The first token of every word as the tokenizer knows words, with the word's characters."""
-    known, before = read.word_ids(number), None
-    held: Word | None = None
-    for word in _every_token(text, read, number):
-        if held and known[word.token] == before:
-            held = Word(held.token, held.start, word.end)
+def _first_tokens(text: str, encoding: Any, number: int) -> Iterator[Word]:
+    """Yield the first token of every word (as the tokenizer splits words), with the word's
+    characters."""
+    word_ids, previous = encoding.word_ids(number), None
+    current: Word | None = None
+    for word in _every_token(text, encoding, number):
+        if current and word_ids[word.token] == previous:
+            current = Word(current.token, current.start, word.end)
             continue
-        if held:
-            yield held
-        held, before = word, known[word.token]
-    if held:
-        yield held
+        if current:
+            yield current
+        current, previous = word, word_ids[word.token]
+    if current:
+        yield current
 
 
-#: `subwords` → what bears a tag.
+#: `subwords` → the tokens that have a tag.
 _TAGGED_TOKENS: dict[str, Callable[[str, Any, int], Iterator[Word]]] = {
     "first": _first_tokens,
     "all": _every_token,
@@ -164,10 +172,10 @@ _TAGGED_TOKENS: dict[str, Callable[[str, Any, int], Iterator[Word]]] = {
 
 
 def check_has_offsets(tokenizer: Tokenizer, base: LocalModel) -> None:
-    """Raise BadRecipe if the tokenizer doesn't say where its tokens stand."""
+    """Raise BadRecipe if the tokenizer has no character offsets."""
     if not tokenizer.is_fast:
         raise BadRecipe(
-            f"The tokenizer of {base.name} doesn't say which characters a token stands for.",
+            f"The tokenizer of {base.name} has no character offsets.",
             "Name a model with a tokenizer.json in model.name: all-minilm-l6-v2",
         )
 
@@ -175,7 +183,7 @@ def check_has_offsets(tokenizer: Tokenizer, base: LocalModel) -> None:
 def save_token_classifier(
     folder: Path, classifier: TokenClassifier, base: LocalModel, lineage: Mapping[str, Any]
 ) -> Artifact:
-    """Write a token classifier, whole or not at all; an older one in its place is replaced."""
+    """Write a token classifier atomically; an older one in its place is replaced."""
     facts = {
         "kind": "token_classifier",
         "base": base.identity,
@@ -191,9 +199,9 @@ def save_token_classifier(
 
 
 def load_token_classifier(artifact: Artifact) -> TokenClassifier:
-    """A token classifier that `open_artifact` has checked, in float32.
+    """Load a token classifier whose files `open_artifact` has checked, in float32.
 
-    Raises NotFound or BadData if an adapter's base isn't here, or is another one.
+    Raises NotFound or BadData if an adapter's base isn't here, or differs.
     """
     facts = artifact.lineage
     model, tokenizer = load_head_model(artifact, facts["labels"], AutoModelForTokenClassification)

@@ -1,1 +1,1 @@
-"""Smaller models out of larger ones: fewer layers, narrower ones, a smaller vocabulary."""
+"""Prune models: fewer layers, narrower layers, a smaller vocabulary."""

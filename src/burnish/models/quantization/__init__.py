@@ -1,1 +1,1 @@
-"""Weights of 4 bits."""
+"""4-bit weights."""

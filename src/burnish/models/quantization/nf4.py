@@ -1,7 +1,7 @@
-"""Frozen weights of 4 bits, as QLoRA has them (Dettmers et al. 2023, arXiv:2305.14314).
+"""Frozen 4-bit weights (NF4) for QLoRA (Dettmers et al. 2023, arXiv:2305.14314).
 
-`bitsandbytes` quantises and gives back; what is trained on quantised weights answers with them too,
-since an adapter learns to undo the error of the very weights that it sees.
+`bitsandbytes` quantizes and dequantizes. An adapter trained on quantized weights is served on them
+too, since it learns to compensate their error.
 """
 
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def quantize(model: torch.nn.Module, double_quant: bool) -> None:
 
 @torch.no_grad()
 def round_trip(model: torch.nn.Module, double_quant: bool) -> None:
-    """Give every weight that `quantize` would touch the value that it would have then."""
+    """Set every weight that `quantize` would quantize to its dequantized value."""
     functional = import_bitsandbytes().functional
     for _, _, layer in _quantizable_layers(model):
         packed, state = functional.quantize_4bit(
@@ -49,32 +49,32 @@ def round_trip(model: torch.nn.Module, double_quant: bool) -> None:
 
 
 def dequantize(weight: torch.Tensor) -> torch.Tensor:
-    """A weight as (out, in) numbers, whether it is quantised or not."""
+    """Return a weight as (out, in) numbers, quantized or not."""
     state = getattr(weight, "quant_state", None)
     if state is None:
         return weight
-    given: torch.Tensor = import_bitsandbytes().functional.dequantize_4bit(weight.data, state)
-    return given
+    values: torch.Tensor = import_bitsandbytes().functional.dequantize_4bit(weight.data, state)
+    return values
 
 
 def _quantizable_layers(
     model: torch.nn.Module,
 ) -> Iterator[tuple[torch.nn.Module, str, torch.nn.Linear]]:
     head = getattr(model, "lm_head", None)
-    found = [
+    layers = [
         (parent, name, layer)
         for parent in model.modules()
         for name, layer in parent.named_children()
         if isinstance(layer, torch.nn.Linear) and layer is not head
     ]
-    with progress("Quantising to 4 bits", total=len(found)) as bar:
-        for item in found:
+    with progress("Quantizing to 4 bits", total=len(layers)) as bar:
+        for item in layers:
             bar.advance()
             yield item
 
 
-def import_bitsandbytes(what: str = "Weights of 4 bits need") -> Any:
-    """The library; `what` needs it. Raises Unavailable if it isn't here."""
+def import_bitsandbytes(what: str = "4-bit weights need") -> Any:
+    """Return the library that `what` needs. Raises Unavailable if it isn't installed."""
     try:
         import bitsandbytes as library
     except ImportError as error:

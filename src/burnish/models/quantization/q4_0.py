@@ -1,9 +1,9 @@
-"""llama.cpp's Q4_0 in torch: weights on the grid that a file of 4 bits can hold.
+"""llama.cpp's Q4_0 in torch: round weights to values that a 4-bit file can hold.
 
-A block is 32 neighbours in a row; its scale is the largest of them, with its sign, divided by -8
-and kept in 16 bits; each weight is a whole number from -8 to 7 times the scale
-(ggml/src/ggml-quants.c, `quantize_row_q4_0_ref`). What lies on the grid stays when it is rounded
-again. ORT-GenAI's int4 has blocks of 32 too and nearly this grid.
+A block is 32 consecutive weights of a row; its scale is the weight of largest magnitude, with its
+sign, divided by -8 and kept in 16 bits; each weight is an integer from -8 to 7 times the scale
+(ggml/src/ggml-quants.c, `quantize_row_q4_0_ref`). Rounding is idempotent. ORT-GenAI's int4 has
+blocks of 32 too and nearly the same values.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ _BLOCK = 32
 
 
 def round_to_q4_0(weight: torch.Tensor) -> torch.Tensor:
-    """The weight (out, in) as Q4_0 gives it back, in float32. `in` is a multiple of 32."""
+    """Return the weight (out, in) rounded to Q4_0, in float32. `in` is a multiple of 32."""
     blocks = weight.float().reshape(-1, _BLOCK)
     largest = blocks.gather(1, blocks.abs().argmax(1, keepdim=True))
     scale = largest / -8
@@ -25,13 +25,13 @@ def round_to_q4_0(weight: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def round_model_to_q4_0(model: torch.nn.Module) -> None:
-    """Round every weight that an export as Q4_0 rounds, in place."""
+    """Round every weight that a Q4_0 export rounds, in place."""
     for layer in rounded_layers(model):
         layer.weight.copy_(round_to_q4_0(layer.weight))
 
 
 def rounded_layers(model: torch.nn.Module) -> Iterator[torch.nn.Linear]:
-    """The layers that an export as Q4_0 holds in 4 bits; the head gets 8."""
+    """Yield the layers that a Q4_0 export holds in 4 bits; the head gets 8."""
     head = getattr(model, "lm_head", None)
     for layer in model.modules():
         if (
@@ -43,5 +43,5 @@ def rounded_layers(model: torch.nn.Module) -> Iterator[torch.nn.Linear]:
 
 
 def _has_partial_blocks(layer: torch.nn.Linear) -> bool:
-    """Whether blocks don't fill its rows; an export keeps such a matrix in 16 bits."""
+    """Return whether its rows aren't full blocks; an export keeps such a matrix in 16 bits."""
     return layer.in_features % _BLOCK != 0

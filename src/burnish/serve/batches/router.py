@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends
 
 from burnish.serve.batches.protocol import BatchObject, CreateBatch, batch_object
 from burnish.serve.batches.service import Batches
-from burnish.serve.protocol import Page, PageLimit
+from burnish.serve.protocol import ListPage, PageLimit
 from burnish.serve.store.dependencies import CurrentWorkspace
 
 router = APIRouter(prefix="/batches")
@@ -29,9 +29,11 @@ def create_batch(request: CreateBatch, batches: CurrentBatches) -> BatchObject:
 @router.get("", summary="List the batches, newest first")
 def list_batches(
     workspace: CurrentWorkspace, after: str | None = None, limit: PageLimit = 20
-) -> Page[BatchObject]:
+) -> ListPage[BatchObject]:
     """List batches."""
-    return Page[BatchObject].of(*workspace.objects.page("batch", None, after, limit), batch_object)
+    return ListPage[BatchObject].of(
+        *workspace.objects.page("batch", None, after, limit), batch_object
+    )
 
 
 @router.get("/{name}", summary="Describe one batch")

@@ -19,7 +19,7 @@ from burnish.serve.files.protocol import (
 from burnish.serve.files.service import Uploads
 from burnish.serve.protocol import (
     DeletedObject,
-    Page,
+    ListPage,
     PageLimit,
     UploadPurpose,
     binary_content,
@@ -53,7 +53,7 @@ def list_files(
     after: str | None = None,
     limit: PageLimit = 10_000,
     order: Order = "desc",
-) -> Page[FileObject]:
+) -> ListPage[FileObject]:
     """List files, of one purpose or of all."""
     if purpose is not None and purpose not in PURPOSES:
         raise RequestError(
@@ -61,7 +61,7 @@ def list_files(
             "purpose",
             "invalid_value",
         )
-    return Page[FileObject].of(*workspace.files.page(purpose, after, limit, order), file_object)
+    return ListPage[FileObject].of(*workspace.files.page(purpose, after, limit, order), file_object)
 
 
 @router.get("/files/{name}", summary="Describe one file")

@@ -14,7 +14,7 @@ from burnish.serve.fine_tuning.protocol import (
 )
 from burnish.serve.fine_tuning.service import check_reinforcement, create_job, filter_by_metadata
 from burnish.serve.inference.dependencies import CurrentInference
-from burnish.serve.protocol import Page, PageLimit
+from burnish.serve.protocol import ListPage, PageLimit
 from burnish.serve.store.dependencies import CurrentWorkspace
 from burnish.serve.store.schema import JobCheckpoint, JobEventRow
 
@@ -33,10 +33,10 @@ async def create_fine_tuning_job(
 @router.get("", summary="List the jobs, newest first")
 def list_jobs(
     http: Request, workspace: CurrentWorkspace, after: str | None = None, limit: PageLimit = 20
-) -> Page[JobObject]:
+) -> ListPage[JobObject]:
     """List jobs, filtered by `metadata[key]=value` where the query has it."""
     query = filter_by_metadata(workspace, http.query_params)
-    return Page[JobObject].of(*workspace.jobs.page(query, after, limit), job_object)
+    return ListPage[JobObject].of(*workspace.jobs.page(query, after, limit), job_object)
 
 
 @router.get("/{name}", summary="Describe one job")
@@ -50,20 +50,20 @@ def get_job(name: str, workspace: CurrentWorkspace) -> JobObject:
 @router.get("/{name}/events", summary="List the events of a job, newest first")
 def list_events(
     name: str, workspace: CurrentWorkspace, after: str | None = None, limit: PageLimit = 20
-) -> Page[JobEventObject]:
+) -> ListPage[JobEventObject]:
     """List the events of a job."""
     rows, has_more = workspace.jobs.page_children(JobEventRow, name, after, limit)
-    return Page[JobEventObject].of(rows, has_more, event_object)
+    return ListPage[JobEventObject].of(rows, has_more, event_object)
 
 
 @router.post("/{name}/checkpoints", include_in_schema=False)
 @router.get("/{name}/checkpoints", summary="List the checkpoints of a job, newest first")
 def list_checkpoints(
     name: str, workspace: CurrentWorkspace, after: str | None = None, limit: PageLimit = 10
-) -> Page[JobCheckpointObject]:
+) -> ListPage[JobCheckpointObject]:
     """List the checkpoints of a job, each of which is a model."""
     rows, has_more = workspace.jobs.page_children(JobCheckpoint, name, after, limit)
-    return Page[JobCheckpointObject].of(rows, has_more, checkpoint_object)
+    return ListPage[JobCheckpointObject].of(rows, has_more, checkpoint_object)
 
 
 @router.post("/{name}/cancel", summary="Cancel a job")

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends
 
 from burnish.serve.errors import RequestError
 from burnish.serve.inference.dependencies import CurrentInference
-from burnish.serve.protocol import DeletedObject, Page, PageLimit
+from burnish.serve.protocol import DeletedObject, ListPage, PageLimit
 from burnish.serve.store.dependencies import CurrentWorkspace
 from burnish.serve.store.pagination import Order
 from burnish.serve.store.schema import StoredObject
@@ -62,10 +62,10 @@ def list_vector_stores(
     after: str | None = None,
     limit: PageLimit = 20,
     order: Order = "desc",
-) -> Page[VectorStoreObject]:
+) -> ListPage[VectorStoreObject]:
     """List vector stores."""
     rows, has_more = stores.workspace.objects.page(STORE, None, after, limit, order)
-    return Page[VectorStoreObject].of(rows, has_more, lambda store: _describe(stores, store))
+    return ListPage[VectorStoreObject].of(rows, has_more, lambda store: _describe(stores, store))
 
 
 @router.get("/{name}", summary="Describe one vector store")
@@ -114,13 +114,13 @@ def list_vector_store_files(
     after: str | None = None,
     limit: PageLimit = 20,
     order: Order = "desc",
-) -> Page[VectorStoreFileObject]:
+) -> ListPage[VectorStoreFileObject]:
     """List the files of a vector store."""
     objects = stores.workspace.objects
     objects.find(STORE, name)
     cursor = f"{name}:{after}" if after else None
     rows, has_more = objects.page(FILE, name, cursor, limit, order)
-    return Page[VectorStoreFileObject].of(rows, has_more, vector_store_file_object)
+    return ListPage[VectorStoreFileObject].of(rows, has_more, vector_store_file_object)
 
 
 @router.get("/{name}/files/{file}", summary="Describe a file of a vector store")
@@ -169,14 +169,14 @@ def get_file_batch(name: str, batch: str, stores: CurrentStores) -> FileBatchObj
 @router.get("/{name}/file_batches/{batch}/files", summary="List the files of a batch")
 def list_batch_files(
     name: str, batch: str, stores: CurrentStores, after: str | None = None
-) -> Page[VectorStoreFileObject]:
+) -> ListPage[VectorStoreFileObject]:
     """List the files of a batch."""
     files = stores.files_in_batch(stores.workspace.objects.find(BATCH, batch, name))
     file_ids = [file.body["file_id"] for file in files]
     if after is not None and after not in file_ids:
         raise RequestError(f"No such object in this list: {after}.", "after", "invalid_cursor")
     rest = files[file_ids.index(after) + 1 :] if after else files
-    return Page[VectorStoreFileObject].of(rest, False, vector_store_file_object)
+    return ListPage[VectorStoreFileObject].of(rest, False, vector_store_file_object)
 
 
 @router.post("/{name}/file_batches/{batch}/cancel", summary="Cancel the files not indexed yet")
