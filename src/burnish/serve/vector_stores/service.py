@@ -169,8 +169,7 @@ class VectorStores:
     def parse_file(self, file: File) -> Document:
         """Read the text of a file, by its name's suffix. Raises BadData."""
         with tempfile.TemporaryDirectory() as folder:
-            name = Path(file.filename)
-            link = Path(folder) / f"{name.stem[:60]}{name.suffix[:16]}"
+            link = Path(folder) / _link_name(file.filename)
             link.symlink_to(self.workspace.files.path(file))
             return read_document(link)
 
@@ -238,3 +237,14 @@ class VectorStores:
             return self.workspace.files.find(name)
         except StoredFileNotFound as error:
             raise RequestError(f"{name} does not exist.", param, "file_not_found") from error
+
+
+def _link_name(filename: str) -> str:
+    """Return a name for a link to a file, with its stem and suffix as far as a folder takes them.
+
+    A stem has at most 200 bytes; `..` and the like have none.
+    """
+    path = Path(filename.replace("\0", ""))
+    stem = path.stem.strip(".").encode("utf-8", "replace")[:200].decode("utf-8", "ignore")
+    suffix = path.suffix if path.suffix.isascii() else ""
+    return f"{stem or 'file'}{suffix[:16]}"
