@@ -23,7 +23,7 @@ from burnish.core.stats import mean_interval, paired_test
 from burnish.models.heads.embedder import Embedder
 from burnish.models.local_models import find_model
 from burnish.rag.postgres import PostgresStore
-from burnish.rag.search import reciprocal_rank_fusion
+from burnish.rag.search import rank_by_meaning, reciprocal_rank_fusion
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage
 
@@ -71,7 +71,9 @@ def quality(file: Path) -> dict[str, object]:
         for (question, right), vector in zip(questions, asked, strict=True):
             words = [own for own, _ in store.search_words(question, DEPTH)]
             nearest = [own for own, _ in store.search_vectors(vector, DEPTH)]
-            fused = [own for own, _ in reciprocal_rank_fusion([nearest, words])]
+            known = rank_by_meaning(store, embedder, question, vector, DEPTH)
+            meaning = [own for own, _ in known]
+            fused = [own for own, _ in reciprocal_rank_fusion([meaning, words])]
             for name, found in zip(ranks, (words, nearest, fused), strict=True):
                 own = right + 1
                 ranks[name].append(found.index(own) + 1 if own in found else None)

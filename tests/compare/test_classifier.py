@@ -137,7 +137,7 @@ def test_a_classifier_does_not_chat(recipe, workspace):
     (folder,) = workspace.glob("runs/classifier-*")
 
     assert open_engine(folder.name).name == folder.name
-    with pytest.raises(BadRecipe, match="classifying student"):
+    with pytest.raises(BadRecipe, match="a linear classifier: it chooses labels"):
         open_local_engine(folder.name)
 
 

@@ -29,7 +29,7 @@ def test_index_search_ask(folder, tiny_embedder):
     report = json.loads(burnish(*made, "--json"))
     assert set(report) == {
         "name", "path", "added", "changed", "unchanged", "removed", "passages", "skipped",
-        "not_read",
+        "not_read", "unknown_scripts", "word_ranked", "note",
     }  # fmt: skip
     assert report["added"] == 3 and report["passages"] == 5
     assert report["skipped"][0]["file"].endswith("broken.pdf") and report["skipped"][0]["reason"]

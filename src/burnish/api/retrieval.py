@@ -12,7 +12,7 @@ from burnish.preflight import check_known
 if TYPE_CHECKING:
     from burnish.rag.answer import CitedAnswer
     from burnish.rag.indexing import IndexReport
-    from burnish.rag.search import SearchHit
+    from burnish.rag.search import SearchHits
 
 
 def index(
@@ -34,10 +34,11 @@ def index(
 
 def search(
     name: str, question: str, k: int = 5, files: str | None = None, rerank: str = ""
-) -> list[SearchHit]:
+) -> SearchHits:
     """Return the `k` best passages of an index, of files that match the pattern `files`.
 
-    `rerank` names a cross-encoder that orders the best anew. Raises NotFound, BadRecipe.
+    `rerank` names a cross-encoder that orders the best anew. The list's `note` says if words alone
+    ranked passages, because the embedder doesn't know their script. Raises NotFound, BadRecipe.
     """
     from burnish.rag.search import open_index
 

@@ -27,4 +27,5 @@ def command(
         f"{number}. {item.passage.source}\n{item.passage.text}"
         for number, item in enumerate(found, start=1)
     ]
-    show("\n\n".join(parts), {"passages": [item.as_dict() for item in found]}, as_json)
+    passages = [item.as_dict() for item in found]
+    show("\n\n".join(parts), {"passages": passages, "note": found.note}, as_json)

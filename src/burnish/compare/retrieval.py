@@ -63,6 +63,8 @@ def open_documents(settings: Rag) -> IndexedDocuments:
     )
     report = build_index(settings.documents, name, settings_by_name)
     say(report.as_text().splitlines()[0])
+    if report.note:
+        say(report.note)
     return IndexedDocuments(open_index(name, settings.rerank, settings.rerank_top), settings)
 
 

@@ -55,6 +55,15 @@ def api_key() -> str | None:
     return os.environ.get("BURNISH_API_KEY") or None
 
 
+#: The variable in which an engine's process finds the key of its requests.
+ENGINE_KEY = "BURNISH_ENGINE_KEY"
+
+
+def engine_key() -> str:
+    """The key that this process, an engine's, asks for. Raises KeyError where none is set."""
+    return os.environ[ENGINE_KEY]
+
+
 def is_launched_by_torchrun() -> bool:
     """Return whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ and "RANK" in os.environ

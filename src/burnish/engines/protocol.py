@@ -48,6 +48,8 @@ class BatchedEngine(Engine, Protocol):
 
     #: The system prompt of its training, for conversations without one.
     system: str | None
+    #: The tokens that end an answer.
+    ends: frozenset[int]
 
     @property
     def batch_key(self) -> int:

@@ -13,6 +13,8 @@ from sacrebleu import sentence_bleu
 from burnish.core.json_text import BadJson, parse_json
 from burnish.core.scripts import spaced
 
+#: Characters of a filled template, and the template's own.
+MAX_FILLED = 2_000_000
 _TEMPLATE = re.compile(r"\{\{\s*(item|sample)((?:\.\w+)*)\s*\}\}")
 
 
@@ -26,11 +28,17 @@ class TemplateError(ValueError):
 
 def fill(template: str, item: Mapping[str, Any], output: str) -> str:
     """Fill a template: keys of a row's `item`, and of the output (`sample.output_text`, and
-    `sample.output_json` if it is JSON). Raises TemplateError."""
+    `sample.output_json` if it is JSON).
+
+    Raises TemplateError for a missing key, and for a text of more than `MAX_FILLED` characters: a
+    short template can refer to a long text many times.
+    """
+    sample, room = sample_of(output), MAX_FILLED - len(template)
 
     def replace(match: re.Match[str]) -> str:
+        nonlocal room
         root, path = match[1], match[2].split(".")[1:]
-        value: Any = item if root == "item" else sample_of(output)
+        value: Any = item if root == "item" else sample
         for name in path:
             is_index = isinstance(value, list) and name.isascii() and name.isdigit()
             try:
@@ -38,7 +46,11 @@ def fill(template: str, item: Mapping[str, Any], output: str) -> str:
             except (LookupError, TypeError) as error:
                 missing = f"{{{{{'.'.join((root, *path))}}}}} is not there"
                 raise TemplateError(missing, root) from error
-        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        room -= len(text)
+        if room < 0:
+            raise TemplateError(f"the filled text has more than {MAX_FILLED:,} characters", root)
+        return text
 
     return _TEMPLATE.sub(replace, template)
 

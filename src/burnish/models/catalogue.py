@@ -32,6 +32,10 @@ class CatalogueEntry(Section):
     packages: tuple[WheelPackage, ...] = ()
     payload: tuple[str, ...] = ()
     payload_sha256: str | None = None
+    #: What an embedding model was trained for: languages in English, scripts by their Unicode
+    #: names. Without scripts, it is trusted with every text.
+    languages: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
 
 
 @cache
@@ -41,3 +45,10 @@ def catalogue() -> dict[str, CatalogueEntry]:
     return {
         name: CatalogueEntry(name=name, **facts) for name, facts in tomllib.loads(source).items()
     }
+
+
+def find_entry(name: str) -> CatalogueEntry | None:
+    """Return the entry of this name or of this hub id, if the catalogue has one."""
+    entries = catalogue()
+    by_hub = {entry.hub: entry for entry in entries.values()}
+    return entries.get(name) or by_hub.get(name)

@@ -14,6 +14,7 @@ from burnish.core.atomic import hash_file, write_json
 from burnish.core.errors import NotFound
 from burnish.core.runs import runs_folder
 from burnish.core.settings import models_folder
+from burnish.models.catalogue import find_entry
 
 MANIFEST = "model.json"
 #: The same file of a trained model's folder (see models.artifact).
@@ -22,7 +23,11 @@ ARTIFACT_FILE = "artifact.json"
 
 @dataclass(frozen=True, slots=True)
 class LocalModel:
-    """A model that can be loaded. `sha256` is the hash of the manifest, which hashes each file."""
+    """A model that can be loaded. `sha256` is the hash of the manifest, which hashes each file.
+
+    `languages` and `scripts` say what an embedding model was trained for: as the manifest has them,
+    else as the catalogue does. Without scripts, the model is trusted with every text.
+    """
 
     name: str
     path: Path
@@ -32,6 +37,8 @@ class LocalModel:
     context_length: int
     has_template: bool
     sha256: str
+    languages: tuple[str, ...] = ()
+    scripts: tuple[str, ...] = ()
 
     @property
     def identity(self) -> dict[str, str]:
@@ -69,6 +76,9 @@ def model_folder(name: str) -> Path:
 def open_model(folder: Path) -> LocalModel:
     """Read a folder's manifest."""
     manifest = read_manifest(folder)
+    # Not written by `pull`: the hash of the manifest is the identity of models pulled before.
+    entry = find_entry(manifest["name"])
+    trained_for = manifest if "scripts" in manifest or entry is None else entry.model_dump()
     return LocalModel(
         name=manifest["name"],
         path=folder.absolute(),
@@ -78,6 +88,8 @@ def open_model(folder: Path) -> LocalModel:
         context_length=manifest["context_length"],
         has_template=manifest["has_template"],
         sha256=hash_file(folder / MANIFEST),
+        languages=tuple(trained_for.get("languages", ())),
+        scripts=tuple(trained_for.get("scripts", ())),
     )
 
 

@@ -102,8 +102,13 @@ def ask(engine: LocalEngine, index: Index, question: str, settings: AnswerSettin
     A model is instructed to cite; a run gets the system prompt of its training.
     """
     hits = index.search(question, settings.k, settings.files)
-    nearest = max((hit.similarity or 0.0 for hit in hits), default=0.0)
-    if nearest < settings.least_similarity:
+    if not hits:
+        say("No passage was found: the model was not asked.")
+        return CitedAnswer(DONT_KNOW, False, ())
+    nearest = max(item.similarity or 0.0 for item in hits)
+    # Where the embedder doesn't know the script, no passage has a similarity to judge by.
+    judged = not hits.note or any(item.similarity is not None for item in hits)
+    if judged and nearest < settings.least_similarity:
         say(f"The nearest passage has a similarity of {nearest:.2f}: the model was not asked.")
         return CitedAnswer(DONT_KNOW, False, ())
     instruction = INSTRUCTION if engine.system is None else engine.system

@@ -25,7 +25,7 @@ _DRAWN_TAGS = frozenset({"svg", "math"})
 _KEPT_TAGS = _UNREAD_TAGS | _DRAWN_TAGS | {"title", "pre"}
 
 
-class Page:
+class HtmlPage:
     """A page being read, as a target of lxml's parsers; `draft` collects its text."""
 
     def __init__(self, title: str) -> None:

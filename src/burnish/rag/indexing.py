@@ -13,12 +13,13 @@ from typing import Any
 from burnish.core.atomic import hash_file
 from burnish.core.errors import BadData, BadRecipe, NotFound, Unavailable
 from burnish.core.progress import Bar, progress, say
+from burnish.core.scripts import count_letters
 from burnish.models.heads.embedder import Embedder
 from burnish.models.local_models import find_model
 from burnish.rag.chunking import chunk_document
 from burnish.rag.locations import IndexLocations, index_locations
 from burnish.rag.readers import read_document, readers
-from burnish.rag.search import refuse_other_embedder
+from burnish.rag.search import refuse_other_embedder, suggest_multilingual
 from burnish.rag.store import Passage, PassageStore
 
 #: Part of a file's digest: incremented when reading or chunking changes, to index all files anew.
@@ -31,7 +32,10 @@ _BLOCK = 64
 class IndexReport:
     """The result of an indexing, in files, and the number of passages in the index.
 
-    `skipped` names each file that could not be read, with the reason.
+    `skipped` names each file that could not be read, with the reason. `unknown_scripts` is script →
+    share of the letters, in the files that were read now, of scripts that the embedder doesn't
+    know; `word_ranked` is how many of their passages only words can find, and `note` says so with
+    the remedy.
     """
 
     name: str
@@ -43,6 +47,9 @@ class IndexReport:
     passages: int
     skipped: tuple[tuple[str, str], ...]
     not_read: dict[str, int]
+    unknown_scripts: dict[str, float] = field(default_factory=dict)
+    word_ranked: int = 0
+    note: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return the shape that `burnish index --json` prints."""
@@ -60,6 +67,8 @@ class IndexReport:
         if self.not_read:
             kinds = ", ".join(f"{count} {kind}" for kind, count in self.not_read.items())
             lines.append(f"Ignored files of other kinds: {kinds}.")
+        if self.note:
+            lines.append(self.note)
         lines.append(f'Try it: burnish search {self.name} "a question"')
         return "\n".join(lines)
 
@@ -108,7 +117,10 @@ def build_index(
     if is_new and not passages:
         locations.remove(name)
         raise BadData("None of the files can be read.", "\n".join(r for _, r in indexer.skipped))
-    return IndexReport(name, location, *counts, passages, tuple(indexer.skipped), not_read)
+    return IndexReport(
+        name, location, *counts, passages, tuple(indexer.skipped), not_read,
+        indexer.unknown_scripts(), indexer.word_ranked, indexer.note(),
+    )  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -120,6 +132,8 @@ class _Indexer:
     settings: IndexSettings
     pending: list[tuple[str, str, list[Passage]]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    letters: Counter[str] = field(default_factory=Counter)
+    word_ranked: int = 0
 
     def renew(self, files: Sequence[Path]) -> tuple[int, int, int, int]:
         """Bring the store to the files' content: (added, changed, unchanged, removed)."""
@@ -173,6 +187,31 @@ class _Indexer:
             for block in chunk_document(document, spans, max_tokens)
         ]
 
+    def unknown_scripts(self) -> dict[str, float]:
+        """Return script → share of the letters read, of scripts that the embedder doesn't know."""
+        known = self.embedder.scripts or tuple(self.letters)
+        total = self.letters.total()
+        return {
+            script: count / total
+            for script, count in self.letters.most_common()
+            if script not in known
+        }
+
+    def note(self) -> str:
+        """Say how many of the passages only words can find; empty if there are none."""
+        if not self.word_ranked:
+            return ""
+        shares = [f"{share:.0%} {script}" for script, share in self.unknown_scripts().items()]
+        return (
+            f"{self.word_ranked} of the passages read are found by words alone "
+            f"({', '.join(shares)} letters): {suggest_multilingual(self.embedder)}"
+        )
+
+    def _count_scripts(self, passages: Sequence[Passage]) -> None:
+        for passage in passages:
+            self.letters += count_letters(passage.text)
+            self.word_ranked += not self.embedder.knows(passage.text)
+
     def _skip(self, file: Path, reason: str) -> None:
         self.skipped.append((str(file), reason))
         say(f"Skipped {reason}")
@@ -185,6 +224,7 @@ class _Indexer:
         for file, digest, passages in self.pending:
             self.store.replace(file, digest, passages, vectors[begin : begin + len(passages)])
             begin += len(passages)
+            self._count_scripts(passages)
             bar.advance(_size(file), note=Path(file).name)
         self.pending.clear()
 

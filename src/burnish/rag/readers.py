@@ -18,7 +18,7 @@ from burnish.core.json_text import BadJson, parse_json
 from burnish.core.records import abbreviate
 from burnish.rag.documents import Block, Document, DocumentBuilder, Reader
 from burnish.rag.docx_text import fill, refuse_huge
-from burnish.rag.html_page import Page
+from burnish.rag.html_page import HtmlPage
 
 _LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+\Z")
 _FRONT_MATTER = re.compile(r"\A---\r?\n.*?^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
@@ -105,7 +105,7 @@ def read_jsonl(file: Path) -> Document:
 def read_html(file: Path) -> Document:
     """Read HTML: the visible text, under its h1 to h6."""
     etree = _import_library("lxml.etree")
-    parser = etree.HTMLParser(target=Page(file.stem), huge_tree=True, encoding="utf-8")
+    parser = etree.HTMLParser(target=HtmlPage(file.stem), huge_tree=True, encoding="utf-8")
     parser.feed(_decode_file(file).encode())
     builder: DocumentBuilder = parser.close()
     return builder.build()

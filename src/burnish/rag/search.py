@@ -1,5 +1,6 @@
 """Hybrid search: vector search and word search, fused by rank.
 
+Vectors count only where the embedder was trained for the script of the question and the passage.
 A cross-encoder, if one is named, reranks the best hits together with the question.
 """
 
@@ -48,6 +49,12 @@ class SearchHit:
         return {**passage, "headings": list(passage["headings"]), **fields}
 
 
+class SearchHits(list[SearchHit]):
+    """The passages that were found, best first; `note` says why words alone ranked them, if so."""
+
+    note: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Reranking:
     """A cross-encoder, and how many of the best hits it reads."""
@@ -74,38 +81,58 @@ class Index:
     root: Path
     reranking: Reranking | None = None
 
-    def search(self, question: str, k: int = 5, files: str | None = None) -> list[SearchHit]:
+    def search(self, question: str, k: int = 5, files: str | None = None) -> SearchHits:
         """Return the `k` best passages, best first; `files` is a pattern that their file must
         match.
 
         Raises NotFound if no file of the index matches it.
         """
-        return self.nearest(question, self.embedder.encode([question])[0], k, files)
+        hits = self.nearest(question, self.embedder.encode([question])[0], k, files)
+        if hits.note:
+            say(hits.note)
+        return hits
 
-    def search_all(self, questions: Sequence[str], k: int = 5) -> list[list[SearchHit]]:
+    def search_all(self, questions: Sequence[str], k: int = 5) -> list[SearchHits]:
         """Search for many questions, embedded together."""
         with progress("Searching", total=len(questions)) as bar:
             vectors = self.embedder.encode(questions, advance=bar.advance)
-            return [
+            found = [
                 self.nearest(question, vector, k)
                 for question, vector in zip(questions, vectors, strict=True)
             ]
+        if by_words := [hits.note for hits in found if hits.note]:
+            say(f"{len(by_words)} of {len(found)} questions: {by_words[0]}")
+        return found
 
     def nearest(
         self, question: str, vector: np.ndarray, k: int = 5, files: str | None = None
-    ) -> list[SearchHit]:
+    ) -> SearchHits:
         """Search for a question with a given vector: float32 of shape (width,)."""
         wanted = self._matching_files(files) if files else None
-        if self.reranking is None:
-            return self._fuse(question, vector, k, wanted)
-        hits = self._fuse(question, vector, max(k, self.reranking.top), wanted)
-        return self.reranking.rerank(question, hits)[:k]
+        depth = max(k, self.reranking.top) if self.reranking else k
+        fused = self._fuse(question, vector, depth, wanted)
+        ranked = self.reranking.rerank(question, fused) if self.reranking and fused else fused
+        hits = SearchHits(ranked[:k])
+        hits.note = self._explain_word_ranking(question, fused, hits)
+        return hits
+
+    def _explain_word_ranking(
+        self, question: str, fused: Sequence[SearchHit], hits: Sequence[SearchHit]
+    ) -> str:
+        """Say which hits words alone ranked, and what to do; empty if the embedder knows all."""
+        known = self.embedder.knows
+        by_meaning = known(question) and any(item.by_meaning for item in fused)
+        unknown = sum(not known(item.passage.text) for item in hits)
+        if not self.embedder.scripts or (by_meaning and not unknown):
+            return ""
+        ranked = f"{unknown} of {len(hits)} passages were" if by_meaning else "The passages were"
+        return f"{ranked} ranked by words alone: {suggest_multilingual(self.embedder)}"
 
     def _fuse(
         self, question: str, vector: np.ndarray, k: int, wanted: Collection[str] | None
     ) -> list[SearchHit]:
         depth = max(_DEPTH, k)
-        meaning = self.store.search_vectors(vector, depth, wanted)
+        meaning = rank_by_meaning(self.store, self.embedder, question, vector, depth, wanted)
         words = self.store.search_words(question, depth, wanted)
         fused = reciprocal_rank_fusion([_ids(meaning), _ids(words)])[:k]
         passages = self.store.passages([passage_id for passage_id, _ in fused])
@@ -139,6 +166,36 @@ class Index:
                 f"Its files: {', '.join(sorted(map(self.display_name, files))[:10])}",
             )
         return wanted
+
+
+def rank_by_meaning(
+    store: PassageStore,
+    embedder: Embedder,
+    question: str,
+    vector: np.ndarray,
+    depth: int,
+    files: Collection[str] | None = None,
+) -> Ranking:
+    """Return the nearest passages among the first `depth`, of scripts that the embedder knows.
+
+    Vectors of other scripts say nothing: a question in one has no nearest passages at all.
+    """
+    if not embedder.knows(question):
+        return []
+    ranking = store.search_vectors(vector, depth, files)
+    if not embedder.scripts:
+        return ranking
+    passages = store.passages(_ids(ranking))
+    pairs = zip(ranking, passages, strict=True)
+    return [ranked for ranked, passage in pairs if embedder.knows(passage.text)]
+
+
+def suggest_multilingual(embedder: Embedder) -> str:
+    """Say what the embedder was trained for, and how to take another one."""
+    return (
+        f"{embedder.name} was trained for {embedder.trained_for}. Name a multilingual embedding "
+        "model: `burnish index --embedder MODEL` with another --name, or rag.embedder in a recipe."
+    )
 
 
 def reciprocal_rank_fusion(

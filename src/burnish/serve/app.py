@@ -32,6 +32,7 @@ from burnish.serve.inference.embeddings import Embedders
 from burnish.serve.inference.router import router as inference_router
 from burnish.serve.inference.service import InferenceService
 from burnish.serve.middleware.guard import LOOPBACK, AuthMiddleware
+from burnish.serve.middleware.json_body import JsonBodyMiddleware
 from burnish.serve.middleware.metrics import Metrics
 from burnish.serve.middleware.observability import AuditLog, AuditMiddleware
 from burnish.serve.openapi import ERROR_RESPONSES, DocumentedApp
@@ -81,6 +82,7 @@ def create_app(
         if worker and tasks:
             worker.start()
             tasks.start()
+            app.state.background = (worker, tasks)
         yield
         if worker and tasks:
             await run_in_threadpool(worker.stop)
@@ -98,19 +100,26 @@ def create_app(
         redirect_slashes=False,
         responses=ERROR_RESPONSES,
     )
+    app.state.background = ()
     app.state.scheduler = scheduler
     app.state.inference = inference
     app.state.workspace = workspace
     _include_routers(app, with_workspace=workspace is not None)
+    _add_exception_handlers(app)
+    app.add_middleware(JsonBodyMiddleware)
+    app.add_middleware(AuthMiddleware, keys=keys, hosts=hosts, rate_limiter=rate_limiter)
+    app.add_middleware(AuditMiddleware, metrics=metrics, audit=audit)
+    return app
+
+
+def _add_exception_handlers(app: FastAPI) -> None:
+    """Give every error the shape that clients read."""
     app.add_exception_handler(BurnishError, errors.on_burnish_error)
     app.add_exception_handler(OSError, errors.on_storage_fault)
     app.add_exception_handler(DBAPIError, errors.on_storage_fault)
     app.add_exception_handler(HTTPException, errors.on_http_error)
     app.add_exception_handler(RequestValidationError, errors.on_bad_request)
     app.add_exception_handler(Exception, errors.on_unexpected_error)
-    app.add_middleware(AuthMiddleware, keys=keys, hosts=hosts, rate_limiter=rate_limiter)
-    app.add_middleware(AuditMiddleware, metrics=metrics, audit=audit)
-    return app
 
 
 def _include_routers(app: FastAPI, with_workspace: bool) -> None:

@@ -61,6 +61,12 @@ class ModelNotFound(RequestError):
     status = 404
 
 
+class RouteNotAllowed(RequestError):
+    """What a route would do for a key that may not do it by the route of its own."""
+
+    status = 403
+
+
 def error_body(
     status: int, message: str, param: str | None = None, code: str | None = None
 ) -> ErrorObject:

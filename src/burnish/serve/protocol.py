@@ -4,15 +4,62 @@ from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
 from fastapi import Query
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 Text = Annotated[str, Field(max_length=1_000_000)]
 
 
+#: Entries of any object whose keys the client chooses.
+MAX_ENTRIES = 10_000
+
+
+def _limit_entries(value: object) -> object:
+    """Raises ValueError for an object of too many entries, before each is validated."""
+    if isinstance(value, dict) and len(value) > MAX_ENTRIES:
+        raise ValueError(f"it has {len(value)} entries; at most {MAX_ENTRIES} are allowed")
+    return value
+
+
+def _bound_faults(schema: Any) -> None:
+    """Let every list of a schema end at its first fault, and limit the entries of objects."""
+    if isinstance(schema, list | tuple):
+        for part in schema:
+            _bound_faults(part)
+    if not isinstance(schema, dict) or _is_bounded(schema):
+        return
+    for part in list(schema.values()):
+        _bound_faults(part)
+    if schema.get("type") == "list":
+        schema["fail_fast"] = True
+    if schema.get("type") == "dict":
+        inner = dict(schema)
+        schema.clear()
+        schema.update(core_schema.no_info_before_validator_function(_limit_entries, inner))
+
+
+def _is_bounded(schema: dict[str, Any]) -> bool:
+    """Return whether a schema has been bounded, as part of another record."""
+    function = schema.get("function")
+    return isinstance(function, dict) and function.get("function") is _limit_entries
+
+
 class ApiModel(BaseModel):
-    """A record of a request: strict about types, silent about unknown fields."""
+    """A record of a request: strict about types, silent about unknown fields.
+
+    A list ends at its first fault: each fault is a record with what the client sent.
+    """
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
+
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Return the schema of the record, of which a bounded number of faults is reported."""
+        schema = handler(source)
+        _bound_faults(schema)
+        return schema
 
 
 class StrictApiModel(ApiModel):
@@ -25,6 +72,17 @@ class ApiObject(BaseModel):
     """A record of a response. Each field is a key of the JSON, `null` where it is None."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+def limit_total_length(limit: int) -> AfterValidator:
+    """Return the validator of texts that cost as much as they have characters together."""
+
+    def check(texts: list[str]) -> list[str]:
+        if (total := sum(map(len, texts))) > limit:
+            raise ValueError(f"the texts have {total} characters; at most {limit} are allowed")
+        return texts
+
+    return AfterValidator(check)
 
 
 def _is_none(value: object) -> bool:

@@ -21,6 +21,7 @@ from burnish.serve.auth.keys import open_keys
 from burnish.serve.fine_tuning.worker import JobWorker
 from burnish.serve.inference.embeddings import Embedders
 from burnish.serve.middleware.guard import LOOPBACK
+from burnish.serve.read_timeouts import TimedH11Protocol
 from burnish.serve.store.workspace import open_workspace
 
 #: Seconds that open requests get to finish after the signal to stop.
@@ -68,7 +69,11 @@ def serve(
         served = ", ".join([*model_pool.engines, *Embedders(aliases or {}).names()])
         say(f"Serving {served} at {base_url(str(host), port)} (Ctrl-C stops it)")
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=_SHUTDOWN_SECONDS
+            app,
+            http=TimedH11Protocol,
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
         )
         with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is finished
             uvicorn.Server(config).run(sockets=[listener])

@@ -1,5 +1,6 @@
 """Who may ask for what, and what is noted of it."""
 
+import asyncio
 import contextlib
 import json
 import stat
@@ -17,6 +18,7 @@ from burnish.core.journal import read_journal
 from burnish.serve.auth.keys import ApiKey, ApiKeys, open_keys
 from burnish.serve.auth.rate_limit import RateLimiter
 from burnish.serve.middleware.guard import route_name
+from burnish.serve.middleware.observability import AuditLog
 from tests.fixtures.server import KEY
 from tests.serve.inference.test_openai_client import ask
 
@@ -206,3 +208,31 @@ def test_readiness_needs_no_key_and_names_what_is_missing(house):
         scheduler._closed = False
 
     assert answer.status_code == 503 and answer.json()["waits_for"] == ["models"]
+
+
+def test_a_search_within_a_response_needs_the_route_of_vector_stores(client_with):
+    search = {"type": "file_search", "vector_store_ids": ["vs_any"]}
+    with (
+        client_with(routes=["responses"]) as client,
+        pytest.raises(openai.PermissionDeniedError) as refused,
+    ):
+        client.responses.create(model="tiny", input="red", tools=[search])
+
+    assert refused.value.code == "route_not_allowed"
+
+
+def test_a_full_audit_log_becomes_the_one_before(tmp_path):
+    log = AuditLog(tmp_path / "audit.jsonl", max_bytes=200)
+
+    async def write():
+        for number in range(100):
+            await log.write(method="POST", path=f"/{number}")
+
+    asyncio.run(write())
+    log.close()
+
+    files = [tmp_path / "audit.jsonl", *(tmp_path / f"audit.jsonl.{n}" for n in range(1, 16))]
+    assert sorted(tmp_path.iterdir()) == sorted(files), "the oldest are dropped"
+    assert [entry["path"] for entry in read_journal(files[0])][-1] == "/99"
+    newest_full = [entry["path"] for entry in read_journal(files[1])]
+    assert len(newest_full) > 1 and all(file.stat().st_size < 400 for file in files)

@@ -194,3 +194,42 @@ def test_a_batch_gets_no_more_turns_than_its_key_has(tmp_path):
     assert [work._take_allowance(slow, 16), work._take_allowance(slow, 16)] == [5, 0]
     assert work._take_allowance(free, 16) == work._take_allowance(gone, 16) == 16
     assert "retry-after" in rates.take(keys.find_by_name("slow"))
+
+
+def test_a_key_without_allowance_keeps_no_other_batch_waiting(server):
+    keys = ApiKeys(server.home / "keys.json")
+    slow = keys.add(ApiKey("crawling", "", per_minute=4, organization="slow"))
+    other = keys.add(ApiKey("other", "", organization="other"))
+    slow_client, client = (
+        openai.OpenAI(base_url=server.address, api_key=key, max_retries=0) for key in (slow, other)
+    )
+    try:
+        held = begin(slow_client, [chat(f"q{n}") for n in range(40)])
+        while server.home.joinpath("batches", held.id).exists() is False:
+            time.sleep(0.05)
+        done = wait(client, begin(client, [chat("a")]).id)
+    finally:
+        keys.remove("crawling")
+        keys.remove("other")
+
+    assert done.status == "completed"
+
+
+def test_poisoned_lines_fail_alone_or_with_their_batch(server):
+    client = server.client
+    half = json.dumps(chat("half", "\ud800")).encode()
+    endless = {"allOf": [{"pattern": f".*a.{{{n}}}b.*"} for n in range(24)]}
+    format = {"type": "json_schema", "json_schema": {"name": "a", "schema": endless}}
+    deep = {"custom_id": "deep", "method": "POST", "url": CHAT, "body": {"model": [{}] * 99_000}}
+
+    made = client.batches.create(
+        input_file_id=upload(client, half, purpose="batch"),
+        endpoint=CHAT, completion_window="24h",
+    )  # fmt: skip
+    failed = wait(client, made.id)
+    done = wait(client, begin(client, [chat("hard", response_format=format), deep, chat("a")]).id)
+
+    assert failed.status == "failed" and failed.errors.data[0].code == "invalid_json_line"
+    assert (done.status, done.request_counts.completed) == ("completed", 1)
+    answers = {one["custom_id"]: one["response"] for one in read(client, done.error_file_id)}
+    assert {one["status_code"] for one in answers.values()} == {400}

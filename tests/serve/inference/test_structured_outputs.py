@@ -1,6 +1,7 @@
 """`response_format` and `tools` of the unmodified client; the model knows nothing of either."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pydantic
@@ -203,6 +204,21 @@ def test_a_call_behind_a_thought_is_a_call():
     found = parse_answer(f"<think>\nrefund?\n</think>\n\n{call}", {"refund"})
 
     assert (found.reasoning, found.text, len(found.calls)) == ("refund?", "", 1)
+
+
+def test_a_schema_that_never_ends_compiling_is_refused_while_others_are_answered(client):
+    patterns = [{"type": "string", "pattern": f".*a.{{{n}}}b.*"} for n in range(24)]
+    endless = schema({"allOf": patterns})
+
+    with ThreadPoolExecutor(4) as threads:
+        hostile = [threads.submit(ask, client, response_format=endless) for _ in range(2)]
+        while not all(one.done() for one in hostile):
+            assert said(ask(client, max_tokens=2))
+
+    for one in hostile:
+        with pytest.raises(openai.BadRequestError, match="seconds of processor time") as refused:
+            one.result()
+        assert refused.value.param == "response_format"
 
 
 def test_half_a_character_in_a_call_is_left_as_an_escape():

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import socket
+import tracemalloc
 
 import httpx
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from burnish.serve.middleware.guard import MAX_BYTES, max_body_bytes
 from tests.fixtures.server import KEY
 
+JSON = {"content-type": "application/json"}
 AUTH = {"authorization": f"Bearer {KEY}"}
 GOOD = {
     "model": "tiny",
@@ -146,7 +149,7 @@ def test_a_broken_body_is_a_400(http, body):
         {"stop": 5},
         {"stream": "yes"},
         {"stream_options": []},
-        {"tools": [{"a": "\ud800"}]},
+        {"tools": [{"a": "b"}]},
         {"tools": 7},
         {"logit_bias": []},
         {"response_format": "text"},
@@ -209,3 +212,73 @@ def test_an_answer_says_which_request_it_is_for_and_how_long_it_took(http):
     assert mine.headers["x-request-id"] == "mine-1"
     assert int(mine.headers["openai-processing-ms"]) >= 0
     assert forged.headers["x-request-id"].startswith("req_")
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {**GOOD, "unknown": {"deep": ["\ud800"]}}),
+        ("/v1/chat/completions", {**GOOD, "metadata": {"\udfff": "a"}}),
+        ("/v1/completions", {"model": "tiny", "prompt": "a", "user": "\ud83d"}),
+        ("/v1/embeddings", {"model": "tiny", "input": "\ud800"}),
+    ],
+)
+def test_half_of_a_character_anywhere_in_a_body_is_a_400(http, path, body):
+    assert (
+        "surrogate"
+        in error(http.post(path, content=json.dumps(body), headers=JSON), 400)["message"]
+    )
+
+
+def test_a_whole_character_in_two_escapes_is_text(http):
+    body = json.dumps({**GOOD, "user": "\U0001f600", "unknown": "\\ud800"})
+    assert "\\ud83d\\ude00" in body
+
+    assert http.post("/v1/chat/completions", content=body, headers=JSON).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[{}] * 1_000_000, [{}] * 90_000, {"a": [[]] * 300_000}, {str(n): n for n in range(200_000)}],
+)
+def test_a_body_of_many_small_things_costs_no_more_than_its_bytes(http, content):
+    messages = [{"role": "user", "content": content}]
+    body = json.dumps({**GOOD, "messages": messages, "logit_bias": content}).encode()
+    tracemalloc.start()
+    assert (
+        len(error(http.post("/v1/chat/completions", content=body, headers=JSON), 400)["message"])
+        < 500
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 40 * len(body)
+
+
+def test_a_body_with_two_ends_is_refused_and_its_connection_closed(house):
+    host, port = house.address.removeprefix("http://").split(":")
+    request = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: {host}\r\nauthorization: Bearer {KEY}\r\n"
+        "content-type: application/json\r\ncontent-length: 4\r\ntransfer-encoding: chunked\r\n\r\n"
+        "0\r\n\r\nGET /v1/models HTTP/1.1\r\n"
+    )
+    with socket.create_connection((host, int(port)), timeout=30) as client:
+        client.sendall(request.encode())
+        answer = b""
+        while received := client.recv(4096):
+            answer += received
+
+    assert answer.startswith(b"HTTP/1.1 400") and answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"guided_choice": ["x" * 999 + str(n % 10) for n in range(40)]}, "value_error"),
+        ({"messages": [{"role": "user", "content": "a " * 400_000}]}, "context_length_exceeded"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}] * 2000}]}, None),
+    ],
+)
+def test_what_would_take_long_is_refused_before_it_is_read(http, change, code):
+    found = error(http.post("/v1/chat/completions", json={**GOOD, **change}), 400)
+
+    assert code is None or found["code"] == code

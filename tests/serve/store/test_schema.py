@@ -149,7 +149,7 @@ def test_a_clock_that_jumps_keeps_no_job_from_being_taken_over(jobs, monkeypatch
 @pytest.mark.parametrize("jump", [-86400, 86400])
 def test_a_clock_that_jumps_keeps_no_errand_from_being_taken_over(store, monkeypatch, jump):
     StoredObjects(store).add(StoredObject(id="batch_1", kind="batch", status="validating", body={}))
-    errand = BackgroundTask("batch", ("validating",), lambda record, is_to_stop: None)
+    errand = BackgroundTask("batch", ("validating",), run=None, fail=None)
     errands = BackgroundTasks(store, {}, lease=60)
     assert errands._claim(errand, "first").worker == "first"
     assert errands._claim(errand, "early") is None

@@ -1,5 +1,9 @@
 """`client.vector_stores` of the unmodified client."""
 
+import io
+import zipfile
+
+import httpx
 import openai
 import pytest
 
@@ -120,3 +124,34 @@ def test_what_cannot_be_done_is_refused_by_its_name(server, filled, call, param)
         call(server.client, filled[0])
 
     assert refused.value.param.startswith(param)
+
+
+def corrupt_docx():
+    """A document whose text is LZMA-compressed, and corrupt: zipfile raises LZMAError."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>" * 500)
+        archive.writestr("word/document.xml", "<w/>" * 500)
+    content = bytearray(packed.getvalue())
+    content[60:90] = b"\xff" * 30
+    return bytes(content)
+
+
+def test_poisoned_files_fail_and_no_other_file_waits_for_them(server):
+    client = server.client
+    store = client.vector_stores.create().id
+    names = {"..": b"a", "\U0001f600" * 60 + ".md": b"# a", "broken.docx": corrupt_docx(),
+             "deep.jsonl": b"[" * 100_000, "half.jsonl": b'{"a": "\\ud800"}'}  # fmt: skip
+    poisoned = [send(client, name, content) for name, content in names.items()]
+    for file in poisoned:
+        client.vector_stores.files.create(file_id=file, vector_store_id=store)
+
+    good = client.vector_stores.files.create_and_poll(
+        send(client, "money.md"), vector_store_id=store, poll_interval_ms=50
+    )
+
+    assert good.status == "completed"
+    for file in poisoned:
+        ended = client.vector_stores.files.poll(file, vector_store_id=store, poll_interval_ms=50)
+        assert ended.status == "completed" or ended.last_error.message
+    assert httpx.get(server.address.removesuffix("/v1") + "/readyz").json() == {"status": "ready"}

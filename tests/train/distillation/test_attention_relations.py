@@ -143,7 +143,7 @@ def test_what_cannot_be_compared_is_refused(recipe_of, dataset, wide, monkeypatc
         make_recipe({}, [*related(), "train.objective.weight=1", "train.objective.on_policy=0.5"])
     with pytest.raises(BadRecipe, match="puts tokens before a row"):
         make_recipe({}, [*related()[:3], "train.method=prompt"])
-    with pytest.raises(BadRecipe, match="by one process only"):
+    with pytest.raises(BadRecipe, match="goes with parallel none"):
         make_recipe({}, [*related(), "train.parallel=ddp", "train.devices=2"])
     monkeypatch.setattr(
         "burnish.train.distillation.attention_relations._NAMES", (("wq", "wk", "wv"),)

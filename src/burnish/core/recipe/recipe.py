@@ -142,6 +142,9 @@ def _explain(error: ValidationError, source: str, lines: Mapping[str, int]) -> t
             fixes.append(
                 f"Did you mean `{near[0]}`?" if near else f"Known keys there: {', '.join(known)}."
             )
+        elif fault["type"] == "value_error":
+            # A rule of ours: it says itself what is wrong with what.
+            problems.append(f"{where}: `{place}`: {fault['ctx']['error']}.")
         else:
             problems.append(f"{where}: `{place}` is {fault['input']!r}: {fault['msg'].lower()}.")
     return "\n".join(problems), "\n".join(fixes) or "Correct the value."

@@ -23,6 +23,7 @@ from burnish.core.recipe.endpoint import ModelEndpoint
 from burnish.core.records import Message, Prompt
 from burnish.core.settings import secret
 from burnish.engines.answerers.protocol import AnswererReply, MayAsk
+from burnish.engines.remote.http import is_loopback
 
 #: Seconds of the first pause and of the longest one.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
@@ -62,6 +63,7 @@ class RemoteAnswerer:
             headers=headers,
             timeout=settings.timeout,
             limits=httpx2.Limits(max_connections=settings.concurrency),
+            trust_env=not is_loopback(endpoint),
         )
         self._pace = _RequestPacer(settings.requests_per_minute)
         self._answered, self._stop = threading.Event(), threading.Event()

@@ -198,10 +198,11 @@ class LogprobEngine(ExternalEngine):
 
     @abstractmethod
     def logprob_table(
-        self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1
+        self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1, owner: str = ""
     ) -> LogprobTable:
         """Return log-probabilities behind the tokens `ids`; `wanted` are the tokens that will be
-        looked up, and an answer has up to `ahead` of them."""
+        looked up, and an answer has up to `ahead` of them. Nothing of another owner's prompts is
+        reused."""
 
     def ensure_alive(self) -> None:
         """Restart the child if it has exited. Raises EngineFailed."""
@@ -233,7 +234,7 @@ class LogprobEngine(ExternalEngine):
         choices = request.prompt.choices
         texts = encode_choices(self.tokenizer, self.ends, choices, request.answer_prefix)
         wanted = sorted({token for text in texts for token in text})
-        table = self.logprob_table(request.ids, wanted, max(map(len, texts)))
+        table = self.logprob_table(request.ids, wanted, max(map(len, texts)), request.owner)
         chosen = find_likeliest(build_choice_tree(texts), table)
         request.text, request.token_ids = choices[chosen], texts[chosen][:-1]
         request.finish = "stop"

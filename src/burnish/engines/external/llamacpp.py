@@ -18,6 +18,7 @@ from burnish.core.errors import Unavailable
 from burnish.core.records import TokenLogprob
 from burnish.engines.external.base import DEFAULT_LAUNCH, LaunchOptions, LogprobEngine
 from burnish.engines.external.process import EngineProcess
+from burnish.engines.external.slots import SlotPool
 from burnish.engines.local.decoding import GenerationRequest
 from burnish.models.artifact import Artifact
 from burnish.models.chat_template import encode_text
@@ -48,6 +49,7 @@ class LlamaCppEngine(LogprobEngine):
             raise Unavailable("llama.cpp needs xllamacpp.", "pip install 'burnish[llamacpp]'")
         super().__init__(name, tokenizer, system, launch_options)
         self.file, self.adapter, self.slots = file, adapter, launch_options.slots
+        self._slot_pool = SlotPool(self.slots)
         self._letter = encode_text(tokenizer, "a")[0]
         self.child = self.start_process()
         props = self.child.ask("/props")
@@ -76,15 +78,16 @@ class LlamaCppEngine(LogprobEngine):
         return self.file.stat().st_size
 
     def logprob_table(
-        self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1
+        self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1, owner: str = ""
     ) -> "_LlamaCppLogprobs":
         """Return a table for any token; the server reports the likeliest tokens, or all."""
-        return _LlamaCppLogprobs(self, ids, ahead)
+        return _LlamaCppLogprobs(self, ids, ahead, owner)
 
-    def complete(self, ids: Sequence[int], **settings: Any) -> dict[str, Any]:
+    def complete(self, ids: Sequence[int], owner: str = "", **settings: Any) -> dict[str, Any]:
         """Send one request in the server's own API (`POST /completion`)."""
         body = {**_SAMPLING, "prompt": list(ids), "return_tokens": True, **settings}
-        return dict(self.child.ask("/completion", body))
+        with self._slot_pool.take(owner) as slot:
+            return dict(self.child.ask("/completion", {**body, **_slot_fields(*slot)}))
 
     def generate(self, request: GenerationRequest) -> Generator[None]:
         """Generate a free answer, streamed; one with log-probabilities comes at once."""
@@ -98,7 +101,10 @@ class LlamaCppEngine(LogprobEngine):
             **_generation_fields(request),
             "stream": True,
         }
-        with closing(self.child.stream("/completion", body)) as events:
+        with (
+            self._slot_pool.take(request.owner) as slot,
+            closing(self.child.stream("/completion", {**body, **_slot_fields(*slot)})) as events,
+        ):
             for event in events:
                 ended = event.get("stop_type") == "eos"
                 request.feed(event["content"], event["tokens_predicted"] - ended)
@@ -111,12 +117,13 @@ class LlamaCppEngine(LogprobEngine):
         alternatives."""
         response = self.complete(
             request.ids,
+            request.owner,
             **_generation_fields(request),
             stop=list(request.prompt.stop),
             n_probs=max(shown, 1),
         )
         tokens: list[int] = response["tokens"]
-        logprobs = self._logprobs(request.ids, tokens, response, shown)
+        logprobs = self._logprobs(request, tokens, response, shown)
         for token, logprob in zip(tokens, logprobs, strict=True):
             if token in self.ends:
                 request.finish = "stop"
@@ -127,7 +134,11 @@ class LlamaCppEngine(LogprobEngine):
         request.finish = request.finish or "length"
 
     def _logprobs(
-        self, ids: Sequence[int], tokens: Sequence[int], response: Mapping[str, Any], shown: int
+        self,
+        request: GenerationRequest,
+        tokens: Sequence[int],
+        response: Mapping[str, Any],
+        shown: int,
     ) -> tuple[TokenLogprob, ...]:
         """Return the log-probability of each token of an answer.
 
@@ -138,19 +149,24 @@ class LlamaCppEngine(LogprobEngine):
             return tuple(self._logprob(entry, shown) for entry in entries)
         results = []
         for position, token in enumerate(tokens):
-            entries = self.next_logprobs([*ids, *tokens[:position]], self.vocabulary)
+            ids = [*request.ids, *tokens[:position]]
+            entries = self.next_logprobs(ids, self.vocabulary, request.owner)
             entry = next(entry for entry in entries if entry["id"] == token)
             results.append(self._logprob({**entry, "top_logprobs": entries}, shown))
         return tuple(results)
 
-    def next_logprobs(self, ids: Sequence[int], shown: int) -> list[dict[str, Any]]:
+    def next_logprobs(
+        self, ids: Sequence[int], shown: int, owner: str = ""
+    ) -> list[dict[str, Any]]:
         """Return the likeliest next tokens behind `ids`, as the server reports them.
 
         It reports nothing for a token that is half a character, so another token is forced; the
         reported probabilities are the model's own all the same.
         """
         bias = [[self._letter, 1e4]]
-        response = self.complete(ids, n_predict=1, temperature=0, n_probs=shown, logit_bias=bias)
+        response = self.complete(
+            ids, owner, n_predict=1, temperature=0, n_probs=shown, logit_bias=bias
+        )
         return list(response["completion_probabilities"][0]["top_logprobs"])
 
     def _logprob(self, entry: Mapping[str, Any], shown: int) -> TokenLogprob:
@@ -172,14 +188,21 @@ def _generation_fields(request: GenerationRequest) -> dict[str, Any]:
     }
 
 
+def _slot_fields(number: int, may_reuse: bool) -> dict[str, Any]:
+    """Return the fields that choose a slot, and clear it first if it may not be reused."""
+    return {"id_slot": number} | ({} if may_reuse else {"cache_prompt": False})
+
+
 class _LlamaCppLogprobs:
     """Log-probabilities of the next token behind a prompt and some further tokens, requested once.
 
     Each request returns the model's own `ahead` next tokens too: mostly those of the answer.
     """
 
-    def __init__(self, engine: LlamaCppEngine, ids: Sequence[int], ahead: int = 1) -> None:
-        self.engine, self.ids, self.ahead = engine, list(ids), ahead
+    def __init__(
+        self, engine: LlamaCppEngine, ids: Sequence[int], ahead: int = 1, owner: str = ""
+    ) -> None:
+        self.engine, self.ids, self.ahead, self.owner = engine, list(ids), ahead, owner
         self.known: dict[tuple[int, ...], dict[int, float]] = {}
 
     def top_logprobs(self, behind: tuple[int, ...]) -> tuple[dict[int, float], float]:
@@ -187,7 +210,7 @@ class _LlamaCppLogprobs:
         if behind not in self.known:
             self._look_ahead(behind)
         if behind not in self.known:
-            self._keep(behind, self.engine.next_logprobs([*self.ids, *behind], _TOP_TOKENS))
+            self._keep(behind, self._next_logprobs(behind, _TOP_TOKENS))
         logs = self.known[behind]
         return logs, min(logs.values())
 
@@ -195,13 +218,20 @@ class _LlamaCppLogprobs:
         """Return the log-probabilities of the whole vocabulary."""
         if len(self.known.get(behind, ())) < self.engine.vocabulary:
             shown = self.engine.vocabulary
-            self._keep(behind, self.engine.next_logprobs([*self.ids, *behind], shown))
+            self._keep(behind, self._next_logprobs(behind, shown))
         return self.known[behind]
+
+    def _next_logprobs(self, behind: tuple[int, ...], shown: int) -> list[dict[str, Any]]:
+        return self.engine.next_logprobs([*self.ids, *behind], shown, self.owner)
 
     def _look_ahead(self, behind: tuple[int, ...]) -> None:
         """Store the model's own continuation; skipped if the server has left a token out."""
         response = self.engine.complete(
-            [*self.ids, *behind], n_predict=self.ahead, temperature=0, n_probs=_TOP_TOKENS
+            [*self.ids, *behind],
+            self.owner,
+            n_predict=self.ahead,
+            temperature=0,
+            n_probs=_TOP_TOKENS,
         )
         entries = response.get("completion_probabilities", ())
         if len(entries) == len(response["tokens"]):

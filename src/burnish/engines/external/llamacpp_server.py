@@ -12,6 +12,8 @@ from typing import Any
 
 import xllamacpp
 
+from burnish.core.settings import engine_key
+
 _CACHES = {
     "f16": xllamacpp.ggml_type.GGML_TYPE_F16,
     "q8_0": xllamacpp.ggml_type.GGML_TYPE_Q8_0,
@@ -35,6 +37,11 @@ def make_parameters(settings: dict[str, Any]) -> Any:
     # A conversation that outgrows the context is an error; its beginning is never dropped.
     parameters.ctx_shift = parameters.warmup = False
     parameters.verbosity = -1
+    # Any program of this machine and any web page can reach the port: requests need the key, and
+    # no page may read a response.
+    parameters.api_keys = [engine_key()]
+    parameters.cors_origins, parameters.cors_credentials = "", False
+    parameters.ui = parameters.endpoint_slots = False
     # Disable the host cache of past requests (up to 8 GiB); a slot's last prompt stays.
     parameters.cache_ram_mib = 0
     parameters.lora_adapters = [

@@ -52,6 +52,11 @@ class OpenVinoServer(EngineServer):
         self._cached = tokens
         return log_softmax(output["logits"])
 
+    def forget_prompt(self) -> None:
+        """Drop the keys and values of the last prompt."""
+        self._request.reset_state()
+        self._cached = []
+
     def encode_chat(self, request: dict[str, Any]) -> list[int]:
         """Return the tokens of a conversation, rendered and encoded by OpenVINO GenAI itself."""
         text = self.tokenizer.apply_chat_template(

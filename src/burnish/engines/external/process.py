@@ -11,12 +11,13 @@ import urllib.error
 import urllib.request
 import weakref
 from collections.abc import Generator, Mapping, Sequence
+from secrets import token_urlsafe
 from typing import Any
 
 import psutil
 
 from burnish.core.errors import BurnishError, PromptTooLong
-from burnish.core.settings import child_environment
+from burnish.core.settings import ENGINE_KEY, child_environment
 
 #: Seconds for a child to load its model, and to answer one request.
 _TIMEOUT = 600
@@ -27,6 +28,8 @@ _SIGNAL_REASONS = {
     signal.SIGABRT: "it gave up (abort)",
     signal.SIGBUS: "it crashed (bus error)",
 }
+#: Ignores the proxies of the environment: prompts must not leave this machine.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 #: Runs a module until its stdin is closed, so that it never outlives its parent.
 _EXIT_WITH_PARENT = (
     "import os, runpy, sys, threading\n"
@@ -57,17 +60,18 @@ class EngineProcess:
     ) -> None:
         """Start a module (the first word) with arguments and wait until it serves.
 
-        Without `url` the child prints it in a line of JSON. `settings` are environment variables.
-        Raises EngineFailed if it exits first.
+        Without `url` the child is one of burnish's own: it prints its address in a line of JSON,
+        and rejects requests without the key that is in its environment. `settings` are further
+        environment variables. Raises EngineFailed if it exits first.
         """
-        self.name = name
+        self.name, self._key = name, token_urlsafe(32) if url is None else None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 it lives as long as the child
         self._process = subprocess.Popen(
             [sys.executable, "-c", _EXIT_WITH_PARENT, *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE if url is None else self._log,
             stderr=self._log,
-            env=child_environment(settings or {}),
+            env=child_environment({**(settings or {}), ENGINE_KEY: self._key or ""}),
             # Ctrl-C goes to the parent, which may have answers to finish first.
             process_group=0,
         )
@@ -83,7 +87,7 @@ class EngineProcess:
         reports that.
         """
         try:
-            return _request_json(f"{self.url}{path}", body, key)
+            return _request_json(f"{self.url}{path}", body, key or self._key)
         except urllib.error.HTTPError as error:
             message = error.read().decode(errors="replace")[:500]
             if "context" in message and ("exceed" in message or "holds" in message):
@@ -103,7 +107,7 @@ class EngineProcess:
         rejects the request.
         """
         try:
-            with _open_response(f"{self.url}{path}", body, key) as response:
+            with _open_response(f"{self.url}{path}", body, key or self._key) as response:
                 for line in response:
                     if not line.strip():
                         continue
@@ -183,7 +187,7 @@ def _open_response(
         headers["Authorization"] = f"Bearer {key}"
     content = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data=content, headers=headers)
-    answer: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=_TIMEOUT)
+    answer: http.client.HTTPResponse = _DIRECT.open(request, timeout=_TIMEOUT)
     return answer
 
 

@@ -11,10 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from secrets import compare_digest
 from typing import Any
 
 import numpy as np
 
+from burnish.core.settings import engine_key
+
+#: The valid names in a Host header: a page under another name must not reach the server.
+_HOSTS = ("127.0.0.1", "localhost")
+_MAX_BODY_BYTES = 64 * 2**20
 #: What a library raises for an invalid request.
 _FAULTS = (RuntimeError, ValueError, LookupError, TypeError)
 
@@ -24,6 +30,8 @@ class EngineServer(ABC):
 
     #: The folder's own end-of-answer tokens.
     ends: Sequence[int]
+    #: The owner of the last prompt.
+    _owner: str = ""
 
     @abstractmethod
     def next_logprobs(self, ids: Sequence[int], behind: Sequence[int]) -> np.ndarray:
@@ -45,12 +53,23 @@ class EngineServer(ABC):
     def select_adapter(self, request: dict[str, Any]) -> None:  # noqa: B027 most have no adapters
         """Switch to the adapter that the request names, where there are several."""
 
+    def forget_prompt(self) -> None:  # noqa: B027 most keep nothing from prompt to prompt
+        """Drop what is cached of the last prompt, where something is."""
+
+    def select_owner(self, request: dict[str, Any]) -> None:
+        """Forget the last prompt if it was another owner's, whom response times would tell it."""
+        owner = request.get("owner", "")
+        if owner != self._owner:
+            self._owner = owner
+            self.forget_prompt()
+
     def complete(self, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield each token of an answer with its log-probability, up to one of `ends`.
 
         The last item has `stop`, and `ended` says whether the answer ended by itself.
         """
         self.select_adapter(request)
+        self.select_owner(request)
         generator = np.random.default_rng(request.get("seed"))
         tokens: list[int] = []
         while len(tokens) < request["most"]:
@@ -87,6 +106,7 @@ class EngineServer(ABC):
     def wanted_logprobs(self, request: dict[str, Any]) -> list[float]:
         """Return log-probabilities of the tokens `wanted`."""
         self.select_adapter(request)
+        self.select_owner(request)
         logs = self.next_logprobs(request["ids"], request["behind"])
         return [float(logs[token]) for token in request["wanted"]]
 
@@ -117,16 +137,24 @@ def _sample_token(
 
 
 def make_handler(
-    routes: Mapping[str, Callable[[dict[str, Any]], Any]],
+    routes: Mapping[str, Callable[[dict[str, Any]], Any]], key: str
 ) -> type[BaseHTTPRequestHandler]:
     """Return a handler that answers POSTs of JSON by path; a request that the model rejects is a
     400 with the reason.
 
-    Iterators are streamed, one line per item, for as long as the client listens.
+    Iterators are streamed, one line per item, for as long as the client listens. A request without
+    the key is rejected: any program of this machine, and any web page, can reach the port.
     """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            if status := self._rejection():
+                self.send_response(status)
+                self.send_header("Content-Length", "0")
+                self.send_header("Connection", "close")
+                self.end_headers()
+                self.close_connection = True
+                return
             content = self.rfile.read(int(self.headers["Content-Length"]))
             try:
                 status, result = 200, routes[self.path](json.loads(content))
@@ -140,6 +168,19 @@ def make_handler(
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             self.wfile.write(answer)
+
+        def _rejection(self) -> int:
+            """Return the status for a request that is rejected; 0 for any other."""
+            host = self.headers.get("Host", "").rpartition(":")[0]
+            token = self.headers.get("Authorization", "").removeprefix("Bearer ")
+            length = self.headers.get("Content-Length", "")
+            if host not in _HOSTS:
+                return 400
+            if not compare_digest(token.encode("utf-8", "replace"), key.encode()):
+                return 401
+            if not (length.isascii() and length.isdigit() and len(length) < 12):
+                return 411
+            return 413 if int(length) > _MAX_BODY_BYTES else 0
 
         def _send_lines(self, items: Iterator[Any]) -> None:
             self.send_response(200)
@@ -171,7 +212,7 @@ def serve(open_model: Callable[[dict[str, Any]], EngineServer]) -> None:
         "/tokenize": model.tokenize,
         "/v1/chat/completions": model.chat,
     }
-    server = HTTPServer(("127.0.0.1", 0), make_handler(routes))
+    server = HTTPServer(("127.0.0.1", 0), make_handler(routes, engine_key()))
     sys.stdout.write(json.dumps({"url": f"http://127.0.0.1:{server.server_port}"}) + "\n")
     sys.stdout.flush()
     os.dup2(2, 1)

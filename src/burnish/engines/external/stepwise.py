@@ -62,10 +62,11 @@ class StepwiseEngine(LogprobEngine):
         return sum(file.stat().st_size for file in self.folder.glob(self.weights_pattern))
 
     def logprob_table(
-        self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1
+        self, ids: Sequence[int], wanted: Sequence[int], ahead: int = 1, owner: str = ""
     ) -> _StepwiseLogprobs:
         """Return a table of the wanted tokens only."""
-        return _StepwiseLogprobs(self.child, ids, wanted, {}, self.extra_fields)
+        fields = {**self.extra_fields, "owner": owner}
+        return _StepwiseLogprobs(self.child, ids, wanted, {}, fields)
 
     def generate(self, request: GenerationRequest) -> Generator[None]:
         """Generate a free answer, token by token."""
@@ -78,6 +79,7 @@ class StepwiseEngine(LogprobEngine):
             "top_p": prompt.top_p,
             "seed": prompt.seed,
             "top": prompt.top_logprobs or 0,
+            "owner": request.owner,
             **self.extra_fields,
         }
         with closing(self.child.stream("/complete", body)) as events:

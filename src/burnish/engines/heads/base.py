@@ -33,6 +33,8 @@ class HeadEngine(ABC):
 
     #: What it is and what it answers with, for error messages.
     description: str
+    #: No token ends an answer, which is one of the labels.
+    ends: frozenset[int] = frozenset()
 
     def __init__(self, headed: HeadModel, name: str, system: str | None = None) -> None:
         self.headed, self.name, self.system = headed, name, system
@@ -123,7 +125,7 @@ class HeadEngine(ABC):
         if not prompt.messages:
             raise BadData(f"{self.name} is {self.description}.", "Ask it at /chat/completions.")
         constrained = replace(prompt, choices=self.allowed_labels(prompt.choices))
-        return GenerationRequest(constrained, ids, frozenset(), self.tokenizer)
+        return GenerationRequest(constrained, ids, self.ends, self.tokenizer)
 
     def choose(self, requests: Sequence[GenerationRequest], prefix: Prefix | None = None) -> None:
         """Answer each request."""

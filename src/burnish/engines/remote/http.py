@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -63,6 +64,7 @@ class UpstreamClient:
             headers={"authorization": f"Bearer {key}"} if key else {},
             timeout=httpx2.Timeout(timeout, connect=min(_CONNECT_TIMEOUT, timeout), pool=None),
             limits=httpx2.Limits(max_connections=None),
+            trust_env=not is_loopback(url),
         )
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -184,6 +186,12 @@ _OPERATOR_FIXES = {
     403: "For the operator: the key may not use that model there.",
     404: "For the operator: check `url` (it ends before /completions) and `model` of the upstream.",
 }
+
+
+def is_loopback(url: str) -> bool:
+    """Return whether a server is on this machine: what it is asked goes through no proxy."""
+    host = urlsplit(url).hostname or ""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _error_message(content: str) -> str:

@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from burnish.core.atomic import atomic_folder, hash_file, write_json
 from burnish.core.errors import BadRecipe
+from burnish.core.scripts import SCRIPTS, count_letters
 from burnish.models.artifact import Artifact, open_artifact
 from burnish.models.load import default_device, load_tokenizer
 from burnish.models.local_models import ARTIFACT_FILE, LocalModel, write_manifest
@@ -32,6 +33,7 @@ class Embedder:
     def __init__(self, local: LocalModel) -> None:
         check_embedder_supported(local)
         self.name, self.sha256 = local.name, local.sha256
+        self.languages, self.scripts = local.languages, local.scripts
         self.max_tokens = int(_read_json(local.path / _SETTINGS)["max_seq_length"])
         self.tokenizer: Any = load_tokenizer(local)
         model: Any = AutoModel.from_pretrained(
@@ -58,6 +60,21 @@ class Embedder:
             if advance:
                 advance(len(indices))
         return vectors
+
+    def knows(self, text: str) -> bool:
+        """Return whether the model was trained for the script of at least half of the letters.
+
+        A model that doesn't say its scripts is trusted with every text.
+        """
+        if not self.scripts:
+            return True
+        letters = count_letters(text)
+        return 2 * sum(letters[script] for script in self.scripts) >= letters.total()
+
+    @property
+    def trained_for(self) -> str:
+        """The languages of the training, or its scripts where the languages aren't said."""
+        return ", ".join(self.languages) or f"{', '.join(self.scripts)} script"
 
     def token_spans(self, text: str) -> list[tuple[int, int]]:
         """Return start and end of each token of `text`, in characters, without special tokens."""
@@ -126,6 +143,11 @@ def check_embedder_supported(local: LocalModel) -> None:
         raise BadRecipe(
             f"{local.name} is a {local.kind} model; it doesn't embed texts.",
             "Name an embedding model: all-minilm-l6-v2",
+        )
+    if unknown := [script for script in local.scripts if script not in SCRIPTS]:
+        raise BadRecipe(
+            f"The manifest of {local.name} names scripts that are not known: {', '.join(unknown)}.",
+            f"Known scripts: {', '.join(SCRIPTS)}.",
         )
     modules = [item["type"].rpartition(".")[2] for item in _read_json(local.path / "modules.json")]
     pooling = _read_json(local.path / "1_Pooling" / "config.json") if modules == _MODULES else {}

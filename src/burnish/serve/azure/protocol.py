@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 from fastapi import Path
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from burnish.serve.protocol import ApiModel, ApiObject, StrictApiModel, storable_text
 
@@ -13,6 +13,8 @@ DeploymentName = Annotated[str, Path(pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,63}$
 
 class Sku(ApiModel):
     """The capacity that was bought: kept and shown, without effect."""
+
+    model_config = ConfigDict(extra="ignore")
 
     name: _ShortText
     capacity: int | None = Field(None, ge=0, le=2**31)
@@ -29,13 +31,17 @@ class DeployedModel(StrictApiModel):
 
 
 class DeploymentProperties(ApiModel):
-    """The properties of a deployment."""
+    """The properties of a deployment. Unknown ones are not kept."""
+
+    model_config = ConfigDict(extra="ignore")
 
     model: DeployedModel
 
 
 class CreateDeployment(ApiModel):
     """PUT .../deployments/{name}."""
+
+    model_config = ConfigDict(extra="ignore")
 
     sku: Sku | None = None
     properties: DeploymentProperties

@@ -16,6 +16,7 @@ from secrets import token_hex
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from burnish.core.disk_errors import describe_disk_error
 from burnish.core.errors import BurnishError, StorageFailed
 from burnish.core.executors.executor import Executor, LocalExecutor
 from burnish.core.executors.process import MAX_CRASHES, Process, ProcessTask, describe_exit
@@ -24,6 +25,7 @@ from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import Run
 from burnish.serve.auth.tenant import as_organization
 from burnish.serve.background.periodic import PeriodicThread, PeriodicThreads
+from burnish.serve.background.tasks import MAX_FAILURES, STORE_ERRORS
 from burnish.serve.fine_tuning import progress
 from burnish.serve.fine_tuning.protocol import model_name
 from burnish.serve.fine_tuning.recipe import BadFile, JobSpec, recipe_for_job
@@ -36,12 +38,15 @@ from burnish.serve.store.jobs import (
     record_events,
 )
 from burnish.serve.store.schema import Job, JobEventRow
+from burnish.serve.store.turns import Turns
 from burnish.serve.store.workspace import Workspace
 
 _NAME = "Fine-tuning jobs"
 CHECKER, TRAINER = "checker", "trainer"
 #: The states of a job that each thread works on.
 STAGES = {CHECKER: ("validating_files",), TRAINER: ("queued", "running")}
+#: Seconds until a job that met an unexpected error is tried again.
+_RETRY_SECONDS = 5.0
 
 
 @dataclass
@@ -61,6 +66,14 @@ class JobWorker:
 
     def __post_init__(self) -> None:
         self._threads = PeriodicThreads()
+        self._turns = {stage: Turns() for stage in STAGES}
+        #: The unexpected errors of each job, and when a job that met one is tried again.
+        self._failures: dict[str, int] = {}
+        self._retry_at: dict[str, float] = {}
+
+    def failing(self) -> list[str]:
+        """Return the names of the threads that keep failing."""
+        return self._threads.failing()
 
     def start(self) -> None:
         """Start the threads; they report progress where the caller does."""
@@ -84,7 +97,10 @@ class JobWorker:
     def _work_on_next(self, stage: str, work: Callable[[Job], None]) -> None:
         """Work on the next job of a stage, if there is one."""
         holder = self._holder(stage)
-        job = self.workspace.jobs.claim(STAGES[stage], holder, self.lease)
+        deferred = [job for job, at in list(self._retry_at.items()) if at > time.monotonic()]
+        job = self.workspace.jobs.claim(
+            STAGES[stage], holder, self.lease, self._turns[stage], deferred
+        )
         if job:
             try:
                 with as_organization(job.organization):
@@ -94,8 +110,26 @@ class JobWorker:
                         self._fail(job, "python_graders_off", CODE_REFUSED)
             except LeaseLost as lost:
                 say(lost.what)
+            except STORE_ERRORS:
+                raise
+            except BaseException as fault:  # noqa: BLE001 whatever it is, it is this job's
+                self._handle_failure(job, fault)
             finally:
                 self.workspace.jobs.release(job.id, holder)
+
+    def _handle_failure(self, job: Job, fault: BaseException) -> None:
+        """Try a job again later, while others are worked on; fail it after its last try.
+
+        What the executor or a disk cannot do for now is not the job's fault.
+        """
+        say(f"{job.id}: {type(fault).__name__}: {fault}")
+        self._retry_at[job.id] = time.monotonic() + _RETRY_SECONDS
+        if isinstance(fault, BurnishError) or describe_disk_error(fault) is not None:
+            return
+        self._failures[job.id] = self._failures.get(job.id, 0) + 1
+        if self._failures[job.id] >= MAX_FAILURES:
+            message = f"An unexpected error ({type(fault).__name__}) ended each of its tries."
+            self._fail(job, "server_error", message)
 
     def _check(self, job: Job) -> None:
         """Check a job's files and resolve its hyperparameters."""

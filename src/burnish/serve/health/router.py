@@ -1,11 +1,11 @@
 """Routes of the health checks, which need no key, and of /metrics, which does."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from burnish.serve.health.protocol import Health, Readiness
-from burnish.serve.health.service import unready_parts
+from burnish.serve.health.service import failing_threads, unready_parts
 from burnish.serve.inference.dependencies import CurrentInference
 
 router = APIRouter()
@@ -22,9 +22,9 @@ async def healthz() -> Health:
     summary="Check that the server can take requests; needs no key",
     responses={503: {"model": Readiness, "description": "The server is not ready."}},
 )
-def readyz(inference: CurrentInference, response: Response) -> Readiness:
-    """Check the scheduler and the store."""
-    if unready := unready_parts(inference):
+def readyz(inference: CurrentInference, request: Request, response: Response) -> Readiness:
+    """Check the scheduler, the store and the threads that work in the background."""
+    if unready := unready_parts(inference) + failing_threads(request.app.state.background):
         response.status_code = 503
         return Readiness(status="not ready", waits_for=unready)
     return Readiness(status="ready")

@@ -18,7 +18,8 @@ _OBJECT: Mapping[str, Any] = {"type": "object"}
 def answer_grammar(request: GenerationParams) -> str:
     """Return the grammar that the answer must follow; empty for free text.
 
-    Raises RequestError for constraints that exclude each other and for an invalid schema.
+    Raises RequestError for constraints that exclude each other, and for a schema that is invalid or
+    too hard to compile.
     """
     tools = forced_tools(request)
     schema, param = _requested_schema(request), "response_format"
@@ -34,6 +35,11 @@ def answer_grammar(request: GenerationParams) -> str:
         return grammar_from_schema(schema, compact=bool(tools))
     except BadSchema as error:
         raise RequestError(str(error), param, "invalid_schema") from error
+
+
+def is_constrained(request: GenerationParams) -> bool:
+    """Return whether the answer must follow a grammar. Raises RequestError."""
+    return bool(forced_tools(request)) or _requested_schema(request) is not None
 
 
 def forced_tools(request: GenerationParams) -> Sequence[FunctionTool]:

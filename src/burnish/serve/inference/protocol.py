@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from pydantic import Field, SkipValidation
 from typing_extensions import TypedDict
 
-from burnish.serve.protocol import ApiModel, ApiObject, OmittedIfNone, Text
+from burnish.serve.protocol import ApiModel, ApiObject, OmittedIfNone, Text, limit_total_length
 
 ImageDataUrl = Annotated[str, Field(max_length=2**26)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
@@ -19,6 +19,8 @@ TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 
 MAX_CHOICES = 16
 MAX_PROMPTS = 64
+#: Characters of all texts of `guided_choice` together.
+MAX_CHOICE_CHARS = 32_000
 #: Texts of one embedding request, as in the hosted API.
 MAX_TEXTS = 2048
 
@@ -87,13 +89,17 @@ class ResponseFormat(ApiModel):
     json_schema: JsonSchema | None = None
 
 
+#: Parts of one message: texts and images.
+MAX_PARTS = 1024
+
+
 class ChatMessage(ApiModel):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: Text | list[ContentPart] | None = None
+    content: Text | Annotated[list[ContentPart], Field(max_length=MAX_PARTS)] | None = None
     name: Text | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: list[ToolCall] | None = Field(None, max_length=128)
     tool_call_id: Text | None = None
 
 
@@ -112,7 +118,7 @@ class GenerationParams(ApiModel):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
-    guided_choice: list[Stop] | None = Field(
+    guided_choice: Annotated[list[Stop], limit_total_length(MAX_CHOICE_CHARS)] | None = Field(
         None, min_length=1, max_length=1000, description="Answer with exactly one of these texts."
     )
 

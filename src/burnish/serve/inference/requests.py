@@ -17,7 +17,7 @@ from burnish.rag.answer import INSTRUCTION
 from burnish.rag.prompt import fit_passages, with_passages
 from burnish.rag.store import Passage
 from burnish.serve.errors import RequestError
-from burnish.serve.inference.constraints import answer_grammar, forced_tools
+from burnish.serve.inference.constraints import forced_tools, is_constrained
 from burnish.serve.inference.protocol import (
     ChatMessage,
     ChatRequest,
@@ -30,6 +30,8 @@ from burnish.serve.inference.unsupported import unsupported_fields
 
 #: The hosted API's own default for plain completions.
 _COMPLETION_TOKENS = 16
+#: Characters of a token, at most, on the average of a whole prompt: 4 are usual.
+_MAX_TOKEN_CHARS = 64
 #: The instruction for a model whose chat template renders no tools.
 _TOOLS_INSTRUCTION = (
     'You can call a function by answering with nothing but {"name": ..., "arguments": {...}}. '
@@ -50,8 +52,11 @@ def chat_requests(
     request: ChatRequest,
     max_new_tokens: int,
     passages: Sequence[Passage] = (),
+    grammar: str = "",
 ) -> list[GenerationRequest]:
     """Build the `n` engine requests of a chat request, with as many of `passages` as fit.
+
+    `grammar` is that of `answer_grammar`.
 
     A model trained with a system message gets it where the request has none. An answer has at most
     `max_new_tokens` tokens where the request sets no limit, and never more than the context holds.
@@ -60,7 +65,6 @@ def chat_requests(
     _reject_unsupported(request)
     if request.top_logprobs and not request.logprobs:
         raise RequestError("`top_logprobs` needs `logprobs` to be true.", "top_logprobs")
-    grammar = _check_grammar(engine, request)
     reads_images = isinstance(engine, VisionEngine)
     messages = [
         _as_message(message, index, reads_images) for index, message in enumerate(request.messages)
@@ -71,6 +75,7 @@ def chat_requests(
     if "tools" not in str(engine.tokenizer.chat_template):
         messages, tools = _describe_tools(messages, tools), ()
     max_new_tokens = request.max_completion_tokens or request.max_tokens or max_new_tokens
+    _check_length(engine, messages, tools)
     if passages:
         messages = _add_passages(engine, messages, passages, tools, max_new_tokens)
     ids = encode_prompt(engine.tokenizer, messages, tools)
@@ -85,7 +90,7 @@ def chat_requests(
 
 
 def completion_requests(
-    engine: ServedEngine, request: CompletionRequest
+    engine: ServedEngine, request: CompletionRequest, grammar: str = ""
 ) -> list[tuple[str, list[GenerationRequest]]]:
     """Return each prompt's text with its `n` requests. Raises RequestError, PromptTooLong."""
     _reject_unsupported(request)
@@ -94,7 +99,7 @@ def completion_requests(
         max_new_tokens=request.max_tokens or _COMPLETION_TOKENS,
         choices=tuple(request.guided_choice or ()),
         top_logprobs=request.logprobs,
-        grammar=_check_grammar(engine, request),
+        grammar=grammar,
     )
     rows = [_token_ids(engine, one) for one in _list_prompts(request)]
     texts = [str(engine.tokenizer.decode(ids)) for ids in rows]
@@ -104,17 +109,19 @@ def completion_requests(
     ]
 
 
-def _check_grammar(engine: ServedEngine, request: GenerationParams) -> str:
-    """Return the grammar of the answer. Raises RequestError if the engine cannot enforce it."""
-    grammar = answer_grammar(request)
-    if grammar and isinstance(engine, ExternalEngine) and not engine.supports_grammars:
+def check_enforceable(engine: ServedEngine, request: GenerationParams) -> None:
+    """Raises RequestError for a request with a schema that the engine cannot enforce."""
+    if (
+        is_constrained(request)
+        and isinstance(engine, ExternalEngine)
+        and not engine.supports_grammars
+    ):
         raise RequestError(
             f"{request.model} is an exported folder, and {engine.child.name} cannot enforce a "
             "schema. Leave the schema out, or serve the run itself (or its --to merged).",
             "tool_choice" if forced_tools(request) else "response_format",
             "unsupported_value",
         )
-    return grammar
 
 
 def _add_passages(
@@ -145,6 +152,23 @@ def _add_passages(
             "Shorten the question, or use a model with a longer context.",
         )
     return list(with_passages(messages, fitting))
+
+
+def _check_length(
+    engine: ServedEngine, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]]
+) -> None:
+    """Raises PromptTooLong for a text that is too long before its tokens are counted.
+
+    Encoding megabytes takes seconds, in which no other prompt is encoded.
+    """
+    count = sum(len(message.content) for message in messages)
+    count += len(json.dumps(tools)) if tools else 0
+    if count > engine.context_length * _MAX_TOKEN_CHARS:
+        raise PromptTooLong(
+            f"The prompt has {count} characters, more than the {engine.context_length} tokens of "
+            "the model's context can hold.",
+            "Shorten the prompt.",
+        )
 
 
 def _tool_definitions(request: ChatRequest) -> tuple[Mapping[str, Any], ...]:
@@ -257,6 +281,8 @@ def _list_prompts(request: CompletionRequest) -> list[str | list[int]]:
 
 
 def _token_ids(engine: ServedEngine, prompt: str | list[int]) -> list[int]:
+    if isinstance(prompt, str):
+        _check_length(engine, [Message("user", prompt)], ())
     ids = encode_rendered_prompt(engine.tokenizer, prompt) if isinstance(prompt, str) else prompt
     if not ids:
         raise RequestError("The prompt is empty.", "prompt")

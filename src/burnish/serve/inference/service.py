@@ -6,18 +6,21 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
 
 from burnish.core.recipe.serve import Serve
 from burnish.engines.local.decoding import GenerationRequest
+from burnish.engines.local.grammar import compile_grammar, tokenizer_vocabulary
 from burnish.engines.scheduling.model_pool import ModelPool
 from burnish.engines.scheduling.scheduler import Scheduler
 from burnish.engines.scheduling.served import ServedEngine
 from burnish.rag.store import Passage
 from burnish.serve.auth.keys import CURRENT_KEY
 from burnish.serve.errors import ModelNotFound, RequestError
+from burnish.serve.inference.constraints import answer_grammar, is_constrained
 from burnish.serve.inference.embeddings import Embedders
 from burnish.serve.inference.protocol import (
     AnyModelObject,
@@ -32,7 +35,11 @@ from burnish.serve.inference.protocol import (
     ModelObject,
     ServedModelObject,
 )
-from burnish.serve.inference.requests import chat_requests, completion_requests
+from burnish.serve.inference.requests import (
+    chat_requests,
+    check_enforceable,
+    completion_requests,
+)
 from burnish.serve.inference.responses import ChatFormatter, CompletionFormatter
 from burnish.serve.inference.stream import BodyT, ChunkT, ResponseFormatter, ResponseStream
 from burnish.serve.middleware.metrics import Metrics
@@ -62,6 +69,10 @@ class InferenceService:
     started: int = field(default_factory=lambda: int(time.time()))
     #: A fast tokenizer must not be used by two threads at once.
     tokenizer_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    #: The lock of each organization that is compiling a schema.
+    compile_locks: WeakValueDictionary[str, asyncio.Lock] = field(
+        default_factory=WeakValueDictionary
+    )
     #: One Python grader at a time: each may take 2 GiB.
     sandbox_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -84,9 +95,10 @@ class InferenceService:
         self, request: ChatRequest, passages: Sequence[Passage] = ()
     ) -> ResponseStream:
         engine = await self._find_engine(request.model)
+        grammar = await self._compile_constraint(engine, request)
         async with self.tokenizer_lock:
             requests = await run_in_threadpool(
-                chat_requests, engine, request, self.settings.max_new_tokens, passages
+                chat_requests, engine, request, self.settings.max_new_tokens, passages, grammar
             )
         return self._open_stream(request.model, engine, requests)
 
@@ -96,8 +108,9 @@ class InferenceService:
         """Continue plain text: a body, a stream of events, or None if the client has gone."""
         request = await self._resolve_deployment(request)
         engine = await self._find_engine(request.model)
+        grammar = await self._compile_constraint(engine, request)
         async with self.tokenizer_lock:
-            prompts = await run_in_threadpool(completion_requests, engine, request)
+            prompts = await run_in_threadpool(completion_requests, engine, request, grammar)
         requests = [one for _, requests in prompts for one in requests]
         prompt_lengths = [len(text) for text, requests in prompts for _ in requests]
         stream = self._open_stream(request.model, engine, requests)
@@ -105,6 +118,24 @@ class InferenceService:
             request.model, request.logprobs is not None, prompt_lengths, request.n or 1
         )
         return await _result(http, stream, formatter, request)
+
+    async def _compile_constraint(
+        self, engine: ServedEngine, request: ChatRequest | CompletionRequest
+    ) -> str:
+        """Return the grammar of the answer, compiled; empty for free text. Raises RequestError.
+
+        An organization compiles one schema at a time, so that hard ones keep only it waiting.
+        """
+        check_enforceable(engine, request)
+        if not is_constrained(request):
+            return ""
+        organization = CURRENT_KEY.get().organization
+        async with self.compile_locks.setdefault(organization, asyncio.Lock()):
+            grammar = await run_in_threadpool(answer_grammar, request)
+            async with self.tokenizer_lock:
+                await run_in_threadpool(tokenizer_vocabulary, engine.tokenizer, engine.ends)
+            await run_in_threadpool(compile_grammar, grammar, engine.tokenizer, engine.ends)
+        return grammar
 
     async def embed(self, request: EmbeddingRequest) -> EmbeddingList:
         """Embed texts."""

@@ -97,6 +97,9 @@ class AuthMiddleware:
             if tenant not in ("", key.organization):
                 message = f"OpenAI-{header.capitalize()} does not match the {header} of the key."
                 return 401, message, f"mismatched_{header}"
+        if "content-length" in headers and "transfer-encoding" in headers:
+            # A proxy and this server could take different bytes for the end of the request.
+            return 400, "Content-Length and Transfer-Encoding exclude each other.", None
         length = headers.get("content-length", "0")
         if not length.isascii() or not length.isdigit():
             return 400, "The Content-Length is not a number.", None

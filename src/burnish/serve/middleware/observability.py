@@ -24,13 +24,18 @@ _READ_METHODS = ("GET", "HEAD", "OPTIONS")
 _METHODS = (*_READ_METHODS, "POST", "PUT", "PATCH", "DELETE")
 #: Characters of a path in the log, as clients choose the path.
 _MAX_PATH = 500
+#: Full files of the log that are kept.
+_KEPT_FILES = 15
 
 
 class AuditLog:
-    """`audit.jsonl`, written in order by one thread: the event loop never waits for a disk."""
+    """`audit.jsonl`, written in order by one thread: the event loop never waits for a disk.
 
-    def __init__(self, path: Path) -> None:
-        self._journal = Journal(path)
+    When it has `max_bytes` it becomes `audit.jsonl.1`, the one before `audit.jsonl.2`, and so on.
+    """
+
+    def __init__(self, path: Path, max_bytes: int = 64 * 2**20) -> None:
+        self._journal, self.max_bytes = Journal(path), max_bytes
         self._thread = ThreadPoolExecutor(1, "burnish-audit")
 
     async def write(self, **entry: Any) -> None:
@@ -48,9 +53,21 @@ class AuditLog:
 
     def _write(self, entry: Mapping[str, Any]) -> None:
         try:
+            self._rotate()
             self._journal.write(**entry)
         except OSError as fault:
             say(f"audit.jsonl lacks {entry['method']} {entry['path']}: {fault}")
+
+    def _rotate(self) -> None:
+        """Begin a new file when this one is full; the oldest of those that are kept goes."""
+        path = self._journal.path
+        if not path.exists() or path.stat().st_size < self.max_bytes:
+            return
+        for number in range(_KEPT_FILES, 1, -1):
+            older = path.with_suffix(f".jsonl.{number - 1}")
+            if older.exists():
+                older.replace(path.with_suffix(f".jsonl.{number}"))
+        path.replace(path.with_suffix(".jsonl.1"))
 
 
 @dataclass(frozen=True)

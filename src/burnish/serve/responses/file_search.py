@@ -11,6 +11,8 @@ from secrets import token_hex
 from typing import Any
 
 from burnish.rag.store import Passage
+from burnish.serve.auth.keys import CURRENT_KEY
+from burnish.serve.errors import RouteNotAllowed
 from burnish.serve.responses.protocol import (
     FileCitation,
     FileSearchItem,
@@ -77,8 +79,11 @@ def search_stores(
 ) -> FileSearchCall | None:
     """Search for the user's last message; None without a tool or a message.
 
-    Raises ObjectNotFound for an unknown vector store.
+    Raises ObjectNotFound for an unknown vector store, and RouteNotAllowed for a key that may not
+    read vector stores by their own route either.
     """
+    if tools and not CURRENT_KEY.get().allows_route("vector_stores"):
+        raise RouteNotAllowed("This key may not use `vector_stores`.", "tools", "route_not_allowed")
     query = _last_user_text(items)
     if not tools or not query:
         return None

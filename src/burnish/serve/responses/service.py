@@ -192,8 +192,7 @@ class ResponseService:
             record = StoredObject(
                 id=builder.id, kind=_KIND, created_at=builder.created, status="kept", body=kept
             )
-            size = len(json.dumps(record.body))
-            await run_in_threadpool(self.workspace.objects.add, record, size)
+            await run_in_threadpool(self.workspace.objects.add, record)
         return response
 
     async def _stream_events(

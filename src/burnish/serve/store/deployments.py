@@ -4,6 +4,7 @@ A deployment costs nothing and exists at once: it is a row, and the model is loa
 deployed model cannot be deleted; deleting a deployment leaves its model.
 """
 
+import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 from burnish.serve.auth.tenant import current_organization
 from burnish.serve.errors import ModelNotFound, RequestError
 from burnish.serve.store.objects import ObjectNotFound, StoredObjects
+from burnish.serve.store.quota import check_storage_quota
 from burnish.serve.store.schema import DeletedModel, Job, JobCheckpoint, StoredObject
 
 _KIND = "deployment"
@@ -63,6 +65,7 @@ class Deployments:
                 .where(StoredObject.id == _deployment_id(name))
                 .with_for_update()
             )
+            check_storage_quota(session, len(json.dumps(body)))
             if deployment is None:
                 deployment = StoredObject(
                     id=_deployment_id(name), kind=_KIND, created_at=now, status="ready", body=body

@@ -5,7 +5,7 @@ that a worker that was taken for dead and wakes up changes nothing (fencing).
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -26,6 +26,7 @@ from burnish.serve.store.schema import (
     JobEventRow,
     not_leased,
 )
+from burnish.serve.store.turns import Turns
 
 
 class JobNotFound(RequestError):
@@ -134,22 +135,41 @@ class Jobs:
             record_events(session, job, [JobEvent(f"{action}-{number}", transition.message)])
         return job
 
-    def claim(self, statuses: Sequence[str], worker: str, lease: float) -> Job | None:
-        """Take the oldest job in one of these states that no worker holds, for `lease` seconds."""
-        now = time.time()
+    def claim(
+        self,
+        statuses: Sequence[str],
+        worker: str,
+        lease: float,
+        turns: Turns | None = None,
+        deferred: Collection[str] = (),
+    ) -> Job | None:
+        """Take a job in one of these states that no worker holds, for `lease` seconds.
+
+        It is the oldest one of the organization whose turn is next, without those `deferred`.
+        """
+        now, turns = time.time(), turns or Turns()
+        is_free = (
+            Job.status.in_(statuses),
+            not_leased(Job, now, lease),
+            Job.id.not_in(deferred),
+        )
+        oldest = select(Job.organization, func.min(Job.seq)).where(*is_free)
         with self.store.writing() as session:
-            job = session.scalar(
-                select(Job)
-                .where(Job.status.in_(statuses))
-                .where(not_leased(Job, now, lease))
-                .order_by(Job.seq)
-                .limit(1)
-                .with_for_update(skip_locked=True)
-            )
-            if job:
-                job.worker, job.lease_until = worker, now + lease
-                job.lives += 1
-        return job
+            rows = session.execute(oldest.group_by(Job.organization))
+            for organization in turns.order((row[0], row[1]) for row in rows):
+                job: Job | None = session.scalar(
+                    select(Job)
+                    .where(*is_free, Job.organization == organization)
+                    .order_by(Job.seq)
+                    .limit(1)
+                    .with_for_update(skip_locked=True)
+                )
+                if job:
+                    turns.take(organization)
+                    job.worker, job.lease_until = worker, now + lease
+                    job.lives += 1
+                    return job
+        return None
 
     def renew(self, workers: Sequence[str], lease: float) -> None:
         """Renew the leases of these workers, for `lease` seconds from now."""

@@ -1,5 +1,6 @@
 """Objects that clients create besides files and jobs, as rows of one table."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from burnish.serve.errors import RequestError
 from burnish.serve.store.pagination import Order, fetch_page
-from burnish.serve.store.quota import check_storage_quota
+from burnish.serve.store.quota import COUNTED_KINDS, check_storage_quota
 from burnish.serve.store.schema import Database, StoredObject
 
 
@@ -29,8 +30,12 @@ class StoredObjects:
     store: Database
 
     def add(self, record: StoredObject, size: int = 0) -> StoredObject:
-        """Write a new object that takes `size` bytes of the quota. Raises QuotaExceeded."""
+        """Write a new object that takes `size` bytes of the quota besides its JSON.
+
+        Raises QuotaExceeded.
+        """
         with self.store.writing() as session:
+            size += len(json.dumps(record.body)) if record.kind in COUNTED_KINDS else 0
             if size:
                 check_storage_quota(session, size)
             session.add(record)

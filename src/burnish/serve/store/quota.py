@@ -11,6 +11,12 @@ from burnish.serve.auth.tenant import current_organization
 from burnish.serve.errors import RequestError
 from burnish.serve.store.schema import UNFINISHED, File, Job, StoredObject
 
+#: The kinds of objects whose JSON counts: with metadata, attributes, names, settings.
+COUNTED_KINDS = (
+    "response", "batch", "vector_store", "vector_store_file", "vector_store_file_batch",
+    "deployment",
+)  # fmt: skip
+
 
 class QuotaExceeded(RequestError):
     """The organization has as much as the key allows. The status keeps clients from retrying."""
@@ -24,7 +30,8 @@ class QuotaExceeded(RequestError):
 def check_storage_quota(session: Session, added: int) -> None:
     """Raise QuotaExceeded if `added` bytes exceed the quota.
 
-    Files, announced uploads, stored responses and the indexes of vector stores count.
+    Files, announced uploads, the indexes of vector stores, and the JSON of every object with text
+    of a client count.
     """
     limit = CURRENT_KEY.get().most_bytes
     if limit is None:
@@ -38,7 +45,8 @@ def check_storage_quota(session: Session, added: int) -> None:
     )
     stored = int(session.scalar(files) or 0)
     stored += sum(body["bytes"] for body in session.scalars(announced))
-    stored += _sum_sizes(session, "response", func.length(cast(StoredObject.body, Text)))
+    for kind in COUNTED_KINDS:
+        stored += _sum_sizes(session, kind, func.length(cast(StoredObject.body, Text)))
     stored += _sum_sizes(
         session, "vector_store_file", StoredObject.body["usage_bytes"].as_integer()
     )

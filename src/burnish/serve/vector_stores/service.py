@@ -14,7 +14,7 @@ from typing import Any
 
 from burnish.rag.documents import Document
 from burnish.rag.readers import read_document
-from burnish.rag.search import reciprocal_rank_fusion
+from burnish.rag.search import rank_by_meaning, reciprocal_rank_fusion
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage
 from burnish.serve.errors import RequestError
@@ -32,8 +32,8 @@ from burnish.serve.vector_stores.protocol import (
 
 STORE, FILE, BATCH = "vector_store", "vector_store_file", "vector_store_file_batch"
 _SEARCH_DEPTH = 50
-#: The fused score of a passage that is first in both rankings.
-_TOP_FUSED_SCORE = 2 / 61
+#: The share in a fused score of a passage that is first in one ranking.
+_TOP_RANK_SCORE = 1 / 61
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +169,7 @@ class VectorStores:
     def parse_file(self, file: File) -> Document:
         """Read the text of a file, by its name's suffix. Raises BadData."""
         with tempfile.TemporaryDirectory() as folder:
-            name = Path(file.filename)
-            link = Path(folder) / f"{name.stem[:60]}{name.suffix[:16]}"
+            link = Path(folder) / _link_name(file.filename)
             link.symlink_to(self.workspace.files.path(file))
             return read_document(link)
 
@@ -205,20 +204,25 @@ class VectorStores:
         request: SearchVectorStore,
         files: Collection[str],
     ) -> list[tuple[int, float]]:
-        """Fuse the rankings by meaning and by words of every query: (passage, score)."""
+        """Fuse the rankings by meaning and by words of every query: (passage, score).
+
+        Where the embedder doesn't know the script, words alone rank, and the best has a score of 1.
+        """
+        embedder = self.embedders.open(store.body["embedder"])
         vectors = self.embedders.encode(store.body["embedder"], request.queries)
         depth = max(_SEARCH_DEPTH, request.max_num_results)
         scores: dict[int, float] = {}
         for query, vector in zip(request.queries, vectors, strict=True):
             rankings = (
-                index.search_vectors(vector, depth, files),
+                rank_by_meaning(index, embedder, query, vector, depth, files),
                 index.search_words(query, depth, files),
             )
             fused = reciprocal_rank_fusion(
                 [[number for number, _ in ranking] for ranking in rankings]
             )
+            top = _TOP_RANK_SCORE * (2 if rankings[0] else 1)
             for number, score in fused:
-                scores[number] = max(scores.get(number, 0.0), score / _TOP_FUSED_SCORE)
+                scores[number] = max(scores.get(number, 0.0), score / top)
         ordered = sorted(scores.items(), key=lambda item: -item[1])
         return ordered[: request.max_num_results]
 
@@ -233,3 +237,14 @@ class VectorStores:
             return self.workspace.files.find(name)
         except StoredFileNotFound as error:
             raise RequestError(f"{name} does not exist.", param, "file_not_found") from error
+
+
+def _link_name(filename: str) -> str:
+    """Return a name for a link to a file, with its stem and suffix as far as a folder takes them.
+
+    A stem has at most 200 bytes; `..` and the like have none.
+    """
+    path = Path(filename.replace("\0", ""))
+    stem = path.stem.strip(".").encode("utf-8", "replace")[:200].decode("utf-8", "ignore")
+    suffix = path.suffix if path.suffix.isascii() else ""
+    return f"{stem or 'file'}{suffix[:16]}"

@@ -1,6 +1,5 @@
 """Background task that indexes the files of vector stores."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +8,8 @@ from burnish.rag.chunking import chunk_document
 from burnish.rag.indexing import embedded_text
 from burnish.rag.sqlite import SqliteStore
 from burnish.rag.store import Passage
-from burnish.serve.background.tasks import BackgroundTask
+from burnish.serve.background.tasks import BackgroundTask, Turn
+from burnish.serve.store.jobs import make_storable
 from burnish.serve.store.objects import ObjectNotFound
 from burnish.serve.store.schema import StoredObject
 from burnish.serve.vector_stores.service import FILE, STORE, VectorStores
@@ -28,20 +28,25 @@ class IndexingWorker:
     @property
     def task(self) -> BackgroundTask:
         """The task to run in the background."""
-        return BackgroundTask(FILE, ("in_progress",), self.index_file)
+        return BackgroundTask(FILE, ("in_progress",), self.index_file, self.fail)
 
-    def index_file(self, file: StoredObject, should_stop: Callable[[], bool]) -> None:
+    def index_file(self, file: StoredObject, turn: Turn) -> None:
         """Read, chunk, embed and index one file. Repeating it for the same file is safe."""
         try:
-            size = self._embed_file(file, should_stop)
+            size = self._embed_file(file, turn)
         except BurnishError as error:
-            last_error = {"code": "unsupported_file", "message": str(error)}
+            last_error = {"code": "unsupported_file", "message": make_storable(str(error))}
             self._finish(file, "failed", last_error=last_error)
             return
         if size is not None:
             self._finish(file, "completed", usage_bytes=size)
 
-    def _embed_file(self, file: StoredObject, should_stop: Callable[[], bool]) -> int | None:
+    def fail(self, file: StoredObject, reason: str) -> None:
+        """End a file that cannot be indexed."""
+        last_error = {"code": "server_error", "message": reason}
+        self._finish(file, "failed", last_error=last_error)
+
+    def _embed_file(self, file: StoredObject, turn: Turn) -> int | None:
         """Return the bytes of the passages and vectors; None if it was stopped."""
         stores, file_id = self.stores, file.body["file_id"]
         store = stores.workspace.objects.find(STORE, str(file.parent))
@@ -58,7 +63,7 @@ class IndexingWorker:
         ]  # fmt: skip
         vectors: list[Any] = []
         for begin in range(0, len(passages), _EMBEDDING_BATCH):
-            if should_stop():
+            if turn.should_stop():
                 return None
             batch = passages[begin : begin + _EMBEDDING_BATCH]
             texts = [embedded_text(passage) for passage in batch]
