@@ -328,14 +328,7 @@ def test_what_was_inferred_and_what_seems_wrong_is_said(write_rows, capsys):
 
     said, fine = capsys.readouterr().err.split("data.format=text.")
     assert "Task: generation (the rows are plain text)." in said
-<<<<<<< HEAD
-    assert (
-        "Warning: rows.jsonl, row 1: `text` is read as plain text; other columns are ignored"
-        in said
-    )
-=======
     assert "Warning: rows.jsonl, row 1: `text` is read as plain text; other columns" in said
->>>>>>> main
     assert "2 labels" in fine and "Warning" not in fine
 
 
