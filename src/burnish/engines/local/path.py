@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from burnish.core.errors import BadRecipe
-from burnish.engines.local.choices import Candidate, TreeReader, build_choice_tree
+from burnish.engines.local.choices import ChoiceCandidate, TreeReader, build_choice_tree
 from burnish.engines.local.decoding import (
     AdapterScope,
     Batch,
@@ -241,11 +241,11 @@ class _Proof:
         trees = [build_choice_tree(branches) for _ in self.prompts]
         cache, mask, _ = prefill(self.model, self.prompts)
         reader = TreeReader(self.model, cache, mask)
-        due = [[Candidate(node, 0.0, (), (node,)) for node in tree.children.values()]
+        due = [[ChoiceCandidate(node, 0.0, (), (node,)) for node in tree.children.values()]
                for tree in trees]  # fmt: skip
         first = [list(logs) for logs in reader.read(due)]
         deeper = [
-            [Candidate(node, 0.0, place.columns, (node,))
+            [ChoiceCandidate(node, 0.0, place.columns, (node,))
              for place in places for node in place.node.children.values()]
             for places in due
         ]  # fmt: skip

@@ -48,14 +48,14 @@ _LOGIT_SCALES = (("logits_scaling", -1), ("logit_scale", 1), ("lm_head_multiplie
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class StepMeasurement:
     """Log-probabilities (n,) of target tokens, and each weight's gradient, summed along its first
     and its last dimension."""
 
     logprobs: torch.Tensor
     gradients: dict[str, torch.Tensor]
 
-    def difference(self, expected: "Measurement", dtype: torch.dtype) -> str:
+    def difference(self, expected: "StepMeasurement", dtype: torch.dtype) -> str:
         """Say what differs by more than rounding; nothing if nothing does."""
         bounds = _TOLERANCES.get(dtype, _TOLERANCES[torch.bfloat16])
         error = relative_error(self.logprobs, expected.logprobs, expected.logprobs.mean())
@@ -169,7 +169,7 @@ class _Proof:
         yield ForwardPath("single", "selected", eager, fused=False)
         yield ForwardPath("single", "full", eager, fused=False)
 
-    def _difference(self, path: ForwardPath, expected: Sequence[Measurement]) -> str:
+    def _difference(self, path: ForwardPath, expected: Sequence[StepMeasurement]) -> str:
         """Set a path up; say what differs on it from the model itself."""
         dtype = next(self.language.parameters()).dtype
         try:
@@ -187,7 +187,7 @@ class _Proof:
         set_attention(self.language, path.attention)
         set_forward_path(self.language, path)
 
-    def _measure(self, rows: Sequence[TokenizedRow]) -> Measurement:
+    def _measure(self, rows: Sequence[TokenizedRow]) -> StepMeasurement:
         """Log-probabilities and gradients of one micro-batch on the path that is set up."""
         self.model.zero_grad(set_to_none=True)
         batch = pack(rows, self.language.device)
@@ -199,7 +199,7 @@ class _Proof:
             loss.backward()
         return self._measurement(logprobs[batch.weights > 0])
 
-    def _measure_itself(self, name: str) -> tuple[Measurement, Measurement]:
+    def _measure_itself(self, name: str) -> tuple[StepMeasurement, StepMeasurement]:
         """The first row, and all rows, one at a time, by the model's own forward pass.
 
         Raises NotCausal if a prediction depends on tokens behind it.
@@ -233,13 +233,13 @@ class _Proof:
         if not error <= _TOLERANCES.get(one.dtype, _TOLERANCES[torch.bfloat16])[0]:
             raise NotCausal.by_name(name)
 
-    def _measurement(self, logprobs: torch.Tensor) -> Measurement:
+    def _measurement(self, logprobs: torch.Tensor) -> StepMeasurement:
         grads = {
             name: torch.cat([weight.grad.sum(axis).flatten().float() for axis in (0, -1)])
             for name, weight in self.model.named_parameters()
             if weight.grad is not None
         }
-        return Measurement(logprobs.detach().float(), grads)
+        return StepMeasurement(logprobs.detach().float(), grads)
 
 
 def changes_with_length(config: Any, longest: int) -> str:
