@@ -1,1 +1,1 @@
-"""Parts of rendering a conversation: turns, tool calls, special tokens in text, windows of long text."""
+"""Parts of rendering a conversation: turns, tool calls, special tokens, windows of long text."""
