@@ -115,7 +115,7 @@ def test_a_decision_counts_from_the_next_time_on_and_stands_with_the_row(reviewe
     decide(run, then, "drop")
     decide(run, last, "skip")
 
-    with pytest.raises(BadData, match="is no label"):
+    with pytest.raises(BadData, match="is not a label"):
         decide(run, last, "edit", "nonsense")
     found = again()
 
@@ -153,7 +153,7 @@ def test_a_row_of_the_test_split_cannot_be_kept(collector_of, stub):
     known = {review_key(found[0]): {"decision": "keep", "answer": "yes"}}
     overruled = check_examples(found, standard, test, (1.0, 1.0), decision_filter(known))
 
-    assert overruled[0].review and overruled[0].dropped == "the question stands in the test rows"
+    assert overruled[0].review and overruled[0].dropped == "the question is in the test rows"
 
 
 def test_only_a_distillation_can_be_reviewed(workspace):
