@@ -72,12 +72,7 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
     recipe = recipe.model_copy(update={"task": dataset.task})
     rows = sample_rows(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     refuse_unanswerable(rows)
-    answers = [row.answer for row in dataset.split.train]
-    if recipe.distill.fine_tuned and not (answers and all(answers)):
-        raise BadRecipe(
-            "Some training rows have no answer of their own to train on.",
-            "Set distill.fine_tuned=false.",
-        )
+    _refuse_unanswered(recipe, dataset)
     evaluation_set = EvaluationSet(recipe, dataset, rows)
     refuse_ungraded(recipe, dataset)
     teacher = open_teacher(recipe)
@@ -119,6 +114,16 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
             run, evaluation_set, routes, training, examples, collector.budget.as_dict(), diversity
         )
         return _write_report(replace(result, further_teachers=accounts))
+
+
+def _refuse_unanswered(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise BadRecipe if a student is to learn the rows' own answers, and some rows have none."""
+    answers = [row.answer for row in dataset.split.train]
+    if recipe.distill.fine_tuned and not (answers and all(answers)):
+        raise BadRecipe(
+            "Some training rows have no answer of their own to train on.",
+            "Set distill.fine_tuned=false.",
+        )
 
 
 def _refuse_judge(recipe: Recipe) -> None:
