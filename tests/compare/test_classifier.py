@@ -77,7 +77,7 @@ def test_without_the_embedding_model_the_other_routes_are_measured_and_it_is_sai
 
 
 def test_answers_that_are_no_labels_are_refused(recipe):
-    with pytest.raises(BadRecipe, match="for labels"):
+    with pytest.raises(BadRecipe, match="needs labels"):
         compare(recipe("compare.routes=[base, classifier]", "task.kind=generation"))
 
 
@@ -94,7 +94,7 @@ def test_only_the_labels_asked_for_are_chosen(tiny_embedder, recipe):
 
     assert free.text == "delivery" and bound.text in ("refund", "account")
     assert free.tokens_out == 0 < free.tokens_in
-    with pytest.raises(BadData, match="none of the labels"):
+    with pytest.raises(BadData, match="none of the requested labels"):
         engine.answer([Prompt(asked, choices=("nothing",))])
     (known, _), (unknown, _) = engine.log_likelihood(
         [row("where is my parcel", "delivery"), row("where is my parcel", "nothing")]
@@ -137,7 +137,7 @@ def test_a_classifier_does_not_chat(recipe, workspace):
     (folder,) = workspace.glob("runs/classifier-*")
 
     assert open_engine(folder.name).name == folder.name
-    with pytest.raises(BadRecipe, match="chooses labels"):
+    with pytest.raises(BadRecipe, match="classifying student"):
         open_local_engine(folder.name)
 
 
@@ -178,7 +178,7 @@ def test_a_fine_tuned_encoder_is_a_route_of_its_own_trained_once(recipe, workspa
     assert again.encoder == result.encoder == files[0].parts[-3]
     assert list(workspace.glob("runs/train-*/artifact/model.safetensors")) == files
     assert f"burnish serve {result.encoder}" in result.as_text()
-    with pytest.raises(BadRecipe, match="for labels"):
+    with pytest.raises(BadRecipe, match="needs labels"):
         compare(recipe("compare.routes=[base, encoder]", "task.kind=generation"))
 
 

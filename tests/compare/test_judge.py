@@ -89,5 +89,5 @@ def test_a_judge_that_people_would_not_trust_stops_it_before_anything_is_measure
 
 
 def test_a_distillation_compares_words(graded_recipe):
-    with pytest.raises(BadRecipe, match="compares words"):
+    with pytest.raises(BadRecipe, match="needs a text metric"):
         distill(graded_recipe("distill.teacher.model=tiny"))

@@ -102,8 +102,8 @@ def test_where_a_picture_stands_is_kept(folder):
     [
         ("../secret.png", "outside"),
         ("/etc/hostname", "outside"),
-        ("none.png", "no picture"),
-        ("https://example.org/red.png", "no picture"),
+        ("none.png", "no image"),
+        ("https://example.org/red.png", "no image"),
     ],
 )
 def test_nothing_outside_the_folder_is_read(folder, name, why):
@@ -126,7 +126,7 @@ def test_more_places_than_pictures_is_a_finding(folder):
 
     (finding,) = rows_of(folder, [record], images=folder).findings
 
-    assert "more pictures" in finding.message
+    assert "more image parts" in finding.message
 
 
 def test_an_answer_holds_no_picture(folder):

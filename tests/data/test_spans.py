@@ -43,7 +43,7 @@ def test_characters_and_tags_say_the_same(write_rows):
     "record, words",
     [
         ({"text": "Ada", "spans": [{"start": 0, "end": 4, "label": "x"}]}, "3 characters"),
-        ({"text": "Ada", "spans": [{"start": 0, "end": 3}]}, "and a `label`"),
+        ({"text": "Ada", "spans": [{"start": 0, "end": 3}]}, "or a `label`"),
         ({"text": "Ada", "spans": [{"start": 0, "end": 2, "label": "x", "text": "Ad a"}]}, "'Ad'"),
         (
             {

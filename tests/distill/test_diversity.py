@@ -25,7 +25,7 @@ def test_labels_that_are_never_given_and_a_favourite_are_named():
     missing, favourite = found.warnings()
     assert missing == "No row with 1 of 3 labels: account."
     assert favourite == "The teacher gives delivery to 83% of the rows; people to 33%."
-    assert found.facts()["Labels learnt"] == "2 of 3; most often delivery, 83%"
+    assert found.facts()["Labels trained"] == "2 of 3; most often delivery, 83%"
     assert compute_diversity(own, own, LABELS, seed=0).warnings() == []
 
 

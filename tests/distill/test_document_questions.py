@@ -81,7 +81,7 @@ def test_written_rows_keep_their_source_and_what_is_not_in_it_is_dropped(
         ": Heron > Heater", ": Heron > Filter",
     }  # fmt: skip
     assert {one["reason"] for one in dropped} == {
-        "the answer doesn't stand in the passage", "the question stands in the test rows",
+        "the answer isn't in the passage", "the question is in the test rows",
     }  # fmt: skip
     assert result.run.read("inputs.json")["documents"]
     assert result.routes["teacher"].scores.interval.value == 1.0

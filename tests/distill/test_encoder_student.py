@@ -102,17 +102,17 @@ def test_an_encoder_with_fewer_word_pieces_reads_what_it_knows_as_before(
     assert name.startswith("tiny-embedder-180-pieces-")
     assert AutoModel.from_pretrained(find_model(name).path).config.vocab_size == 180
     assert np.allclose(fewer.encode(known), whole.encode(known), atol=1e-6)
-    with pytest.raises(BadRecipe, match="alone are"):
+    with pytest.raises(BadRecipe, match="are special or"):
         prepare_student(recipe_of("distill.vocab_size=20"))
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        (["train.objective=sft"], "writes no text"),
-        (["train.objective=embed"], "learns a teacher's words"),
+        (["train.objective=sft"], "generates no text"),
+        (["train.objective=embed"], "trains on a teacher's text"),
         (["distill.pairs=student"], "no answers of its own"),
-        (["task.kind=generation"], "is for labels"),
+        (["task.kind=generation"], "needs labels"),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_anyone_is_asked(recipe_of, stub, changes, why):

@@ -41,7 +41,7 @@ def reason(one, task="generation", own=(), test=(), labels=()):
         (lesson("I'm sorry, but no."), "generation", ("I'm sorry to hear it.",), ""),
         (lesson("other"), "classification", ("refund",), "`other` is no label"),
         (lesson(" refund\n"), "classification", ("refund",), ""),
-        (lesson("no object"), "extraction", ('{"a": 1}',), "the answer is no JSON object"),
+        (lesson("no object"), "extraction", ('{"a": 1}',), "the answer is not a JSON object"),
         (lesson('{"b": 1}'), "extraction", ('{"a": 1, "b": 2}',), "the object lacks a"),
         (lesson('```json\n{"a": 3}\n```'), "extraction", ('{"a": 1}',), ""),
         (lesson("x" * 101), "generation", ("y" * 25,) * 20,
@@ -73,7 +73,7 @@ def test_a_question_of_the_test_is_dropped_and_so_is_a_row_that_says_the_same_ag
     found = check_examples(rows, answer_norms([], Task(kind="generation")), test, NEAR)
 
     assert [one.dropped for one in found] == [
-        "the question stands in the test rows", "", "another row says nearly the same", "",
+        "the question is in the test rows", "", "another row says nearly the same", "",
     ]  # fmt: skip
 
 

@@ -126,7 +126,7 @@ def test_rows_that_are_questions_alone_are_answered(ticket_recipe, write_rows, s
     [
         ([], "No teacher is named"),
         (["distill.teacher.model=x", "distill.teacher.endpoint=http://127.0.0.1:9/v1",
-          "train.objective=distill"], "only its words"),
+          "train.objective=distill"], "text only"),
         (["distill.teacher.model=tiny", "distill.layers=9"], "has 2 layers"),
         (["distill.teacher.model=x", "distill.teacher.endpoint=http://127.0.0.1:9/v1",
           "distill.layers=2", "distill.layers_of=teacher"], "no layers to cut"),
@@ -184,9 +184,9 @@ def test_a_student_learns_to_think_and_is_measured_by_what_it_says_then(
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ("train.objective=classify", "chooses labels writes no thoughts"),
-        ("distill.pairs=student", "Pairs are of answers without thoughts"),
-        ("distill.questions_per_passage=2", "documents come without thoughts"),
+        ("train.objective=classify", "classifying student writes no reasoning"),
+        ("distill.pairs=student", "Answer pairs have no reasoning"),
+        ("distill.questions_per_passage=2", "documents have no reasoning"),
     ],
 )
 def test_what_has_no_thoughts_is_refused_where_they_are_to_be_kept(ticket_recipe, change, why):

@@ -22,7 +22,7 @@ def test_new_questions_are_answered_and_copies_are_not(stub, collector_of):
     kept = [one for one in lessons if not one.dropped]
     assert [one.row.answer for one in kept] == [f"re: {text}" for text in NEW[:2]]
     assert [one.dropped for one in lessons if one.dropped] == [
-        "the question is nearly one that is there"
+        "the question nearly repeats an existing one"
     ]
     requests = [body for body in stub.bodies if "Write 8" in body["messages"][-1]["content"]]
     shown = [body["messages"][-1]["content"] for body in requests]
@@ -63,7 +63,7 @@ def test_questions_get_harder_in_turn_and_copies_are_dropped(stub, collector_of)
     assert len([text for text in kept if "fish" in text]) == 4, "the harder ones in turn"
     assert "where is parcel 4" not in kept
     assert {one.dropped for one in lessons if one.dropped} == {
-        "the question is nearly one that is there"
+        "the question nearly repeats an existing one"
     }
     told = [text for text in stub.asked if "Rewrite it." in text]
     ways = {text.partition("Rewrite it. ")[2].partition(".")[0] for text in told}

@@ -118,6 +118,6 @@ def test_the_width_is_measured_by_questions_too_and_by_nothing_not_at_all(
 
 
 def test_only_a_tokenizer_of_word_pieces_can_do_with_fewer(own_models, ticket_recipe):
-    with pytest.raises(BadRecipe, match=r"this one is BPE.*\n.*distill.vocab_size out"):
+    with pytest.raises(BadRecipe, match=r"this tokenizer is BPE.*\n.*distill.vocab_size out"):
         prepare_student(ticket_recipe("distill.vocab_size=300", "distill.teacher.model=tiny"))
     assert not list(own_models.glob("*pieces*"))

@@ -113,7 +113,7 @@ def test_what_a_teacher_thinks_is_kept_and_not_learnt(stub, collector_of, said, 
     assert lesson.replies[0].thought == lines(collector)[0]["thought"] == thought
     standard = answer_norms([], Task(kind="generation"))
     (found,) = check_examples([lesson], standard, (), (0.95, 0.8))
-    assert ("thought and gave no answer" in found.dropped) == (not answer)
+    assert ("reasoned and gave no answer" in found.dropped) == (not answer)
 
 
 def test_a_kept_thought_is_learnt_with_its_answer_and_rows_without_one_are_dropped(
@@ -130,7 +130,7 @@ def test_a_kept_thought_is_learnt_with_its_answer_and_rows_without_one_are_dropp
     found = check_examples(lessons, standard, (), (1.0, 0.8))
     assert [lesson.dropped for lesson in found] == [
         "",
-        "the teacher answered without a thought",
+        "the teacher answered without reasoning",
         "",
     ]
     assert [(one.row.answer, one.reasoning) for one in found[::2]] == [("delivery", "Late?")] * 2
@@ -172,7 +172,7 @@ def test_too_many_requests_is_no_failure_and_retry_after_is_obeyed(stub, collect
 
 
 def test_the_budget_is_held_against_the_forecast_and_on_the_way(stub, collector_of):
-    with pytest.raises(TeacherStopped, match="Nothing more was asked"):
+    with pytest.raises(TeacherStopped, match="No further question was asked"):
         collector_of(budget_money=0.001, price_out=1000).collect(questions(100), ASKING)
     assert not stub.asked
 
@@ -182,7 +182,7 @@ def test_the_budget_is_held_against_the_forecast_and_on_the_way(stub, collector_
         collector.collect(questions(100), short)
     spent = collector.budget.tokens_in + collector.budget.tokens_out
     assert 1000 < spent <= 1290 and len(lines(collector)) == spent / 13
-    with pytest.raises(TeacherStopped, match="Nothing more was asked"):
+    with pytest.raises(TeacherStopped, match="No further question was asked"):
         collector_of(budget_tokens=1295).collect(questions(100), short)
     assert sum(stub.asked.values()) == len(lines(collector)), "paid once, counted again"
 

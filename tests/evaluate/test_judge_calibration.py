@@ -95,9 +95,13 @@ def test_a_reply_without_a_clear_grade_is_no_agreement(stub, people):
     [
         (30, {}, "People graded 30 different answers"),
         (60, {"verdict": "right"}, "all 60 answers `right`"),
-        (60, {"question": "same", "reference": "same", "answer": "same"}, "has another verdict"),
-        (60, {"verdict": "so so"}, "row 1: there is no question with a verdict"),
-        (60, {"question": None}, "row 1: there is no question with a verdict"),
+        (
+            60,
+            {"question": "same", "reference": "same", "answer": "same"},
+            "the same answer another verdict",
+        ),
+        (60, {"verdict": "so so"}, "row 1: the row needs a question"),
+        (60, {"question": None}, "row 1: the row needs a question"),
     ],
 )
 def test_too_little_from_people_is_refused_before_anything_is_asked(
@@ -112,7 +116,7 @@ def test_too_little_from_people_is_refused_before_anything_is_asked(
 def test_what_is_not_named_or_not_there_is_said(stub, people, tmp_path):
     with pytest.raises(BadRecipe, match="No judge is named"):
         calibrate_judge(Evaluate.model_validate({"metric": "graded"}), [])
-    with pytest.raises(BadRecipe, match="no file of theirs is named"):
+    with pytest.raises(BadRecipe, match="no file of their grades is named"):
         calibrate_judge(
             Evaluate.model_validate(
                 {"metric": "graded", "judge": {"model": "big", "endpoint": stub.url}}

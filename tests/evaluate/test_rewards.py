@@ -61,7 +61,7 @@ def test_a_formula_counts_its_graders_together():
 def test_what_a_row_lacks_is_told_with_its_number():
     with pytest.raises(BadRecipe, match=r"rows.jsonl:3: \{\{item.price\}\} is not there"):
         worth({"kind": "string_check", "reference": "{{item.price}}"}, "12")
-    with pytest.raises(BadRecipe, match="there is no answer"):
+    with pytest.raises(BadRecipe, match="the row has no answer"):
         worth("metric", "x", Row(messages=ROW.messages[:1], file="rows.jsonl", line=1))
 
 
@@ -69,7 +69,7 @@ def test_what_a_row_lacks_is_told_with_its_number():
     ("code", "words"),
     [
         ("def reward(answer, row): return len(row.answer) / 10", ""),
-        ("def reward(answer, row): return float('nan')", "gave nan"),
+        ("def reward(answer, row): return float('nan')", "returned nan"),
         ("def reward(answer, row): return row.nothing", "failed on rows.jsonl:3"),
         ("def other(answer, row): return 1", "no function"),
         ("def reward(", "doesn't load"),

@@ -171,11 +171,11 @@ def test_what_isnt_plain_lora_is_refused(first, tmp_path):
 
     with pytest.raises(CannotExport, match="plain LoRA"):
         extract_lora_weights(sign_again(folder))
-    with pytest.raises(CannotExport, match="is no adapter"):
+    with pytest.raises(CannotExport, match="is not an adapter"):
         extract_lora_weights(replace(first, kind="full"))
 
 
-@pytest.mark.parametrize(("layer", "said"), [("q", "has no place"), (None, "of no adapter")])
+@pytest.mark.parametrize(("layer", "said"), [("q", "is missing in"), (None, "to no adapter")])
 def test_a_graph_and_adapters_that_dont_fit_are_refused(built, layer, said, tmp_path):
     graph = onnx.load(built.path / "model.onnx", load_external_data=False)
     widths = {place.name: 4 for place in graph.graph.input if "lora_" in place.name}

@@ -47,7 +47,10 @@ def findings_page() -> str:
 
 def metrics_page() -> str:
     """The page on metrics: those of answers come from the code."""
-    scores = [(f"`{name}`", _first_sentence(score)) for name, score in METRICS.items()]
+    scores = [
+        (f"`{name}`", _first_sentence(score).removeprefix("Return ").removeprefix("the "))
+        for name, score in METRICS.items()
+    ]
     beside = [
         (task, ", ".join(f"`{name}`" for name in measures))
         for task, measures in CORPUS_METRICS.items()

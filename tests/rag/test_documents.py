@@ -154,10 +154,10 @@ def test_word_keeps_headings_and_tables(tmp_path):
 
 BROKEN = {
     "latin.txt": ("Übergröße".encode("latin-1"), "not UTF-8"),
-    "empty.md": (b" \n", "holds no text"),
+    "empty.md": (b" \n", "contains no text"),
     "a.pdf": (b"%PDF-1.4 nothing more", "broken"),
     "b.pdf": (b"not a PDF at all", "broken"),
-    "blank.pdf": (pdf(""), "holds no text"),
+    "blank.pdf": (pdf(""), "contains no text"),
     "a.docx": (b"PK\x03\x04 not a zip", "not a Word file"),
     "a.jsonl": (b'{"a": 1}\n{"a": \n', "line 2"),
     "b.jsonl": (b"[1]\n", "not an object"),

@@ -1,8 +1,7 @@
-"""Resampling of what was drawn by chance: the bootstrap, random signs, random halves.
+"""Resampling: the bootstrap, random signs, random halves.
 
-A draw is a question, or a cluster of questions that hang together (`core.clusters`): it has the sum
-of its values and its size, and the mean is always the ratio of the two totals. Clusters may have
-any sizes.
+A draw is a question, or a cluster of dependent questions (`core.clusters`), with the sum of its
+values and its size; the mean is always the ratio of the two totals. Clusters may have any sizes.
 """
 
 from collections.abc import Iterator
@@ -14,33 +13,33 @@ from scipy.stats import norm
 from burnish.core.records import Interval
 
 DRAWS = 10_000
-#: Numbers drawn at once: bounds the memory of a bootstrap (doubles).
+#: Random numbers per block (doubles): bounds the memory of a bootstrap.
 _BLOCK = 4_000_000
 
 
 def blocks(width: int) -> list[int]:
-    """DRAWS split into blocks whose numbers fit the memory; `width` numbers are drawn for one."""
+    """Split DRAWS into blocks that fit into memory; `width` numbers are drawn for each draw."""
     size = max(min(DRAWS, _BLOCK // max(width, 1)), 1)
     return [min(size, DRAWS - begin) for begin in range(0, DRAWS, size)]
 
 
 def typical_size(sizes: np.ndarray) -> float:
-    """The size of the cluster that a question drawn at random is in, Σn²/Σn; 0 of nothing."""
+    """Return the expected cluster size of a random question, Σn²/Σn; 0 for none."""
     total = float(sizes.sum())
     return float((sizes.astype(float) ** 2).sum()) / total if total else 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bootstrap:
-    """(DRAWS,) means of resamples, and by how much the draws are skewed (the acceleration of BCa,
+    """The (DRAWS,) means of resamples, and the skewness of the draws (the acceleration of BCa,
     Efron 1987, JASA 82:171)."""
 
     means: np.ndarray
     acceleration: float
 
     def quantile(self, tail: float) -> float:
-        """The end of a one-sided interval that leaves out `tail`: the percentile, or the one that
-        is corrected for skewness if it lies further out."""
+        """Return the end of a one-sided interval that leaves out `tail`: the percentile, or the
+        skewness-corrected one if it lies further out."""
         z = float(norm.ppf(tail)) + self.acceleration
         bends = 1 - self.acceleration * z
         corrected = (
@@ -60,47 +59,50 @@ class Bootstrap:
 
     @property
     def turned(self) -> "Bootstrap":
-        """That of the values with the other sign."""
+        """The bootstrap of the negated values."""
         return Bootstrap(-self.means, -self.acceleration)
 
 
 def bootstrap(
     sums: np.ndarray, sizes: np.ndarray, ends: tuple[float, float], seed: int
 ) -> Bootstrap:
-    """Means of resamples: as many draws, with replacement, as there are (Efron & Tibshirani 1993),
-    and two more at the `ends` of the scale, of a typical size.
+    """Return means of resamples: as many draws, with replacement, as there are (Efron & Tibshirani
+    1993), and two more at the `ends` of the scale, of a typical size.
 
     The two keep an interval honest where hardly anything differs: what a sample of n doesn't show
     may still be as frequent as 3/n, and as large as the scale.
     """
     typical = typical_size(sizes)
-    tops = np.concatenate([sums, np.asarray(ends) * typical]).astype(float)
-    belows = np.concatenate([sizes, [typical, typical]]).astype(float)
-    alike = bool((belows == belows[0]).all())
+    numerators = np.concatenate([sums, np.asarray(ends) * typical]).astype(float)
+    denominators = np.concatenate([sizes, [typical, typical]]).astype(float)
+    equal_sizes = bool((denominators == denominators[0]).all())
     random, means = np.random.default_rng(seed), []
-    for count in blocks(len(tops)):
-        places = random.integers(0, len(tops), (count, len(tops)))
-        below = belows[0] * len(tops) if alike else belows[places].sum(axis=1)
-        means.append(tops[places].sum(axis=1) / below)
-    residuals = tops - tops.sum() / belows.sum() * belows
+    for count in blocks(len(numerators)):
+        indices = random.integers(0, len(numerators), (count, len(numerators)))
+        denominator = (
+            denominators[0] * len(numerators) if equal_sizes else denominators[indices].sum(axis=1)
+        )
+        means.append(numerators[indices].sum(axis=1) / denominator)
+    residuals = numerators - numerators.sum() / denominators.sum() * denominators
     spread = float((residuals**2).sum()) ** 1.5
     skewed = float((residuals**3).sum()) / (6 * spread) if spread else 0.0
     return Bootstrap(np.concatenate(means), skewed)
 
 
 def half_means(sums: np.ndarray, sizes: np.ndarray, seed: int) -> np.ndarray:
-    """(DRAWS,) means of random subsets, each draw in or out by a coin; not a number if all are out.
+    """Return (DRAWS,) means of random subsets, each draw included by a coin flip; NaN if all are
+    out.
 
-    Their quantiles are an exact interval of the mean where the deviations of the clusters are
-    symmetric, whatever their sizes (typical values, Hartigan 1969, JASA 64:1303): they hold the
-    values that `sign_flip` doesn't reject.
+    Their quantiles are an exact interval of the mean if the clusters' deviations are symmetric,
+    whatever their sizes (typical values, Hartigan 1969, JASA 64:1303): they contain the values that
+    `sign_flip` doesn't reject.
     """
     random, means = np.random.default_rng(seed), []
     for count in blocks(len(sums)):
         chosen = random.integers(0, 2, (count, len(sums)), dtype=np.int8).astype(float)
-        below = chosen @ sizes
+        denominator = chosen @ sizes
         with np.errstate(invalid="ignore"):
-            means.append((chosen @ sums) / below)
+            means.append((chosen @ sums) / denominator)
     return np.concatenate(means)
 
 
@@ -110,9 +112,9 @@ def interval_of(
     confidence: float,
     seed: int,
 ) -> tuple[Interval, Bootstrap]:
-    """The interval of a mean from sums and sizes, and the bootstrap behind it.
+    """Return the interval of a mean from sums and sizes, and the bootstrap behind it.
 
-    Where draws are larger than one question it holds the exact interval of `half_means` too, which
+    If draws are larger than one question, it also covers the exact interval of `half_means`, which
     a few large clusters make wide. Raises ValueError if nothing was drawn.
     """
     sums, sizes = drawn
@@ -120,25 +122,25 @@ def interval_of(
     if not total:
         raise ValueError("nothing was drawn")
     mean = float(sums.sum() / total)
-    found = bootstrap(sums, sizes, ends, seed)
+    resampled = bootstrap(sums, sizes, ends, seed)
     tails = ((1 - confidence) / 2, (1 + confidence) / 2)
-    low, high = map(found.quantile, tails)
+    low, high = map(resampled.quantile, tails)
     if len(sizes) < total:
         halves = half_means(sums, sizes, seed)
-        # A mean of nothing may be anything on the scale.
-        least, most = (
+        # The mean of an empty subset may be anything on the scale.
+        half_low, half_high = (
             float(np.quantile(np.where(np.isnan(halves), end, halves), tail))
             for end, tail in zip(ends, tails, strict=True)
         )
-        low, high = min(low, least), max(high, most)
+        low, high = min(low, half_low), max(high, half_high)
     low, high = max(min(low, mean), ends[0]), min(max(high, mean), ends[1])
-    return Interval(mean, low, high, total), found
+    return Interval(mean, low, high, total), resampled
 
 
 def sign_flip(sums: np.ndarray, seed: int) -> tuple[float, float]:
-    """P-values (one-sided, two-sided) under random signs (Fisher 1935): if the routes were equal,
-    the sum of any cluster might as well be turned, whatever its size. The observed signs count as
-    one draw, so that the test is exact (Phipson & Smyth 2010)."""
+    """Return the p-values (one-sided, two-sided) under random signs (Fisher 1935): if the routes
+    were equal, the sum of any cluster could have either sign, whatever its size. The observed signs
+    count as one draw, so that the test is exact (Phipson & Smyth 2010)."""
     decided = sums[sums != 0]
     if not len(decided):
         return 1.0, 1.0

@@ -1,9 +1,9 @@
 """Intervals, paired tests and power: pure functions of plain sequences.
 
-Everything is paired: two routes answer the same questions, and what is compared is the score of one
-question under both. Scores are in [0, 1]. Questions that hang together share a number in `clusters`
-(see `core.clusters`). `scipy` and `statsmodels` do the arithmetic where they can;
-`docs/reference/statistics.md` says why these methods.
+Everything is paired: two routes answer the same questions, and the scores of each question under
+both are compared. Scores are in [0, 1]. Dependent questions share a number in `clusters` (see
+`core.clusters`). `scipy` and `statsmodels` do the arithmetic where they can;
+`docs/reference/statistics.md` justifies the methods.
 """
 
 import math
@@ -19,18 +19,19 @@ from burnish.core.clusters import cluster_sums, effective_number, is_clustered
 from burnish.core.records import Interval
 from burnish.core.resampling import blocks, interval_of, sign_flip, typical_size
 
-#: Two perfect or two hopeless routes differ on no question; one in twenty is assumed to.
+#: Two perfect or two hopeless routes differ on no question; a discordance of one in twenty is
+#: assumed.
 _LEAST_DISCORDANCE = 0.05
-#: Standard deviation that gaps are taken to have at least.
+#: Minimum standard deviation of the gaps.
 _LEAST_SPREAD = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
 class PairedTest:
-    """Whether one route is better than another on the same questions.
+    """A test whether one route is better than another on the same questions.
 
-    `p_value` is one-sided: the chance of a gain like this if the first were no better;
-    `p_two_sided` that of a difference like this in either direction if they were equal. `wins` and
+    `p_value` is one-sided: the probability of such a gain if the first route were no better;
+    `p_two_sided` that of such a difference in either direction if they were equal. `wins` and
     `losses` count the questions on which one is better.
     """
 
@@ -42,7 +43,7 @@ class PairedTest:
 
 
 def wilson_interval(scores: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Mean of 0/1 scores with the Wilson score interval (Wilson 1927)."""
+    """Return the mean of 0/1 scores with the Wilson score interval (Wilson 1927)."""
     n, hits = len(scores), sum(scores)
     if not n:
         return Interval(math.nan, 0.0, 1.0, 0)
@@ -57,12 +58,13 @@ def mean_interval(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Mean of any scores: Wilson if they are all 0 or 1, else the bootstrap (Efron & Tibshirani
-    1993; Efron 1987) over the scores and two more, a 0 and a 1. If some questions share a cluster,
-    whole clusters are drawn, and the mean is the ratio of their sums (`interval_of`).
+    """Return the mean of any scores with its interval: Wilson's if all are 0 or 1, else the
+    bootstrap (Efron & Tibshirani 1993; Efron 1987) over the scores and two more, a 0 and a 1.
 
-    The two keep it honest where nearly all scores are equal, as Agresti & Coull (1998) do for
-    proportions: of 10 answers with F1 near 1, the plain bootstrap and BCa cover 42 to 78 %.
+    If some questions share a cluster, whole clusters are drawn, and the mean is the ratio of their
+    sums (`interval_of`). The two added scores keep it honest where nearly all scores are equal, as
+    Agresti & Coull (1998) do for proportions: of 10 answers with F1 near 1, the plain bootstrap and
+    BCa cover 42 to 78 %.
     """
     if is_binary(scores) and not is_clustered(clusters):
         return wilson_interval(scores, confidence)
@@ -70,9 +72,9 @@ def mean_interval(
 
 
 def mcnemar(wins: int, losses: int) -> tuple[float, float]:
-    """Exact McNemar test (McNemar 1947): one-sided and two-sided p-value.
+    """Return the one-sided and two-sided p-value of the exact McNemar test (McNemar 1947).
 
-    A binomial test on the questions that only one of the two routes answers rightly.
+    It is a binomial test on the questions that only one of the two routes answers correctly.
     """
     decided = wins + losses
     if not decided:
@@ -91,10 +93,10 @@ def paired_test(
     """Compare scores of the same questions, ours minus theirs.
 
     0/1 scores: exact McNemar, with Newcombe's interval for paired proportions (1998, method 10).
-    Other scores, and questions that share clusters: the paired bootstrap over whole clusters, with
-    one more that is wholly won and one that is wholly lost; the p-value is the larger one of the
-    bootstrap's and that of `sign_flip`. Signs alone take for chance what a rare disaster, unseen in
-    a small sample, would undo. Raises ValueError if the lengths differ.
+    Other scores, and clustered questions: the paired bootstrap over whole clusters, with one full
+    win and one full loss added; the p-value is the larger one of the bootstrap's and that of
+    `sign_flip`. Signs alone would attribute to chance what a rare disaster, unseen in a small
+    sample, could reverse. Raises ValueError if the lengths differ.
     """
     gaps = np.array([one - other for one, other in zip(ours, theirs, strict=True)])
     wins, losses = int((gaps > 0).sum()), int((gaps < 0).sum())
@@ -104,9 +106,9 @@ def paired_test(
     drawn = cluster_sums(gaps, clusters)
     gain, resampled = interval_of(drawn, (-1.0, 1.0), confidence, seed)
     one, two = sign_flip(drawn[0], seed)
-    forth, back = resampled.p_value, resampled.turned.p_value
-    either = min(2 * min(forth, back), 1.0)
-    return PairedTest(gain, max(one, forth), max(two, either), wins, losses)
+    forward, backward = resampled.p_value, resampled.turned.p_value
+    either = min(2 * min(forward, backward), 1.0)
+    return PairedTest(gain, max(one, forward), max(two, either), wins, losses)
 
 
 def repeated_gain(
@@ -115,23 +117,23 @@ def repeated_gain(
     clusters: Sequence[int] = (),
     confidence: float = 0.95,
 ) -> Interval:
-    """The gain that a training gives, over questions and seeds: `trainings` are the scores of
-    models that differ by their seed alone, on the same questions as theirs.
+    """Return the gain of a training over questions and seeds: `trainings` are the scores of models
+    that differ only by their seed, on the same questions as theirs.
 
     The interval of the mean score over the trainings (`paired_test`) and that of the trainings'
-    gains (Student's t), put together as independent parts (MOVER, Zou & Donner 2008, Stat. Med.
+    gains (Student's t) are combined as independent parts (MOVER, Zou & Donner 2008, Stat. Med.
     27:1693). Raises ValueError for fewer than two trainings.
     """
     count = len(trainings)
     if count < 2:
         raise ValueError("a spread needs two trainings")
     table = np.asarray(trainings, dtype=float)
-    asked = paired_test(list(table.mean(axis=0)), theirs, clusters, confidence).gain
+    over_questions = paired_test(list(table.mean(axis=0)), theirs, clusters, confidence).gain
     error = float(table.mean(axis=1).std(ddof=1)) / math.sqrt(count)
     reach = float(t.ppf((1 + confidence) / 2, count - 1)) * error
-    low = asked.value - math.hypot(asked.value - asked.low, reach)
-    high = asked.value + math.hypot(asked.high - asked.value, reach)
-    return Interval(asked.value, max(low, -1.0), min(high, 1.0), asked.n)
+    low = over_questions.value - math.hypot(over_questions.value - over_questions.low, reach)
+    high = over_questions.value + math.hypot(over_questions.high - over_questions.value, reach)
+    return Interval(over_questions.value, max(low, -1.0), min(high, 1.0), over_questions.n)
 
 
 def loss_bound(
@@ -140,12 +142,13 @@ def loss_bound(
     confidence: float = 0.95,
     clusters: Sequence[int] = (),
 ) -> float:
-    """The loss of the mean, from `before` to `after`, that is surely not exceeded (one-sided).
+    """Return the upper confidence bound (one-sided) of the loss of the mean from `before` to
+    `after`.
 
-    0/1 scores: the score interval for paired proportions (Tango 1998, Stat. Med. 17:891); where no
-    question was won, the exact bound of the share that was lost (Clopper & Pearson 1934) too, since
-    Tango's is passed in 6.8 % of 5 % there. Others, and questions that share clusters: the paired
-    bootstrap of `paired_test`.
+    0/1 scores: the score interval for paired proportions (Tango 1998, Stat. Med. 17:891); if no
+    question was won, also the exact bound of the share that was lost (Clopper & Pearson 1934),
+    since Tango's nominal 5 % is 6.8 % there. Others, and clustered questions: the paired bootstrap
+    of `paired_test`.
     """
     if is_clustered(clusters) or not (is_binary(before) and is_binary(after)):
         return paired_test(before, after, clusters, 2 * confidence - 1).gain.high
@@ -161,7 +164,7 @@ def loss_bound(
         spread = math.sqrt(max(n * (2 * rare + loss * (1 - loss)), 0.0))
         return lost - won - n * loss + z * spread
 
-    # Where nothing changed, a loss of exactly 0 is a root too, and not the one that is meant.
+    # Where nothing changed, a loss of exactly 0 is a root too, but not the wanted one.
     least = (lost - won) / n + 1e-9
     if least >= 1:
         return 1.0
@@ -170,8 +173,8 @@ def loss_bound(
 
 
 def quantile_interval(values: Sequence[float], share: float, confidence: float = 0.95) -> Interval:
-    """A quantile with the interval of order statistics, which needs no shape of the distribution
-    (Conover 1999, ch. 3.2); an end that so few values can't show is infinite."""
+    """Return a quantile with the interval of order statistics, which assumes no distribution
+    (Conover 1999, ch. 3.2); an end that so few values can't bound is infinite."""
     n, tail = len(values), (1 - confidence) / 2
     ordered = [-math.inf, *sorted(values), math.inf]
     below = int(binom.ppf(tail, n, share)) if n else 0
@@ -186,7 +189,7 @@ def quantile_gap(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """How much larger a quantile of ours is than that of theirs, of the same questions, with the
+    """Return the difference of a quantile, ours minus theirs, on the same questions, with the
     percentile interval of the paired bootstrap. Raises ValueError if the lengths differ."""
     if len(ours) != len(theirs):
         raise ValueError("a gap of quantiles needs as many of ours as of theirs")
@@ -197,10 +200,10 @@ def quantile_gap(
     random = np.random.default_rng(seed)
     gaps = []
     for count in blocks(n):
-        places = random.integers(0, n, (count, n))
-        gaps.append(np.quantile(one[places], share, 1) - np.quantile(other[places], share, 1))
-    ends = [(1 - confidence) / 2, (1 + confidence) / 2]
-    low, high = np.quantile(np.concatenate(gaps), ends)
+        indices = random.integers(0, n, (count, n))
+        gaps.append(np.quantile(one[indices], share, 1) - np.quantile(other[indices], share, 1))
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    low, high = np.quantile(np.concatenate(gaps), tails)
     return Interval(quantile(ours, share) - quantile(theirs, share), float(low), float(high), n)
 
 
@@ -211,9 +214,10 @@ def ratio_of_means(
     confidence: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Mean of ours over mean of theirs, of the same questions, with the percentile interval of the
-    paired bootstrap, over clusters if some questions share one. Not a number where theirs are all
-    0. Raises ValueError if the lengths differ.
+    """Return the mean of ours over the mean of theirs, on the same questions, with the percentile
+    interval of the paired bootstrap, over clusters if some questions share one.
+
+    NaN if theirs are all 0. Raises ValueError if the lengths differ.
     """
     if len(ours) != len(theirs):
         raise ValueError("a ratio needs as many of ours as of theirs")
@@ -225,20 +229,20 @@ def ratio_of_means(
     random = np.random.default_rng(seed)
     ratios = []
     for count in blocks(n):
-        places = random.integers(0, n, (count, n))
-        top, below = one[places].sum(axis=1), other[places].sum(axis=1)
-        ratios.append(top[below > 0] / below[below > 0])
-    some = np.concatenate(ratios)
-    low, high = np.quantile(some, [(1 - confidence) / 2, (1 + confidence) / 2])
+        indices = random.integers(0, n, (count, n))
+        top, bottom = one[indices].sum(axis=1), other[indices].sum(axis=1)
+        ratios.append(top[bottom > 0] / bottom[bottom > 0])
+    resampled = np.concatenate(ratios)
+    low, high = np.quantile(resampled, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(one.sum() / other.sum()), float(low), float(high), len(ours))
 
 
 def holm_adjust(p_values: Mapping[str, float]) -> dict[str, float]:
-    """P-values adjusted for the number of tests (Holm 1979)."""
+    """Return the p-values adjusted for the number of tests (Holm 1979)."""
     # `statsmodels` has it too, with a full garbage collection in every call: 0.1 s.
     adjusted, least = {}, 0.0
-    for place, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        least = min(max(least, (len(p_values) - place) * p_values[name]), 1.0)
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        least = min(max(least, (len(p_values) - rank) * p_values[name]), 1.0)
         adjusted[name] = least
     return {name: adjusted[name] for name in p_values}
 
@@ -251,25 +255,26 @@ def rows_needed(
     power: float = 0.8,
     clusters: Sequence[int] = (),
 ) -> int:
-    """Questions with which a one-sided paired test sees a true gain of `gain` with `power`.
+    """Return the number of questions with which a one-sided paired test detects a true gain of
+    `gain` with `power`.
 
     From the observed spread of the differences (for 0/1 scores: from the discordance, Connor 1987,
-    with the continuity correction of Fleiss, since the exact test moves in steps); of clusters of
-    the sizes seen, if some questions share one. Raises ValueError if `gain` isn't positive.
+    with the continuity correction of Fleiss, since the exact test moves in steps); for clusters of
+    the observed sizes, if some questions share one. Raises ValueError if `gain` isn't positive.
     """
     if gain <= 0:
-        raise ValueError("a gain of 0 can't be seen with any number of rows")
+        raise ValueError("a gain of 0 can't be detected with any number of rows")
     if _is_exact(ours, theirs, clusters):
         sought = float(norm.ppf(1 - alpha) + norm.ppf(power)) * _discordance(ours, theirs)
         # The root of `gain * n - sought * sqrt(n) - 1 = 0`: a question that turns moves the sum by
         # 2, of which the correction takes half.
         return math.ceil(((sought + math.sqrt(sought**2 + 4 * gain)) / (2 * gain)) ** 2)
     varies = _Variation.of(ours, theirs, clusters)
-    most = 2.0
-    while varies.missing(gain, most, alpha, power) > 0:
-        most *= 2
-    found = float(brentq(lambda n: varies.missing(gain, n, alpha, power), 1e-9, most))
-    return math.ceil(found)
+    upper = 2.0
+    while varies.missing(gain, upper, alpha, power) > 0:
+        upper *= 2
+    needed = float(brentq(lambda n: varies.missing(gain, n, alpha, power), 1e-9, upper))
+    return math.ceil(needed)
 
 
 def minimum_detectable_gain(
@@ -279,10 +284,10 @@ def minimum_detectable_gain(
     power: float = 0.8,
     clusters: Sequence[int] = (),
 ) -> float:
-    """The smallest true gain that a one-sided paired test of this size sees with `power`.
+    """Return the smallest true gain that a one-sided paired test of this size detects with `power`.
 
-    The inverse of `rows_needed`; infinite below two questions, and where the largest of few
-    clusters weighs so much that no gain would be seen.
+    The inverse of `rows_needed`; infinite below two questions, and if the largest of few clusters
+    dominates so much that no gain would be detected.
     """
     n = len(ours)
     if n < 2:
@@ -297,17 +302,18 @@ def minimum_detectable_gain(
 
 
 def is_binary(scores: Sequence[float]) -> bool:
-    """Whether all scores are 0 or 1."""
+    """Return whether all scores are 0 or 1."""
     return all(score in (0, 1) for score in scores)
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """The value that `share` of the values don't exceed (linear between two); 0 of nothing."""
+    """Return the quantile `share` of the values (linear between two); 0 for none."""
     return float(np.quantile(values, share)) if len(values) else 0.0
 
 
 def _newcombe(ours: Sequence[float], theirs: Sequence[float], confidence: float) -> Interval:
-    """Difference of paired proportions (Newcombe 1998, Stat. Med. 17:2635, method 10)."""
+    """Return the difference of paired proportions with its interval (Newcombe 1998, Stat. Med.
+    17:2635, method 10)."""
     n = len(ours)
     if not n:
         return Interval(math.nan, -1.0, 1.0, 0)
@@ -329,19 +335,19 @@ def _newcombe(ours: Sequence[float], theirs: Sequence[float], confidence: float)
 
 
 def _is_exact(ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[int]) -> bool:
-    """Whether `paired_test` is McNemar's."""
+    """Return whether `paired_test` is McNemar's."""
     return is_binary(ours) and is_binary(theirs) and not is_clustered(clusters)
 
 
 def _discordance(ours: Sequence[float], theirs: Sequence[float]) -> float:
-    """Standard deviation of the differences of 0/1 scores, under the null hypothesis."""
+    """Return the standard deviation of the differences of 0/1 scores, under the null hypothesis."""
     differ = [one != other for one, other in zip(ours, theirs, strict=True)]
     return math.sqrt(max(sum(differ) / max(len(differ), 1), _LEAST_DISCORDANCE))
 
 
 @dataclass(frozen=True, slots=True)
 class _Variation:
-    """How much the sum of the gaps varies: its variance a question, and the typical size of a
+    """The variation of the sum of the gaps: its variance per question, and the typical size of a
     cluster, by which signs and the two added draws weigh."""
 
     variance: float
@@ -351,8 +357,8 @@ class _Variation:
     def of(
         cls, ours: Sequence[float], theirs: Sequence[float], clusters: Sequence[int]
     ) -> "_Variation":
-        """That of the residuals of the ratio of sums (Cochran 1977, ch. 2.11); a cluster that
-        weighs much has drawn the mean to itself, so they are corrected by the effective number."""
+        """Compute it from the residuals of the ratio of sums (Cochran 1977, ch. 2.11), corrected by
+        the effective number, as a dominant cluster pulls the mean towards itself."""
         gaps = [one - other for one, other in zip(ours, theirs, strict=True)]
         sums, sizes = cluster_sums(gaps, clusters)
         total, size = float(sizes.sum()), typical_size(sizes)
@@ -362,10 +368,12 @@ class _Variation:
         return cls(min(max(corrected, _LEAST_SPREAD**2), size), size)
 
     def missing(self, gain: float, n: float, alpha: float, power: float) -> float:
-        """By how much the sum of n gaps, of a true mean of `gain`, falls short of what is seen with
-        `power`; negative if it does not."""
-        own = n * self.variance
-        # The signs see the gain itself as spread, the bootstrap the two draws that are added.
-        beside = self.size * max(n * gain**2, 2 * self.size)
-        seen = norm.ppf(1 - alpha) * math.sqrt(own + beside) + norm.ppf(power) * math.sqrt(own)
+        """Return by how much the sum of n gaps, of a true mean `gain`, falls short of what is
+        detected with `power`; negative if it doesn't."""
+        sampling = n * self.variance
+        # The signs count the gain itself as spread, the bootstrap the two added draws.
+        added = self.size * max(n * gain**2, 2 * self.size)
+        seen = norm.ppf(1 - alpha) * math.sqrt(sampling + added) + norm.ppf(power) * math.sqrt(
+            sampling
+        )
         return float(seen - gain * n)

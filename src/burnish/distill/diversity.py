@@ -60,7 +60,7 @@ class Diversity:
             used = sum(count > 0 for count in self.labels.values())
             label, count = max(self.labels.items(), key=lambda item: item[1])
             share = count / max(sum(self.labels.values()), 1)
-            lines["Labels learnt"] = (
+            lines["Labels trained"] = (
                 f"{used} of {len(self.labels)}; most often {label}, {share:.0%}"
             )
         if self.words:
@@ -92,26 +92,26 @@ class Diversity:
 
 
 def compute_diversity(
-    learnt: Sequence[Row], original: Sequence[Row], task: Task, seed: int
+    training_rows: Sequence[Row], original: Sequence[Row], task: Task, seed: int
 ) -> Diversity:
-    """Compare training rows (`learnt`, with the teacher's answers) with people's `original` rows.
+    """Compare `training_rows`, with the teacher's answers, with people's `original` rows.
 
     Rows share their ids with the original question; rows of other ids were generated.
     """
     original_ids = {row.id for row in original}
     answered = [row for row in original if row.answer]
-    shared_ids = {row.id for row in learnt} & {row.id for row in answered}
+    shared_ids = {row.id for row in training_rows} & {row.id for row in answered}
     is_labelled = task.kind == "classification"
     return Diversity(
-        labels=_count_labels([row.answer for row in learnt], task) if is_labelled else {},
+        labels=_count_labels([row.answer for row in training_rows], task) if is_labelled else {},
         own_labels=_count_labels([row.answer for row in answered if row.id in shared_ids], task)
         if is_labelled
         else {},
         words=None
-        if is_labelled or not (learnt and answered)
-        else (_median_length(learnt), _median_length(answered)),
+        if is_labelled or not (training_rows and answered)
+        else (_median_length(training_rows), _median_length(answered)),
         pairs=_distinct_pairs(
-            [row for row in learnt if row.id not in original_ids], original, seed
+            [row for row in training_rows if row.id not in original_ids], original, seed
         ),
     )
 

@@ -102,7 +102,7 @@ CHECKS: dict[str, Callable[[AnswererReply, AnswerNorms], str]] = {
 
 
 def why_unlearnable(answer: str, task: Task) -> str:
-    """Return why an answer can't be trained on, whoever gave it; empty if it can."""
+    """Return why an answer can't be trained on, independent of who gave it; empty if it can."""
     norms = AnswerNorms(task, frozenset(), None, refuses=True)
     checks = (_empty, _no_label, _no_object)
     return next((reason for check in checks if (reason := check(AnswererReply(answer), norms))), "")

@@ -208,7 +208,7 @@ def measure_diversity(
 ) -> Diversity:
     """Return labels, lengths and variety of the training rows, compared with people's."""
     split = evaluation_set.dataset.split
-    learnt = [
+    training_rows = [
         example.row
         for part_examples in examples.values()
         for example in part_examples
@@ -216,7 +216,7 @@ def measure_diversity(
     ]
     original = (*split.train, *split.validation)
     return compute_diversity(
-        learnt, original, evaluation_set.dataset.task, evaluation_set.recipe.data.seed
+        training_rows, original, evaluation_set.dataset.task, evaluation_set.recipe.data.seed
     )
 
 
@@ -270,7 +270,7 @@ def _facts(result: DistillationResult) -> dict[str, str]:
             else ""
         ),
         "Objective": recipe.train.objective.kind,
-        "Rows learnt": f"{counts['train']} to train, {counts['validation']} to validate",
+        "Rows trained on": f"{counts['train']} to train, {counts['validation']} to validate",
         "Questions to the teacher": f"{accounts['asked']:.0f} asked, {accounts['failed']:.0f} "
         f"failed, {accounts['known_before']:.0f} known before",
         "Teacher's tokens": f"{accounts['tokens_in']:,.0f} in, {accounts['tokens_out']:,.0f} out",

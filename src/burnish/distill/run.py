@@ -96,17 +96,14 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
         for warning in diversity.warnings():
             say(f"Note: {warning}")
         save_examples(run, teacher, recipe, examples)
-        training = train_cached(
-            student, _student_dataset(evaluation_set, collector, student, examples)
-        )
+        taught = _student_dataset(evaluation_set, collector, student, examples)
+        training = train_cached(student, taught)
         _keep_artifact(run, training)
         routes = {BASELINE: evaluate_baseline(evaluation_set, student)}
         if recipe.distill.fine_tuned:
             say("Training on the rows' own answers")
-            fine_tuned = train_cached(sequence_level(student), dataset)
-            routes[FINE_TUNED] = evaluate_model(
-                evaluation_set, FINE_TUNED, str(fine_tuned.artifact)
-            )
+            source = str(train_cached(sequence_level(student), dataset).artifact)
+            routes[FINE_TUNED] = evaluate_model(evaluation_set, FINE_TUNED, source)
         routes[DISTILLED] = evaluate_model(evaluation_set, DISTILLED, str(training.artifact))
         routes[TEACHER] = evaluate_teacher(evaluation_set, collector)
         accounts = {other.teacher.name: other.budget.as_dict() for other in further}

@@ -59,6 +59,33 @@ def load_tokenizer(local: LocalModel) -> Tokenizer:
     return tokenizer
 
 
+#: Names in a configuration of how many tokens a model reads.
+_CONTEXTS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+#: Tokens for a model whose state doesn't grow with them, or that counts distances only.
+_ENDLESS = 1 << 17
+
+
+def context_length(config: Any) -> int:
+    """Return how many tokens a model reads whose positions don't change with a text's length."""
+    text = config.get_text_config()
+    known = [getattr(text, name, None) for name in _CONTEXTS]
+    most = next((int(size) for size in known if size), _ENDLESS)
+    return min([most, *lengths_of_ropes(text)])
+
+
+def lengths_of_ropes(config: Any) -> list[int]:
+    """Tokens beyond which rotary positions of all tokens change: dynamic NTK, and LongRoPE (Ding et
+    al. 2024, arXiv:2402.13753)."""
+    ropes = [getattr(config, "rope_parameters", None) or {}]
+    ropes += [part for part in ropes[0].values() if isinstance(part, dict)]
+    usual = getattr(config, "original_max_position_embeddings", None)
+    return [
+        int(rope.get("original_max_position_embeddings") or usual or config.max_position_embeddings)
+        for rope in ropes
+        if rope.get("rope_type") in ("dynamic", "longrope")
+    ]
+
+
 def default_device() -> torch.device:
     """Return the GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -163,5 +163,5 @@ def test_what_llama_cpp_would_read_otherwise_is_refused(tiny_tokenizer, tmp_path
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     odd = Fast(tokenizer_object=backend, eos_token="<|im_end|>")
     odd.chat_template = CHATML
-    with pytest.raises(CannotExport, match="cuts text"):
+    with pytest.raises(CannotExport, match="splits text"):
         write_gguf(tmp_path / "x.gguf", llama(odd), odd, "f16", "x")

@@ -50,7 +50,7 @@ def wrong_template(monkeypatch):
     return _with_tokenizer(
         monkeypatch,
         lambda t: setattr(t, "chat_template", t.chat_template.replace("assistant", "user")),
-        "other tokens than in training",
+        "different tokens than in training",
     )
 
 
@@ -58,7 +58,7 @@ def doubled_bos(monkeypatch):
     return _with_tokenizer(
         monkeypatch,
         lambda t: setattr(t, "chat_template", "{{ bos_token }}" + t.chat_template),
-        "other tokens than in training",
+        "different tokens than in training",
     )
 
 

@@ -85,7 +85,7 @@ def test_candidates_are_formats_times_threads():
         "gguf q8_0, 1 thread", "gguf q8_0, 2 threads", "merged bf16, 1 thread",
         "merged bf16, 2 threads",
     ]  # fmt: skip
-    with pytest.raises(BadRecipe, match="no format"):
+    with pytest.raises(BadRecipe, match="is not a format"):
         list_candidates(FormatSearch(formats=("tflite:int8",)))
 
 

@@ -49,7 +49,7 @@ def test_only_the_labels_that_are_asked_for_are_given(served):
     answer = client.chat.completions.create(model=name, messages=ASKED, extra_body=bound)
 
     assert answer.choices[0].message.content in bound["guided_choice"]
-    with pytest.raises(openai.APIError, match="none of the labels"):
+    with pytest.raises(openai.APIError, match="none of the requested labels"):
         unknown = {"guided_choice": ["nothing"]}
         client.chat.completions.create(model=name, messages=ASKED, extra_body=unknown)
 

@@ -74,12 +74,12 @@ def test_it_streams_chooses_and_answers_responses(client):
 @pytest.mark.parametrize(
     ("model", "part", "why"),
     [
-        ("tiny", {"image_url": {"url": shown("red").images[0].url}}, "a model that sees"),
+        ("tiny", {"image_url": {"url": shown("red").images[0].url}}, "a vision-language model"),
         ("idefics3", {"image_url": {"url": "https://example.org/a.png"}}, "not a data URL"),
         ("idefics3", {"image_url": {"url": "file:///etc/passwd"}}, "not a data URL"),
         ("idefics3", {"image_url": {"url": "data:image/png;base64,aGk="}}, "can't be read"),
         ("idefics3", {"image_url": {}}, "cannot be read"),
-        ("idefics3", {"type": "text", "text": "an <image> here"}, "stands for a picture"),
+        ("idefics3", {"type": "text", "text": "an <image> here"}, "the placeholder of an image"),
     ],
 )
 def test_what_cannot_be_seen_is_refused_and_says_why(client, model, part, why):

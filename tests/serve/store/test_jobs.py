@@ -178,7 +178,7 @@ def test_a_bad_request_is_refused_at_once_by_its_field(client, jobs, settings, p
         (rows(9), "invalid_training_file", "has 9 example(s), but must have at least 10"),
         (rows(12) + b"{broken\n", "invalid_training_file", "row 13: The line is not JSON"),
         (lines([chat_line("red", "")] * 10), "invalid_training_file", "rows 1, 2, 3"),
-        (lines([{"what": 1}] * 10), "invalid_training_file", "no known shape"),
+        (lines([{"what": 1}] * 10), "invalid_training_file", "no known format"),
         (rows(10) + lines([{"messages": [{"role": "boss\0", "content": "x"}]}]),
          "invalid_training_file", "row 11: Role"),
         (b"\xff\xfe\x00", "invalid_training_file", "UTF-16"),

@@ -82,7 +82,7 @@ def test_a_model_without_known_projections_is_refused(tiny_model):
     tiny_model.model.layers[0].mlp.down_proj = torch.nn.Identity()
     tiny_model.config.num_hidden_layers = 3
 
-    with pytest.raises(BadRecipe, match="takes bottlenecks"):
+    with pytest.raises(BadRecipe, match="Bottleneck adapters don't support"):
         add_bottlenecks(tiny_model, 4, "mlp")
 
 

@@ -19,6 +19,7 @@ from burnish.train.kernels.packed_attention import (
     _ATTEND,
     ATTENTION,
     GroupedAttention,
+    Scores,
     _attend_fused,
 )
 from burnish.train.loop.language_model import train_step
@@ -89,7 +90,7 @@ def test_attention_in_tiles_is_that_of_the_whole(longest, before, scores, monkey
     outward = torch.randn_like(query)
     whole = torch.full((longest, before + longest), -torch.inf).triu(before + 1)
 
-    found = GroupedAttention.apply(query, key, value, 0.3)
+    found = GroupedAttention.apply(query, key, value, Scores(0.3))
     expected = torch.nn.functional.scaled_dot_product_attention(
         query.flatten(1, 2), key, value, attn_mask=whole.double(), scale=0.3, enable_gqa=True
     ).view_as(query)
@@ -255,18 +256,18 @@ def test_cross_entropy_in_chunks_is_cross_entropy():
 def test_every_layer_of_the_tiny_model_that_can_be_is_replaced(plan_of):
     plan = plan_of(make_rows(4))
 
-    assert fuse(plan.model) == 2 * 7 + 5 + 2
-    assert fuse(plan_of(make_rows(4), "train.method.dropout=0.1").model) == 5 + 2
+    assert len(fuse(plan.model)) == 2 * 7 + 5 + 2
+    assert len(fuse(plan_of(make_rows(4), "train.method.dropout=0.1").model)) == 5 + 2
 
 
 def test_a_model_of_another_family_keeps_its_own_layers():
     class OtherRMSNorm(torch.nn.Module):
         pass
 
-    assert fuse(torch.nn.Sequential(OtherRMSNorm(), torch.nn.Linear(2, 2))) == 0
+    assert len(fuse(torch.nn.Sequential(OtherRMSNorm(), torch.nn.Linear(2, 2)))) == 0
     llama = LlamaForCausalLM(
         LlamaConfig(vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
                     num_attention_heads=2, hidden_act="gelu")
     )  # fmt: skip
     llama.set_attn_implementation(ATTENTION)
-    assert fuse(llama) == 3, "the norms, but not a gate with another activation"
+    assert len(fuse(llama)) == 3, "the norms, but not a gate with another activation"

@@ -14,8 +14,8 @@ from burnish.engines.local.open import open_local_engine
 from burnish.train.batching.packed import pack
 from burnish.train.distillation.on_policy import OnPolicyAnswers
 from burnish.train.distillation.teacher_logits import TeacherLogits
+from burnish.train.forward.path import target_states
 from burnish.train.loop.language_model import train_step
-from burnish.train.losses.forward import target_states
 from burnish.train.run import train
 
 OWN = ("train.objective.kind=distill", "train.objective.weight=1.0", "train.objective.on_policy=1")

@@ -21,10 +21,10 @@ from burnish.train.batching.examples import PreferenceExample
 from burnish.train.batching.micro_batches import count_computed_tokens, micro_batches
 from burnish.train.batching.packed import pack
 from burnish.train.distillation.teacher_logits import TeacherLogits
+from burnish.train.forward.logprobs import answer_logprobs
 from burnish.train.loop.checkpoint import TrainState
 from burnish.train.loop.language_model import compute_validation_metrics, train_step
 from burnish.train.losses import preference as preferences
-from burnish.train.losses.forward import answer_logprobs
 from burnish.train.losses.linear import LinearLogProbs
 from burnish.train.objectives.registry import OBJECTIVES
 from burnish.train.rlhf.reference import ReferenceLogprobs

@@ -161,7 +161,7 @@ def test_single_answers_are_refused_and_so_is_a_chat(recipe, write_rows, tmp_pat
 
     with pytest.raises(BadRecipe, match="it says what an answer is worth"):
         open_local_engine(run)
-    with pytest.raises(BadData, match="measured on two"):
+    with pytest.raises(BadData, match="measured on pairs"):
         evaluate_source(recipe(f"data.test=[{single}]"), run)
     with pytest.raises(BadRecipe, match="makes no text"):
         api.chat(run)

@@ -89,7 +89,7 @@ def test_it_is_served_and_exported_as_what_it_is(recipe, tmp_path):
     fleet = open_model_pool([run, "tiny"])
 
     assert type(fleet.find(run)) is type(open_engine(run)) and fleet.find("tiny")
-    with pytest.raises(CannotMerge, match="makes no text"):
+    with pytest.raises(CannotMerge, match="generates no text"):
         load_merged_model(open_artifact(find_run(run).artifact))
 
 

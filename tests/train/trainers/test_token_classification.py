@@ -122,7 +122,7 @@ def test_it_answers_with_the_places_of_the_spans_and_makes_no_text(recipe):
         {"text": "two", "label": "number", "start": 26, "end": 29},
     ]
     assert [one["label"] for one in json.loads(bound.text)] == ["number"]
-    with pytest.raises(BadData, match="none of the labels"):
+    with pytest.raises(BadData, match="none of the requested labels"):
         engine.answer([Prompt(asked, choices=("city",))])
     with pytest.raises(BadRecipe, match="makes no text"):
         open_local_engine(run)

@@ -166,7 +166,8 @@ class Batch(ABC):
 AdapterScope = Callable[[Sequence[str | None]], AbstractContextManager[None]]
 
 
-def _active_adapter(_: Sequence[str | None]) -> AbstractContextManager[None]:
+def active_adapter(_: Sequence[str | None]) -> AbstractContextManager[None]:
+    """Every row sees the adapter that is active."""
     return nullcontext()
 
 
@@ -176,7 +177,7 @@ class DecodingBatch(Batch):
     `seen` sees to it that each has its own adapter; without it all have what is active.
     """
 
-    def __init__(self, model: Any, seen: AdapterScope = _active_adapter) -> None:
+    def __init__(self, model: Any, seen: AdapterScope = active_adapter) -> None:
         self.model, self.adapter_scope = model, seen
         self.requests: list[GenerationRequest] = []
         self.cache: GrowingCache | None = None

@@ -17,18 +17,18 @@ from burnish.core.records import Answer, Message, Prompt, Row
 from burnish.engines.local.choices import best_choices, build_choice_tree, encode_choices
 from burnish.engines.local.decoding import (
     Batch,
-    DecodingBatch,
     GenerationRequest,
     Prefix,
     common_prefix,
     prefill,
     read_prefix,
 )
-from burnish.engines.local.kv_cache import ATTENTION, sliding_window_size
 from burnish.engines.local.multi_lora import MultiLoraModel
+from burnish.engines.local.path import DecodingPath, choose_decoding_path
+from burnish.engines.local.single import best_choice
 from burnish.models.adapters.soft_prompts import required_virtual_ids
 from burnish.models.chat_template import encode_prompt, encode_row, end_of_turn
-from burnish.models.load import default_device
+from burnish.models.load import context_length, default_device
 
 #: A shared prefix that saves fewer tokens than this isn't worth a pass of its own.
 _MIN_SHARED_TOKENS = 64
@@ -52,10 +52,10 @@ class LocalEngine:
         self.weights, self.tokenizer, self.name = weights, tokenizer, name
         self.adapter, self.system = adapter, system
         self.ends = end_of_turn(tokenizer)
-        own = self.model.config
-        reads_only = own.get_text_config() is own and not own.is_encoder_decoder
-        if own._attn_implementation == "sdpa" and reads_only:
-            own._attn_implementation = ATTENTION
+        config = self.model.config
+        if config.get_text_config() is config and not config.is_encoder_decoder:
+            weights.path = weights.path or choose_decoding_path(self.model, name)
+        self.path = weights.path or DecodingPath()
 
     @property
     def model(self) -> Any:
@@ -70,7 +70,7 @@ class LocalEngine:
     @property
     def context_length(self) -> int:
         """Tokens that prompt and answer may have together."""
-        return int(self.model.config.get_text_config().max_position_embeddings)
+        return context_length(self.model.config)
 
     @property
     def memory_bytes(self) -> int:
@@ -89,8 +89,8 @@ class LocalEngine:
     def new_batch(self) -> Batch:
         """An empty batch for the requests of this engine, and of those with the same key."""
         if self.weights.can_share(self.adapter):
-            return DecodingBatch(self.model, self.weights.rows_with_adapters)
-        return DecodingBatch(self.model, lambda _: self.active())
+            return self.path.new_batch(self.model, self.weights.rows_with_adapters)
+        return self.path.new_batch(self.model, lambda _: self.active())
 
     def build_request(self, prompt: Prompt) -> GenerationRequest:
         """A prompt as tokens. Raises PromptTooLong if it and its answer don't fit the context."""
@@ -181,10 +181,7 @@ class LocalEngine:
     def read_prefix(self, ids: Sequence[int], begin: Prefix | None = None) -> Prefix | None:
         """A beginning of prompts, computed; None for a model whose prompts cannot begin so. Call it
         while `active`."""
-        # A layer that sees some tokens back counts columns, and the shorter rows have a gap there.
-        return (
-            None if sliding_window_size(self.model.config) else read_prefix(self.model, ids, begin)
-        )
+        return read_prefix(self.model, ids, begin) if self.path.prefixes else None
 
     def _answer_batch(self, requests: Sequence[GenerationRequest], prefix: Prefix | None) -> None:
         if bound := [request for request in requests if request.prompt.choices]:
@@ -200,10 +197,14 @@ class LocalEngine:
         asked = [(request.prompt.choices, request.answer_prefix) for request in requests]
         tokens = {one: encode_choices(self.tokenizer, self.ends, *one) for one in set(asked)}
         trees = {one: build_choice_tree(some) for one, some in tokens.items()}
-        with torch.inference_mode():
-            cache, mask, logits = prefill(self.model, [r.ids for r in requests], prefix)
-            own = [trees[one] for one in asked]
-            numbers = best_choices(self.model, cache, mask, logits, own)
+        own = [trees[one] for one in asked]
+        if self.path.trees:
+            with torch.inference_mode():
+                cache, mask, logits = prefill(self.model, [r.ids for r in requests], prefix)
+                numbers = best_choices(self.model, cache, mask, logits, own)
+        else:
+            both = zip(requests, own, strict=True)
+            numbers = [best_choice(self.model, request.ids, tree) for request, tree in both]
         for request, one, number in zip(requests, asked, numbers, strict=True):
             request.text, request.finish = request.prompt.choices[number], "stop"
             request.token_ids = tokens[one][number][:-1]

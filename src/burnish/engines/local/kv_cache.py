@@ -163,13 +163,23 @@ def make_tree_masks(
     `sees` and `distance` (how many positions back) are [rows, queries, tokens].
     """
     size = sliding_window_size(config)
+    full = _as_mask(config, sees)
     if size is None:
-        return sees[:, None]
-    sliding = (sees & (distance < size))[:, None]
+        return full
+    sliding = _as_mask(config, sees & (distance < size))
     kinds = set(getattr(config.get_text_config(), "layer_types", None) or ["sliding_attention"])
     if kinds == {"sliding_attention"}:
         return sliding
-    return {"full_attention": sees[:, None], "sliding_attention": sliding}
+    return {"full_attention": full, "sliding_attention": sliding}
+
+
+def _as_mask(config: Any, sees: torch.Tensor) -> torch.Tensor:
+    """(rows, 1, queries, tokens): what is seen, as the model's attention takes it."""
+    mask = sees[:, None]
+    if config._attn_implementation != "eager":
+        return mask
+    # Eager attention adds its mask to the scores.
+    return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, -1e30)
 
 
 AttentionInterface.register(ATTENTION, grouped_attention)

@@ -19,6 +19,8 @@ from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerBase
 
+from burnish.engines.local.path import DecodingPath
+
 #: Fields of an adapter that may be other than PEFT's defaults in one that only adds products.
 _PLAIN_LORA_FIELDS = {
     "r", "lora_alpha", "lora_dropout", "target_modules", "rank_pattern", "alpha_pattern",
@@ -60,6 +62,8 @@ class MultiLoraModel:
         self.model = model
         #: Of the adapters, by the names and hashes of their files.
         self.tokenizers: dict[frozenset[tuple[str, str]], PreTrainedTokenizerBase] = {}
+        #: How it answers, once that was proven (engines.local.path).
+        self.path: DecodingPath | None = None
         self._rows: _AdapterRows | None = None
         self._alone = set(getattr(model, "peft_config", ()))
         self._products: dict[str, dict[torch.nn.Module, _LoraProduct]] = {}

@@ -155,7 +155,10 @@ def open_branches(file: Path, widths: Mapping[str, int]) -> np.dtype[Any]:
 
 def _check_same_base(adapters: Mapping[str, Artifact]) -> None:
     """Raise BadData unless all were trained on the same base with the same template."""
-    for what, fact in (("base", lambda one: one["base"]["sha256"]), ("template", _template_hash)):
+    for what, fact in (
+        ("base", lambda facts: facts["base"]["sha256"]),
+        ("template", _template_hash),
+    ):
         if len({fact(artifact.lineage) for artifact in adapters.values()}) > 1:
             raise BadData(
                 f"{', '.join(adapters)} were not trained with the same {what}.",
@@ -179,7 +182,7 @@ def _branch_weight(node: str) -> str | None:
     """Return the weight of a LoRA branch's node `/model/.../q_proj/lora_A/MatMul`; None for another
     node."""
     for side in _SIDES:
-        layer, found, _ = node.partition(f"/{side}/MatMul")
-        if found:
+        layer, separator, _ = node.partition(f"/{side}/MatMul")
+        if separator:
             return _input_name(layer.strip("/").replace("/", "."), side)
     return None

@@ -66,7 +66,7 @@ def measure_parity(
         changes["labels_only"] = compare_metric(
             questions, trained.constrained, constrained, settings
         )
-    informative = {name: one for name, one in changes.items() if one.trained or one.ok}
+    informative = {name: change for name, change in changes.items() if change.trained or change.ok}
     against += [
         explain_excess_loss(*item, settings) for item in informative.items() if not item[1].ok
     ]
@@ -76,7 +76,7 @@ def measure_parity(
     facts = {
         "rows": len(questions.rows),
         "prompts": prompts,
-        "changes": {name: asdict(one) for name, one in changes.items()},
+        "changes": {name: asdict(change) for name, change in changes.items()},
         "token_agreement": token_agreement(trained.tokenizer, trained.free, replies),
         "same_answers": sum(a.text == b.text for a, b in zip(trained.free, replies, strict=True)),
         "broken": defects,

@@ -17,9 +17,23 @@ def evenly_spaced(count: int, total: int) -> list[int]:
     return [round(index * (total - 1) / (count - 1)) for index in range(count)]
 
 
+def find_layer_list(model: Any) -> tuple[torch.nn.Module, str]:
+    """Return the module that holds the list of layers, and the list's name."""
+    total = model.config.get_text_config().num_hidden_layers
+    for owner in model.modules():
+        for name, child in owner.named_children():
+            if isinstance(child, torch.nn.ModuleList) and len(child) == total:
+                return owner, name
+    raise BadRecipe(
+        f"The layers of a {model.config.model_type} model can't be found.",
+        "Use another model, or leave its layers alone (distill.layers, export.drop_layers, "
+        "train.objective.hidden, train.objective.attention).",
+    )
+
+
 def layers_of(model: Any) -> torch.nn.ModuleList:
     """Return the layers of a model, in order. Raises BadRecipe if they can't be found."""
-    owner, name = _find_layer_list(model)
+    owner, name = find_layer_list(model)
     layers: torch.nn.ModuleList = getattr(owner, name)
     return layers
 
@@ -29,7 +43,7 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
 
     Raises BadRecipe if the layers can't be found.
     """
-    owner, name = _find_layer_list(model)
+    owner, name = find_layer_list(model)
     layers = getattr(owner, name)
     setattr(owner, name, torch.nn.ModuleList(layers[index] for index in kept))
     config = model.config
@@ -63,17 +77,3 @@ def capture_outputs(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _find_layer_list(model: Any) -> tuple[torch.nn.Module, str]:
-    """Return the module that holds the list of layers, and the list's name."""
-    total = model.config.get_text_config().num_hidden_layers
-    for owner in model.modules():
-        for name, child in owner.named_children():
-            if isinstance(child, torch.nn.ModuleList) and len(child) == total:
-                return owner, name
-    raise BadRecipe(
-        f"The layers of a {model.config.model_type} model can't be found.",
-        "Use another model, or leave its layers alone (distill.layers, export.drop_layers, "
-        "train.objective.hidden, train.objective.attention).",
-    )

@@ -42,6 +42,28 @@ def micro_batches(rows: Sequence[Example], max_tokens: int) -> list[list[Example
     return batches
 
 
+def padded_batches(rows: Sequence[Example], most_tokens: int) -> list[list[Example]]:
+    """Cut rows into micro-batches of like length, at most `most_tokens` tokens with their padding;
+    no row is cut."""
+    batches: list[list[Example]] = []
+    for row in sorted(rows, key=_longest_answer):
+        # The newest row is the longest, so that all others are padded to it.
+        if batches and count_padded_tokens([*batches[-1], row]) <= most_tokens:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def count_padded_tokens(rows: Sequence[Example]) -> int:
+    """Tokens of all answers with their questions, padded to the longest."""
+    return sum(len(row.answers) for row in rows) * max(map(_longest_answer, rows))
+
+
+def _longest_answer(row: Example) -> int:
+    return max(len(answer.ids) for answer in row.answers)
+
+
 def _fill_batches(
     rows: Sequence[Example], prefix: int, max_tokens: int, in_order: bool = False
 ) -> list[list[Example]]:

@@ -39,10 +39,10 @@ from burnish.train.distillation.teacher_logits import (
     load_teacher_tokenizer,
     teacher_on_device,
 )
+from burnish.train.forward.path import require_packed, target_states
 from burnish.train.loop.context import TrainContext
 from burnish.train.loop.language_model import LanguageModelModule, Stage
 from burnish.train.losses.batch_loss import BatchLoss, LossFn
-from burnish.train.losses.forward import target_states
 
 #: The name of the projection among the student's modules while it trains.
 _PROJECTION = "into_teacher"
@@ -82,6 +82,8 @@ class MatchHiddenStates(Stage):
                 "distributions are matched by the text.",
             )
         teacher = teacher_on_device(module, name)
+        for model, of in ((module.language, "the student"), (teacher, name)):
+            require_packed(model, of, "Matching a teacher's layers")
         matching = _make_matching(module.language, teacher, self.settings)
         make_plain_loss = module.objective.make_loss
 

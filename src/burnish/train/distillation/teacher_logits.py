@@ -31,17 +31,16 @@ from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local_models import find_model
 from burnish.train.adapters.registry import language_model
 from burnish.train.batching.examples import CrossTokenizerExample, DistillationExample, Example
-from burnish.train.batching.micro_batches import micro_batches, trim_to_target
+from burnish.train.batching.micro_batches import trim_to_target
 from burnish.train.batching.packed import pack
 from burnish.train.batching.token_alignment import TokenAligner
-from burnish.train.kernels.fused_layers import fuse
-from burnish.train.kernels.packed_attention import ATTENTION
+from burnish.train.forward.path import batches_of, target_states
+from burnish.train.forward.proof import choose_forward_path
 from burnish.train.loop.context import TrainContext
 from burnish.train.loop.language_model import LanguageModelModule, Stage
 from burnish.train.losses.cross_tokenizer import align_teacher_logprobs
 from burnish.train.losses.divergence import top_k_logprobs
-from burnish.train.losses.forward import target_states
-from burnish.train.losses.linear import LinearCrossEntropy
+from burnish.train.losses.linear import LinearCrossEntropy, head_logits
 
 #: Rows of a block: what is lost if the process dies.
 _BLOCK = 256
@@ -97,7 +96,7 @@ class TeacherLogits(Stage):
         if missing:
             # Loading draws random numbers; a training must not depend on whether it was needed.
             with torch.random.fork_rng(), progress("Asking the teacher", total=len(blocks)) as bar:
-                teacher = load_teacher(settings.teacher, dtype)
+                teacher = load_teacher(settings.teacher, dtype, module.settings.max_length)
                 bar.advance(len(blocks) - len(missing))
                 for number in missing:
                     scores = _score_block(teacher, inputs.block(number), module, settings)
@@ -178,11 +177,14 @@ def teacher_on_device(module: LanguageModelModule, source: str) -> Any:
     # Loading draws random numbers; what is learned must not depend on it.
     with torch.random.fork_rng():
         dtype = next(module.language.parameters()).dtype
-        return load_teacher(source, dtype).to(module.accelerator.device)
+        return load_teacher(source, dtype, module.settings.max_length).to(module.accelerator.device)
 
 
-def load_teacher(source: str, dtype: torch.dtype) -> Any:
-    """Load the teacher, ready to read packed batches. Raises BadRecipe, NotFound."""
+def load_teacher(source: str, dtype: torch.dtype, longest: int) -> Any:
+    """Load the teacher, on the forward path that is proven for rows of up to `longest` tokens.
+
+    Raises BadRecipe, NotFound.
+    """
     artifact = find_artifact(source)
     if artifact and artifact.kind == "virtual":
         raise BadRecipe(
@@ -195,8 +197,8 @@ def load_teacher(source: str, dtype: torch.dtype) -> Any:
     else:
         model = load_model(find_model(source), dtype)
     language = language_model(model)
-    language.set_attn_implementation(ATTENTION)
-    fuse(model)
+    language.requires_grad_(False)
+    choose_forward_path(language, language, source, longest)
     return language.eval()
 
 
@@ -261,13 +263,13 @@ def _score_rows(
     """Return what `read_logits` keeps at the targets of each row."""
     scores: dict[int, Scores] = {}
     numbers = {id(row): number for number, row in enumerate(rows)}
-    for batch_rows in micro_batches(rows, module.settings.micro_batch_tokens):
+    for batch_rows in batches_of(teacher, rows, module.settings.micro_batch_tokens):
         batch = pack(batch_rows, module.accelerator.device)
         hidden, head = target_states(teacher, batch)
         chunks = []
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
-            logits = (hidden[part] @ head.T).float()
+            logits = head_logits(hidden[part], head)
             chunks.append(read_logits(logits, batch.targets[part], settings))
         tokens, logprobs = (torch.cat(side).cpu().numpy() for side in zip(*chunks, strict=True))
         counts = [len(_target_positions(row)) for row in batch_rows]

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +20,10 @@ import torch
 from burnish.core.errors import DoesNotFit
 from burnish.core.progress import Bar, progress
 from burnish.train.batching.examples import Example
-from burnish.train.batching.micro_batches import count_computed_tokens, micro_batches
 from burnish.train.batching.packed import round_up_length
 from burnish.train.batching.sampler import count_updates
 from burnish.train.distributed.process_group import split_by_tokens
+from burnish.train.forward.path import batches_of, count_tokens
 from burnish.train.loop.checkpoint import TrainState, save_checkpoint
 from burnish.train.loop.language_model import (
     LanguageModelModule,
@@ -98,6 +99,7 @@ def probe(module: LanguageModelModule, folder: Path) -> ProbeResult:
     rows_to_score = [row for stage in stages for row in stage.rows_to_score(module)]
     random_state = torch.get_rng_state()
     counted_steps = min(module.steps, _COUNTED_STEPS)
+    count = partial(count_tokens, module.language)
     batches = first_batches(module)
     longest = batches[-1]
     half = longest[: max(1, len(longest) // 2)]
@@ -117,16 +119,16 @@ def probe(module: LanguageModelModule, folder: Path) -> ProbeResult:
         module.optimizer.reset()
         torch.set_rng_state(random_state)
     final_bytes = peaks.baseline + int(_final_weights_bytes(module))
-    tokens = sum(map(count_computed_tokens, batches)) / module.process_group.size
+    tokens = sum(map(count, batches)) / module.process_group.size
     return ProbeResult(
         baseline=peaks.baseline,
         peak=max(peaks.peak, peak_memory(), final_bytes),
-        tokens=count_computed_tokens(longest),
+        tokens=count(longest),
         half_peak=peaks.half_peak,
-        half_tokens=count_computed_tokens(half),
+        half_tokens=count(half),
         shape_bytes=peaks.shape_bytes,
-        shapes=len({round_up_length(count_computed_tokens(batch)) for batch in batches}),
-        longest_row=max(count_computed_tokens([row]) for row in module.rows),
+        shapes=len({round_up_length(count(batch)) for batch in batches}),
+        longest_row=max(count([row]) for row in module.rows),
         answers=max(len(row.answers) for row in module.rows),
         layers=int(module.language.config.num_hidden_layers),
         seconds_per_token=speeds,
@@ -170,8 +172,8 @@ def first_batches(module: LanguageModelModule) -> list[list[Example]]:
     rows = (module.rows_for_step(number) for number in range(min(module.steps, _COUNTED_STEPS)))
     parts = (part for step in rows for part in split_by_tokens(step, module.process_group.size))
     return sorted(
-        (batch for part in parts for batch in micro_batches(part, budget)),
-        key=count_computed_tokens,
+        (batch for part in parts for batch in batches_of(module.language, part, budget)),
+        key=partial(count_tokens, module.language),
     )
 
 
@@ -195,7 +197,7 @@ def _seconds_per_token(module: LanguageModelModule, rows: Sequence[Example], bar
     """Return the seconds of a token in one forward and backward pass."""
     seconds = _measure_seconds(lambda: _run_backward(module, rows))
     bar.advance()
-    return seconds / count_computed_tokens(rows)
+    return seconds / count_tokens(module.language, rows)
 
 
 def _measure_seconds(work: Callable[[], object]) -> float:
@@ -208,14 +210,15 @@ def _pass_seconds(module: LanguageModelModule, rows: Sequence[Example]) -> float
     """Estimate the seconds of a forward pass over all rows from its longest micro-batch."""
     if not rows:
         return 0.0
-    batches = micro_batches(rows, module.settings.micro_batch_tokens)
+    count = partial(count_tokens, module.language)
+    batches = batches_of(module.language, rows, module.settings.micro_batch_tokens)
     if module.settings.compile:
         # Without gradients the layers are compiled once more; later passes don't compile.
         compute_validation_metrics(module, _repeat_for_processes(module, batches[-1]))
     seconds = _measure_seconds(
         lambda: compute_validation_metrics(module, _repeat_for_processes(module, batches[-1]))
     )
-    return seconds / count_computed_tokens(batches[-1]) * sum(map(count_computed_tokens, batches))
+    return seconds / count(batches[-1]) * sum(map(count, batches))
 
 
 def _rollout_seconds(module: LanguageModelModule) -> float:

@@ -3,10 +3,10 @@
 import shutil
 from dataclasses import replace
 
-from burnish.train.batching.micro_batches import count_computed_tokens
 from burnish.train.batching.sampler import group_rows
 from burnish.train.forecast.forecast import Forecast
 from burnish.train.forecast.probe import first_batches
+from burnish.train.forward.path import count_tokens
 from burnish.train.loop.language_model import LanguageModelModule
 
 #: Saving less than this share of the tokens isn't worth an order that is less shuffled.
@@ -45,6 +45,7 @@ def _estimate_grouping_savings(module: LanguageModelModule) -> float:
     if grouped.row_groups == module.row_groups:
         return 0.0
     before, after = (
-        sum(map(count_computed_tokens, first_batches(one))) for one in (module, grouped)
+        sum(count_tokens(module.language, batch) for batch in first_batches(one))
+        for one in (module, grouped)
     )
     return 1 - after / before

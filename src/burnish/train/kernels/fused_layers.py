@@ -4,7 +4,7 @@ A layer is replaced only where its own code is known, by the class it has; the w
 and what is saved stay as they were.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import MethodType
 from typing import Any
 
@@ -169,12 +169,18 @@ FUSED: tuple[tuple[Callable[[torch.nn.Module], bool], Callable[..., torch.Tensor
 )
 
 
-def fuse(model: torch.nn.Module) -> int:
-    """Replace the computation of every layer that is known. Returns how many those are."""
-    count = 0
+def fuse(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Replace the computation of every known layer. Returns the layers that were replaced."""
+    fused = []
     for layer in model.modules():
         for known, forward in FUSED:
             if known(layer):
                 layer.forward = MethodType(forward, layer)  # type: ignore[method-assign]
-                count += 1
-    return count
+                fused.append(layer)
+    return fused
+
+
+def unfuse(layers: Iterable[torch.nn.Module]) -> None:
+    """Give layers that `fuse` replaced their own computation again."""
+    for layer in layers:
+        vars(layer).pop("forward", None)

@@ -6,6 +6,7 @@ micro-batch through the model's keyword arguments.
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +14,34 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
-from burnish.train.batching.packed import PackedLayout, PackedPart
+from burnish.train.batching.packed import PackedLayout, PackedPart, make_causal_bias
 
 ATTENTION = "burnish_flat"
 
 #: Scores that exist at once, in elements: few enough to stay in the cache, and a bound on memory.
 _SCORES = 1 << 21
+#: Arguments of `transformers`' attention that change the result and aren't known here: learnt sinks
+#: (GPT-OSS) and biases by distance.
+_UNKNOWN = ("s_aux", "position_bias", "alibi", "attention_chunk_size")
 #: About how many tokens of a row look back in one product; nobody in it looks behind its last one.
 _TILE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """How a layer scores the tokens it attends to.
+
+    A product is multiplied by `scaling` and, with `softcap`, bounded as `c tanh(s / c)` (Gemma 2,
+    2024, arXiv:2408.00118). With `window`, a token sees itself and the `window - 1` before it.
+    """
+
+    scaling: float
+    window: int | None = None
+    softcap: float | None = None
+
+    def limits(self, seen: int) -> bool:
+        """True if the window hides something from the last of `seen` tokens."""
+        return self.window is not None and seen > self.window
 
 
 class GroupedAttention(torch.autograd.Function):
@@ -34,43 +55,48 @@ class GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scores: Scores
     ) -> torch.Tensor:
         """query (rows, key heads, groups, longest, dim), key and value (rows, key heads, seen,
         dim) → the shape of query. The queries' tokens are the last `longest` of those seen."""
-        found = torch.empty_like(query)
-        for rows, own, seen in _tiles(query, key):
-            asked = (query[rows, ..., own, :] * scaling).flatten(2, 3)
-            chances = _attention_probabilities(asked, key[rows, :, seen], own)
-            tile = (chances @ value[rows, :, seen]).view_as(found[rows, ..., own, :])
-            found[rows, ..., own, :] = tile
+        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        for rows, own, seen in _tiles(query, key, scores.window):
+            scaled = (query[rows, ..., own, :] * scores.scaling).flatten(2, 3)
+            chances, _ = _attention_probabilities(scaled, key[rows, :, seen], own, scores)
+            tile = chances @ value[rows, :, seen]
+            output[rows, ..., own, :] = tile.view_as(output[rows, ..., own, :])
         ctx.save_for_backward(query, key, value)
-        ctx.scaling = scaling
-        return found
+        ctx.scores = scores
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         """Gradients of query, key and value; the latter two are summed in float32."""
         query, key, value = ctx.saved_tensors
+        scores: Scores = ctx.scores
         grad_query = torch.empty_like(query)
         exact = torch.promote_types(key.dtype, torch.float32)
         grad_key, grad_value = (torch.zeros_like(part, dtype=exact) for part in (key, value))
-        for rows, own, seen in _tiles(query, key):
-            asked = (query[rows, ..., own, :] * ctx.scaling).flatten(2, 3)
-            chances = _attention_probabilities(asked, key[rows, :, seen], own)
+        for rows, own, seen in _tiles(query, key, scores.window):
+            scaled = (query[rows, ..., own, :] * scores.scaling).flatten(2, 3)
+            chances, slope = _attention_probabilities(scaled, key[rows, :, seen], own, scores)
             outward = grad[rows, ..., own, :].flatten(2, 3)
             grad_value[rows, :, seen] += chances.transpose(2, 3) @ outward
-            scores = torch.ops.aten._softmax_backward_data(
+            back = torch.ops.aten._softmax_backward_data(
                 outward @ value[rows, :, seen].transpose(2, 3), chances, -1, chances.dtype
             )
-            inward = (scores @ key[rows, :, seen]).mul_(ctx.scaling)
+            if slope is not None:
+                back = back * slope
+            inward = (back @ key[rows, :, seen]).mul_(scores.scaling)
             grad_query[rows, ..., own, :] = inward.view_as(grad_query[rows, ..., own, :])
-            grad_key[rows, :, seen] += scores.transpose(2, 3) @ asked
+            grad_key[rows, :, seen] += back.transpose(2, 3) @ scaled
         return grad_query, grad_key.to(key.dtype), grad_value.to(value.dtype), None
 
 
-def _tiles(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, slice, slice]]:
+def _tiles(
+    query: torch.Tensor, key: torch.Tensor, window: int | None
+) -> Iterator[tuple[slice, slice, slice]]:
     """Rows, queries and keys whose scores exist at once: every query once, with all that it
     sees."""
     count, *heads, longest, _ = query.shape
@@ -78,20 +104,37 @@ def _tiles(query: torch.Tensor, key: torch.Tensor) -> Iterator[tuple[slice, slic
     size = -(-longest // max(round(longest / _TILE), 1))
     for begin in range(0, longest, size):
         end = min(begin + size, longest)
-        a_row = math.prod(heads) * (end - begin) * (before + end)
+        first_seen = max(before + begin + 1 - window, 0) if window else 0
+        a_row = math.prod(heads) * (end - begin) * (before + end - first_seen)
         some = max(_SCORES // a_row, 1)
         for first in range(0, count, some):
-            yield slice(first, first + some), slice(begin, end), slice(before + end)
+            yield slice(first, first + some), slice(begin, end), slice(first_seen, before + end)
 
 
-def _attention_probabilities(asked: torch.Tensor, key: torch.Tensor, own: slice) -> torch.Tensor:
-    """(rows, key heads, groups × tile, seen): how much each token looks at each; those of the tile
-    are the last that are seen."""
-    size = own.stop - own.start
-    scores = asked @ key.transpose(2, 3)
-    behind = torch.full((size, size), -torch.inf, dtype=scores.dtype).triu_(1)
-    scores.unflatten(2, (-1, size))[..., -size:].add_(behind)
-    return torch.softmax(scores, dim=-1)
+def _attention_probabilities(
+    scaled: torch.Tensor, key: torch.Tensor, own: slice, scores: Scores
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Probabilities (rows, key heads, groups × tile, seen) of attending to each token, and the
+    derivative of the capped scores, None without a cap; the tile's tokens are the last seen."""
+    size, seen = own.stop - own.start, key.shape[2]
+    products = scaled @ key.transpose(2, 3)
+    slope = None
+    if scores.softcap is not None:
+        bounded = torch.tanh(products / scores.softcap)
+        products, slope = bounded * scores.softcap, 1 - bounded.square()
+    tiles = products.unflatten(2, (-1, size))
+    behind = torch.full((size, size), -torch.inf, dtype=products.dtype, device=key.device).triu_(1)
+    tiles[..., -size:].add_(behind)
+    if scores.limits(seen):
+        tiles.masked_fill_(_is_too_far(size, seen, scores.window, key.device), -torch.inf)
+    return torch.softmax(products, dim=-1), slope
+
+
+def _is_too_far(size: int, seen: int, window: int | None, device: torch.device) -> torch.Tensor:
+    """(size, seen): True where one of the last `size` tokens seen is no longer in the window."""
+    assert window is not None
+    places = torch.arange(seen, device=device)
+    return places[-size:, None] - places[None] >= window
 
 
 def packed_attention(
@@ -106,16 +149,24 @@ def packed_attention(
     is that of `transformers`' interface.
 
     query (1, heads, tokens, dim), key and value (1, key heads, tokens, dim) → (1, tokens, heads,
-    dim). `settings` holds the `layout` or their tuple, and `scaling` where it isn't 1 / sqrt(dim).
+    dim). `settings` holds the `layout` or their tuple, `scaling` where it isn't 1 / sqrt(dim), and
+    `sliding_window` and `softcap` of layers that have them. Raises NotImplementedError for what a
+    layer adds to its scores besides.
     """
+    if added := [name for name in _UNKNOWN if settings.get(name) is not None]:
+        raise NotImplementedError(f"packed attention has no {', '.join(added)}")
     layouts: PackedLayout | tuple[PackedLayout, ...] = settings["layout"]
-    scaling = settings.get("scaling") or query.shape[-1] ** -0.5
+    scores = Scores(
+        settings.get("scaling") or query.shape[-1] ** -0.5,
+        settings.get("sliding_window"),
+        settings.get("softcap"),
+    )
     if isinstance(layouts, PackedLayout):
-        return _attend(query, key, value, layouts, scaling), None
+        return _attend(query, key, value, layouts, scores), None
     lengths = [layout.tokens for layout in layouts]
     split = (part.split(lengths, 2) for part in (query, key, value))
-    found = [_attend(q, k, v, own, scaling) for q, k, v, own in zip(*split, layouts, strict=True)]
-    return torch.cat(found, 1), None
+    parts = [_attend(q, k, v, own, scores) for q, k, v, own in zip(*split, layouts, strict=True)]
+    return torch.cat(parts, 1), None
 
 
 def _attend(
@@ -123,25 +174,27 @@ def _attend(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: PackedLayout,
-    scaling: float,
+    scores: Scores,
 ) -> torch.Tensor:
     attend = _ATTEND.get(query.device.type, _attend_fused)
-    found = [
+    if scores.softcap is not None:
+        attend = _attend_products
+    parts = [
         attend(
             _gather_rows(query[0], part.row_positions),
             _gather_visible(key[0], part),
             _gather_visible(value[0], part),
             part,
-            scaling,
+            scores,
         )
         .transpose(1, 2)
         .flatten(0, 1)
         for part in layout.parts
     ]
-    flat = torch.cat(found).index_select(0, layout.scatter)
+    flat = torch.cat(parts).index_select(0, layout.scatter)
     if layout.prefix:
         first = [part[:, :, : layout.prefix] for part in (query, key, value)]
-        head = attend(first[0], first[1], first[2], None, scaling)
+        head = attend(first[0], first[1], first[2], None, scores)
         flat = torch.cat([head[0].transpose(0, 1), flat])
     return flat[None]
 
@@ -151,11 +204,11 @@ def _attend_products(
     key: torch.Tensor,
     value: torch.Tensor,
     _: PackedPart | None,
-    scaling: float,
+    scores: Scores,
 ) -> torch.Tensor:
     grouped = query.unflatten(1, (key.shape[1], -1))
-    found: torch.Tensor = GroupedAttention.apply(grouped, key, value, scaling)
-    return found.flatten(1, 2)
+    output: torch.Tensor = GroupedAttention.apply(grouped, key, value, scores)
+    return output.flatten(1, 2)
 
 
 def _attend_fused(
@@ -163,12 +216,18 @@ def _attend_fused(
     key: torch.Tensor,
     value: torch.Tensor,
     part: PackedPart | None,
-    scaling: float,
+    scores: Scores,
 ) -> torch.Tensor:
-    mask = None if part is None else part.bias[:, None].to(query.dtype)
+    longest, seen = query.shape[2], key.shape[2]
+    bias = None if part is None else part.bias
+    if scores.limits(seen):
+        bias = make_causal_bias(longest, seen - longest, key.device) if bias is None else bias
+        bias = bias.masked_fill(_is_too_far(longest, seen, scores.window, key.device), -torch.inf)
+    mask = None if bias is None else bias[:, None].to(query.dtype)
     return scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=True
-    )
+        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scores.scaling,
+        enable_gqa=True,
+    )  # fmt: skip
 
 
 #: Device → causal attention of (rows, heads, longest, dim), whose keys may begin earlier; every

@@ -15,11 +15,10 @@ from burnish.train.adapters.adapted_model import AdaptedModel
 from burnish.train.batching.examples import Encode, Example
 from burnish.train.batching.micro_batches import (
     count_all_tokens,
-    count_computed_tokens,
-    micro_batches,
 )
 from burnish.train.batching.packed import pack
 from burnish.train.distributed.process_group import split_by_tokens
+from burnish.train.forward.path import batches_of, count_tokens
 from burnish.train.loop.checkpoint import TrainState
 from burnish.train.loop.context import TrainContext
 from burnish.train.loop.loop import StepResult, TrainingModule
@@ -159,9 +158,11 @@ def _local_micro_batches(
     sharded weights are gathered in every pass by all processes.
     """
     parts = split_by_tokens(rows, module.process_group.size)
-    batches = [micro_batches(part, module.settings.micro_batch_tokens) for part in parts]
+    language, max_tokens = module.language, module.settings.micro_batch_tokens
+    batches = [batches_of(language, part, max_tokens) for part in parts]
     local, most = batches[module.process_group.rank], max(map(len, batches))
-    smallest = min((batch for part in batches for batch in part), key=count_computed_tokens)
+    everything = (batch for part in batches for batch in part)
+    smallest = min(everything, key=lambda batch: count_tokens(language, batch))
     return [(batch, 1) for batch in local] + [(smallest, 0)] * (most - len(local))
 
 

@@ -28,7 +28,12 @@ from burnish.models.chat_template import TokenizedRow
 from burnish.train.batching.examples import CrossTokenizerExample, Example
 from burnish.train.batching.token_alignment import TokenAligner, target_tokens
 from burnish.train.losses.divergence import DIVERGENCES, TeacherDistribution
-from burnish.train.losses.linear import LinearCrossEntropy, LinearLogProbs
+from burnish.train.losses.linear import (
+    LinearCrossEntropy,
+    LinearLogProbs,
+    head_gradient,
+    head_logits,
+)
 
 #: The precision of a distribution's last event, in float32.
 _LEAST = 1e-7
@@ -87,7 +92,7 @@ def cross_tokenizer_distribution(
 
 def cross_tokenizer_loss(
     hidden: torch.Tensor,
-    weight: torch.Tensor,
+    weight: torch.Tensor | None,
     targets_and_weights: tuple[torch.Tensor, torch.Tensor],
     teacher: TeacherDistribution,
     settings: Distillation,
@@ -129,13 +134,13 @@ class LinearTokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, tokens: torch.Tensor
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor | None, tokens: torch.Tensor
     ) -> torch.Tensor:
         """hidden (n, d), weight (vocabulary, d), tokens (n, k) → (n, k), float32."""
         logprobs = torch.empty(tokens.shape, dtype=torch.float32, device=hidden.device)
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
-            logits = (hidden[part] @ weight.T).float()
+            logits = head_logits(hidden[part], weight)
             logprobs[part] = logits.gather(1, tokens[part]) - logits.logsumexp(-1, keepdim=True)
         ctx.save_for_backward(hidden, weight, tokens)
         return logprobs
@@ -146,13 +151,15 @@ class LinearTokenLogProbs(torch.autograd.Function):
         """The gradient of a logit: that of its token, minus its probability times their sum."""
         hidden, weight, tokens = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_weight = None
+        if weight is not None and ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight)
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
-            logits = (hidden[part] @ weight.T).float()
+            logits = head_logits(hidden[part], weight)
             logit_grads = torch.softmax(logits, -1).mul_(-grad[part].sum(-1, keepdim=True))
             logit_grads = logit_grads.scatter_add_(1, tokens[part], grad[part]).to(hidden.dtype)
-            grad_hidden[part] = logit_grads @ weight
+            grad_hidden[part] = head_gradient(logit_grads, weight)
             if grad_weight is not None:
                 grad_weight += logit_grads.T @ hidden[part]
         return grad_hidden, grad_weight, None

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from burnish.core.recipe.objectives import Distillation
 from burnish.train.batching.examples import DistillationExample, Example
-from burnish.train.losses.linear import LinearCrossEntropy
+from burnish.train.losses.linear import LinearCrossEntropy, head_gradient, head_logits
 
 #: Probabilities are clamped to this: their logarithm must exist.
 _LEAST = 1e-20
@@ -104,7 +104,7 @@ class LinearDivergence(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any,
         hidden: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor | None,
         targets_and_weights: tuple[torch.Tensor, torch.Tensor],
         teacher: TeacherDistribution,
         settings: Distillation,
@@ -114,19 +114,21 @@ class LinearDivergence(torch.autograd.Function):
         gradient."""
         targets, weights = targets_and_weights
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_weight = None
+        if weight is not None and ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight)
         entropies = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         divergences = torch.empty_like(entropies)
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
-            logits = (hidden[part] @ weight.T).float()
+            logits = head_logits(hidden[part], weight)
             chunk = TeacherDistribution(teacher.tokens[part], teacher.logprobs[part])
             entropies[part], divergences[part], grad = _mix_losses(
                 logits, targets[part], chunk, settings
             )
             scale = weights[part, None].to(hidden.dtype)
             grad = grad.to(hidden.dtype)
-            grad_hidden[part] = (grad @ weight).mul_(scale)
+            grad_hidden[part] = head_gradient(grad, weight).mul_(scale)
             if grad_weight is not None:
                 grad_weight += grad.T @ (hidden[part] * scale)
         ctx.save_for_backward(grad_hidden, grad_weight)

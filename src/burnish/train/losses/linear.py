@@ -1,6 +1,8 @@
 """Cross-entropy and log-probabilities of a linear head, without all logits in memory.
 
-Losses are summed; the caller divides once per step.
+Losses are summed; the caller divides once per step. Each takes `hidden` states and the `weight` of
+a linear head. Where a model's logits aren't that product (a bias, a soft cap), it computes them
+itself: `hidden` are then logits, and `weight` is None.
 """
 
 from typing import Any
@@ -23,17 +25,19 @@ class LinearCrossEntropy(torch.autograd.Function):
     def forward(  # type: ignore[override]
         ctx: Any,
         hidden: torch.Tensor,
-        weight: torch.Tensor,
+        weight: torch.Tensor | None,
         targets: torch.Tensor,
         weights: torch.Tensor,
     ) -> torch.Tensor:
         """hidden (n, d), weight (vocabulary, d), targets (n,), weights (n,) → scalar, float32."""
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        grad_weight = None
+        if weight is not None and ctx.needs_input_grad[1]:
+            grad_weight = torch.zeros_like(weight)
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         for begin in range(0, len(hidden), LinearCrossEntropy.CHUNK):
             part = slice(begin, begin + LinearCrossEntropy.CHUNK)
-            logits = (hidden[part] @ weight.T).float()
+            logits = head_logits(hidden[part], weight)
             target_logits = logits.gather(1, targets[part, None]).squeeze(1)
             highest, argmax = logits.max(-1)
             probabilities = torch.softmax(logits, -1, out=logits)
@@ -43,7 +47,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             probabilities.scatter_add_(1, targets[part, None], torch.full_like(norm, -1.0)[:, None])
             grad = probabilities.to(hidden.dtype)
             scale = weights[part, None].to(hidden.dtype)
-            grad_hidden[part] = (grad @ weight).mul_(scale)
+            grad_hidden[part] = head_gradient(grad, weight).mul_(scale)
             if grad_weight is not None:
                 grad_weight += grad.T @ (hidden[part] * scale)
         ctx.save_for_backward(grad_hidden, grad_weight)
@@ -67,18 +71,17 @@ class LinearLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor | None, targets: torch.Tensor
     ) -> torch.Tensor:
         """hidden (n, d), weight (vocabulary, d), targets (n,) → (n,), float32."""
         logprobs = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         token_grads = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         for part in _chunks(hidden):
-            logits = (hidden[part] @ weight.T).float()
+            logits = head_logits(hidden[part], weight)
             logprobs[part] = logits.gather(1, targets[part, None]).squeeze(1) - logits.logsumexp(-1)
             if token_grads is not None:
-                token_grads[part] = (
-                    _logprob_gradient(logits, targets[part]).to(hidden.dtype) @ weight
-                )
+                logit_grads = _logprob_gradient(logits, targets[part]).to(hidden.dtype)
+                token_grads[part] = head_gradient(logit_grads, weight)
         ctx.save_for_backward(hidden, weight, targets, token_grads)
         return logprobs
 
@@ -92,10 +95,22 @@ class LinearLogProbs(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             grad_weight = torch.zeros_like(weight)
             for part in _chunks(hidden):
-                logits = (hidden[part] @ weight.T).float()
+                logits = head_logits(hidden[part], weight)
                 logit_grads = _logprob_gradient(logits, targets[part]).to(hidden.dtype)
                 grad_weight += logit_grads.T @ (hidden[part] * scale[part])
         return None if token_grads is None else token_grads * scale, grad_weight, None
+
+
+def head_logits(hidden: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Return logits (n, vocabulary) as a float32 tensor that may be overwritten."""
+    if weight is None:
+        return hidden.to(torch.float32, copy=True)
+    return (hidden @ weight.T).float()
+
+
+def head_gradient(grad: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+    """Return the gradient of the hidden states from that of the logits."""
+    return grad.clone() if weight is None else grad @ weight
 
 
 def _chunks(hidden: torch.Tensor) -> list[slice]:

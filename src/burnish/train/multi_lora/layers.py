@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from burnish.core.errors import BadRecipe
 from burnish.models.quantization.nf4 import dequantize
 from burnish.train.batching.packed import PackedBatch
+from burnish.train.forward.path import ForwardPath, forward_path
 from burnish.train.kernels.fused_layers import is_plain_lora
 
 
@@ -143,6 +144,11 @@ class _PrecomputedModel:
     def last_hidden_state(self) -> torch.Tensor:
         """(1, tokens, width)."""
         return self.hidden[None]
+
+    @property
+    def forward_path(self) -> ForwardPath:
+        """The path of the model."""
+        return forward_path(self.model)
 
     def get_output_embeddings(self) -> Any:
         """The head."""

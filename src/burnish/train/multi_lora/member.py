@@ -15,6 +15,7 @@ from burnish.train.batching.examples import Example
 from burnish.train.batching.micro_batches import count_all_tokens, micro_batches
 from burnish.train.batching.packed import pack
 from burnish.train.batching.sampler import count_steps, group_rows
+from burnish.train.forward.path import require_packed
 from burnish.train.loop.context import TrainContext
 from burnish.train.loop.language_model import LanguageModelModule, compute_validation_metrics
 from burnish.train.loop.loop import StepResult
@@ -50,6 +51,7 @@ def build_members(
     context, train_rows, validation_rows = inputs[0]
     set_seed(context.recipe.train.seed)
     module = build_language_model(context.recipe, context.base, train_rows, validation_rows)
+    require_packed(module.language, context.base.name, "Training several adapters together")
     names = [_DEFAULT_ADAPTER, *(f"together{number}" for number in range(1, len(inputs)))]
     for name, (context, _, _) in list(zip(names, inputs, strict=True))[1:]:
         set_seed(context.recipe.train.seed)

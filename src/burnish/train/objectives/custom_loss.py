@@ -16,10 +16,10 @@ from burnish.core.recipe.objectives import CustomLoss
 from burnish.core.records import Row
 from burnish.train.batching.examples import RowExample, row_examples
 from burnish.train.batching.packed import PackedBatch
+from burnish.train.forward.path import target_states
 from burnish.train.loop.language_model import Objective
 from burnish.train.losses.batch_loss import BatchLoss
-from burnish.train.losses.forward import target_states
-from burnish.train.losses.linear import LinearLogProbs
+from burnish.train.losses.linear import LinearLogProbs, head_logits
 from burnish.train.objectives.base import batch_only, row_count
 
 
@@ -36,12 +36,12 @@ class ScoredAnswer:
     weights: torch.Tensor
     logprobs: torch.Tensor
     hidden: torch.Tensor
-    head: torch.Tensor
+    head: torch.Tensor | None
 
     @property
     def logits(self) -> torch.Tensor:
         """(n, vocabulary), float32; computed on access, since it is large."""
-        return (self.hidden @ self.head.T).float()
+        return head_logits(self.hidden, self.head)
 
 
 #: Errors that are a mistake in the file; being out of memory is none.
@@ -86,7 +86,7 @@ def load_loss(settings: CustomLoss) -> CustomLossFn:
 
 
 def compute_losses(
-    loss: CustomLossFn, batch: PackedBatch, hidden: torch.Tensor, head: torch.Tensor
+    loss: CustomLossFn, batch: PackedBatch, hidden: torch.Tensor, head: torch.Tensor | None
 ) -> list[torch.Tensor]:
     """Return the loss of each row of a batch. hidden (targets, width), head (vocabulary, width)."""
     logprobs: torch.Tensor = LinearLogProbs.apply(hidden, head, batch.targets)

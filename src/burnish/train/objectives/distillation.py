@@ -8,11 +8,11 @@ from burnish.train.batching.packed import PackedBatch
 from burnish.train.distillation.hidden_states import MatchHiddenStates
 from burnish.train.distillation.on_policy import OnPolicyAnswers
 from burnish.train.distillation.teacher_logits import TeacherLogits
+from burnish.train.forward.path import target_states
 from burnish.train.loop.language_model import Objective, Stage
 from burnish.train.losses.batch_loss import BatchLoss
 from burnish.train.losses.cross_tokenizer import cross_tokenizer_distribution, cross_tokenizer_loss
 from burnish.train.losses.divergence import LinearDivergence, teacher_distribution
-from burnish.train.losses.forward import target_states
 from burnish.train.objectives.base import batch_only, target_weight
 
 

@@ -15,9 +15,9 @@ from burnish.train.batching.examples import (
     without_answer,
 )
 from burnish.train.batching.packed import PackedBatch
+from burnish.train.forward.logprobs import logprobs_at_temperature
 from burnish.train.loop.language_model import Objective
 from burnish.train.losses.batch_loss import BatchLoss
-from burnish.train.losses.forward import logprobs_at_temperature
 from burnish.train.losses.policy_gradient import clipped_surrogate, estimate_kl
 from burnish.train.objectives.base import answer_lengths, batch_only, target_weight
 from burnish.train.rlhf.rollouts import Rollouts

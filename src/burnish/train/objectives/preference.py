@@ -12,12 +12,12 @@ from burnish.train.batching.examples import (
     kto_examples,
     preference_pairs,
 )
-from burnish.train.batching.micro_batches import micro_batches
 from burnish.train.batching.packed import PackedBatch, pack
+from burnish.train.forward.logprobs import answer_logprobs
+from burnish.train.forward.path import batches_of
 from burnish.train.loop.language_model import Objective
 from burnish.train.losses import preference as losses
 from burnish.train.losses.batch_loss import BatchLoss, LossFn
-from burnish.train.losses.forward import answer_logprobs
 from burnish.train.objectives.base import answer_lengths, batch_only, row_count
 from burnish.train.rlhf.reference import ReferenceLogprobs
 
@@ -129,7 +129,7 @@ def _estimate_kl(model: PreTrainedModel, rows: Sequence[Example], max_tokens: in
         if isinstance(row, PreferenceExample) and row.mismatched
     ]
     total = 0.0
-    for examples in micro_batches(mismatched, max_tokens):
+    for examples in batches_of(model, mismatched, max_tokens):
         batch = pack(examples, model.device)
         total += float((answer_logprobs(model, batch) - _reference_logprobs(batch)).sum())
     return max(total / len(mismatched), 0.0) if mismatched else 0.0

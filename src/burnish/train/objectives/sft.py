@@ -6,9 +6,9 @@ from transformers import PreTrainedModel
 from burnish.core.recipe.objectives import Sft
 from burnish.train.batching.examples import sft_examples
 from burnish.train.batching.packed import PackedBatch
+from burnish.train.forward.path import target_states
 from burnish.train.loop.language_model import Objective
 from burnish.train.losses.batch_loss import BatchLoss
-from burnish.train.losses.forward import target_states
 from burnish.train.losses.linear import LinearCrossEntropy
 from burnish.train.objectives.base import batch_only, target_weight
 

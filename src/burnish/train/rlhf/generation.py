@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.records import Prompt
-from burnish.engines.local.decoding import DecodingBatch, GenerationRequest
+from burnish.engines.local.decoding import GenerationRequest
 from burnish.engines.local.engine import LocalEngine
-from burnish.engines.local.kv_cache import ATTENTION as ENGINE_ATTENTION
 from burnish.engines.local.multi_lora import MultiLoraModel
 from burnish.models.adapters.soft_prompts import required_virtual_ids
-from burnish.train.kernels.packed_attention import ATTENTION
+from burnish.models.proof import set_attention
+from burnish.train.forward.path import forward_path
 from burnish.train.loop.language_model import LanguageModelModule
 
 #: Answers generated at once: bounds the memory of their keys and values.
@@ -30,6 +30,7 @@ class PolicyEngine:
     ) -> None:
         self.module = module
         self.engine = LocalEngine(MultiLoraModel(module.language), tokenizer, name)
+        set_attention(module.language, forward_path(module.language).attention)
         self.virtual_tokens = len(required_virtual_ids(module.language))
 
     def request(self, prompt: Prompt, ids: Sequence[int]) -> GenerationRequest:
@@ -42,7 +43,7 @@ class PolicyEngine:
         with self._engine_mode():
             prefix = self.engine.shared_prefix(by_length)
             for begin in range(0, len(by_length), _BATCH_SIZE):
-                batch = DecodingBatch(self.module.language)
+                batch = self.engine.path.new_batch(self.module.language)
                 batch.join(by_length[begin : begin + _BATCH_SIZE], prefix)
                 while batch.requests:
                     batch.step()
@@ -51,11 +52,11 @@ class PolicyEngine:
     def _engine_mode(self) -> Iterator[None]:
         """Switch the model to evaluation mode and to the engine's attention."""
         self.module.model.eval()
-        self.module.language.set_attn_implementation(ENGINE_ATTENTION)
+        set_attention(self.module.language, self.engine.path.attention)
         try:
             yield
         finally:
-            self.module.language.set_attn_implementation(ATTENTION)
+            set_attention(self.module.language, forward_path(self.module.language).attention)
 
 
 def answer_seed(*position: int) -> int:

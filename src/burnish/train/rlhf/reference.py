@@ -17,11 +17,11 @@ from burnish.core.journal import Journal, read_journal
 from burnish.core.progress import progress
 from burnish.core.runs import Run
 from burnish.train.batching.examples import Example, PreferenceExample
-from burnish.train.batching.micro_batches import micro_batches
 from burnish.train.batching.packed import pack
+from burnish.train.forward.logprobs import answer_logprobs
+from burnish.train.forward.path import batches_of
 from burnish.train.loop.checkpoint import TrainState
 from burnish.train.loop.language_model import LanguageModelModule, Stage
-from burnish.train.losses.forward import answer_logprobs
 
 #: Example → the log-probabilities of its `answers_with_reference`.
 _Reference = Mapping[PreferenceExample, tuple[float, ...]]
@@ -76,7 +76,7 @@ def _score(module: LanguageModelModule, run: Run, may_begin: bool) -> _Reference
         replace(row, answers=row.answers_with_reference, mismatched=None): row
         for row in _preference_rows(module)
     }
-    batches = micro_batches(list[Example](scored), module.settings.micro_batch_tokens)
+    batches = batches_of(module.language, list[Example](scored), module.settings.micro_batch_tokens)
     lines = read_journal(run.path / "reference.jsonl")
     if len(lines) < len(batches) and not may_begin:
         raise BadData(

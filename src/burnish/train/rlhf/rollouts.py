@@ -24,12 +24,12 @@ from burnish.engines.local.decoding import GenerationRequest
 from burnish.evaluate.rewards import RewardFn, reward_function
 from burnish.models.chat_template import TokenizedRow
 from burnish.train.batching.examples import Example, RolloutGroup
-from burnish.train.batching.micro_batches import micro_batches
 from burnish.train.batching.packed import pack
 from burnish.train.batching.sampler import count_updates
+from burnish.train.forward.logprobs import logprobs_at_temperature
+from burnish.train.forward.path import batches_of
 from burnish.train.loop.context import TrainContext
 from burnish.train.loop.language_model import LanguageModelModule, Stage
-from burnish.train.losses.forward import logprobs_at_temperature
 from burnish.train.losses.policy_gradient import group_advantages
 from burnish.train.rlhf.generation import PolicyEngine, answer_seed
 
@@ -193,7 +193,7 @@ class RolloutSampler:
         module = self.module
         module.model.eval()
         per_group: dict[int, tuple[float, ...]] = {}
-        for examples in micro_batches(groups, module.settings.micro_batch_tokens):
+        for examples in batches_of(module.language, groups, module.settings.micro_batch_tokens):
             batch = pack(examples, module.accelerator.device)
             logprobs = logprobs_at_temperature(module.language, batch, self.settings.temperature)
             remaining = iter(logprobs.tolist())

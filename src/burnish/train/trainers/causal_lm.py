@@ -21,13 +21,14 @@ from burnish.models.local_models import LocalModel
 from burnish.models.token_audit import audit
 from burnish.train.adapters.adapted_model import AdaptedModel
 from burnish.train.adapters.registry import language_model, soft_prompt_ids, trainable_weights
-from burnish.train.batching.examples import Example
+from burnish.train.batching.examples import Example, all_answers
 from burnish.train.batching.micro_batches import trim_to_target
 from burnish.train.batching.sampler import count_steps, group_rows
 from burnish.train.distributed.process_group import SINGLE, ProcessGroup
 from burnish.train.forecast.forecast import check_fits, forecast
 from burnish.train.forecast.probe import probe
 from burnish.train.forecast.speed_hints import speed_hints
+from burnish.train.forward.path import forward_path, report_forward_path
 from burnish.train.kernels.compile import compile_seconds
 from burnish.train.loop.checkpoint import TrainState, load_weights
 from burnish.train.loop.language_model import LanguageModelModule, Objective
@@ -92,7 +93,9 @@ def build_language_model(
     if settings.threads or process_group.size > 1:
         share = max(torch.get_num_threads() // process_group.size, 1)
         torch.set_num_threads(settings.threads or share)
-    adapted = load_trainable_model(recipe, base, objective.stages)
+    answers = all_answers([*train_rows, *validation_rows])
+    longest = max(len(answer.ids) for answer in answers)
+    adapted = load_trainable_model(recipe, base, objective.stages, longest)
     model = adapted.model
     accelerator = Accelerator(cpu=default_device().type == "cpu")
     steps = count_steps(len(train_rows), settings)
@@ -138,6 +141,9 @@ class CausalLMTrainer(Trainer[Example, LanguageModelModule]):
             list(validation_rows),
             context.process_group,
         )
+        if context.process_group.is_main:
+            report_forward_path(module.language, context.base.name)
+            run.events.write(event="forward_path", **forward_path(module.language).describe())
         for stage in module.objective.stages:
             module = stage.prepare(module, context, run)
         return module

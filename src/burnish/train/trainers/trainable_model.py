@@ -11,13 +11,17 @@ from burnish.models.load import default_device, load_model, training_dtype
 from burnish.models.local_models import LocalModel
 from burnish.train.adapters.adapted_model import AdaptedModel
 from burnish.train.adapters.quantization_aware import use_rounded_weights
-from burnish.train.adapters.registry import METHODS, language_model, trainable_weights
+from burnish.train.adapters.registry import (
+    METHODS,
+    language_model,
+    soft_prompt_ids,
+    trainable_weights,
+)
 from burnish.train.distributed.fsdp import FsdpAdamW, shard
 from burnish.train.distributed.process_group import ProcessGroup
 from burnish.train.distributed.zero import ZeroAdamW
+from burnish.train.forward.proof import choose_forward_path
 from burnish.train.kernels.compile import compile_layers
-from burnish.train.kernels.fused_layers import fuse
-from burnish.train.kernels.packed_attention import ATTENTION
 from burnish.train.loop.language_model import Stage
 from burnish.train.optim.adamw import MasterAdamW
 
@@ -31,10 +35,14 @@ def load_adapted_model(
 
 
 def load_trainable_model(
-    recipe: Recipe, base: LocalModel, stages: Sequence[Stage] = ()
+    recipe: Recipe, base: LocalModel, stages: Sequence[Stage] = (), longest: int = 0
 ) -> AdaptedModel:
-    """Load the model as it is trained: with the weights of the objective's `stages`, packed
-    attention, fused layers, and what else the recipe asks for."""
+    """Load the model as it is trained: with the weights of the objective's `stages`, on the
+    forward path that is proven for rows of up to `longest` tokens, and what else the recipe asks
+    for.
+
+    Raises BadRecipe if no path is right.
+    """
     settings = recipe.train
     # Sharded weights go to the devices in parts; no device need hold them all.
     device = torch.device("cpu") if settings.shards_weights else default_device()
@@ -42,8 +50,8 @@ def load_trainable_model(
     for stage in stages:
         stage.extend_model(adapted.model, settings)
     language = language_model(adapted.model)
-    language.set_attn_implementation(ATTENTION)
-    fuse(adapted.model)
+    virtual_tokens = soft_prompt_ids(settings.method)
+    choose_forward_path(adapted.model, language, base.name, longest, virtual_tokens)
     if settings.quantization_aware:
         use_rounded_weights(adapted.model)
     if settings.gradient_checkpointing:

@@ -1,33 +1,11 @@
-"""The forward pass over a packed batch: hidden states and log-probabilities of target tokens."""
-
-from typing import Any
+"""Log-probabilities of a batch's target tokens and answers, on any forward path."""
 
 import torch
 from transformers import PreTrainedModel
 
 from burnish.train.batching.packed import PackedBatch
+from burnish.train.forward.path import target_states
 from burnish.train.losses.linear import LinearLogProbs
-
-
-def target_states(model: PreTrainedModel, batch: PackedBatch) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the hidden states (targets, width) that predict the target tokens, and the weight
-    (vocabulary, width) of the head.
-
-    Only these positions reach the vocabulary.
-    """
-    hidden = _body(model)(
-        input_ids=batch.ids,
-        position_ids=batch.positions,
-        use_cache=False,
-        layout=batch.layout,
-    ).last_hidden_state[0]
-    return hidden.index_select(0, batch.predict_positions), model.get_output_embeddings().weight
-
-
-def _body(model: Any) -> Any:
-    """Return the model below its head; `distributed.fsdp.shard` gives a sharded model a `body`
-    that gathers the weights around its forward pass."""
-    return getattr(model, "body", model.base_model)
 
 
 def answer_logprobs(model: PreTrainedModel, batch: PackedBatch) -> torch.Tensor:
