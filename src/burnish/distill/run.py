@@ -51,7 +51,7 @@ from burnish.evaluate.run import resolve_task
 from burnish.evaluate.scoring import save_predictions
 from burnish.evaluate.tasks import refuse_unanswerable
 from burnish.models.find_artifact import find_artifact
-from burnish.models.resolved import Resolved
+from burnish.models.local_models import Resolved
 from burnish.rag.indexing import find_documents
 from burnish.report.page import write_report
 from burnish.train.cached_run import train_cached
