@@ -18,7 +18,7 @@ from burnish.train.batching.packed import PackedLayout, PackedPart, make_causal_
 
 ATTENTION = "burnish_flat"
 
-#: AttentionScores that exist at once, in elements: few enough to stay in the cache, and a bound on memory.
+#: Scores that exist at once, in elements: few enough to stay in the cache, and a bound on memory.
 _SCORES = 1 << 21
 #: Arguments of `transformers`' attention that change the result and aren't known here: learnt sinks
 #: (GPT-OSS) and biases by distance.
