@@ -336,10 +336,11 @@ def _render(
     is_prompt: bool,
     thinks: bool,
 ) -> str:
+    turns = _template_messages(tokenizer, _without_earlier_reasoning(messages, is_prompt))
     try:
         return str(
             tokenizer.apply_chat_template(
-                _template_messages(tokenizer, _without_earlier_reasoning(messages, is_prompt)),
+                turns,
                 tools=guarded(tokenizer, tools) or None,
                 tokenize=False,
                 add_generation_prompt=is_prompt,
