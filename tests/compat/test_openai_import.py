@@ -45,14 +45,14 @@ def completion(number, asked, answered):
 
 @pytest.fixture
 def saved(tmp_path):
-    """A folder with these jobs, their rows, and six answers of the old model."""
+    """A folder with these jobs, their rows, and sixty answers of the old model."""
 
     def build(*jobs):
         folder = tmp_path / "saved"
         folder.mkdir()
         (folder / "jobs.jsonl").write_text("".join(json.dumps(one) + "\n" for one in jobs))
         (folder / "file-train.jsonl").write_bytes(tuning.rows(40))
-        asked = [f"{word} {tuning.WORDS[0]} late" for word in tuning.WORDS[:6]]
+        asked = [f"{one} {two} late" for one in tuning.WORDS for two in tuning.WORDS[:6]]
         stored = [completion(n, one, "my parcel") for n, one in enumerate(asked)]
         stored[0]["metadata"] = {"note": "a separator\u2028within a text"}
         text = "".join(json.dumps(one, ensure_ascii=False) + "\n" for one in stored)
@@ -80,7 +80,7 @@ def test_a_job_is_trained_with_its_own_numbers_and_answers_as_the_old_model_did(
     result = import_openai(folder, tiny.name, tmp_path / "run")
 
     (done,) = result.replayed
-    assert (done.job, done.old, done.questions) == ("ftjob-1", OLD, 6)
+    assert (done.job, done.old, done.questions) == ("ftjob-1", OLD, 60)
     assert done.hyperparameters == {
         "n_epochs": 6, "batch_size": 4, "learning_rate_multiplier": 6.0,
     }  # fmt: skip
