@@ -5,15 +5,19 @@ import copy
 import pytest
 import torch
 
+from burnish.core.journal import read_journal
+from burnish.core.recipe.recipe import make_recipe
 from burnish.core.records import Message, Prompt
 from burnish.engines.local.engine import LocalEngine
 from burnish.engines.local.multi_lora import MultiLoraModel
+from burnish.engines.local.open import open_local_engine
 from burnish.models.chat_template import TokenizedRow
 from burnish.train.batching.packed import pack
 from burnish.train.forward.path import batches_of, forward_path
 from burnish.train.forward.proof import choose_forward_path
 from burnish.train.objectives.sft import sft_loss
-from tests.fixtures.families import FAMILIES, make_family
+from burnish.train.run import train
+from tests.fixtures.families import FAMILIES, make_family, save_family
 
 #: Families that are trained on the packed path: no change may lose one of them unseen.
 PACKED = {
@@ -92,3 +96,38 @@ def test_answers_are_those_of_generate(name, tiny_tokenizer):
         )
         expected = tiny_tokenizer.decode(whole[0, ids.shape[1] :], skip_special_tokens=True)
         assert answer.text == expected
+
+
+@pytest.mark.parametrize("name", ["gemma2", "granite", "lfm2", "gpt_oss", "mamba"])
+def test_a_run_says_on_which_path_it_trained_and_its_adapter_is_served(
+    name, tmp_path, monkeypatch, dataset, tiny_tokenizer
+):
+    monkeypatch.setenv("BURNISH_MODELS", str(tmp_path))
+    save_family(name, tmp_path / name, tiny_tokenizer)
+    said = []
+    monkeypatch.setattr("burnish.train.forward.path.say", said.append)
+    # PEFT has no adapters for all linear layers of Mamba.
+    method = "full" if name == "mamba" else "lora"
+    recipe = make_recipe(
+        {"model": {"name": name, "dtype": "float32"}},
+        [
+            "train.batch_size=8",
+            "train.epochs=1",
+            "train.max_length=200",
+            "train.threads=1",
+            f"train.method={method}",
+        ],
+    )
+
+    report = train(recipe, dataset, out=tmp_path / "run")
+
+    events = read_journal(tmp_path / "run" / "events.jsonl")
+    path = next(event for event in events if event["event"] == "forward_path")
+    assert path["rows"] == ("packed" if name in PACKED else "padded")
+    assert ("its own forward pass, padded rows" in " ".join(said)) == (name not in PACKED)
+    (row, *_) = dataset.split.validation
+    engine = open_local_engine(tmp_path / "run" / "artifact")
+    scored = engine.log_likelihood(dataset.split.validation)
+    loss = -sum(log for log, _ in scored) / sum(tokens for _, tokens in scored)
+    assert loss == pytest.approx(report.best_validation_loss, rel=1e-3)
+    assert engine.answer([Prompt(row.prompt, max_new_tokens=4)])

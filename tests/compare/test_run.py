@@ -17,7 +17,7 @@ from burnish.data.frozen_split import thaw
 from burnish.data.load import load
 from burnish.evaluate import latency
 from burnish.evaluate.scoring import load_predictions
-from burnish.models.resolved import Resolved
+from burnish.models.local_models import Resolved
 from burnish.train.cached_run import cached_run_folder
 from tests.fixtures.worker_process import in_child
 

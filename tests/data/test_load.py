@@ -297,7 +297,7 @@ def test_training_rows_that_stand_in_the_test_rows_are_left_out_with_a_note(writ
 def test_naming_one_file_twice_is_refused(write_rows):
     file = write_rows("rows.jsonl", labelled(60))
 
-    with pytest.raises(BadData, match="stand in the test rows too"):
+    with pytest.raises(BadData, match="are in the test rows too"):
         load(recipe_for(file, test=[str(file)]))
 
 

@@ -50,7 +50,7 @@ def test_a_remote_teachers_answers_train_a_student_and_all_is_on_the_disk(
     gone = [json.loads(x) for x in (tmp_path / "run" / "dropped.jsonl").read_text().splitlines()]
     assert len(kept) + len(gone) == 90 and gone
     assert {one["reason"] for one in gone} == {
-        "`nonsense` is no label", "the teacher refused",
+        "`nonsense` is not a label", "the teacher refused",
     }  # fmt: skip
     assert all(one["messages"][-1]["content"] in WORDS for one in kept), "space is taken off"
     assert kept[0]["teacher"]["terms"] and kept[0]["split"] == "train"

@@ -88,7 +88,7 @@ def test_a_layer_that_is_needed_fails_at_the_gate(deep, tmp_path):
 def test_an_adapter_and_too_many_layers_are_refused_and_leave_nothing(deep, tmp_path):
     for to, count, error, match in (
         ("adapter", 1, CannotExport, "ships an adapter"),
-        ("merged", 3, BadRecipe, "has 3 layers; 3 can't be left out"),
+        ("merged", 3, BadRecipe, "has 3 layers; 3 can't be dropped"),
     ):
         with pytest.raises(error, match=match):
             api.export(RUN, to=to, out=tmp_path / to, changes=[f"export.drop_layers={count}"])

@@ -44,7 +44,7 @@ def command(
         if not _ask_decision(review, row):
             break
     left = len(api.review(run, sample, seed).rows)
-    typer.echo(f"\n{left} rows wait. The next `burnish distill` learns what was decided.")
+    typer.echo(f"\n{left} rows wait. Decisions count from the next `burnish distill` on.")
 
 
 def _format_row(row: "DisputedRow") -> str:

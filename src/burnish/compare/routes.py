@@ -38,8 +38,8 @@ from burnish.evaluate.tasks import (
 from burnish.models.chat_template import encode_row, split_as_served
 from burnish.models.find_artifact import find_artifact
 from burnish.models.heads.embedder import Embedder
-from burnish.models.local_models import find_model
-from burnish.models.resolved import Resolved
+from burnish.models.load import load_tokenizer
+from burnish.models.local_models import Resolved, find_model
 from burnish.train.cached_run import train_cached
 
 #: Examples that don't fit the context are skipped; this many times `shots` are tried.
@@ -62,7 +62,7 @@ class ComparisonSetup:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The base model's tokenizer."""
-        return Resolved.of(self.recipe).tokenizer
+        return load_tokenizer(Resolved.of(self.recipe).base)
 
 
 @dataclass(frozen=True, slots=True)

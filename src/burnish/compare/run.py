@@ -45,7 +45,7 @@ from burnish.evaluate.latency import waited
 from burnish.evaluate.prediction_cache import Measurement
 from burnish.evaluate.scoring import save_predictions, summary
 from burnish.evaluate.tasks import refuse_unanswerable
-from burnish.models.resolved import Resolved
+from burnish.models.local_models import Resolved
 from burnish.models.token_audit import audit
 from burnish.report.page import write_report
 from burnish.train.registry import check_supported

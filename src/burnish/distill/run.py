@@ -51,7 +51,7 @@ from burnish.evaluate.run import resolve_task
 from burnish.evaluate.scoring import save_predictions
 from burnish.evaluate.tasks import refuse_unanswerable
 from burnish.models.find_artifact import find_artifact
-from burnish.models.resolved import Resolved
+from burnish.models.local_models import Resolved
 from burnish.rag.indexing import find_documents
 from burnish.report.page import write_report
 from burnish.train.cached_run import train_cached
@@ -72,12 +72,7 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
     recipe = recipe.model_copy(update={"task": dataset.task})
     rows = sample_rows(dataset.split.test, recipe.evaluate.max_rows, recipe.evaluate.seed)
     refuse_unanswerable(rows)
-    answers = [row.answer for row in dataset.split.train]
-    if recipe.distill.fine_tuned and not (answers and all(answers)):
-        raise BadRecipe(
-            "Some training rows have no answer of their own to train on.",
-            "Set distill.fine_tuned=false.",
-        )
+    _refuse_unanswered(recipe, dataset)
     evaluation_set = EvaluationSet(recipe, dataset, rows)
     refuse_ungraded(recipe, dataset)
     teacher = open_teacher(recipe)
@@ -116,6 +111,16 @@ def distill(recipe: Recipe, out: Path | None = None) -> DistillationResult:
             run, evaluation_set, routes, training, examples, collector.budget.as_dict(), diversity
         )
         return _write_report(replace(result, further_teachers=accounts))
+
+
+def _refuse_unanswered(recipe: Recipe, dataset: Dataset) -> None:
+    """Raise BadRecipe if a student is to learn the rows' own answers, and some rows have none."""
+    answers = [row.answer for row in dataset.split.train]
+    if recipe.distill.fine_tuned and not (answers and all(answers)):
+        raise BadRecipe(
+            "Some training rows have no answer of their own to train on.",
+            "Set distill.fine_tuned=false.",
+        )
 
 
 def _refuse_judge(recipe: Recipe) -> None:

@@ -27,6 +27,7 @@ from burnish.models.load import load_model, load_tokenizer
 from burnish.models.local_models import (
     MANIFEST,
     LocalModel,
+    Resolved,
     find_model,
     model_folder,
     read_manifest,
@@ -34,7 +35,6 @@ from burnish.models.local_models import (
 )
 from burnish.models.merge import check_mergeable
 from burnish.models.pruning.vocabulary import write_pieces
-from burnish.models.resolved import Resolved
 
 
 def student_recipe(recipe: Recipe) -> Recipe:

@@ -150,7 +150,7 @@ def load_artifact_model(
     tokenizer = AutoTokenizer.from_pretrained(artifact.path, local_files_only=True)
     if artifact.kind == "full":
         model: Any = AutoModelForCausalLM.from_pretrained(
-            artifact.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+            artifact.path, dtype=dtype, local_files_only=True
         )
         if artifact.rounding_format:
             round_model_to_q4_0(model)

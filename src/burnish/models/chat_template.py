@@ -21,8 +21,8 @@ from burnish.core.images import Image
 from burnish.core.prefix import common_prefix_length
 from burnish.core.records import Message, Row, images_of
 from burnish.models.image_processor import ProcessedPrompt, image_processor_of
-from burnish.models.special_text import guarded, parts_of
-from burnish.models.template_turns import parts_for, turn_for
+from burnish.models.rendering.special_text import guarded, parts_of
+from burnish.models.rendering.template_turns import parts_for, turn_for
 
 #: For models without a chat template: plain labels, and the end-of-text token as end of turn. It is
 #: set when a model is loaded, and saved with what is trained on it.

@@ -40,7 +40,7 @@ def load_model(
     if local.kind != "causal":
         raise BadRecipe(f"{local.name} is an {local.kind} model; it doesn't write text.")
     model: Any = AutoModelForCausalLM.from_pretrained(
-        local.path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+        local.path, dtype=dtype, local_files_only=True
     )
     placed: PreTrainedModel = model.to(device or default_device()).eval()
     return placed

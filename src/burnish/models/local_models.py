@@ -12,6 +12,7 @@ from typing import Any
 
 from burnish.core.atomic import hash_file, write_json
 from burnish.core.errors import NotFound
+from burnish.core.recipe.recipe import Recipe
 from burnish.core.runs import runs_folder
 from burnish.core.settings import models_folder
 from burnish.models.catalogue import find_entry
@@ -53,6 +54,19 @@ def find_model(name: str) -> LocalModel:
         if (folder / MANIFEST).exists():
             return open_model(folder)
     raise NotFound(f"The model `{name}` is not on this machine.", f"burnish pull {name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A recipe with its base model, found once where a command begins and then handed down."""
+
+    recipe: Recipe
+    base: LocalModel
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> "Resolved":
+        """Find the recipe's base model. Raises NotFound."""
+        return cls(recipe, find_model(recipe.model.name))
 
 
 def list_models() -> list[LocalModel]:

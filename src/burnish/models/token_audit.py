@@ -28,7 +28,7 @@ from burnish.models.chat_template import (
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import find_model
 from burnish.models.probes import Probes, probes_of
-from burnish.models.special_text import without_marks
+from burnish.models.rendering.special_text import without_marks
 
 Encode = Callable[[PreTrainedTokenizerBase, Row, int], TokenizedRow]
 Serve = Callable[[PreTrainedTokenizerBase, Sequence[Message]], list[int]]

@@ -17,8 +17,7 @@ from burnish.core.runs import Run, runs_folder
 from burnish.data.duplicates import content_hash
 from burnish.data.load import Dataset
 from burnish.models.find_artifact import hash_weights
-from burnish.models.local_models import ARTIFACT_FILE
-from burnish.models.resolved import Resolved
+from burnish.models.local_models import ARTIFACT_FILE, Resolved
 from burnish.train.forecast.auto_method import resolve_auto_method
 from burnish.train.run import train, user_code_files
 

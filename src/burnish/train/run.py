@@ -25,7 +25,7 @@ from burnish.data.load import Dataset, load
 from burnish.evaluate.tasks import reasoning_length
 from burnish.models.chat_template import encode_prompt
 from burnish.models.load import slow_dtype_warning
-from burnish.models.resolved import Resolved
+from burnish.models.local_models import Resolved
 from burnish.train.adapters.registry import quantization
 from burnish.train.distributed.launch import join_torchrun, launch, reject_idle_processes
 from burnish.train.distributed.process_group import ProcessGroup

@@ -79,7 +79,7 @@ def truncated_merges(monkeypatch):
         "add_token_merges",
         lambda self, merges: real(self, merges[: len(merges) // 2]),
     )
-    return "other tokens"
+    return "different tokens"
 
 
 def wrong_rope_scaling(monkeypatch):

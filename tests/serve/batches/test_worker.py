@@ -92,7 +92,7 @@ def test_embeddings_come_in_batches_too(server):
     ("content", "code", "line"),
     [
         (lines([chat("a"), chat("a")]), "duplicate_custom_id", 2),
-        (lines([chat("\ud800"), chat("\ud800")]), "duplicate_custom_id", 2),
+        (lines([chat("\ud800")]), "invalid_json_line", 1),
         (lines([chat("a")]) + b"{broken\n", "invalid_json_line", 2),
         (lines([{**chat("a"), "url": "/v1/embeddings"}]), "invalid_url", 1),
         (lines([{"custom_id": "a", "method": "POST", "url": CHAT}]),

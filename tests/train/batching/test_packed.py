@@ -18,8 +18,8 @@ from burnish.train.kernels.fused_layers import GatedSilu, LoraProduct, RmsNorm, 
 from burnish.train.kernels.packed_attention import (
     _ATTEND,
     ATTENTION,
+    AttentionScores,
     GroupedAttention,
-    Scores,
     _attend_fused,
 )
 from burnish.train.loop.language_model import train_step
@@ -90,7 +90,7 @@ def test_attention_in_tiles_is_that_of_the_whole(longest, before, scores, monkey
     outward = torch.randn_like(query)
     whole = torch.full((longest, before + longest), -torch.inf).triu(before + 1)
 
-    found = GroupedAttention.apply(query, key, value, Scores(0.3))
+    found = GroupedAttention.apply(query, key, value, AttentionScores(0.3))
     expected = torch.nn.functional.scaled_dot_product_attention(
         query.flatten(1, 2), key, value, attn_mask=whole.double(), scale=0.3, enable_gqa=True
     ).view_as(query)

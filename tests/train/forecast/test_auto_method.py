@@ -6,8 +6,7 @@ from burnish.core.errors import DoesNotFit
 from burnish.core.progress import LineReporter, set_reporter
 from burnish.core.recipe.recipe import make_recipe
 from burnish.core.runs import Run
-from burnish.models.local_models import find_model
-from burnish.models.resolved import Resolved
+from burnish.models.local_models import Resolved, find_model
 from burnish.train.forecast import auto_method as auto
 from burnish.train.forecast.estimate import ModelShape, estimate_memory, model_shape
 from burnish.train.run import train

@@ -38,7 +38,7 @@ def chosen(name, dtype=torch.float32, model=None):
 @FORMATS
 def test_a_window_that_is_dropped_is_found(dtype, monkeypatch):
     assert chosen("mistral", dtype).is_packed
-    monkeypatch.setattr(packed_attention.Scores, "limits", lambda *_: False)
+    monkeypatch.setattr(packed_attention.AttentionScores, "limits", lambda *_: False)
 
     path = chosen("mistral", dtype)
 
@@ -49,7 +49,7 @@ def test_a_window_that_is_dropped_is_found(dtype, monkeypatch):
 def test_a_window_longer_than_any_row_of_the_proof_is_shortened_for_it(monkeypatch):
     model = make_family("mistral")
     model.config.sliding_window = 4096
-    monkeypatch.setattr(packed_attention.Scores, "limits", lambda *_: False)
+    monkeypatch.setattr(packed_attention.AttentionScores, "limits", lambda *_: False)
 
     assert choose_forward_path(model, model, "mistral").rows == "padded"
     assert model.config.sliding_window == 4096
@@ -66,9 +66,9 @@ def test_a_logit_scale_that_is_dropped_is_found(dtype, monkeypatch):
 @FORMATS
 def test_a_soft_cap_that_is_dropped_is_found(dtype, monkeypatch):
     assert chosen("gemma2", dtype).is_packed
-    plain = packed_attention.Scores
+    plain = packed_attention.AttentionScores
     monkeypatch.setattr(
-        packed_attention, "Scores", lambda scaling, window, _: plain(scaling, window)
+        packed_attention, "AttentionScores", lambda scaling, window, _: plain(scaling, window)
     )
 
     assert chosen("gemma2", dtype).rows == "padded"

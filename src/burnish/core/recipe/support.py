@@ -55,7 +55,7 @@ _UNSHARDED = ("none", "ddp", "zero1", "zero2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class SupportRule:
     """Each of `choices` (on `axis`) goes with `only` these choices of the axis `other`, or with all
     `but` these; `because` is the reason, where it isn't plain."""
 
@@ -74,15 +74,15 @@ class Rule:
 
 SUPPORT = (
     # Objectives.
-    Rule(axis="objective", choices=_NOT_CAUSAL, other="method", only=("lora", "full")),
-    Rule(
+    SupportRule(axis="objective", choices=_NOT_CAUSAL, other="method", only=("lora", "full")),
+    SupportRule(
         axis="objective",
         choices=_NOT_CAUSAL,
         other="flag",
         but=("start", "gradient_checkpointing", "compile", "group_by_prefix"),
     ),
-    Rule(axis="objective", choices=(*_NOT_CAUSAL, "grpo"), other="parallel", only=("none",)),
-    Rule(
+    SupportRule(axis="objective", choices=(*_NOT_CAUSAL, "grpo"), other="parallel", only=("none",)),
+    SupportRule(
         axis="objective",
         choices=("dpo", "kto"),
         other="parallel",
@@ -90,20 +90,20 @@ SUPPORT = (
         because="its reference needs the whole model",
     ),
     # Methods.
-    Rule(
+    SupportRule(
         axis="method",
         choices=("dora", "qlora", "auto", "ia3", "bottleneck", "prompt", "prefix"),
         other="parallel",
         only=_UNSHARDED,
     ),
     # Settings.
-    Rule(
+    SupportRule(
         axis="flag",
         choices=("compile", "group_by_prefix", "adamw_8bit", "on_policy", "hidden_states"),
         other="parallel",
         only=("none",),
     ),
-    Rule(
+    SupportRule(
         axis="flag",
         choices=("hidden_states",),
         other="method",
@@ -111,20 +111,22 @@ SUPPORT = (
         because="it puts tokens before a row that the teacher doesn't have: set objective.hidden "
         "and objective.attention.weight 0",
     ),
-    Rule(
+    SupportRule(
         axis="flag",
         choices=("quantization_aware",),
         other="objective",
         only=("sft", "distill"),
     ),
-    Rule(axis="flag", choices=("quantization_aware",), other="method", only=("lora", "full")),
-    Rule(axis="flag", choices=("quantization_aware",), other="flag", but=("dropout",)),
-    Rule(axis="flag", choices=("quantization_aware",), other="parallel", only=_UNSHARDED),
+    SupportRule(
+        axis="flag", choices=("quantization_aware",), other="method", only=("lora", "full")
+    ),
+    SupportRule(axis="flag", choices=("quantization_aware",), other="flag", but=("dropout",)),
+    SupportRule(axis="flag", choices=("quantization_aware",), other="parallel", only=_UNSHARDED),
     # Kinds of models.
-    Rule(axis="model", choices=("vision",), other="objective", only=("sft",)),
-    Rule(axis="model", choices=("vision",), other="method", only=("lora", "full")),
-    Rule(axis="model", choices=("vision",), other="parallel", only=("none",)),
-    Rule(
+    SupportRule(axis="model", choices=("vision",), other="objective", only=("sft",)),
+    SupportRule(axis="model", choices=("vision",), other="method", only=("lora", "full")),
+    SupportRule(axis="model", choices=("vision",), other="parallel", only=("none",)),
+    SupportRule(
         axis="model",
         choices=("vision",),
         other="flag",
@@ -136,35 +138,35 @@ SUPPORT = (
             "quantization_aware",
         ),
     ),
-    Rule(
+    SupportRule(
         axis="objective",
         choices=("seq2seq",),
         other="model",
         only=("seq2seq",),
         because="it is for encoder-decoders, such as a T5 or a BART",
     ),
-    Rule(
+    SupportRule(
         axis="model",
         choices=("seq2seq",),
         other="objective",
         but=_WRITING,
         because="this objective is for language models",
     ),
-    Rule(
+    SupportRule(
         axis="objective",
         choices=_WRITING,
         other="model",
         but=("embedding", "reranker"),
         because="it doesn't write text",
     ),
-    Rule(
+    SupportRule(
         axis="objective",
         choices=("embed",),
         other="model",
         only=("embedding",),
         because="it doesn't make vectors of texts",
     ),
-    Rule(
+    SupportRule(
         axis="objective",
         choices=("reward",),
         other="model",
@@ -172,22 +174,22 @@ SUPPORT = (
         because="a reward model is trained from a language model",
     ),
     # Commands.
-    Rule(
+    SupportRule(
         axis="run",
         choices=("together",),
         other="objective",
         only=("sft", "orpo", "simpo"),
         because="a step needs nothing but its rows",
     ),
-    Rule(axis="run", choices=("together",), other="method", only=("lora",)),
-    Rule(axis="run", choices=("together",), other="parallel", only=("none",)),
-    Rule(
+    SupportRule(axis="run", choices=("together",), other="method", only=("lora",)),
+    SupportRule(axis="run", choices=("together",), other="parallel", only=("none",)),
+    SupportRule(
         axis="run",
         choices=("together",),
         other="flag",
         but=("dropout", "start", "compile", "tracker"),
     ),
-    Rule(
+    SupportRule(
         axis="run",
         choices=("compare",),
         other="objective",
@@ -195,14 +197,14 @@ SUPPORT = (
         because="compare fine-tunes a language model",
     ),
     # Routes of a comparison.
-    Rule(
+    SupportRule(
         axis="route",
         choices=("few_shot",),
         other="objective",
         but=("seq2seq",),
         because="an encoder-decoder wasn't trained to go on behind examples",
     ),
-    Rule(
+    SupportRule(
         axis="route",
         choices=("classifier", "encoder", "retrieval", "retrieval_fine_tuned"),
         other="flag",
@@ -210,16 +212,18 @@ SUPPORT = (
         because="it would go by the words alone",
     ),
     # Exports.
-    Rule(axis="model", choices=("seq2seq",), other="format", only=("merged", "adapter")),
-    Rule(axis="model", choices=("seq2seq",), other="export", but=("drop_layers", "ready_for")),
-    Rule(
+    SupportRule(axis="model", choices=("seq2seq",), other="format", only=("merged", "adapter")),
+    SupportRule(
+        axis="model", choices=("seq2seq",), other="export", but=("drop_layers", "ready_for")
+    ),
+    SupportRule(
         axis="export",
         choices=("importance",),
         other="format",
         only=("gguf", "gguf-lora", "openvino"),
         because="only these are rounded by importance",
     ),
-    Rule(
+    SupportRule(
         axis="export",
         choices=("drop_layers",),
         other="format",

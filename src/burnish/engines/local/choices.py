@@ -84,7 +84,7 @@ def best_choices(
 
 
 @dataclass(eq=False, slots=True)
-class Candidate:
+class TreeCandidate:
     """A node that a search has reached, at what cost (negative log-probability, nats).
 
     `way` are the nodes to be read in one pass: this one and, where there is but one way on, those
@@ -111,9 +111,9 @@ class _Search:
     """The search of one prompt: a heap of places in the tree, the likeliest first."""
 
     def __init__(self, tree: ChoiceNode, logs: Sequence[float]) -> None:
-        self.heap: list[tuple[float, int, Candidate]] = []
+        self.heap: list[tuple[float, int, TreeCandidate]] = []
         self.ties = count()
-        self.expand(Candidate(tree, 0.0, path=(tree,)), [logs])
+        self.expand(TreeCandidate(tree, 0.0, path=(tree,)), [logs])
 
     @property
     def done(self) -> bool:
@@ -127,9 +127,9 @@ class _Search:
         assert choice is not None
         return choice
 
-    def pop_candidates(self, most: int) -> list[Candidate]:
+    def pop_candidates(self, most: int) -> list[TreeCandidate]:
         """The places to look at in the next pass, of at most so many tokens; none when done."""
-        taken: list[Candidate] = []
+        taken: list[TreeCandidate] = []
         limit = self.heap[0][0] + LOOKAHEAD_MARGIN
         while self.heap and most:
             cost, _, place = self.heap[0]
@@ -140,11 +140,11 @@ class _Search:
             most -= len(place.path)
         return taken
 
-    def expand(self, place: Candidate, logs: Sequence[Sequence[float]]) -> None:
+    def expand(self, place: TreeCandidate, logs: Sequence[Sequence[float]]) -> None:
         """Go on from a place: the log-probabilities of the children of each node of its way."""
         cost = place.cost - sum(only for (only,) in logs[:-1])
         for child, log in zip(place.path[-1].children.values(), logs[-1], strict=True):
-            after = Candidate(child, cost - log, place.columns)
+            after = TreeCandidate(child, cost - log, place.columns)
             heapq.heappush(self.heap, (after.cost, next(self.ties), after))
 
 
@@ -167,7 +167,7 @@ class TreeReader:
         self.prompt, self.length = self.prompt[kept], self.length[kept]
         self.positions = self.positions[kept]
 
-    def read(self, due: Sequence[Sequence[Candidate]]) -> list[Iterator[list[float]]]:
+    def read(self, due: Sequence[Sequence[TreeCandidate]]) -> list[Iterator[list[float]]]:
         """For each prompt, node by node of its places' ways, the children's log-probabilities."""
         nodes = [[node for place in places for node in place.path] for places in due]
         rows, longest, begin = len(due), max(map(len, nodes)), self.cache.width

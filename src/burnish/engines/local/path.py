@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 
 from burnish.core.errors import BadRecipe
-from burnish.engines.local.choices import Candidate, TreeReader, build_choice_tree
+from burnish.engines.local.choices import TreeCandidate, TreeReader, build_choice_tree
 from burnish.engines.local.decoding import (
     AdapterScope,
     Batch,
@@ -27,15 +27,17 @@ from burnish.engines.local.decoding import (
 from burnish.engines.local.kv_cache import ATTENTION, sliding_window_size
 from burnish.engines.local.single import SingleBatch
 from burnish.models.adapters.soft_prompts import required_virtual_ids
-from burnish.models.proof import (
+from burnish.models.proof.compare import (
     MODEL_FAULTS,
     NotCausal,
     describe_fault,
+    random_tokens,
+    relative_error,
+)
+from burnish.models.proof.reference import (
     in_float32,
     is_quantized,
     keep_quantized_weights,
-    random_tokens,
-    relative_error,
     set_attention,
     short_windows,
 )
@@ -241,11 +243,11 @@ class _Proof:
         trees = [build_choice_tree(branches) for _ in self.prompts]
         cache, mask, _ = prefill(self.model, self.prompts)
         reader = TreeReader(self.model, cache, mask)
-        due = [[Candidate(node, 0.0, (), (node,)) for node in tree.children.values()]
+        due = [[TreeCandidate(node, 0.0, (), (node,)) for node in tree.children.values()]
                for tree in trees]  # fmt: skip
         first = [list(logs) for logs in reader.read(due)]
         deeper = [
-            [Candidate(node, 0.0, place.columns, (node,))
+            [TreeCandidate(node, 0.0, place.columns, (node,))
              for place in places for node in place.node.children.values()]
             for places in due
         ]  # fmt: skip

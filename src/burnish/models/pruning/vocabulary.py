@@ -29,7 +29,7 @@ def select_pieces(tokenizer: Any, texts: Sequence[Sequence[int]], count: int) ->
     if kind != "WordPiece":
         raise BadRecipe(
             f"Only a WordPiece vocabulary can be pruned; this tokenizer is {kind}.",
-            "Leave distill.pieces out; distill.layers and distill.neurons make it smaller too.",
+            "Leave distill.vocab_size out; distill.layers and distill.neurons make it smaller too.",
         )
     vocabulary: dict[str, int] = backend["model"]["vocab"]
     begin = backend["model"]["continuing_subword_prefix"]
@@ -39,7 +39,7 @@ def select_pieces(tokenizer: Any, texts: Sequence[Sequence[int]], count: int) ->
         raise BadRecipe(
             f"The tokenizer has {len(vocabulary):,} tokens, of which {len(kept):,} are special or "
             f"single characters; it can't be pruned to {count:,}.",
-            f"Set distill.pieces between {len(kept)} and {len(vocabulary)}.",
+            f"Set distill.vocab_size between {len(kept)} and {len(vocabulary)}.",
         )
     used = Counter(token for text in texts for token in text)
     others = sorted(set(vocabulary.values()) - kept, key=lambda number: (-used[number], number))

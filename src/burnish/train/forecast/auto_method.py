@@ -14,7 +14,7 @@ from burnish.core.recipe.methods import AutoMethod, Lora, Qlora
 from burnish.core.recipe.recipe import Recipe
 from burnish.core.recipe.train import Train
 from burnish.models.load import available_memory
-from burnish.models.resolved import Resolved
+from burnish.models.local_models import Resolved
 from burnish.train.forecast.estimate import estimate_memory, model_shape
 
 #: The share of the free memory that a candidate may need: the estimate is rough.

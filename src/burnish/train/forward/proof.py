@@ -16,16 +16,18 @@ import torch
 from burnish.core.errors import BadRecipe
 from burnish.models.chat_template import TokenizedRow
 from burnish.models.load import lengths_of_ropes
-from burnish.models.proof import (
+from burnish.models.proof.compare import (
     MODEL_FAULTS,
     NotCausal,
     describe_fault,
+    random_tokens,
+    relative_error,
+)
+from burnish.models.proof.reference import (
     in_float32,
     is_quantized,
     keep_quantized_weights,
     own_attention,
-    random_tokens,
-    relative_error,
     representative_layers,
     set_attention,
     short_windows,
@@ -48,14 +50,14 @@ _LOGIT_SCALES = (("logits_scaling", -1), ("logit_scale", 1), ("lm_head_multiplie
 
 
 @dataclass(frozen=True, slots=True)
-class Measurement:
+class PathMeasurement:
     """Log-probabilities (n,) of target tokens, and each weight's gradient, summed along its first
     and its last dimension."""
 
     logprobs: torch.Tensor
     gradients: dict[str, torch.Tensor]
 
-    def difference(self, expected: "Measurement", dtype: torch.dtype) -> str:
+    def difference(self, expected: "PathMeasurement", dtype: torch.dtype) -> str:
         """Say what differs by more than rounding; nothing if nothing does."""
         bounds = _TOLERANCES.get(dtype, _TOLERANCES[torch.bfloat16])
         error = relative_error(self.logprobs, expected.logprobs, expected.logprobs.mean())
@@ -169,7 +171,7 @@ class _Proof:
         yield ForwardPath("single", "selected", eager, fused=False)
         yield ForwardPath("single", "full", eager, fused=False)
 
-    def _difference(self, path: ForwardPath, expected: Sequence[Measurement]) -> str:
+    def _difference(self, path: ForwardPath, expected: Sequence[PathMeasurement]) -> str:
         """Set a path up; say what differs on it from the model itself."""
         dtype = next(self.language.parameters()).dtype
         try:
@@ -187,7 +189,7 @@ class _Proof:
         set_attention(self.language, path.attention)
         set_forward_path(self.language, path)
 
-    def _measure(self, rows: Sequence[TokenizedRow]) -> Measurement:
+    def _measure(self, rows: Sequence[TokenizedRow]) -> PathMeasurement:
         """Log-probabilities and gradients of one micro-batch on the path that is set up."""
         self.model.zero_grad(set_to_none=True)
         batch = pack(rows, self.language.device)
@@ -199,7 +201,7 @@ class _Proof:
             loss.backward()
         return self._measurement(logprobs[batch.weights > 0])
 
-    def _measure_itself(self, name: str) -> tuple[Measurement, Measurement]:
+    def _measure_itself(self, name: str) -> tuple[PathMeasurement, PathMeasurement]:
         """The first row, and all rows, one at a time, by the model's own forward pass.
 
         Raises NotCausal if a prediction depends on tokens behind it.
@@ -233,13 +235,13 @@ class _Proof:
         if not error <= _TOLERANCES.get(one.dtype, _TOLERANCES[torch.bfloat16])[0]:
             raise NotCausal.by_name(name)
 
-    def _measurement(self, logprobs: torch.Tensor) -> Measurement:
+    def _measurement(self, logprobs: torch.Tensor) -> PathMeasurement:
         grads = {
             name: torch.cat([weight.grad.sum(axis).flatten().float() for axis in (0, -1)])
             for name, weight in self.model.named_parameters()
             if weight.grad is not None
         }
-        return Measurement(logprobs.detach().float(), grads)
+        return PathMeasurement(logprobs.detach().float(), grads)
 
 
 def changes_with_length(config: Any, longest: int) -> str:

@@ -28,7 +28,7 @@ _TILE = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Scores:
+class AttentionScores:
     """How a layer scores the tokens it attends to.
 
     A product is multiplied by `scaling` and, with `softcap`, bounded as `c tanh(s / c)` (Gemma 2,
@@ -55,7 +55,11 @@ class GroupedAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scores: Scores
+        ctx: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scores: AttentionScores,
     ) -> torch.Tensor:
         """query (rows, key heads, groups, longest, dim), key and value (rows, key heads, seen,
         dim) → the shape of query. The queries' tokens are the last `longest` of those seen."""
@@ -74,7 +78,7 @@ class GroupedAttention(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
         """Gradients of query, key and value; the latter two are summed in float32."""
         query, key, value = ctx.saved_tensors
-        scores: Scores = ctx.scores
+        scores: AttentionScores = ctx.scores
         grad_query = torch.empty_like(query)
         exact = torch.promote_types(key.dtype, torch.float32)
         grad_key, grad_value = (torch.zeros_like(part, dtype=exact) for part in (key, value))
@@ -112,7 +116,7 @@ def _tiles(
 
 
 def _attention_probabilities(
-    scaled: torch.Tensor, key: torch.Tensor, own: slice, scores: Scores
+    scaled: torch.Tensor, key: torch.Tensor, own: slice, scores: AttentionScores
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Probabilities (rows, key heads, groups × tile, seen) of attending to each token, and the
     derivative of the capped scores, None without a cap; the tile's tokens are the last seen."""
@@ -156,7 +160,7 @@ def packed_attention(
     if added := [name for name in _UNKNOWN if settings.get(name) is not None]:
         raise NotImplementedError(f"packed attention has no {', '.join(added)}")
     layouts: PackedLayout | tuple[PackedLayout, ...] = settings["layout"]
-    scores = Scores(
+    scores = AttentionScores(
         settings.get("scaling") or query.shape[-1] ** -0.5,
         settings.get("sliding_window"),
         settings.get("softcap"),
@@ -174,7 +178,7 @@ def _attend(
     key: torch.Tensor,
     value: torch.Tensor,
     layout: PackedLayout,
-    scores: Scores,
+    scores: AttentionScores,
 ) -> torch.Tensor:
     attend = _ATTEND.get(query.device.type, _attend_fused)
     if scores.softcap is not None:
@@ -204,7 +208,7 @@ def _attend_products(
     key: torch.Tensor,
     value: torch.Tensor,
     _: PackedPart | None,
-    scores: Scores,
+    scores: AttentionScores,
 ) -> torch.Tensor:
     grouped = query.unflatten(1, (key.shape[1], -1))
     output: torch.Tensor = GroupedAttention.apply(grouped, key, value, scores)
@@ -216,7 +220,7 @@ def _attend_fused(
     key: torch.Tensor,
     value: torch.Tensor,
     part: PackedPart | None,
-    scores: Scores,
+    scores: AttentionScores,
 ) -> torch.Tensor:
     longest, seen = query.shape[2], key.shape[2]
     bias = None if part is None else part.bias

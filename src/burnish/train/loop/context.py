@@ -13,7 +13,7 @@ from burnish.data.load import Dataset
 from burnish.models.chat_template import set_thinking, split_as_served
 from burnish.models.load import load_tokenizer
 from burnish.models.local_models import LocalModel
-from burnish.models.text_windows import windows_of
+from burnish.models.rendering.text_windows import windows_of
 from burnish.train.distributed.process_group import SINGLE, ProcessGroup
 
 #: Objectives that learn every answer of a conversation.

@@ -21,7 +21,7 @@ from burnish.core.recipe.support import allowed, conflicts
 from burnish.core.runs import Run, new_run
 from burnish.data.load import load
 from burnish.models.artifact import save_artifact
-from burnish.models.resolved import Resolved
+from burnish.models.local_models import Resolved
 from burnish.train.loop.checkpoint import TrainState, load_weights, step_of
 from burnish.train.loop.context import TrainContext
 from burnish.train.loop.loop import apply_step, save_and_prune

@@ -14,7 +14,7 @@ from burnish.engines.local.decoding import GenerationRequest
 from burnish.engines.local.engine import LocalEngine
 from burnish.engines.local.multi_lora import MultiLoraModel
 from burnish.models.adapters.soft_prompts import required_virtual_ids
-from burnish.models.proof import set_attention
+from burnish.models.proof.reference import set_attention
 from burnish.train.forward.path import forward_path
 from burnish.train.loop.language_model import LanguageModelModule
 

@@ -24,7 +24,7 @@ from burnish.core.recipe.recipe import Recipe, make_recipe
 from burnish.core.recipe.search import Search
 from burnish.core.runs import Run, reopen_or_new_run
 from burnish.data.load import Dataset, load
-from burnish.models.resolved import Resolved
+from burnish.models.local_models import Resolved
 from burnish.train.search.executors import (
     ParallelTrials,
     SerialTrials,

@@ -6,8 +6,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from burnish.core.records import Message
-from burnish.models.special_text import guarded
-from burnish.models.tool_calls import for_template
+from burnish.models.rendering.special_text import guarded
+from burnish.models.rendering.tool_calls import for_template
 
 
 def turn_for(tokenizer: PreTrainedTokenizerBase, message: Message) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What the proofs of forward paths have in common: inputs, short windows, and how to compare.
+"""A model as a proof compares with it: attention by name, short windows, few layers, float32.
 
 A model's own forward pass with eager attention is the reference: `transformers` writes down there
 what a family computes, with its windows, caps, sinks and biases.
@@ -17,46 +17,6 @@ from burnish.models.pruning.depth import find_layer_list
 #: Tokens that sliding and chunked attention sees during a proof, so that short rows are longer.
 _SHORT_WINDOW = 24
 _WINDOWS = ("sliding_window", "attention_chunk_size")
-
-#: How the code of a model fails on a path that it wasn't written for.
-MODEL_FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, NotImplementedError,
-    RuntimeError, TypeError, ValueError,
-)  # fmt: skip
-
-
-class NotCausal(BadRecipe):
-    """A model whose predictions depend on later tokens."""
-
-    @classmethod
-    def by_name(cls, name: str) -> "NotCausal":
-        """Return the error for the model of that name."""
-        return cls(
-            f"{name} is no causal language model: what it predicts depends on later tokens.",
-            "Name a model that generates text from left to right.",
-        )
-
-
-def describe_fault(error: Exception) -> str:
-    """Return the kind and the first line of an error. Raises it again if memory ran out."""
-    text = str(error).strip()
-    if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text:
-        raise error
-    return f"{type(error).__name__}: {text.splitlines()[0][:200]}" if text else type(error).__name__
-
-
-def random_tokens(vocabulary: int, count: int) -> list[int]:
-    """Return token ids, always the same ones."""
-    draw = torch.Generator().manual_seed(0)
-    return torch.randint(vocabulary, (count,), generator=draw).tolist()
-
-
-def relative_error(
-    found: torch.Tensor, expected: torch.Tensor, centre: torch.Tensor | float = 0.0
-) -> float:
-    """Return the distance in lengths of what is expected, counted from `centre`."""
-    length = (expected - centre).norm().clamp_min(1e-12)
-    return float((found - expected).norm() / length)
 
 
 def own_attention(model: Any) -> str | None:

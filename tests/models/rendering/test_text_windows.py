@@ -2,7 +2,7 @@
 
 from burnish.core.records import Message, Row
 from burnish.models.chat_template import encode_row, end_of_turn
-from burnish.models.text_windows import windows_of
+from burnish.models.rendering.text_windows import windows_of
 
 TEXT = "\n\n".join(
     f"Paragraph {n} tells of the parcel, the lamp and the refund." for n in range(40)

@@ -1,0 +1,1 @@
+"""What the proofs of forward paths have in common."""
