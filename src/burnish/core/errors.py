@@ -92,10 +92,8 @@ class StorageFailed(TrainingStopped):
 
 
 class TeacherStopped(BurnishError, RuntimeError):
-    """Too many teacher answers failed, the teacher is unreachable, or the budget is spent.
-
-    Finished answers are kept; the same command resumes from there.
-    """
+    """Too many teacher answers failed, the teacher is unreachable or the budget is spent; finished
+    answers are kept."""
 
     code = 1
 
