@@ -200,7 +200,7 @@ def typed(run, *keys):
         shown += read_until(ours, "Answer" if is_line else "[k/d/e/s/q]")
         wait_for(lambda line=is_line: bool(termios.tcgetattr(ours)[3] & termios.ICANON) is line)
         os.write(ours, key.encode())
-    return done, shown + read_until(ours, "The next" if keys[-1] == "q" else "[k/d/e/s/q]")
+    return done, shown + read_until(ours, "from the next" if keys[-1] == "q" else "[k/d/e/s/q]")
 
 
 def read_until(handle, wanted):

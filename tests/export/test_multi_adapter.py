@@ -22,7 +22,7 @@ from burnish.export.formats.onnx_multi_lora import (
 )
 from burnish.export.formats.registry import write_lineage
 from burnish.models.artifact import open_artifact
-from tests.fixtures.exports import sign_again
+from tests.fixtures.exports import ROOM, sign_again
 
 FIRST, SECOND = "20260101-first", "20260102-second"
 PROMPTS = 6
@@ -127,7 +127,8 @@ def test_runs_go_through_their_own_gates_and_what_is_refused_leaves_nothing(
     words = ["-q", "export", FIRST, "--to", "onnx", "--quant", "fp32", "--with", SECOND]
     words += ["--out", str(out), "--set", f"data.test={tmp_path / 'test.jsonl'}"]
     words += ["--set", "task.kind=generation", "--set", "export.rows=30", "--json"]
-    words += ["--set", "export.points=0.12", "--set", "export.relative=0.12"]
+    for name, points in ROOM.items():
+        words += ["--set", f"export.{name}={points}"]
 
     done = CliRunner().invoke(app, words)
 

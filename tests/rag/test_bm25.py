@@ -77,6 +77,6 @@ def test_progress_and_what_was_skipped_go_to_stderr(folder, embedder_folder, wor
 
     assert done.returncode == 0
 
-    assert "Skipped" in done.stderr and "broken.pdf is broken" in done.stderr
+    assert "Skipped" in done.stderr and "broken.pdf is corrupt" in done.stderr
     assert "Indexing: 100%" in done.stderr
     assert "Skipped" in done.stdout and "3 files in 5 passages" in done.stdout

@@ -111,6 +111,7 @@ def test_an_export_is_made_ready_before_it_is_asked(known, write_rows, tmp_path)
         "t.jsonl", [{"prompt": r.messages[0].content, "completion": r.answer} for r in rows]
     )
     changes = ["export.ready_for=[lmstudio]", f"data.test={file}", "task.kind=generation"]
+    changes += ["export.points_if_equal=0.12"]
 
     done = api.export("20260101-first", to="gguf", out=tmp_path / "out", changes=changes)
 

@@ -269,7 +269,7 @@ def test_a_cache_that_cannot_be_and_a_context_too_short_are_out(first, asked, tr
     found = json.loads((tmp_path / "out" / "search.json").read_text())
     assert found["pick"] == "gguf f16, 1 thread, context 256"
     # 16 numbers a head are no block of 32.
-    assert "ended while it loaded" in found["candidates"][3]["why"]
+    assert "exited while it loaded" in found["candidates"][3]["why"]
     assert found["candidates"][1]["start_up_s"] > 0
 
 
@@ -289,7 +289,7 @@ def test_a_candidate_whose_engine_dies_does_not_end_the_search(
 
     assert done.exit_code == 0
     assert done.trials[0].dropped.kind == "failed"
-    assert "ended while it loaded" in done.trials[0].dropped.why
+    assert "exited while it loaded" in done.trials[0].dropped.why
     assert done.pick is done.trials[1]
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from burnish import api
 from burnish.cli.main import app
 from burnish.core.errors import BadData, BadRecipe, NotFound
 from burnish.core.hardware import hardware
@@ -19,6 +18,7 @@ from burnish.engines.scheduling.model_pool import open_model_pool
 from burnish.export.search import winner as best_room
 from burnish.export.search.run import search_formats
 from burnish.export.search.winner import find_winner, record_search
+from tests.fixtures.exports import ROOM
 
 NAME = "20260101-first"
 PICK = {
@@ -53,19 +53,22 @@ def test_the_pick_of_a_search_answers_under_the_runs_name(run, known, tmp_path, 
     (tmp_path / "test.jsonl").write_text("\n".join(lines) + "\n")
     changes = [f"data.test={tmp_path / 'test.jsonl'}", "task.kind=generation"]
     changes += ["export.fit.formats=[gguf:f16]", "export.fit.threads=[1]"]
-    changes += ["export.points=0.12", "export.relative=0.12"]
+    changes += [f"export.{name}={points}" for name, points in ROOM.items()]
     assert search_formats(run, make_recipe({"model": {"name": "tiny"}}, changes)).pick
     told = {}
-    monkeypatch.setattr(api, "serve", lambda sources, **more: told.update(sources=sources, **more))
+
+    def serve(sources, settings, aliases):
+        told.update(sources=sources, settings=settings, aliases=aliases)
+
+    monkeypatch.setattr("burnish.serve.run.serve", serve)
 
     words = ["serve", str(run.path), "--best", "--alias", f"gpt={run.path}"]
     shown = CliRunner().invoke(app, words, catch_exceptions=False)
 
     assert shown.exit_code == 0
     assert "gguf f16, 1 thread has the best latency of 1 candidates" in shown.stderr
-    assert make_recipe({}, told["changes"]).serve.engine_threads == 1
-    aliases = dict(alias.split("=") for alias in told["aliases"])
-    fleet = open_model_pool(told["sources"], aliases, LaunchOptions(1, 256))
+    assert told["settings"].engine_threads == 1
+    fleet = open_model_pool(told["sources"], told["aliases"], LaunchOptions(1, 256))
     try:
         for name in (NAME, str(run.path), "gpt"):
             prompt = Prompt((Message("user", row.messages[0].content),), max_new_tokens=12)
@@ -118,7 +121,9 @@ def test_what_cant_be_served_says_why(run, monkeypatch):
 def test_a_pick_that_answers_in_the_server_gets_the_threads_it_was_measured_with(run, monkeypatch):
     left(run, {**PICK, "served": {"serve": {}, "torch_threads": 2}})
     before, threads = torch.get_num_threads(), []
-    monkeypatch.setattr(api, "serve", lambda *_, **more: threads.append(torch.get_num_threads()))
+    monkeypatch.setattr(
+        "burnish.serve.run.serve", lambda *_: threads.append(torch.get_num_threads())
+    )
     try:
         CliRunner().invoke(app, ["serve", str(run.path), "--best"], catch_exceptions=False)
     finally:

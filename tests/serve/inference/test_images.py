@@ -78,7 +78,7 @@ def test_it_streams_chooses_and_answers_responses(client):
         ("idefics3", {"image_url": {"url": "https://example.org/a.png"}}, "not a data URL"),
         ("idefics3", {"image_url": {"url": "file:///etc/passwd"}}, "not a data URL"),
         ("idefics3", {"image_url": {"url": "data:image/png;base64,aGk="}}, "can't be read"),
-        ("idefics3", {"image_url": {}}, "cannot be read"),
+        ("idefics3", {"image_url": {}}, "is not supported"),
         ("idefics3", {"type": "text", "text": "an <image> here"}, "the placeholder of an image"),
     ],
 )
@@ -92,7 +92,7 @@ def test_what_cannot_be_seen_is_refused_and_says_why(client, model, part, why):
 def test_only_supervised_jobs_learn_from_pictures(client):
     file = tuning.upload(client, "\n".join(lines(12)).encode())
 
-    with pytest.raises(openai.BadRequestError, match="sees") as caught:
+    with pytest.raises(openai.BadRequestError, match="is a vision-language model") as caught:
         client.fine_tuning.jobs.create(
             model="llava", training_file=file, method={"type": "dpo", "dpo": {}}
         )
