@@ -82,7 +82,7 @@ def test_a_conversation_with_its_thoughts_is_learnt_answer_by_answer(
     rows = given.dataset.split.train
     assert [row.trained_turns for row in rows] == [(len(row.messages) - 1,) for row in rows]
     said = [(m.content, m.reasoning) for row in rows for m in (row.messages[-1],)]
-    assert said == [(m.content, m.thought) for row in singles for m in (row.messages[-1],)]
+    assert said == [(m.content, m.reasoning) for row in singles for m in (row.messages[-1],)]
     pairs = {frozenset((place, place + 1)) for place in range(0, len(rows), 2)}
     units = group_rows(CausalLMTrainer(given).tokenize()[0], recipe.train)
     assert set(map(frozenset, units)) == pairs, "what they have in common is computed once"

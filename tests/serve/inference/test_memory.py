@@ -99,7 +99,7 @@ def test_a_leak_would_be_seen(tiny_folder, tmp_path, monkeypatch):
     engine = fleet.find("tiny")
     real = engine.build_request_from_ids
     monkeypatch.setattr(
-        engine, "request_for", lambda *said: (kept.append(b"x" * 65_536), real(*said))[1]
+        engine, "build_request_from_ids", lambda *said: (kept.append(b"x" * 65_536), real(*said))[1]
     )
     with running(app) as address:
         assert slope(address, fleet, 320) > BOUND[320]

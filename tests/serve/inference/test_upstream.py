@@ -224,7 +224,7 @@ def test_what_it_refuses_is_said_in_its_words(stubbed, fault, status, code, word
     ("trouble", "status", "words"),
     [
         ({"breaks": True}, 502, "closed the stream"),
-        ({"hangs": True}, 504, "said nothing for 0.6 seconds"),
+        ({"hangs": True}, 504, "sent nothing for 0.6 seconds"),
         ({"pieces": ("no json",)}, 502, "constrain answers to a schema"),
     ],
 )

@@ -16,8 +16,8 @@ from burnish.core.errors import BadRecipe, DoesNotFit, TrainingStopped
 from burnish.core.journal import read_journal
 from burnish.core.recipe.recipe import make_recipe
 from burnish.train.distributed.process_group import ProcessGroup, split_by_tokens
-from burnish.train.forecast import forecast
 from burnish.train.forecast import memory_claims as claims
+from burnish.train.forecast import probe
 from burnish.train.run import train
 from tests.fixtures.training import chosen, make_rows, preferred
 from tests.fixtures.worker_process import in_child
@@ -104,7 +104,9 @@ def test_a_rehearsed_micro_batch_reaches_every_process_whole(count, plan_of):
     rows = list(plan.rows)
 
     dealt = split_by_tokens(
-        forecast._repeat_for_processes(replace(plan, team=ProcessGroup(0, count, "ddp")), rows),
+        probe._repeat_for_processes(
+            replace(plan, process_group=ProcessGroup(0, count, "ddp")), rows
+        ),
         count,
     )
 
