@@ -125,19 +125,19 @@ _NOT_A_KIND = ("layer_idx", "layer_id", "layer_number", "training")
 
 @contextmanager
 def in_float32(model: torch.nn.Module) -> Iterator[None]:
-    """Within, weights of 16 bits have 32; they are the same numbers before and after."""
+    """Within, weights of 16 bits have 32; they are the very same tensors before and after."""
     narrow = [
-        (part, part.dtype)
+        (part, part.data)
         for part in (*model.parameters(), *model.buffers())
         if part.dtype in (torch.bfloat16, torch.float16)
     ]
-    for part, _ in narrow:
-        part.data = part.data.float()
+    for part, own in narrow:
+        part.data = own.float()
     try:
         yield
     finally:
-        for part, dtype in narrow:
-            part.data = part.data.to(dtype)
+        for part, own in narrow:
+            part.data = own
 
 
 def keep_quantized_weights(model: torch.nn.Module) -> None:

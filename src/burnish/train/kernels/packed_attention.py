@@ -63,7 +63,10 @@ class GroupedAttention(torch.autograd.Function):
     ) -> torch.Tensor:
         """query (rows, key heads, groups, longest, dim), key and value (rows, key heads, seen,
         dim) → the shape of query. The queries' tokens are the last `longest` of those seen."""
-        output = query.new_empty(*query.shape[:-1], value.shape[-1])
+        # Laid out as the queries, so that what follows needs no copy.
+        output = torch.empty_like(query)
+        if value.shape[-1] != query.shape[-1]:
+            output = query.new_empty(*query.shape[:-1], value.shape[-1])
         for rows, own, seen in _tiles(query, key, scores.window):
             scaled = (query[rows, ..., own, :] * scores.scaling).flatten(2, 3)
             chances, _ = _attention_probabilities(scaled, key[rows, :, seen], own, scores)
