@@ -123,6 +123,6 @@ def test_rows_that_would_teach_the_wrong_tokens_stop_the_run_before_it_begins(re
         hashes={},
     )
 
-    with pytest.raises(AuditFailed, match="a, row 7: No token"):
+    with pytest.raises(AuditFailed, match="a, row 7: The row has no target token"):
         train(recipe_of(), rows, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()

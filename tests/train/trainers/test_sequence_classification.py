@@ -97,7 +97,7 @@ def test_a_changed_file_of_the_artifact_is_noticed(recipe):
     folder = find_run(train(recipe("train.max_steps=1")).run).artifact
     (folder / "config.json").write_text("{}")
 
-    with pytest.raises(BadData, match=r"config\.json differs"):
+    with pytest.raises(BadData, match=r"config\.json changed"):
         open_artifact(folder)
 
 
