@@ -5,6 +5,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 
 import openai
 import pytest
@@ -32,9 +33,15 @@ def process(tiny, monkeypatch):
 
 
 def read_until(process, pattern):
-    for line in process.stderr:
-        if found := re.search(pattern, line):
-            return found.group(1)
+    """What the pattern finds in the program's words; a program that never says it is ended."""
+    patience = threading.Timer(180, process.kill)
+    patience.start()
+    try:
+        for line in process.stderr:
+            if found := re.search(pattern, line):
+                return found.group(1)
+    finally:
+        patience.cancel()
     raise AssertionError(f"{pattern} was never said")
 
 

@@ -313,7 +313,7 @@ def test_the_command_line_serves_an_upstream(house, tiny, tmp_path, monkeypatch)
              "--self-test"]  # fmt: skip
     program = Program(words(*typed))
     try:
-        assert read_until(program, "(tiny): at another server, of which nothing is proven")
+        assert read_until(program, "(tiny): served by another server, whose isolation")
         assert read_until(program, "tiny is answered by (tiny) at")
         address = read_until(program, r"Serving tiny, desk at (\S+)/v1")
         assert said(ask(client_of(address), "desk")) == said(ask(client_of(house.address)))
