@@ -23,8 +23,8 @@ from typing import Any
 from burnish.core.errors import BurnishError
 from burnish.evaluate.sandbox.seccomp import write_filter
 
-#: The hosted API's limit of a source's size.
-MAX_SOURCE_BYTES = 256 * 1024
+#: The hosted API's limit of the length of a source, in characters.
+MAX_SOURCE_LENGTH = 256 * 1024
 #: An answer is a number, or an error of at most 4000 characters.
 _MAX_ANSWER_BYTES = 64 * 1024
 _NOBODY = "65534"

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, TypeAdapter
 
+from burnish.evaluate.sandbox.sandbox import MAX_SOURCE_LENGTH
 from burnish.serve.errors import RequestError
 from burnish.serve.protocol import ApiObject, OmittedIfNone, StrictApiModel, Text
 
@@ -69,7 +70,7 @@ class PythonGrader(StrictApiModel):
 
     type: Literal["python"]
     name: GraderName
-    source: Annotated[str, Field(min_length=1, max_length=256 * 1024)]
+    source: Annotated[str, Field(min_length=1, max_length=MAX_SOURCE_LENGTH)]
     image_tag: Annotated[str, Field(max_length=64)] | None = None
 
 
